@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -25,6 +26,9 @@ from gateways import (
     upstream,
 )
 
+from stormbreak.gateway.lifecycle import log_to_stderr
+from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
+from stormbreak.gateway.process import Gateway
 from stormbreak.http.h1.server_connection import ServerResponse
 
 STREAM = {**CHAT, "stream": True}
@@ -75,6 +79,27 @@ async def test_a_wrong_file_changes_nothing_and_says_so(path, caplog, wrong):
         assert gateway.metric('reloads_total{result="failed"}') == 1
     assert "the settings stay as they were" in caplog.text
     assert str(path) in caplog.text
+
+
+async def test_the_log_of_a_gateway_ends_with_it_and_is_its_own(path, capsys, caplog):
+    log = logging.getLogger("stormbreak")
+    before = log.handlers[:], log.level, log.propagate, logging._srcfile, logging.logThreads
+    async with upstream() as provider:
+        path.write_text(settings(provider.url))
+        with log_to_stderr() as write_line:
+            gateway = Gateway(path, write_line=write_line)
+            gateway.metrics.ended(RequestRecord("POST", "/v1/embeddings", status=200))
+            gateway.metrics.reloaded(None)
+            await gateway.close()
+    access, reload = capsys.readouterr().err.splitlines()
+    assert " INFO POST /v1/embeddings 200 " in access
+    assert "the settings were read again" in reload
+    assert before == (
+        log.handlers, log.level, log.propagate, logging._srcfile, logging.logThreads,
+    )  # fmt: skip
+    caplog.set_level(logging.INFO)
+    GatewayMetrics().ended(RequestRecord("POST", "/v1/embeddings", status=200))
+    assert "POST /v1/embeddings 200 " in caplog.text
 
 
 async def test_no_call_fails_while_the_file_is_read_a_hundred_times(path, stormbreak_provider):

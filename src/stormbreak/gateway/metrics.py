@@ -86,9 +86,8 @@ class GatewayMetrics:
     `write_line` writes a line of the access log.
     """
 
-    write_line: Callable[[str], None] = ACCESS_LOG.info
-
-    def __init__(self) -> None:
+    def __init__(self, write_line: Callable[[str], None] = ACCESS_LOG.info) -> None:
+        self._write_line = write_line
         self.access_log = True
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._outcomes: Counter[str] = Counter()
@@ -115,7 +114,7 @@ class GatewayMetrics:
             history = record.history
             target = "-" if history is None else history.target.place
             attempts = 0 if history is None else history.attempts
-            self.write_line(
+            self._write_line(
                 f"{record.method} {record.endpoint} {record.status} {took:.3f}s key={record.key} model={record.model}"
                 f" target={target} attempts={attempts} {record.outcome} {record.request_id}"
             )

@@ -74,18 +74,19 @@ async def _check(file: Path) -> None:
 async def _serve(
     file: Path, change: Callable[[GatewaySettings], GatewaySettings], workers: int
 ) -> None:
-    gateway: Lifecycle
-    gateway = (
-        Gateway(file, change) if workers == 1 else GatewayParent(file, change, workers=workers)
-    )
-    log_to_stderr()
-    for name in ("host", "admin_host"):
-        address = getattr(gateway.settings, name)
-        if not is_loopback(address):
-            warn(
-                f"{name} {address} is beyond this machine: put a proxy with TLS in front, since keys travel in the clear"
-            )
-    await gateway.run(_started)
+    with log_to_stderr() as write_line:
+        gateway: Lifecycle
+        if workers == 1:
+            gateway = Gateway(file, change, write_line=write_line)
+        else:
+            gateway = GatewayParent(file, change, workers=workers)
+        for name in ("host", "admin_host"):
+            address = getattr(gateway.settings, name)
+            if not is_loopback(address):
+                warn(
+                    f"{name} {address} is beyond this machine: put a proxy with TLS in front, since keys travel in the clear"
+                )
+        await gateway.run(_started)
 
 
 def _started(gateway: Lifecycle) -> None:
