@@ -1,6 +1,7 @@
 """A gateway starts, reads its file again and ends, and no call notices."""
 
 import asyncio
+import gc
 import json
 import logging
 import re
@@ -100,6 +101,17 @@ async def test_the_log_of_a_gateway_ends_with_it_and_is_its_own(path, capsys, ca
     caplog.set_level(logging.INFO)
     GatewayMetrics().ended(RequestRecord("POST", "/v1/embeddings", status=200))
     assert "POST /v1/embeddings 200 " in caplog.text
+
+
+async def test_prices_that_cannot_be_loaded_are_one_line_in_the_log(path, caplog):
+    def broken(provider, model):
+        raise ValueError("no such table")
+
+    text = settings("http://127.0.0.1:9/v1", key="[keys.app.spend]\nmax_usd = 2\n")
+    async with running(path, text, prices=broken):
+        await until(lambda: caplog.messages)
+    gc.collect()
+    assert caplog.messages == ["the prices cannot be loaded: ValueError: no such table"]
 
 
 async def test_no_call_fails_while_the_file_is_read_a_hundred_times(path, stormbreak_provider):

@@ -31,7 +31,7 @@ from stormbreak.types import (
 )
 
 _UNIFORM = 0.5  # for a random number: no limit here has a use for one
-_UNLIMITED = 1_000_000  # calls in flight; a fixed limit of so many would be leased
+_UNLIMITED = 1_000_000  # calls in flight
 
 Place: TypeAlias = CallerDriven | Permit
 """What a call holds in the limits of a key or a tenant: that of one which has waited is a flow."""
@@ -49,15 +49,18 @@ def _policy(limits: ClientLimits, of_file: Policy) -> Policy:
         adaptive_rate=False,
         rate_limit=RateLimitPolicy(rpm=limits.rpm, tpm=limits.tpm),
         limit=AimdLimit(initial_in_flight=_UNLIMITED, max_in_flight=_UNLIMITED)
-        if most is None
-        else FixedLimit(max_in_flight=most),
+        if most is None and of_file.fleet.acts  # which would lease a fixed limit
+        else FixedLimit(max_in_flight=most or _UNLIMITED),
         fleet=of_file.fleet,
         process_share=of_file.process_share if of_file.fleet.acts else 1.0,
     )
 
 
 class ClientQueues:
-    """The queues of keys and tenants with limits. One with the same limits after a reload keeps its queue."""
+    """The queues of keys and tenants with limits. One with the same limits after a reload keeps its queue.
+
+    Calls in flight count for another `max_in_flight`, too, if they had a limit of any kind when they began.
+    """
 
     def __init__(self) -> None:
         self.fleet: SharedLimits | None = None
@@ -80,7 +83,7 @@ class ClientQueues:
 
         def apply(engine: Engine, now: float) -> None:
             engine.fleet = self.fleet
-            engine.govern(engine.policy, policies, now)  # calls in it go on
+            engine.govern(engine.policy, policies, now, shares_slots=True)
 
         self.driver.between_steps(apply)
 
@@ -113,7 +116,7 @@ class ClientQueues:
         else:  # no failure upstream is that of the key
             counted = CANCELLED_AFTER_SEND if outcome.maybe_processed else CANCELLED
         if isinstance(place, Permit):
-            self.driver.between_steps(lambda _, now: place.settle(counted, now, _UNIFORM))
+            self.driver.between_steps(partial(_leave, place, counted))
         else:
             place.answer(counted)
 
@@ -124,7 +127,15 @@ def _enter_at_once(call: Call, engine: Engine, now: float) -> Permit | None:
         return None
     if engine.crowded:
         engine.make_room(now)
-    return engine.target_state(call.target).admission.try_enter(call, now)
+    permit = engine.target_state(call.target).admission.try_enter(call, now)
+    if permit is not None:
+        engine.lent.add(permit)
+    return permit
+
+
+def _leave(permit: Permit, outcome: Outcome, engine: Engine, now: float) -> None:
+    engine.lent.discard(permit)
+    permit.settle(outcome, now, _UNIFORM)
 
 
 def _too_many(title: str, ended: CallResult, now: float) -> RefusedError:

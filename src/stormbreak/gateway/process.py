@@ -7,7 +7,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -175,8 +174,12 @@ class Gateway(Lifecycle):
         price_of = spend_accounts(self._live.engine).price_of
 
         def load() -> None:
-            with suppress(ConfigurationError):  # they are not installed
+            try:
                 price_of("openai", "")
+            except ConfigurationError:  # they are not installed
+                pass
+            except Exception as error:  # noqa: BLE001 - of a table that is not ours
+                LOG.warning("the prices cannot be loaded: %s: %s", type(error).__name__, error)
 
         if self._limits.usage is not None or self._limits.budgets.spent():
             asyncio.get_running_loop().run_in_executor(None, load)
