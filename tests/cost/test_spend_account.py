@@ -212,6 +212,7 @@ class Clocks:
 @pytest.mark.parametrize("period", ["hour", "day", "month"])
 def test_a_period_of_the_calendar_ends_at_its_boundary(period):
     clocks = Clocks(period)
+    assert clocks.account.snapshot(clocks.now)["ends"] == 1800.0
     assert clocks.take() == READY
     assert clocks.account.snapshot(clocks.now)["ends"] == 1800.0
     clocks.go(1799.0)

@@ -182,11 +182,14 @@ class SpendAccount:
     def snapshot(self, now: float) -> dict[str, str | float | None]:
         """US dollars in digits, and seconds until the period ends; what others of a fleet have reserved is not known."""
         over = now >= self.ends_at
+        ends = None if over or self.ends_at == inf else self.ends_at - now
+        if ends is None and isinstance(self.period, str):
+            ends = self.time_left(now)
         return {
             "limit": str(self.limit),
             "spent": str(NOTHING if over else self._spent_by_all),
             "reserved": str(NOTHING if over else self._reserved),
-            "ends": None if over or self.ends_at == inf else self.ends_at - now,
+            "ends": ends,
         }
 
     def _roll(self, now: float) -> None:

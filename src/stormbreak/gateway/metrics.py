@@ -55,7 +55,7 @@ _MONEY: Mapping[str, str] = {
 }
 _LIMITS: Mapping[str, str] = {
     "policy_spent_usd": "US dollars spent or reserved under the spend limits of policies, in their periods.",
-    "policy_limit_usd": "Spend limits of policies in US dollars, by limit and period in seconds.",
+    "policy_limit_usd": "Spend limits of policies in US dollars, by limit and period: seconds, hour, day or month.",
 }
 _OUTSIDE = re.compile(r"\W", re.ASCII)  # what the name of a label of Prometheus cannot have
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
