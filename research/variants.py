@@ -30,8 +30,8 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.load_response import LoadResponse
 from stormbreak.core.policy import Policy
+from stormbreak.core.random_refusals import RandomRefusals
 from stormbreak.core.retry_budget import Budget
-from stormbreak.core.send_rate import RandomRefusals
 from stormbreak.errors import ConfigurationError
 
 LEFT_OUT = {

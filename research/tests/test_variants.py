@@ -50,7 +50,7 @@ def test_every_quantity_of_the_core_takes_part():
         "diagnosis.TOP_TOTAL",
         "automatic_limit.HOLD",
         "automatic_limit.TAU",
-        "send_rate.ODDS",
+        "random_refusals.ODDS",
     } <= varied_
     untold = names - LEFT_OUT.keys() - varied_
     assert not {name for name in untold if _is_number(name)}

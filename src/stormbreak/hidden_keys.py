@@ -1,7 +1,7 @@
-"""Recognise API keys before a name is quoted in a message.
+"""Recognise API keys by their form, before a name is quoted in a message.
 
-Messages may quote whatever passes, so it is stricter than a source code scanner. `http/redact.py` removes a client's own
-key, and the text of its request, from what a provider repeats of them.
+`http/redact.py` removes what is known: a client's own key, and the text of its request, from what a provider repeats.
+Messages may quote whatever passes here, so it is stricter than a source code scanner.
 """
 
 import re

@@ -1,9 +1,12 @@
+import re
+
 import pytest
 from msgspec.json import decode, encode
 from msgspec.structs import replace
 from table_test import table_test
 
-from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, failed_rows
+from stormbreak.batch import run
+from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Options, failed_rows
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
@@ -112,3 +115,8 @@ def test_a_retry_by_verdict():
     assert {each for each in Verdict if choice.takes(each.value)} == {Verdict.AUTH, Verdict.TIMEOUT}
     assert not choice.takes("of another version")
     assert not choice.takes(None)
+
+
+def test_the_help_of_run_names_every_option():
+    listed = run.__doc__.partition("options: ")[2].partition("Returns:")[0]
+    assert set(re.findall(r"\w+", listed)) >= Options.__annotations__.keys()

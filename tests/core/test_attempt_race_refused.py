@@ -60,7 +60,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
         assert run.racing == [1]
 
     def test_answers_are_late(self, monkeypatch):
-        monkeypatch.setattr(TargetState, "load", lambda *_: Load(unhealthy=True))
+        monkeypatch.setattr(TargetState, "load", lambda *_: Load(in_trouble=True))
 
         self.refused(scene(), "load")
 

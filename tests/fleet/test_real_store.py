@@ -20,7 +20,7 @@ from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fleet_policy import PASSWORD, FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
-from stormbreak.fleet import heartbeat
+from stormbreak.fleet import store_thread
 from stormbreak.fleet.messages import RateReport, Report
 from stormbreak.fleet.store import Message, StoreError
 from stormbreak.fleet.valkey import ValkeyStore
@@ -176,7 +176,7 @@ def test_a_target_that_was_forgotten_is_not_kept_by_the_fleet(own_server):
         }
         with stormbreak.Client(**given) as client:
             client.chat([{"role": "user", "content": "x"}])
-            members = heartbeat._heartbeat(own_server.url)._members
+            members = store_thread._thread_for(own_server.url)._members
             wait_until(lambda: all(each.next_at < inf for each in members))
             for member in members:
                 member.next_at = inf  # idle

@@ -7,7 +7,7 @@ from table_test import table_test
 
 import answers_page
 from answer_examples import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
-from stormbreak.llm.error_body import parse_error
+from stormbreak.llm.error_fields import parse_error
 from stormbreak.llm.error_tables import BROAD, BROAD_CODES, CODES, NAMED, PHRASES
 from stormbreak.llm.finish_reasons import FINISH_REASONS, FinishMeaning, Reason, reason_of
 from stormbreak.llm.models import HttpResponse, Shape, endpoint_of

@@ -1,9 +1,20 @@
 """Admission to one target: whether a call leaves now, waits in the queue, or is rejected.
 
 A call leaves when every gate is ready for it at the same time. Then all gates are taken in one step, the breaker's
-probe last. A waiting call holds nothing. The queue is bounded. It sheds every call that cannot be served within its
-patience and deadline: on arrival, when a gate closes for longer than that, or at its turn. `queue_order` decides which
-call is next.
+probe last. A waiting call holds nothing. The queue is bounded; `queue_order` decides which call is next. The ways of a
+call:
+
+| from | to | when | by |
+|---|---|---|---|
+| arrival | granted | no call waits, and every gate is ready | `enter`, `try_enter` |
+| arrival | rejected | its time is over (`_shed`), a gate is closed for too long (`_refusal`), or too many calls are before it (`_make_room`) | `enter` |
+| arrival | queued | else | `enter` |
+| queued | granted | it is the next, and every gate is ready | `pump` |
+| queued | rejected | it is the next, and money will not do (`veto`), or it cannot be answered in time (`_cannot_finish`) | `pump` |
+| queued | rejected | its time is over | `check` |
+| queued | rejected | a gate that just closed will hold it for too long | `sweep` |
+| queued | rejected | another call needs its place in a full queue | `_make_room` |
+| queued | gone | its caller gave up | `withdraw` |
 
 Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
 limit binds, and a queue that stands because of an overload is too long to serve all in time. Oldest first, all would
@@ -35,9 +46,7 @@ from stormbreak.types import VERDICT_OK, Call, Outcome, Priority, Rejection
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
 NO_LATENESS_BEFORE = 1.0  # seconds; a call that waited less is not shed at its turn
-PROBES_DECIDE_WITHIN = (
-    1.0  # seconds, at least, before a call rejected by a half-open circuit returns
-)
+PROBES_DECIDE_WITHIN = 1.0  # seconds; a call rejected by a half-open circuit returns no sooner
 STANDING_QUEUE_RATIO = 4  # times the limit: a queue this long stands
 
 LATE = "could not be served in time"
@@ -63,8 +72,7 @@ class TargetQueue:
     ) -> None:
         """Serve through `gates`; the other gates are some of them.
 
-        `is_calm(now)`: whether all gates but the slots are ready, for any call, and stay so until a failure or
-        `end_calm`. It saves asking each of them.
+        `is_calm(now)`: whether all gates but the slots are ready, for any call, and stay so until a failure or `end_calm`.
         `asks_fleet(call, now)` is called when `call` waits; True: some gate may now be ready earlier.
         """
         self._gates = tuple(gates)
@@ -86,7 +94,7 @@ class TargetQueue:
         self._circuit = circuit
         self._spending = spending
         self._is_calm = is_calm
-        self._calm = False  # as long as that is known
+        self._calm = False  # known to be so: saves asking each gate
         self._asks_fleet = asks_fleet
         self._queue = Queue(policy)
         self._timekeeper: Ticket | None = None

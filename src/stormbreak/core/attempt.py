@@ -335,7 +335,7 @@ class _HedgedAttempt:
         if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
             return "deadline"
         load = self._target_state.load(now)
-        return "load" if load.unhealthy or load.gated else ""
+        return "load" if load.in_trouble or load.gated else ""
 
     def _on_return(self, sent: Send, result: _Result) -> Steps[_Result | None]:
         """Handle the end or first output of an attempt: return the result of the race, None while others are in flight."""

@@ -7,12 +7,17 @@ unless the target is certainly healthy, and 429s without a time that pile up whi
 frees its slot at once, so a batch would ask a full target hundreds of times a second. In a cold start, the queue must
 wait for slots: one behind a cooldown would turn the throughput of the first few calls into a limit.
 
-With evidence, the limit is a little above the proven throughput (`throughput_estimate`), less so while answers are
-late, one if nothing is answered, and never below the `LimitFloor`. For some seconds after the last evidence it still
-follows the throughput, so in silence it falls. Then it doubles repeatedly, from its value at that evidence or from the
-present throughput, whichever is more. It doubles slowly, unless answers have been on time for a while. After `FADE` it
-is gone. It is at least 1 and can always grow again. Lost attempts hold no slot: overdue and overtaken while answers are
-on time, or overdue while the circuit lets only probes pass.
+With evidence, an episode begins. Its phases:
+
+- *hold*, for `HOLD` seconds after the last evidence: the limit is `_control`, a little above the proven throughput
+  (`throughput_estimate`), less so while answers are late, one if nothing is answered. In silence it falls.
+- *growth*, until `FADE`: `_control`, or `_held` (what it was at that evidence) if that is more, times 2 ** `_doublings`.
+  One doubling takes `DOUBLING` seconds.
+- *quiet*, until new evidence: the ceiling.
+
+While answers have been on time for a while, `HOLD_WELL` and `DOUBLING_WELL` count; when the speed changes, `_grown` keeps
+the doublings so far. The limit is never below the `LimitFloor`, is at least 1 and can always grow again. Lost attempts
+hold no slot: overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
 `limit` is as of the last `tick`; while all is quiet, a tick costs little.
 """
@@ -104,12 +109,10 @@ class LimitFloor:
 
 HOLD, DOUBLING = 5.0, 20.0  # seconds
 HOLD_WELL, DOUBLING_WELL = 1.0, 4.0  # seconds, where answers are on time
-FADE = 120.0  # seconds
+FADE = 120.0  # seconds of growth
 BINDS_FOR = HOLD + FADE
 FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
-NEARLY_FULL = (
-    1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
-)
+NEARLY_FULL = 1.2  # ... and the gain is no more than this: a larger one only makes it longer
 FAILING = 10.0  # seconds since failures stood out, or a 429 came
 MIN_LIMIT = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue
@@ -167,7 +170,7 @@ class AutomaticLimiter:
     learned = binds
 
     def ready_at(self, _call: object, now: float) -> float:
-        """READY while a slot is free; else the time at which one may become free (an answer may be sooner)."""
+        """READY while a slot is free; else when `_limit` will have grown by one (an answer may be sooner)."""
         if self.in_flight < self.limit:
             return READY
         diagnosis = self._diagnosis
@@ -282,6 +285,7 @@ class AutomaticLimiter:
         return self._grown + (now - begins_at) / self._doubling if now > begins_at else self._grown
 
     def _limit(self, now: float, evidence_at: float, floor_: float) -> float:
+        """Return the limit of the phase; `ready_at` solves it for the time."""
         quiet = now - evidence_at - self._hold
         if quiet >= FADE:
             return self.max_limit

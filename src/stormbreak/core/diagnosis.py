@@ -33,25 +33,27 @@ from stormbreak.core.stalls import STALL, Stalls
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Treatment, Verdict
 
-TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
 WEIGHT = 0.1  # of the newest in a moving share
 MAJORITY = 0.5  # of the answers that are late
+RECENTLY = 30.0  # seconds since an answer, lateness or a 429
+REMEMBERED = 180.0  # seconds since an answer was on time
+# attempts that are watched, at most: beyond that a part of them speaks for all
+RECOVERY_WINDOW = 1_024
+# lateness
+TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
+JUDGED = 120.0  # seconds since an attempt that streams left
+LOOK = 1.0  # seconds between two choices of who judges, and between two looks at the spread of late answers
+LATE_FOR = 10.0  # seconds since lateness was evidence
+# death: the run of failures
 SIGNIFICANCE = 0.001  # what chance does not explain
 MIN_FAILURE_SHARE = 0.4  # the lowest share of failures that chance is granted ...
 MAX_FAILURE_SHARE = 0.85  # ... and the highest
 UNDECIDED = 0.25  # of a run: so many may still be under way
 KEPT = 256  # failures of a run that are kept
-RECOVERY_WINDOW = (
-    1_024  # attempts that are watched, at most: beyond that a part of them speaks for all
-)
-RECENTLY = 30.0  # seconds since an answer, lateness or a 429
-REMEMBERED = 180.0  # seconds since an answer was on time
+SUSPICIOUS_RATIO = 1 / 3  # share of failures
+# timeouts
 TIMEOUTS = 8  # that are kept
 PROMPT = 0.5  # of the time of a timeout: in an overload, what is answered has waited nearly as long
-SUSPICIOUS_RATIO = 1 / 3  # share of failures
-JUDGED = 120.0  # seconds since an attempt that streams left
-LOOK = 1.0  # seconds between two choices of who judges, and between two looks at the spread of late answers
-LATE_FOR = 10.0  # seconds since lateness was evidence
 
 
 class Cause(StrEnum):
@@ -127,50 +129,52 @@ class Diagnosis:
         `is_random(now)`: whether 429s are known to be bad luck; then they are not evidence. `stalls` are those of this
         process; what may have waited for it is neither late nor on time.
         """
-        self._stalls = stalls or Stalls()
-        self._is_luck = is_random
-        self._limited = limited
         self.treatments = treatments
+        self._limited = limited
+        self._is_luck = is_random
+        self._stalls = stalls or Stalls()
+        self._watched: deque[InFlight] = deque()  # in the order in which they left
+        self._first_output_estimate = FirstOutputEstimate()
+        self._by_rate = RateEstimate()
+        self.answers = 0
+        self.probed = False  # the circuit is not closed
+        self._answered_at = -inf
+        self._answered_sent_at = -inf  # when the newest attempt left that was answered
+        self.evidence_at = -inf  # the later of `late_at` and `dead_at`: that sending less helps
+        # Lateness
         self.judge = self._plain = LatencyBaseline()
         self._streamed = LatencyBaseline(streams=True)
+        self._streamed_at = -inf  # when an attempt that streams last left
         self._chosen_at = -inf
         self.look_at = -inf  # an earlier `look` finds nothing new
         self._looked_for: float | None = None  # what was usual at the last look
-        self._streamed_at = -inf  # when an attempt that streams last left
-        self._first_output_estimate = FirstOutputEstimate()
-        self._by_rate = RateEstimate()
         self._overdue: set[InFlight] = set()  # under way, and older than is usual
-        self._watched: deque[InFlight] = deque()  # in the order in which they left
-        self._late = 0
-        self._late_share = 0.0  # of the answers
+        self._late, self._late_share = 0, 0.0  # the score, and the share of the answers
         self._response = LoadResponse()
         self._compared_at = -inf  # when that was last asked
-        self._overloaded_at = -inf  # when the target last refused an attempt because of its load
-        # When those failures left that left after the last answered one.
-        self._run: list[float] = []
-        # Those of them that were refused or broken before they were late.
-        self._quick: list[float] = []
+        self.late_at = -inf
+        self.on_time_at = -inf
+        self._on_time_sent_at = -inf  # the newest attempt that was answered on time ...
+        self._on_time_took = 0.0  # ... and how long that took
+        # Death: the run of failures
+        self._run: list[float] = []  # when those left that left after the last answered one
+        self._quick: list[float] = []  # of those: refused or broken before they were late
         self._usual_run = 0.0  # failures between two answers
         self._failing = 0.0  # share of failures
+        self.failed_at = -inf  # when failures last stood out
+        self.dead_at = -inf
+        # Refusals and timeouts
+        self._overloaded_at = -inf  # when the target last refused an attempt because of its load
+        self._refused = 0  # 429s since the last answer
         self._refused_sent_at = -inf  # when the last that met a 429 left ...
         self._refused_at = -inf  # ... and when that was heard
         self._contradicted = 0.0  # share of those in between that were served
-        self._answered_at = -inf
-        self._answered_sent_at = -inf  # when the newest attempt left that was answered
-        self._on_time_sent_at = -inf  # the newest attempt that was answered on time ...
-        self._on_time_took = 0.0  # ... and how long that took
+        self.throttled_at = -inf
         self._timed_out: deque[tuple[float, float]] = deque(maxlen=TIMEOUTS)  # sent at, ended at
         self._timeouts_were_luck_at = -inf
-        self._refused = 0  # 429s since the last answer
-        self.answers = 0
-        self.probed = False  # the circuit is not closed
         self.hangs = False  # the last attempt that ended timed out
-        self.on_time_at = -inf
-        self.late_at = -inf
-        self.dead_at = -inf
-        self.evidence_at = -inf  # the later of the two: that sending less helps
-        self.failed_at = -inf  # when failures last stood out
-        self.throttled_at = -inf
+
+    # ------------------------------------------------------------ a gate: attempts leave and end
 
     def ready_at(self, _call: object, _now: float) -> float:
         """Always READY."""
@@ -186,9 +190,7 @@ class Diagnosis:
             flight = InFlight(now)
             self._plain.on_send(flight)
         watched = self._watched
-        while (
-            watched and watched[0].completion is not None
-        ):  # `look` may not have been called for long
+        while watched and watched[0].completion is not None:  # not looked at for long
             watched.popleft()
         if len(watched) < RECOVERY_WINDOW:
             watched.append(flight)
@@ -249,51 +251,6 @@ class Diagnosis:
         if self.judge.usual != self._looked_for:
             self.look_at = -inf
 
-    def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:
-        """Compare with attempts that left after one with a 429, and before that response."""
-        beside = self._refused_sent_at <= flight.sent_at <= self._refused_at
-        if outcome.verdict is Verdict.OK:
-            if beside:
-                self._contradicted += WEIGHT * (1 - self._contradicted)
-        elif outcome.verdict is Verdict.THROTTLED:
-            if beside:
-                self._contradicted -= WEIGHT * self._contradicted
-            self._refused_sent_at = max(self._refused_sent_at, flight.sent_at)
-            self._refused_at = now
-            self._refused += 1
-            if not (self.refuses_randomly or self._is_luck(now)):
-                self.throttled_at = now
-
-    @property
-    def refuses_randomly(self) -> bool:
-        """Whether most attempts beside one with a 429 are served: then the others need not wait."""
-        return self._contradicted > MAJORITY
-
-    def look(self, now: float) -> None:
-        """Find the attempts that are older than usual."""
-        if now >= self._chosen_at + LOOK:
-            self._chosen_at = now
-            self._choose_judge(now)
-        if self._stalls.is_recent(now):
-            self.look_at = now + STALL
-            return
-        usual = self._looked_for = self.judge.usual
-        self.look_at = self._chosen_at + LOOK
-        watched = self._watched
-        while watched:
-            flight = watched[0]
-            if flight.completion is None:
-                if usual is None:
-                    return
-                if flight.sent_at + usual > now:
-                    self.look_at = min(self.look_at, flight.sent_at + usual)
-                    return
-                uses_first_output = self.judge.streams
-                if not uses_first_output or (flight.streams and flight.first_output_at is None):
-                    self._overdue.add(flight)
-                    self._count(flight, now, quick=False)
-            watched.popleft()
-
     def _answered(self, flight: InFlight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
         self.hangs = False
@@ -324,15 +281,47 @@ class Diagnosis:
         if self._timed_out:
             self._explain_timeouts(sent_at, took, now)
 
-    def _explain_timeouts(self, sent_at: float, took: float, now: float) -> None:
-        """Take timeouts for bad luck if this answer was on time and left while one of them was waited for."""
-        began_at, ended_at = self._timed_out[-1]
-        if took >= PROMPT * (ended_at - began_at):
-            self._timeouts_were_luck_at = -inf
-        elif sent_at <= ended_at and any(
-            began_at < sent_at <= ended_at for began_at, ended_at in self._timed_out
-        ):
-            self._timeouts_were_luck_at = now
+    def _failed(self, flight: InFlight, outcome: Outcome, now: float) -> None:
+        self._failing += WEIGHT * (1 - self._failing)
+        self.hangs = outcome.verdict is Verdict.TIMEOUT
+        if self._failing >= SUSPICIOUS_RATIO:
+            self.failed_at = now
+        if outcome.verdict is Verdict.OVERLOADED or outcome.verdict is Verdict.THROTTLED:
+            self._overloaded_at = now
+        elif outcome.verdict is Verdict.TIMEOUT:
+            self._timed_out.append((flight.sent_at, now))
+            prompt = self._on_time_took < PROMPT * (now - flight.sent_at)
+            if prompt and self.is_overtaken(flight.sent_at):
+                self._timeouts_were_luck_at = now
+        if self.treatments[outcome.verdict].tally is Tally.FAILURE:
+            self._count(flight, now, quick=flight.completion is Completion.REFUSED)
+
+    def look(self, now: float) -> None:
+        """Find the attempts that are older than usual."""
+        if now >= self._chosen_at + LOOK:
+            self._chosen_at = now
+            self._choose_judge(now)
+        if self._stalls.is_recent(now):
+            self.look_at = now + STALL
+            return
+        usual = self._looked_for = self.judge.usual
+        self.look_at = self._chosen_at + LOOK
+        watched = self._watched
+        while watched:
+            flight = watched[0]
+            if flight.completion is None:
+                if usual is None:
+                    return
+                if flight.sent_at + usual > now:
+                    self.look_at = min(self.look_at, flight.sent_at + usual)
+                    return
+                uses_first_output = self.judge.streams
+                if not uses_first_output or (flight.streams and flight.first_output_at is None):
+                    self._overdue.add(flight)
+                    self._count(flight, now, quick=False)
+            watched.popleft()
+
+    # ------------------------------------------------------------ lateness
 
     def _late_answer(self, flight: InFlight, took: float, now: float) -> None:
         response, judge = self._response, self.judge
@@ -380,20 +369,21 @@ class Diagnosis:
         self._late, self._late_share = 0, 0.0
         self.on_time_at = now
 
-    def _failed(self, flight: InFlight, outcome: Outcome, now: float) -> None:
-        self._failing += WEIGHT * (1 - self._failing)
-        self.hangs = outcome.verdict is Verdict.TIMEOUT
-        if self._failing >= SUSPICIOUS_RATIO:
-            self.failed_at = now
-        if outcome.verdict is Verdict.OVERLOADED or outcome.verdict is Verdict.THROTTLED:
-            self._overloaded_at = now
-        elif outcome.verdict is Verdict.TIMEOUT:
-            self._timed_out.append((flight.sent_at, now))
-            prompt = self._on_time_took < PROMPT * (now - flight.sent_at)
-            if prompt and self.is_overtaken(flight.sent_at):
-                self._timeouts_were_luck_at = now
-        if self.treatments[outcome.verdict].tally is Tally.FAILURE:
-            self._count(flight, now, quick=flight.completion is Completion.REFUSED)
+    def _was_late(self, now: float) -> bool:
+        return self._late_share >= MAJORITY and now - self._answered_at < RECENTLY
+
+    def _choose_judge(self, now: float) -> None:
+        """Measure lateness by first outputs if enough are known."""
+        known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
+        judge = self._streamed if known else self._plain
+        if judge is not self.judge:
+            self.judge = judge
+            self._late = 0
+            self._late_share = 0.0
+            self._response = LoadResponse()
+            self.start_run()
+
+    # ------------------------------------------------------------ death: the run of failures
 
     def _count(self, flight: InFlight, now: float, *, quick: bool) -> None:
         """Add to the run, if it left after the last answered attempt."""
@@ -418,14 +408,14 @@ class Diagnosis:
         if explained:
             self._usual_run += WEIGHT * (ended - self._usual_run)
 
+    def start_run(self) -> None:
+        """Reset the failures in a row."""
+        self._run, self._quick = [], []
+
     @property
     def failures(self) -> int:
         """Failures in a row."""
         return len(self._run)
-
-    def start_run(self) -> None:
-        """Reset the failures in a row."""
-        self._run, self._quick = [], []
 
     @property
     def max_failure_run(self) -> float:
@@ -454,31 +444,78 @@ class Diagnosis:
         overloaded = self._limited and self._was_late(now)
         return self._is_unexplained(self._quick if overloaded else self._run)
 
-    def _was_late(self, now: float) -> bool:
-        return self._late_share >= MAJORITY and now - self._answered_at < RECENTLY
+    # ------------------------------------------------------------ refusals and timeouts
 
-    def is_healthy(self, now: float) -> bool:
-        """Whether answers come, most of them on time; in the last minutes if there is little traffic."""
-        return not self.is_unhealthy(now) and now - self.on_time_at <= REMEMBERED
+    def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:
+        """Compare with attempts that left after one with a 429, and before that response."""
+        beside = self._refused_sent_at <= flight.sent_at <= self._refused_at
+        if outcome.verdict is Verdict.OK:
+            if beside:
+                self._contradicted += WEIGHT * (1 - self._contradicted)
+        elif outcome.verdict is Verdict.THROTTLED:
+            if beside:
+                self._contradicted -= WEIGHT * self._contradicted
+            self._refused_sent_at = max(self._refused_sent_at, flight.sent_at)
+            self._refused_at = now
+            self._refused += 1
+            if not (self.refuses_randomly or self._is_luck(now)):
+                self.throttled_at = now
 
-    def is_unhealthy(self, now: float) -> bool:
-        """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
-        self.look(now)
-        late = self._late_share >= MAJORITY and now - self._answered_at <= REMEMBERED
-        return late or self._is_unexplained(self._run)
+    @property
+    def refuses_randomly(self) -> bool:
+        """Whether most attempts beside one with a 429 are served: then the others need not wait."""
+        return self._contradicted > MAJORITY
 
-    def is_overtaken(self, sent_at: float) -> bool:
-        """Whether an attempt that left then was overtaken by one that was answered on time."""
-        return self._on_time_sent_at > sent_at
+    def _is_everybody_refused(self) -> bool:
+        """Whether only 429s come, for longer than chance explains."""
+        return (
+            self._refused_at - self.on_time_at > LATE_FOR and self._refused >= self.max_failure_run
+        )
+
+    def _explain_timeouts(self, sent_at: float, took: float, now: float) -> None:
+        """Take timeouts for bad luck if this answer was on time and left while one of them was waited for."""
+        began_at, ended_at = self._timed_out[-1]
+        if took >= PROMPT * (ended_at - began_at):
+            self._timeouts_were_luck_at = -inf
+        elif sent_at <= ended_at and any(
+            began_at < sent_at <= ended_at for began_at, ended_at in self._timed_out
+        ):
+            self._timeouts_were_luck_at = now
 
     def are_timeouts_luck(self, now: float) -> bool:
         """Whether timeouts of the last minutes were bad luck: an attempt that left later was answered on time, and none late since."""
         return now - self._timeouts_were_luck_at <= REMEMBERED
 
+    def is_overtaken(self, sent_at: float) -> bool:
+        """Whether an attempt that left then was overtaken by one that was answered on time."""
+        return self._on_time_sent_at > sent_at
+
     @property
     def timed_out_at(self) -> float:
         """When an attempt last timed out; -inf if none has."""
         return self._timed_out[-1][1] if self._timed_out else -inf
+
+    # ------------------------------------------------------------ what gates ask
+
+    def cause(self, now: float) -> Cause:
+        """Return the cause now."""
+        if self.is_dead(now):
+            return Cause.DEAD
+        if now - self.late_at < LATE_FOR or self.late_at > self.on_time_at:
+            return Cause.OVERLOAD
+        if not self._run and self._failing <= WEIGHT:
+            return Cause.NONE
+        return Cause.OVERLOAD if self._is_everybody_refused() else Cause.BAD_LUCK
+
+    def is_healthy(self, now: float) -> bool:
+        """Whether answers come, most of them on time; in the last minutes if there is little traffic."""
+        return not self.is_in_trouble(now) and now - self.on_time_at <= REMEMBERED
+
+    def is_in_trouble(self, now: float) -> bool:
+        """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
+        self.look(now)
+        late = self._late_share >= MAJORITY and now - self._answered_at <= REMEMBERED
+        return late or self._is_unexplained(self._run)
 
     def is_passed(self, sent_at: float) -> bool:
         """Whether an attempt that left later was answered, on time or late."""
@@ -505,22 +542,6 @@ class Diagnosis:
             return len(self._overdue)
         return sum(self.is_overtaken(flight.sent_at) for flight in self._overdue)
 
-    def cause(self, now: float) -> Cause:
-        """Return the cause now."""
-        if self.is_dead(now):
-            return Cause.DEAD
-        if now - self.late_at < LATE_FOR or self.late_at > self.on_time_at:
-            return Cause.OVERLOAD
-        if not self._run and self._failing <= WEIGHT:
-            return Cause.NONE
-        return Cause.OVERLOAD if self._is_everybody_refused() else Cause.BAD_LUCK
-
-    def _is_everybody_refused(self) -> bool:
-        """Whether only 429s come, for longer than chance explains."""
-        return (
-            self._refused_at - self.on_time_at > LATE_FOR and self._refused >= self.max_failure_run
-        )
-
     def proven(self, now: float, *, late: bool) -> float:
         """Return the proven number of attempts that the target serves at once."""
         if late:
@@ -532,14 +553,3 @@ class Diagnosis:
         """Mean seconds of a whole answer, streamed or not."""
         mean = self.judge.mean
         return self._streamed.mean if mean is None else mean
-
-    def _choose_judge(self, now: float) -> None:
-        """Measure lateness by first outputs if enough are known."""
-        known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
-        judge = self._streamed if known else self._plain
-        if judge is not self.judge:
-            self.judge = judge
-            self._late = 0
-            self._late_share = 0.0
-            self._response = LoadResponse()
-            self.start_run()

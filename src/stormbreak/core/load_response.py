@@ -1,12 +1,13 @@
 """The load response of a target: whether its answers take longer because more is sent.
 
-A queue and a slower target look alike: answers are late. Two things tell them apart, and then the time of late answers becomes
-usual:
+A queue and a slower target look alike: answers are late. Two things tell them apart, and then the time of late answers
+becomes usual:
 
 - *The spread.* A slower target multiplies the time of each answer. A queue adds the same wait to answers that come one
   after the other. What one of several processes sends does not matter for this.
-- *A trial*, after `RESET_AFTER` seconds. If answers are late again, or none comes, within as many seconds, now that more is sent, it
-  was a queue: the former time is usual again, and the next trial waits twice as long, until as many seconds have passed without evidence.
+- *A trial*, after `RESET_AFTER` seconds. If answers are late again, or none comes, within as many seconds, now that more
+  is sent, it was a queue: the former time is usual again, and the next trial waits twice as long, until as many seconds
+  have passed without evidence.
 """
 
 from collections import deque

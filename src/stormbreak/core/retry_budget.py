@@ -1,31 +1,32 @@
-"""The retry budget.
+"""The retry budget: which retries are free, and what pays for the others.
 
-Retries multiply traffic when a target can handle it least. So a retry costs budget that
-calls have earned, and retries cannot overload the system as long as load * (1 + ratio) stays below
-capacity. The budget starts empty: a credit at the start would be multiplied by the number of processes.
+Retries multiply traffic when a target can handle it least. So a retry costs budget that calls have earned, and retries
+cannot overload the system as long as load * (1 + ratio) stays below capacity. The budget starts empty: a credit at the
+start would be multiplied by the number of processes.
 
-A retry is free if there is evidence that it does no harm:
+A retry is free if there is evidence that it does no harm. `Load` has the evidence:
 
-- the server named a Retry-After that is long enough to hold calls;
-- answers come, and most of them are on time (`diagnosis`): the failure was bad luck, and sending less would not
-  help. After a timeout only if timeouts of the last minutes were bad luck: an attempt that left later was answered on time.
-  Where all hang, nobody overtakes. After a 429 only if 429s slow us down (a learned rate, a limit that has fallen), or most attempts beside it are served: it may stand for a limit;
-- the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
-  the circuit is not closed), and it has had enough outcomes to know.
+| after | it is free if |
+|---|---|
+| a Retry-After that is long enough to hold calls | always |
+| a timeout | `healthy` and `timeouts_are_luck` (where all hang, nobody overtakes); or `adaptive` |
+| a 429 | `healthy` and `slowed_by_429s`: it may stand for a limit; or `gated` |
+| another failure | `healthy`: it was bad luck, and sending less would not help; or `gated` |
 
-A process with low traffic (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. It
-pays only for timeouts, or a lone script could not retry at all; but after `low_traffic_retries` failures in a row it
-pays for all, since free retries of thousands of small processes keep an overload alive. While answers are on time, it may
-fail once more in a row than it lately did before an answer (but not with 429s): a row that it survived was bad luck.
+A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. Its gates say
+nothing. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone script could not retry at all;
+after timeouts only by the table. Beyond that it pays for all, since free retries of thousands of small processes keep
+an overload alive. While the target is healthy, it may fail once more in a row than it lately did before an answer (but
+not with 429s): a row that it survived was bad luck.
 
-Everything else, timeouts first, costs budget. Where a call with hardly any traffic beside it cannot pay, it may make one
-*late retry* (`retry`): each call by itself, and at a random time, so that these never come together. Not after a timeout
-within the last minutes: where calls hang, more of them may be what keeps the target overloaded.
+Everything else costs budget. Where a lone call cannot pay, it may make one *late retry* (`retry`): by itself, and at a
+random time, so that these never come together. Not after a timeout within the last minutes: where calls hang, more of
+them may be what keeps the target overloaded.
 
-Only retryable failures count as failures in a row. Timeouts count although they are never free: they are the strongest
-sign of an overload, and if one ended the row, errors between timeouts would always be free. Failures with a Retry-After
-do not count: a client that returns on time has used up nothing (ADR 23). Final verdicts (a wrong request, a wrong key)
-neither count nor end the row: they say nothing about the target's load.
+Only retryable failures count as failures in a row. Timeouts count although they are hardly ever free: they are the
+strongest sign of an overload, and if one ended the row, errors between timeouts would always be free. Failures with a
+Retry-After do not count: a client that returns on time has used up nothing (ADR 23). Final verdicts (a wrong request, a
+wrong key) neither count nor end the row: they say nothing about the target's load.
 """
 
 from collections import deque
@@ -68,14 +69,12 @@ class BudgetPolicy:
 class Load(NamedTuple):
     """What the gates of a target know about its load."""
 
-    gated: bool = False  # they hold the traffic, so that a retry adds none
-    adaptive: bool = (
-        False  # ... and by something that follows what is served, not by a circuit or a fixed limit
-    )
-    healthy: bool = False  # answers come, most of them on time
-    timeouts_are_luck: bool = False  # who left after one that timed out was answered on time
+    gated: bool = False  # they hold the traffic, so that a retry adds none: a queue stands, ...
+    adaptive: bool = False  # ... and by what follows the load: no circuit, no fixed limit
+    healthy: bool = False  # answers come, most of them on time, and one did lately
+    timeouts_are_luck: bool = False  # what left after one that timed out was answered on time
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
-    unhealthy: bool = False  # answers are late, or none comes; more than not healthy
+    in_trouble: bool = False  # most answers are late, or none comes: else it need not be healthy
     busy: bool = False  # other calls are in flight or queued
     timed_out: bool = False  # an attempt of the last minutes did
 
@@ -139,7 +138,7 @@ class Budget:
     def _free_in_a_row(self, failure: Outcome, now: float, load: Load) -> int:
         """Return the number of failures in a row after which a process with hardly any traffic may still retry for free.
 
-        429s stay at the least: they may stand for a limit that many such processes share, and do not make it unhealthy.
+        429s stay at the least: they may stand for a limit that many such processes share, and do not keep it from being healthy.
         """
         least = self._policy.low_traffic_retries
         if not least or not load.healthy or failure.verdict is Verdict.THROTTLED:

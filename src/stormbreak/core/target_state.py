@@ -328,7 +328,7 @@ class TargetState:
             gated=waits or spaced or circuit,
             adaptive=spaced or (waits and learned),
             healthy=self.diagnosis.is_healthy(now),
-            unhealthy=self.diagnosis.is_unhealthy(now),
+            in_trouble=self.diagnosis.is_in_trouble(now),
             slowed_by_429s=self.rate is not None or learned or self.diagnosis.refuses_randomly,
             timeouts_are_luck=self.diagnosis.is_overtaken(sent_at)
             or self.diagnosis.are_timeouts_luck(now),
@@ -345,7 +345,7 @@ class TargetState:
         diagnosis = self.diagnosis
         if diagnosis.is_dead(now):
             return False
-        return diagnosis.is_passed(sent_at) or (alone and not diagnosis.is_unhealthy(now))
+        return diagnosis.is_passed(sent_at) or (alone and not diagnosis.is_in_trouble(now))
 
     def utilization(self, now: float) -> float:
         """Return the share of slots in use by calls in flight and queued; 1 or more if none may leave."""

@@ -13,6 +13,6 @@ def fleet_for(*policies: Policy) -> Fleet | None:
     urls = [policy.fleet.url for policy in policies if policy.fleet.url is not None]
     if not urls:
         return None
-    from stormbreak.fleet.heartbeat import shared_limits  # noqa: PLC0415 - most engines share nothing
+    from stormbreak.fleet.store_thread import shared_limits  # noqa: PLC0415 - most engines share nothing
 
     return shared_limits(urls)

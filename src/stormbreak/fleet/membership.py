@@ -1,4 +1,4 @@
-"""Renew the leases of one target or one spend limit: write reports, and apply answers. Pure; `heartbeat` carries them.
+"""Renew the leases of one target or one spend limit: write reports, and apply answers. Pure; `store_thread` carries them.
 
 | a member | reports again after |
 |---|---|

@@ -1,6 +1,6 @@
 """The shared limits of one engine: a membership for each target and spend limit that it shares.
 
-`SharedLimits` is the fleet of one engine. Real ones use the `heartbeat` of their process, simulated ones a timeline.
+`SharedLimits` is the fleet of one engine. Real ones use the `store_thread` of their process, simulated ones a timeline.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

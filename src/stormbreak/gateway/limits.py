@@ -17,8 +17,8 @@ from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven
-from stormbreak.fleet.heartbeat import shared_limits
 from stormbreak.fleet.shared_limits import SharedLimits
+from stormbreak.fleet.store_thread import shared_limits
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.types import (

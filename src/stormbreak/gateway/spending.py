@@ -278,7 +278,7 @@ class ClientBudgets:
         return islice(self._waiting.get(account, {}).values(), 1)
 
     def _on_change(self, account: SpendAccount, _now: float) -> None:
-        """Wake those who wait; on the thread of the heartbeat."""
+        """Wake those who wait; on the thread of the fleet store."""
         for wake in self._waiting.get(account, ()):
             with suppress(RuntimeError):  # its loop has ended
                 wake()

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.error_body import is_error_value
+from stormbreak.llm.error_fields import is_error_value
 from stormbreak.llm.finish_reasons import FINISH_REASONS, reason_of, refused
 from stormbreak.llm.messages import read_message
 from stormbreak.llm.models import BOM, ParsedResponse, Shape, without_mark

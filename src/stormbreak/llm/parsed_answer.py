@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.error_body import error_next_to_result, is_error_value
+from stormbreak.llm.error_fields import error_next_to_result, is_error_value
 from stormbreak.llm.finish_reasons import FinishMeaning, Reason
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.tokens import usage_of

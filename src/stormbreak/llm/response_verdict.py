@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 
 from stormbreak.llm.completeness import read_body
-from stormbreak.llm.error_body import ProviderError, parse_error
+from stormbreak.llm.error_fields import ProviderError, parse_error
 from stormbreak.llm.error_tables import (
     BROAD,
     DAILY,

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.error_body import ProviderError, find_error
+from stormbreak.llm.error_fields import ProviderError, find_error
 from stormbreak.llm.finish_reasons import refused
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.parsed_answer import ERROR_INSIDE, SuccessBody, broken, refused_by

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from stormbreak.llm.chat import ChatAssembly, ChatWatcher, CompletionWatcher, TextAssembly
-from stormbreak.llm.error_body import ProviderError, find_error
+from stormbreak.llm.error_fields import ProviderError, find_error
 from stormbreak.llm.messages import END, MessageAssembly, MessagesWatcher
 from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
 from stormbreak.llm.response_verdict import is_media, read_answer, read_error, request_id_of

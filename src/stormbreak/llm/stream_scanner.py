@@ -12,7 +12,7 @@ Usage may come with every event: the last one is kept as it came, and decoded at
 import re
 from typing import Any
 
-from stormbreak.llm.error_body import ProviderError
+from stormbreak.llm.error_fields import ProviderError
 from stormbreak.llm.finish_reasons import FinishMeaning, refused
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.parsed_answer import refused_by

@@ -18,8 +18,8 @@ from remote_batches import QUICK, batch, listed, rows_for, text_of
 
 from stormbreak.batch.remote import fetch
 from stormbreak.batch.store import output_files
-from stormbreak.batch.store.journal import RowJournal
 from stormbreak.batch.store.provider_batches import BatchFolder
+from stormbreak.batch.store.row_journal import RowJournal
 from stormbreak.http.client import AsyncClient
 from stormbreak.testing import answer_text
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.request import Row
-from stormbreak.batch.running import signals
+from stormbreak.batch.running import signal_handlers
 from stormbreak.batch.running.failure_reasons import (
     ACCOUNT,
     AccountErrors,
@@ -406,7 +406,7 @@ class Runner:
     def _signals(self) -> contextlib.AbstractContextManager[None]:
         if not self.hears_signals:
             return contextlib.nullcontext()
-        return signals.heard(self.interrupt, self._hang_up, loop=self._loop)
+        return signal_handlers.heard(self.interrupt, self._hang_up, loop=self._loop)
 
     def _hang_up(self) -> None:
         """Do as `interrupt`, and never end at once: a terminal that closes hangs up several times."""

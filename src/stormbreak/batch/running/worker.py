@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.running import signals
+from stormbreak.batch.running import signal_handlers
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.batch.running.stats import RunStats
@@ -26,7 +26,7 @@ from stormbreak.core.concurrency_limit import FixedLimit, Limit
 from stormbreak.cost.accounts import Account
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.heartbeat import leave
+from stormbreak.fleet.store_thread import leave
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Verdict
 
@@ -143,7 +143,7 @@ def work(
     plan: WorkerPlan, part: int, connection: Connection, others: Sequence[Connection]
 ) -> NoReturn:
     """Be the worker of `part`, from 0 on, and end the process. `others` are the inherited ends of other pipes."""
-    signals.ignore()
+    signal_handlers.ignore()
     for other in others:
         other.close()
     reports = Reports(connection)

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from stormbreak.batch.running import signals
+from stormbreak.batch.running import signal_handlers
 from stormbreak.batch.running.runner import TICK_EVERY, End, Runner
 from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
 from stormbreak.batch.running.snapshot import RunSnapshot, worst_circuit
@@ -107,7 +107,7 @@ class Workers:
             ConfigurationError: OUTPUT cannot be written, or no process can be started.
         """
         try:
-            with signals.heard(self._hear, self._hang_up):
+            with signal_handlers.heard(self._hear, self._hang_up):
                 self._start()
                 with self._budget:
                     self._send(Order.GO)

@@ -22,7 +22,7 @@ from stormbreak.escape import path_of, reason
 from stormbreak.types import CACHE
 
 if TYPE_CHECKING:
-    from stormbreak.batch.store.journal import RowJournal
+    from stormbreak.batch.store.row_journal import RowJournal
 
 DUPLICATE = "duplicate"  # what answered a row that has the answer of another one
 _FOREVER = 100 * 365 * 86_400.0  # seconds that an answer stays

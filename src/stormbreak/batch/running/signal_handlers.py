@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during a batch run. What they do is the run's matter: `interrupt` and `hang_up`.
+"""Call the run on Ctrl-C, SIGTERM and SIGHUP. It decides what they do (`interrupt` and `_hang_up` of `Runner`).
 
 While INPUT is read, or a table is made, no run hears them: the command line ends with code 130 (`cli/batch/run.py`).
 """

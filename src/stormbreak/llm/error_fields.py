@@ -1,4 +1,4 @@
-"""Read an error body, in any of its many forms. `response_verdict` decides what it means.
+"""Read the fields of an error body, in any of its many forms. `response_verdict` decides what they mean.
 
 Messages are kept for matching and for the hints in them; they never leave this package.
 """

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.core.send_rate import MAX_SHARE, MIN_SHARE, RandomRefusals
+from stormbreak.core.random_refusals import MAX_SHARE, MIN_SHARE, RandomRefusals
 
 
 class RandomStorm:

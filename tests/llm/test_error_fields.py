@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.llm.error_body import identifier, parse_error
+from stormbreak.llm.error_fields import identifier, parse_error
 
 
 def complaint(value, *, is_error=True):

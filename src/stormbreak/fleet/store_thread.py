@@ -45,8 +45,8 @@ class Due(NamedTuple):
     message: Message
 
 
-class Heartbeat:
-    """The carrier of one store."""
+class StoreThread:
+    """The carrier of one store: `membership` decides what is reported, and what an answer means."""
 
     def __init__(self, url: str) -> None:
         self.place = _place(url)
@@ -261,13 +261,13 @@ def _place(url: str) -> str:
 
 
 @cache
-def _heartbeat(url: str) -> Heartbeat:
-    return Heartbeat(url)
+def _thread_for(url: str) -> StoreThread:
+    return StoreThread(url)
 
 
 def leave(url: str) -> None:
     """Give back what this process holds of the store at `url`, which it uses no more."""
-    _heartbeat(url).leave()
+    _thread_for(url).leave()
 
 
 def shared_limits(urls: Iterable[str]) -> SharedLimits:
@@ -277,11 +277,11 @@ def shared_limits(urls: Iterable[str]) -> SharedLimits:
         ConfigurationError: the package of a store is missing.
     """
     for url in urls:
-        _heartbeat(url)  # loads its package, which takes a while
+        _thread_for(url)  # loads its package, which takes a while
     return SharedLimits(_carrier_for, random.random)
 
 
-def _carrier_for(policy: FleetPolicy) -> Heartbeat:
+def _carrier_for(policy: FleetPolicy) -> StoreThread:
     if policy.url is None:
         raise ConfigurationError("fleet.url must name a store, got none")
-    return _heartbeat(policy.url)
+    return _thread_for(policy.url)
