@@ -10,9 +10,13 @@ import pytest
 from gateways import ANSWER, CHAT, KEY, OTHER, prices, running, settings, until, upstream
 from table_test import table_test
 
+from stormbreak.config.gateway_settings import KeySettings
 from stormbreak.core.admission import TargetQueue
+from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.gateway.keys import GUESSES
+from stormbreak.gateway.errors import RefusedError
+from stormbreak.gateway.keys import GUESSES, LimitHolder
+from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.process import Gateway
 from stormbreak.http.h1.server_connection import ServerResponse
 
@@ -149,6 +153,21 @@ async def test_an_error_in_the_middle_of_a_step_frees_no_place_that_others_hold(
         assert [each.status for each in await asyncio.gather(*asking)] == [200, 200]
         assert (await gateway.ask()).status == 200
         assert not gateway.gateway._limits.queues.engine.lent
+
+
+async def test_places_of_before_a_fork_count_for_nobody_in_the_child():
+    holder = LimitHolder("key", "app", KeySettings(sha256="a" * 64, max_in_flight=1))
+    queues = ClientQueues()
+    queues.apply([holder], Policy(patience=0.05))
+    before = await queues.enter(holder, tokens=1, deadline_at=None)
+    queues.engine.start_over()  # as the child does
+    mine = await queues.enter(holder, tokens=1, deadline_at=None)
+    queues.leave(before, None)
+    queues.driver.between_steps(lambda engine, now: engine.recover([], now))
+    with pytest.raises(RefusedError):
+        await queues.enter(holder, tokens=1, deadline_at=None)
+    queues.leave(mine, None)
+    queues.leave(await queues.enter(holder, tokens=1, deadline_at=None), None)
 
 
 async def test_a_client_that_leaves_gives_its_place_back(path):
