@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from stormbreak.core.breaker_policy import BreakerPolicy as BreakerPolicy
     from stormbreak.core.policy import Policy as Policy
+    from stormbreak.core.tenant import TenantLimits as TenantLimits
     from stormbreak.drivers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from stormbreak.drivers.explain import explain as explain
     from stormbreak.drivers.judge import Judge as Judge
@@ -59,6 +60,7 @@ _HOMES = {
     "Stream": "stormbreak.http.stream",
     "StreamBrokenError": "stormbreak.errors",
     "Target": "stormbreak.types",
+    "TenantLimits": "stormbreak.core.tenant",
     "UpstreamError": "stormbreak.errors",
     "Usage": "stormbreak.types",
     "Verdict": "stormbreak.types",

@@ -263,7 +263,7 @@ def error_for(target: Target, ended: CallResult) -> CallError:
         return ClientClosedError(message, target=target, ended=ended)
     if outcome.rejection is not None:
         kind: type[CallError] = _REJECTIONS.get(outcome.rejection.policy, RejectedError)
-        message = f"{target}: {outcome.rejection.reason}"
+        message = f"{target}: {outcome.rejection.text}"
         if kind is RejectedError:  # the class does not name the policy
             message += f" ({outcome.rejection.policy})"
         return kind(message, target=target, ended=ended)

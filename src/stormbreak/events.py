@@ -199,7 +199,10 @@ class CooldownStarted(NamedTuple):
 
 
 class SpendReached(NamedTuple):
-    """A percentage of a spend limit is reached; at 100 it holds calls. `target` had the last attempt."""
+    """A percentage of a spend limit is reached; at 100 it holds calls. `target` had the last attempt.
+
+    `of_tenant`: the limit is that of a tenant, which is not named.
+    """
 
     at: float
     target: Target
@@ -207,6 +210,7 @@ class SpendReached(NamedTuple):
     spent: Decimal  # US dollars
     limit: Decimal
     until: float | None  # the end of the period
+    of_tenant: bool = False
 
 
 class WouldHave(NamedTuple):

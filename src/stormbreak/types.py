@@ -188,6 +188,22 @@ class Rejection(NamedTuple):
     reason: str
     retry_at: float | None = None
 
+    @property
+    def text(self) -> str:
+        """The reason as the caller gets it."""
+        return self.reason
+
+
+class TenantRejection(Rejection):
+    """By a limit of a `tenant`, which stands in no event."""
+
+    tenant: str = ""
+
+    @property
+    def text(self) -> str:
+        """The reason as the caller gets it."""
+        return f"tenant {self.tenant}: {self.reason}"
+
 
 class RateLimitStatus(NamedTuple):
     """One limit as a server reported it; None for missing or impossible values."""

@@ -6,8 +6,8 @@ import pytest
 from table_test import table_test
 
 from stormbreak.config import describe_settings, load_settings
-from stormbreak.config.gateway_settings import ClientLimits
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Priority
 
@@ -76,7 +76,7 @@ def test_a_gateway_and_its_keys_are_read(read):
     assert (gateway.port, gateway.host, gateway.on_disconnect) == (9000, "127.0.0.1", "finish")
     assert app.spend == SpendPolicy(max_usd=5, period="day")
     assert (app.priority, app.rpm, app.labels) == (Priority.BATCH, 60, {"team": "search"})
-    assert settings.tenants["research"] == ClientLimits(
+    assert settings.tenants["research"] == TenantLimits(
         max_in_flight=20, spend=SpendPolicy(max_usd=100)
     )
     assert settings.prices == ("deal.toml",)

@@ -8,13 +8,14 @@ import pytest
 from table_test import table_test
 
 from stormbreak.config import describe_settings, load_policy, load_settings, profiles_in
-from stormbreak.config.gateway_settings import ClientLimits, GatewaySettings, KeySettings
+from stormbreak.config.gateway_settings import GatewaySettings, KeySettings
 from stormbreak.config.settings import Member, PoolSettings, TargetSettings
 from stormbreak.config.write_policy import SETTINGS
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import Place, TargetOrder, ToTargets
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Verdict
@@ -136,7 +137,7 @@ def test_described_settings_read_back_equal(path, tmp_path, profile):
 
 def test_a_target_has_what_a_client_takes_apart_from_what_only_a_program_has():
     taken = set(inspect.signature(AsyncClient.__init__).parameters)
-    only_a_program = {"self", "api_key", "degraded", "fleet", "prices"}
+    only_a_program = {"self", "api_key", "degraded", "fleet", "prices", "tenants"}
     only_a_file = {"api_key_file"}
     assert {field.name for field in fields(TargetSettings)} == taken - only_a_program | only_a_file
 
@@ -157,7 +158,7 @@ def test_every_key_says_what_stands_behind_it():
     names |= {f"pools.targets.{field.name}" for field in fields(Member)}
     names |= {f"gateway.{field.name}" for field in fields(GatewaySettings)}
     names |= {f"keys.{field.name}" for field in fields(KeySettings)}
-    names |= {f"tenants.{field.name}" for field in fields(ClientLimits)}
+    names |= {f"tenants.{field.name}" for field in fields(TenantLimits)}
     for table in ("keys", "tenants"):
         names |= {f"{table}.spend.{field.name}" for field in fields(SpendPolicy)}
     assert set(SETTINGS) == names

@@ -16,9 +16,12 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
+from stormbreak.fleet.shared_limits import client_spend
 from stormbreak.fleet.virtual import VirtualStore
+from stormbreak.gateway.keys import LimitHolder
 from stormbreak.provider.scenario_file import parse
 from stormbreak.storm.simulation import simulate
 from stormbreak.types import Call, Target, Verdict
@@ -39,15 +42,15 @@ SHARED = Policy(
 class Fleet:
     """Processes that call one target; an answer takes `service` seconds, more or less."""
 
-    def __init__(self, processes, policy=SHARED, *, service=1.0):
+    def __init__(self, processes, policy=SHARED, *, service=1.0, tenant="", tenants=()):
         self.timeline = Timeline()
         self.store = VirtualStore(self.timeline)
         self.random = random.Random(3)
         self.sent, self.waits, self.in_flight, self.most_in_flight = [], [], 0, 0
-        self._service, self._policy = service, policy
+        self._service, self._policy, self._tenant = service, policy, tenant
         self.drivers = [
             VirtualDriver(
-                Engine(policy, SpendAccounts(price_of), fleet=self.store.fleet()),
+                Engine(policy, SpendAccounts(price_of), self.store.fleet(), dict(tenants)),
                 self.timeline,
                 chance=random.Random(number).random,
             )
@@ -70,7 +73,9 @@ class Fleet:
     def _call(self, driver):
         engine = driver.engine
         patience = self._policy.patience
-        call = Call(engine.number(), TARGET, patience=patience, bound=usage(200, 100))
+        call = Call(
+            engine.number(), TARGET, patience=patience, bound=usage(200, 100), tenant=self._tenant
+        )
         driver.start(call, self._send, self._end)
 
     def _send(self, _, reply):
@@ -290,6 +295,33 @@ def test_a_crowd_that_shares_few_slots_uses_them():
     assert fleet.most_in_flight == 20
     assert len(fleet.waits) == len(fleet.sent)
     assert sorted(fleet.waits)[len(fleet.waits) * 9 // 10] <= 1.0
+
+
+UNSHARED = replace(SHARED, rate_limit=RateLimitPolicy())
+
+
+def test_the_rate_of_a_tenant_is_that_of_the_fleet():
+    acme = {"acme": TenantLimits(rpm=RATE * 60)}
+    fleet = Fleet(20, UNSHARED, tenant="acme", tenants=acme).play(75.0, 1.2, 20)
+    assert fleet.used(10, 75) >= 0.95
+    assert fleet.worst_minute() <= BOUND
+
+
+def test_the_money_of_a_tenant_is_that_of_the_fleet():
+    """A call costs 0.0003 USD, and up to 0.0012."""
+    acme = {"acme": TenantLimits(spend=SpendPolicy(max_usd=0.06, period=86_400.0))}
+    fleet = Fleet(5, UNSHARED, service=0.2, tenant="acme", tenants=acme).play(40.0, 1.0, 5)
+    assert 190 <= len(fleet.sent) <= 200
+
+
+def test_a_tenant_has_the_same_limits_in_gateways_and_clients_of_a_fleet():
+    limits = TenantLimits(rpm=60, spend=SpendPolicy(max_usd=1.0, period=60.0))
+    fleet = Fleet(1, UNSHARED, tenant="acme", tenants={"acme": limits})
+    fleet.call(0)
+    fleet.timeline.run(5.0)
+    holder = LimitHolder("tenant", "acme", limits)
+    names = f"target {holder.target.place}", client_spend(holder.title, limits.spend)
+    assert {f"default/{name}" for name in names} <= {*fleet.store.scopes}
 
 
 def test_the_same_seed_gives_the_same_calls():

@@ -14,7 +14,17 @@ from guarding import QUICK, DownError, Script, at_rest, in_threads, made
 from stage import policy
 from table_test import table_test
 
-from stormbreak import CircuitOpenError, ConfigurationError, Policy, Target, explain, resilient
+from stormbreak import (
+    CircuitOpenError,
+    ConfigurationError,
+    Policy,
+    RejectedError,
+    Target,
+    TenantLimits,
+    explain,
+    resilient,
+    scope,
+)
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.fallback import ToDegraded
@@ -405,11 +415,23 @@ def test_turned_off_it_calls_once(monkeypatch):
             r"rate_limit\.tpm must be absent .*, got 9",
         ),
         ({"policy": Policy(), "engine": made().engine}, r"give an engine or a policy, not both"),
+        ({"tenants": {}, "engine": made().engine}, r"give an engine or tenants, not both"),
+        ({"tenants": {"acme": TenantLimits(tpm=9)}}, r"tenants\.acme must have no tpm"),
     ],
 )
 def test_what_cannot_be_right_is_refused_at_once(wrong, said):
     with pytest.raises(ConfigurationError, match=said):
         resilient(**wrong)
+
+
+def test_a_tenant_is_held_to_its_limits_and_no_other():
+    guard = resilient(policy(), tenant="acme", tenants={"acme": TenantLimits(rpm=6)})
+    with scope(deadline=1):
+        assert guard.call(plain, 1) == 2
+        with pytest.raises(RejectedError, match="tenant acme"):
+            guard.call(plain, 1)
+        with scope(tenant="other"):
+            assert guard.call(plain, 1) == 2
 
 
 def test_only_functions_are_decorated():

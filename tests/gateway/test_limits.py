@@ -352,6 +352,7 @@ async def test_a_call_that_its_tenant_refuses_uses_nothing_of_the_limits_of_its_
         refused = await gateway.ask()
         queues = gateway.gateway._limits.queues.engine
         targets = queues.snapshot(0.0)["targets"]
+        assert gateway.gateway._live.engine.tenants == {}  # a call would count twice
     assert (refused.status, refused.json["error"]["code"]) == (429, "key_limit")
     assert refused.json["error"]["message"].startswith("tenant team: ")
     assert len(provider.seen) == 1

@@ -28,10 +28,10 @@ from gateways import (
 )
 
 from stormbreak.cli.main import main
-from stormbreak.config.gateway_settings import ClientLimits
 from stormbreak.core.gate import READY
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.messages import Report, SpendReport
 from stormbreak.fleet.parent_store import Money, ParentStore
@@ -44,7 +44,7 @@ from stormbreak.gateway.spend_ledger import LedgerError, LedgerRecord, SpendLedg
 from stormbreak.gateway.spending import ClientBudgets
 from stormbreak.http.h1.server_connection import ServerResponse
 
-LIMITED = LimitHolder("key", "app", ClientLimits(spend=SpendPolicy(max_usd=1.0)))
+LIMITED = LimitHolder("key", "app", TenantLimits(spend=SpendPolicy(max_usd=1.0)))
 
 
 @asynccontextmanager
@@ -250,7 +250,7 @@ async def test_what_is_reserved_in_a_period_is_written_in_that_period(path):
     ledger = SpendLedger(path, clock=lambda: now)
     budgets = ClientBudgets(prices, ClientQueues(), ledger, clock=lambda: now)
     spend_limit = SpendPolicy(max_usd=1.0, period=60.0)
-    holder = LimitHolder("key", "app", ClientLimits(spend=spend_limit))
+    holder = LimitHolder("key", "app", TenantLimits(spend=spend_limit))
     budgets.apply([holder], Policy())
     account = budgets.account(holder)
     for at, ends_at in ((0.0, 60.0), (59.9, 60.0), (60.0, 120.0), (60.1, 120.0)):
@@ -369,7 +369,7 @@ class Machine:
     def __init__(self, path):
         self.path, self.now, self.wall = path, 50.0, HOUR_11 - 700.0
         self.holder = LimitHolder(
-            "key", "app", ClientLimits(spend=SpendPolicy(max_usd=1, period="hour"))
+            "key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period="hour"))
         )
         self.start()
 
@@ -442,7 +442,7 @@ async def test_no_hour_has_more_than_its_money_over_restarts_kills_and_clocks_se
 
 def test_a_parent_goes_on_with_an_hour_that_is_not_over(path):
     wall = HOUR_11 - 700.0
-    holder = LimitHolder("key", "app", ClientLimits(spend=SpendPolicy(max_usd=1, period="hour")))
+    holder = LimitHolder("key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period="hour")))
     ledger = SpendLedger(path, clock=lambda: wall)
     record = LedgerRecord(ledger)
     record.scopes = {"scope": holder}

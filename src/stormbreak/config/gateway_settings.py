@@ -1,4 +1,4 @@
-"""The values of a gateway in a settings file: `[gateway]`, a `[keys.NAME]` for each client key, and `[tenants.NAME]`."""
+"""The values of a gateway in a settings file: `[gateway]`, and a `[keys.NAME]` for each client key."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stormbreak.core.checks import check_types, require, require_at_least, require_positive
-from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Priority
 
@@ -56,34 +56,7 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClientLimits:
-    """The limits of a client key, or of all keys of a tenant together. None: no limit.
-
-    `rpm`, `tpm` and `max_in_flight` make calls wait, `spend` rejects them.
-    """
-
-    rpm: float | None = None
-    tpm: float | None = None
-    max_in_flight: int | None = None
-    spend: SpendPolicy = field(default_factory=SpendPolicy)
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require_positive(self, "rpm", "tpm", "max_in_flight")
-
-    @property
-    def waits(self) -> bool:
-        """Whether calls may have to wait."""
-        return any(limit is not None for limit in (self.rpm, self.tpm, self.max_in_flight))
-
-    @property
-    def acts(self) -> bool:
-        """Whether there is any limit."""
-        return self.waits or self.spend.acts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeySettings(ClientLimits):
+class KeySettings(TenantLimits):
     """A client key, by its SHA-256 digest, and what it may do.
 
     `models` are the names that it may ask for (None: all), also with a `*` at the end. Its calls have its `priority`,
@@ -98,7 +71,7 @@ class KeySettings(ClientLimits):
     deadline: float | None = None
 
     def __post_init__(self) -> None:
-        ClientLimits.__post_init__(self)
+        TenantLimits.__post_init__(self)
         if not _DIGEST.fullmatch(self.sha256):  # not repeated: it may be the key
             raise ConfigurationError(
                 "sha256 must be 64 hex digits in lower case, as `stormbreak gateway key new` prints them"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from stormbreak.config.gateway_settings import (
     ANY,
-    ClientLimits,
     GatewaySettings,
     KeySettings,
     matches,
@@ -16,6 +15,7 @@ from stormbreak.config.gateway_settings import (
 from stormbreak.core.checks import check_types, require, require_positive
 from stormbreak.core.fallback import AFTER, ELSEWHERE, TargetOrder, check_rule
 from stormbreak.core.policy import Policy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import VARIABLE, quote_model, quoted
 from stormbreak.llm.providers import preset
@@ -85,7 +85,7 @@ class PoolSettings:
 class Settings:
     """A settings file with its profile and environment applied.
 
-    `prices` are names or paths of price files, `tenants` the limits that all keys of a tenant have together.
+    `prices` are names or paths of price files, `tenants` the limits of tenants, in a gateway of all their keys together.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -93,7 +93,7 @@ class Settings:
     pools: Mapping[str, PoolSettings] = field(default_factory=dict)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     keys: Mapping[str, KeySettings] = field(default_factory=dict)
-    tenants: Mapping[str, ClientLimits] = field(default_factory=dict)
+    tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
     prices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class Settings:
                 )
         tenants = {key.tenant for key in self.keys.values()}
         idle = next((name for name in self.tenants if name not in tenants), None)
-        if idle is not None:
+        if idle is not None and self.keys:
             raise ConfigurationError(f"tenants.{idle} has no key: name it as the tenant of one")
         digests: dict[str, str] = {}
         for key, settings in self.keys.items():

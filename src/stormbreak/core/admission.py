@@ -137,9 +137,11 @@ class TargetQueue:
 
     def try_enter(self, call: Call, now: float) -> Permit | None:
         """Leave at once if every gate is ready and no call waits; else return None."""
-        if self._queue.size or self._ready_at(call, now) > now:
-            return None
-        return self._grant(call, now)
+        return self._grant(call, now) if self.is_free(call, now) else None
+
+    def is_free(self, call: Call, now: float) -> bool:
+        """Whether every gate is ready and no call waits."""
+        return not self._queue.size and self._ready_at(call, now) <= now
 
     def check(self, ticket: Ticket, now: float) -> None:
         """Check `ticket` again, after a wake-up or at its time."""
@@ -227,20 +229,20 @@ class TargetQueue:
             if outcome.own_deadline and took > service:
                 self.service += (took - service) * (LEARNING if service else 1.0)
         if self.sharing is not None:
-            self._pump_all(now)
+            self.pump_all(now)
         elif self._queue.size:
             self.pump(now)
         else:
             self.slots.tick(now, 0.0)
 
-    def share_slots(self, before: "TargetQueue", now: float) -> None:
+    def share_slots(self, before: "TargetQueue") -> None:
         """Take the place of a queue with the same limiter: a slot that one frees may be taken in the other."""
         queues = [before] if before.sharing is None else before.sharing
         queues[:] = [*(each for each in queues if each.queued), self]
         self.sharing = before.sharing = queues
-        self._pump_all(now)
 
-    def _pump_all(self, now: float) -> None:
+    def pump_all(self, now: float) -> None:
+        """Let calls leave here, and in queues with the same slots."""
         for queue in self.sharing or ():
             queue.pump(now)
 

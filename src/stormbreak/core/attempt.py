@@ -4,6 +4,8 @@ A streamed answer is settled like any other, at its end: the permit stays with t
 attempt while the caller reads.
 """
 
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import NamedTuple, TypeAlias
 
@@ -23,6 +25,7 @@ from stormbreak.core.gate import Permit
 from stormbreak.core.hedge import HedgeTimer
 from stormbreak.core.queue_order import Ticket
 from stormbreak.core.target_state import TargetState
+from stormbreak.core.tenant import Tenant, counted
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Queued, Returned, Sent
 from stormbreak.types import (
     CANCELLED,
@@ -30,6 +33,7 @@ from stormbreak.types import (
     VERDICT_OK,
     Outcome,
     Rejection,
+    TenantRejection,
     Verdict,
 )
 
@@ -198,6 +202,58 @@ def _is_own_deadline(
     return outcome.committed or timeout is None or deadline_at - sent_at < timeout
 
 
+# ---------------------------------------------------------------- limits of tenants
+
+
+def run_paid(
+    target_state: TargetState,
+    state: CallState,
+    now: float,
+    uniform: float,
+    permit: Permit | None = None,
+) -> Attempt:
+    """Wait for the money of the call's tenant, and make the attempt. Reserved money is held while it queues."""
+    tenant, make_attempt = state.tenant, partial(run_attempt, target_state, state, permit=permit)
+    payer = None if tenant is None else tenant.payer(state.call.target)
+    if tenant is None or payer is None:  # it has no spend limit any more
+        return (yield from make_attempt(now, uniform))
+    place = payer.admission.enter(state.call, now, state.expires_at(now))
+    return (yield from hold(tenant, payer, place, state, make_attempt, now, uniform))
+
+
+def hold(
+    tenant: Tenant,
+    queue: TargetState,
+    place: Permit | Ticket | Rejection,
+    state: CallState,
+    run: Callable[[float, float], Attempt],
+    now: float,
+    uniform: float,
+) -> Attempt:
+    """Wait for the permit of a `place` in a queue of the tenant, and `run` with it. It is settled, however this frame is left."""
+    outcome, earlier = None, state.attempts - state.unconnected
+    try:
+        if isinstance(place, Ticket):
+            now, uniform = yield from _wait_in_queue(queue, state, place, now)
+            place = place.permit or place.rejection or place
+        if isinstance(place, Rejection):
+            rejection = TenantRejection(*place)
+            rejection.tenant = tenant.name
+            return Outcome(Verdict.REJECTED, rejection=rejection), now, uniform
+        assert isinstance(place, Permit), "the queue has decided"
+        tenant.permits.add(place)
+        outcome, now, uniform = yield from run(now, uniform)
+    except FlowClosed as closed:
+        now, uniform = closed.moment
+        raise
+    finally:
+        if not isinstance(place, Rejection):
+            sent = state.attempts - state.unconnected > earlier
+            place.settle(counted(outcome, sent=sent), now, uniform)
+            tenant.permits.discard(place)
+    return outcome, now, uniform
+
+
 # ---------------------------------------------------------------- hedged attempts
 # A slow attempt gets others beside it: the first answer counts, the rest are cancelled. Each is an attempt like any
 # other, with its own permit and frame. A failure ends the race only when no other attempt is in flight.
@@ -263,7 +319,8 @@ class _HedgedAttempt:
 
     def run(self, now: float, uniform: float) -> Attempt:
         """Run it to the end."""
-        rival = _Rival(run_attempt(self._target_state, self._state, now, uniform))
+        make_attempt = run_attempt if self._state.tenant is None else run_paid
+        rival = _Rival(make_attempt(self._target_state, self._state, now, uniform))
         self._rivals.append(rival)
         command = rival.step()
         while not isinstance(command, Send | _Result):  # it queues
@@ -306,7 +363,7 @@ class _HedgedAttempt:
         if any(rival.first_output_at is not None for rival in self._rivals):
             return inf
         state, target_state = self._state, self._target_state
-        gate = self._refusing_gate(now)
+        gate = self._refusing_gate(now) or self._unpaid(now)
         permit = None if gate else target_state.admission.try_enter(state.call, now)
         if permit is None:
             gate = gate or target_state.admission.held_by(state.call, now)
@@ -318,7 +375,8 @@ class _HedgedAttempt:
             return inf
         self._hedges += 1
         state.note(Hedged, now, state.attempts + 1, now - self._rivals[-1].sent_at)
-        rival = _Rival(run_attempt(target_state, state, now, uniform, permit))
+        make_attempt = run_attempt if state.tenant is None else run_paid
+        rival = _Rival(make_attempt(target_state, state, now, uniform, permit))
         self._rivals.append(rival)
         sent = rival.step()
         assert isinstance(sent, Send), "an attempt with a permit is sent"
@@ -336,6 +394,12 @@ class _HedgedAttempt:
             return "deadline"
         load = self._target_state.load(now)
         return "load" if load.in_trouble or load.gated else ""
+
+    def _unpaid(self, now: float) -> str:
+        """Return the gate of money if the tenant cannot pay for another attempt now; empty if it can."""
+        tenant, call = self._state.tenant, self._state.call
+        payer = None if tenant is None else tenant.payer(call.target)
+        return "" if payer is None or payer.admission.is_free(call, now) else "spend"
 
     def _on_return(self, sent: Send, result: _Result) -> Steps[_Result | None]:
         """Handle the end or first output of an attempt: return the result of the race, None while others are in flight."""

@@ -13,7 +13,7 @@ from functools import partial
 from math import inf
 from typing import TypeAlias
 
-from stormbreak.core.attempt import run_attempt, run_hedged
+from stormbreak.core.attempt import Attempt, hold, run_attempt, run_hedged, run_paid
 from stormbreak.core.call_state import CallState
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import DEPRIORITIZED, Step, ordered
@@ -21,6 +21,7 @@ from stormbreak.core.flow import Ask, Command, Flow, Resume, Wait
 from stormbreak.core.retry import NoRetry, Retry, decide
 from stormbreak.core.retry_budget import was_invited_by_server
 from stormbreak.core.target_state import TargetState
+from stormbreak.core.tenant import Tenant
 from stormbreak.events import (
     CallRejected,
     FallbackRefused,
@@ -30,6 +31,9 @@ from stormbreak.events import (
     RetryRefused,
 )
 from stormbreak.types import (
+    CACHE,
+    CANCELLED,
+    DEGRADED,
     FALLBACK,
     VERDICT_OK,
     Call,
@@ -37,6 +41,7 @@ from stormbreak.types import (
     Outcome,
     Rejection,
     Target,
+    TenantRejection,
     Verdict,
 )
 
@@ -46,8 +51,14 @@ _ALL_VERDICTS = frozenset(Verdict)
 _FallbackSteps: TypeAlias = Generator[Command, Resume, Outcome]
 
 
-def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
-    """Run `call` to its end, at its target and its fallbacks."""
+def run_call(
+    engine: Engine, call: Call, now: float, uniform: float, state: CallState | None = None
+) -> Flow:
+    """Run `call` to its end, at its target and its fallbacks. One that has passed its tenant's limits has a `state`."""
+    if engine.tenants and state is None:
+        tenant = engine.tenants.get(call.tenant)
+        if tenant is not None:
+            return _run_for_tenant(tenant, engine, call, now, uniform)
     target_state = engine.target_state(call.target)
     if engine.crowded:
         engine.make_room(now)
@@ -56,12 +67,44 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
         target_state.budget.earn(now)
     if target_state.shadow_budget is not None:
         target_state.shadow_budget.earn(now)
-    if engine.listeners and call.labels:
-        engine.events.append(Labelled(now, call.number, call.target, call.labels))
-    state = CallState(engine, call)
+    if state is None:
+        if engine.listeners and call.labels:
+            engine.events.append(Labelled(now, call.number, call.target, call.labels))
+        state = CallState(engine, call)
     if call.fallbacks:
         return FallbackRun(state, uniform).run(now)
     return run_target(target_state, state, now, uniform)
+
+
+def _run_for_tenant(tenant: Tenant, engine: Engine, call: Call, now: float, uniform: float) -> Flow:
+    """Wait for the limits of the call's tenant, and run it. A rejected one has no fallback: they hold for all targets."""
+    if engine.listeners and call.labels:
+        engine.events.append(Labelled(now, call.number, call.target, call.labels))
+    state = CallState(engine, call)
+    ended: CallResult | None = None
+
+    def run(now: float, uniform: float) -> Attempt:
+        nonlocal ended
+        state.tenant = tenant if tenant.limits.spend.acts else None
+        ended = yield from run_call(engine, call, now, uniform, state)
+        outcome = CANCELLED if ended.source in (CACHE, DEGRADED) else ended.outcome
+        if ended.maybe_processed:
+            outcome = outcome._replace(maybe_processed=True)
+        return outcome, state.ended_at, uniform
+
+    if tenant.calls is None:
+        yield from run(now, uniform)
+    else:
+        lease = tenant.calls.lease
+        if lease is not None and lease.rests:
+            lease.wake()
+        place = tenant.calls.admission.enter(call, now, state.expires_at(now))
+        outcome, now, _ = yield from hold(tenant, tenant.calls, place, state, run, now, uniform)
+        if ended is None:
+            assert outcome.rejection is not None, "it has not begun"
+            return _end_rejected(state, outcome.rejection, None, now)
+    assert ended is not None, "it was run"
+    return ended
 
 
 # ---------------------------------------------------------------- one target
@@ -69,8 +112,11 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
 
 def run_target(target_state: TargetState, state: CallState, now: float, uniform: float) -> Flow:
     """Make attempts at the call's target until one is answered or no retry is allowed. Nothing is held in backoff."""
-    hedges = target_state.hedging is not None and state.call.races
-    make_attempt = run_hedged if hedges else run_attempt
+    make_attempt: Callable[..., Attempt] = run_attempt
+    if target_state.hedging is not None and state.call.races:
+        make_attempt = run_hedged
+    elif state.tenant is not None:
+        make_attempt = run_paid
     failure: Outcome | None = None
     while True:
         outcome, now, uniform = yield from make_attempt(target_state, state, now, uniform)
@@ -167,7 +213,8 @@ def _end_rejected(
     state: CallState, rejection: Rejection, failure: Outcome | None, now: float
 ) -> CallResult:
     """End a call that was rejected here; its outcome is the failure of an earlier attempt, if there was one."""
-    state.note(CallRejected, now, *rejection)
+    whose = "limit of its tenant: " if isinstance(rejection, TenantRejection) else ""
+    state.note(CallRejected, now, rejection.policy, whose + rejection.reason, rejection.retry_at)
     outcome = failure or Outcome(Verdict.REJECTED, rejection=rejection)
     return state.end(outcome, now, stopped=rejection.policy, retry_at=rejection.retry_at)
 

@@ -6,6 +6,7 @@ from math import inf
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryAllowance
+from stormbreak.core.tenant import Tenant
 from stormbreak.events import CallEnded, Event
 from stormbreak.types import TARGET, Call, CallResult, Outcome, Target, Verdict
 
@@ -21,8 +22,8 @@ class CallState:
 
     __slots__ = (
         "_events", "attempts", "call", "delay", "earlier_attempts", "ended_at", "engine", "fallback_verdicts",
-        "later_verdicts", "may_move", "maybe_processed", "queued", "retried_late", "sent_at", "source", "unconnected",
-        "waited", "was_told",
+        "later_verdicts", "may_move", "maybe_processed", "queued", "retried_late", "sent_at", "source", "tenant",
+        "unconnected", "waited", "was_told",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, call: Call) -> None:
@@ -42,6 +43,7 @@ class CallState:
         self.source = TARGET  # where the answer comes from
         self.fallback_verdicts = NO_VERDICTS  # for which another target takes the call
         self.later_verdicts = NO_VERDICTS  # for which a later step may answer the call
+        self.tenant: Tenant | None = None  # which pays for its attempts
         self.may_move = False  # then an end at one target is not the end of the call
         self._events: deque[Event] | None = None
 
@@ -61,6 +63,13 @@ class CallState:
         self.earlier_attempts = self.attempts
         self.delay = 0.0
         self.was_told = False
+
+    def expires_at(self, now: float) -> float:
+        """Return the time until which it may wait, by its deadline and its patience."""
+        call = self.call
+        deadline_at = inf if call.deadline_at is None else call.deadline_at
+        patience = inf if call.patience is None else call.patience - self.waited
+        return min(deadline_at, now + patience)
 
     def allowance(self, verdict: Verdict, now: float) -> RetryAllowance:
         """Return the time and attempts that are left after `verdict`, and whether a late retry is."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from stormbreak.core.breaker_policy import Mode, State
@@ -22,6 +23,7 @@ from stormbreak.core.queue_order import Ticket
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.stalls import Stalls
 from stormbreak.core.target_state import Listener, TargetState
+from stormbreak.core.tenant import Tenant, TenantLimits, check_tenants
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
 from stormbreak.types import Call, Target
@@ -59,8 +61,10 @@ class Fleet(Protocol):
         """Make the leases of a target, and renew them while its state lives."""
         ...
 
-    def share_spending(self, engine: "Engine", policy: Policy, gate: SpendingGate) -> None:
-        """Share the spend limit of a target, once for each account."""
+    def share_spending(
+        self, engine: "Engine", policy: Policy, gate: SpendingGate, tenant: Tenant | None = None
+    ) -> None:
+        """Share the spend limit of a target, or of a tenant at it, once for each account."""
         ...
 
     def rest(self) -> None:
@@ -75,13 +79,19 @@ class Fleet(Protocol):
 class Engine:
     """The shared state under one policy, and under those of targets that have their own.
 
-    Equal budgets are one budget, and equal spend limits are one account, across targets.
+    Equal budgets are one budget, and equal spend limits are one account, across targets. `tenants` are those with
+    limits of their own, by name; read them from any thread.
     """
 
     def __init__(
-        self, policy: Policy, spending: SpendLimits | None = None, fleet: Fleet | None = None
+        self,
+        policy: Policy,
+        spending: SpendLimits | None = None,
+        fleet: Fleet | None = None,
+        tenants: Mapping[str, TenantLimits] = MappingProxyType({}),
     ) -> None:
-        """Policies with a spend limit need `spending`. Without `fleet`, nothing is shared with other processes."""
+        """Policies and tenants with a spend limit need `spending`. Without `fleet`, nothing is shared with other processes."""
+        check_tenants(tenants)
         self.policy = policy
         self.spending = spending
         self.fleet = fleet
@@ -89,6 +99,7 @@ class Engine:
         self.races = policy.hedge is not None  # some attempts may be hedged
         self._policies: Mapping[Target, Policy] = {}  # of targets that have their own
         self._earlier_policies: Mapping[Target, Policy] = {}
+        self._tenant_limits: Mapping[str, TenantLimits] = dict(tenants)
         self.listeners: list[Listener] = []
         self.context_listener: ContextListener | None = None
         # Returns the `snapshot` of the stepper, which alone knows the time; None while no driver runs the engine.
@@ -110,6 +121,8 @@ class Engine:
         self.crowded = False  # whether there are more targets than MAX_TARGETS
         self._replaced: list[TargetState] = []  # new states took their place, but calls still wait
         self.lent: set[Permit] = set()  # permits that no flow holds
+        limits = self._tenant_limits.items()
+        self.tenants = {name: Tenant(name, self, each) for name, each in limits if each.acts}
 
     # ------------------------------------------------------------ policies, budgets, spend limits
 
@@ -149,9 +162,16 @@ class Engine:
                 raise ConfigurationError("spend.max_usd needs an engine that knows prices")
             return None
         gate = self.spending.gate(policy.spend, target, self.emit, self.on_spend_settled)
-        if gate is not None and self.fleet is not None and policy.fleet.acts and policy.fleet.spend:
-            self.fleet.share_spending(self, policy, gate)
+        if gate is not None:
+            self.share_spending(policy, gate)
         return gate
+
+    def share_spending(
+        self, policy: Policy, gate: SpendingGate, tenant: Tenant | None = None
+    ) -> None:
+        """Share the account of a gate with the fleet, if there is one."""
+        if self.fleet is not None and policy.fleet.acts and policy.fleet.spend:
+            self.fleet.share_spending(self, policy, gate, tenant)
 
     def lease(self, state: TargetState) -> TargetLease | None:
         """Make the leases of a target; None where its policy shares nothing with a fleet."""
@@ -173,12 +193,14 @@ class Engine:
         *,
         anew: Collection[Target] = (),
         shares_slots: bool = False,
+        tenants: Mapping[str, TenantLimits] | None = None,
     ) -> None:
         """Apply new policies; `policies` are those of the named targets, without their models.
 
         A target with an unchanged policy keeps its state. Another one gets a new state, which takes over the
         circuit; calls in the old state, or at a removed target, end there. The targets `anew` lose all state. With
-        `shares_slots`, calls in an old state go on counting for a fixed limit.
+        `shares_slots`, calls in an old state go on counting for a fixed limit. The limits of `tenants` replace those
+        before; None: they stay.
         """
         known = {**self._earlier_policies, **self._policies}
         changes = [(known[target], policies[target]) for target in policies if target in known]
@@ -197,6 +219,18 @@ class Engine:
         current = self.targets.values()
         self._replaced = [each for each in before if each.admission.queued and each not in current]
         self.on_spend_settled(now)  # a limit may have been raised
+        self._govern_tenants(self._tenant_limits if tenants is None else tenants, now)
+
+    def _govern_tenants(self, limits: Mapping[str, TenantLimits], now: float) -> None:
+        self._tenant_limits = limits
+        for name, tenant in list(self.tenants.items()):
+            tenant.govern(limits.get(name, TenantLimits()))
+            tenant.on_spend_settled(now)
+            if not tenant.limits.acts and tenant.idle:
+                del self.tenants[name]
+        for name, each in limits.items():
+            if each.acts and name not in self.tenants:
+                self.tenants[name] = Tenant(name, self, each)
 
     def change_limit(self, limit: Limit, now: float) -> None:
         """Put another concurrency limit into every policy. A fixed one keeps the state of its target."""
@@ -218,7 +252,8 @@ class Engine:
         for target_state in self._states_of(old.target):
             target_state.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
         if new.slots is old.slots:
-            new.admission.share_slots(old.admission, now)
+            new.admission.share_slots(old.admission)
+            new.admission.pump_all(now)
         return new
 
     # ------------------------------------------------------------ targets
@@ -303,7 +338,9 @@ class Engine:
             if isinstance(command, WaitFor) and command.ticket.decided:
                 self.wake(command.ticket)  # it may have been woken already
         holdings = [*self.lent, *(each for command in commands for each in held(command))]
-        for target_state in (*self.targets.values(), *self._replaced):
+        of_tenants = [state for tenant in self.tenants.values() for state in tenant.states]
+        holdings += [permit for tenant in self.tenants.values() for permit in tenant.permits]
+        for target_state in (*self.targets.values(), *self._replaced, *of_tenants):
             admission = target_state.admission
             waiting = [
                 each
@@ -352,6 +389,7 @@ class Engine:
             return look(pending=pending)
         fleet = [] if self.fleet is None else list(self.fleet.snapshot(now))
         spend = [] if self.spending is None else list(self.spending.snapshot(now))
+        tenants = {name: tenant.snapshot(now) for name, tenant in self.tenants.items()}
         return {
             "budget": None if self.budget is None else self.budget.balance(now),
             "targets": {
@@ -360,6 +398,7 @@ class Engine:
                 if not (target_state.gone and target_state.idle)
             },
             **({"spend": spend} if spend else {}),
+            **({"tenants": tenants} if tenants else {}),
             **({"fleet": fleet} if fleet else {}),
         }
 

@@ -107,6 +107,10 @@ class SpendLimits(Protocol):
         """Forget all that was spent, as in a forked child."""
         ...
 
+    def separate(self, policy: SpendPolicy) -> "SpendLimits":
+        """Make others with this limit, for a tenant: it shares no account."""
+        ...
+
     def gate(
         self,
         policy: SpendPolicy,

@@ -183,7 +183,7 @@ class TargetState:
             circuit=self.breaker,
             spending=self.spending,
             is_calm=self._is_calm,
-            asks_fleet=None if self.lease is None else self._asks_fleet,
+            asks_fleet=self._asks_fleet if self.policy.fleet.acts else None,
         )
 
     def resize(self, limit: Limit, now: float) -> None:
@@ -206,12 +206,13 @@ class TargetState:
 
     def _asks_fleet(self, call: Call, now: float) -> bool:
         """Ask the fleet for what `call` lacks, if nothing else holds it; return whether something has been asked."""
-        if self.lease is None or self.is_blocked(now):
+        if self.is_blocked(now):
             return False
-        gates = (self.quota, self.slots)
-        asks = any(gate is not None and gate.ready_at(call, now) == NEVER for gate in gates)
-        if asks:
-            self.lease.ask(now)
+        gates, asks = (self.quota, self.slots), False
+        if self.lease is not None:
+            asks = any(gate is not None and gate.ready_at(call, now) == NEVER for gate in gates)
+            if asks:
+                self.lease.ask(now)
         if self.spending is not None and self.spending.asks_fleet(call, now):
             asks = True
         return asks

@@ -365,6 +365,12 @@ class SpendAccounts:
         """Forget all that was spent, as in a forked child."""
         self._accounts = {}
 
+    def separate(self, policy: SpendPolicy) -> "SpendAccounts":
+        """Make others with this limit, at the same prices, for a tenant: it shares no account."""
+        accounts = SpendAccounts(self.price_of, self._wall)
+        accounts.account(policy)
+        return accounts
+
     def account(self, policy: SpendPolicy) -> SpendAccount | None:
         """Return the account of a limit; None where there is no limit."""
         if not policy.acts:

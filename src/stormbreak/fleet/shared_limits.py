@@ -16,6 +16,7 @@ from stormbreak.core.lease import SpendLease, TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
+from stormbreak.core.tenant import Tenant
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.fleet.membership import (
     Account,
@@ -24,6 +25,7 @@ from stormbreak.fleet.membership import (
     TargetMembership,
     micro_dollars,
 )
+from stormbreak.types import Target
 
 
 class Carrier(Protocol):
@@ -78,21 +80,25 @@ class SharedLimits:
         carrier.add(engine, member)
         return member.lease
 
-    def share_spending(self, engine: Engine, policy: Policy, gate: SpendingGate) -> None:
-        """Share the spend limit of a target, once for each account; a limit that was replaced is shared anew."""
+    def share_spending(
+        self, engine: Engine, policy: Policy, gate: SpendingGate, tenant: Tenant | None = None
+    ) -> None:
+        """Share the spend limit of a target, or of a tenant at it, once for each account; a limit that was replaced is shared anew."""
         account: Any = gate.account
         limit = policy.spend
         what = f"spend {limit.max_usd:.6f} USD {limit.per} {limit.max_output_tokens or ''}"
-        known, account_of = ref(engine), ref(account)
+        if tenant is not None:
+            what = client_spend(tenant.title, limit)
+        known, account_of = ref(tenant or engine), ref(account)
 
         def bounds(now: float) -> Iterator[Decimal]:
-            engine = known()
-            return iter(()) if engine is None else _bounds(engine, account_of, now)
+            holder = known()
+            return iter(()) if holder is None else _bounds(holder.targets, account_of, now)
 
         def on_change(now: float) -> None:
-            engine = known()
-            if engine is not None:
-                engine.on_spend_settled(now)
+            holder = known()
+            if holder is not None:
+                holder.on_spend_settled(now)
 
         self.share_account(
             engine, policy, what.strip(), account, limit, bounds=bounds, on_change=on_change
@@ -158,7 +164,7 @@ class SharedLimits:
 
 
 def client_spend(title: str, limit: SpendPolicy) -> str:
-    """Name the spend limit of a client of the gateway in its fleet: its amount may change, its period not."""
+    """Name the spend limit of a tenant, or of a client key of a gateway, in its fleet: its amount may change, its period not."""
     return f"spend of {title} {limit.per}"
 
 
@@ -167,9 +173,11 @@ def scope_of(policy: Policy, what: str) -> str:
     return f"{policy.fleet.name}/{what}".replace("{", "(").replace("}", ")")
 
 
-def _bounds(engine: Engine, account: "ref[Any]", now: float) -> Iterator[Decimal]:
+def _bounds(
+    targets: Mapping[Target, TargetState], account: "ref[Any]", now: float
+) -> Iterator[Decimal]:
     """Yield what the first call in each queue may cost that waits for this account."""
-    for state in engine.targets.values():
+    for state in targets.values():
         gate: Any = state.spending
         if gate is None or gate.account is not account() or not state.admission.queued:
             continue

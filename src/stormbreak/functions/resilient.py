@@ -8,7 +8,7 @@ ours.
 import inspect
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from functools import partial, wraps
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -17,6 +17,7 @@ from stormbreak.core.checks import shown
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
+from stormbreak.core.tenant import TenantLimits, check_tenants
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_text, current
@@ -28,7 +29,7 @@ from stormbreak.functions.iterators import async_streaming, streaming
 from stormbreak.functions.nesting import is_nested
 from stormbreak.functions.outcome_rules import FailureRules, Predicate, Rules
 from stormbreak.hidden_keys import quoted
-from stormbreak.http.environment import in_force
+from stormbreak.http.environment import in_force, tenants_in_force
 from stormbreak.types import Call, Priority, Target
 
 P = ParamSpec("P")
@@ -260,6 +261,7 @@ def resilient(  # noqa: PLR0913 - keyword arguments
     engine: Engine | None = None,
     priority: Priority | None = None,
     tenant: str = "",
+    tenants: Mapping[str, TenantLimits] | None = None,
     retry_exhausted: bool = False,
 ) -> Resilient:
     """Put an engine around any function: see `Resilient` and docs/resilient.md.
@@ -273,7 +275,8 @@ def resilient(  # noqa: PLR0913 - keyword arguments
         target: the name of what is called, for its circuit, limit and queue; by default the first decorated function.
         engine: the engine of a client or another `Resilient`, to share its circuits, limits, budget and policy.
         priority: the priority in the queue; by default that of the policy.
-        tenant: the tenant of the calls, for fair shares.
+        tenant: the tenant of the calls, for fair shares and limits.
+        tenants: the limits of tenants, by name (see docs/scope.md).
         retry_exhausted: retry also a failure on which an inner call gave up.
 
     Raises:
@@ -281,13 +284,16 @@ def resilient(  # noqa: PLR0913 - keyword arguments
     """
     if engine is None:
         chosen = _checked(in_force(_policy("interactive" if policy is None else policy)))
-        engine = Engine(chosen, fleet=fleet_for(chosen))
+        limits = _checked_tenants(tenants_in_force(tenants))
+        engine = Engine(chosen, fleet=fleet_for(chosen), tenants=limits)
     elif not isinstance(engine, Engine):
         raise ConfigurationError(f"engine must be an engine, got {shown(engine)}")
     elif policy is not None:
         raise ConfigurationError(
             "give an engine or a policy, not both: an engine has its own policy"
         )
+    elif tenants is not None:
+        raise ConfigurationError("give an engine or tenants, not both: an engine has its own")
     if priority is not None and not isinstance(priority, Priority):
         raise ConfigurationError(f"priority must be a Priority, got {quoted(str(priority))}")
     return Resilient(
@@ -331,6 +337,16 @@ def _checked(policy: Policy) -> Policy:
             f"spend.max_usd must be absent around a function, whose cost is unknown, got {policy.spend.max_usd:g}"
         )
     return policy
+
+
+def _checked_tenants(tenants: Mapping[str, TenantLimits]) -> Mapping[str, TenantLimits]:
+    check_tenants(tenants)
+    for name, limits in tenants.items():
+        if limits.reserves:
+            raise ConfigurationError(
+                f"tenants.{name} must have no tpm and no spend around a function, which has no tokens"
+            )
+    return tenants
 
 
 def _is(kind: Callable[[Any], bool], function: Callable[..., Any]) -> bool:

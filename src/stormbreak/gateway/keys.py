@@ -10,9 +10,10 @@ from secrets import token_urlsafe
 from types import MappingProxyType
 from typing import NamedTuple
 
-from stormbreak.config.gateway_settings import ClientLimits, KeySettings
+from stormbreak.config.gateway_settings import KeySettings
 from stormbreak.core.rate_limit_gate import Bucket
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.drivers.scope import Scope, checked_labels, checked_text
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.types import Target
@@ -42,7 +43,7 @@ class LimitHolder:
 
     kind: str
     name: str
-    limits: ClientLimits
+    limits: TenantLimits
     title: str = field(init=False)
     target: Target | None = field(init=False)
 
@@ -73,7 +74,7 @@ def all_holders(keys: Iterable[ClientKey]) -> tuple[LimitHolder, ...]:
 
 
 def client_keys(
-    settings: Mapping[str, KeySettings], tenants: Mapping[str, ClientLimits] = MappingProxyType({})
+    settings: Mapping[str, KeySettings], tenants: Mapping[str, TenantLimits] = MappingProxyType({})
 ) -> dict[str, ClientKey]:
     """Return the keys of a settings file, by digest; `tenants` have limits for all of their keys together.
 

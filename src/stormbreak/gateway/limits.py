@@ -8,13 +8,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TypeAlias
 
-from stormbreak.config.gateway_settings import ClientLimits
-from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.gate import Permit
 from stormbreak.core.policy import Policy
-from stormbreak.core.rate_limit_gate import RateLimitPolicy
-from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven
 from stormbreak.fleet.shared_limits import SharedLimits
@@ -31,29 +27,9 @@ from stormbreak.types import (
 )
 
 _UNIFORM = 0.5  # for a random number: no limit here has a use for one
-_UNLIMITED = 1_000_000  # calls in flight
 
 Place: TypeAlias = CallerDriven | Permit
 """What a call holds in the limits of a key or a tenant: that of one which has waited is a flow."""
-
-
-def _policy(limits: ClientLimits, of_file: Policy) -> Policy:
-    most = limits.max_in_flight
-    return Policy(
-        deadline=None,
-        patience=of_file.patience,
-        attempt_timeout=None,
-        retry=RetryPolicy(max_attempts=1),
-        retry_budget=None,
-        breaker=None,
-        adaptive_rate=False,
-        rate_limit=RateLimitPolicy(rpm=limits.rpm, tpm=limits.tpm),
-        limit=AimdLimit(initial_in_flight=_UNLIMITED, max_in_flight=_UNLIMITED)
-        if most is None and of_file.fleet.acts  # which would lease a fixed limit
-        else FixedLimit(max_in_flight=most or _UNLIMITED),
-        fleet=of_file.fleet,
-        process_share=of_file.process_share if of_file.fleet.acts else 1.0,
-    )
 
 
 class ClientQueues:
@@ -73,8 +49,9 @@ class ClientQueues:
         Raises:
             ConfigurationError: the package of a store is missing.
         """
+        share = of_file.process_share if of_file.fleet.acts else 1.0
         policies = {
-            holder.target: _policy(holder.limits, of_file)
+            holder.target: holder.limits.queue_policy(of_file, share)
             for holder in holders
             if holder.target is not None
         }

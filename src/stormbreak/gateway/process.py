@@ -29,7 +29,7 @@ from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer, listen
 from stormbreak.http.h1.server_connection import ServerBounds
 from stormbreak.http.pricing import check_installed, list_price
-from stormbreak.http.settings import Generation, load
+from stormbreak.http.settings import Generation, LiveSettings
 
 
 class Prepared(NamedTuple):
@@ -58,7 +58,7 @@ class Gateway(Lifecycle):
         write_line: Callable[[str], None] = ACCESS_LOG.info,
     ) -> None:
         super().__init__(path)
-        self._live = load(path, prices=prices, text=text)
+        self._live = LiveSettings(path, prices=prices, text=text, limits_tenants=False)
         self.settings = change(self._live.now.settings.gateway)
         self._rules = _rules(path, self._live.now)
         self._driver = AsyncioDriver(self._live.engine)
@@ -239,7 +239,7 @@ def check(path: str | os.PathLike[str], text: str | None = None) -> tuple[Gatewa
     Raises:
         ConfigurationError: the file is wrong, or a key is missing.
     """
-    live = load(path, text=text)
+    live = LiveSettings(path, text=text, limits_tenants=False)
     return _rules(path, live.now), spend_accounts(live.engine).price_of
 
 

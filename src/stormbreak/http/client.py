@@ -19,6 +19,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import SpendAccounts, allow_spending, spend_accounts
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
@@ -29,7 +30,7 @@ from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.fleet import fleet_for
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Repairs, Schema, schema_of
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
-from stormbreak.http.environment import find_endpoint, in_force
+from stormbreak.http.environment import find_endpoint, in_force, tenants_in_force
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.h1.connection_factory import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
@@ -46,7 +47,7 @@ from stormbreak.http.request import (
 from stormbreak.http.resource import Resource, ResourceSender
 from stormbreak.http.response import answer_of, outcome_of, parse_response
 from stormbreak.http.routing import Route, Routes, SingleTarget, TargetConfig, TargetResolver
-from stormbreak.http.session import BufferedSender, StreamSender, make_call
+from stormbreak.http.session import BufferedSender, StreamSender, limit_output, make_call
 from stormbreak.http.stream import PendingStream, Stream
 from stormbreak.http.stream_source import LocalSource
 from stormbreak.llm.models import HttpResponse, endpoint_of
@@ -213,6 +214,7 @@ class AsyncClient(ClientControls):
         prices: gives what a model costs, by provider and name, for `Answer.cost` and for a spend limit
             (`policy.spend`); by default today's list prices.
         fleet: the store of a fleet, or a `FleetPolicy`, in place of `policy.fleet` (see docs/fleet.md).
+        tenants: the limits of tenants, by name (see docs/scope.md).
     """
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
@@ -229,10 +231,11 @@ class AsyncClient(ClientControls):
         degraded: Degraded | None = None,
         prices: PriceOf | None = None,
         fleet: FleetPolicy | str | None = None,
+        tenants: Mapping[str, TenantLimits] | None = None,
     ) -> None:
-        policy = in_force(policy, fleet)
+        policy, limits = in_force(policy, fleet), tenants_in_force(tenants)
         if prices is None:
-            check_prices(policy)
+            check_prices(policy, limits)
         endpoint = find_endpoint(
             provider,
             base_url=base_url,
@@ -250,7 +253,7 @@ class AsyncClient(ClientControls):
         local_answers = LocalAnswers(policy, degraded)
         config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.reserves)
         self._use(
-            Engine(policy, SpendAccounts(prices or list_price), fleet_for(policy)),
+            Engine(policy, SpendAccounts(prices or list_price), fleet_for(policy), limits),
             SingleTarget(config),
         )
 
@@ -431,14 +434,15 @@ class AsyncClient(ClientControls):
             ConfigurationError: the endpoint is no path.
         """
         config = self._resolver.resolve(template.fields.model)
-        return self._prepare(config, template, config.route_and_steps(template.fields.model)[0])
+        route, _ = config.route_and_steps(template.fields.model)
+        return self._prepare(config, template, route, current().tenant or "")
 
     def _prepare(
-        self, config: TargetConfig, template: RequestTemplate, route: Route
+        self, config: TargetConfig, template: RequestTemplate, route: Route, tenant: str
     ) -> PreparedRequest:
         spend = config.policy.spend
-        if config.reserves and spend.acts:
-            template.limit_output(spend.max_output_tokens, route.target.provider)
+        if self.engine.tenants or (config.reserves and spend.acts):
+            limit_output(self.engine, template, route.target, spend, tenant)
         return template.prepare(route)
 
     def outcome_of(self, response: HttpResponse, request: PreparedRequest) -> Outcome:
@@ -507,7 +511,11 @@ class AsyncClient(ClientControls):
     ) -> Call:
         policy, model = config.policy, template.fields.model
         route, steps = config.route_and_steps(model)
-        self._prepare(config, template, route)  # kept in the template, or fails before it waits
+        scope = current()
+        tenant = options.tenant or scope.tenant or ""
+        self._prepare(
+            config, template, route, tenant
+        )  # kept in the template, or fails before it waits
         span = policy.deadline if options.deadline is None else options.deadline
         return make_call(
             self.engine,
@@ -515,11 +523,11 @@ class AsyncClient(ClientControls):
             route.target,
             policy=policy,
             reserves=config.reserves,
-            scope=current(),
+            scope=scope,
             steps=steps,
             deadline_at=None if span is None or options.queue_is_free else time.monotonic() + span,
             priority=None if options.priority is None else checked_priority(options.priority),
-            tenant=options.tenant,
+            tenant=tenant,
             attempts=options.attempts,
             span=span if options.queue_is_free else None,
             delivers=delivers,

@@ -20,6 +20,7 @@ from stormbreak.core.checks import require
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import VARIABLE, has_key_prefix, holds_token, is_constant, quoted
 from stormbreak.http.endpoint import (
@@ -258,6 +259,11 @@ def in_force(policy: Policy | str, fleet: FleetPolicy | str | None = None) -> Po
         return chosen if is_off(chosen) else OFF
     part = share() if chosen.process_share == 1.0 else None
     return chosen if part is None else replace(chosen, process_share=part)
+
+
+def tenants_in_force(tenants: Mapping[str, TenantLimits] | None) -> Mapping[str, TenantLimits]:
+    """Return the limits of tenants in force: none if all policies are turned off."""
+    return {} if tenants is None or is_disabled() else tenants
 
 
 def _named(policy: str) -> Policy:

@@ -8,6 +8,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.drivers.scope import Scope
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.h1.connection import Connection
@@ -42,9 +43,13 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
 ) -> Call:
     """Make a call. The scope extends neither the deadline nor the policy.
 
-    `reserves`: tokens or dollars are reserved for it. `priority`, `tenant` and `attempts` go before the scope's.
+    `reserves`: tokens or dollars are reserved for it, also without limits of its tenant. `priority`, `tenant` and
+    `attempts` go before the scope's.
     `tells_bound`: listeners learn the most tokens that an attempt can use.
     """
+    tenant = tenant or scope.tenant or ""
+    limited = engine.tenants.get(tenant)
+    reserves = reserves or (limited is not None and limited.limits.reserves)
     needs_bound = reserves or (tells_bound and engine.listeners)
     bound = template.token_bound() if needs_bound else None
     if priority is None:
@@ -58,7 +63,7 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
         fail_fast=policy.fail_fast,
         span=span,
         max_attempts=scope.max_attempts if attempts is None else attempts,
-        tenant=tenant or scope.tenant or "",
+        tenant=tenant,
         streams=template.reports_output,
         tokens=template.estimated_tokens() if reserves else 0,
         delivers=delivers,
@@ -69,6 +74,20 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
         bound=bound,
         unbounded=template.unbounded_reason() if reserves and bound is None else "",
     )
+
+
+def limit_output(
+    engine: Engine,
+    template: RequestTemplate | Lookup,
+    target: Target,
+    spend: SpendPolicy,
+    tenant: str,
+) -> None:
+    """Limit the output of a body that sets no limit itself, by the spend limits of a policy and of a tenant of the engine."""
+    limited = engine.tenants.get(tenant)
+    spends = [spend] if limited is None else [spend, limited.limits.spend]
+    limits = [each.max_output_tokens for each in spends if each.acts and each.max_output_tokens]
+    template.limit_output(min(limits, default=None), target.provider)
 
 
 PreparedAttempt: TypeAlias = tuple[Send, Connection, PreparedRequest, Policy, str | None]

@@ -20,6 +20,7 @@ from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.engine import Engine, Fleet
 from stormbreak.core.fallback import Step, ordered
 from stormbreak.core.policy import Policy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
@@ -30,7 +31,7 @@ from stormbreak.fleet import fleet_for
 from stormbreak.hidden_keys import hidden, quoted
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
-from stormbreak.http.environment import ProviderEndpoint, find_endpoint, in_force
+from stormbreak.http.environment import ProviderEndpoint, find_endpoint, in_force, tenants_in_force
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.h1.connection_factory import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
@@ -70,7 +71,8 @@ def load(
 class LiveSettings:
     """A settings file in use; `load` makes it. Use it from any thread and event loop.
 
-    `connections` are used in place of its own, and closed with it, too.
+    `connections` are used in place of its own, and closed with it, too. The limits of tenants are those of the engine,
+    unless the caller, a gateway, `limits_tenants` itself.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class LiveSettings:
         prices: PriceOf | None = None,
         text: str | None = None,
         connections: OriginConnections | None = None,
+        limits_tenants: bool = True,
     ) -> None:
         dynamic_keys = {name: _dynamic_key(name, function) for name, function in keys.items()}
         if connections is None:
@@ -95,6 +98,7 @@ class LiveSettings:
             self._order,
             connections,
             has_prices=prices is not None,
+            limits_tenants=limits_tenants,
         )
         self._now = builder.read(text=text)
         unknown = next((name for name in keys if name not in self._now.configs), None)
@@ -160,7 +164,13 @@ class LiveSettings:
         def apply(engine: Engine, now: float) -> None:
             moved = generation.moved_since(self._now)
             engine.fleet = fleet
-            engine.govern(generation.policy, generation.policies, now, anew=moved)
+            engine.govern(
+                generation.policy,
+                generation.policies,
+                now,
+                anew=moved,
+                tenants=generation.tenants,
+            )
             self._now = generation
 
         self._driver.between_steps(apply)
@@ -261,7 +271,7 @@ class ModelRoute(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The settings, and the configs of their targets.
+    """The settings, the configs of their targets, and the limits of `tenants` in force.
 
     `leads` are targets and pools by model name, `beginnings` those by the beginning of one, the longest first.
     """
@@ -270,6 +280,7 @@ class Generation:
     policy: Policy
     configs: Mapping[str, TargetConfig]
     pools: Mapping[str, Pool]
+    tenants: Mapping[str, TenantLimits]
     leads: Mapping[str, str] = field(init=False)
     beginnings: tuple[tuple[str, str], ...] = field(init=False)
 
@@ -338,6 +349,7 @@ class SettingsBuilder:
     """Reads the generations of one file. Connections outlive them: those not in use close by themselves.
 
     `order` puts the targets of a step into the order in which they are tried. `has_prices`: the program gives them.
+    `limits_tenants`: their limits are in force.
     """
 
     path: str | os.PathLike[str]
@@ -347,6 +359,7 @@ class SettingsBuilder:
     order: Callable[[Step], tuple[Target, ...]]
     connections: OriginConnections
     has_prices: bool = False
+    limits_tenants: bool = True
 
     def read(self, before: Generation | None = None, text: str | None = None) -> Generation:
         """Read the file, or `text` in its place.
@@ -359,12 +372,13 @@ class SettingsBuilder:
             raise self.wrong("it names no target, as in [targets.main]")
         has_prices = self.has_prices or bool(settings.prices)
         table = RouteTable()
+        tenants = tenants_in_force(settings.tenants if self.limits_tenants else None)
         configs = {}
         reserves = in_force(settings.policy).reserves  # fallbacks may lead to targets under it
         for name, target in settings.targets.items():
             try:
                 if not has_prices:
-                    check_prices(in_force(target.policy))
+                    check_prices(in_force(target.policy), tenants)
                 configs[name] = self._config(name, target, table, before, reserves=reserves)
             except ConfigurationError as error:
                 raise self.wrong(f"targets.{name}: {error}") from None
@@ -373,7 +387,7 @@ class SettingsBuilder:
             name: self._pool(pool, configs, reserves=reserves)
             for name, pool in settings.pools.items()
         }
-        return Generation(settings, in_force(settings.policy), configs, pools)
+        return Generation(settings, in_force(settings.policy), configs, pools, tenants)
 
     def price_of(self, settings: Settings) -> PriceOf:
         """Return the prices of the settings; raise ConfigurationError if a price file is wrong."""

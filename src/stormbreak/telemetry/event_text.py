@@ -96,7 +96,7 @@ _TEXTS: Mapping[type, Callable[[Any], str]] = MappingProxyType(
             f"shadow of {e.target}: {e.mechanism} would {e.what}{_seconds(e, e.until)}"
         ),
         events.SpendReached: lambda e: (
-            f"spending, last at {e.target}: {e.percent} % of {e.limit:f} USD"
+            f"spending{' of a tenant' * e.of_tenant}, last at {e.target}: {e.percent} % of {e.limit:f} USD"
             + _seconds(e, e.until, "; resets in {:.0f} s")
         ),
     }

@@ -143,7 +143,7 @@ def failure_of(ended: CallResult, fate: Final, now: float) -> Failure:
     parts = [outcome.verdict.value]
     parts += [f"status {outcome.status}"] if outcome.status else []
     parts += [outcome.detail] if outcome.detail else []
-    parts += [outcome.rejection.reason] if outcome.rejection else []
+    parts += [outcome.rejection.text] if outcome.rejection else []
     parts += [f"no further retry: {ended.stopped}"] if ended.stopped else []
     return Failure(
         code=outcome.code or outcome.verdict.value,

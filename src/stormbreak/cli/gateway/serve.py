@@ -10,7 +10,8 @@ import click
 from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import FILE, PORT, Integer
 from stormbreak.cli.output import say, warn
-from stormbreak.config.gateway_settings import ClientLimits, GatewaySettings
+from stormbreak.config.gateway_settings import GatewaySettings
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.drivers.garbage import collect_less_often
 from stormbreak.escape import LABEL, shown
@@ -158,7 +159,7 @@ def _per(period: float | str | None) -> str:
     return " in all" if period is None else f" in {_seconds(period)}"
 
 
-def _limits(limits: ClientLimits) -> str:
+def _limits(limits: TenantLimits) -> str:
     found = [
         f"{limit:,g} {unit}"
         for limit, unit in (

@@ -115,9 +115,7 @@ def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: 
     status = 503 if rejection.policy in _UNAVAILABLE else 429
     if rejection.policy == COST:  # it is about the request itself
         status = 400
-    message = (
-        f"stormbreak sent nothing to {history.target}: {rejection.reason} ({rejection.policy})"
-    )
+    message = f"stormbreak sent nothing to {history.target}: {rejection.text} ({rejection.policy})"
     headers: dict[str, str | tuple[str, ...]] = {"content-type": _JSON}
     if rejection.retry_at is not None:
         headers["retry-after"] = str(max(1, ceil(rejection.retry_at - now)))

@@ -22,6 +22,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
 from stormbreak.core.target_state import Listener
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
 from stormbreak.drivers.blocking import LateError, in_time
 from stormbreak.drivers.blocking_driver import BlockingDriver
@@ -37,7 +38,7 @@ from stormbreak.http.local_answers import Degraded, LocalAnswers, LocalRequest
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import NO_MODEL, Lookup
 from stormbreak.http.routing import OriginConnections, Routes, TargetConfig
-from stormbreak.http.session import BufferedSender, StreamSender, make_call
+from stormbreak.http.session import BufferedSender, StreamSender, limit_output, make_call
 from stormbreak.http.settings import LiveSettings
 from stormbreak.http.stream import Stream
 from stormbreak.http.stream_source import Source
@@ -114,6 +115,7 @@ class SdkTransport:
         trust_env: bool = True,
         http2: bool = False,
         fleet: FleetPolicy | str | None = None,
+        tenants: Mapping[str, TenantLimits] | None = None,
     ) -> None:
         """Make one; any number of clients may share it.
 
@@ -131,6 +133,7 @@ class SdkTransport:
             trust_env: whether proxies and certificates in the environment count.
             http2: rejected, since our own connections do not support it.
             fleet: the store of a fleet, or a `FleetPolicy`, in place of `policy.fleet` (see docs/fleet.md).
+            tenants: the limits of tenants, by name (see docs/scope.md).
 
         Raises:
             ConfigurationError: names the argument that is wrong.
@@ -144,10 +147,9 @@ class SdkTransport:
             trust_env=trust_env,
             http2=http2,
         )
-        if inner is not None:
-            self._check_inner(inner)
+        self._check_inner(inner)
         connections = OriginConnections(self._connecting.connection_to)
-        self.engine, self._settings = self._engine_of(policy, connections, degraded, fleet)
+        self.engine, self._settings = self._engine_of(policy, connections, degraded, fleet, tenants)
         self._driver = driver = self._new_driver()
         self._stream_on_wire = stream_on_wire
         self._resolver = OriginResolver(
@@ -163,7 +165,8 @@ class SdkTransport:
     def _check_inner(self, inner: Any) -> None:
         if isinstance(inner, SdkTransport):
             raise ConfigurationError("inner is already a stormbreak transport")
-        check_wrapped(inner, self.library, self.sends)
+        if inner is not None:
+            check_wrapped(inner, self.library, self.sends)
 
     def _engine_of(
         self,
@@ -171,6 +174,7 @@ class SdkTransport:
         connections: OriginConnections,
         degraded: Degraded | None,
         fleet: FleetPolicy | str | None,
+        tenants: Mapping[str, TenantLimits] | None,
     ) -> tuple[Engine, LiveSettings | None]:
         """Return the engine, and the settings that lead requests to targets; those of a file get our `connections`."""
         if isinstance(policy, LiveSettings) and self._connecting.is_changed:
@@ -179,8 +183,14 @@ class SdkTransport:
             )
         if isinstance(policy, str) and names_targets(policy):
             policy = LiveSettings(policy, degraded=degraded, connections=connections)
+        if isinstance(policy, Engine | LiveSettings) and tenants is not None:
+            raise ConfigurationError(
+                "tenants belong to the engine, or into the settings: set [tenants.NAME] in the file"
+            )
+        if isinstance(policy, Engine):
+            return policy, None
         if not isinstance(policy, LiveSettings):
-            return policy if isinstance(policy, Engine) else engine_for(policy, fleet), None
+            return engine_for(policy, fleet, tenants), None
         if fleet is not None:
             raise ConfigurationError("fleet belongs into the settings: set [fleet] in the file")
         return policy.engine, policy
@@ -264,8 +274,8 @@ class SdkTransport:
         """Return the response that a call ends with or begins; or how it failed without one."""
         route, steps = config.route_and_steps(model)
         target, spend = route.target, config.policy.spend
-        if spend.acts:
-            source.limit_output(spend.max_output_tokens, target.provider)
+        if spend.acts or self.engine.tenants:
+            limit_output(self.engine, source, target, spend, scope.tenant or "")
         source.prepare(route)  # its own target is the first
         call = self._make_call(source, target, config, steps, sdk_request.timeouts, scope)
         driver = self._driver
@@ -353,7 +363,10 @@ class SdkTransport:
 
     def _exceeds_spend_limit(self, sdk_request: SdkRequest) -> bool:
         """Whether it calls a model, but would only pass through, while there is a spend limit."""
-        return sdk_request.is_model_call and self.policy.spend.acts
+        if not sdk_request.is_model_call or self.policy.spend.acts:
+            return sdk_request.is_model_call
+        limited = self.engine.tenants.get(scope_from_headers(sdk_request.headers).tenant or "")
+        return limited is not None and limited.limits.spend.acts
 
     def _rejection(self, sdk_request: SdkRequest) -> Any:
         """Return the response to a request that no spend limit could count."""

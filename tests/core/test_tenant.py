@@ -1,0 +1,535 @@
+"""The limits of tenants: never exceeded, given back however a call ends, and no business of others."""
+
+import pickle
+import random
+from bisect import bisect_left
+from decimal import Decimal
+from functools import partial
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metering import answer, price_of, usage
+from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage, policy, told
+from table_test import table_test
+
+from stormbreak.core.backoff import Backoff
+from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.fallback import ELSEWHERE, Step
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
+from stormbreak.cost.spend_gate import SpendAccounts
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
+from stormbreak.errors import ConfigurationError, error_for
+from stormbreak.events import CallRejected, HedgeRefused, SpendReached
+from stormbreak.types import CACHE, FALLBACK, Call, Outcome, Verdict
+
+RETRIES = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
+DOLLAR = usage(into=1_000_000)  # at a large model
+CENT = usage(into=10_000)
+COMMITTED = Outcome(Verdict.OK, committed=True)
+
+
+def limited(of=None, /, **tenants):
+    """A stage whose tenants have these limits."""
+    stage = Stage(of or policy(retry=RETRIES, patience=20.0))
+    stage.engine = Engine(stage.engine.policy, SpendAccounts(price_of), tenants=tenants)
+    return stage
+
+
+def spending(usd, **more):
+    return TenantLimits(spend=SpendPolicy(max_usd=usd, **more))
+
+
+def shown(stage, name="acme"):
+    return stage.engine.snapshot(stage.now)["tenants"][name]
+
+
+def spent(stage, name="acme"):
+    account = shown(stage, name)["spend"]
+    return Decimal(account["spent"]), Decimal(account["reserved"])
+
+
+def usd(spent, reserved):
+    return Decimal(spent), Decimal(reserved)
+
+
+# ---------------------------------------------------------------- calls that wait
+
+
+def test_a_tenant_at_its_rate_waits_and_no_other_does():
+    stage = limited(acme=TenantLimits(rpm=60))
+    runs = [stage.start(tenant=name) for name in ("acme", "acme", "acme", "other", "")]
+
+    assert [run.sending for run in runs] == [True, False, False, True, True]
+    stage.pass_time(1.01)
+    assert [run.sending for run in runs[:3]] == [True, True, False]
+
+
+def test_tokens_are_reserved_and_what_was_not_used_is_given_back():
+    stage = limited(acme=TenantLimits(tpm=6000))  # 100 at once
+    first = stage.start(tenant="acme", tokens=85)
+    second = stage.start(tenant="acme", tokens=85)
+    assert (first.sending, second.queued) == (True, True)
+
+    first.step(answer(into=10))
+    stage.settle()
+    assert second.sending
+
+
+def test_a_call_keeps_its_slot_over_all_its_attempts():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    first, second = (stage.start(tenant="acme") for _ in range(2))
+    first.step(SERVER_ERROR)
+    stage.settle()
+    assert (first.backing_off, second.queued) == (True, True)
+
+    stage.pass_time(1.0)
+    first.step(OK)
+    stage.settle()
+    assert second.sending
+
+
+def test_a_stream_keeps_its_slot_to_its_end():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    first = stage.start(tenant="acme", delivers=True).step(COMMITTED)
+    second = stage.start(tenant="acme")
+    assert (first.delivering, second.queued) == (True, True)
+
+    first.step(OK)
+    stage.settle()
+    assert second.sending
+
+
+def test_a_rejection_names_the_tenant_and_no_event_does():
+    stage = limited(acme=TenantLimits(rpm=6)).listen()
+    stage.start(tenant="acme")
+    ended = stage.start(tenant="acme", patience=2.0).ended
+
+    error = error_for(TARGET, ended)
+    assert str(error) == "acme/large: tenant acme: the call may not wait that long (quota)"
+    assert (error.policy, error.retry_at) == ("quota", stage.now + 10.0)
+    (event,) = [each for each in stage.events if isinstance(each, CallRejected)]
+    assert event.reason == "limit of its tenant: the call may not wait that long"
+    assert not any("tenant acme" in str(each) for each in stage.events)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert pickle.loads(pickle.dumps(error)).ended.outcome.rejection.tenant == "acme"
+
+
+def test_a_rejected_call_falls_back_to_no_other_target():
+    stage = limited(acme=TenantLimits(rpm=6))
+    steps = (Step(frozenset(ELSEWHERE), None, FALLBACK, ((OTHER, 1.0),)),)
+    stage.start(tenant="acme", fallbacks=steps)
+
+    assert (
+        stage.start(tenant="acme", patience=2.0, fallbacks=steps).ended.outcome.verdict
+        is Verdict.REJECTED
+    )
+
+
+def test_the_time_in_the_queue_of_a_tenant_is_time_unserved():
+    stage = limited(acme=TenantLimits(rpm=60))
+    stage.start(tenant="acme")
+    second = stage.start(tenant="acme")
+    stage.pass_time(1.0)
+
+    ended = second.step(OK).ended
+    assert (ended.waited, ended.queued) == (pytest.approx(1.0), pytest.approx(1.0))
+
+
+def test_a_call_that_was_never_sent_counts_for_no_rate():
+    stage = limited(policy(limit=FixedLimit(max_in_flight=1)), acme=TenantLimits(rpm=60))
+    stage.start()  # takes the only slot of the target
+    for _ in range(5):
+        run = stage.start(tenant="acme")
+        assert run.queued
+        run.close()
+
+    assert stage.engine.tenants["acme"].calls.quota.ready_at(run.call, stage.now) <= stage.now
+
+
+@table_test(("outcome", "counts"), [(SERVER_ERROR, True), (Outcome(Verdict.CONNECT_FAILED), False)])
+def test_a_call_that_failed_counts_if_it_was_sent(outcome, counts):
+    stage = limited(policy(retry=RetryPolicy(max_attempts=1)), acme=TenantLimits(rpm=60, tpm=6000))
+    stage.start(tenant="acme", tokens=100).step(outcome)
+
+    assert stage.start(tenant="acme", tokens=100).sending is not counts
+
+
+def test_an_answer_from_a_cache_uses_no_tokens():
+    steps = (Step(frozenset({Verdict.CONNECT_FAILED}), None, CACHE),)
+    stage = limited(policy(retry=RetryPolicy(max_attempts=1)), acme=TenantLimits(tpm=6000))
+    run = stage.start(tenant="acme", tokens=100, fallbacks=steps)
+    run.step(Outcome(Verdict.CONNECT_FAILED)).step(answer(into=100))
+    assert run.ended.source == CACHE
+
+    assert stage.start(tenant="acme", tokens=99).sending
+
+
+def test_an_attempt_that_may_have_been_processed_counts_though_a_later_one_was_refused():
+    stage = limited(acme=TenantLimits(tpm=6000))
+    run = stage.start(tenant="acme", tokens=100)
+    run.step(Outcome(Verdict.TIMEOUT, maybe_processed=True))
+    stage.now += 1.0
+    run.step().step(Outcome(Verdict.INVALID))
+    assert run.ended.outcome.verdict is Verdict.INVALID
+
+    stage.now -= 1.0
+    assert stage.start(tenant="acme", tokens=100).queued
+
+
+# ---------------------------------------------------------------- money
+
+
+def test_money_is_reserved_for_an_attempt_and_settled_after_it():
+    stage = limited(acme=spending(1.0))
+    run = stage.start(tenant="acme", bound=CENT)
+    assert spent(stage) == usd("0", "0.01")
+
+    run.step(answer(into=5_000))
+    assert spent(stage) == usd("0.005", "0.00")
+
+
+def test_every_attempt_costs():
+    stage = limited(acme=spending(1.0))
+    run = stage.start(tenant="acme", bound=CENT)
+    run.step(Outcome(Verdict.TIMEOUT, maybe_processed=True))
+    stage.pass_time(1.0)
+    run.step(answer(into=10_000))
+
+    assert spent(stage) == usd("0.02", "0.00")
+
+
+def test_a_refused_attempt_costs_nothing():
+    stage = limited(acme=spending(1.0))
+    stage.start(tenant="acme", bound=CENT).step(SERVER_ERROR)
+
+    assert spent(stage) == usd("0", "0.00")
+
+
+def test_a_tenant_waits_for_money_that_is_reserved_and_no_other_does():
+    stage = limited(acme=spending(1.0), other=spending(1.0))
+    first, second = (stage.start(tenant="acme", bound=DOLLAR) for _ in range(2))
+    other = stage.start(tenant="other", bound=DOLLAR)
+    free = stage.start(bound=DOLLAR)
+    assert [run.sending for run in (first, second, other, free)] == [True, False, True, True]
+    assert shown(stage)["short_of_money"] == 1
+
+    first.step(SERVER_ERROR)
+    stage.settle()
+    assert second.sending
+
+
+def test_money_is_that_of_all_targets():
+    stage = limited(acme=spending(1.0))
+    first = stage.start(tenant="acme", bound=DOLLAR)
+    second = stage.start(tenant="acme", bound=DOLLAR, target=OTHER)
+    assert second.queued
+
+    first.step(SERVER_ERROR)
+    stage.settle()
+    assert second.sending
+
+
+def test_a_tenant_without_money_is_rejected_at_once_with_the_end_of_the_period():
+    stage = limited(acme=spending(1.0, period=3600))
+    stage.start(tenant="acme", bound=DOLLAR).step(answer(into=1_000_000))
+    error = error_for(TARGET, stage.start(tenant="acme", bound=CENT).ended)
+
+    assert (error.policy, error.retry_at) == ("spend", stage.now + 3600)
+    assert "tenant acme" in str(error)
+    stage.tick(3600)
+    assert stage.start(tenant="acme", bound=CENT).sending
+
+
+@table_test(
+    ("bound", "policy_name"),
+    [(None, "cost"), (usage(into=2_000_000), "cost"), (CENT, "spend")],
+)
+def test_what_can_never_be_paid_is_rejected(bound, policy_name):
+    stage = limited(acme=spending(1.0))
+    stage.start(tenant="acme", bound=DOLLAR).step(answer(into=1_000_000))
+
+    rejection = stage.start(tenant="acme", bound=bound).ended.outcome.rejection
+    assert (rejection.policy, rejection.retry_at) == (policy_name, None)
+
+
+def test_equal_limits_are_two_accounts():
+    stage = limited(acme=spending(1.0), other=spending(1.0))
+    stage.start(tenant="acme", bound=DOLLAR).step(answer(into=1_000_000))
+
+    assert (spent(stage), spent(stage, "other")) == (usd("1", "0"), usd("0", "0"))
+
+
+def test_a_threshold_is_reported_as_that_of_a_tenant():
+    stage = limited(acme=spending(1.0)).listen()
+    stage.start(tenant="acme", bound=DOLLAR).step(answer(into=600_000))
+
+    (event,) = [each for each in stage.events if isinstance(each, SpendReached)]
+    assert (event.percent, event.of_tenant) == (50, True)
+
+
+def hedging(**tenants):
+    stage = limited(
+        policy(hedge=HedgePolicy(delay=1.0, percentile=None), patience=20.0), **tenants
+    ).listen()
+    run = stage.start(tenant="acme", bound=usage(into=600_000), races=True)
+    stage.pass_time(1.5)
+    return stage, run
+
+
+def test_a_hedge_is_paid_like_any_attempt():
+    stage, run = hedging(acme=spending(2.0))
+    assert (run.racing, spent(stage)) == ([1, 2], usd("0", "1.2"))
+
+    run.cross(2, answer(into=100_000))
+    assert spent(stage) == usd("0.7", "0.0")  # what was overtaken may be billed
+
+
+def test_a_hedge_that_cannot_be_paid_is_not_sent():
+    stage, run = hedging(acme=spending(1.0))
+    assert run.racing == [1]
+    (event,) = [each for each in stage.events if isinstance(each, HedgeRefused)]
+    assert event.gate == "spend"
+
+
+# ---------------------------------------------------------------- every way to end
+
+LIMITS = TenantLimits(rpm=600, tpm=60_000, max_in_flight=3, spend=SpendPolicy(max_usd=0.05))
+OUTCOMES = [
+    OK,
+    answer(into=4_000),
+    SERVER_ERROR,
+    told(2.0),
+    Outcome(Verdict.TIMEOUT, maybe_processed=True),
+]
+
+
+def reserved(stage):
+    return spent(stage)[1]
+
+
+def taken(stage):
+    return sum(spent(stage))
+
+
+def check(stage):
+    tenant = stage.engine.tenants["acme"]
+    mine = [run for run in stage.runs if run.call.tenant == "acme" and not run.over]
+    assert len(tenant.permits) <= tenant.calls.slots.in_flight + len(mine)
+    assert tenant.calls.slots.in_flight <= 3
+    assert taken(stage) <= Decimal("0.05")
+
+
+class Actions:
+    """What may happen to one call after another."""
+
+    def __init__(self, stage):
+        self.stage = stage
+
+    def do(self, kind, number, tenant):
+        stage = self.stage
+        alive = [run for run in stage.runs if not run.over]
+        run = alive[number % len(alive)] if alive else None
+        if kind == "start":
+            stage.start(tenant=tenant, bound=CENT, tokens=700, delivers=number % 2 == 1)
+        elif kind == "tick":
+            stage.tick(number / 10)
+        elif run is None:
+            return
+        elif kind == "close":
+            run.close()
+        elif kind == "drop":
+            run.drop()
+        elif run.sending and kind == "commit" and run.call.delivers:
+            run.step(COMMITTED)
+        elif run.sending or run.delivering:
+            run.step(OUTCOMES[number % len(OUTCOMES)])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["start", "start", "answer", "commit", "close", "drop", "tick"]),
+            st.integers(0, 40),
+            st.sampled_from(["acme", "acme", "other", ""]),
+        ),
+        max_size=60,
+    )
+)
+def test_no_limit_is_exceeded_and_everything_is_given_back(actions):
+    stage = limited(policy(retry=RETRIES, cooldown=False), acme=LIMITS)
+    happening = Actions(stage)
+    for action in actions:
+        happening.do(*action)
+        stage.settle()
+        check(stage)
+        assert not any(run.queued for run in stage.runs if run.call.tenant != "acme")
+    for run in stage.runs:
+        if not run.over:
+            run.close()
+    tenant = stage.engine.tenants["acme"]
+    assert [state.idle for state in tenant.states] == [True] * len(tenant.states)
+    assert (tenant.permits, reserved(stage)) == (set(), 0)
+
+
+def test_in_virtual_time_no_window_has_more_than_a_limit_and_others_do_not_wait():
+    """A flood of one tenant for five minutes, at a target that fails now and then."""
+    timeline, chance = Timeline(), random.Random(7)
+    limits = TenantLimits(rpm=60, max_in_flight=2)
+    engine = Engine(policy(retry=RETRIES), tenants={"acme": limits})
+    driver = VirtualDriver(engine, timeline, chance=chance.random)
+    sent, ended = {"acme": [], "other": []}, {"acme": [], "other": []}
+
+    def call(tenant, patience):
+        def send(command, reply):
+            sent[tenant].append((timeline.now, command.attempt))
+            outcome = SERVER_ERROR if chance.random() < 0.1 else OK
+            timeline.at(timeline.now + chance.expovariate(2.0), lambda: reply(outcome))
+
+        one = Call(engine.number(), TARGET, patience=patience, tenant=tenant)
+        driver.start(one, send, ended[tenant].append)
+
+    for tenth in range(3_000):
+        timeline.at(tenth / 10, partial(call, "acme", 20.0))
+        if tenth % 5 == 0:
+            timeline.at(tenth / 10, partial(call, "other", 20.0))
+    timeline.run(400.0)
+
+    begun = [at for at, attempt in sent["acme"] if attempt == 1]
+    assert len(begun) > 250
+    for place, at in enumerate(begun):
+        assert bisect_left(begun, at + 60.0) - place <= 61
+    assert len(ended["acme"]) == 3_000
+    assert [each.queued for each in ended["other"]] == [0.0] * 600
+    assert engine.tenants["acme"].idle
+
+
+# ---------------------------------------------------------------- other limits, interrupts, forks
+
+
+def govern(stage, **tenants):
+    stage.engine.govern(stage.engine.policy, {}, stage.now, tenants=tenants)
+
+
+def test_unchanged_limits_keep_what_is_used_of_them():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    stage.start(tenant="acme")
+    govern(stage, acme=TenantLimits(max_in_flight=1))
+
+    assert stage.start(tenant="acme").queued
+
+
+def test_other_limits_hold_for_new_calls_and_the_calls_before_end():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    first, second = (stage.start(tenant="acme") for _ in range(2))
+    govern(stage, acme=TenantLimits(max_in_flight=2))
+    later = [stage.start(tenant="acme") for _ in range(3)]
+    assert [run.sending for run in later] == [True, True, False]
+
+    first.step(OK)
+    stage.settle()
+    assert second.sending
+
+
+def test_what_was_spent_counts_under_another_limit_for_the_same_period():
+    stage = limited(acme=spending(1.0, period=60))
+    run = stage.start(tenant="acme", bound=DOLLAR)
+    govern(stage, acme=spending(1.5, period=60))
+    run.step(answer(into=1_000_000))
+
+    assert spent(stage) == usd("1", "0")
+    later = stage.start(tenant="acme", bound=DOLLAR, patience=20.0)
+    assert later.ended.outcome.rejection.policy == "spend"
+
+
+def test_a_higher_limit_lets_waiting_attempts_leave():
+    stage = limited(acme=spending(1.0, period=60))
+    stage.start(tenant="acme", bound=DOLLAR)
+    second = stage.start(tenant="acme", bound=DOLLAR)
+    stage.settle()
+    assert second.queued
+
+    govern(stage, acme=spending(2.0, period=60))
+    stage.settle()
+    assert second.sending
+
+
+def test_another_period_begins_anew_and_calls_before_it_are_settled():
+    stage = limited(acme=spending(1.0, period=60))
+    first, second = (stage.start(tenant="acme", bound=DOLLAR) for _ in range(2))
+    govern(stage, acme=spending(1.0, period=3600))
+    assert spent(stage) == usd("0", "0")
+
+    first.step(SERVER_ERROR)
+    stage.settle()
+    assert second.sending
+
+
+def test_a_tenant_without_limits_is_free_and_forgotten():
+    stage = limited(acme=LIMITS)
+    first = stage.start(tenant="acme", bound=CENT, tokens=700)
+    govern(stage)
+    assert all(stage.start(tenant="acme").sending for _ in range(9))
+    assert stage.engine.tenants["acme"].permits  # for an interrupt
+
+    first.step(OK)
+    govern(stage)
+    assert stage.engine.tenants == {}
+
+
+def test_an_interrupt_leaves_every_permit_where_it_is():
+    stage = limited(acme=TenantLimits(max_in_flight=2))
+    runs = [stage.start(tenant="acme") for _ in range(3)]
+    slots = stage.engine.tenants["acme"].calls.slots
+    slots.in_flight = 7
+    stage.engine.recover([run.command for run in runs], stage.now)
+    assert (slots.in_flight, runs[2].queued) == (2, True)
+
+    runs[0].step(OK)
+    stage.settle()
+    assert runs[2].sending
+
+
+def test_a_fork_begins_anew():
+    stage = limited(acme=LIMITS)
+    stage.start(tenant="acme", bound=CENT, tokens=700)
+    stage.engine.start_over()
+
+    assert (spent(stage), shown(stage)["in_flight"]) == (usd("0", "0"), 0)
+
+
+# ---------------------------------------------------------------- what is shown, what is refused
+
+
+def test_a_snapshot_shows_what_holds_a_tenant():
+    stage = limited(acme=TenantLimits(rpm=60))
+    stage.start(tenant="acme")
+    stage.start(tenant="acme")
+
+    found = shown(stage)
+    assert (found["in_flight"], found["queued"], found["held_by"]) == (1, 1, "quota")
+    assert (found["held_for"], found["quota"]) == (pytest.approx(1.0), "requests")
+
+
+def test_an_engine_without_tenants_shows_none():
+    assert "tenants" not in Stage().engine.snapshot(0.0)
+
+
+@table_test(
+    ("tenants", "message"),
+    [
+        ({"acme": 5}, "tenants.acme must be TenantLimits, got int"),
+        ({"": TenantLimits(rpm=1)}, "the name of a tenant must be printable text, got ''"),
+        ([], "tenants must be a mapping of names to limits, got list"),
+        ({"acme": spending(1.0)}, "tenants.acme.spend.max_usd needs an engine that knows prices"),
+    ],
+)
+def test_wrong_limits_are_refused(tenants, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Engine(Policy(), tenants=tenants)
