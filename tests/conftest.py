@@ -1,13 +1,11 @@
 """Settings and fixtures of the whole suite."""
 
 import gc
-import logging
 import os
 import resource
 import shutil
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -58,20 +56,6 @@ def own_garbage():
     """Collect the garbage of a test with the test: what it left open is its own error."""
     yield
     gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def own_log():
-    """Undo what a command in this process did to the log, such as `gateway`, which writes its own to standard error."""
-    log = logging.getLogger("stormbreak")
-    before = log.handlers[:], log.level, log.propagate, logging._srcfile, logging.logThreads
-    yield
-    log.handlers[:], level, log.propagate, logging._srcfile, threads = before
-    log.setLevel(level)
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = threads
-    metrics = sys.modules.get("stormbreak.gateway.metrics")
-    if metrics is not None:
-        metrics.GatewayMetrics.write_line = metrics.ACCESS_LOG.info
 
 
 @pytest.hookimpl(wrapper=True)

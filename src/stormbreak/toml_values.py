@@ -155,6 +155,10 @@ class _Reader:
         if optional and value == NONE and isinstance(value, str):
             return None
         try:
+            words = [member for member in members if get_origin(member) is Literal]
+            if isinstance(value, str) and words:
+                return self.read(words[0], value, path)
+            members = [member for member in members if member not in words] or words
             if len(members) == 1:
                 return self.read(members[0], value, path)
             return self._read_table(self._choose_kind(members, value, path), value, path)

@@ -45,7 +45,7 @@ FILE = f"""
 
     [keys.app.spend]
     max_usd = 5
-    period = 86400
+    period = "day"
 
     [keys.other]
     sha256 = "{TWO}"
@@ -74,7 +74,7 @@ def test_a_gateway_and_its_keys_are_read(read):
     settings = read(FILE)
     gateway, app = settings.gateway, settings.keys["app"]
     assert (gateway.port, gateway.host, gateway.on_disconnect) == (9000, "127.0.0.1", "finish")
-    assert app.spend == SpendPolicy(max_usd=5, period=86400)
+    assert app.spend == SpendPolicy(max_usd=5, period="day")
     assert (app.priority, app.rpm, app.labels) == (Priority.BATCH, 60, {"team": "search"})
     assert settings.tenants["research"] == TenantLimits(
         max_in_flight=20, spend=SpendPolicy(max_usd=100)

@@ -57,6 +57,8 @@ TABLE = {
     "[spend]\nmax_usd = '5 USD'": "spend.max_usd must be a number or \"none\", got '5 USD'",
     "[spend]\nmax_usd = nan": 'spend.max_usd must be a finite number or "none", got nan',
     "[spend]\nperiod = 0": "spend.period must be positive, got 0",
+    "[spend]\nperiod = 'week'": "spend.period must be one of hour, day, month or \"none\", got 'week'",
+    "[spend]\nperiod = true": 'spend.period must be a number or "none", got true',
     "[spend]\nmax_output_tokens = 0": "spend.max_output_tokens must be at least 1, got 0",
     "[spend]\nmax_output_tokens = 1.5": 'spend.max_output_tokens must be a whole number or "none", got 1.5',
     "[spend]\nlimit = 5": "unknown key spend.limit = 5; known: max_usd, period, max_output_tokens",

@@ -33,7 +33,7 @@ from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
-from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.spend_policy import CALENDARS, SpendPolicy
 from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
 from stormbreak.hidden_keys import is_token
@@ -224,7 +224,7 @@ policies = built(
     spend=built(
         SpendPolicy,
         max_usd=st.none() | positive,
-        period=st.none() | positive,
+        period=st.none() | positive | st.sampled_from(CALENDARS),
         max_output_tokens=st.none() | counting,
     ),
     fleet=built(

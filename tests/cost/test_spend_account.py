@@ -1,13 +1,16 @@
 """The money of one policy, without calls."""
 
 import decimal
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from math import inf
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stormbreak.core.gate import NEVER, READY
-from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy, period_end, time_left
 from stormbreak.cost.spend_gate import SpendAccount
 
 ONE, TWO, THREE = map(Decimal, (1, 2, 3))
@@ -166,3 +169,100 @@ def test_a_thread_that_reckons_with_few_digits_spends_as_much():
         assert made.ready_at(Decimal("899.6001"), 0.0) != READY
 
     assert (made.spent, made.taken) == (Decimal("100.4"), Decimal("100.4"))
+
+
+@given(at=st.floats(0.0, 7e9))
+def test_an_hour_a_day_and_a_month_end_as_the_calendar_says(at):
+    now = datetime.fromtimestamp(int(at), UTC)
+    hour = now.replace(minute=0, second=0) + timedelta(hours=1)
+    day = now.replace(hour=0, minute=0, second=0) + timedelta(days=1)
+    month = (day.replace(day=1) + timedelta(days=31)).replace(day=1)
+    if day.day == 1:
+        month = day
+    ends = [period_end(each, at) for each in ("hour", "day", "month")]
+    assert ends == [each.timestamp() for each in (hour, day, month)]
+
+
+FIRST = datetime(2026, 2, 28, 23, 30, tzinfo=UTC).timestamp()  # half an hour before a month ends
+
+
+class Clocks:
+    """One that never jumps, and the wall clock."""
+
+    def __init__(self, period):
+        self.now, self.wall, self.reads = 100.0, FIRST, 0
+        self.account = SpendAccount(SpendPolicy(max_usd=2.0, period=period), self._wall)
+
+    def _wall(self):
+        self.reads += 1
+        return self.wall
+
+    def go(self, seconds):
+        self.now += seconds
+        self.wall += seconds
+
+    def take(self, usd=TWO):
+        """Spend, if that is possible, and return when it will be."""
+        at = self.account.ready_at(usd, self.now)
+        if at <= self.now:
+            self.account.settle(usd, usd, self.account.reserve(usd, self.now), self.now)
+        return at
+
+
+@pytest.mark.parametrize("period", ["hour", "day", "month"])
+def test_a_period_of_the_calendar_ends_at_its_boundary(period):
+    clocks = Clocks(period)
+    assert clocks.account.snapshot(clocks.now)["ends"] == 1800.0
+    assert clocks.take() == READY
+    assert clocks.account.snapshot(clocks.now)["ends"] == 1800.0
+    clocks.go(1799.0)
+    assert clocks.take() == pytest.approx(clocks.now + 1.0)
+    clocks.go(1.0)
+    assert clocks.take() == READY
+    assert clocks.account.ends_at == pytest.approx(
+        clocks.now + period_end(period, clocks.wall) - clocks.wall
+    )
+
+
+def test_the_wall_clock_is_read_when_a_period_begins_and_not_for_each_attempt():
+    clocks = Clocks("hour")
+    for _ in range(100):
+        clocks.take(Decimal("0.01"))
+    assert clocks.reads == 1
+    clocks.go(1800.0)
+    for _ in range(100):
+        clocks.take(Decimal("0.01"))
+    assert clocks.reads == 2
+
+
+@pytest.mark.parametrize("back", [10.0, 600.0, 3_590.0])
+def test_a_wall_clock_that_is_set_back_gives_no_money_twice(back):
+    clocks = Clocks("hour")
+    clocks.take()
+    clocks.wall -= back
+    while clocks.wall < FIRST + 1799.0:
+        assert clocks.take() > clocks.now
+        clocks.go(1.0)
+    clocks.go(1.0)
+    assert clocks.take() == READY
+    clocks.wall -= 5.0  # just after a period has begun
+    clocks.go(6.0)
+    assert clocks.take() > clocks.now
+
+
+def test_a_wall_clock_that_was_wrong_by_years_holds_no_money_for_longer_than_two_periods():
+    clocks = Clocks("hour")
+    clocks.take()
+    clocks.wall -= 1e8
+    clocks.go(1800.0)
+    assert clocks.take() == clocks.account.ends_at == clocks.now + time_left("hour", clocks.wall)
+
+
+def test_another_limit_for_the_same_period_of_the_calendar_keeps_its_end():
+    clocks = Clocks("day")
+    clocks.take()
+    branch = clocks.account.branch(SpendPolicy(max_usd=3.0, period="day"))
+    clocks.wall -= 60.0
+    clocks.go(1800.0)
+    assert branch.ready_at(TWO, clocks.now) == clocks.now + 60.0
+    assert branch.ready_at(ONE, clocks.now) == READY

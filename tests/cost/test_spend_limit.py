@@ -23,6 +23,7 @@ from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import FALLBACK, Call, Outcome, Verdict
 
 ELSEWHERE = Step(frozenset({Verdict.BROKEN, Verdict.SERVER_ERROR}), None, FALLBACK, ((OTHER, 1.0),))
+MIDNIGHT = 1_790_035_180.0  # unix epoch seconds, 20 s before one (UTC)
 FATES = ("answer", "answer", "silent", "lost", "refused", "never", "cut")
 
 
@@ -82,7 +83,7 @@ def play(seed, *, usd, per=None, calls=500, greedy=True):
         hedge=HedgePolicy(delay=3.0, percentile=None),
         limit=AutomaticLimit(),
     )
-    engine, ended = Engine(rules, SpendAccounts(price_of)), []
+    engine, ended = Engine(rules, SpendAccounts(price_of, lambda: MIDNIGHT + timeline.now)), []
     meter = Meter(price_of)
     engine.listeners.append(meter)
     driver = VirtualDriver(engine, timeline, chance=chance.random)
@@ -140,6 +141,19 @@ def test_so_is_that_of_each_period(seed, usd):
     for _, sent in groupby(provider.billed, key=period):
         assert sum(cost for _, cost in sent) <= Decimal(str(usd))
     assert len(begins) > 1
+
+
+@settings(max_examples=6)
+@given(seed=st.integers(0, 10**6), usd=st.floats(0.5, 5.0))
+def test_so_is_that_of_each_day_of_the_calendar(seed, usd):
+    """Midnight is 20 s after the first call."""
+    provider, *_ = play(seed, usd=usd, per="day", calls=250)
+    days = {}
+    for at, cost in provider.billed:
+        days.setdefault(at > 19.999, []).append(cost)
+    assert len(days) == 2
+    for sent in days.values():
+        assert sum(sent) <= Decimal(str(usd))
 
 
 def test_what_fits_is_served_and_a_limit_that_is_wide_enough_holds_nobody():

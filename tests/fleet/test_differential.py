@@ -54,7 +54,7 @@ reports = st.builds(
     spend=st.builds(
         SpendReport,
         limit=st.sampled_from([0.0, 5_000.0, 1_000_000.0]),
-        period=st.sampled_from([0.0, 5.0, 60.0]),
+        period=st.sampled_from([0.0, 5.0, 60.0, -1.0, -2.0, -3.0]),
         started=st.sampled_from([0.0, 1.0, START]),
         ends_in=st.sampled_from([-1.0, 0.5, 9.0]),
         granted=money,
@@ -66,7 +66,7 @@ reports = st.builds(
     ),
 )
 steps = st.tuples(
-    st.sampled_from([0.0, 0.001, 0.1, 0.3, 1.0, 2.5, 11.0, 4_000.0, -3_600.0]),
+    st.sampled_from([0.0, 0.001, 0.1, 0.3, 1.0, 2.5, 11.0, 4_000.0, -3_600.0, 2e6, -9e6]),
     st.sampled_from("abcd"),
     reports,
     st.sampled_from([0.0, 1.0]),
@@ -106,7 +106,7 @@ def test_the_script_does_what_the_model_does(server, pytestconfig):
 def test_a_parent_process_answers_as_the_model_does(pytestconfig, monkeypatch):
     monkeypatch.setattr(parent_store, "TIMEOUT", 60.0)  # the machine may be busy
     now = START
-    with ParentStore(lambda: now) as store:
+    with ParentStore(lambda: now, wall=lambda: now) as store:
         client = ParentClient(store.url)
 
         @settings(told, max_examples=pytestconfig.getoption("--fleet-histories"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.lease import SpendLease
-from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy, period_end
 from stormbreak.cost.spend_gate import SpendAccount
 from stormbreak.fleet.membership import SpendMembership, micro_dollars
 from stormbreak.fleet.store_rules import QUIET, Member, Scope, beat
@@ -36,6 +36,11 @@ STEPS = (
     st.tuples(st.just("rest"), members, st.sampled_from(FATES)),
 )
 forgetting = st.tuples(st.just("forget"), members, st.booleans())
+CALENDAR = (
+    *(each for each in STEPS if "clock" not in str(each)),
+    st.tuples(st.just("nudge"), members, st.sampled_from([600.0, -600.0, -10.0])),
+    st.tuples(st.just("pass"), members, st.sampled_from([600.0, 3_590.0])),
+)
 long_pass = st.tuples(st.just("pass"), members, st.just(3_700.0))  # nobody may have to report
 FAILOVER = (
     st.tuples(st.just("replicate"), members, st.none()),
@@ -142,6 +147,11 @@ class World:
         """The clock of the store is set."""
         self.skew += seconds
 
+    def nudge(self, _place, seconds):
+        """The clock of the store is set, but not back by an hour in all."""
+        if self.skew + seconds >= 1_000_000.0 - 3_000.0:
+            self.skew = min(self.skew + seconds, 1_000_000.0)
+
     def die(self, place, _):
         self.dead.append(self.processes[place])
         self.processes[place] = self.process()
@@ -209,7 +219,11 @@ class World:
             else:
                 getattr(self, what)(place, how)
             lost = Decimal(int(sum(self.unknown.values()))) / 1_000_000
-            for spent in self.ledger.values():
+            periods = {}
+            for started, spent in self.ledger.items():
+                period = period_end("hour", started) if self.policy.period == "hour" else started
+                periods[period] = periods.get(period, Decimal(0)) + spent
+            for spent in periods.values():
                 assert spent <= LIMIT + lost
 
 
@@ -228,6 +242,21 @@ def test_a_limit_is_never_passed_while_the_store_keeps_its_data(period, history)
 @given(history=st.lists(st.one_of(*STEPS, long_pass, *FAILOVER), min_size=20, max_size=60))
 def test_a_replica_that_takes_over_costs_what_lost_members_were_granted(period, history):
     World(period).play(history)
+
+
+@given(st.lists(st.one_of(*CALENDAR), min_size=20, max_size=60))
+def test_a_clock_that_is_set_back_gives_no_hour_its_money_twice(history):
+    World("hour").play(history)
+
+
+def test_a_clock_that_is_set_back_by_more_than_a_period_does_not_hold_the_money_for_long():
+    world = World("hour")
+    world.ask(0, (Decimal(8), "heard"))
+    world.clock(0, -200_000.0)
+    world.beat(2, "heard")
+    world.now += 3_600.0
+    world.ask(1, (Decimal(8), "heard"))
+    assert list(world.ledger.values()) == [Decimal(8)] * 2
 
 
 def test_a_replica_grants_nothing_while_members_that_it_does_not_know_may_report():

@@ -214,3 +214,26 @@ def test_a_clock_that_is_set_back_makes_nothing_last_longer():
     assert (answer.cap, answer.cooldown, answer.members) == (1, 0, 1)
     assert answer.requests.lump + answer.requests.units == 5
     assert beat(scope, "b", spends(9_000, period=60.0), NOW - back + 60).spend.granted == 9_000
+
+
+HOUR_11 = 1_790_002_800.0  # the start of an hour
+
+
+def test_an_hour_of_the_calendar_ends_by_the_time_of_day_for_all_members():
+    scope, now = Scope(), 50.0
+    told = beat(scope, "a", spends(9_000, period=-1.0), now, wall=HOUR_11 - 60.0).spend
+    assert (told.granted, told.ends_in) == (9_000, 60.0)
+    assert (
+        beat(scope, "b", spends(5_000, period=-1.0), now + 70, wall=HOUR_11 - 0.5).spend.granted
+        == 0
+    )
+    told = beat(scope, "b", spends(5_000, period=-1.0), now + 71, wall=HOUR_11 + 0.5).spend
+    assert (told.granted, told.ends_in) == (5_000, 3_599.5)
+
+
+def test_the_money_of_an_hour_that_is_over_is_not_granted_again_when_the_clock_is_set_back():
+    scope = Scope()
+    beat(scope, "a", spends(9_000, period=-1.0), HOUR_11 - 60.0)
+    beat(scope, "b", spends(period=-1.0), HOUR_11 + 1.0)
+    assert beat(scope, "b", spends(9_000, period=-1.0), HOUR_11 - 5.0).spend.granted == 0
+    assert beat(scope, "b", spends(9_000, period=-1.0), HOUR_11 + 0.1).spend.granted == 9_000

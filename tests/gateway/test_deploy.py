@@ -110,6 +110,23 @@ def test_compose_fits_the_gateway_and_mounts_files_that_exist(tmp_path):
                 assert source in COMPOSE["volumes"]
 
 
+def test_docker_compose_accepts_the_file_and_none_with_a_typo(tmp_path):
+    compose = shutil.which("docker-compose")
+    if compose is None:
+        pytest.skip("docker-compose is not installed: install the Debian package")
+
+    def check(file):
+        words = [compose, "--project-directory", DEPLOY, "--file", file, "config", "--quiet"]
+        return subprocess.run(words, check=False, capture_output=True, text=True)
+
+    fine = check(DEPLOY / "compose.yaml")
+    assert (fine.returncode, fine.stderr) == (0, "")
+    wrong = tmp_path / "compose.yaml"
+    text = DEPLOY.joinpath("compose.yaml").read_text()
+    wrong.write_text(text.replace("stop_grace_period", "stop_grace"))
+    assert "Additional property stop_grace is not allowed" in check(wrong).stderr
+
+
 def test_prometheus_and_grafana_find_what_is_there():
     scrape = yaml.safe_load(DEPLOY.joinpath("prometheus/prometheus.yml").read_text())
     (job,) = scrape["scrape_configs"]

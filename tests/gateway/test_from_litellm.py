@@ -175,6 +175,17 @@ def test_settings_of_the_router_win_and_become_the_policy():
     assert table["spend"] == {"max_usd": 100, "period": 2_592_000, "max_output_tokens": 4096}
 
 
+@table_test(
+    ("duration", "period"),
+    [("1h", "hour"), ("1d", "day"), ("1mo", "month"), ("24h", 86_400), ("2mo", 5_184_000)],
+)
+def test_one_hour_day_or_month_is_one_of_the_calendar(duration, period):
+    table, _, _ = converted(
+        BALANCED.replace("budget_duration: 30d", f"budget_duration: {duration}")
+    )
+    assert table["spend"]["period"] == period
+
+
 def test_orders_wildcards_and_default_fallbacks():
     table, notes, key = converted(LOCAL)
     targets = table["targets"]

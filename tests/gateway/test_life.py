@@ -1,7 +1,9 @@
 """A gateway starts, reads its file again and ends, and no call notices."""
 
 import asyncio
+import gc
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -25,6 +27,9 @@ from gateways import (
     upstream,
 )
 
+from stormbreak.gateway.lifecycle import log_to_stderr
+from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
+from stormbreak.gateway.process import Gateway
 from stormbreak.http.h1.server_connection import ServerResponse
 
 STREAM = {**CHAT, "stream": True}
@@ -75,6 +80,38 @@ async def test_a_wrong_file_changes_nothing_and_says_so(path, caplog, wrong):
         assert gateway.metric('reloads_total{result="failed"}') == 1
     assert "the settings stay as they were" in caplog.text
     assert str(path) in caplog.text
+
+
+async def test_the_log_of_a_gateway_ends_with_it_and_is_its_own(path, capsys, caplog):
+    log = logging.getLogger("stormbreak")
+    before = log.handlers[:], log.level, log.propagate, logging._srcfile, logging.logThreads
+    async with upstream() as provider:
+        path.write_text(settings(provider.url))
+        with log_to_stderr() as write_line:
+            gateway = Gateway(path, write_line=write_line)
+            gateway.metrics.ended(RequestRecord("POST", "/v1/embeddings", status=200))
+            gateway.metrics.reloaded(None)
+            await gateway.close()
+    access, reload = capsys.readouterr().err.splitlines()
+    assert " INFO POST /v1/embeddings 200 " in access
+    assert "the settings were read again" in reload
+    assert before == (
+        log.handlers, log.level, log.propagate, logging._srcfile, logging.logThreads,
+    )  # fmt: skip
+    caplog.set_level(logging.INFO)
+    GatewayMetrics().ended(RequestRecord("POST", "/v1/embeddings", status=200))
+    assert "POST /v1/embeddings 200 " in caplog.text
+
+
+async def test_prices_that_cannot_be_loaded_are_one_line_in_the_log(path, caplog):
+    def broken(provider, model):
+        raise ValueError("no such table")
+
+    text = settings("http://127.0.0.1:9/v1", key="[keys.app.spend]\nmax_usd = 2\n")
+    async with running(path, text, prices=broken):
+        await until(lambda: caplog.messages)
+    gc.collect()
+    assert caplog.messages == ["the prices cannot be loaded: ValueError: no such table"]
 
 
 async def test_no_call_fails_while_the_file_is_read_a_hundred_times(path, stormbreak_provider):

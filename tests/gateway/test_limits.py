@@ -4,13 +4,19 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import pytest
 from gateways import ANSWER, CHAT, KEY, OTHER, prices, running, settings, until, upstream
 from table_test import table_test
 
+from stormbreak.config.gateway_settings import KeySettings
+from stormbreak.core.admission import TargetQueue
+from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.gateway.keys import GUESSES
+from stormbreak.gateway.errors import RefusedError
+from stormbreak.gateway.keys import GUESSES, LimitHolder
+from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.process import Gateway
 from stormbreak.http.h1.server_connection import ServerResponse
 
@@ -79,6 +85,89 @@ async def test_calls_beyond_those_in_flight_wait_for_their_turn(path):
         provider.reply = reply
         assert (await third).status == 200
         await asyncio.gather(*streams)
+
+
+@table_test(
+    ("before", "after", "begun", "more"),
+    [
+        ("max_in_flight = 4\n", "max_in_flight = 2\n", 4, 0),
+        ("max_in_flight = 2\n", "max_in_flight = 3\n", 2, 1),
+        ("max_in_flight = 3\n", "max_in_flight = 3\nrpm = 6000\n", 3, 0),
+        ("rpm = 6000\n", "max_in_flight = 3\n", 5, 0),
+    ],
+)
+async def test_calls_in_flight_count_for_the_limits_of_a_reload(path, before, after, begun, more):
+    """Found: another `max_in_flight` began to count at 0."""
+    at_once, most, go = 0, 0, asyncio.Event()
+
+    async def reply(request, connection):
+        nonlocal at_once, most
+        at_once += 1
+        await (go.wait() if len(provider.seen) <= begun else asyncio.sleep(0.02))
+        most = max(most, at_once)
+        at_once -= 1
+        return ServerResponse(200, json.dumps(ANSWER).encode())
+
+    async with limited(path, before, top="patience = 5\n") as (gateway, provider):
+        provider.reply = reply
+        asking = [asyncio.create_task(gateway.ask()) for _ in range(begun)]
+        await until(lambda: len(provider.seen) == begun)
+        queued = [asyncio.create_task(gateway.ask()) for _ in range(3 if "max" in before else 0)]
+        await asyncio.sleep(0.05)
+        for text in (after, f"{after}tpm = 9000000\n", after):
+            path.write_text(settings(provider.url, key=text, top="patience = 5\n"))
+            assert await gateway.gateway.reload()
+        asking += [*queued, *(asyncio.create_task(gateway.ask()) for _ in range(5))]
+        await asyncio.sleep(0.05)
+        if more:  # the rest go one after the other
+            await until(lambda: len(provider.seen) == len(asking))
+        else:
+            assert len(provider.seen) == begun
+        go.set()
+        replies = await asyncio.gather(*asking)
+    assert [each.status for each in replies] == [200] * len(asking)
+    assert most == begun + more
+
+
+async def test_an_error_in_the_middle_of_a_step_frees_no_place_that_others_hold(path, monkeypatch):
+    """Found: what set the engine right knew only the places of calls that had waited for them."""
+    go = asyncio.Event()
+
+    async def reply(request, connection):
+        await go.wait()
+        return ServerResponse(200, json.dumps(ANSWER).encode())
+
+    async with limited(path, "max_in_flight = 1\n", top="patience = 5\n") as (gateway, provider):
+        provider.reply = reply
+        asking = [asyncio.create_task(gateway.ask())]
+        await until(lambda: provider.seen)
+        asking.append(asyncio.create_task(gateway.ask()))
+        await asyncio.sleep(0.05)
+        with monkeypatch.context() as patched:
+            patched.setattr(TargetQueue, "enter", Mock(side_effect=MemoryError))
+            broken = await gateway.ask()
+        assert broken.status >= 500
+        await asyncio.sleep(0.05)
+        assert len(provider.seen) == 1
+        go.set()
+        assert [each.status for each in await asyncio.gather(*asking)] == [200, 200]
+        assert (await gateway.ask()).status == 200
+        assert not gateway.gateway._limits.queues.engine.lent
+
+
+async def test_places_of_before_a_fork_count_for_nobody_in_the_child():
+    holder = LimitHolder("key", "app", KeySettings(sha256="a" * 64, max_in_flight=1))
+    queues = ClientQueues()
+    queues.apply([holder], Policy(patience=0.05))
+    before = await queues.enter(holder, tokens=1, deadline_at=None)
+    queues.engine.start_over()  # as the child does
+    mine = await queues.enter(holder, tokens=1, deadline_at=None)
+    queues.leave(before, None)
+    queues.driver.between_steps(lambda engine, now: engine.recover([], now))
+    with pytest.raises(RefusedError):
+        await queues.enter(holder, tokens=1, deadline_at=None)
+    queues.leave(mine, None)
+    queues.leave(await queues.enter(holder, tokens=1, deadline_at=None), None)
 
 
 async def test_a_client_that_leaves_gives_its_place_back(path):

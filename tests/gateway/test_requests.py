@@ -414,6 +414,74 @@ async def test_requests_with_state_need_a_model_of_a_single_target(path):
             assert len(provider.seen) == 4
 
 
+FILE = {"file_id": "file-1"}
+CALLED = {"type": "tool_use", "id": "t", "name": "read", "input": FILE}
+
+
+def said(*parts):
+    return [{"role": "user", "content": [*parts]}]
+
+
+@table_test(
+    ("endpoint", "more", "named"),
+    [
+        ("responses", {"input": said({"type": "input_file", **FILE})}, "file_id"),
+        ("responses", {"input": said({"type": "input_image", **FILE})}, "file_id"),
+        ("responses", {"input": [{"type": "item_reference", "id": "m"}]}, "item_reference"),
+        ("responses", {"input": [{"id": "m"}]}, "item_reference"),
+        (
+            "responses",
+            {"input": [{"type": "computer_call_output", "call_id": "c", "output": FILE}]},
+            "file_id",
+        ),
+        ("responses", {"input": "x", "prompt": {"id": "p"}}, "prompt"),
+        ("chat/completions", {"messages": said({"type": "file", "file": FILE})}, "file_id"),
+        (
+            "chat/completions",
+            b'{"messages": [{"role": "user", "content": [{"file": {"f\\u0069le_id": "f"}}]}]',
+            "file_id",
+        ),
+        (
+            "messages",
+            {"messages": said({"type": "document", "source": {"type": "file", **FILE}})},
+            "file_id",
+        ),
+        ("messages", {"messages": said({"type": "container_upload", **FILE})}, "file_id"),
+        (
+            "messages",
+            {"messages": said({"type": "tool_result", "content": [{"source": FILE}]})},
+            "file_id",
+        ),
+        ("messages", {"messages": said(), "container": "c"}, "container"),
+        ("messages", {"messages": said(CALLED), "container": None}, None),
+        ("messages", {"messages": said({"type": "text", "text": "a file_id"})}, None),
+        ("responses", {"input": said({"type": "input_file", "file_id": None})}, None),
+        ("responses", {"input": [{"type": "message", "id": "m", "content": "x"}]}, None),
+        ("completions", {"prompt": "x"}, None),
+    ],
+)
+async def test_files_and_items_at_a_provider_need_a_model_of_a_single_target(
+    path, endpoint, more, named
+):
+    """Found: a pool sent them to a provider that does not know them."""
+    async with upstream() as provider:
+        once = "[retry]\nmax_attempts = 1\n"
+        text = settings(provider.url, more=POOL.format(url=provider.url), top=once)
+        async with running(path, text) as gateway:
+            for model in ("both", "main"):
+                if isinstance(more, bytes):
+                    payload = more + f', "model": "{model}"}}'.encode()
+                else:
+                    payload = {"model": model, "max_tokens": 9, **more}
+                reply = await gateway.ask(payload, f"/v1/{endpoint}")
+                if named is None or model == "main":
+                    assert {body["model"] for body in provider.bodies} >= {"storm-1"}
+                else:
+                    assert reply.status == 400
+                    assert reply.json["error"]["message"].startswith(f"{named} refers to")
+                    assert provider.seen == []
+
+
 async def test_a_job_at_the_provider_is_never_started_twice(path):
     async with through(path) as (gateway, provider):
         provider.reply = ServerResponse(503, b"{}")

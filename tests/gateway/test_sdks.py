@@ -68,6 +68,25 @@ async def test_openai_gets_answers_streams_and_raw_responses(through):
         assert [model.id async for model in client.models.list()] == ["main"]
 
 
+async def test_openai_gets_old_completions(through):
+    start, _ = through(key="tpm = 100000\n")
+    asked = {"model": "main", "prompt": "Once upon a time"}
+    async with (
+        start as gateway,
+        openai.AsyncOpenAI(api_key=KEY, base_url=f"{gateway.url}/v1") as client,
+    ):
+        answer = await client.completions.create(**asked)
+        assert answer.choices[0].text == answer_text({**asked, "model": "storm-1"})
+        assert answer.usage.total_tokens > 0
+        text = ""
+        async for chunk in await client.completions.create(**asked, stream=True):
+            assert chunk.usage is None  # the gateway has asked for it, not the client
+            text += chunk.choices[0].text
+        assert text == answer.choices[0].text
+        with pytest.raises(openai.BadRequestError, match="prompt"):
+            await client.completions.create(model="main", prompt=[])
+
+
 async def test_openai_blocks_as_ever(through):
     start, _ = through()
 

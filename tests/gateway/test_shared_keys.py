@@ -217,6 +217,27 @@ async def test_a_lower_limit_holds_from_the_reload_on_and_a_removed_key_gives_ba
         assert {reply.status for reply in await ask_all(found, 4)} == {200}
 
 
+async def test_calls_in_flight_count_for_the_limits_of_a_reload(path, own_store):
+    go = asyncio.Event()
+
+    async def hang(request, connection):
+        await go.wait()
+        return TEN_CENTS
+
+    limit = "max_in_flight = {}\n"
+    async with gateways(path, own_store.url, 1, limit.format(4), reply=hang) as (found, provider):
+        asking = [asyncio.create_task(found[0].ask()) for _ in range(4)]
+        await until(lambda: len(provider.seen) == 4)
+        text = found[0].path.read_text()
+        found[0].path.write_text(text.replace(limit.format(4), limit.format(2)))
+        assert await found[0].gateway.reload()
+        asking.append(asyncio.create_task(found[0].ask()))
+        await asyncio.sleep(0.5)
+        assert len(provider.seen) == 4
+        go.set()
+        assert {each.status for each in await asyncio.gather(*asking)} == {200}
+
+
 async def test_a_period_begins_anew_for_all(path, own_store):
     async with gateways(path, own_store.url, 2, spend(0.4, 1.0)) as (found, provider):
         await ask_all(found, 10)

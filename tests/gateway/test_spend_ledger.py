@@ -33,7 +33,9 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.parent_store import Money
+from stormbreak.fleet.messages import Report, SpendReport
+from stormbreak.fleet.parent_store import Money, ParentStore
+from stormbreak.fleet.store import Message
 from stormbreak.gateway import spending
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.limits import ClientQueues
@@ -356,3 +358,108 @@ def test_a_period_that_is_over_counts_nothing(tmp_path):
     ledger.close()
     with pytest.raises(LedgerError):
         ledger.write("a", Spent(Decimal(1), None))
+
+
+HOUR_11 = 1_790_002_800.0  # the start of an hour
+
+
+class Machine:
+    """A gateway's money on a machine that is killed, started, and whose wall clock is set."""
+
+    def __init__(self, path):
+        self.path, self.now, self.wall = path, 50.0, HOUR_11 - 700.0
+        self.holder = LimitHolder(
+            "key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period="hour"))
+        )
+        self.start()
+
+    def start(self):
+        self.ledger = SpendLedger(self.path, clock=lambda: self.wall)
+        self.budgets = ClientBudgets(
+            prices, ClientQueues(), self.ledger, clock=lambda: self.now, wall=lambda: self.wall
+        )
+        self.budgets.apply([self.holder], Policy())
+        self.account = self.budgets.account(self.holder)
+
+    def restart(self, *, killed):
+        self.ledger.close() if killed else self.budgets.close()
+        self.now = 50.0
+        self.start()
+
+    def go(self, seconds):
+        self.now += seconds
+        self.wall += seconds
+
+    async def spend(self, usd):
+        """Spend all that is reserved for an attempt, if it can be; return whether."""
+        bound = Decimal(usd)
+        await self.budgets.allow(self.account, self.holder.title, bound)
+        covered = self.budgets.covers(self.account, self.holder.title, bound, self.now)
+        if not covered or self.account.ready_at(bound, self.now) > self.now:
+            return False
+        self.account.settle(bound, bound, self.account.reserve(bound, self.now), self.now)
+        return True
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_an_hour_that_ends_during_a_restart_is_over_and_else_goes_on(path, killed):
+    machine = Machine(path)
+    assert await machine.spend(1)
+    machine.go(699.9)
+    machine.restart(killed=killed)
+    assert not await machine.spend("0.01")
+    machine.restart(killed=killed)
+    machine.go(0.2)
+    assert await machine.spend(1)  # exactly when the hour begins
+    machine.restart(killed=killed)
+    machine.go(3598.0)
+    assert not await machine.spend("0.01")
+    machine.go(2.0)
+    assert await machine.spend(1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_no_hour_has_more_than_its_money_over_restarts_kills_and_clocks_set_back(path, seed):
+    chance, machine = random.Random(seed), Machine(path)
+    latest, hours, back = machine.wall, {}, 0.0
+    for _ in range(250):
+        what = chance.random()
+        if what < 0.1:
+            machine.restart(killed=chance.random() < 0.5)
+        elif what < 0.3:
+            machine.go(chance.choice([0.4, 60.0, 500.0, 699.0]))
+        elif what < 0.4 and back < 3_000.0:
+            back += 500.0
+            machine.wall -= 500.0
+        latest = max(latest, machine.wall)
+        amount = chance.choice(["0.05", "0.3"])
+        if await machine.spend(amount):
+            hours[latest // 3600] = hours.get(latest // 3600, Decimal(0)) + Decimal(amount)
+    assert len(hours) >= 4
+    assert max(hours.values()) <= 1
+    assert sum(hours.values()) >= len(hours) * Decimal("0.5")
+
+
+def test_a_parent_goes_on_with_an_hour_that_is_not_over(path):
+    wall = HOUR_11 - 700.0
+    holder = LimitHolder("key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period="hour")))
+    ledger = SpendLedger(path, clock=lambda: wall)
+    record = LedgerRecord(ledger)
+    record.scopes = {"scope": holder}
+    asked = Report(spend=SpendReport(limit=1e6, period=-1.0, needed=600_000.0))
+
+    def granted(member):
+        return store.beat([Message("scope", member, asked)])[0].spend.granted
+
+    store = ParentStore(record=record, wall=lambda: wall)
+    assert granted("a") >= 600_000
+    store = ParentStore(record=record, wall=lambda: wall)
+    assert granted("b") == 0
+    wall = HOUR_11 + 0.5
+    assert granted("b") >= 600_000
+    store = ParentStore(record=record, wall=lambda: wall)
+    assert granted("c") == 0
+    wall = HOUR_11 + 3600.0
+    store = ParentStore(record=record, wall=lambda: wall)
+    assert granted("c") >= 600_000
+    record.close(store)

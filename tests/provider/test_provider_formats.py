@@ -52,6 +52,39 @@ def test_a_streamed_response_completes_with_the_plain_one(client):
     assert events[-1][1]["response"] == plain
 
 
+# ---------------------------------------------------------------- completions
+
+
+@pytest.mark.parametrize("prompt", ["once upon", ["once", "upon"], [17, 4]])
+def test_a_text_completion_plain_and_streamed(client, prompt):
+    asked = {"model": "m", "prompt": prompt, "n": 2}
+    count = 4 if prompt == ["once", "upon"] else 2
+    said = client.ask(path="/v1/completions", payload=asked).json
+    assert said["object"] == "text_completion"
+    assert [each["index"] for each in said["choices"]] == [*range(count)]
+    assert said["choices"][0]["text"] == answer_text(asked)
+    assert {each["finish_reason"] for each in said["choices"]} == {"stop"}
+    usage = said["usage"]
+    assert usage["completion_tokens"] == 14 * count
+
+    streamed = {**asked, "stream": True, "stream_options": {"include_usage": True}}
+    heard = unchunk(client.ask(path="/v1/completions", payload=streamed).body)
+    *events, end, _ = heard.split(b"\n\n")
+    assert end == b"data: [DONE]"
+    chunks = [json.loads(event[6:]) for event in events]
+    assert chunks[-1]["usage"] == usage
+    texts = dict.fromkeys(range(count), "")
+    for chunk in chunks[:-1]:
+        [choice] = chunk["choices"]
+        texts[choice["index"]] += choice["text"]
+    assert texts == {each["index"]: each["text"] for each in said["choices"]}
+
+
+@pytest.mark.parametrize("asked", [{}, {"prompt": []}, {"prompt": 7}, {"prompt": ["a"] * 21}])
+def test_a_text_completion_needs_a_prompt(client, asked):
+    assert client.ask(path="/v1/completions", payload={"model": "m", **asked}).status == 400
+
+
 # ---------------------------------------------------------------- messages
 
 

@@ -68,7 +68,7 @@ def _facts(scope: Scope, now: float) -> dict[str, Any]:
     return {
         "since": now - scope.epoch,
         "cooldown": max(0.0, scope.cooldown_until - now),
-        "period_ends": None if scope.ends_at == NONE else scope.ends_at - now,
+        "period_ends": None if scope.ends_at == NONE or scope.started == 0 else scope.ends_at - now,
         "lost_usd": scope.unclaimed / 1e6,
         "members": [_member(name, each, now) for name, each in sorted(scope.members.items())],
     }

@@ -105,7 +105,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "rate_limit.learn_from_headers": "respect rate-limit headers",
         "process_share": "share of rate limits and of a fixed concurrency limit",
         "spend.max_usd": "US dollars for all attempts",
-        "spend.period": "seconds of the limit; none: the life of the process",
+        "spend.period": "seconds, hour, day or month (UTC); none: the life of the process",
         "spend.max_output_tokens": "for requests without an output limit; none: reject them",
         "fleet.url": "the store; none: nothing is shared with other processes",
         "fleet.name": "processes with the same store and name share",
@@ -181,7 +181,7 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
                 "max_in_flight": "calls at once",
                 "spend": "more is rejected",
                 "spend.max_usd": "US dollars for all attempts",
-                "spend.period": "seconds of the limit; none: the life of the process",
+                "spend.period": "seconds, hour, day or month (UTC); none: the life of the process",
                 "spend.max_output_tokens": "for requests without an output limit; none: reject them",
             }.items()
         },

@@ -85,7 +85,7 @@ class TargetQueue:
         ]
         self._on_success = tuple(successes)
         self._on_calm_success = tuple(each for each in successes if self._gates[each[0]].takes)
-        self._slots = slots
+        self.slots = slots
         self._diagnosis = diagnosis
         self._diagnosis_place = self._gates.index(diagnosis)
         self._policy = policy
@@ -102,6 +102,7 @@ class TargetQueue:
         self._is_overload = False  # it began to stand while the limit alone held it
         self._newest_first = False  # of its interactive calls: it is too long to serve all in time
         self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
+        self.sharing: list[TargetQueue] | None = None  # queues with the same slots, oldest first
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
 
     @property
@@ -118,11 +119,11 @@ class TargetQueue:
         if queue.size:
             self.pump(now)  # time may have opened a gate, and room in the queue with it
         else:
-            self._slots.tick(now, 0.0)
+            self.slots.tick(now, 0.0)
         if not queue.size:
             if not self._calm:
                 self._calm = self._is_calm(now)
-            slots = self._slots
+            slots = self.slots
             free = self._calm and slots.in_flight < slots.limit
             if free or self._ready_at(call, now) <= now:
                 return self._grant(call, now)
@@ -161,7 +162,7 @@ class TargetQueue:
     def pump(self, now: float) -> None:
         """Let calls leave while every gate is ready, and set a ticket's timer for when time opens a gate."""
         queue = self._queue
-        self._slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
+        self.slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
         self._choose_order(now)
         while queue.size:
             ticket = self._next()
@@ -197,7 +198,7 @@ class TargetQueue:
         for ticket in sorted(tickets, key=lambda ticket: ticket.queued_at):
             ticket.check_at = None
             self._queue.push(ticket)
-        self._slots.in_flight = permits
+        self.slots.in_flight = permits
         self.pump(now)
 
     def end_calm(self) -> None:
@@ -227,10 +228,23 @@ class TargetQueue:
                 settle(tokens[place], outcome, now, uniform)
             if outcome.own_deadline and took > service:
                 self.service += (took - service) * (LEARNING if service else 1.0)
-        if self._queue.size:
+        if self.sharing is not None:
+            self.pump_all(now)
+        elif self._queue.size:
             self.pump(now)
         else:
-            self._slots.tick(now, 0.0)
+            self.slots.tick(now, 0.0)
+
+    def share_slots(self, before: "TargetQueue") -> None:
+        """Take the place of a queue with the same limiter: a slot that one frees may be taken in the other."""
+        queues = [before] if before.sharing is None else before.sharing
+        queues[:] = [*(each for each in queues if each.queued), self]
+        self.sharing = before.sharing = queues
+
+    def pump_all(self, now: float) -> None:
+        """Let calls leave here, and in queues with the same slots."""
+        for queue in self.sharing or ():
+            queue.pump(now)
 
     def first_output(self, tokens: list[Any], now: float) -> None:
         """Record the first output of an attempt: one more slot is proven, and a call may leave."""
@@ -270,13 +284,13 @@ class TargetQueue:
         holds, until = None, now
         for gate in self._gates:
             ready_at = gate.ready_at(call, now)
-            if ready_at > until or (ready_at == until > now and holds is self._slots):
+            if ready_at > until or (ready_at == until > now and holds is self.slots):
                 holds, until = gate, ready_at
         return holds
 
     def _ready_at(self, call: Call, now: float) -> float:
         if self._calm:
-            return self._slots.ready_at(call, now)
+            return self.slots.ready_at(call, now)
         latest = READY
         for gate_ready_at in self._ready_ats:
             ready_at = gate_ready_at(call, now)
@@ -296,7 +310,7 @@ class TargetQueue:
         If it began while another gate was closed, the target can serve it.
         """
         queue, stood = self._queue, self._stands
-        if queue.size <= STANDING_QUEUE_RATIO * self._slots.limit or not self._slots.binds(now):
+        if queue.size <= STANDING_QUEUE_RATIO * self.slots.limit or not self.slots.binds(now):
             self._stands = self._newest_first = False
             return
         oldest = next(iter(queue))
@@ -306,9 +320,9 @@ class TargetQueue:
             return
         if not stood:
             gate = self._holding_gate(oldest.call, now)
-            self._is_overload = gate in {None, self._slots}
+            self._is_overload = gate in {None, self.slots}
         if self._is_overload and not self._newest_first:
-            wait = self._time_until_turn(queue.size, now, slots=self._slots.limit)
+            wait = self._time_until_turn(queue.size, now, slots=self.slots.limit)
             self._newest_first = wait > oldest.expires_at - oldest.queued_at
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
@@ -316,7 +330,7 @@ class TargetQueue:
         if veto:
             return veto
         for gate in self._gates:
-            if gate is self._slots:  # a slot may come free sooner
+            if gate is self.slots:  # a slot may come free sooner
                 continue
             ready_at = gate.ready_at(call, now)
             if ready_at <= now:
@@ -335,11 +349,11 @@ class TargetQueue:
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         ahead = self._queue.ahead_of(call)
-        wait = self._time_until_turn(ahead, now, slots=self._slots.limit)
+        wait = self._time_until_turn(ahead, now, slots=self.slots.limit)
         newest_first = call.priority is Priority.INTERACTIVE and self._newest_first
         # By the largest limit: one learned during an episode says little about the next, and a call that is
         # rejected cannot be called back.
-        soonest = self._time_until_turn(ahead, now, slots=self._slots.max_limit)
+        soonest = self._time_until_turn(ahead, now, slots=self.slots.max_limit)
         if now + soonest > expires_at and not newest_first:
             return Rejection("shed", LATE, now + wait)
         if self._queue.size < self._policy.max_size:
@@ -367,8 +381,8 @@ class TargetQueue:
     def _shed(self, call: Call, now: float) -> Rejection:
         """Reject a call that ran out of time, with the gate that held it and the time to retry."""
         gate = self._holding_gate(call, now)
-        if gate is None or gate is self._slots:
-            wait = self.service * (self.queued + 1) / self._slots.limit
+        if gate is None or gate is self.slots:
+            wait = self.service * (self.queued + 1) / self.slots.limit
             return Rejection("shed", LATE, now + wait)
         return self._rejection(gate, LATE, call, now)
 

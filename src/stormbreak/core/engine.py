@@ -120,6 +120,7 @@ class Engine:
         self.targets: OrderedDict[Target, TargetState] = OrderedDict()
         self.crowded = False  # whether there are more targets than MAX_TARGETS
         self._replaced: list[TargetState] = []  # new states took their place, but calls still wait
+        self.lent: set[Permit] = set()  # permits that no flow holds
         limits = self._tenant_limits.items()
         self.tenants = {name: Tenant(name, self, each) for name, each in limits if each.acts}
 
@@ -191,13 +192,15 @@ class Engine:
         now: float,
         *,
         anew: Collection[Target] = (),
+        shares_slots: bool = False,
         tenants: Mapping[str, TenantLimits] | None = None,
     ) -> None:
         """Apply new policies; `policies` are those of the named targets, without their models.
 
         A target with an unchanged policy keeps its state. Another one gets a new state, which takes over the
-        circuit; calls in the old state, or at a removed target, end there. The targets `anew` lose all state. The
-        limits of `tenants` replace those before; None: they stay.
+        circuit; calls in the old state, or at a removed target, end there. The targets `anew` lose all state. With
+        `shares_slots`, calls in an old state go on counting for a fixed limit. The limits of `tenants` replace those
+        before; None: they stay.
         """
         known = {**self._earlier_policies, **self._policies}
         changes = [(known[target], policies[target]) for target in policies if target in known]
@@ -212,7 +215,7 @@ class Engine:
             if (target_state.gone and target_state.idle) or target.account in anew:
                 del self.targets[target]
             elif not target_state.gone and target_state.policy != self.policy_of(target):
-                self.targets[target] = self._replace(target_state, now)
+                self.targets[target] = self._replace(target_state, now, shares_slots=shares_slots)
         current = self.targets.values()
         self._replaced = [each for each in before if each.admission.queued and each not in current]
         self.on_spend_settled(now)  # a limit may have been raised
@@ -236,8 +239,8 @@ class Engine:
         policies = {key: replace(each, limit=limit) for key, each in self._policies.items()}
         self.govern(replace(self.policy, limit=limit), policies, now)
 
-    def _replace(self, old: TargetState, now: float) -> TargetState:
-        new = TargetState(self, old.target)
+    def _replace(self, old: TargetState, now: float, *, shares_slots: bool) -> TargetState:
+        new = TargetState(self, old.target, old.slots if shares_slots else None)
         if old.breaker is not None:
             saved = old.breaker.save(now)
             if saved.state is not State.CLOSED:
@@ -248,6 +251,9 @@ class Engine:
         breaker = new.policy.breaker  # calls in the old state follow its mode, too
         for target_state in self._states_of(old.target):
             target_state.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
+        if new.slots is old.slots:
+            new.admission.share_slots(old.admission)
+            new.admission.pump_all(now)
         return new
 
     # ------------------------------------------------------------ targets
@@ -331,14 +337,22 @@ class Engine:
         for command in commands:
             if isinstance(command, WaitFor) and command.ticket.decided:
                 self.wake(command.ticket)  # it may have been woken already
-        holdings = [each for command in commands for each in held(command)]
+        holdings = [*self.lent, *(each for command in commands for each in held(command))]
         of_tenants = [state for tenant in self.tenants.values() for state in tenant.states]
         holdings += [permit for tenant in self.tenants.values() for permit in tenant.permits]
         for target_state in (*self.targets.values(), *self._replaced, *of_tenants):
             admission = target_state.admission
-            here = [each for each in holdings if each.issuer is admission]
-            waiting = [each for each in here if isinstance(each, Ticket) and not each.decided]
-            admission.recover(waiting, sum(isinstance(each, Permit) for each in here), now)
+            waiting = [
+                each
+                for each in holdings
+                if isinstance(each, Ticket) and each.issuer is admission and not each.decided
+            ]
+            permits = [
+                each
+                for each in holdings
+                if isinstance(each, Permit) and each.issuer.slots is admission.slots
+            ]
+            admission.recover(waiting, len(permits), now)
 
     def emit(self, event: Event) -> None:
         """Queue an event for the listeners, if any."""

@@ -144,6 +144,11 @@ class CircuitGate(Gate, Protocol):
 class Issuer(Protocol):
     """Grants permits, and takes the tokens of the gates back."""
 
+    @property
+    def slots(self) -> object:
+        """The gate that counts its permits."""
+        ...
+
     def settle(self, permit: "Permit", outcome: Outcome, now: float, uniform: float) -> None:
         """Give every gate its token back, with the outcome of the attempt; a second time does nothing."""
         ...

@@ -14,7 +14,7 @@ from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.breaker_policy import CLOSED, BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
-from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, limiter
+from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, Limiter, limiter
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.diagnosis import REMEMBERED, Diagnosis
 from stormbreak.core.gate import NEVER, Gate, SpendingGate
@@ -79,7 +79,8 @@ class Shared(Protocol):
 class TargetState:
     """One target: its gates, and the queue before them."""
 
-    def __init__(self, engine: Shared, target: Target) -> None:
+    def __init__(self, engine: Shared, target: Target, slots: Limiter | None = None) -> None:
+        """Take over the `slots` of an earlier state, if both limits are fixed and not leased."""
         self.policy = policy = engine.policy_of(target)
         self.treatments = policy.treatments
         self.budget, self.shadow_budget = engine.budgets(policy)
@@ -124,7 +125,7 @@ class TargetState:
             self.diagnosis,
             paused=self._is_paused,
             share=policy.process_share,
-            fixed=None if lease is None else lease.limiter,
+            fixed=self._fixed_limiter(slots),
         )
         self.breaker = None if policy.breaker is None else self._breaker(policy.breaker)
         self.shadow = None if policy.shadow is None else self._shadow(policy.shadow, engine.stalls)
@@ -135,6 +136,19 @@ class TargetState:
             or (lease is not None and lease.slots is not None)
         )
         self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
+
+    def _fixed_limiter(self, slots: Limiter | None) -> Callable[[FixedLimit], FixedLimiter] | None:
+        if self.lease is not None:
+            return self.lease.limiter
+        if type(slots) is not FixedLimiter:
+            return None
+        known, share = slots, self.policy.process_share
+
+        def resized(policy: FixedLimit) -> FixedLimiter:
+            known.resize(policy.max_in_flight, share)
+            return known
+
+        return resized
 
     def _diagnosis(self, stalls: Stalls) -> Diagnosis:
         return Diagnosis(

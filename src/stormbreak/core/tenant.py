@@ -25,9 +25,8 @@ from stormbreak.hidden_keys import quoted
 from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, VERDICT_OK, Outcome, Target, Verdict
 
 MAX_PAYERS = 256  # targets of one tenant that are remembered, besides those with calls
-_UNLIMITED = AimdLimit(  # a fixed limit of so many calls in flight would be leased
-    initial_in_flight=1_000_000, max_in_flight=1_000_000
-)
+_MANY = 1_000_000  # calls in flight
+_UNLIMITED = AimdLimit(initial_in_flight=_MANY, max_in_flight=_MANY)
 _SHOWN = ("in_flight", "limit", "queued", "queue_age", "held_by", "held_for", "quota")
 
 
@@ -76,7 +75,9 @@ class TenantLimits:
             breaker=None,
             adaptive_rate=False,
             rate_limit=RateLimitPolicy(rpm=self.rpm, tpm=self.tpm),
-            limit=_UNLIMITED if most is None else FixedLimit(max_in_flight=most),
+            limit=_UNLIMITED
+            if most is None and of.fleet.acts  # which would lease a fixed limit
+            else FixedLimit(max_in_flight=most or _MANY),
             fleet=of.fleet,
             process_share=process_share,
         )

@@ -2,8 +2,9 @@
 
 `SpendAccounts` holds the accounts of one engine, one for each limit; all targets under the same limit share its
 account. `SpendGate` is the gate of one target. What is spent and what is reserved never exceed the limit together, as
-long as no attempt costs more than its bound. A limit may be per period: the first begins with the first attempt, and
-the cost of an attempt belongs to the period in which it left.
+long as no attempt costs more than its bound. A limit may be per period, and the cost of an attempt belongs to the period
+in which it left. The first of a number of seconds begins with the first attempt. Those of the calendar follow the wall
+clock (UTC), which is read when one ends; if it was set back meanwhile, the period goes on.
 
 | outcome of the attempt | spent |
 |---|---|
@@ -12,6 +13,7 @@ the cost of an attempt belongs to the period in which it left.
 | anything else: refused, never sent | nothing |
 """
 
+import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from math import inf
@@ -21,7 +23,14 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.lease import SpendLease
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend_policy import COST, SpendPolicy
+from stormbreak.core.spend_policy import (
+    COST,
+    SpendPolicy,
+    bounded_end,
+    period_end,
+    restored_end,
+    time_left,
+)
 from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
 from stormbreak.events import Event, SpendReached
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
@@ -43,9 +52,12 @@ class SpendAccount:
     store says when periods begin, and allows its members one part after another.
     """
 
-    def __init__(self, policy: SpendPolicy) -> None:
-        self.per = inf if policy.period is None else policy.period
+    def __init__(self, policy: SpendPolicy, wall: Callable[[], float] = time.time) -> None:
+        """`wall` returns unix epoch seconds, for periods of the calendar."""
+        self.period = policy.period
         self.ends_at = inf
+        self._wall = wall
+        self._boundary = -inf  # the end of a period of the calendar, by that clock
         self._period = 0
         self.spent = NOTHING
         """US dollars, at the most, in the period that began last."""
@@ -67,14 +79,16 @@ class SpendAccount:
 
     def branch(self, policy: SpendPolicy) -> "SpendAccount":
         """Make an account with another limit for the same period and the same spent amount."""
-        account = SpendAccount(policy)
+        account = SpendAccount(policy, self._wall)
         account.ends_at, account._period, account.spent = self.ends_at, self._period, self.spent
+        account._boundary = self._boundary
         account._reported = account._reached()
         account._limit_reported = account._reported == ALL
         return account
 
     def ready_at(self, bound: Decimal, now: float) -> float:
         """READY; the end of the period; or NEVER, where others may give back enough."""
+        self._follow_calendar(now)
         taken = self.taken_at(now)
         allowed = self.allowed if self.lease is None else self._allowed_by(self.lease, now)
         if EXACT.add(taken, bound) <= min(self.limit, allowed):
@@ -92,6 +106,7 @@ class SpendAccount:
 
     def lacks(self, bound: Decimal, now: float) -> bool:
         """Whether `bound` cannot be reserved in this period, whatever others give back."""
+        self._follow_calendar(now)
         return bound > self.limit or self._lacks(bound, now)
 
     def _lacks(self, bound: Decimal, now: float) -> bool:
@@ -121,18 +136,19 @@ class SpendAccount:
     @property
     def is_periodic(self) -> bool:
         """Whether another period follows."""
-        return self.per != inf
+        return self.period is not None
 
     def is_in_period(self, now: float) -> bool:
         """Whether its period has begun and is not over; always, if it has no periods."""
+        self._follow_calendar(now)
         return not self.is_periodic or now < self.ends_at < inf
 
     def reserve(self, bound: Decimal, now: float) -> int:
         """Reserve `bound`; return the number of the period that it belongs to."""
         self.used_at = now
         self._roll(now)
-        if self.ends_at == inf and self.per != inf:
-            self.ends_at = now + self.per
+        if self.ends_at == inf and self.is_periodic:
+            self.ends_at = now + time_left(self.period, self._wall())
         self._reserved = EXACT.add(self._reserved, bound)
         return self._period
 
@@ -166,17 +182,50 @@ class SpendAccount:
     def snapshot(self, now: float) -> dict[str, str | float | None]:
         """US dollars in digits, and seconds until the period ends; what others of a fleet have reserved is not known."""
         over = now >= self.ends_at
+        ends = None if over or self.ends_at == inf else self.ends_at - now
+        if ends is None and isinstance(self.period, str):
+            ends = self.time_left(now)
         return {
             "limit": str(self.limit),
             "spent": str(NOTHING if over else self._spent_by_all),
             "reserved": str(NOTHING if over else self._reserved),
-            "ends": None if over or self.ends_at == inf else self.ends_at - now,
+            "ends": ends,
         }
 
     def _roll(self, now: float) -> None:
         """Begin another period if the last one is over."""
+        self._follow_calendar(now)
         if now >= self.ends_at:
             self.begin_period()
+
+    def _follow_calendar(self, now: float) -> None:
+        """Begin another hour, day or month if the last one is over, here and by the wall clock; a store does so by its own."""
+        calendar = self.period
+        if now < self.ends_at < inf or not isinstance(calendar, str) or self.lease is not None:
+            return
+        wall = self._wall()
+        if wall >= self._boundary:
+            self.begin_period()
+            self._boundary = period_end(calendar, wall)
+        self._boundary = bounded_end(calendar, self._boundary, wall)
+        self.ends_at = now + (self._boundary - wall)
+
+    def time_left(self, now: float) -> float:
+        """Return the seconds until its period ends, or would end if it began now, by the clock that says so later."""
+        wall = self._wall()
+        if not now < self.ends_at < inf:
+            return time_left(self.period, wall)
+        return max(self.ends_at - now, self._boundary - wall)
+
+    def restore(self, usd: Decimal, ends_in: float | None, now: float) -> None:
+        """Go on with a period of an earlier process, in which `usd` may have been spent."""
+        if ends_in is not None and self.period is not None:
+            wall = self._wall()
+            end = restored_end(self.period, wall + ends_in, wall)
+            if end <= wall:
+                return
+            self._boundary, self.ends_at = end, now + (end - wall)
+        self.spend(usd)
 
     def begin_period(self) -> None:
         """Begin another period, whose end is not known yet; what is reserved belongs to the last one."""
@@ -305,10 +354,11 @@ class SpendGate:
 
 
 class SpendAccounts:
-    """The spend accounts of one engine, by limit. `price_of` gives the prices of a model."""
+    """The spend accounts of one engine, by limit. `price_of` gives the prices of a model, and `wall` unix epoch seconds."""
 
-    def __init__(self, price_of: PriceOf) -> None:
+    def __init__(self, price_of: PriceOf, wall: Callable[[], float] = time.time) -> None:
         self.price_of = price_of
+        self._wall = wall
         self._accounts: dict[SpendPolicy, SpendAccount] = {}
 
     def start_over(self) -> None:
@@ -317,7 +367,7 @@ class SpendAccounts:
 
     def separate(self, policy: SpendPolicy) -> "SpendAccounts":
         """Make others with this limit, at the same prices, for a tenant: it shares no account."""
-        accounts = SpendAccounts(self.price_of)
+        accounts = SpendAccounts(self.price_of, self._wall)
         accounts.account(policy)
         return accounts
 
@@ -327,7 +377,7 @@ class SpendAccounts:
             return None
         account = self._accounts.get(policy)
         if account is None:
-            account = self._accounts[policy] = SpendAccount(policy)
+            account = self._accounts[policy] = SpendAccount(policy, self._wall)
         return account
 
     def gate(

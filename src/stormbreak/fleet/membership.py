@@ -28,7 +28,7 @@ from stormbreak.core.lease import (
     SpendLease,
     TargetLease,
 )
-from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.spend_policy import CALENDARS, SpendPolicy
 from stormbreak.core.target_state import TargetState
 from stormbreak.fleet.messages import (
     HOLD,
@@ -407,7 +407,8 @@ class SpendMembership(Membership):
         super().__init__(scope, name)
         self._account = account
         self._max_usd = policy.max_usd
-        self._period = policy.period or 0.0
+        period = policy.period or 0.0
+        self._period = -1.0 - CALENDARS.index(period) if isinstance(period, str) else period
         self._bounds = bounds
         self._on_change = on_change
         self._over = NONE  # the period that has ended here, and perhaps not yet in the store
@@ -455,7 +456,7 @@ class SpendMembership(Membership):
         """Return what was granted, returned and spent, and what is needed."""
         account, lease = self._account, self.lease
         # A call that was settled later may have begun another period of the account.
-        is_rolled = lease.started > 0 and self._period > 0 and account.ends_at == inf
+        is_rolled = lease.started > 0 and self._period != 0 and account.ends_at == inf
         if now >= account.ends_at or is_rolled:
             account.begin_period()
             self._over = lease.started

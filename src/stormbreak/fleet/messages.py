@@ -46,7 +46,9 @@ class CooldownReport(NamedTuple):
 
 
 class SpendReport(NamedTuple):
-    """A spend limit (0: none) in every `period` (0: ever), and the account of one member in the period `started`.
+    """A spend limit (0: none) in every `period`, and the account of one member in the period `started`.
+
+    0: ever; less: minus the place of an hour, day or month among the `CALENDARS`, from 1.
 
     `granted`, `returned` and `spent` only ever rise. `needed` is what it needs now: an allowance, that is granted less
     returned, of that much. 0: nothing. `noted` and `elsewhere` are of the last answer: what the store knew to be spent by

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 from tempfile import mkdtemp
-from time import monotonic
+from time import monotonic, time
 from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import quote, unquote, urlsplit
 
@@ -51,10 +51,15 @@ class ParentStore:
     """
 
     def __init__(
-        self, clock: Callable[[], float] = monotonic, *, record: SpendRecord | None = None
+        self,
+        clock: Callable[[], float] = monotonic,
+        *,
+        record: SpendRecord | None = None,
+        wall: Callable[[], float] = time,
     ) -> None:
         self.scopes: dict[str, Scope] = {}
         self._clock = clock
+        self._wall = wall
         self._record = record
         self._turn = new_lock()
         self.folder = Path(mkdtemp(prefix="stormbreak-fleet-"))  # mode 0700
@@ -70,7 +75,7 @@ class ParentStore:
         """Return what may be spent in the present period of a scope; None: no period has begun."""
         with self._turn:
             known = self.scopes.get(scope)
-            return None if known is None else _money(known, self._clock())
+            return None if known is None else self._money(known)
 
     def lost(self, scope: str) -> float:
         """Return the micro-dollars of members that are gone, or of processes before this one."""
@@ -85,23 +90,34 @@ class ParentStore:
         name, member, report = message
         scope = self.scopes.get(name)
         if scope is None:
-            scope = self.scopes[name] = self._opened(name, now)
-        answer = beat(scope, member, report, now)
+            scope = self.scopes[name] = self._opened(name, report, now)
+        answer = beat(scope, member, report, now, wall=self._wall())
         if self._record is None or not report.spend.limit:
             return answer
-        money, asserted = _money(scope, now), report.spend
+        money, asserted = self._money(scope), report.spend
         if money is None or self._record.note(name, money, asserted.limit):
             return answer
         known = asserted.granted if asserted.started == scope.started else 0.0
         scope.members[member].granted = known  # it has not heard of more
         return answer._replace(spend=answer.spend._replace(granted=known))
 
-    def _opened(self, name: str, now: float) -> Scope:
+    def _opened(self, name: str, report: Report, now: float) -> Scope:
         known = None if self._record is None else self._record.restored(name)
         if known is None:
             return Scope()
-        started, ends_at = (EVER, NONE) if known.ends_in is None else (now, now + known.ends_in)
-        return Scope(epoch=now, started=started, ends_at=ends_at, folded=known.micro)
+        scope = Scope(epoch=now, started=EVER, folded=known.micro, period=report.spend.period)
+        if known.ends_in is not None:
+            scope.started = scope.money_time(now, self._wall())
+            scope.ends_at = scope.started + known.ends_in
+        return scope
+
+    def _money(self, scope: Scope) -> Money | None:
+        at = scope.money_time(self._clock(), self._wall())
+        if scope.started == 0 or (scope.ends_at != NONE and at >= scope.ends_at):
+            return None
+        taken = scope.unclaimed + sum(member.money for member in scope.members.values())
+        ends_in = None if scope.ends_at == NONE else scope.ends_at - at
+        return Money(taken, ends_in, scope.started)
 
     def __enter__(self) -> Self:
         store = self
@@ -125,13 +141,6 @@ class ParentStore:
         with suppress(OSError):
             os.unlink(self._path)  # noqa: PTH108 - as the line after
             os.rmdir(self.folder)  # noqa: PTH106
-
-
-def _money(scope: Scope, now: float) -> Money | None:
-    if scope.started == 0 or (scope.ends_at != NONE and now >= scope.ends_at):
-        return None
-    taken = scope.unclaimed + sum(member.money for member in scope.members.values())
-    return Money(taken, None if scope.ends_at == NONE else scope.ends_at - now, scope.started)
 
 
 def _answered(store: ParentStore, line: bytes) -> list[list[float]]:

@@ -86,7 +86,7 @@ class SharedLimits:
         """Share the spend limit of a target, or of a tenant at it, once for each account; a limit that was replaced is shared anew."""
         account: Any = gate.account
         limit = policy.spend
-        what = f"spend {limit.max_usd:.6f} USD {_per(limit)} {limit.max_output_tokens or ''}"
+        what = f"spend {limit.max_usd:.6f} USD {limit.per} {limit.max_output_tokens or ''}"
         if tenant is not None:
             what = client_spend(tenant.title, limit)
         known, account_of = ref(tenant or engine), ref(account)
@@ -163,13 +163,9 @@ class SharedLimits:
         return carrier
 
 
-def _per(limit: SpendPolicy) -> str:
-    return "ever" if limit.period is None else f"{limit.period:g} s"
-
-
 def client_spend(title: str, limit: SpendPolicy) -> str:
     """Name the spend limit of a tenant, or of a client key of a gateway, in its fleet: its amount may change, its period not."""
-    return f"spend of {title} {_per(limit)}"
+    return f"spend of {title} {limit.per}"
 
 
 def scope_of(policy: Policy, what: str) -> str:

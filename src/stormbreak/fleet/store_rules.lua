@@ -5,6 +5,8 @@
 local LEASE, HORIZON, DEMAND, MAX_DEBT = 10, 0.5, 1, 60
 local MIN_AGAIN, MAX_AGAIN, CHUNK, QUIET, FORGOTTEN = 0.05, 0.25, 50, 5, 3600
 local NONE, HOLD, LIFT, EVER = -1, 1, 2, 1
+local MONTH, SECONDS = -3, {3600, 86400, 2678400} -- periods, and how long they last at the most
+local MONTHS = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31}
 local KEEP = 3600 -- seconds for which an idle scope is kept
 
 -- records: lists of doubles
@@ -48,6 +50,24 @@ local function take(...)
   return part
 end
 local answer = {}
+
+local function period_end(period, at)
+  if period ~= MONTH then
+    local seconds = SECONDS[-period]
+    return (math.floor(at / seconds) + 1) * seconds
+  end
+  local first, months = 0, 0
+  while first * 86400 <= at do
+    local year, month = 1970 + math.floor(months / 12), months % 12 + 1
+    local leap = month == 2 and year % 4 == 0 and (year % 100 ~= 0 or year % 400 == 0)
+    first, months = first + MONTHS[month] + (leap and 1 or 0), months + 1
+  end
+  return first * 86400
+end
+
+local function bounded_end(period, ends_at, at)
+  return ends_at - at <= 2 * SECONDS[-period] and ends_at or period_end(period, at)
+end
 
 local function beat(key)
   place = place + 1
@@ -187,9 +207,18 @@ local function beat(key)
 
   -- money
 
+  local function ends_at(started)
+    if account.period < 0 then
+      return bounded_end(account.period, period_end(account.period, started), now)
+    end
+    return account.period == 0 and NONE or started + account.period
+  end
+
   local function end_period()
+    if account.period < 0 then scope.ends_at = bounded_end(account.period, scope.ends_at, now) end
     if scope.started > 0 and scope.ends_at ~= NONE and now >= scope.ends_at then
-      scope.started, scope.ends_at, scope.folded, scope.forgotten, scope.asserted = 0, NONE, 0, 0, 0
+      scope.started, scope.folded, scope.forgotten, scope.asserted = 0, 0, 0, 0
+      if account.period >= 0 then scope.ends_at = NONE end
       for other, member in pairs(members) do
         member.granted, member.returned, member.spent = 0, 0, 0
         changed[other] = true
@@ -201,7 +230,7 @@ local function beat(key)
     local is_on = account.started > 0 and (account.period == 0 or account.ends_in > 0)
     if scope.started == 0 and is_on and (head.epoch ~= scope.epoch or now < scope.quiet_until) then
       scope.started = account.started
-      scope.ends_at = account.period == 0 and NONE or now + account.ends_in
+      scope.ends_at = account.period > 0 and now + account.ends_in or ends_at(account.started)
     end
     return account.started > 0 and account.started == scope.started
   end
@@ -230,11 +259,9 @@ local function beat(key)
     end
     local left = math.max(0, account.limit - taken)
     local lack = account.needed - (me.granted - me.returned)
-    if account.needed > 0 and lack > 0 and now >= quiet then
-      if scope.started == 0 then
-        scope.started = account.period == 0 and EVER or now
-        scope.ends_at = account.period == 0 and NONE or now + account.period
-      end
+    local is_set_back = scope.started == 0 and now < scope.ends_at
+    if account.needed > 0 and lack > 0 and now >= quiet and not is_set_back then
+      if scope.started == 0 then scope.started, scope.ends_at = account.period == 0 and EVER or now, ends_at(now) end
       if lack <= left then
         local grant = math.max(lack, math.floor(left / CHUNK))
         me.granted = me.granted + grant
@@ -258,7 +285,7 @@ local function beat(key)
     for _, tat in ipairs({'tat1', 'tat2'}) do
       if scope[tat] ~= 0 then set_back(scope, {tat}, seconds) end
     end
-    if scope.ends_at ~= NONE then scope.ends_at = scope.ends_at - seconds end
+    if scope.ends_at ~= NONE and account.period >= 0 then scope.ends_at = scope.ends_at - seconds end
     for other, member in pairs(members) do
       set_back(member, {'until', 'served_at', 'asked_at1', 'served_at1', 'asked_at2', 'served_at2'}, seconds)
       changed[other] = true

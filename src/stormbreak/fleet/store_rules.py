@@ -11,6 +11,7 @@ the store keeps without the member: it ends by time, or when the member has ackn
 - Money: three numbers for each member and period, granted, returned and spent, which only ever rise. So a report that
   comes twice, late, or to a store that has forgotten all, changes nothing. Such a store also learns from its members what
   all of them had spent. What nobody asserts of it counts as spent.
+  A period of the calendar ends by the time of day, also if that is set back; then no other begins before that end.
 - Cooldowns: the newest news hold.
 
 Numbers are floats, and operations stand in the same order as in the script, so that both give equal results.
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from math import floor, inf
 from typing import NamedTuple
 
+from stormbreak.core.spend_policy import CALENDARS, bounded_end, period_end
 from stormbreak.fleet.messages import (
     HOLD,
     LIFT,
@@ -86,7 +88,7 @@ class Scope:
     cooldown_at: float = 0.0  # when the attempt left that brought the news
     cooldown_until: float = 0.0
     started: float = 0.0  # of the period; 0: none has begun
-    ends_at: float = NONE
+    ends_at: float = NONE  # of it, or of the last one of a calendar
     folded: float = 0.0  # money of members that were lost long ago
     forgotten: float = 0.0  # what all had spent before the store forgot it, as a member knows ...
     asserted: float = 0.0  # ... and how much of that those had spent that have reported since
@@ -95,11 +97,16 @@ class Scope:
     # These follow from the members: a report need not look at thousands of them to find that no lease has ended.
     lost: int = field(default=0, compare=False)  # members that are kept for their money alone
     next_loss: float = field(default=-inf, compare=False)  # no lease ends before
+    period: float = field(default=0.0, compare=False)  # as all members report it
 
     @property
     def unclaimed(self) -> float:
         """Money of members that were lost, long ago or with what the store has forgotten."""
         return self.folded + max(0.0, self.forgotten - self.asserted)
+
+    def money_time(self, now: float, wall: float | None) -> float:
+        """Return the time by which its periods end: of a calendar, that of day."""
+        return now if wall is None or self.period >= 0 else wall
 
 
 def beat(
@@ -110,18 +117,22 @@ def beat(
     *,
     quiet_until: float = 0.0,
     server: float = 0.0,
+    wall: float | None = None,
 ) -> Answer:
     """Process the report of member `name`, and answer it. No money is granted before `quiet_until`.
 
+    `wall` is the time of day, in unix epoch seconds, if `now` is by another clock.
     Another `server` than before may not have received the last grants, which members assert again.
     """
     if scope.epoch == 0:
         scope.epoch = now
+    scope.period = report.spend.period
+    at = scope.money_time(now, wall)
     if now < scope.at:
         _set_back(scope, scope.at - now)
     scope.at = now
     _be_quiet_after_loss(scope, report, now, server)
-    _end_period(scope, now)
+    _end_period(scope, at, now)
     if now >= scope.next_loss:
         _drop_lost(scope, now)
     me = scope.members.get(name)
@@ -140,8 +151,9 @@ def beat(
     cap = _lease_slots(scope, name, report, now)
     cooldown = _gossip(scope, report, now)
     if is_new and report.epoch != 0:
-        _remember(scope, report, now)
-    spend = _account(scope, name, report, now, max(quiet_until, scope.quiet_until))
+        _remember(scope, report, at, now)
+    quiet = now < max(quiet_until, scope.quiet_until)
+    spend = _account(scope, name, report, at, now, quiet=quiet)
     members = len(scope.members) - scope.lost
     if report.leaves and me.money == 0:
         del scope.members[name]
@@ -165,7 +177,7 @@ def _set_back(scope: Scope, seconds: float) -> None:
     scope.tats = [tat and tat - seconds for tat in scope.tats]
     scope.cooldown_at -= seconds
     scope.cooldown_until -= seconds
-    scope.ends_at -= seconds if scope.ends_at != NONE else 0.0
+    scope.ends_at -= seconds if scope.ends_at != NONE and scope.period >= 0 else 0.0
     scope.next_loss = -inf
     for member in scope.members.values():
         member.until -= seconds
@@ -315,34 +327,47 @@ def _gossip(scope: Scope, report: Report, now: float) -> float:
 # ---------------------------------------------------------------- money
 
 
-def _end_period(scope: Scope, now: float) -> None:
-    if scope.started > 0 and scope.ends_at != NONE and now >= scope.ends_at:
-        scope.started, scope.ends_at, scope.folded = 0.0, NONE, 0.0
+def _end_period(scope: Scope, at: float, now: float) -> None:
+    calendar = CALENDARS[int(-scope.period) - 1] if scope.period < 0 else None
+    if calendar is not None:
+        scope.ends_at = bounded_end(calendar, scope.ends_at, at)
+    if scope.started > 0 and scope.ends_at != NONE and at >= scope.ends_at:
+        scope.started, scope.folded = 0.0, 0.0
+        if calendar is None:
+            scope.ends_at = NONE
         scope.forgotten = scope.asserted = 0.0
         scope.next_loss = now  # lost members without money are forgotten
         for member in scope.members.values():
             member.granted = member.returned = member.spent = 0.0
 
 
-def _is_of_period(scope: Scope, report: Report, now: float) -> bool:
+def _ends_at(period: float, started: float, at: float) -> float:
+    if period < 0:
+        calendar = CALENDARS[int(-period) - 1]
+        return bounded_end(calendar, period_end(calendar, started), at)
+    return NONE if period == 0 else started + period
+
+
+def _is_of_period(scope: Scope, report: Report, at: float, now: float) -> bool:
     """Whether the member is in the present period, which is its own if the store has forgotten it, not if it has ended it."""
     asked = report.spend
-    is_on = asked.started > 0 and (asked.period == 0 or asked.ends_in > 0)
+    period = asked.period
+    is_on = asked.started > 0 and (period == 0 or asked.ends_in > 0)
     is_forgotten = report.epoch != scope.epoch or now < scope.quiet_until
     if scope.started == 0 and is_on and is_forgotten:
         scope.started = asked.started
-        scope.ends_at = NONE if asked.period == 0 else now + asked.ends_in
+        scope.ends_at = at + asked.ends_in if period > 0 else _ends_at(period, asked.started, at)
     return asked.started > 0 and asked.started == scope.started
 
 
-def _remember(scope: Scope, report: Report, now: float) -> None:
+def _remember(scope: Scope, report: Report, at: float, now: float) -> None:
     """Learn what all had spent before the store forgot it, from a member that reports for the first time since.
 
     Or take back what counts as spent for good of a member that reports again, if the store has never lost anything: it had
     recorded at least that much.
     """
     asked = report.spend
-    if asked.limit == 0 or not _is_of_period(scope, report, now):
+    if asked.limit == 0 or not _is_of_period(scope, report, at, now):
         return
     if report.epoch != scope.epoch:
         scope.forgotten = max(scope.forgotten, asked.noted + asked.elsewhere)
@@ -353,13 +378,13 @@ def _remember(scope: Scope, report: Report, now: float) -> None:
 
 
 def _account(
-    scope: Scope, name: str, report: Report, now: float, quiet_until: float
+    scope: Scope, name: str, report: Report, at: float, now: float, *, quiet: bool
 ) -> SpendAnswer:
     asked = report.spend
     if asked.limit == 0:
         return SpendAnswer()
     me = scope.members[name]
-    if _is_of_period(scope, report, now):
+    if _is_of_period(scope, report, at, now):
         me.granted = max(me.granted, asked.granted)
         me.returned = max(me.returned, asked.returned)
         me.spent = max(me.spent, asked.spent)
@@ -370,13 +395,14 @@ def _account(
             elsewhere += member.spent if member.until > now else member.money
     left = max(0.0, asked.limit - taken)
     lack = asked.needed - (me.granted - me.returned)
-    if asked.needed > 0 and lack > 0 and now >= quiet_until:
+    is_set_back = scope.started == 0 and at < scope.ends_at
+    if asked.needed > 0 and lack > 0 and not quiet and not is_set_back:
         if scope.started == 0:
-            scope.started = EVER if asked.period == 0 else now
-            scope.ends_at = NONE if asked.period == 0 else now + asked.period
+            scope.started = EVER if asked.period == 0 else at
+            scope.ends_at = _ends_at(asked.period, at, at)
         if lack <= left:
             grant = max(lack, floor(left / CHUNK))
             me.granted += grant
             left -= grant
-    ends_in = NONE if scope.ends_at == NONE else scope.ends_at - now
+    ends_in = NONE if scope.ends_at == NONE else scope.ends_at - at
     return SpendAnswer(scope.started, ends_in, me.granted, elsewhere, left)

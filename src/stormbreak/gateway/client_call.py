@@ -17,7 +17,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.limits import ClientQueues, Place
-from stormbreak.gateway.request import ClientRequest
+from stormbreak.gateway.request import ClientRequest, reference_in
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.gateway.spending import ClientBudgets, SpendingSender
@@ -68,9 +68,10 @@ class GatewayCall:
         self._driver = driver
         self._limits = limits
         self.lead = rules.lead(request.fields.model, key)
-        if request.stateful is not None and not self.lead.is_single:
+        reference = None if self.lead.is_single else reference_in(request)
+        if reference is not None:
             message = (
-                f"{request.stateful} refers to one provider's memory, and this model may lead to several:"
+                f"{reference} refers to one provider's memory, and this model may lead to several:"
                 " ask for a model of a single target without fallbacks"
             )
             raise RefusedError(400, "stateful_request", message)

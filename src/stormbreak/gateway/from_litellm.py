@@ -24,6 +24,7 @@ OUTPUT_LIMIT = 4096  # tokens, for requests without a limit under a budget
 WEAK = 20  # characters of a key that can be guessed from its digest
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_592_000}
+_CALENDAR = {"1h": "hour", "1d": "day", "1mo": "month"}
 _DURATION = re.compile(r"([0-9]{1,9})(s|mo|m|h|d|w)")
 _BARE = re.compile(r"[^\w-]+", re.ASCII)
 
@@ -367,7 +368,7 @@ class _Conversion:
             period = self._litellm.take("budget_duration")
             policy["spend"] = {
                 "max_usd": budget,
-                "period": "none" if period is None else _seconds(str(period)),
+                "period": "none" if period is None else _period(str(period)),
                 "max_output_tokens": OUTPUT_LIMIT,
             }
             self._notes.append(
@@ -436,7 +437,9 @@ def _fixed(at_once: float) -> Table:
     return {"kind": "fixed", "max_in_flight": int(at_once)}
 
 
-def _seconds(duration: str) -> int:
+def _period(duration: str) -> int | str:
+    if duration in _CALENDAR:
+        return _CALENDAR[duration]
     found = _DURATION.fullmatch(duration)
     if found is None:
         raise ConfigurationError(

@@ -7,18 +7,19 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Self, TextIO
 
 from stormbreak.config.gateway_settings import GatewaySettings
-from stormbreak.gateway.metrics import LOG, GatewayMetrics
+from stormbreak.gateway.metrics import LOG
 from stormbreak.gateway.rules import GatewayRules
 
 WATCH_INTERVAL = 1.0  # seconds between two looks at the file
 
+_LOOKED_UP = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
 _FIXED = ("host", "port", "admin_host", "admin_port", "max_connections", "ledger")
 
 
@@ -49,19 +50,29 @@ def _second(at: int) -> str:
     return time.strftime(logging.Formatter.default_time_format, time.localtime(at))
 
 
-def log_to_stderr() -> None:
-    """Write the log of this process, with a line for each request, to standard error.
+@contextmanager
+def log_to_stderr() -> Iterator[Callable[[str], None]]:
+    """Write the log of this process to standard error; yield what writes a line for each request.
 
     What no line shows is not looked up ("Optimization" in the HOWTO of `logging`).
     """
-    logging._srcfile = None  # noqa: SLF001 - as the HOWTO says
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = _Lines(sys.stderr)
-    GatewayMetrics.write_line = staticmethod(handler.write_line)
-    log = logging.getLogger("stormbreak")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    log, handler, looks_up = (
+        logging.getLogger("stormbreak"),
+        _Lines(sys.stderr),
+        dict.fromkeys(_LOOKED_UP),
+    )
+    before = log.level, log.propagate, {name: getattr(logging, name) for name in looks_up}
+    try:
+        vars(logging).update(looks_up)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        yield handler.write_line
+    finally:
+        log.removeHandler(handler)
+        level, log.propagate, looked_up = before
+        log.setLevel(level)
+        vars(logging).update(looked_up)
 
 
 class Lifecycle(ABC):

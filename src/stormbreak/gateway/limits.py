@@ -33,7 +33,10 @@ Place: TypeAlias = CallerDriven | Permit
 
 
 class ClientQueues:
-    """The queues of keys and tenants with limits. One with the same limits after a reload keeps its queue."""
+    """The queues of keys and tenants with limits. One with the same limits after a reload keeps its queue.
+
+    Calls in flight count for another `max_in_flight`, too, if they had a limit of any kind when they began.
+    """
 
     def __init__(self) -> None:
         self.fleet: SharedLimits | None = None
@@ -57,7 +60,7 @@ class ClientQueues:
 
         def apply(engine: Engine, now: float) -> None:
             engine.fleet = self.fleet
-            engine.govern(engine.policy, policies, now)  # calls in it go on
+            engine.govern(engine.policy, policies, now, shares_slots=True)
 
         self.driver.between_steps(apply)
 
@@ -90,7 +93,7 @@ class ClientQueues:
         else:  # no failure upstream is that of the key
             counted = CANCELLED_AFTER_SEND if outcome.maybe_processed else CANCELLED
         if isinstance(place, Permit):
-            self.driver.between_steps(lambda _, now: place.settle(counted, now, _UNIFORM))
+            self.driver.between_steps(partial(_leave, place, counted))
         else:
             place.answer(counted)
 
@@ -101,7 +104,15 @@ def _enter_at_once(call: Call, engine: Engine, now: float) -> Permit | None:
         return None
     if engine.crowded:
         engine.make_room(now)
-    return engine.target_state(call.target).admission.try_enter(call, now)
+    permit = engine.target_state(call.target).admission.try_enter(call, now)
+    if permit is not None:
+        engine.lent.add(permit)
+    return permit
+
+
+def _leave(permit: Permit, outcome: Outcome, engine: Engine, now: float) -> None:
+    engine.lent.discard(permit)
+    permit.settle(outcome, now, _UNIFORM)
 
 
 def _too_many(title: str, ended: CallResult, now: float) -> RefusedError:

@@ -55,7 +55,7 @@ _MONEY: Mapping[str, str] = {
 }
 _LIMITS: Mapping[str, str] = {
     "policy_spent_usd": "US dollars spent or reserved under the spend limits of policies, in their periods.",
-    "policy_limit_usd": "Spend limits of policies in US dollars, by limit and period in seconds.",
+    "policy_limit_usd": "Spend limits of policies in US dollars, by limit and period: seconds, hour, day or month.",
 }
 _OUTSIDE = re.compile(r"\W", re.ASCII)  # what the name of a label of Prometheus cannot have
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -86,9 +86,8 @@ class GatewayMetrics:
     `write_line` writes a line of the access log.
     """
 
-    write_line: Callable[[str], None] = ACCESS_LOG.info
-
-    def __init__(self) -> None:
+    def __init__(self, write_line: Callable[[str], None] = ACCESS_LOG.info) -> None:
+        self._write_line = write_line
         self.access_log = True
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._outcomes: Counter[str] = Counter()
@@ -115,7 +114,7 @@ class GatewayMetrics:
             history = record.history
             target = "-" if history is None else history.target.place
             attempts = 0 if history is None else history.attempts
-            self.write_line(
+            self._write_line(
                 f"{record.method} {record.endpoint} {record.status} {took:.3f}s key={record.key} model={record.model}"
                 f" target={target} attempts={attempts} {record.outcome} {record.request_id}"
             )
@@ -191,7 +190,10 @@ def money_text(
     for place, (name, meaning) in enumerate(_LIMITS.items()):
         lines += _head(name, "gauge", meaning)
         named = {
-            (f"{limit.max_usd:g}", "none" if limit.period is None else f"{limit.period:g}"): dollars
+            (
+                f"{limit.max_usd:g}",
+                "none" if limit.period is None else limit.per.removesuffix(" s"),
+            ): dollars
             for limit, dollars in limits.items()
         }
         for (usd, period), dollars in named.items():

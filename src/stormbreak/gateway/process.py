@@ -7,7 +7,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from stormbreak.gateway.client_call import Limits
 from stormbreak.gateway.keys import all_holders
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.limits import ClientQueues
-from stormbreak.gateway.metrics import LOG, GatewayMetrics, money_text
+from stormbreak.gateway.metrics import ACCESS_LOG, LOG, GatewayMetrics, money_text
 from stormbreak.gateway.rules import GatewayRules, rules_of
 from stormbreak.gateway.spend_ledger import SpendLedger, ledger_path
 from stormbreak.gateway.spending import ClientBudgets
@@ -43,7 +42,7 @@ class Prepared(NamedTuple):
 class Gateway(Lifecycle):
     """A gateway of a settings file, on the running event loop. `change` is applied to `[gateway]`, as the command line does.
 
-    `text` is what the file holds; None: it is read.
+    `text` is what the file holds; None: it is read. `write_line` writes a line of the access log.
 
     Raises:
         ConfigurationError: the file is wrong, a key is missing, or a port is in use.
@@ -56,6 +55,7 @@ class Gateway(Lifecycle):
         *,
         prices: PriceOf | None = None,
         text: str | None = None,
+        write_line: Callable[[str], None] = ACCESS_LOG.info,
     ) -> None:
         super().__init__(path)
         self._live = LiveSettings(path, prices=prices, text=text, limits_tenants=False)
@@ -66,7 +66,7 @@ class Gateway(Lifecycle):
         queues = ClientQueues()
         budgets = ClientBudgets(price_of, queues, self._ledger())
         self._limits = Limits(queues, budgets, self._usage(price_of))
-        self.metrics = GatewayMetrics()
+        self.metrics = GatewayMetrics(write_line)
         self._app = GatewayApp(self._rules, self._driver, self._limits, self.metrics)
         bounds = ServerBounds(max_connections=self.settings.max_connections)
         self._server = HttpServer(self._app, bounds)
@@ -174,8 +174,12 @@ class Gateway(Lifecycle):
         price_of = spend_accounts(self._live.engine).price_of
 
         def load() -> None:
-            with suppress(ConfigurationError):  # they are not installed
+            try:
                 price_of("openai", "")
+            except ConfigurationError:  # they are not installed
+                pass
+            except Exception as error:  # noqa: BLE001 - of a table that is not ours
+                LOG.warning("the prices cannot be loaded: %s: %s", type(error).__name__, error)
 
         if self._limits.usage is not None or self._limits.budgets.spent():
             asyncio.get_running_loop().run_in_executor(None, load)

@@ -58,8 +58,8 @@ class ClientHead(msgspec.Struct, frozen=True):
 class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not written in Python
     """A call to a model. Its repr shows neither key nor prompt.
 
-    `parts` are all fields of the body. `stateful` names a field that refers to something at the provider. `lasts`: it
-    leaves a job there. `streamed`: the answer comes as a stream.
+    `parts` are all fields of the body. `stateful` names one of the top fields that refers to something at the provider.
+    `lasts`: it leaves a job there. `streamed`: the answer comes as a stream.
     """
 
     head: ClientHead
@@ -76,6 +76,13 @@ class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not writ
 
 
 _STATE = ("previous_response_id", "conversation", "background")
+_REFERRING = (b"file_id", b"item_reference", b"\\u00")  # an escape may hide a letter
+_INSIDE = (
+    "content",
+    "output",
+    "file",
+    "source",
+)  # of messages and items; arguments of tools may hold anything
 
 
 class _Name:
@@ -203,6 +210,34 @@ def _state(parts: Parts) -> tuple[str | None, bool]:
     except UNREADABLE:
         raise RefusedError(400, "invalid_body", "the body is not readable") from None
     return (named[0] if named else None), "background" in named
+
+
+def reference_in(request: ClientRequest) -> str | None:
+    """Return what refers to something at the provider: one of the top fields, or a part of the prompt, such as a file."""
+    parts, shape = request.parts, request.head.shape
+    if request.stateful is not None:
+        return request.stateful
+    top = {Shape.RESPONSES: "prompt", Shape.MESSAGES: "container"}.get(shape, "")
+    if bytes(parts.get(top, b"null")) != b"null":
+        return top
+    prompt = bytes(parts.get("input" if shape is Shape.RESPONSES else "messages", b""))
+    if b'"id"' not in prompt and not any(word in prompt for word in _REFERRING):
+        return None
+    try:
+        left = [msgspec.json.decode(prompt)]
+    except UNREADABLE:
+        raise RefusedError(400, "invalid_body", "the body is not readable") from None
+    while left:
+        each = left.pop()
+        if isinstance(each, list):
+            left += each
+        elif isinstance(each, dict):
+            if each.get("file_id"):
+                return "file_id"
+            if each.get("type") == "item_reference" or each.keys() == {"id"}:
+                return "item_reference"
+            left += [each[name] for name in _INSIDE if name in each]
+    return None
 
 
 def _text(name: bytes, value: bytes) -> str:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.core.policy import Policy
+from stormbreak.core.spend_policy import restored_end
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.membership import MICRO, micro_dollars
@@ -53,7 +54,7 @@ class SpendLedger:
         self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time
     ) -> None:
         self.path = Path(path)
-        self._clock = clock
+        self.clock = clock
         self._lock = new_lock()
         try:
             self._held = _locked(self.path)
@@ -90,7 +91,7 @@ class SpendLedger:
         if found is None:
             return None
         usd, ends = found
-        left = None if ends is None else ends - self._clock()
+        left = None if ends is None else ends - self.clock()
         return None if left is not None and left <= 0 else Spent(Decimal(usd), left)
 
     def write(self, title: str, spent: Spent) -> None:
@@ -99,7 +100,7 @@ class SpendLedger:
         Raises:
             LedgerError: it cannot be written.
         """
-        ends = None if spent.ends_in is None else self._clock() + spent.ends_in
+        ends = None if spent.ends_in is None else self.clock() + spent.ends_in
         try:
             with self._lock, self._db:
                 self._db.execute(
@@ -152,7 +153,12 @@ class LedgerRecord:
         found, period = self._ledger.read(holder.title), holder.limits.spend.period
         if found is None or (found.ends_in is None) != (period is None):
             return None
-        ends_in = None if period is None or found.ends_in is None else min(found.ends_in, period)
+        ends_in = found.ends_in
+        if ends_in is not None and period is not None:
+            at = self._ledger.clock()
+            ends_in = restored_end(period, at + ends_in, at) - at
+            if ends_in <= 0:
+                return None
         return Money(float(micro_dollars(found.usd)), ends_in)
 
     def note(self, scope: str, money: Money, limit: float) -> bool:

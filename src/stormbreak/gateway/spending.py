@@ -62,8 +62,10 @@ class ClientBudgets:
         ledger: SpendLedger | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._price_of = price_of
+        self._wall = wall
         self._queues = queues
         self._ledger = ledger
         self.clock = clock
@@ -84,7 +86,7 @@ class ClientBudgets:
             account = before.get(title)
             if not policy.acts:
                 continue
-            if account is None or account.per != (policy.period or inf):
+            if account is None or account.period != policy.period:
                 account = self._opened(title, policy, None if shares else self._ledger)
             else:
                 account.change_limit(policy)
@@ -155,7 +157,7 @@ class ClientBudgets:
             if needed > account.limit:
                 return
             upto = min(account.limit, EXACT.add(needed, _step(account)))
-            ends_in = (account.per + SLOW if begins else account.ends_at - now) + MARGIN
+            ends_in = account.time_left(now) + (SLOW if begins else 0.0) + MARGIN
             row = Spent(upto, ends_in if account.is_periodic else None)
             self._row_ends[title] = min(now + ends_in, self._row_ends.get(title, 0.0))
             await asyncio.to_thread(ledger.write, title, row)
@@ -171,8 +173,11 @@ class ClientBudgets:
 
     def _has_row(self, account: SpendAccount, title: str, now: float) -> bool:
         """Whether the row holds until the end of the period, or of one that begins now."""
-        ends_at = account.ends_at if account.is_in_period(now) else now + account.per
-        return not account.is_periodic or ends_at <= self._row_ends.get(title, 0.0)
+        if not account.is_periodic:
+            return True
+        begun = account.is_in_period(now)
+        ends_at = account.ends_at if begun else now + account.time_left(now)
+        return ends_at <= self._row_ends.get(title, 0.0)
 
     def settled(self, account: SpendAccount, title: str) -> None:
         """Write soon that less may be spent, if a kill would leave much more as spent than is taken by now."""
@@ -195,7 +200,7 @@ class ClientBudgets:
                 return
             upto = max(account.taken, min(account.limit, EXACT.add(account.taken, _step(account))))
             now = self.clock()
-            ends_in = account.ends_at - now + MARGIN
+            ends_in = account.time_left(now) + MARGIN
             row = Spent(upto, ends_in if account.is_periodic else None)
             # Before the file says so: until then it says more.
             account.allowed, self._row_ends[title] = upto, now + ends_in
@@ -289,20 +294,18 @@ class ClientBudgets:
             if account.lease is not None:
                 continue
             if account.is_in_period(now):
-                left = account.ends_at - now if account.is_periodic else None
+                left = account.time_left(now) if account.is_periodic else None
                 with suppress(LedgerError):  # more than that is written already
                     self._ledger.write(title, Spent(account.taken, left))
         self._ledger.close()
 
     def _opened(self, title: str, policy: SpendPolicy, ledger: SpendLedger | None) -> SpendAccount:
-        account = SpendAccount(policy)
+        account = SpendAccount(policy, self._wall)
         if ledger is not None:
             account.allowed = NOTHING
             found = ledger.read(title)
             if found is not None and (found.ends_in is None) != account.is_periodic:
-                account.spend(found.usd)
-                if found.ends_in is not None:
-                    account.ends_at = self.clock() + min(found.ends_in, account.per)
+                account.restore(found.usd, found.ends_in, self.clock())
         return account
 
 

@@ -124,7 +124,7 @@ class Worker:
         return Reply(number=number, metrics=self._pages.metrics(), state=self._pages.state())
 
 
-async def work(control: socket.socket) -> None:
+async def work(control: socket.socket, write_line: Callable[[str], None]) -> None:
     """Serve until the parent says otherwise, or is gone."""
     reader, writer = await asyncio.open_connection(sock=control, limit=MAX_LINE)
     start = _READ_START(await reader.readline())
@@ -133,7 +133,7 @@ async def work(control: socket.socket) -> None:
         writer.write(line_of(reply))
 
     try:
-        gateway = Gateway(start.path, _without_ports, text=start.text)
+        gateway = Gateway(start.path, _without_ports, text=start.text, write_line=write_line)
     except ConfigurationError as error:
         send(Reply(number=0, error=str(error)))
     else:
@@ -156,10 +156,9 @@ def main() -> None:
     """Run a worker; signals that a terminal sends to all processes are for the parent."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    log_to_stderr()
     control = socket.socket(fileno=int(sys.argv[1]))
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(work(control))
+    with log_to_stderr() as write_line, asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(work(control, write_line))
 
 
 if __name__ == "__main__":

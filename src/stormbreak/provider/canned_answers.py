@@ -58,7 +58,7 @@ def answer_for(
 
 def _newest(payload: Mapping[str, Any]) -> bytes:
     """Return the messages after the last answer, as JSON."""
-    turns = payload.get("messages", payload.get("input"))
+    turns = payload.get("messages", payload.get("input", payload.get("prompt")))
     if not isinstance(turns, list):
         return _encode(turns)
     answered = [place for place, turn in enumerate(turns) if _is_answer(turn)]

@@ -75,18 +75,19 @@ async def _check(file: Path) -> None:
 async def _serve(
     file: Path, change: Callable[[GatewaySettings], GatewaySettings], workers: int
 ) -> None:
-    gateway: Lifecycle
-    gateway = (
-        Gateway(file, change) if workers == 1 else GatewayParent(file, change, workers=workers)
-    )
-    log_to_stderr()
-    for name in ("host", "admin_host"):
-        address = getattr(gateway.settings, name)
-        if not is_loopback(address):
-            warn(
-                f"{name} {address} is beyond this machine: put a proxy with TLS in front, since keys travel in the clear"
-            )
-    await gateway.run(_started)
+    with log_to_stderr() as write_line:
+        gateway: Lifecycle
+        if workers == 1:
+            gateway = Gateway(file, change, write_line=write_line)
+        else:
+            gateway = GatewayParent(file, change, workers=workers)
+        for name in ("host", "admin_host"):
+            address = getattr(gateway.settings, name)
+            if not is_loopback(address):
+                warn(
+                    f"{name} {address} is beyond this machine: put a proxy with TLS in front, since keys travel in the clear"
+                )
+        await gateway.run(_started)
 
 
 def _started(gateway: Lifecycle) -> None:
@@ -152,6 +153,12 @@ def _several(words: Iterable[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def _per(period: float | str | None) -> str:
+    if isinstance(period, str):
+        return f" in each {period} (UTC)"
+    return " in all" if period is None else f" in {_seconds(period)}"
+
+
 def _limits(limits: TenantLimits) -> str:
     found = [
         f"{limit:,g} {unit}"
@@ -165,5 +172,5 @@ def _limits(limits: TenantLimits) -> str:
     ]
     spend = limits.spend
     if spend.acts:
-        found[-1] += " in all" if spend.period is None else f" in {_seconds(spend.period)}"
+        found[-1] += _per(spend.period)
     return _several(found)

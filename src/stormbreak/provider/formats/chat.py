@@ -18,17 +18,20 @@ from stormbreak.provider.formats.base import (
 _MAX_CHOICES = 128
 
 
-def _output_tokens(payload: Mapping[str, Any], default: int) -> int:
+def output_tokens(payload: Mapping[str, Any], default: int) -> int:
+    """Return the tokens of the answer, for all choices."""
     older = whole_number(payload.get("max_tokens"), 0)
     most = whole_number(payload.get("max_completion_tokens"), older)
-    return _choice_count(payload) * (max(most, 0) or default)
+    return choice_count(payload) * (max(most, 0) or default)
 
 
-def _choice_count(payload: Mapping[str, Any]) -> int:
+def choice_count(payload: Mapping[str, Any]) -> int:
+    """Return the number of choices."""
     return min(max(whole_number(payload.get("n"), 1), 1), _MAX_CHOICES)
 
 
-def _usage(request: ParsedRequest) -> dict[str, Any]:
+def usage_of(request: ParsedRequest) -> dict[str, Any]:
+    """Return the usage."""
     return {
         "prompt_tokens": request.input_tokens,
         "total_tokens": request.input_tokens + request.answer_tokens,
@@ -49,7 +52,7 @@ def _body(request: ParsedRequest) -> bytes:
             "created": BORN,
             "model": request.model,
             "choices": choices,
-            "usage": _usage(request),
+            "usage": usage_of(request),
         }
     )
 
@@ -81,8 +84,8 @@ def _events(request: ParsedRequest) -> Events:
         return _chunk(request, [{"index": place, "delta": delta, "finish_reason": finish}])
 
     finish = [chunk(place, {}, _finish(choice)) for place, choice in choices]
-    if _wants_usage(request.payload):
-        finish.append(_chunk(request, [], usage=_usage(request)))
+    if wants_usage(request.payload):
+        finish.append(_chunk(request, [], usage=usage_of(request)))
     return Events(
         opening=[chunk(place, {"role": "assistant", "content": ""}) for place, _ in choices],
         output=[chunk(place, delta) for place, choice in choices for delta in _deltas(choice)],
@@ -104,7 +107,8 @@ def _deltas(choice: Choice) -> Iterator[dict[str, Any]]:
             yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
 
 
-def _wants_usage(payload: Mapping[str, Any]) -> bool:
+def wants_usage(payload: Mapping[str, Any]) -> bool:
+    """Whether the stream ends with a usage."""
     options = payload.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
 
@@ -121,4 +125,4 @@ def _chunk(request: ParsedRequest, choices: list[dict[str, Any]], **more: Any) -
     return b"data: %b\n\n" % encode(said)
 
 
-CHAT = Format(body=_body, events=_events, output_tokens=_output_tokens, choice_count=_choice_count)
+CHAT = Format(body=_body, events=_events, output_tokens=output_tokens, choice_count=choice_count)

@@ -9,6 +9,7 @@ import msgspec
 
 from stormbreak.provider.formats.base import Format, ParsedRequest, Refusal, text_for
 from stormbreak.provider.formats.chat import CHAT
+from stormbreak.provider.formats.completions import COMPLETIONS
 from stormbreak.provider.formats.embeddings import EMBEDDINGS
 from stormbreak.provider.formats.messages import COUNT_TOKENS, MESSAGES
 from stormbreak.provider.formats.responses import RESPONSES
@@ -16,6 +17,7 @@ from stormbreak.provider.formats.responses import RESPONSES
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "/v1/chat/completions": CHAT,
+        "/v1/completions": COMPLETIONS,
         "/v1/embeddings": EMBEDDINGS,
         "/v1/responses": RESPONSES,
         "/v1/messages": MESSAGES,
