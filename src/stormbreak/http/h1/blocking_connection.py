@@ -18,7 +18,7 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet, new_lock
 from stormbreak.http.h1.address import Address, address_of
 from stormbreak.http.h1.blocking_connect import BlockingResolver, connect
-from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, ExchangeResult
+from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER, LOST, SMALL, Exchange, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import Proxy
@@ -369,7 +369,7 @@ class Pool:
             self.put(unused)
 
     def put(self, free: PooledSocket) -> None:
-        """Keep a socket that nobody uses for the next request, and none that was idle for too long."""
+        """Keep a socket that nobody uses for the next request, and none too many, or idle for too long."""
         free.idle_since = now = time.monotonic()
         old = []
         with self._lock:
@@ -378,7 +378,9 @@ class Pool:
             else:
                 self._idle.append(free)
                 self._hand_out()
-            while self._idle and now - self._idle[0].idle_since >= KEEP_ALIVE:
+            while self._idle and (
+                len(self._idle) > MAX_IDLE or now - self._idle[0].idle_since >= KEEP_ALIVE
+            ):
                 old.append(self._idle.popleft())
         for each in old:
             each.abort()
