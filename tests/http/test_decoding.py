@@ -2,9 +2,10 @@
 
 import gzip
 import json
+import random
 import zlib
 from contextlib import suppress
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,14 @@ from stormbreak.core.presets import OFF
 from stormbreak.errors import StreamBrokenError
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1 import decoding
-from stormbreak.http.h1.decoding import MAX_MEMBERS, PIECE, UndecodableError, decoder_of
+from stormbreak.http.h1.decoding import (
+    FREE_RATIO,
+    MAX_MEMBERS,
+    MAX_RATIO,
+    PIECE,
+    UndecodableError,
+    decoder_of,
+)
 from stormbreak.types import Verdict
 
 SAY = [{"role": "user", "content": "hello"}]
@@ -73,7 +81,7 @@ def test_whatever_comes_is_unpacked_or_refused(encoding, junk, behind):
 
 
 def test_no_piece_is_larger_than_it_may_be():
-    data = bytes(5 * PIECE + 1)
+    data = random.Random(1).randbytes(2**16) + bytes(5 * PIECE + 1)
     pieces = list(decoder_of("gzip").feed(gzip.compress(data)))
 
     assert data == b"".join(pieces)
@@ -104,6 +112,43 @@ def test_what_unpacks_to_nothing_has_a_bound(monkeypatch):
     nothing = [packer.flush(zlib.Z_FULL_FLUSH) or b"" for _ in range(10)]
     with pytest.raises(UndecodableError, match="larger than"):
         unpacked("gzip", [packer.compress(b"") + b"".join(nothing)] + [b"\0\0\0\xff\xff"] * 400)
+
+
+@table_test("form", FORMS)
+@table_test("size", [1, 1000, 10**9])
+def test_a_bomb_below_the_limit_of_size_is_refused(form, size):
+    """16 MiB of blanks in 16 KiB, whatever pieces they come in. It stops soon after what is free."""
+    encoding, pack = FORMS[form]
+    packed, got = pack(b" " * 2**24), []
+    decoder = decoder_of(encoding)
+    pieces = (decoder.feed(packed[at : at + size]) for at in range(0, len(packed), size))
+    with pytest.raises(UndecodableError, match="unpacks to more than 250 times its size"):
+        got.extend(map(len, chain.from_iterable(pieces)))
+    assert sum(got) <= FREE_RATIO
+
+
+@table_test("form", FORMS)
+@table_test("size", [1000, 10**9])
+def test_what_repeats_itself_is_no_bomb(form, size):
+    """A model that repeats a word until it may say no more, and 33 MiB of events that differ in a word."""
+    encoding, pack = FORMS[form]
+    repeated = json.dumps({"content": "the same " * (2**20 // 9)}).encode()
+    words = [b"%x" % (number * 2654435761 % 2**32) for number in range(1000)]
+    events = b"".join(SSE + words[number * number % 1000] for number in range(2**25 // len(SSE)))
+    for data in (repeated, b" " * FREE_RATIO, events):
+        packed = pack(data)
+        pieces = [packed[at : at + size] for at in range(0, len(packed), size)]
+        assert data == unpacked(encoding, pieces)
+    assert len(events) < MAX_RATIO * len(packed)
+
+
+def test_the_ratio_is_that_of_the_whole_body():
+    """What came before counts, also in another member; a bomb behind much that was hardly packed is one later."""
+    noise = random.Random(1).randbytes(2**17)
+    packed = gzip.compress(noise) + gzip.compress(b" " * 2**24)
+    assert noise + b" " * 2**24 == unpacked("gzip", [packed])
+    with pytest.raises(UndecodableError, match="250 times"):
+        unpacked("gzip", [packed + gzip.compress(b" " * 2**25)])
 
 
 # ---------------------------------------------------------------- on real sockets

@@ -128,6 +128,21 @@ async def test_a_body_is_bounded_after_decompression(ask, monkeypatch):
     assert (got.verdict, got.detail) == (Verdict.BROKEN, "larger than 1 MiB")
 
 
+async def test_a_body_is_bounded_in_ratio(ask):
+    """A small bomb, far below the limit of size, is broken; a megabyte of repeated text is an answer."""
+    text = b'{"text": "' + b"the same " * (2**20 // 9) + b'"}'
+    fine, bomb = gzip.compress(text), gzip.compress(b" " * 2**24)
+    assert len(text) > 400 * len(fine)
+    async with served(
+        answer(fine, content_encoding="gzip"), answer(bomb, content_encoding="gzip")
+    ) as server:
+        assert (await ask(server)).body == text
+        got = await ask(server)
+        assert (got.verdict, got.status) == (Verdict.BROKEN, 200)
+        assert got.detail == "unpacks to more than 250 times its size"
+        assert got.maybe_processed
+
+
 @pytest.mark.parametrize(
     ("status", "verdict"),
     [(200, Verdict.BROKEN), (307, None), (413, None)],

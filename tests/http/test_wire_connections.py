@@ -13,6 +13,7 @@ from loop_thread import LoopThread
 from on_threads import ConnectionOnThreads
 from sockets import BODY, CHUNKED, HALF, End, answer, free_port, served
 
+from stormbreak.http.h1 import async_connection, blocking_connection
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
@@ -193,6 +194,34 @@ async def test_a_task_that_gives_up_waiting_leaves_the_others_their_turn():
         assert [each.status for each in ends[::2]] == [200] * 6
         assert server.opened <= 7
     await wire.close()
+
+
+@pytest.mark.parametrize(
+    ("bound", "seconds"), [("MAX_AGE", 0.05), ("KEEP_ALIVE", 0.05), ("KEEP_ALIVE", 60.0)]
+)
+async def test_a_socket_that_is_old_or_was_idle_for_long_is_not_used_again(
+    ask, monkeypatch, bound, seconds
+):
+    for module in (async_connection, blocking_connection):
+        monkeypatch.setattr(module, bound, seconds)
+    async with served() as server:
+        await ask(server)
+        await asyncio.sleep(0.1)
+        await ask(server)
+        assert server.opened == (1 if seconds > 1 else 2)
+
+
+async def test_of_many_idle_sockets_those_used_last_are_kept(ask, monkeypatch):
+    """A burst left its sockets open for a minute, however many they were."""
+    for module in (async_connection, blocking_connection):
+        monkeypatch.setattr(module, "MAX_IDLE", 3)
+    async with served([0.2, answer()]) as server:
+        await asyncio.gather(*(ask(server) for _ in range(6)))
+        async with asyncio.timeout(5):
+            while server.opened - server.closed > 3:  # noqa: ASYNC110 - the server sees it later
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*(ask(server) for _ in range(3)))
+        assert (server.opened, server.closed) == (6, 3)
 
 
 async def test_cookies_are_neither_kept_nor_sent(ask):

@@ -15,6 +15,12 @@ class FakeIncoming:
         self.closed = False
 
     async def read(self):
+        return self.take()
+
+    async def wait(self):
+        pass
+
+    def take(self):
         if self.closed:
             return CUT
         got = self.left.pop(0)

@@ -127,11 +127,17 @@ class TargetQueue:
             free = self._calm and slots.in_flight < slots.limit
             if free or self._ready_at(call, now) <= now:
                 return self._grant(call, now)
+        waiting = queue.size
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:
             return refusal
         ticket = Ticket(self.withdraw, call, now, expires_at)
         queue.push(ticket)
+        if waiting and queue.size > waiting:  # those before it are held, as they were a moment ago
+            self.slots.tick(now, now - queue.oldest_at())
+            self._choose_order(now)
+            if self._next() is not ticket:
+                return ticket
         self.pump(now)
         return ticket.permit or ticket.rejection or ticket
 
@@ -147,7 +153,8 @@ class TargetQueue:
         """Check `ticket` again, after a wake-up or at its time."""
         if ticket is self._timekeeper:
             self._timekeeper, ticket.check_at = None, None
-        self.pump(now)
+        if ticket.permit is None:  # what gave one has pumped
+            self.pump(now)
         if not ticket.decided and now >= ticket.expires_at:
             self._reject(ticket, self._shed(ticket.call, now))
             self.pump(now)

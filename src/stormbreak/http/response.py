@@ -142,7 +142,6 @@ async def assemble_stream(
         return parse_response(await collect(stream), request), None
     assembler = stream_reader(StreamAssembler, request, stream.head)
     body = StreamedBody(stream)
-    body.is_kept = True
     cancel: CancelledError | None = None
     try:
         failure = await _read_all(body, stream, assembler, stall_timeout, on_output)
@@ -193,8 +192,6 @@ class StreamedBody:
     too: it may not be what was sent.
     """
 
-    is_kept = False  # what was read stays in memory
-
     def __init__(self, stream: ResponseStream) -> None:
         self._stream = stream
         self._after_end = 0  # pieces
@@ -204,25 +201,39 @@ class StreamedBody:
     async def read_into(self, reader: StreamReader) -> bytes | Outcome:
         """Read the next bytes and feed the reader; no bytes at the end of the answer, an outcome if it broke.
 
-        Cancelling closes the connection.
+        What was read stays in memory, until `release`. Cancelling closes the connection.
         """
-        if self._after_end > MAX_PIECES_AFTER_END:
-            self._stream.close()
-            return b""
-        chunk = await self._stream.read()
-        if not isinstance(chunk, bytes):
-            return b"" if reader.whole and chunk.detail != MALFORMED else chunk
-        if chunk:
+        chunk = None
+        while chunk is None:
+            await self._stream.wait()
+            chunk = self._take(reader)
+        if isinstance(chunk, bytes) and chunk:
             self._size += len(chunk)
-            if self.is_kept and self._size > FREE:
+            if self._size > FREE:
                 await self._held.grow_to(self._size)
-            reader.feed(chunk)
-            if reader.whole:
-                self._after_end += 1
-                self._stream.limit_silence(GRACE)
+            self._feed(chunk, reader)
+        return chunk
+
+    def take_into(self, reader: StreamReader) -> bytes | Outcome | None:
+        """Do the same with bytes that have come, and do not stay; None if there are none."""
+        chunk = self._take(reader)
+        if isinstance(chunk, bytes) and chunk:
+            self._feed(chunk, reader)
         return chunk
 
     def release(self) -> None:
         """Give back the memory of what was kept."""
-        self.is_kept = False
         self._held.release()
+
+    def _take(self, reader: StreamReader) -> bytes | Outcome | None:
+        chunk = self._stream.take()
+        if isinstance(chunk, Outcome) and reader.whole and chunk.detail != MALFORMED:
+            return b""
+        return chunk
+
+    def _feed(self, chunk: bytes, reader: StreamReader) -> None:
+        if reader.feed(chunk):
+            self._after_end += 1
+            self._stream.limit_silence(GRACE)
+            if self._after_end > MAX_PIECES_AFTER_END:
+                self._stream.close()

@@ -6,7 +6,7 @@ reached the caller.
 
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from decimal import Decimal
 from enum import Enum
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
@@ -21,7 +21,7 @@ from stormbreak.http.models import Response
 from stormbreak.http.pricing import cost_of
 from stormbreak.http.response import answer_of
 from stormbreak.http.stream_source import LocalSource, Source
-from stormbreak.llm.sse import Event, EventReader
+from stormbreak.llm.sse import EventReader
 from stormbreak.llm.stream_event_text import is_last, is_readable, text_of
 from stormbreak.llm.surrogates import decoded
 from stormbreak.types import TARGET, Answer, CallResult, Target, Usage, Verdict
@@ -87,6 +87,7 @@ class Stream:
         self._malformed = False
         self._at_end = False
         self._has_text = False
+        self._is_plain = source.is_plain
         self._as: _Reading | None = None
         self._reader: EventReader | None = EventReader()
         self._ready: deque[StreamEvent] = deque()
@@ -171,19 +172,23 @@ class Stream:
         """Wait for the next bytes; None at the end. For one that is read as `raw` only."""
         if self._held:
             return self._held.popleft()
-        if self._over:
+        if self._closed or self._ended is not None:
             self._raise_if_failed()
             return None
         if self._reading:
             raise RuntimeError("another task reads the stream")
-        self._reading = True
+        source = self._source
         try:
-            got = await self._source.pull()
+            got = None
+            while got is None:
+                self._reading = True
+                await source.wait()
+                self._reading = False
+                got = source.take()
         except BaseException as error:
+            self._reading = False
             self._give_up(dropped=isinstance(error, GeneratorExit))
             raise
-        finally:
-            self._reading = False
         if isinstance(got, bytes):
             return got
         assert self._delivery is not None
@@ -217,7 +222,7 @@ class Stream:
 
     def text_in(self, event: StreamEvent) -> str:
         """Return the text in the next of its events; empty if it has none."""
-        if not self._source.is_plain:
+        if not self._is_plain:
             text = text_of(event.data, begun=self._has_text)
             self._has_text = self._has_text or bool(text)
             return text
@@ -319,11 +324,12 @@ class Stream:
         """Queue the events that a chunk ends, or the end (None)."""
         if chunk is None:
             self._take_rest()
-        elif not self.failed and not self._source.is_plain:  # a failure is raised next
-            assert self._reader is not None
-            self._add(self._reader.feed(chunk))
+        elif not self._source.failed and not self._is_plain:  # a failure is raised next
+            reader = self._reader
+            assert reader is not None
+            self._add(reader.split(chunk) or reader.feed(chunk))
 
-    def _add(self, events: Iterator[Event]) -> None:
+    def _add(self, events: Iterable[tuple[bytes, bytes]]) -> None:
         """Queue the events of the answer: what comes after its end is not part of it."""
         for name, data in events:
             if self._at_end:
@@ -351,7 +357,7 @@ class Stream:
         reader, self._reader = self._reader, None
         if reader is None:
             raise StopAsyncIteration
-        if self._source.is_plain:
+        if self._is_plain:
             assert self._ended is not None
             self._ready.append(StreamEvent("", self._ended.outcome.value.body))
             return

@@ -5,7 +5,7 @@ They pass through untouched. A scanner reads what they mean, or an assembler whe
 
 from asyncio import CancelledError
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from math import inf
 
 from stormbreak.drivers.timeouts import AnsweredError
@@ -42,6 +42,8 @@ class Source:
         self.head = stream.head
         self.size = 0
         self.held: list[bytes] = []
+        self.failed = False  # the bytes that came last show that this is no complete answer
+        self.wait = stream.wait
         kind = FORMATS.get(request.shape)
         self.last_events = kind.last_events if kind else frozenset()
         self._stream = stream
@@ -56,11 +58,6 @@ class Source:
         self._kept: deque[bytes] = deque()
         self._kept_size = 0
         self._max_kept: float = KEPT
-
-    @property
-    def failed(self) -> bool:
-        """Whether the bytes that came last show that this is no complete answer."""
-        return self._scanner.failed
 
     @property
     def is_plain(self) -> bool:
@@ -79,26 +76,18 @@ class Source:
         """The bytes that came; of a long stream the last `KEPT`, and what came in one piece with them."""
         return b"".join(self._kept)
 
-    async def pull(self) -> bytes | Outcome:
-        """Wait for the next bytes, or for the outcome of the stream. Cancelling closes the connection."""
-        scanner = self._scanner
-        if scanner.failed:
-            self._stream.close()
+    def take(self) -> bytes | Outcome | None:
+        """Return the next bytes, or the outcome of the stream; None if neither has come: then `wait`.
+
+        Cancelling a wait closes the connection.
+        """
+        if self.failed:
             return self._outcome()
-        chunk = await self._body.read_into(scanner)
-        if not isinstance(chunk, bytes):
-            return self._with_limits(chunk)
-        if not chunk:
-            return self._outcome()
-        self._keep(chunk)
-        if scanner.ends_falsely:
-            self._stream.close()
-            return self._outcome()
-        return chunk
+        chunk = self._body.take_into(self._scanner)
+        return None if chunk is None else self._checked(chunk)
 
     async def begin(self) -> Outcome:
         """Wait for the first output (`committed`, with this as its value), or for the outcome of the stream."""
-        self._body.is_kept = True
         try:
             return await self._until_output()
         except CancelledError as cancel:
@@ -110,12 +99,30 @@ class Source:
             self._body.release()
 
     async def _until_output(self) -> Outcome:
-        while isinstance(chunk := await self.pull(), bytes):
+        scanner = self._scanner
+        while not self.failed:
+            chunk = self._checked(await self._body.read_into(scanner))
+            if isinstance(chunk, Outcome):
+                return chunk
             self.held.append(chunk)
-            if self._scanner.first_output and not self._scanner.failed:
+            if scanner.first_output and not self.failed:
                 if self._stall is not None:
                     self._stream.limit_silence(self._stall)
                 return Outcome(Verdict.OK, value=self, status=self.head.status, committed=True)
+        return self._outcome()
+
+    def _checked(self, chunk: bytes | Outcome) -> bytes | Outcome:
+        if not isinstance(chunk, bytes):
+            return self._with_limits(chunk)
+        if not chunk:
+            return self._outcome()
+        self._keep(chunk)
+        scanner = self._scanner
+        if scanner.failed:
+            self.failed = True
+            self._stream.close()
+            if scanner.ends_falsely:
+                return self._outcome()
         return chunk
 
     def complete(self) -> Outcome | None:
@@ -194,7 +201,11 @@ class LocalSource:
         self.held: list[bytes] = [response.body]
         self.size = len(response.body)
 
-    async def pull(self) -> bytes | Outcome:
+    def take(self) -> bytes | Outcome | None:
+        """Never called: it has ended."""
+        raise AssertionError("a local answer has ended")
+
+    def wait(self) -> Awaitable[None]:
         """Never called: it has ended."""
         raise AssertionError("a local answer has ended")
 

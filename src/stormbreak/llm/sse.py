@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 LINE_LIMIT = 16 * 2**20  # bytes; an image that a model makes comes in one line of some MiB
-_FIELD = len(b"data: ")
+_NAME, _DATA = b"event: ", b"data: "
 _BLANK = b"\n\n"  # ends an event
 INVISIBLE = b"\xef\xbb\xbf \t\r\n"  # the bytes of a byte order mark, and white space
 
@@ -38,8 +38,7 @@ class EventReader:
         self._name = b""
         self._data: list[bytes] = []
 
-    @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether the bytes so far are whole events, and nothing of the next one."""
         return not (self._pending or self._in_event or self._after_cr or self._data)
 
@@ -51,22 +50,33 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Take a chunk and yield the events it completes; raise LineTooLongError."""
-        if not self.idle or not chunk.endswith(_BLANK) or b"\r" in chunk:
-            yield from self._read(chunk)
+        whole = self.split(chunk)
+        if whole is not None:
+            yield from map(Event._make, whole)
             return
-        for event in chunk[: -len(_BLANK)].split(_BLANK):  # whole events
-            if _is_plain(event):
-                self._at_start = False
-                yield Event(b"", event[_FIELD:])
-            else:
-                yield from self._read(event + _BLANK)
-
-    def _read(self, chunk: bytes) -> Iterator[Event]:
         for line in self._lines(chunk):
             if line:
                 self._take(line)
             else:
                 yield from self._dispatch()
+
+    def split(self, chunk: bytes) -> list[tuple[bytes, bytes]] | None:
+        """Take a chunk of whole events in their usual form, and return their names and data; None: `feed` takes it."""
+        if not chunk.endswith(_BLANK) or chunk.find(b"\r") >= 0 or not self.is_idle():
+            return None
+        events = []
+        for event in chunk[: -len(_BLANK)].split(_BLANK):
+            name = b""
+            if event.startswith(_NAME):
+                name, _, event = event[len(_NAME) :].partition(b"\n")  # noqa: PLW2901 - the rest of it
+            # `find` takes half the time of `in`
+            if not event.startswith(_DATA) or event.find(b"\n") >= 0 or event == _DATA:
+                return None
+            events.append((name, event[len(_DATA) :]))
+        if len(chunk) >= LINE_LIMIT:
+            return None
+        self._at_start = False
+        return events
 
     def end(self) -> Iterator[Event]:
         """Yield the event that the end of the stream left open, if there is one."""
@@ -119,12 +129,6 @@ class EventReader:
         self._name, self._data, self._in_event = b"", [], False
         if event.data:
             yield event
-
-
-def _is_plain(event: bytes) -> bool:
-    """Whether an event is one line of data, as most are."""
-    is_data = event.startswith(b"data: ") and b"\n" not in event
-    return is_data and _FIELD < len(event) < LINE_LIMIT
 
 
 def _check(line: bytearray) -> None:

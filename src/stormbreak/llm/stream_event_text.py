@@ -44,12 +44,13 @@ def is_readable(data: bytes) -> bool:
 
 def is_last(data: bytes, last_events: frozenset[str]) -> bool:
     """Whether the event has one of these types."""
-    if not any(data.find(last.encode()) >= 0 for last in last_events):
-        return False
-    try:
-        return decoded(data, _CHUNK.decode).type in last_events
-    except (*UNREADABLE, TypeError):  # a type may be anything
-        return False
+    for last in last_events:
+        if data.find(last.encode()) >= 0:
+            try:
+                return decoded(data, _CHUNK.decode).type in last_events
+            except (*UNREADABLE, TypeError):  # a type may be anything
+                return False
+    return False
 
 
 def text_of(data: bytes, *, begun: bool = False) -> str:

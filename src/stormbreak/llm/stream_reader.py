@@ -125,6 +125,8 @@ class StreamReader(ABC):
         self._format: Format | None = FORMATS.get(shape)
         self._consumer: EventConsumer | None = self._format and self._make_consumer(self._format)
         self._done = False
+        self.failed = False  # something came that no complete answer contains
+        self.over = False  # nothing that may still come can change the result
         self._has_final_usage = False
         self._usage_checks = 0
         self._failure: ParsedResponse | None = None
@@ -138,11 +140,6 @@ class StreamReader(ABC):
     def first_output(self) -> bool:
         """Whether output has arrived: text, a refusal, reasoning or a tool call."""
         return self._consumer is not None and self._consumer.has_output
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing that may still come can change the result: after the end, or a failure."""
-        return self._done or self._failure is not None
 
     @property
     def whole(self) -> bool:
@@ -161,24 +158,19 @@ class StreamReader(ABC):
         )
 
     @property
-    def failed(self) -> bool:
-        """Whether something came that no complete answer contains."""
-        return self._failure is not None
-
-    @property
     def ends_falsely(self) -> bool:
         """Whether the end was marked, and the answer is not complete: a caller who gets the marker would believe it."""
-        return self._done and self._failure is not None
+        return self._done and self.failed
 
     @property
     def is_plain(self) -> bool:
         """Whether this is no event stream, but one body."""
         return self._form is not _Form.EVENTS
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes; after a failure, and after the end, they are ignored."""
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next bytes, and return whether the result is final (`whole`): then they are ignored."""
         if self.over:
-            return
+            return True
         self._size += len(chunk)
         if self._size > TOTAL_LIMIT:
             self._break(f"longer than {TOTAL_LIMIT} bytes")
@@ -187,6 +179,7 @@ class StreamReader(ABC):
         else:
             self._plain += chunk
             self._detect_form()
+        return self.whole
 
     def _plain_body(self) -> bytes | None:
         """Return the body that is no stream; None if this is one, or has failed."""
@@ -243,7 +236,7 @@ class StreamReader(ABC):
         assert self._format
         assert self._consumer
         if event.data.strip() == b"[DONE]":
-            self._done = True
+            self._done = self.over = True
             self._check_missing()
             return
         try:
@@ -256,6 +249,7 @@ class StreamReader(ABC):
                 self._consumer.add(expect_object(data))
                 was_done, self._done = self._done, self._consumer.ended
                 if self._done and not was_done:  # once: it looks at all that has come
+                    self.over = True
                     self._check_missing()
                 self._check_usage(data)
         except MalformedChunkError:
@@ -283,6 +277,7 @@ class StreamReader(ABC):
         self._fail(ParsedResponse(Verdict.BROKEN, detail=detail, maybe_processed=True))
 
     def _fail(self, parsed: ParsedResponse) -> None:
+        self.failed = self.over = True
         self._failure = parsed._replace(request_id=request_id_of(self._head.headers))
 
     def _read(self, body: bytes) -> ParsedResponse:

@@ -49,13 +49,13 @@ class StreamScanner(StreamReader):
         self._open = bytearray()  # an event that has not ended yet, while skimming
         return self._watcher
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes; after a failure, and after the end, they are ignored."""
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next bytes, and return whether the result is final (`whole`): then they are ignored."""
         size = self._size + len(chunk)
         if self._skims and not self._open and size <= TOTAL_LIMIT and self._is_quiet(chunk):
             self._size = size
-        else:
-            super().feed(chunk)
+            return self.over or self._has_final_usage
+        return super().feed(chunk)
 
     def end(self) -> tuple[ParsedResponse, bytes]:
         """Return what the stream means, and the body of an error, or of an answer that is no stream.
@@ -101,7 +101,7 @@ class StreamScanner(StreamReader):
 
     def _decode(self, events: bytes) -> None:
         super()._read_events(events)
-        self._skims = self._watcher.has_output and self._events.idle and not self.over
+        self._skims = self._watcher.has_output and self._events.is_idle() and not self.over
 
     def _pass_through(self, chunk: bytes) -> None:
         """Cut after the last event that is whole; what is not quiet is read."""

@@ -91,20 +91,6 @@ class AsyncExchange(Exchange):
         done = upload is None or upload.done()
         return done and not self.socket.transport.get_write_buffer_size()
 
-    # ------------------------------------------------------------ from the socket
-
-    def received(self, data: bytes) -> None:
-        """Take what came."""
-        super().received(data)
-        if self.parser.unread > UNREAD and not self.over:
-            self.socket.pause()
-        self.wake()
-
-    def lost(self, *, cleanly: bool) -> None:
-        """The connection has ended: the server said so (`cleanly`), or it failed."""
-        super().lost(cleanly=cleanly)
-        self.wake()
-
     def drop(self) -> None:
         """Close the connection, on whatever thread a finalizer runs."""
         with suppress(RuntimeError):  # a loop that is closed
@@ -129,7 +115,9 @@ class AsyncExchange(Exchange):
     # ------------------------------------------------------------ from the reader
 
     async def wait(self) -> None:
-        """Wait until something has come. Cancelling closes the connection."""
+        """Wait until something has come, if nothing has. Cancelling closes the connection."""
+        if self.parser.unread or self.parser.complete or self.failure is not None:
+            return
         waiter = self._waiter = self._loop.create_future()
         self._waiting_since = self._loop.time()
         try:

@@ -18,13 +18,12 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet, new_lock
 from stormbreak.http.h1.address import Address, address_of
 from stormbreak.http.h1.blocking_connect import BlockingResolver, connect
-from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, ExchangeResult
+from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER, LOST, SMALL, Exchange, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import Proxy
 from stormbreak.http.h1.response_body import SocketResponse, open_response, whole_response
 from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome
 
 _CHUNK = 64 * 1024  # bytes that are read at a time
@@ -100,7 +99,10 @@ class BlockingExchange(Exchange):
                 self._take()
 
     async def wait(self) -> None:
-        """Wait until something has come. Cancelling closes the connection."""
+        """Wait until something has come, if nothing has. Cancelling closes the connection."""
+        if self.parser.unread:
+            return
+        self._enter()
         sock, until = self.socket.sock, time.monotonic() + self._idle
         try:
             if isinstance(sock, ssl.SSLSocket) and sock.pending() and self._take():
@@ -113,6 +115,8 @@ class BlockingExchange(Exchange):
         except BaseException:
             self.fail(LOST)
             raise
+        finally:
+            self._rest()
 
     def _take(self) -> bool:
         """Take what has come; whether there was something, or an end."""
@@ -136,22 +140,6 @@ class BlockingExchange(Exchange):
         """Whether another thread of ours has ended it, and not the server."""
         strand = running_strand()
         return self.socket.closed or (strand is not None and strand.is_interrupted)
-
-    async def head(self) -> HttpResponse | Outcome:
-        """Wait for the head of the response."""
-        self._enter()
-        try:
-            return await super().head()
-        finally:
-            self._rest()
-
-    async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes of the body: none at its end."""
-        self._enter()
-        try:
-            return await super().read()
-        finally:
-            self._rest()
 
     def close(self, outcome: Outcome) -> None:
         """Close the connection; on another thread, wake the one that reads, which closes it."""
@@ -273,8 +261,10 @@ class PooledSocket:
         if not getattr(self, "closed", True):  # an interrupt may have come before it was made
             self.abort()
 
-    def resume(self) -> None:
+    def pause(self) -> None:
         """Nothing is read before it is asked for."""
+
+    resume = pause
 
     @property
     def is_quiet(self) -> bool:
@@ -369,7 +359,7 @@ class Pool:
             self.put(unused)
 
     def put(self, free: PooledSocket) -> None:
-        """Keep a socket that nobody uses for the next request, and none that was idle for too long."""
+        """Keep a socket that nobody uses for the next request, and none too many, or idle for too long."""
         free.idle_since = now = time.monotonic()
         old = []
         with self._lock:
@@ -378,7 +368,9 @@ class Pool:
             else:
                 self._idle.append(free)
                 self._hand_out()
-            while self._idle and now - self._idle[0].idle_since >= KEEP_ALIVE:
+            while self._idle and (
+                len(self._idle) > MAX_IDLE or now - self._idle[0].idle_since >= KEEP_ALIVE
+            ):
                 old.append(self._idle.popleft())
         for each in old:
             each.abort()

@@ -6,7 +6,7 @@ server or a network did. It returns an `HttpResponse`, or the `Outcome` of an at
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Protocol, TypeAlias
@@ -223,6 +223,9 @@ def _of_running_loop() -> LoopMemory:
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
 ERROR_LIMIT = 2**20  # bytes of the body of an error that are read
 POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
+MAX_IDLE = (
+    256  # sockets of a pool that wait for a request; those that have waited longest are closed
+)
 KEEP_ALIVE = 60.0  # seconds that an idle socket is kept
 MAX_AGE = 3600.0  # seconds after which a socket is not used again: its address may have moved
 ERROR_SILENCE = 5.0  # seconds in the body of an error: its head has said what it is
@@ -258,6 +261,14 @@ class ResponseStream(Protocol):
 
         Cancelling closes the connection.
         """
+        ...
+
+    def take(self) -> bytes | Outcome | None:
+        """Return the same, if it has come; else None."""
+        ...
+
+    def wait(self) -> Awaitable[None]:
+        """Wait until there may be something to take; not where there is. Cancelling closes the connection."""
         ...
 
     def limit_silence(self, seconds: float) -> None:

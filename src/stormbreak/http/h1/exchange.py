@@ -48,6 +48,9 @@ class Carrier(Protocol):
     def abort(self) -> None:
         """Close at once."""
 
+    def pause(self) -> None:
+        """Read no more for now."""
+
     def resume(self) -> None:
         """Read again, if it was too much."""
 
@@ -72,7 +75,10 @@ class Exchange:
         raise NotImplementedError
 
     async def wait(self) -> None:
-        """Wait until something has come, was lost, or the time is over. Cancelling closes the connection."""
+        """Wait until something has come, was lost, or the time is over; not if so already.
+
+        Cancelling closes the connection.
+        """
         raise NotImplementedError
 
     def limit_silence(self, seconds: float) -> None:
@@ -102,6 +108,9 @@ class Exchange:
                 self._refuse_early()
         if parser.complete:
             self._finish()
+        elif parser.unread > UNREAD and not self.over:
+            self.carrier.pause()
+        self.wake()
 
     def lost(self, *, cleanly: bool) -> None:
         """The connection has ended: the server said so (`cleanly`), or it failed."""
@@ -112,6 +121,7 @@ class Exchange:
             self.fail(LOST if parser.status is None else broken_body(parser.status))
         else:
             self._finish()
+        self.wake()
 
     def silent(self) -> None:
         """The server has said nothing for too long."""
@@ -161,20 +171,17 @@ class Exchange:
             return self.failure
         return HttpResponse(parser.status, parser.headers, b"", self.received_at, parser.repeated)
 
-    async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes of the body: none at its end."""
+    def take(self) -> bytes | Outcome | None:
+        """Return the next bytes of the body, none at its end; None: they have not come."""
         parser = self.parser
-        while True:
-            piece = parser.take()
-            if piece:
-                if not self.over:
-                    self.carrier.resume()
-                return piece
-            if self.failure is not None:
-                return self.failure
-            if parser.complete:
-                return b""
-            await self.wait()
+        piece = parser.take()
+        if piece:
+            if not self.over:
+                self.carrier.resume()
+            return piece
+        if self.failure is not None:
+            return self.failure
+        return b"" if parser.complete else None
 
 
 def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> tuple[bytes, bool]:

@@ -1,6 +1,6 @@
 """A response whose head has come, over one of our own connections: its body, unpacked and bounded, as it comes."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Protocol
 
 from stormbreak.drivers.locks import LiveSet
@@ -37,7 +37,7 @@ class SocketResponse:
         self._exchange = exchange
         encoding = head.headers.get("content-encoding")
         self._decoder: Decoder | None = None if encoding is None else decoder_of(encoding)
-        self._pieces: Iterator[bytes] = iter(())  # unpacked, and not taken yet
+        self._pieces: Iterator[bytes] | None = None  # unpacked, and not taken yet
         self._max_bytes = BODY_LIMIT if request.max_bytes is None else request.max_bytes
         self._size = 0
         self._closed = False
@@ -45,18 +45,33 @@ class SocketResponse:
 
     async def read(self) -> bytes | Outcome:
         """Wait for the next bytes: none at the end of the body, the outcome where there is no good end."""
+        while (got := self.take()) is None:
+            await self.wait()
+        return got
+
+    def wait(self) -> Awaitable[None]:
+        """Wait until there may be something to take; not where there is. Cancelling closes the connection."""
+        return self._exchange.wait() if self._decoder is None else self._wait_for_packed()
+
+    async def _wait_for_packed(self) -> None:
+        if self._pieces is None:
+            await self._exchange.wait()
+
+    def take(self) -> bytes | Outcome | None:
+        """Return what `read` returns, if it has come; else None."""
         if self._closed:
             return self._exchange.failure or broken_body(self.head.status)
+        decoder = self._decoder
         try:
-            got = await (
-                self._exchange.read() if self._decoder is None else self._unpacked(self._decoder)
-            )
+            got = self._exchange.take() if decoder is None else self._unpacked(decoder)
         except UndecodableError as error:
             self.close()
             broken = broken_body(self.head.status, str(error))
             if isinstance(error, UnacceptedCodingError):
                 broken = broken._replace(verdict=Verdict.UNREPEATABLE)
             return broken
+        if got is None:
+            return None
         if isinstance(got, Outcome) or not got:
             self.close()
             return got
@@ -79,17 +94,19 @@ class SocketResponse:
     def abandon(self) -> None:
         """Have nothing more to do with the connection: it is that of a parent process."""
         self._closed = True
+        self._exchange.failure = broken_body(self.head.status)
 
     def __del__(self) -> None:
         if not self._closed and not self._exchange.over:
             self._exchange.drop()
 
-    async def _unpacked(self, decoder: Decoder) -> bytes | Outcome:
+    def _unpacked(self, decoder: Decoder) -> bytes | Outcome | None:
         while True:
-            for piece in self._pieces:
+            for piece in self._pieces or ():
                 return piece
-            packed = await self._exchange.read()
-            if isinstance(packed, Outcome):
+            self._pieces = None
+            packed = self._exchange.take()
+            if not isinstance(packed, bytes):
                 return packed
             if not packed:
                 decoder.end()

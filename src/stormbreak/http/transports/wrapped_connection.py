@@ -157,6 +157,16 @@ class _WrappedResponse(ABC):
         self._left: float = BODY_LIMIT if max_bytes is None else max_bytes
         self._patience = inf
         self._closed = False
+        self._got: bytes | Outcome | None = None
+
+    def take(self) -> bytes | Outcome | None:
+        """Return what `wait` has read."""
+        got, self._got = self._got, None
+        return got
+
+    async def wait(self) -> None:
+        """Read the next bytes, to be taken."""
+        self._got = await self.read()
 
     async def read(self) -> bytes | Outcome:
         """Wait for the next bytes: none at the end of the body, an outcome where it ended badly."""
