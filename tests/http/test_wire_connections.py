@@ -215,11 +215,14 @@ async def test_of_many_idle_sockets_those_used_last_are_kept(ask, monkeypatch):
     """A burst left its sockets open for a minute, however many they were."""
     for module in (async_connection, blocking_connection):
         monkeypatch.setattr(module, "MAX_IDLE", 3)
+        monkeypatch.setattr(module, "SPARE", 0.3)
     async with served([0.2, answer()]) as server:
         await asyncio.gather(*(ask(server) for _ in range(6)))
+        assert server.closed == 0  # soon used again, if more is to come
+        await asyncio.sleep(0.3)
         async with asyncio.timeout(5):
-            while server.opened - server.closed > 3:  # noqa: ASYNC110 - the server sees it later
-                await asyncio.sleep(0.01)
+            while server.opened - server.closed > 3:  # the server sees it later
+                await ask(server)
         await asyncio.gather(*(ask(server) for _ in range(3)))
         assert (server.opened, server.closed) == (6, 3)
 

@@ -18,7 +18,7 @@ from stormbreak.http.h1.address import Address, address_of
 from stormbreak.http.h1.async_connect import Resolver, connect
 from stormbreak.http.h1.async_exchange import AsyncExchange, Owner, Socket
 from stormbreak.http.h1.blocking_connection import BlockingConnection
-from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, ExchangeResult
+from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, SPARE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import Proxy, proxy_of
@@ -37,7 +37,7 @@ _PARENTS: list[object] = []  # never collected in a child, since that would clos
 class Pool:
     """The connections of one loop to one origin: at most `limit`, those used last are used first.
 
-    Of idle ones it keeps `MAX_IDLE`, for `KEEP_ALIVE` seconds. None is used after `MAX_AGE`.
+    Of idle ones it keeps `MAX_IDLE`, for `KEEP_ALIVE` seconds, and more for `SPARE` seconds. None is used after `MAX_AGE`.
     """
 
     def __init__(self, limit: int) -> None:
@@ -127,11 +127,11 @@ class Pool:
 
     def put(self, socket: Socket) -> None:
         """Keep a socket for the next request, or give it to the one that has waited longest."""
-        socket.idle_since = time.monotonic()
+        socket.idle_since = now = time.monotonic()
         if self._wake(socket):
             return
         self._idle.append(socket)
-        if len(self._idle) > MAX_IDLE:
+        if len(self._idle) > MAX_IDLE and now - self._idle[0].idle_since >= SPARE:
             self._idle[0].abort()
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(KEEP_ALIVE, _tidy, ref(self))

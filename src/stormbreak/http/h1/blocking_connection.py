@@ -18,7 +18,7 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet, new_lock
 from stormbreak.http.h1.address import Address, address_of
 from stormbreak.http.h1.blocking_connect import BlockingResolver, connect
-from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, ExchangeResult
+from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, SPARE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER, LOST, SMALL, Exchange, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import Proxy
@@ -368,8 +368,8 @@ class Pool:
             else:
                 self._idle.append(free)
                 self._hand_out()
-            while self._idle and (
-                len(self._idle) > MAX_IDLE or now - self._idle[0].idle_since >= KEEP_ALIVE
+            while self._idle and now - self._idle[0].idle_since >= (
+                SPARE if len(self._idle) > MAX_IDLE else KEEP_ALIVE
             ):
                 old.append(self._idle.popleft())
         for each in old:

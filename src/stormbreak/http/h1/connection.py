@@ -223,9 +223,8 @@ def _of_running_loop() -> LoopMemory:
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
 ERROR_LIMIT = 2**20  # bytes of the body of an error that are read
 POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
-MAX_IDLE = (
-    256  # sockets of a pool that wait for a request; those that have waited longest are closed
-)
+MAX_IDLE = 256  # sockets of a pool that wait for a request: beyond it those are closed ...
+SPARE = 1.0  # ... that have waited so many seconds; a batch that is wider uses its own again sooner
 KEEP_ALIVE = 60.0  # seconds that an idle socket is kept
 MAX_AGE = 3600.0  # seconds after which a socket is not used again: its address may have moved
 ERROR_SILENCE = 5.0  # seconds in the body of an error: its head has said what it is
