@@ -53,7 +53,7 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-logo
 
 # Tests wait for sockets and processes, so more of them run at once than there are cores.
-test: $(READY)  ## the test suite (4 minutes on two cores)
+test: $(READY)  ## the test suite (3 minutes on two cores)
 	@TMPDIR=$(SCRATCH) $(BIN)/pytest --forks 8
 
 # Of the suite, the rooms that use a dependency. plotext and rich draw in storm, httptools and msgspec are in http, jinja2,
