@@ -6,6 +6,7 @@ import random
 import select
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import pytest
 from forking import in_child
@@ -20,10 +22,12 @@ from sockets import BODY, CHUNKED, PATIENCE, End, answer, served_aside, until
 
 from stormbreak.drivers import blocking as blocking_module
 from stormbreak.drivers.blocking import READ, LateError, SocketWait, blocks_here, run
+from stormbreak.drivers.locks import new_lock
 from stormbreak.http.h1 import blocking_connection
 from stormbreak.http.h1 import connection as connection_module
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.h1.blocking_connect import BlockingResolver
+from stormbreak.http.h1.blocking_connection import BlockingExchange
 from stormbreak.http.models import PreparedRequest
 from stormbreak.types import Outcome, Verdict
 
@@ -352,3 +356,12 @@ def test_a_lookup_that_hangs_ends_in_time_and_its_late_failure_is_not_kept(monke
     until(lambda: not resolver._asked)
     found = run(resolver.addresses("slow.example", 9, time.monotonic() + PATIENCE))
     assert found == [(socket.AF_INET, ("127.0.0.1", 9))]
+
+
+def test_what_is_over_does_not_touch_its_socket():
+    """Another thread may use it by then. Found: TLS was asked for what it holds, after the last piece of every stream."""
+    left = SimpleNamespace(sock=ssl.SSLSocket.__new__(ssl.SSLSocket), lock=new_lock())
+    exchange = BlockingExchange(left, PreparedRequest("https://x.example/", {}, b""))
+    exchange.over = True
+
+    run(exchange.wait())

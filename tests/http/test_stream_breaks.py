@@ -164,6 +164,14 @@ async def test_what_breaks_is_raised_and_not_sent_again(scene, name, way):
         await stream.next_chunk()
 
 
+async def test_what_cannot_be_assembled_is_known_at_once(scene):
+    """Found: only when more bytes came, of a server that may say nothing more."""
+    await scene.of((CUT + chunk(5), End.HANG))
+    async with scene.stream() as stream, asyncio.timeout(5):
+        with pytest.raises(StreamBrokenError):
+            await stream.answer()
+
+
 async def test_the_deadline_bounds_the_whole(scene):
     await scene.of((ENDLESS + OPENING, *[HELLO, 0.05] * 100))
     with pytest.raises(StreamBrokenError) as raised:

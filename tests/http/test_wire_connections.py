@@ -211,6 +211,21 @@ async def test_a_socket_that_is_old_or_was_idle_for_long_is_not_used_again(
         assert server.opened == (1 if seconds > 1 else 2)
 
 
+@pytest.mark.parametrize("wire_of", [AsyncConnection, ConnectionOnThreads])
+async def test_a_socket_that_is_old_is_not_used_again_by_those_who_wait_for_it(
+    monkeypatch, wire_of
+):
+    """Found: with all sockets of a loop in use, none ever grew too old."""
+    for module in (async_connection, blocking_connection):
+        monkeypatch.setattr(module, "MAX_AGE", 0.05)
+    wire = wire_of(limit=1)
+    async with served([0.03, answer()]) as server:
+        got = await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(6)))
+        assert {each.status for each in got} == {200}
+        assert server.opened >= 2
+    await wire.close()
+
+
 async def test_of_many_idle_sockets_those_used_last_are_kept(ask, monkeypatch):
     """A burst left its sockets open for a minute, however many they were."""
     for module in (async_connection, blocking_connection):

@@ -136,7 +136,10 @@ class Source:
 
     def assemble(self) -> None:
         """Assemble the answer from what was held and all that comes; keep all of it for `received`."""
-        self._scanner = self._assembled()
+        self._scanner = assembler = self._assembled()
+        if assembler.failed:  # it looks at more than a scanner
+            self.failed = True
+            self._stream.close()
         self._kept = deque(self.held)
         self._max_kept = inf
 

@@ -61,9 +61,8 @@ class Pool:
         """A connection that is free."""
         while self._idle:
             socket = self._idle.pop()
-            if socket.is_quiet and time.monotonic() - socket.opened_at < MAX_AGE:
+            if _is_fit(socket):
                 return socket
-            socket.abort()
         return None
 
     async def take(
@@ -85,10 +84,8 @@ class Pool:
                     return await self._connect(address, proxy, tls)
             socket = await self._turn(first=has_waited)
             has_waited = True
-            if socket is not None:
-                if socket.is_quiet:
-                    return socket
-                socket.abort()
+            if socket is not None and _is_fit(socket):
+                return socket
         raise PoolClosedError
 
     async def _turn(self, *, first: bool) -> Socket | None:
@@ -174,6 +171,14 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(None)
         await self.closer.aclose()
+
+
+def _is_fit(socket: Socket) -> bool:
+    """Whether a free socket can carry another request; else close it."""
+    if socket.is_quiet and time.monotonic() - socket.opened_at < MAX_AGE:
+        return True
+    socket.abort()
+    return False
 
 
 def _tidy(known: "ref[Pool]") -> None:

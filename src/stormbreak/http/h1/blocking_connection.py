@@ -100,7 +100,7 @@ class BlockingExchange(Exchange):
 
     async def wait(self) -> None:
         """Wait until something has come, if nothing has. Cancelling closes the connection."""
-        if self.parser.unread:
+        if self.parser.unread or self.over:  # then another thread may use the socket
             return
         self._enter()
         sock, until = self.socket.sock, time.monotonic() + self._idle
