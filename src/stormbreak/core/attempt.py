@@ -217,7 +217,8 @@ def run_paid(
     payer = None if tenant is None else tenant.payer(state.call.target)
     if tenant is None or payer is None:  # it has no spend limit any more
         return (yield from make_attempt(now, uniform))
-    place = payer.admission.enter(state.call, now, state.expires_at(now))
+    expires_at = inf if permit else state.expires_at(now)  # with one, it leaves now
+    place = payer.admission.enter(state.call, now, expires_at)
     return (yield from hold(tenant, payer, place, state, make_attempt, now, uniform))
 
 
