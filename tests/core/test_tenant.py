@@ -26,7 +26,7 @@ from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.events import CallRejected, HedgeRefused, SpendReached
-from stormbreak.types import CACHE, FALLBACK, Call, Outcome, Verdict
+from stormbreak.types import CACHE, FALLBACK, Call, Outcome, Rejection, Verdict
 
 RETRIES = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
 DOLLAR = usage(into=1_000_000)  # at a large model
@@ -295,6 +295,17 @@ def test_a_hedge_that_cannot_be_paid_is_not_sent():
     assert run.racing == [1]
     (event,) = [each for each in stage.events if isinstance(each, HedgeRefused)]
     assert event.gate == "spend"
+
+
+def test_what_a_hedge_may_cost_is_spent_though_the_first_attempt_was_not_sent():
+    """Found: the sender rejected the first, and a cancelled hedge counted as not sent."""
+    stage, run = hedging(acme=spending(2.0))
+    rejection = Rejection("open_files", "too many open files")
+    run.cross(1, Outcome(Verdict.REJECTED, rejection=rejection))
+    assert (run.racing, spent(stage)) == ([2], usd("0", "0.6"))
+
+    run.close()
+    assert spent(stage) == usd("0.6", "0")
 
 
 def test_a_hedge_at_the_deadline_is_paid_and_sent():
