@@ -26,7 +26,7 @@ from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.events import CallRejected, HedgeRefused, SpendReached
-from stormbreak.types import CACHE, FALLBACK, Call, Outcome, Verdict
+from stormbreak.types import CACHE, FALLBACK, Call, Outcome, Rejection, Verdict
 
 RETRIES = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
 DOLLAR = usage(into=1_000_000)  # at a large model
@@ -297,6 +297,29 @@ def test_a_hedge_that_cannot_be_paid_is_not_sent():
     assert event.gate == "spend"
 
 
+def test_what_a_hedge_may_cost_is_spent_though_the_first_attempt_was_not_sent():
+    """Found: the sender rejected the first, and a cancelled hedge counted as not sent."""
+    stage, run = hedging(acme=spending(2.0))
+    rejection = Rejection("open_files", "too many open files")
+    run.cross(1, Outcome(Verdict.REJECTED, rejection=rejection))
+    assert (run.racing, spent(stage)) == ([2], usd("0", "0.6"))
+
+    run.close()
+    assert spent(stage) == usd("0.6", "0")
+
+
+def test_a_hedge_at_the_deadline_is_paid_and_sent():
+    """Found: it was rejected after it had its permit, which nobody gave back."""
+    of = policy(hedge=HedgePolicy(delay=1.0, percentile=None), retry=RetryPolicy(min_time_left=0.0))
+    stage = limited(of, acme=spending(2.0))
+    run = stage.start(tenant="acme", bound=CENT, races=True, within=1.0)
+    stage.pass_time(1.0)
+    assert run.racing == [1, 2]
+
+    run.close()
+    assert spent(stage) == usd("0.02", "0")
+
+
 # ---------------------------------------------------------------- every way to end
 
 LIMITS = TenantLimits(rpm=600, tpm=60_000, max_in_flight=3, spend=SpendPolicy(max_usd=0.05))
@@ -456,6 +479,16 @@ def test_a_higher_limit_lets_waiting_attempts_leave():
     assert second.queued
 
     govern(stage, acme=spending(2.0, period=60))
+    stage.settle()
+    assert second.sending
+
+
+def test_a_call_that_waits_while_a_limit_is_set_is_not_held_to_it():
+    """Found: it was made without a bound, and rejected for want of one."""
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    first, second = (stage.start(tenant="acme") for _ in range(2))
+    govern(stage, acme=TenantLimits(max_in_flight=1, spend=SpendPolicy(max_usd=5.0)))
+    first.step(OK)
     stage.settle()
     assert second.sending
 

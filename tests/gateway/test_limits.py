@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 from gateways import ANSWER, CHAT, KEY, OTHER, prices, running, settings, until, upstream
+from sockets import free_port
 from table_test import table_test
 
 from stormbreak.config.gateway_settings import KeySettings
@@ -206,6 +207,24 @@ async def test_a_failure_upstream_is_not_held_against_the_key(path):
         queue = gateway.gateway._limits.queues.engine
         (state,) = queue.snapshot(0.0)["targets"].values()
         assert (state["cooldown"], state["in_flight"], state["queued"]) == (0.0, 0, 0)
+
+
+@table_test(
+    ("reply", "counts"),
+    [(ServerResponse(400, b"{}"), True), (ServerResponse(429, b"{}"), True), (None, False)],
+)
+async def test_a_call_that_failed_counts_for_the_rate_of_its_key_if_it_was_sent(
+    path, reply, counts
+):
+    """Found: a key with a rate could send any number of calls that the provider refused."""
+    once = f"{PATIENT}[retry]\nmax_attempts = 1\n"
+    async with upstream() as provider:
+        provider.reply = reply
+        url = provider.url if reply else f"http://127.0.0.1:{free_port()}/v1"
+        async with running(path, settings(url, key="rpm = 1\n", top=once)) as gateway:
+            first, second = await gateway.ask(), await gateway.ask()
+    assert first.status in (400, 429, 502)
+    assert ((second.json["error"].get("code") or "") == "key_limit") is counts
 
 
 SPEND = "[keys.app.spend]\nmax_usd = {}\n{}"

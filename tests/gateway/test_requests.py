@@ -422,6 +422,10 @@ def said(*parts):
     return [{"role": "user", "content": [*parts]}]
 
 
+def with_tool(tool, named):
+    return "responses", {"input": "x", "tools": [tool]}, named
+
+
 @table_test(
     ("endpoint", "more", "named"),
     [
@@ -429,6 +433,26 @@ def said(*parts):
         ("responses", {"input": said({"type": "input_image", **FILE})}, "file_id"),
         ("responses", {"input": [{"type": "item_reference", "id": "m"}]}, "item_reference"),
         ("responses", {"input": [{"id": "m"}]}, "item_reference"),
+        ("responses", {"input": [{"type": None, "id": "m"}]}, "item_reference"),
+        (
+            "responses",
+            {"input": [{"type": "image_generation_call", "id": "i", "result": None}]},
+            "item_reference",
+        ),
+        (
+            "chat/completions",
+            {"messages": [{"role": "assistant", "audio": {"id": "a"}}, *said()]},
+            "id",
+        ),
+        with_tool({"type": "code_interpreter", "container": "c"}, "container"),
+        with_tool(
+            {"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["f"]}},
+            "file_ids",
+        ),
+        with_tool({"type": "file_search", "vector_store_ids": ["v"]}, "vector_store_ids"),
+        with_tool({"type": "image_generation", "input_image_mask": FILE}, "file_id"),
+        with_tool({"type": "code_interpreter", "container": {"type": "auto"}}, None),
+        with_tool({"type": "function", "name": "f", "parameters": {"container": "c"}}, None),
         (
             "responses",
             {"input": [{"type": "computer_call_output", "call_id": "c", "output": FILE}]},

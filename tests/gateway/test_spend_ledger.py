@@ -440,6 +440,23 @@ async def test_no_hour_has_more_than_its_money_over_restarts_kills_and_clocks_se
     assert sum(hours.values()) >= len(hours) * Decimal("0.5")
 
 
+@pytest.mark.parametrize("killed", [True, False])
+async def test_a_month_in_place_of_an_hour_has_its_money_once(path, killed):
+    """Found: what was spent of the month was forgotten when the hour ended that the file spoke of."""
+    machine = Machine(path)
+    assert await machine.spend("0.1")
+    machine.holder = LimitHolder(
+        "key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period="month"))
+    )
+    machine.restart(killed=killed)
+    while await machine.spend("0.1"):
+        pass
+    machine.go(3600.0)
+    assert not await machine.spend("0.1")
+    machine.go(31 * 86_400.0)
+    assert await machine.spend("1")
+
+
 def test_a_parent_goes_on_with_an_hour_that_is_not_over(path):
     wall = HOUR_11 - 700.0
     holder = LimitHolder("key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period="hour")))

@@ -98,6 +98,20 @@ async def test_every_attempt_is_counted_by_key_model_and_kind(path):
     }
 
 
+async def test_prices_that_cannot_be_found_cost_no_answer(path):
+    """Found: the client got status 500 for an answer that was there, and the attempt was in no sum."""
+
+    def broken(provider, model):
+        raise ZeroDivisionError
+
+    async with upstream() as provider:
+        provider.reply = HUNDRED
+        text = settings(provider.url, gateway=LEDGER)
+        async with running(path, text, prices=broken) as gateway:
+            assert (await gateway.ask()).status == 200
+    assert sums(path, price_of=broken) == {"useful": (1, 100, 0)}
+
+
 async def test_streams_and_clients_that_leave_are_counted(path):
     async def answer(request, connection):
         connection.begin(200, "text/event-stream", [])

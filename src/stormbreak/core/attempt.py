@@ -217,7 +217,8 @@ def run_paid(
     payer = None if tenant is None else tenant.payer(state.call.target)
     if tenant is None or payer is None:  # it has no spend limit any more
         return (yield from make_attempt(now, uniform))
-    place = payer.admission.enter(state.call, now, state.expires_at(now))
+    expires_at = inf if permit else state.expires_at(now)  # with one, it leaves now
+    place = payer.admission.enter(state.call, now, expires_at)
     return (yield from hold(tenant, payer, place, state, make_attempt, now, uniform))
 
 
@@ -231,7 +232,7 @@ def hold(
     uniform: float,
 ) -> Attempt:
     """Wait for the permit of a `place` in a queue of the tenant, and `run` with it. It is settled, however this frame is left."""
-    outcome, earlier = None, state.attempts - state.unconnected
+    outcome, earlier = None, state.attempts
     try:
         if isinstance(place, Ticket):
             now, uniform = yield from _wait_in_queue(queue, state, place, now)
@@ -248,7 +249,8 @@ def hold(
         raise
     finally:
         if not isinstance(place, Rejection):
-            sent = state.attempts - state.unconnected > earlier
+            unconnected = 0 if earlier else state.unconnected  # later it may be that of a rival
+            sent = state.attempts - unconnected > earlier
             place.settle(counted(outcome, sent=sent), now, uniform)
             tenant.permits.discard(place)
     return outcome, now, uniform

@@ -78,10 +78,11 @@ def _run_for_tenant(tenant: Tenant, state: CallState, now: float, uniform: float
     """Wait for the limits of the call's tenant, and run it. A rejected one has no fallback: they hold for all targets."""
     engine, call = state.engine, state.call
     ended: CallResult | None = None
+    # One that waits while a reload sets a limit was made without the bound that it needs.
+    state.tenant = tenant if tenant.limits.spend.acts else None
 
     def run(now: float, uniform: float) -> Attempt:
         nonlocal ended
-        state.tenant = tenant if tenant.limits.spend.acts else None
         ended = yield from run_call(engine, call, now, uniform, state)
         outcome = CANCELLED if ended.source in (CACHE, DEGRADED) else ended.outcome
         if ended.maybe_processed:

@@ -81,7 +81,11 @@ def bounded_end(calendar: Calendar, ends_at: float, at: float) -> float:
 
 
 def restored_end(period: float | Calendar, ends_at: float, at: float) -> float:
-    """Return when a period ends for which a file says `ends_at`, or some seconds less."""
+    """Return when a period ends for which a file says `ends_at`, or some seconds less.
+
+    If the file means another kind of period, it ends with the hour, day or month that `ends_at` is in.
+    """
     if not isinstance(period, str):
         return min(ends_at, at + period)
-    return bounded_end(period, round(ends_at / _HOUR) * _HOUR, at)
+    hour = round(ends_at / _HOUR) * _HOUR
+    return bounded_end(period, period_end(period, hour - 1), at)

@@ -33,6 +33,14 @@ PriceOf: TypeAlias = Callable[[str, str], PriceTable | None]
 """By provider and model; None where the price is not known."""
 
 
+def known_prices(price_of: PriceOf, provider: str, model: str) -> PriceTable | None:
+    """Return the prices of a model; None if unknown, or if they cannot be found: the answer may be there already."""
+    try:
+        return price_of(provider, model)
+    except Exception:  # noqa: BLE001 - of a user's function
+        return None
+
+
 def known_cost(prices: PriceTable | None, usage: Usage) -> Decimal | None:
     """Return the cost of an attempt with this usage; None if unknown. Zero tokens are free."""
     return _known(None if prices is None else prices.cost_of, usage)

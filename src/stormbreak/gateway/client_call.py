@@ -85,6 +85,7 @@ class GatewayCall:
         self._places: list[Place] = []  # in the limits of the key and its tenant
         self._settled: list[SettledSender[Any]] = []
         self._outcome: Outcome | None = CANCELLED  # of the whole call; None: not known
+        self._sent = False  # as far as is known
 
     async def open(self) -> Opened:
         """Run it to its end, or to the first output of a stream.
@@ -99,7 +100,7 @@ class GatewayCall:
         deadline, whole = self._deadlines(self._driver.clock())
         if self.key.holders:
             await self._enter(template, deadline)
-        self._outcome = None  # from now on it may be sent
+        self._outcome, self._sent = None, True  # from now on it may be sent
         call = self._made(template, deadline, whole)
         sender = self._sender(template)
         asker = self._asker(template) if call.fallbacks else None
@@ -110,7 +111,7 @@ class GatewayCall:
             target = sender.target or call.target
             stream = Stream(target, source, opened)
             return Opened(self._history(target, opened.command), stream, None)
-        self._outcome = opened.outcome
+        self._outcome, self._sent = opened.outcome, opened.attempts > opened.unconnected
         history = self._history(opened.target or call.target, opened)
         if source is not None and is_filtered(opened.outcome):
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
@@ -132,7 +133,7 @@ class GatewayCall:
         for settled in self._settled:
             settled.end(self._outcome)
         for place in self._places:
-            self._limits.queues.leave(place, self._outcome)
+            self._limits.queues.leave(place, self._outcome, sent=self._sent)
 
     def _template(self) -> RequestTemplate:
         request, lead = self.request, self.lead

@@ -11,20 +11,14 @@ from typing import TypeAlias
 from stormbreak.core.engine import Engine
 from stormbreak.core.gate import Permit
 from stormbreak.core.policy import Policy
+from stormbreak.core.tenant import counted
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven
 from stormbreak.fleet.shared_limits import SharedLimits
 from stormbreak.fleet.store_thread import shared_limits
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import LimitHolder
-from stormbreak.types import (
-    CANCELLED,
-    CANCELLED_AFTER_SEND,
-    Call,
-    CallResult,
-    Outcome,
-    Verdict,
-)
+from stormbreak.types import Call, CallResult, Outcome
 
 _UNIFORM = 0.5  # for a random number: no limit here has a use for one
 
@@ -84,18 +78,16 @@ class ClientQueues:
         assert isinstance(ended, CallResult)
         raise _too_many(holder.title, ended, self.driver.clock())
 
-    def leave(self, place: Place, outcome: Outcome | None) -> None:
-        """End a call: with its outcome, which says what it used, or without one if it was cancelled."""
-        if outcome is None:
-            counted = CANCELLED_AFTER_SEND
-        elif outcome.verdict is Verdict.OK:
-            counted = Outcome(Verdict.OK, usage=outcome.usage)
-        else:  # no failure upstream is that of the key
-            counted = CANCELLED_AFTER_SEND if outcome.maybe_processed else CANCELLED
+    def leave(self, place: Place, outcome: Outcome | None, *, sent: bool = True) -> None:
+        """End a call: with its outcome, which says what it used, or without one if it was cancelled.
+
+        One of which nothing was `sent` counts for no rate; no failure upstream is that of the key.
+        """
+        learned = counted(outcome, sent=sent)
         if isinstance(place, Permit):
-            self.driver.between_steps(partial(_leave, place, counted))
+            self.driver.between_steps(partial(_leave, place, learned))
         else:
-            place.answer(counted)
+            place.answer(learned)
 
 
 def _enter_at_once(call: Call, engine: Engine, now: float) -> Permit | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from math import inf
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -82,6 +83,7 @@ _INSIDE = (
     "output",
     "file",
     "source",
+    "audio",
 )  # of messages and items; arguments of tools may hold anything
 
 
@@ -93,6 +95,10 @@ class _Name:
     def __init__(self, _kind: type, text: str) -> None:
         self.text = text
 
+
+_BARE = ("id", "type", "status")  # what an item has that only refers to one at the provider
+_OF_TOOLS = ("file_id", "file_ids", "vector_store_ids", "container_id")
+_IN_TOOLS = (b"file_id", b"vector_store_id", b"container", b"\\u00")
 
 _DECODE_NAMES = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name).decode
 _SMALL = 2**16  # bytes; to count commas in more takes longer than to read the names one by one
@@ -213,20 +219,34 @@ def _state(parts: Parts) -> tuple[str | None, bool]:
 
 
 def reference_in(request: ClientRequest) -> str | None:
-    """Return what refers to something at the provider: one of the top fields, or a part of the prompt, such as a file."""
+    """Return what refers to something at the provider: one of the top fields, or a part of the prompt or of a tool."""
     parts, shape = request.parts, request.head.shape
     if request.stateful is not None:
         return request.stateful
     top = {Shape.RESPONSES: "prompt", Shape.MESSAGES: "container"}.get(shape, "")
     if bytes(parts.get(top, b"null")) != b"null":
         return top
+    tools = bytes(parts.get("tools", b"")) if shape is Shape.RESPONSES else b""
+    if any(word in tools for word in _IN_TOOLS) and (found := _reference_of_tools(_decoded(tools))):
+        return found
     prompt = bytes(parts.get("input" if shape is Shape.RESPONSES else "messages", b""))
     if b'"id"' not in prompt and not any(word in prompt for word in _REFERRING):
         return None
+    return _reference_in_prompt(
+        _decoded(prompt), "item_reference" if shape is Shape.RESPONSES else "id"
+    )
+
+
+def _decoded(part: bytes) -> Any:
     try:
-        left = [msgspec.json.decode(prompt)]
+        return msgspec.json.decode(part)
     except UNREADABLE:
         raise RefusedError(400, "invalid_body", "the body is not readable") from None
+
+
+def _reference_in_prompt(prompt: Any, item: str) -> str | None:
+    """Return the field that refers to something; `item` for an object that is nothing but an id."""
+    left = [prompt]
     while left:
         each = left.pop()
         if isinstance(each, list):
@@ -234,9 +254,26 @@ def reference_in(request: ClientRequest) -> str | None:
         elif isinstance(each, dict):
             if each.get("file_id"):
                 return "file_id"
-            if each.get("type") == "item_reference" or each.keys() == {"id"}:
-                return "item_reference"
+            if each.get("type") == "item_reference":
+                return item
+            if each.get("id") and all(each[name] is None for name in each if name not in _BARE):
+                return item
             left += [each[name] for name in _INSIDE if name in each]
+    return None
+
+
+def _reference_of_tools(tools: Any) -> str | None:
+    """Return the field of a built-in tool that refers to something; the schemas of functions may hold anything."""
+    left = [*tools] if isinstance(tools, list) else []
+    while left:
+        each = left.pop()
+        if isinstance(each, dict) and each.get("type") not in ("function", "custom"):
+            if isinstance(each.get("container"), str):
+                return "container"
+            for name in _OF_TOOLS:
+                if each.get(name):
+                    return name
+            left += each.values()
     return None
 
 

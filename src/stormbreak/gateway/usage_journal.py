@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from stormbreak.cost.price_source import PriceOf
+from stormbreak.cost.price_source import PriceOf, known_prices
 from stormbreak.gateway.usage_rows import FREE, KNOWN, Sums, UsageRow, dollars, put
 from stormbreak.types import Usage
 
@@ -104,7 +104,11 @@ def replay(journals: Iterable[bytes], price_of: PriceOf) -> Sums:
 def _end(sums: Sums, sent: Sent, kind: str, usage: Usage | None, price_of: PriceOf) -> None:
     row = sent.row._replace(kind=kind)
     tokens = usage if kind in KNOWN else sent.bound
-    usd = None if kind == FREE else dollars(price_of(row.provider, row.model), kind, tokens)
+    usd = (
+        None
+        if kind == FREE
+        else dollars(known_prices(price_of, row.provider, row.model), kind, tokens)
+    )
     put(sums, row, tokens, usd)
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from stormbreak.core.flow import Send
 from stormbreak.cost.accounts import NOTHING
-from stormbreak.cost.price_source import EXACT, PriceOf
+from stormbreak.cost.price_source import EXACT, PriceOf, known_prices
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
@@ -109,7 +109,7 @@ class UsageLedger:
         tokens = outcome.usage if kind in KNOWN else sent.bound
         usd = None
         if kind != FREE:
-            usd = dollars(self._price_of(row.provider, row.model), kind, tokens)
+            usd = dollars(known_prices(self._price_of, row.provider, row.model), kind, tokens)
         self._write(Ended(sent.number, kind, outcome.usage))
         put(self._sums, row, tokens, usd)
         if usd:
