@@ -94,7 +94,7 @@ SPOILT = [  # kind, verdict of a plain answer, verdict of a stream, detail of th
     ("endless_body", Verdict.BROKEN, Verdict.OK, None),
     ("gzip_lie", Verdict.BROKEN, Verdict.BROKEN, "body cannot be decompressed"),
     ("gzip_cut", Verdict.BROKEN, Verdict.BROKEN, None),
-    ("gzip_bomb", Verdict.BROKEN, Verdict.BROKEN, "unpacks to more than 250 times its size"),
+    ("gzip_bomb", Verdict.BROKEN, Verdict.BROKEN, "unpacks to more than 600 times its size"),
     ("error_early", None, Verdict.SERVER_ERROR, "an error in place of an answer"),
     ("cut_stream", None, Verdict.BROKEN, "stream ended without finish_reason"),
     ("stream_reset", None, Verdict.BROKEN, "body was cut"),

@@ -139,7 +139,7 @@ async def test_a_body_is_bounded_in_ratio(ask):
         assert (await ask(server)).body == text
         got = await ask(server)
         assert (got.verdict, got.status) == (Verdict.BROKEN, 200)
-        assert got.detail == "unpacks to more than 250 times its size"
+        assert got.detail == "unpacks to more than 600 times its size"
         assert got.maybe_processed
 
 

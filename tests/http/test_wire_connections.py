@@ -242,6 +242,20 @@ async def test_of_many_idle_sockets_those_used_last_are_kept(ask, monkeypatch):
         assert (server.opened, server.closed) == (6, 3)
 
 
+async def test_idle_sockets_that_are_too_many_are_closed_without_a_further_request(monkeypatch):
+    monkeypatch.setattr(async_connection, "MAX_IDLE", 3)
+    monkeypatch.setattr(async_connection, "SPARE", 0.1)
+    wire = AsyncConnection(limit=9)
+    async with served([0.2, answer()]) as server:
+        await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(9)))
+        async with asyncio.timeout(5):
+            while server.closed < 6:  # noqa: ASYNC110 - the server sees it later
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert (server.opened, server.closed) == (9, 6)
+    await wire.close()
+
+
 async def test_cookies_are_neither_kept_nor_sent(ask):
     async with served(answer(set_cookie="id=canary; Path=/")) as server:
         await ask(server)

@@ -124,14 +124,12 @@ class Pool:
 
     def put(self, socket: Socket) -> None:
         """Keep a socket for the next request, or give it to the one that has waited longest."""
-        socket.idle_since = now = time.monotonic()
+        socket.idle_since = time.monotonic()
         if self._wake(socket):
             return
         self._idle.append(socket)
-        if len(self._idle) > MAX_IDLE and now - self._idle[0].idle_since >= SPARE:
-            self._idle[0].abort()
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(KEEP_ALIVE, _tidy, ref(self))
+        if self._timer is None or len(self._idle) == MAX_IDLE + 1:
+            self.tidy()
 
     def gone(self, socket: Socket) -> None:
         """A socket was closed: another may be opened."""
@@ -149,14 +147,18 @@ class Pool:
         return False
 
     def tidy(self) -> None:
-        """Close what has been idle for too long."""
+        """Close what has been idle for too long, now and later."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         now = time.monotonic()
-        while self._idle and now - self._idle[0].idle_since >= KEEP_ALIVE:
+        while self._idle:
+            kept = SPARE if len(self._idle) > MAX_IDLE else KEEP_ALIVE
+            wait = self._idle[0].idle_since + kept - now
+            if wait > 0:
+                self._timer = asyncio.get_running_loop().call_later(wait, _tidy, ref(self))
+                return
             self._idle[0].abort()
-        self._timer = None
-        if self._idle:
-            wait = KEEP_ALIVE - (now - self._idle[0].idle_since)
-            self._timer = asyncio.get_running_loop().call_later(wait, _tidy, ref(self))
 
     def __del__(self) -> None:
         if self._timer is not None:

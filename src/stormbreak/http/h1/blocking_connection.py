@@ -338,7 +338,7 @@ class Pool:
         with self._lock:
             if self.closed:
                 raise PoolClosedError
-            if self._idle:
+            with suppress(IndexError):  # `idle` takes one without the lock
                 return self._idle.pop()
             if len(self.places) < self.limit:
                 return _Place(self)
@@ -390,7 +390,12 @@ class Pool:
             except IndexError:
                 return
             if turn.got is None:
-                turn.got = self._idle.pop() if self._idle else _Place(self)
+                try:
+                    turn.got = self._idle.pop()
+                except IndexError:
+                    if len(self.places) >= self.limit:
+                        return
+                    turn.got = _Place(self)
             turn.set()
             with suppress(ValueError):
                 self._waiting.remove(turn)
