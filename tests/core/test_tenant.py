@@ -258,6 +258,66 @@ def test_what_can_never_be_paid_is_rejected(bound, policy_name):
     assert (rejection.policy, rejection.retry_at) == (policy_name, None)
 
 
+def waiting_at_the_target(**call):
+    """A stage whose target serves one, the call there, and two of a tenant that wait there and can be paid."""
+    of = policy(retry=RETRIES, limit=FixedLimit(max_in_flight=1))
+    stage = limited(of, acme=spending(2.0, period=100.0))
+    blocker = stage.start()
+    return stage, blocker, [stage.start(tenant="acme", bound=DOLLAR, **call) for _ in range(2)]
+
+
+def answer_all(stage, runs):
+    """Answer what leaves until nothing does; return how many were sent."""
+    sent = 0
+    while run := next((each for each in runs if each.sending), None):
+        sent += 1
+        run.step(answer(into=1_000_000))
+        stage.settle()
+    return sent
+
+
+def test_an_attempt_that_waited_at_its_target_is_paid_in_the_period_in_which_it_leaves():
+    """Found: it was paid in the one before, and twice the limit was spent in the next."""
+    stage, blocker, runs = waiting_at_the_target()
+    stage.pass_time(101.0)
+    runs += [stage.start(tenant="acme", bound=DOLLAR) for _ in range(2)]
+    blocker.step(OK)
+    stage.settle()
+
+    assert answer_all(stage, runs) == 2
+    assert spent(stage) == usd("2", "0")
+    stage.pass_time(100.0)
+    assert answer_all(stage, runs) == 2
+
+
+def test_in_the_next_period_it_leaves_in_its_turn_if_there_is_money():
+    stage, blocker, runs = waiting_at_the_target()
+    stage.pass_time(101.0)
+    blocker.step(OK)
+    stage.settle()
+
+    assert (runs[0].sending, spent(stage)) == (True, usd("0", "1"))
+    runs[0].close()
+    stage.settle()
+    assert (runs[1].sending, spent(stage)) == (True, usd("1", "1"))
+
+
+def test_it_is_rejected_if_that_money_is_spent_and_holds_nothing():
+    stage, blocker, runs = waiting_at_the_target(patience=110.0)
+    stage.pass_time(101.0)
+    elsewhere = stage.start(tenant="acme", bound=usage(into=20_000_000), target=OTHER)
+    elsewhere.step(answer(into=20_000_000))
+    blocker.step(OK)
+    stage.settle()
+
+    rejections = [run.ended.outcome.rejection for run in runs]
+    assert [each.text for each in rejections] == [
+        "tenant acme: the call may not wait that long"
+    ] * 2
+    assert [each.retry_at for each in rejections] == [stage.now + 100.0] * 2
+    assert (stage.state.slots.in_flight, stage.engine.tenants["acme"].permits) == (0, set())
+
+
 def test_equal_limits_are_two_accounts():
     stage = limited(acme=spending(1.0), other=spending(1.0))
     stage.start(tenant="acme", bound=DOLLAR).step(answer(into=1_000_000))
