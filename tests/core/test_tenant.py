@@ -3,6 +3,7 @@
 import pickle
 import random
 from bisect import bisect_left
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 
@@ -405,6 +406,7 @@ def check(stage):
     mine = [run for run in stage.runs if run.call.tenant == "acme" and not run.over]
     assert len(tenant.permits) <= tenant.calls.slots.in_flight + len(mine)
     assert tenant.calls.slots.in_flight <= 3
+    assert sum(not run.queued for run in mine) <= 3
     assert taken(stage) <= Decimal("0.05")
 
 
@@ -422,6 +424,8 @@ class Actions:
             stage.start(tenant=tenant, bound=CENT, tokens=700, delivers=number % 2 == 1)
         elif kind == "tick":
             stage.tick(number / 10)
+        elif kind == "reload":
+            govern(stage, acme=replace(LIMITS, rpm=600 + number % 3))
         elif run is None:
             return
         elif kind == "close":
@@ -438,7 +442,9 @@ class Actions:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["start", "start", "answer", "commit", "close", "drop", "tick"]),
+            st.sampled_from(
+                ["start", "start", "answer", "commit", "close", "drop", "tick", "reload"]
+            ),
             st.integers(0, 40),
             st.sampled_from(["acme", "acme", "other", ""]),
         ),
@@ -508,16 +514,69 @@ def test_unchanged_limits_keep_what_is_used_of_them():
     assert stage.start(tenant="acme").queued
 
 
-def test_other_limits_hold_for_new_calls_and_the_calls_before_end():
+def test_other_limits_hold_for_all_calls_and_the_calls_before_end():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    runs = [stage.start(tenant="acme") for _ in range(2)]
+    govern(stage, acme=TenantLimits(max_in_flight=2))
+    runs += [stage.start(tenant="acme") for _ in range(3)]
+    stage.settle()
+    assert [run.sending for run in runs] == [True, True, False, False, False]
+
+    for place in range(3):
+        runs[place].step(OK)
+        stage.settle()
+        assert [run.sending for run in runs[place + 1 :]][:3] == [True, True, False][: 4 - place]
+
+
+def test_calls_under_way_count_for_limits_after_any_change():
+    """Found: `max_in_flight` started from nothing when `rpm` was added."""
     stage = limited(acme=TenantLimits(max_in_flight=1))
     first, second = (stage.start(tenant="acme") for _ in range(2))
-    govern(stage, acme=TenantLimits(max_in_flight=2))
-    later = [stage.start(tenant="acme") for _ in range(3)]
-    assert [run.sending for run in later] == [True, True, False]
+    govern(stage, acme=TenantLimits(max_in_flight=1, rpm=6000))
+    third = stage.start(tenant="acme")
+    assert (second.queued, third.queued, shown(stage)["in_flight"]) == (True, True, 1)
 
     first.step(OK)
     stage.settle()
-    assert second.sending
+    assert (second.sending, third.queued) == (True, True)
+    second.step(OK)
+    stage.settle()
+    assert third.sending
+
+
+def test_what_counts_calls_before_a_change_is_kept_no_longer_than_they_wait():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    first, second = (stage.start(tenant="acme") for _ in range(2))
+    tenant = stage.engine.tenants["acme"]
+    for rpm in range(6000, 6010):
+        govern(stage, acme=TenantLimits(max_in_flight=1, rpm=rpm))
+    assert len(tenant.states) == 2  # one has `second` in its queue
+
+    first.step(OK)
+    stage.settle()
+    govern(stage, acme=TenantLimits(max_in_flight=1))
+    assert (second.sending, len(tenant.states), tenant.idle) == (True, 1, False)
+
+
+@table_test("limits", [TenantLimits(rpm=6), TenantLimits(tpm=6)])
+def test_an_unchanged_rate_keeps_what_is_used_whatever_else_changes(limits):
+    """Found: a change of another limit let a call leave at once."""
+    stage = limited(acme=limits)
+    first = stage.start(tenant="acme", tokens=1)
+    for most in range(10, 15):
+        govern(stage, acme=replace(limits, max_in_flight=most))
+        assert stage.start(tenant="acme", tokens=1, patience=5.0).ended
+    first.step(Outcome(Verdict.CONNECT_FAILED))
+    first.close()
+    assert stage.start(tenant="acme", tokens=1).sending  # it gave back what it took
+
+
+def test_another_rate_begins_anew():
+    stage = limited(acme=TenantLimits(rpm=6))
+    stage.start(tenant="acme")
+    govern(stage, acme=TenantLimits(rpm=12))
+    assert stage.start(tenant="acme").sending
+    assert stage.start(tenant="acme", patience=4.0).ended
 
 
 def test_what_was_spent_counts_under_another_limit_for_the_same_period():

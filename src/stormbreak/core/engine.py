@@ -224,7 +224,7 @@ class Engine:
     def _govern_tenants(self, limits: Mapping[str, TenantLimits], now: float) -> None:
         self._tenant_limits = limits
         for name, tenant in list(self.tenants.items()):
-            tenant.govern(limits.get(name, TenantLimits()))
+            tenant.govern(limits.get(name, TenantLimits()), now)
             tenant.on_spend_settled(now)
             if not tenant.limits.acts and tenant.idle:
                 del self.tenants[name]
