@@ -319,6 +319,32 @@ def test_it_is_rejected_if_that_money_is_spent_and_holds_nothing():
     assert (stage.state.slots.in_flight, stage.engine.tenants["acme"].permits) == (0, set())
 
 
+@table_test("fallbacks", [(), (Step(frozenset({Verdict.INVALID}), None, CACHE),)])
+def test_a_result_says_that_its_tenant_could_not_pay_for_a_retry(fallbacks):
+    """Found: a batch took the failure of the first attempt for want of money of its own."""
+    stage = limited(acme=spending(1.0))
+    run = stage.start(tenant="acme", bound=usage(into=600_000), fallbacks=fallbacks)
+    run.step(Outcome(Verdict.TIMEOUT, maybe_processed=True))
+    stage.pass_time(1.0)
+
+    ended = run.ended
+    assert (ended.outcome.verdict, ended.stopped, ended.of_tenant) == (
+        Verdict.TIMEOUT,
+        "spend",
+        True,
+    )
+
+
+def test_a_result_does_not_blame_a_tenant_for_the_limit_of_a_policy():
+    of = policy(retry=RETRIES, spend=SpendPolicy(max_usd=1.0))
+    stage = limited(of, acme=spending(5.0))
+    run = stage.start(tenant="acme", bound=usage(into=600_000))
+    run.step(Outcome(Verdict.TIMEOUT, maybe_processed=True))
+    stage.pass_time(1.0)
+
+    assert (run.ended.stopped, run.ended.of_tenant) == ("spend", False)
+
+
 def test_equal_limits_are_two_accounts():
     stage = limited(acme=spending(1.0), other=spending(1.0))
     stage.start(tenant="acme", bound=DOLLAR).step(answer(into=1_000_000))
