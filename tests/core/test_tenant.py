@@ -674,6 +674,20 @@ def test_an_interrupt_leaves_every_permit_where_it_is():
     assert runs[2].sending
 
 
+def test_after_an_interrupt_queues_with_the_same_slots_do_not_fill_them_twice():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    stage.start(tenant="acme")
+    second = stage.start(tenant="acme")
+    govern(stage, acme=TenantLimits(max_in_flight=1, rpm=6000))
+    third = stage.start(tenant="acme")
+    stage.engine.tenants["acme"].permits.clear()  # an interrupt ended the first call
+    stage.engine.recover([second.command, third.command], stage.now)
+    stage.settle()
+
+    assert [second.sending, third.sending].count(True) == 1
+    assert shown(stage)["in_flight"] == 1
+
+
 def test_a_fork_begins_anew():
     stage = limited(acme=LIMITS)
     stage.start(tenant="acme", bound=CENT, tokens=700)
