@@ -284,6 +284,7 @@ class CallResult(NamedTuple):
     maybe_processed: int = (
         0  # attempts that may have been processed, and billed, besides the answer
     )
+    of_tenant: bool = False  # `stopped` by a limit of its tenant
 
 
 class Cost:

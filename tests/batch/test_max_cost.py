@@ -14,6 +14,8 @@ from stormbreak.batch.store.run_file import read_run
 from stormbreak.cli.main import main
 from stormbreak.core.presets import OFF
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.client import AsyncClient
+from stormbreak.types import CallResult, Outcome, Verdict
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
@@ -69,6 +71,27 @@ def test_it_stops_before_the_limit_is_passed_and_more_of_it_goes_on(
     assert (more.end, more.successful) == (End.FINISHED.value, 100)
     assert billed(provider) <= more.spent
     assert read_run(files).account.killed == 0
+
+
+@pytest.mark.parametrize(("of_tenant", "failed"), [(True, 1), (False, 0)])
+def test_a_tenant_without_money_for_a_retry_ends_a_row_and_not_the_run(
+    run, stormbreak_provider, monkeypatch, of_tenant, failed
+):
+    """Found: the run stopped early, as if it had spent its own."""
+    ask = AsyncClient.ask
+
+    async def answered(client, endpoint, body, **options):
+        if b"document 3" not in body:
+            return await ask(client, endpoint, body, **options)
+        lost = Outcome(Verdict.TIMEOUT, maybe_processed=True)
+        attempts = options["attempts"]
+        return CallResult(lost, attempts=attempts, stopped="spend", of_tenant=of_tenant)
+
+    monkeypatch.setattr(AsyncClient, "ask", answered)
+    summary = run(stormbreak_provider(scenario()), chat_rows(5, max_tokens=1000))
+
+    assert summary.end == (End.FINISHED if of_tenant else End.SPENT).value
+    assert summary.failed == failed
 
 
 def test_a_wide_limit_holds_nobody(run, stormbreak_provider):

@@ -3,6 +3,7 @@
 import pickle
 import random
 from bisect import bisect_left
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 
@@ -258,6 +259,92 @@ def test_what_can_never_be_paid_is_rejected(bound, policy_name):
     assert (rejection.policy, rejection.retry_at) == (policy_name, None)
 
 
+def waiting_at_the_target(**call):
+    """A stage whose target serves one, the call there, and two of a tenant that wait there and can be paid."""
+    of = policy(retry=RETRIES, limit=FixedLimit(max_in_flight=1))
+    stage = limited(of, acme=spending(2.0, period=100.0))
+    blocker = stage.start()
+    return stage, blocker, [stage.start(tenant="acme", bound=DOLLAR, **call) for _ in range(2)]
+
+
+def answer_all(stage, runs):
+    """Answer what leaves until nothing does; return how many were sent."""
+    sent = 0
+    while run := next((each for each in runs if each.sending), None):
+        sent += 1
+        run.step(answer(into=1_000_000))
+        stage.settle()
+    return sent
+
+
+def test_an_attempt_that_waited_at_its_target_is_paid_in_the_period_in_which_it_leaves():
+    """Found: it was paid in the one before, and twice the limit was spent in the next."""
+    stage, blocker, runs = waiting_at_the_target()
+    stage.pass_time(101.0)
+    runs += [stage.start(tenant="acme", bound=DOLLAR) for _ in range(2)]
+    blocker.step(OK)
+    stage.settle()
+
+    assert answer_all(stage, runs) == 2
+    assert spent(stage) == usd("2", "0")
+    stage.pass_time(100.0)
+    assert answer_all(stage, runs) == 2
+
+
+def test_in_the_next_period_it_leaves_in_its_turn_if_there_is_money():
+    stage, blocker, runs = waiting_at_the_target()
+    stage.pass_time(101.0)
+    blocker.step(OK)
+    stage.settle()
+
+    assert (runs[0].sending, spent(stage)) == (True, usd("0", "1"))
+    runs[0].close()
+    stage.settle()
+    assert (runs[1].sending, spent(stage)) == (True, usd("1", "1"))
+
+
+def test_it_is_rejected_if_that_money_is_spent_and_holds_nothing():
+    stage, blocker, runs = waiting_at_the_target(patience=110.0)
+    stage.pass_time(101.0)
+    elsewhere = stage.start(tenant="acme", bound=usage(into=20_000_000), target=OTHER)
+    elsewhere.step(answer(into=20_000_000))
+    blocker.step(OK)
+    stage.settle()
+
+    rejections = [run.ended.outcome.rejection for run in runs]
+    assert [each.text for each in rejections] == [
+        "tenant acme: the call may not wait that long"
+    ] * 2
+    assert [each.retry_at for each in rejections] == [stage.now + 100.0] * 2
+    assert (stage.state.slots.in_flight, stage.engine.tenants["acme"].permits) == (0, set())
+
+
+@table_test("fallbacks", [(), (Step(frozenset({Verdict.INVALID}), None, CACHE),)])
+def test_a_result_says_that_its_tenant_could_not_pay_for_a_retry(fallbacks):
+    """Found: a batch took the failure of the first attempt for want of money of its own."""
+    stage = limited(acme=spending(1.0))
+    run = stage.start(tenant="acme", bound=usage(into=600_000), fallbacks=fallbacks)
+    run.step(Outcome(Verdict.TIMEOUT, maybe_processed=True))
+    stage.pass_time(1.0)
+
+    ended = run.ended
+    assert (ended.outcome.verdict, ended.stopped, ended.of_tenant) == (
+        Verdict.TIMEOUT,
+        "spend",
+        True,
+    )
+
+
+def test_a_result_does_not_blame_a_tenant_for_the_limit_of_a_policy():
+    of = policy(retry=RETRIES, spend=SpendPolicy(max_usd=1.0))
+    stage = limited(of, acme=spending(5.0))
+    run = stage.start(tenant="acme", bound=usage(into=600_000))
+    run.step(Outcome(Verdict.TIMEOUT, maybe_processed=True))
+    stage.pass_time(1.0)
+
+    assert (run.ended.stopped, run.ended.of_tenant) == ("spend", False)
+
+
 def test_equal_limits_are_two_accounts():
     stage = limited(acme=spending(1.0), other=spending(1.0))
     stage.start(tenant="acme", bound=DOLLAR).step(answer(into=1_000_000))
@@ -345,6 +432,7 @@ def check(stage):
     mine = [run for run in stage.runs if run.call.tenant == "acme" and not run.over]
     assert len(tenant.permits) <= tenant.calls.slots.in_flight + len(mine)
     assert tenant.calls.slots.in_flight <= 3
+    assert sum(not run.queued for run in mine) <= 3
     assert taken(stage) <= Decimal("0.05")
 
 
@@ -362,6 +450,8 @@ class Actions:
             stage.start(tenant=tenant, bound=CENT, tokens=700, delivers=number % 2 == 1)
         elif kind == "tick":
             stage.tick(number / 10)
+        elif kind == "reload":
+            govern(stage, acme=replace(LIMITS, rpm=600 + number % 3))
         elif run is None:
             return
         elif kind == "close":
@@ -378,7 +468,9 @@ class Actions:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["start", "start", "answer", "commit", "close", "drop", "tick"]),
+            st.sampled_from(
+                ["start", "start", "answer", "commit", "close", "drop", "tick", "reload"]
+            ),
             st.integers(0, 40),
             st.sampled_from(["acme", "acme", "other", ""]),
         ),
@@ -448,16 +540,69 @@ def test_unchanged_limits_keep_what_is_used_of_them():
     assert stage.start(tenant="acme").queued
 
 
-def test_other_limits_hold_for_new_calls_and_the_calls_before_end():
+def test_other_limits_hold_for_all_calls_and_the_calls_before_end():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    runs = [stage.start(tenant="acme") for _ in range(2)]
+    govern(stage, acme=TenantLimits(max_in_flight=2))
+    runs += [stage.start(tenant="acme") for _ in range(3)]
+    stage.settle()
+    assert [run.sending for run in runs] == [True, True, False, False, False]
+
+    for place in range(3):
+        runs[place].step(OK)
+        stage.settle()
+        assert [run.sending for run in runs[place + 1 :]][:3] == [True, True, False][: 4 - place]
+
+
+def test_calls_under_way_count_for_limits_after_any_change():
+    """Found: `max_in_flight` started from nothing when `rpm` was added."""
     stage = limited(acme=TenantLimits(max_in_flight=1))
     first, second = (stage.start(tenant="acme") for _ in range(2))
-    govern(stage, acme=TenantLimits(max_in_flight=2))
-    later = [stage.start(tenant="acme") for _ in range(3)]
-    assert [run.sending for run in later] == [True, True, False]
+    govern(stage, acme=TenantLimits(max_in_flight=1, rpm=6000))
+    third = stage.start(tenant="acme")
+    assert (second.queued, third.queued, shown(stage)["in_flight"]) == (True, True, 1)
 
     first.step(OK)
     stage.settle()
-    assert second.sending
+    assert (second.sending, third.queued) == (True, True)
+    second.step(OK)
+    stage.settle()
+    assert third.sending
+
+
+def test_what_counts_calls_before_a_change_is_kept_no_longer_than_they_wait():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    first, second = (stage.start(tenant="acme") for _ in range(2))
+    tenant = stage.engine.tenants["acme"]
+    for rpm in range(6000, 6010):
+        govern(stage, acme=TenantLimits(max_in_flight=1, rpm=rpm))
+    assert len(tenant.states) == 2  # one has `second` in its queue
+
+    first.step(OK)
+    stage.settle()
+    govern(stage, acme=TenantLimits(max_in_flight=1))
+    assert (second.sending, len(tenant.states), tenant.idle) == (True, 1, False)
+
+
+@table_test("limits", [TenantLimits(rpm=6), TenantLimits(tpm=6)])
+def test_an_unchanged_rate_keeps_what_is_used_whatever_else_changes(limits):
+    """Found: a change of another limit let a call leave at once."""
+    stage = limited(acme=limits)
+    first = stage.start(tenant="acme", tokens=1)
+    for most in range(10, 15):
+        govern(stage, acme=replace(limits, max_in_flight=most))
+        assert stage.start(tenant="acme", tokens=1, patience=5.0).ended
+    first.step(Outcome(Verdict.CONNECT_FAILED))
+    first.close()
+    assert stage.start(tenant="acme", tokens=1).sending  # it gave back what it took
+
+
+def test_another_rate_begins_anew():
+    stage = limited(acme=TenantLimits(rpm=6))
+    stage.start(tenant="acme")
+    govern(stage, acme=TenantLimits(rpm=12))
+    assert stage.start(tenant="acme").sending
+    assert stage.start(tenant="acme", patience=4.0).ended
 
 
 def test_what_was_spent_counts_under_another_limit_for_the_same_period():
@@ -527,6 +672,20 @@ def test_an_interrupt_leaves_every_permit_where_it_is():
     runs[0].step(OK)
     stage.settle()
     assert runs[2].sending
+
+
+def test_after_an_interrupt_queues_with_the_same_slots_do_not_fill_them_twice():
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    stage.start(tenant="acme")
+    second = stage.start(tenant="acme")
+    govern(stage, acme=TenantLimits(max_in_flight=1, rpm=6000))
+    third = stage.start(tenant="acme")
+    stage.engine.tenants["acme"].permits.clear()  # an interrupt ended the first call
+    stage.engine.recover([second.command, third.command], stage.now)
+    stage.settle()
+
+    assert [second.sending, third.sending].count(True) == 1
+    assert shown(stage)["in_flight"] == 1
 
 
 def test_a_fork_begins_anew():

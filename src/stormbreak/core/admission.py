@@ -149,6 +149,20 @@ class TargetQueue:
         """Whether every gate is ready and no call waits."""
         return not self._queue.size and self._ready_at(call, now) <= now
 
+    def renew(self, permit: Permit, call: Call, now: float) -> bool:
+        """Reserve money anew if the period of what `permit` reserved is over; return whether it is reserved."""
+        spending, tokens = self._spending, permit.tokens
+        if spending is None or tokens is None:
+            return True
+        place = self._gates.index(spending)
+        if spending.is_current(tokens[place], now):
+            return True
+        self.pump(now)  # those that wait for this period are first
+        if not self.is_free(call, now):
+            return False
+        tokens[place] = spending.take(call, now)
+        return True
+
     def check(self, ticket: Ticket, now: float) -> None:
         """Check `ticket` again, after a wake-up or at its time."""
         if ticket is self._timekeeper:

@@ -40,6 +40,7 @@ from stormbreak.types import (
 FIRST_OUTPUT_GRACE = 0.001  # seconds; a timer may run this much before its time
 # The constructor of a NamedTuple is a Python function, and takes twice as long.
 _tuple = tuple.__new__
+_UNPAID = Outcome(Verdict.CANCELLED, detail="its money was that of an earlier period")
 
 Attempt: TypeAlias = Steps[tuple[Outcome, float, float]]
 
@@ -50,8 +51,9 @@ def run_attempt(
     now: float,
     uniform: float,
     permit: Permit | None = None,
+    is_paid: Callable[[float], bool] | None = None,
 ) -> Attempt:
-    """Queue unless there is a permit; send once and settle.
+    """Queue unless there is a permit; send once and settle. `is_paid` is asked after a wait; if not, nothing is sent.
 
     `admission` answers with a permit (send now), a ticket (wait) or a rejection. However this frame is left, it settles
     the permit, or the ticket: that settles the ticket's permit, or takes it out of the queue.
@@ -68,8 +70,9 @@ def run_attempt(
     try:
         if type(place) is not Permit and isinstance(place, Ticket):
             now, uniform = yield from _wait_in_queue(target_state, state, place, now)
-            if place.rejection is not None:
-                outcome = Outcome(Verdict.REJECTED, rejection=place.rejection)
+            refused = _refused(place, is_paid, now)
+            if refused is not None:
+                outcome = refused
                 return outcome, now, uniform
             permit = place.permit
         else:
@@ -113,6 +116,13 @@ def _wait_in_queue(
             state.waited += now - began
             state.queued += now - began
             return now, uniform
+
+
+def _refused(ticket: Ticket, is_paid: Callable[[float], bool] | None, now: float) -> Outcome | None:
+    """Return the outcome of an attempt that may not leave, now that the queue has decided."""
+    if ticket.rejection is not None:
+        return Outcome(Verdict.REJECTED, rejection=ticket.rejection)
+    return None if is_paid is None or is_paid(now) else _UNPAID
 
 
 def _begin(target_state: TargetState, state: CallState, now: float) -> float | None:
@@ -212,14 +222,30 @@ def run_paid(
     uniform: float,
     permit: Permit | None = None,
 ) -> Attempt:
-    """Wait for the money of the call's tenant, and make the attempt. Reserved money is held while it queues."""
+    """Wait for the money of the call's tenant, and make the attempt. Reserved money is held while it queues.
+
+    It belongs to the period in which the attempt leaves: one that cannot be paid any more waits for money again.
+    """
     tenant, make_attempt = state.tenant, partial(run_attempt, target_state, state, permit=permit)
-    payer = None if tenant is None else tenant.payer(state.call.target)
-    if tenant is None or payer is None:  # it has no spend limit any more
-        return (yield from make_attempt(now, uniform))
-    expires_at = inf if permit else state.expires_at(now)  # with one, it leaves now
-    place = payer.admission.enter(state.call, now, expires_at)
-    return (yield from hold(tenant, payer, place, state, make_attempt, now, uniform))
+    outcome = _UNPAID
+    while outcome is _UNPAID:
+        payer = None if tenant is None else tenant.payer(state.call.target)
+        if tenant is None or payer is None:  # it has no spend limit any more
+            return (yield from make_attempt(now, uniform))
+        expires_at = inf if permit else state.expires_at(now)  # with one, it leaves now
+        place = payer.admission.enter(state.call, now, expires_at)
+        pay = partial(_renew, place, payer, state)
+        run = partial(make_attempt, is_paid=pay)
+        outcome, now, uniform = yield from hold(tenant, payer, place, state, run, now, uniform)
+    return outcome, now, uniform
+
+
+def _renew(
+    place: Permit | Ticket | Rejection, payer: TargetState, state: CallState, now: float
+) -> bool:
+    """Return whether the money of a `place` with the payer is reserved in this period by now."""
+    paid = place.permit if isinstance(place, Ticket) else place
+    return not isinstance(paid, Permit) or payer.admission.renew(paid, state.call, now)
 
 
 def hold(

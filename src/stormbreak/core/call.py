@@ -210,10 +210,12 @@ def _end_rejected(
     state: CallState, rejection: Rejection, failure: Outcome | None, now: float
 ) -> CallResult:
     """End a call that was rejected here; its outcome is the failure of an earlier attempt, if there was one."""
-    whose = "limit of its tenant: " if isinstance(rejection, TenantRejection) else ""
+    of_tenant = isinstance(rejection, TenantRejection)
+    whose = "limit of its tenant: " if of_tenant else ""
     state.note(CallRejected, now, rejection.policy, whose + rejection.reason, rejection.retry_at)
     outcome = failure or Outcome(Verdict.REJECTED, rejection=rejection)
-    return state.end(outcome, now, stopped=rejection.policy, retry_at=rejection.retry_at)
+    stopped, retry_at = rejection.policy, rejection.retry_at
+    return state.end(outcome, now, stopped=stopped, retry_at=retry_at, of_tenant=of_tenant)
 
 
 # ---------------------------------------------------------------- from target to target
@@ -252,7 +254,10 @@ class FallbackRun:
         state.call = state.call._replace(target=self._call.target)
         last = outcome if outcome.verdict is Verdict.CANCELLED else first.outcome
         retry_at = None if self._retry_at == inf else self._retry_at
-        return state.end(last, state.ended_at, stopped=first.stopped, retry_at=retry_at)
+        stopped, of_tenant = first.stopped, first.of_tenant
+        return state.end(
+            last, state.ended_at, stopped=stopped, retry_at=retry_at, of_tenant=of_tenant
+        )
 
     def _move(self, step: Step, later: Sequence[Step], outcome: Outcome) -> _FallbackSteps:
         """Try the targets of `step` until one answers."""

@@ -99,6 +99,7 @@ class CallState:
         *,
         stopped: str | None = None,
         retry_at: float | None = None,
+        of_tenant: bool = False,
     ) -> CallResult:
         """Return the result of the call, at one target or overall."""
         self.ended_at = now
@@ -122,5 +123,6 @@ class CallState:
                 call.target,
                 self.source,
                 self.maybe_processed,
+                of_tenant,
             ),
         )

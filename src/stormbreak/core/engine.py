@@ -224,7 +224,7 @@ class Engine:
     def _govern_tenants(self, limits: Mapping[str, TenantLimits], now: float) -> None:
         self._tenant_limits = limits
         for name, tenant in list(self.tenants.items()):
-            tenant.govern(limits.get(name, TenantLimits()))
+            tenant.govern(limits.get(name, TenantLimits()), now)
             tenant.on_spend_settled(now)
             if not tenant.limits.acts and tenant.idle:
                 del self.tenants[name]
@@ -347,12 +347,14 @@ class Engine:
                 for each in holdings
                 if isinstance(each, Ticket) and each.issuer is admission and not each.decided
             ]
-            permits = [
-                each
+            permits = (
+                each.permit
+                if isinstance(each, Ticket)
+                else each  # a queue before may have let it go
                 for each in holdings
-                if isinstance(each, Permit) and each.issuer.slots is admission.slots
-            ]
-            admission.recover(waiting, len(permits), now)
+            )
+            taken = [each for each in permits if each and each.issuer.slots is admission.slots]
+            admission.recover(waiting, len(taken), now)
 
     def emit(self, event: Event) -> None:
         """Queue an event for the listeners, if any."""

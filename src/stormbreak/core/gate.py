@@ -91,6 +91,10 @@ class SpendingGate(Gate, Protocol):
         """Why `call`, which cannot leave now, never will; None if it may still leave."""
         ...
 
+    def is_current(self, token: Any, now: float) -> bool:
+        """Whether what was reserved with `token` belongs to the present period."""
+        ...
+
     def recheck_at(self) -> float:
         """When to look again although the gate said NEVER; inf: not before an event."""
         ...

@@ -89,6 +89,16 @@ class RateLimitGate:
         )
         self._typical_tokens = 0.0  # tokens of a call that was answered; 0 while unknown
 
+    def go_on(self, before: "RateLimitGate") -> None:
+        """Go on with the buckets of an earlier gate where the limit is the same: what was taken counts."""
+        rpm, tpm = before.configured
+        self._rpm, self._tpm = _kept(self._rpm, rpm), _kept(self._tpm, tpm)
+
+    @property
+    def configured(self) -> "tuple[Rate | None, Rate | None]":
+        """What counts the configured limits of requests and of tokens."""
+        return self._rpm, self._tpm
+
     def ready_at(self, call: Call, now: float) -> float:
         """READY, or when the call fits into every limit."""
         ready_at = READY
@@ -211,6 +221,13 @@ class RateLimitGate:
                 limit.update(report, receipt, now, served=served)
 
 
+def _kept(rate: "Rate | None", before: "Rate | None") -> "Rate | None":
+    """Return the bucket before if another is equal to it but for what was taken."""
+    if isinstance(rate, Bucket) and isinstance(before, Bucket) and rate.size == before.size:
+        return before
+    return rate
+
+
 def _was_sent(outcome: Outcome) -> bool:
     if outcome.verdict is Verdict.CANCELLED:
         return outcome.maybe_processed
@@ -272,6 +289,11 @@ class Bucket:
         self._depth = max(depth, self._seconds)
         self.full_at = 0.0  # when it is full again, if nobody takes any more
         self._returned_unused = 0.0  # seconds, ever
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """The seconds that one is worth, and those that it holds."""
+        return self._seconds, self._depth
 
     def ready_at(self, amount: float, _now: float = 0.0) -> float:
         """Return the time from which `amount` may be taken without refunds."""

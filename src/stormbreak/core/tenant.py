@@ -135,19 +135,41 @@ class Tenant:
         self._spending: SpendLimits | None = None
         self._replaced: list[TargetState] = []  # new ones took their place, but calls are in them
         self.limits = TenantLimits()
-        self.govern(limits)
+        self.govern(limits, 0.0)  # no call is under way yet
 
-    def govern(self, limits: TenantLimits) -> None:
-        """Apply other limits, or the same under another policy of the engine. Calls that have begun keep theirs."""
+    def govern(self, limits: TenantLimits, now: float) -> None:
+        """Apply other limits, or the same under another policy of the engine.
+
+        Calls that wait keep theirs; those that have begun count for other limits, too, as long as there are any.
+        """
         before, self.limits = self.limits, limits
         of = self._host.policy
         policy = limits.queue_policy(of, of.process_share)
         if self.calls is None or self.calls.policy != policy:
-            self._replaced += [] if self.calls is None else [self.calls]
             self._policy = policy
-            self.calls = TargetState(self, self._target) if limits.waits else None
+            self._replace_calls(limits, now)
         self._change_spend(before.spend, limits.spend)
-        self._replaced = [state for state in self._replaced if not state.idle]
+        slots = None if self.calls is None else self.calls.slots
+        self._replaced = [
+            state
+            for state in self._replaced
+            if state.admission.queued or (state.slots is not slots and not state.idle)
+        ]
+
+    def _replace_calls(self, limits: TenantLimits, now: float) -> None:
+        old, self.calls = self.calls, None
+        if old is not None:
+            self._replaced.append(old)
+        if not limits.waits:
+            return
+        new = self.calls = TargetState(self, self._target, None if old is None else old.slots)
+        if old is None:
+            return
+        if new.quota is not None and old.quota is not None:
+            new.quota.go_on(old.quota)
+        if new.slots is old.slots:
+            new.admission.share_slots(old.admission)
+            new.admission.pump_all(now)
 
     def _change_spend(self, old: SpendPolicy, new: SpendPolicy) -> None:
         if self._spending is not None and new.acts and old.period == new.period:

@@ -152,6 +152,11 @@ class SpendAccount:
         self._reserved = EXACT.add(self._reserved, bound)
         return self._period
 
+    def is_present(self, period: int, now: float) -> bool:
+        """Whether the period of this number is not over."""
+        self._roll(now)
+        return period == self._period
+
     def settle(self, bound: Decimal, cost: Decimal, period: int, now: float) -> None:
         """Spend `cost` of the `bound` that was reserved in `period`."""
         self.used_at = now
@@ -308,6 +313,10 @@ class SpendGate:
         bound = self.max_cost(call)
         assert bound is not None, "the gate was ready"
         return Reservation(bound, self.account.reserve(bound, now))
+
+    def is_current(self, token: Reservation, now: float) -> bool:
+        """Whether what was reserved with `token` belongs to the present period."""
+        return self.account.is_present(token.period, now)
 
     def settle(self, token: Reservation, outcome: Outcome, now: float, _uniform: float) -> None:
         """Spend what the attempt cost, and give back the rest."""

@@ -49,7 +49,7 @@ from stormbreak.http.answer_schema import AnswerSchema, Repairs
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.failures import OPEN_FILES, is_out_of_files
 from stormbreak.http.models import CONNECT_TIMEOUT
-from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, TenantRejection, Verdict
+from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
@@ -267,8 +267,8 @@ class Runner:
             self.stats.add_straggler()
             ended = call.straggled()
         self._calls.learn(call, ended)
-        of_tenant = isinstance(ended.outcome.rejection, TenantRejection)  # others may have money
-        if ended.stopped == "spend" and ended.retry_at is None and not of_tenant:
+        out_of_money = ended.stopped == "spend" and ended.retry_at is None
+        if out_of_money and not ended.of_tenant:  # other tenants may have some
             self._stop(End.SPENT)
         elif ended.stopped != "drained":
             if ended.stopped == OPEN_FILES:
