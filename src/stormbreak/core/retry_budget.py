@@ -6,12 +6,10 @@ start would be multiplied by the number of processes.
 
 A retry is free if there is evidence that it does no harm. `Load` has the evidence:
 
-| after | it is free if |
-|---|---|
-| a Retry-After that is long enough to hold calls | always |
-| a timeout | `healthy` and `timeouts_are_luck` (where all hang, nobody overtakes); or `adaptive` |
-| a 429 | `healthy` and `slowed_by_429s`: it may stand for a limit; or `gated` |
-| another failure | `healthy`: it was bad luck, and sending less would not help; or `gated` |
+- after a Retry-After that is long enough to hold calls: always;
+- after a timeout: if `healthy` and `timeouts_are_luck` (where all hang, nobody overtakes), or if `adaptive`;
+- after a 429: if `healthy` and `slowed_by_429s` (it may stand for a limit), or if `gated`;
+- after another failure: if `healthy` (it was bad luck, and sending less would not help), or if `gated`.
 
 A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. Its gates say
 nothing. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone script could not retry at all;
