@@ -30,7 +30,7 @@ def _choice_count(payload: Mapping[str, Any]) -> int:
     return _prompts(payload) * chat.choice_count(payload)
 
 
-def _said(request: ParsedRequest, choices: list[dict[str, Any]], **more: Any) -> bytes:
+def _body_of(request: ParsedRequest, choices: list[dict[str, Any]], **more: Any) -> bytes:
     return encode(
         {
             "id": f"cmpl-{request.digest}",
@@ -49,12 +49,12 @@ def _choice(place: int, text: str, finish: str | None = None) -> dict[str, Any]:
 
 def _body(request: ParsedRequest) -> bytes:
     choices = [_choice(place, each.text, "stop") for place, each in enumerate(request.choices)]
-    return _said(request, choices, usage=chat.usage_of(request))
+    return _body_of(request, choices, usage=chat.usage_of(request))
 
 
 def _events(request: ParsedRequest) -> Events:
     def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: %b\n\n" % _said(request, choices, **more)
+        return b"data: %b\n\n" % _body_of(request, choices, **more)
 
     texts = [*enumerate(each.text for each in request.choices)]
     finish = [event([_choice(place, "", "stop")]) for place, _ in texts]
