@@ -347,12 +347,8 @@ class Engine:
                 for each in holdings
                 if isinstance(each, Ticket) and each.issuer is admission and not each.decided
             ]
-            permits = (
-                each.permit
-                if isinstance(each, Ticket)
-                else each  # a queue before may have let it go
-                for each in holdings
-            )
+            # A ticket has one if the queue of a target before has let it go.
+            permits = (each.permit if isinstance(each, Ticket) else each for each in holdings)
             taken = [each for each in permits if each and each.issuer.slots is admission.slots]
             admission.recover(waiting, len(taken), now)
 

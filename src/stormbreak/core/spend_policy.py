@@ -55,6 +55,7 @@ def period_end(calendar: Calendar, at: float) -> float:
     if calendar != "month":
         seconds = _HOUR if calendar == "hour" else _DAY
         return (at // seconds + 1) * seconds
+    # Not by `datetime`, which can read the clock: core may not import it.
     first = 0  # of the next month, in days
     for months in count():
         year, month = 1970 + months // 12, months % 12

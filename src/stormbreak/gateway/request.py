@@ -78,13 +78,8 @@ class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not writ
 
 _STATE = ("previous_response_id", "conversation", "background")
 _REFERRING = (b"file_id", b"item_reference", b"\\u00")  # an escape may hide a letter
-_INSIDE = (
-    "content",
-    "output",
-    "file",
-    "source",
-    "audio",
-)  # of messages and items; arguments of tools may hold anything
+# Of messages and items; the arguments of tools may hold anything.
+_INSIDE = ("content", "output", "file", "source", "audio")
 
 
 class _Name:

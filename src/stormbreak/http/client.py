@@ -513,9 +513,8 @@ class AsyncClient(ClientControls):
         route, steps = config.route_and_steps(model)
         scope = current()
         tenant = options.tenant or scope.tenant or ""
-        self._prepare(
-            config, template, route, tenant
-        )  # kept in the template, or fails before it waits
+        # Kept in the template, or fails before it waits.
+        self._prepare(config, template, route, tenant)
         span = policy.deadline if options.deadline is None else options.deadline
         return make_call(
             self.engine,

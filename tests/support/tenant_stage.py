@@ -1,0 +1,43 @@
+"""A stage whose tenants have limits."""
+
+from decimal import Decimal
+
+from metering import price_of, usage
+from stage import Stage, policy
+
+from stormbreak.core.backoff import Backoff
+from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
+from stormbreak.cost.spend_gate import SpendAccounts
+from stormbreak.types import Outcome, Verdict
+
+RETRIES = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
+DOLLAR = usage(into=1_000_000)  # at a large model
+CENT = usage(into=10_000)
+COMMITTED = Outcome(Verdict.OK, committed=True)
+
+
+def limited(of=None, /, **tenants):
+    """A stage whose tenants have these limits."""
+    stage = Stage(of or policy(retry=RETRIES, patience=20.0))
+    stage.engine = Engine(stage.engine.policy, SpendAccounts(price_of), tenants=tenants)
+    return stage
+
+
+def spending(usd, **more):
+    return TenantLimits(spend=SpendPolicy(max_usd=usd, **more))
+
+
+def shown(stage, name="acme"):
+    return stage.engine.snapshot(stage.now)["tenants"][name]
+
+
+def spent(stage, name="acme"):
+    account = shown(stage, name)["spend"]
+    return Decimal(account["spent"]), Decimal(account["reserved"])
+
+
+def usd(spent, reserved):
+    return Decimal(spent), Decimal(reserved)
