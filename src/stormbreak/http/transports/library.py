@@ -15,6 +15,7 @@ from stormbreak.http.h1.connection import (
     repeated_headers,
     split_repeats,
 )
+from stormbreak.http.h1.response_parser import NAMES, lower_name
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_request import OURS, SdkRequest, read_timeouts
 from stormbreak.http.transports.sdk_response import Failure, failure_of
@@ -198,12 +199,10 @@ def _is_of_parser(error: Exception) -> bool:
     return type(below).__module__.partition(".")[0] == "h11"
 
 
-def _as_sent(headers: RepeatableHeaders) -> Any:
-    """Return headers as the library takes them: as bytes if they are not ASCII, which is all that it encodes."""
+def _as_sent(headers: RepeatableHeaders) -> list[tuple[bytes, bytes]]:
+    """Return headers as the library takes them: as bytes, since it encodes only what is ASCII."""
     lines = split_repeats(headers)
-    if "".join([value for _, value in lines]).isascii():
-        return lines
-    return [(name, value.encode("utf-8", "surrogateescape")) for name, value in lines]
+    return [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in lines]
 
 
 def _headers_in(raw: Sequence[tuple[bytes, bytes]], otherwise: str = "") -> dict[str, str]:
@@ -211,29 +210,19 @@ def _headers_in(raw: Sequence[tuple[bytes, bytes]], otherwise: str = "") -> dict
 
     A value that is no UTF-8 is read by the encoding `otherwise`, if one is given; else its bytes are escaped.
     """
-    names = b"\n".join([name for name, _ in raw]).decode("latin-1").lower().split("\n")
-    joined = b"\n".join([value for _, value in raw])
-    if joined.isascii():
-        values = joined.decode().split("\n")
-        headers = dict(zip(names, values, strict=False))
-        if len(headers) == len(raw) == len(names) == len(values):  # none is repeated, or has lines
-            return headers
-    headers = {}
+    headers: dict[str, str] = {}
     for name, value in raw:
-        key, text = name.decode("latin-1").lower(), _text(value, otherwise)
+        key = NAMES.get(name) or lower_name(name)
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode(otherwise) if otherwise else _escaped(value)
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
 
 
 def _escaped(value: bytes) -> str:
     return value.decode(errors="surrogateescape")
-
-
-def _text(value: bytes, otherwise: str) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode(otherwise) if otherwise else _escaped(value)
 
 
 # ---------------------------------------------------------------- streamed bodies
