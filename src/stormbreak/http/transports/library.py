@@ -151,14 +151,16 @@ class Library:
     ) -> Any:
         """Make a response; its body is `content` or `stream`."""
         extensions = _PROTOCOL if history is None else _PROTOCOL | {KEPT_AS: history}
-        content = body.get("content")
-        if content is None:
-            sent = _as_sent(headers)
-            return self._module.Response(status, headers=sent, extensions=extensions, **body)
-        sent = _as_sent({**headers, "content-length": str(len(content))})
-        stream = self._module.ByteStream(content)
-        made = self._buffered(status, headers=sent, extensions=extensions, stream=stream)
-        made.ready = content
+        content, kind = body.get("content"), self._module.Response
+        if content is not None:
+            kind, body = self._buffered, {"stream": self._module.ByteStream(content)}
+            headers = {**headers, "content-length": str(len(content))}
+        sent = _as_sent(headers)
+        made = kind(status, headers=sent, extensions=extensions, **body)
+        if content is not None:
+            made.ready = content
+        if b"".join([value for _, value in sent]).isascii():
+            made.headers.encoding = "ascii"  # else the library tries each of them
         return made
 
     def error(self, failure: Failure, request: Any) -> Exception:
@@ -202,7 +204,9 @@ def _is_of_parser(error: Exception) -> bool:
 def _as_sent(headers: RepeatableHeaders) -> list[tuple[bytes, bytes]]:
     """Return headers as the library takes them: as bytes, since it encodes only what is ASCII."""
     lines = split_repeats(headers)
-    return [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in lines]
+    return [
+        (name.encode("ascii"), value.encode("utf-8", "surrogateescape")) for name, value in lines
+    ]
 
 
 def _headers_in(raw: Sequence[tuple[bytes, bytes]], otherwise: str = "") -> dict[str, str]:
