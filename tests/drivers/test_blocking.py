@@ -95,7 +95,7 @@ def test_a_socket_that_is_always_ready_does_not_extend_its_time(pair):
     began = time.monotonic()
     with pytest.raises(LateError):
         run(waits(), began + 0.05)
-    assert 0.05 <= time.monotonic() - began
+    assert time.monotonic() - began >= 0.05
 
 
 def test_what_must_end_it_at_its_time_is_called_instead(pair):
