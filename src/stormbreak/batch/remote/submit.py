@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from stormbreak.batch.input.index import ReadProgress, Rows
 from stormbreak.batch.job import CONNECT_GRACE, Job, OpenJob, open_job, run_in_loop
-from stormbreak.batch.remote.api import BatchApi, Content, UnsureError, Uploads
+from stormbreak.batch.remote.api import BatchApi, Content, UnsureError
 from stormbreak.batch.remote.caller import Caller, policy_for
 from stormbreak.batch.remote.planning import Plan, Planner, api_for, prepared
 from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, RowRanges, Step
@@ -189,8 +189,8 @@ class Submitter:
         api = api_for(batch.endpoint, self._caller)
         content = self._content(api, batch)
         known = ids_of(self._batches.values())
-        if api.uploads is not None and batch.step in (Step.PLANNED, Step.UPLOADING):
-            batch = await self._upload(api.uploads, batch, content)
+        if api.takes_files and batch.step in (Step.PLANNED, Step.UPLOADING):
+            batch = await self._upload(api, batch, content)
         status = None
         if batch.step is Step.CREATING:
             await settled(batch)
@@ -200,14 +200,14 @@ class Submitter:
             status = await api.create(batch, content, known)
         return self._save(batch, step=Step.RUNNING, **status.changes)
 
-    async def _upload(self, uploads: Uploads, batch: RemoteBatch, content: Content) -> RemoteBatch:
+    async def _upload(self, api: BatchApi, batch: RemoteBatch, content: Content) -> RemoteBatch:
         file = None
         if batch.step is Step.UPLOADING:
             await settled(batch)
-            file = await uploads.find_upload(batch, content)
+            file = await api.find_upload(batch, content)
         if file is None:
             batch = self._save(batch, step=Step.UPLOADING, began=time.time())
-            file = await uploads.upload(batch, content)
+            file = await api.upload(batch, content)
         return self._save(batch, step=Step.UPLOADED, file=file)
 
     def _content(self, api: BatchApi, batch: RemoteBatch) -> Content:
