@@ -119,6 +119,16 @@ class Job:
         """The number of processes that send."""
         return self.options.workers or 1
 
+    @property
+    def grace(self) -> float:
+        """Seconds in which something must have answered."""
+        return self.options.connect_grace or CONNECT_GRACE
+
+    @property
+    def prices(self) -> PriceOf:
+        """Gives what a model costs."""
+        return self.price_of or list_price
+
 
 # ---------------------------------------------------------------- from options to a job
 
@@ -452,7 +462,7 @@ class _Parts(NamedTuple):
             stats=self.stats,
             width=self.width,
             schema=self.job.schema,
-            grace=self.job.options.connect_grace or CONNECT_GRACE,
+            grace=self.job.grace,
             tick=tick,
         )
 
@@ -461,7 +471,7 @@ def _run_here(
     parts: _Parts, tick: Callable[[Runner], None], results: ResultStream | None
 ) -> tuple[Runner, End]:
     job, client, store = parts.job, parts.client, parts.store
-    prices = None if job.options.max_cost is None else job.price_of or list_price
+    prices = None if job.options.max_cost is None else job.prices
     spend = SpendRecord(client, store, metered(client), prices)
     spend.open()
     runner = parts.runner(store, spend, tick)
@@ -490,7 +500,7 @@ def _run_workers(
     spend = SharedSpend(
         store,
         budget,
-        price_of=job.price_of or list_price,
+        price_of=job.prices,
         max_usd=None if limit is None else Decimal(str(limit)),
     )
     workers = Workers(
@@ -560,7 +570,7 @@ def export_table(job: Job, store: Store, rows: Rows) -> None:
             store.run,
             table,
             given=job.options,
-            price_of=job.price_of or list_price,
+            price_of=job.prices,
         )
     except ConfigurationError as error:
         here, kept = path_of(table), path_of(store.files.output)

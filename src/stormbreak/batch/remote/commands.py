@@ -1,20 +1,13 @@
 """Poll, fetch and cancel the batches of an OUTPUT, from a job with the options of its last run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from msgspec.structs import replace as with_
 
-from stormbreak.batch.job import (
-    CONNECT_GRACE,
-    Job,
-    OpenJob,
-    client_of,
-    export_table,
-    open_job,
-    run_in_loop,
-)
-from stormbreak.batch.remote.caller import policy_for
+from stormbreak.batch.job import Job, OpenJob, client_of, export_table, open_job, run_in_loop
+from stormbreak.batch.remote.caller import Caller, policy_for
 from stormbreak.batch.remote.fetch import Fetched, Fetcher
 from stormbreak.batch.remote.poll import OnPoll, Poller
 from stormbreak.batch.running.failure_reasons import Reason
@@ -25,8 +18,6 @@ from stormbreak.cost.accounts import Cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.hidden_keys import hidden
-from stormbreak.http.client import AsyncClient
-from stormbreak.http.pricing import list_price
 
 OnFetched = Callable[[Fetched], None]
 
@@ -55,26 +46,25 @@ def poll_batches(
     job: Job, *, wait: bool = False, on_poll: OnPoll = lambda _: None
 ) -> list[RemoteBatch]:
     """Ask how far all batches are; with `wait`, until none runs. Raises RemoteError and ConfigurationError as `submit_job`."""
-    folder, client = _folder(job), client_of(job, policy_for(job.policy, job.options))
-
-    async def polled() -> list[RemoteBatch]:
-        async with client:
-            return await _poller(job, client, folder).poll(wait=wait, on_poll=on_poll)
-
-    with locked(job.files):
-        return run_in_loop(polled())
+    return _acted(job, lambda poller: poller.poll(wait=wait, on_poll=on_poll))
 
 
 def cancel_batches(job: Job) -> list[RemoteBatch]:
     """Cancel what runs, and give up what was not created. Answers so far can be fetched. Raises as `poll_batches`."""
+    return _acted(job, Poller.cancel)
+
+
+def _acted(
+    job: Job, act: Callable[[Poller], Coroutine[Any, Any, list[RemoteBatch]]]
+) -> list[RemoteBatch]:
     folder, client = _folder(job), client_of(job, policy_for(job.policy, job.options))
 
-    async def cancelled() -> list[RemoteBatch]:
+    async def acted() -> list[RemoteBatch]:
         async with client:
-            return await _poller(job, client, folder).cancel()
+            return await act(_poller(job, Caller(client, grace=job.grace), folder))
 
     with locked(job.files):
-        return run_in_loop(cancelled())
+        return run_in_loop(acted())
 
 
 def fetch_batches(
@@ -95,13 +85,13 @@ def fetch_batches(
     job = replace(job, options=with_(job.options, max_cost=None))
     policy = policy_for(job.policy, job.options)
     with open_job(job, policy, submits=True) as opened:
-        grace = job.options.connect_grace or CONNECT_GRACE
-        fetcher = Fetcher(opened.client, opened.rows, opened.store, folder, grace=grace)
+        caller = Caller(opened.client, grace=job.grace)
+        fetcher = Fetcher(caller, opened.rows, opened.store, folder)
 
         async def fetched() -> list[Fetched]:
             done = []
             async with opened.client:
-                poller = _poller(job, opened.client, folder)
+                poller = _poller(job, caller, folder)
                 for batch in await poller.poll(wait=wait, on_poll=on_poll):
                     if batch.step is Step.ENDED:
                         done.append(await fetcher.fetch(batch, accept_partial=accept_partial))
@@ -123,7 +113,6 @@ def _finish(job: Job, opened: OpenJob, fetcher: Fetcher, done: Sequence[Fetched]
     left = len(rows) - journal.done - journal.failed
     if job.files.table is not None and not left:
         export_table(job, replace(opened.store, run=fetcher.run), rows)
-    price_of = job.price_of or list_price
     return FetchSummary(
         output=str(job.output),
         total=len(rows),
@@ -133,23 +122,23 @@ def _finish(job: Job, opened: OpenJob, fetcher: Fetcher, done: Sequence[Fetched]
         batches=tuple(done),
         open=sum(batch.is_open for batch in BatchFolder(job.files).read()),
         reason=fetcher.reasons.most_frequent(),
-        cost=fetcher.run.account.cost(price_of),
+        cost=fetcher.run.account.cost(job.prices),
     )
 
 
 def _folder(job: Job) -> BatchFolder:
-    folder, out = BatchFolder(job.files), path_of(job.files.output)
-    batches = folder.read()
-    if not batches:
+    folder = BatchFolder(job.files)
+    if not folder.read():
+        out = path_of(job.files.output)
         raise ConfigurationError(f"{out}: no batch was submitted; see batch submit")
     return folder
 
 
-def _poller(job: Job, client: AsyncClient, folder: BatchFolder) -> Poller:
-    place = hidden(client.base_url)
+def _poller(job: Job, caller: Caller, folder: BatchFolder) -> Poller:
+    place = hidden(caller.client.base_url)
     for batch in folder.read():
         if batch.is_open and batch.base_url != place:
             raise ConfigurationError(
                 f"{path_of(job.files.output)}: batch {batch.number} is at {batch.base_url}, not at {place}"
             )
-    return Poller(client, folder, grace=job.options.connect_grace or CONNECT_GRACE)
+    return Poller(caller, folder)

@@ -10,7 +10,6 @@ from stormbreak.batch.remote.planning import api_for
 from stormbreak.batch.remote.submit import NOT_CREATED, ids_of, settled
 from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, Step
 from stormbreak.escape import path_of
-from stormbreak.http.client import AsyncClient
 from stormbreak.types import Verdict
 
 FIRST_PAUSE = 2.0  # seconds between two looks at the first ...
@@ -23,8 +22,8 @@ OnPoll = Callable[[Sequence[RemoteBatch]], None]
 class Poller:
     """Polls the batches of one OUTPUT, whose lock is held."""
 
-    def __init__(self, client: AsyncClient, folder: BatchFolder, *, grace: float) -> None:
-        self._caller = Caller(client, grace=grace)
+    def __init__(self, caller: Caller, folder: BatchFolder) -> None:
+        self._caller = caller
         self._folder = folder
 
     async def poll(
