@@ -6,11 +6,12 @@ from typing import Any
 
 from msgspec.structs import replace as with_
 
-from stormbreak.batch.job import Job, OpenJob, client_of, export_table, open_job, run_in_loop
+from stormbreak.batch.job import Job, OpenJob, client_of, export_table, open_job
 from stormbreak.batch.remote.caller import Caller, policy_for
 from stormbreak.batch.remote.fetch import Fetched, Fetcher
 from stormbreak.batch.remote.poll import OnPoll, Poller
 from stormbreak.batch.running.failure_reasons import Reason
+from stormbreak.batch.running.runner import run_in_loop
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, Step
 from stormbreak.batch.store.run_file import note_account

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.job import Job, OpenJob, open_job, run_in_loop
+from stormbreak.batch.job import Job, OpenJob, open_job
 from stormbreak.batch.remote.api import BatchApi, Content, UnsureError
 from stormbreak.batch.remote.caller import Caller, policy_for
 from stormbreak.batch.remote.planning import Plan, Planner, api_for, prepared
+from stormbreak.batch.running.runner import run_in_loop
 from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, RowRanges, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import hidden
