@@ -22,7 +22,7 @@ from msgspec.json import Decoder
 from stormbreak import toml_file
 from stormbreak.batch.input.request import InputRowError, Row, parse_row
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted, reason
+from stormbreak.escape import path_of, quoted, reason, system_errors_at
 
 # ---------------------------------------------------------------- table of ids
 # A 64-bit hash per id and an open-addressed table of numbers; the ids themselves stay in their
@@ -182,12 +182,11 @@ class Rows:
         rows = cls(path, model=model, defaults=defaults or {}, table=table)
         rows._may_be_empty = may_be_empty
         try:
-            if checked is None or not rows._is_still(checked, on_read):
-                rows._index(on_read, rows._checked_id)
-        except BaseException as error:
+            with system_errors_at(path):
+                if checked is None or not rows._is_still(checked, on_read):
+                    rows._index(on_read, rows._checked_id)
+        except BaseException:
             rows.close()
-            if isinstance(error, OSError):
-                raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
             raise
         return rows
 

@@ -9,6 +9,7 @@ import math
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,7 +20,7 @@ from msgspec.json import Decoder, encode
 
 from stormbreak import toml_file
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted, reason
+from stormbreak.escape import path_of, quoted, system_errors_at
 from stormbreak.types import Verdict
 
 _RAW = Decoder(Raw)
@@ -137,35 +138,34 @@ def entries(path: Path) -> Iterator[Entry]:
 
     Leave out a torn last line. Raise ConfigurationError for a broken line before the last.
     """
-    try:
-        with toml_file.opened(path, buffering=2**20) as file:
-            offset = 0
-            for number, raw in enumerate(file, 1):
-                try:
-                    line = _LINE.decode(raw)
-                except (DecodeError, UnicodeDecodeError, RecursionError) as error:
-                    if not isinstance(error, ValidationError) and not file.read(1):
-                        return
-                    where = f"{path_of(path)}:{number}"
-                    raise ConfigurationError(f"{where}: not a line of batch output") from None
-                verdict, tries = _failed_with(line.error)
-                yield Entry(number, offset, raw, line.custom_id, verdict, tries)
-                offset += len(raw)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
+    with (
+        system_errors_at(path),
+        suppress(FileNotFoundError),
+        toml_file.opened(path, buffering=2**20) as file,
+    ):
+        offset = 0
+        for number, raw in enumerate(file, 1):
+            try:
+                line = _LINE.decode(raw)
+            except (DecodeError, UnicodeDecodeError, RecursionError) as error:
+                if not isinstance(error, ValidationError) and not file.read(1):
+                    return
+                where = f"{path_of(path)}:{number}"
+                raise ConfigurationError(f"{where}: not a line of batch output") from None
+            verdict, tries = _failed_with(line.error)
+            yield Entry(number, offset, raw, line.custom_id, verdict, tries)
+            offset += len(raw)
 
 
 def count_lines(path: Path) -> int:
     """Count the whole lines of `path` without parsing them; 0 if there is no such file."""
-    try:
-        with toml_file.opened(path, buffering=2**20) as file:
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
+    with (
+        system_errors_at(path),
+        suppress(FileNotFoundError),
+        toml_file.opened(path, buffering=2**20) as file,
+    ):
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    return 0
 
 
 def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
