@@ -108,11 +108,6 @@ def compare(demand: Demand, offers: Sequence[Offer], lookup: PriceLookup) -> lis
     ]
 
 
-def unpriced(demand: Demand, offer: Offer, why: str) -> Row:
-    """The row of an offer without a price."""
-    return Row(demand=demand, offer=offer, why=why)
-
-
 def offers_for(model: str, sellers: Sequence[Seller], lookup: PriceLookup) -> list[Offer]:
     """The offers of `model` by the named sellers.
 

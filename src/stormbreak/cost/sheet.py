@@ -6,7 +6,7 @@ stay numbers.
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, auto
@@ -139,8 +139,3 @@ def volume(tokens: Decimal) -> str:
 def percent(share: Decimal) -> str:
     """Format a share in percent, with one decimal place."""
     return f"{near(share * 100, 1)} %"
-
-
-def document(head: Mapping[str, object], **sheets: Sheet) -> dict[str, object]:
-    """Join the head and the sheets, by name, into one JSON document."""
-    return {**head, **{name: sheet.records() for name, sheet in sheets.items()}}

@@ -21,7 +21,7 @@ from stormbreak.cli.cost.options import (
 )
 from stormbreak.cli.cost.output import Output, assumed, bar, source_notes
 from stormbreak.cli.options import FILE, NAMES
-from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
+from stormbreak.cost.compare import Demand, Row, compare, offers_for
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
@@ -102,11 +102,11 @@ def _rows(demand: Demand, wanted: ComparisonRows, lookup: PriceLookup) -> list[R
             if model != demand.used:
                 raise
             why = str(error)
-    lost = [unpriced(demand, own, why)] if why else []
+    lost = [Row(demand=demand, offer=own, why=why)] if why else []
     try:
         rows = compare(demand, offers, lookup) if offers else []
     except UnknownPriceError as error:
-        return [unpriced(demand, own, str(error))]
+        return [Row(demand=demand, offer=own, why=str(error))]
     return lost + [row for row in rows if row.prices]
 
 

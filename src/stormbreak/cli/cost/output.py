@@ -18,7 +18,7 @@ from stormbreak.cli.output import draw, json_text, say, wide
 from stormbreak.cost.compare import Mix, Row
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup
-from stormbreak.cost.sheet import Column, Kind, Sheet, document, percent, volume
+from stormbreak.cost.sheet import Column, Kind, Sheet, percent, volume
 from stormbreak.cost.token_prices import Prices, Service, Source
 from stormbreak.escape import path_of, plain
 from stormbreak.report.cost_facts import Cost, CostFacts
@@ -77,7 +77,7 @@ class Output:
         self, head: Mapping[str, object], notes: Sequence[str], sheets: Mapping[str, Sheet]
     ) -> None:
         if self.as_json:
-            say(json_text(document(head, **sheets)))
+            say(json_text({**head, **{name: sheet.records() for name, sheet in sheets.items()}}))
             return
         if self.as_csv:
             say(next(iter(sheets.values())).csv(), end="")
