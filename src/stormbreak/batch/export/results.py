@@ -10,9 +10,10 @@ from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, encode
 
 from stormbreak import toml_file
+from stormbreak.batch.input.index import Rows
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Answered, Failed, parse_result
-from stormbreak.batch.store.record import Index, placed
+from stormbreak.batch.store.record import placed
 from stormbreak.cost.price_source import PriceOf, known_cost
 from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
@@ -65,7 +66,7 @@ _EMBEDDINGS = Decoder(_Embeddings)
 class Results:
     """The results of the rows of one OUTPUT; 16 bytes of memory a row. A context that closes its files."""
 
-    def __init__(self, files: BatchPaths, rows: Index, *, provider: str, price_of: PriceOf) -> None:
+    def __init__(self, files: BatchPaths, rows: Rows, *, provider: str, price_of: PriceOf) -> None:
         """Find the line of each row. `provider` is that of the answers which no fallback gave.
 
         Raises:

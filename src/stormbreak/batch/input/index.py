@@ -13,7 +13,6 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from msgspec import DecodeError, Struct
@@ -196,12 +195,7 @@ class Rows:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 from msgspec import DecodeError, Raw, Struct, ValidationError
 from msgspec.json import Decoder, encode
 
 from stormbreak import toml_file
+from stormbreak.batch.input.index import Rows
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, system_errors_at
 from stormbreak.types import Verdict
@@ -94,15 +95,6 @@ class Entry(NamedTuple):
         return self.offset + len(self.raw)
 
 
-class Index(Protocol):
-    """Finds rows of INPUT by id (`Rows` does)."""
-
-    def __len__(self) -> int: ...
-
-    def find(self, custom_id: str) -> int | None:
-        """Return the index of the row called `custom_id`, or None."""
-
-
 class _Error(Struct):
     verdict: str = "unknown"
     attempts: int = 0
@@ -168,7 +160,7 @@ def count_lines(path: Path) -> int:
     return 0
 
 
-def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
+def placed(path: Path, rows: Rows) -> Iterator[tuple[int, Entry]]:
     """Read the complete lines of `path`, each with the index of its row. Raise ConfigurationError for an unknown id."""
     for entry in entries(path):
         index = rows.find(entry.custom_id)
