@@ -152,7 +152,7 @@ CONNECT_GRACE_OPTION = option(
 
 
 def run_options(command: F, *, defaults: bool = True) -> F:
-    """Add the options of a run: those of `Flags`, and those of `work`."""
+    """Add the options of a run; without `defaults` in their help for `batch retry`, which takes those of the last run."""
 
     def default(value: str) -> str | bool:
         return defaults and value
