@@ -1,6 +1,6 @@
 """Output of `stormbreak cost`: a table and sentences, JSON, CSV or a report; and the notes under a table."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -21,7 +21,7 @@ from stormbreak.cost.price_lookup import PriceLookup
 from stormbreak.cost.sheet import Column, Kind, Sheet, percent, volume
 from stormbreak.cost.token_prices import Prices, Service, Source
 from stormbreak.escape import path_of, plain
-from stormbreak.report.cost_facts import Cost, CostFacts
+from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 from stormbreak.report.destination import ReportFile
 
 _LONGEST = 60  # characters of a cell
@@ -145,9 +145,16 @@ def _fits(widths: Sequence[int], room: int) -> bool:
     return sum(widths) + _BETWEEN * len(widths) <= room
 
 
-def bar(name: str, usd: Decimal, prices: Prices | None) -> Cost:
-    """Return a bar of a report; prices may be a claim."""
-    return Cost(name=name, usd=usd, claim=prices is not None and prices.source.claim)
+def costs_of(
+    title: str, amounts: Iterable[tuple[str, Decimal | None, Prices | None]], *, exact: bool = False
+) -> Costs:
+    """Compare amounts in bars, by name, without those that are not known; prices may be a claim."""
+    costs = [
+        Cost(name=name, usd=usd, claim=prices is not None and prices.source.claim)
+        for name, usd, prices in amounts
+        if usd is not None
+    ]
+    return Costs(title=title, costs=costs, exact=exact)
 
 
 # ---------------------------------------------------------------- notes under a table
