@@ -200,7 +200,7 @@ class Runner:
         loops = (self._flush_often, self._tick_often, self._record_spend, self._update_cost)
         helpers = [asyncio.create_task(loop()) for loop in loops]
         for task in helpers:
-            task.add_done_callback(self._on_helper_done)
+            task.add_done_callback(self._give_up_if_failed)
         try:
             try:
                 await self._dispatch()
@@ -373,9 +373,7 @@ class Runner:
         suspect = self._account_errors.suspect
         if suspect is not None and suspect.is_tried and not self._may_answer(suspect):
             self._refuse(suspect.verdict)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._give_up(error)
+        self._give_up_if_failed(task)
 
     def _may_send(self) -> bool:
         """Whether a row may be sent: one at a time to an account in doubt that was hardly tried since."""
@@ -434,8 +432,8 @@ class Runner:
         if not self.journal.is_writable:
             self._cancel_all()
 
-    def _on_helper_done(self, task: "asyncio.Task[None]") -> None:
-        """Give up if a helper failed: its work is not done any more."""
+    def _give_up_if_failed(self, task: "asyncio.Task[None]") -> None:
+        """Its work is not done any more."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)

@@ -144,7 +144,9 @@ def entries(path: Path) -> Iterator[Entry]:
                     return
                 where = f"{path_of(path)}:{number}"
                 raise ConfigurationError(f"{where}: not a line of batch output") from None
-            verdict, tries = _failed_with(line.error)
+            failed, verdict, tries = line.error, None, NO_ATTEMPTS
+            if failed is not None:
+                verdict, tries = failed.verdict, Tries(failed.attempts, failed.maybe_processed)
             yield Entry(number, offset, raw, line.custom_id, verdict, tries)
             offset += len(raw)
 
@@ -179,12 +181,6 @@ def add_earlier_attempts(entry: Entry, tries: Tries) -> bytes:
     together = entry.tries.plus(tries)._asdict()
     line["error"] = Raw(encode(error | together))
     return encode(line) + b"\n"
-
-
-def _failed_with(error: _Error | None) -> tuple[str | None, Tries]:
-    if error is None:
-        return None, NO_ATTEMPTS
-    return error.verdict, Tries(error.attempts, error.maybe_processed)
 
 
 def _line(custom_id: str, response: Response | None, error: bytes, more: bytes = b"") -> bytes:

@@ -56,11 +56,10 @@ _COLUMNS = (
 )
 
 
-def _is_field(name: str) -> bool:
-    return name in _FIELDS or (name.startswith(_LABEL) and name != _LABEL)
-
-
-FIELDS = Names(", ".join((*_FIELDS, f"{_LABEL}NAME")), _is_field)
+FIELDS = Names(
+    ", ".join((*_FIELDS, f"{_LABEL}NAME")),
+    lambda name: name in _FIELDS or (name.startswith(_LABEL) and name != _LABEL),
+)
 """What the rows of the report are for."""
 
 
