@@ -28,6 +28,7 @@ from stormbreak.core import (
 from stormbreak.core.automatic_limit import LimitFloor
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.failure_evidence import FailureRun
 from stormbreak.core.load_response import LoadResponse
 from stormbreak.core.policy import Policy
 from stormbreak.core.random_refusals import RandomRefusals
@@ -233,7 +234,7 @@ ABLATIONS = (
         (_LIMIT, "_limit", lambda self, _now, _evidence_at, floor_: max(self._control, floor_)),
     ),
     _without("no evidence from lateness", (diagnosis, "TOP_TOTAL", _NEVER), (diagnosis, "TOP_FIRST", _NEVER)),
-    _without("no target is ever dead", (_DIAGNOSIS, "_is_unexplained", _constantly(False))),
+    _without("no target is ever dead", (FailureRun, "is_unexplained", _constantly(False))),
     _without("the target is never well", (_DIAGNOSIS, "is_healthy", _constantly(False))),
     _without("the target is always well", (_DIAGNOSIS, "is_healthy", _constantly(True))),
     _without("overtaken attempts do not count", (_DIAGNOSIS, "is_overtaken", _constantly(False))),

@@ -220,7 +220,7 @@ def test_429s_beside_attempts_that_are_served_are_none():
     slots.settle(served[:20])
     slots.settle(served[20:25], THROTTLED)
 
-    assert slots.diagnosis.refuses_randomly
+    assert slots.diagnosis.refusals.are_random
     assert slots.diagnosis.failed_at == slots.now
     assert not slots.gate.binds(slots.now)
 
