@@ -11,6 +11,7 @@ import os
 import stat
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -130,7 +131,7 @@ def fingerprint_of(path: Path) -> str:
         return file_digest(file, new_fingerprint).hexdigest()
 
 
-class Rows:
+class Rows(AbstractContextManager["Rows"]):
     """The rows of one INPUT; made by `Rows.read`, closed by its user.
 
     `fingerprint` is a hash of every byte of the file, which a later run compares.
@@ -191,9 +192,6 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self._numbers)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

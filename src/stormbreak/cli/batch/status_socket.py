@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Self
 
 from stormbreak.batch.running.snapshot import Throughput
 from stormbreak.batch.running.workers import Running
@@ -17,7 +16,7 @@ from stormbreak.telemetry.status_pages import StatusPages
 from stormbreak.telemetry.status_server import Action, StatusServer
 
 
-class StatusSocket:
+class StatusSocket(AbstractContextManager["StatusSocket"]):
     """Serves one run, for as long as the context lasts.
 
     The address (host and port) is opened at once. The socket is made when the run sends, since then OUTPUT and the
@@ -45,9 +44,6 @@ class StatusSocket:
     def listeners(self) -> tuple[Listener, ...]:
         """What needs the events of the run."""
         return self._status.listeners
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
