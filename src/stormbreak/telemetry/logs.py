@@ -8,7 +8,6 @@ Writing a line may block. Where that matters, give the logger a `logging.handler
 
 import logging
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from stormbreak.core.breaker_policy import State
@@ -22,21 +21,19 @@ from stormbreak.telemetry.labels import MAX_TARGETS, Targets
 
 INTERVAL = 1.0  # seconds between two lines of one kind at one target
 
-LEVELS: Mapping[str, int] = MappingProxyType(
-    {
-        "retry.scheduled": logging.INFO,
-        "retry.refused": logging.INFO,  # but WARNING if the budget refused
-        "hedge.sent": logging.INFO,
-        "hedge.refused": logging.DEBUG,
-        "fallback.started": logging.INFO,
-        "fallback.refused": logging.WARNING,
-        "call.rejected": logging.WARNING,
-        "circuit.changed": logging.INFO,  # but WARNING if it opens
-        "cooldown.started": logging.INFO,
-        "spend.threshold_reached": logging.WARNING,
-        "shadow.decision": logging.INFO,
-    }
-)
+LEVELS: Mapping[str, int] = {
+    "retry.scheduled": logging.INFO,
+    "retry.refused": logging.INFO,  # but WARNING if the budget refused
+    "hedge.sent": logging.INFO,
+    "hedge.refused": logging.DEBUG,
+    "fallback.started": logging.INFO,
+    "fallback.refused": logging.WARNING,
+    "call.rejected": logging.WARNING,
+    "circuit.changed": logging.INFO,  # but WARNING if it opens
+    "cooldown.started": logging.INFO,
+    "spend.threshold_reached": logging.WARNING,
+    "shadow.decision": logging.INFO,
+}
 """By event name. Other events are not logged."""
 
 _FIELDS = (

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
-from types import MappingProxyType
 from typing import Any
 
 from opentelemetry.context import Context, attach, detach, get_current
@@ -272,18 +271,16 @@ class Spans:
         _end(call.span, Verdict.CANCELLED)
 
 
-_HANDLERS: Mapping[type, Callable[[Spans, ActiveSpan, Any], None]] = MappingProxyType(
-    {
-        events.Sent: Spans._sent,  # noqa: SLF001 - of the class above
-        events.Returned: Spans._returned,  # noqa: SLF001
-        events.Committed: Spans._committed,  # noqa: SLF001
-        events.Overtaken: Spans._overtaken,  # noqa: SLF001
-        events.FellBack: Spans._fell_back,  # noqa: SLF001
-        events.CallRejected: Spans._rejected,  # noqa: SLF001
-        events.CallEnded: Spans._ended,  # noqa: SLF001
-        events.CallCancelled: Spans._cancelled,  # noqa: SLF001
-    }
-)
+_HANDLERS: Mapping[type, Callable[[Spans, ActiveSpan, Any], None]] = {
+    events.Sent: Spans._sent,  # noqa: SLF001 - of the class above
+    events.Returned: Spans._returned,  # noqa: SLF001
+    events.Committed: Spans._committed,  # noqa: SLF001
+    events.Overtaken: Spans._overtaken,  # noqa: SLF001
+    events.FellBack: Spans._fell_back,  # noqa: SLF001
+    events.CallRejected: Spans._rejected,  # noqa: SLF001
+    events.CallEnded: Spans._ended,  # noqa: SLF001
+    events.CallCancelled: Spans._cancelled,  # noqa: SLF001
+}
 
 
 def _kind(target: Target) -> SpanKind:
