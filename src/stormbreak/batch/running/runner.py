@@ -90,7 +90,7 @@ class End(Enum):
 class RunParts(NamedTuple):
     """What a run is made of, in one process or in each of several.
 
-    With the salt of the store, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in
+    With the salt of the run, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in
     flight or about to be, and four times as many back off; something must answer within `grace` seconds.
     """
 
@@ -148,7 +148,7 @@ class Runner:
         form = "" if schema is None else f" {schema.digest} {schema.asks}"  # they change requests
         if client.policy.spend.max_output_tokens is not None:
             form += f" {client.policy.spend.max_output_tokens}"
-        self._salt = f"{store.salt} {client.base_url}{form}".encode()
+        self._salt = f"{store.run.salt} {client.base_url}{form}".encode()
         self.snapshot = self._take_snapshot()
         client.subscribe(self._hear)
 

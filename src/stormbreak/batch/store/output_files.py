@@ -29,11 +29,6 @@ class Store:
     run: Run
 
     @property
-    def salt(self) -> str:
-        """Goes into idempotency keys; the same in every run."""
-        return self.run.salt
-
-    @property
     def pauses(self) -> Mapping[str, float]:
         """Until when (unix time) models get no request, as an earlier run learned at the same address."""
         return {} if "base_url" in self.changed else self.run.pauses

@@ -8,7 +8,6 @@ from pathlib import Path
 from stormbreak.batch.running.snapshot import Throughput
 from stormbreak.batch.running.workers import Running
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.core.target_state import Listener
 from stormbreak.cost.accounts import Cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot, decoded, encoded
@@ -31,6 +30,7 @@ class StatusSocket(AbstractContextManager["StatusSocket"]):
     ) -> None:
         self._actions = actions
         self._status = StatusPages(metrics=listen is not None)
+        self.listeners = self._status.listeners  # which need the events of the run
         self._output = output
         self._throughput = Throughput()
         self._stack = ExitStack()
@@ -39,11 +39,6 @@ class StatusSocket(AbstractContextManager["StatusSocket"]):
             taken = self._stack.enter_context(self._status.serve(*listen))
             with suppress(OSError):  # such as a terminal that is gone
                 print(f"serving {taken.address}/metrics", file=sys.stderr)  # noqa: T201
-
-    @property
-    def listeners(self) -> tuple[Listener, ...]:
-        """What needs the events of the run."""
-        return self._status.listeners
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
