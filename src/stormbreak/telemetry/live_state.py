@@ -14,8 +14,6 @@ from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any
 
-import msgspec
-
 from stormbreak import events
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.explain import slow_reason
@@ -276,12 +274,6 @@ class LiveState:
             batch=self.batch,
             cost=self.cost(),
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Read the state as plain values: see docs/top.md."""
-        values = msgspec.to_builtins(self.state())
-        assert isinstance(values, dict)
-        return values
 
     def page(self) -> tuple[str, bytes]:
         """Read the state as a page of the status server."""
