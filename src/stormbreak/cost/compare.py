@@ -29,13 +29,12 @@ class Demand:
     def cost(self, prices: Prices) -> Decimal:
         """The cost in dollars. Raises UnknownPriceError where the service, or a price in it, is not known."""
         rates = prices.rates(self.service)
-        name = f"{prices.provider}/{prices.model}"
         if rates is None:
-            raise UnknownPriceError(f"no {self.service} prices are known of {name}")
+            raise UnknownPriceError(f"no {self.service} prices are known of {prices.place}")
         try:
             return rates.cost(self.tokens, prompt=self.prompt)
         except ConfigurationError as error:
-            raise UnknownPriceError(f"{name}: {error}") from None
+            raise UnknownPriceError(f"{prices.place}: {error}") from None
 
 
 class Mix(NamedTuple):

@@ -193,7 +193,7 @@ def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
     """List the notes on single prices."""
     for prices in dict.fromkeys(priced):
         if prices.notes:
-            yield f"{prices.provider}/{prices.model}: {'; '.join(prices.notes)}."
+            yield f"{prices.place}: {'; '.join(prices.notes)}."
     if any(prices.latency for prices in priced):
         yield "Latencies are the seller's claims; they are not measured."
 
