@@ -5,7 +5,6 @@ applies the same rule across processes. Engines are not kept alive.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from stormbreak.core.engine import Engine
@@ -16,23 +15,19 @@ Snapshot: TypeAlias = Mapping[str, Any]  # one target of one engine, as `Engine.
 
 Rule: TypeAlias = Literal["sum", "max", "min"]
 
-MERGE: Mapping[str, Rule] = MappingProxyType(
-    {
-        "in_flight": "sum",
-        "limit": "sum",
-        "queued": "sum",
-        "queue_age": "max",
-        "cooldown": "max",
-        "budget": "min",
-        "sharing": "min",
-        "members": "max",
-    }
-)
+MERGE: Mapping[str, Rule] = {
+    "in_flight": "sum",
+    "limit": "sum",
+    "queued": "sum",
+    "queue_age": "max",
+    "cooldown": "max",
+    "budget": "min",
+    "sharing": "min",
+    "members": "max",
+}
 """How the values of several snapshots become one."""
 
-FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
-    {"sum": sum, "max": max, "min": min}
-)
+FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = {"sum": sum, "max": max, "min": min}
 _WORST_FIRST = ("isolated", "open", "half_open", "closed")
 
 
@@ -105,27 +100,21 @@ class Gauge(NamedTuple):
                 yield {"target": label, "state": state}, states.count(state)
 
 
-GAUGES: Mapping[str, Gauge] = MappingProxyType(
-    {
-        "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
-        "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
-        "queue_length": Gauge("Calls waiting in the queue.", "queued"),
-        "queue_age_seconds": Gauge(
-            "Time that the oldest call in the queue has waited.", "queue_age"
-        ),
-        "cooldown_remaining_seconds": Gauge(
-            "Time until the cooldown of the target ends.", "cooldown"
-        ),
-        "retry_budget": Gauge("Retries that the budget can pay; targets may share it.", "budget"),
-        "fleet_sharing": Gauge(
-            "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
-        ),
-        "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
-        "circuits": Gauge(
-            "Circuits in each state, one for each engine and key.", labels=("target", "state")
-        ),
-    }
-)
+GAUGES: Mapping[str, Gauge] = {
+    "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
+    "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
+    "queue_length": Gauge("Calls waiting in the queue.", "queued"),
+    "queue_age_seconds": Gauge("Time that the oldest call in the queue has waited.", "queue_age"),
+    "cooldown_remaining_seconds": Gauge("Time until the cooldown of the target ends.", "cooldown"),
+    "retry_budget": Gauge("Retries that the budget can pay; targets may share it.", "budget"),
+    "fleet_sharing": Gauge(
+        "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
+    ),
+    "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
+    "circuits": Gauge(
+        "Circuits in each state, one for each engine and key.", labels=("target", "state")
+    ),
+}
 """By name; exporters add their own prefix."""
 
 
