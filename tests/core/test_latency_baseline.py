@@ -152,10 +152,10 @@ def test_timeouts_are_samples():
 def test_a_block_beside_evidence_is_dropped():
     line = Line()
     line.blocks(2, took=2.0)
-    line.blocks(4, took=20.0, at=50.0, evidence_at=46.0)  # within 5 s of its opening
+    line.blocks(4, took=20.0, at=50.0, evidence_at=48.0)  # within 5 s of its opening
 
     assert line.baseline.mean == pytest.approx(2.0)
-    line.blocks(4, took=3.0, at=110.0, evidence_at=46.0)
+    line.blocks(4, took=3.0, at=110.0, evidence_at=48.0)
     assert line.baseline.mean > 2.0
 
 

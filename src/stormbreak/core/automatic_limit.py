@@ -106,7 +106,7 @@ class LimitFloor:
 
 # ---------------------------------------------------------------- automatic limit
 
-HOLD, DOUBLING = 5.0, 20.0  # seconds
+HOLD, DOUBLING = 5.0, 10.0  # seconds
 FADE = 120.0  # seconds of growth
 BINDS_FOR = HOLD + FADE
 FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
