@@ -303,6 +303,26 @@ async def test_a_request_without_a_bound_gets_one_or_is_refused(path):
         assert provider.bodies[0]["max_tokens"] == 50
 
 
+async def test_prices_that_cannot_be_found_are_unknown(path):
+    """Found: a price function that raises was status 500."""
+
+    def broken(provider, model):
+        raise ZeroDivisionError
+
+    limit = "[keys.app.spend]\nmax_usd = 1\nmax_output_tokens = 100\n"
+    async with (
+        upstream() as provider,
+        running(path, settings(provider.url, key=limit), prices=broken) as gateway,
+    ):
+        for payload in (CHAT, STREAM):
+            refused = await gateway.ask(payload)
+            assert (refused.status, refused.json["error"]["code"]) == (400, "stormbreak_cost")
+            assert refused.json["error"]["type"] == "invalid_request_error"
+            assert "no price is known of storm-1" in refused.json["error"]["message"]
+        assert (await gateway.ask(key=OTHER)).status == 200
+    assert len(provider.seen) == 1
+
+
 async def test_a_spend_limit_comes_back_with_its_period(path):
     async with limited(path, SPEND.format("0.4", "period = 0.5\n")) as (gateway, provider):
         provider.reply = ServerResponse(

@@ -31,7 +31,14 @@ from stormbreak.core.spend_policy import (
     restored_end,
     time_left,
 )
-from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.price_source import (
+    EXACT,
+    PriceOf,
+    PriceTable,
+    known_cost,
+    known_max_cost,
+    known_prices,
+)
 from stormbreak.events import Event, SpendReached
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 
@@ -400,7 +407,7 @@ class SpendAccounts:
         account = self.account(policy)
         if account is None:
             return None
-        prices = self.price_of(target.provider, target.model)
+        prices = known_prices(self.price_of, target.provider, target.model)
         return SpendGate(account, target, prices, emit, on_settled)
 
     def replace(self, changes: Sequence[tuple[SpendPolicy, SpendPolicy]]) -> None:

@@ -35,7 +35,7 @@ _STATUSES = {
     Verdict.FILTERED: 400,
 }  # of an error inside a success
 _BROKEN = 502
-_TYPES = {429: "rate_limit_error", 503: "overloaded_error", _BROKEN: "api_error"}
+_TYPES = {400: "invalid_request_error", 429: "rate_limit_error", 503: "overloaded_error"}
 
 
 class Reply(NamedTuple):
