@@ -211,9 +211,7 @@ class GatewayCall:
         for holder in key.holders:
             account = limits.budgets.account(holder)
             if account is not None:
-                sender = self._settling(
-                    SpendingSender(sender, limits.budgets, account, holder.title, call)
-                )
+                sender = self._settling(SpendingSender(sender, limits.budgets, account, call))
         return sender
 
     def _history(self, target: Target, result: CallResult | DeliverStream) -> AttemptHistory:

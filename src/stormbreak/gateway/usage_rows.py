@@ -42,7 +42,7 @@ _COLUMNS = (*_NAMES, *_SUMS, "usd")
 _OURS = {
     "usage": frozenset(_COLUMNS),
     "journals": frozenset({"run", "number"}),
-    "spent": frozenset({"key", "usd", "ends"}),
+    "spent": frozenset({"key", "period", "usd", "ends"}),
 }
 _ADD = (
     f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own words
