@@ -142,13 +142,13 @@ class Tenant:
 
         Calls that wait keep theirs; those that have begun count for other limits, too, as long as there are any.
         """
-        before, self.limits = self.limits, limits
+        self.limits = limits
         of = self._host.policy
         policy = limits.queue_policy(of, of.process_share)
         if self.calls is None or self.calls.policy != policy:
             self._policy = policy
             self._replace_calls(limits, now)
-        self._change_spend(before.spend, limits.spend)
+        self._change_spend(limits.spend)
         slots = None if self.calls is None else self.calls.slots
         self._replaced = [
             state
@@ -171,20 +171,23 @@ class Tenant:
             new.admission.share_slots(old.admission)
             new.admission.pump_all(now)
 
-    def _change_spend(self, old: SpendPolicy, new: SpendPolicy) -> None:
-        if self._spending is not None and new.acts and old.period == new.period:
-            self._spending.replace([(old, new)])
+    def _change_spend(self, new: SpendPolicy) -> None:
+        before, self._spending = self._spending, self._account_for(new)
+        if self._spending is before:
             for payer in self.targets.values():
                 self._share(payer.spending)
-            return
-        self._replaced += self.targets.values()
-        self.targets, self._spending = {}, None
-        if new.acts:
-            if self._host.spending is None:
-                raise ConfigurationError(
-                    f"tenants.{self.name}.spend.max_usd needs an engine that knows prices"
-                )
-            self._spending = self._host.spending.separate(new)
+        else:
+            self._replaced += self.targets.values()
+            self.targets = {}
+
+    def _account_for(self, limit: SpendPolicy) -> SpendLimits | None:
+        if not limit.acts:
+            return None
+        if self._host.spending is None:
+            raise ConfigurationError(
+                f"tenants.{self.name}.spend.max_usd needs an engine that knows prices"
+            )
+        return self._host.spending.of_tenant(self.name, limit)
 
     @property
     def title(self) -> str:

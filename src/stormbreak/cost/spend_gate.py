@@ -375,15 +375,21 @@ class SpendAccounts:
     def __init__(self, price_of: PriceOf, wall: Callable[[], float] = time.time) -> None:
         self.price_of = price_of
         self._wall = wall
-        self._accounts: dict[SpendPolicy, SpendAccount] = {}
+        self.start_over()
 
     def start_over(self) -> None:
         """Forget all that was spent, as in a forked child."""
-        self._accounts = {}
+        self._accounts: dict[SpendPolicy, SpendAccount] = {}
+        self._of_tenants: dict[tuple[str, object], SpendAccounts] = {}  # by name and period
 
-    def separate(self, policy: SpendPolicy) -> "SpendAccounts":
-        """Make others with this limit, at the same prices, for a tenant: it shares no account."""
-        accounts = SpendAccounts(self.price_of, self._wall)
+    def of_tenant(self, name: str, policy: SpendPolicy) -> "SpendAccounts":
+        """Return those of a tenant, which shares no account; what it spent in the same period counts under another limit."""
+        accounts = self._of_tenants.get((name, policy.period))
+        if accounts is None:
+            accounts = self._of_tenants[name, policy.period] = SpendAccounts(
+                self.price_of, self._wall
+            )
+        accounts.replace([(before, policy) for before in accounts._accounts])
         accounts.account(policy)
         return accounts
 
