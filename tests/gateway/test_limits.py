@@ -130,6 +130,15 @@ async def test_calls_in_flight_count_for_the_limits_of_a_reload(path, before, af
     assert most == begun + more
 
 
+async def test_an_unchanged_rate_keeps_what_is_used_of_it_over_a_reload(path):
+    """Found: another `max_in_flight` gave all requests of the minute anew."""
+    async with limited(path, "rpm = 60\nmax_in_flight = 4\n") as (gateway, provider):
+        assert (await gateway.ask()).status == 200
+        path.write_text(settings(provider.url, key="rpm = 60\nmax_in_flight = 5\n", top=PATIENT))
+        assert await gateway.gateway.reload()
+        assert (await gateway.ask()).status == 429
+
+
 async def test_an_error_in_the_middle_of_a_step_frees_no_place_that_others_hold(path, monkeypatch):
     """Found: what set the engine right knew only the places of calls that had waited for them."""
     go = asyncio.Event()

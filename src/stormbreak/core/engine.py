@@ -251,9 +251,8 @@ class Engine:
         breaker = new.policy.breaker  # calls in the old state follow its mode, too
         for target_state in self._states_of(old.target):
             target_state.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
-        if new.slots is old.slots:
-            new.admission.share_slots(old.admission)
-            new.admission.pump_all(now)
+        if shares_slots:
+            new.go_on(old, now)
         return new
 
     # ------------------------------------------------------------ targets

@@ -163,13 +163,8 @@ class Tenant:
         if not limits.waits:
             return
         new = self.calls = TargetState(self, self._target, None if old is None else old.slots)
-        if old is None:
-            return
-        if new.quota is not None and old.quota is not None:
-            new.quota.go_on(old.quota)
-        if new.slots is old.slots:
-            new.admission.share_slots(old.admission)
-            new.admission.pump_all(now)
+        if old is not None:
+            new.go_on(old, now)
 
     def _change_spend(self, new: SpendPolicy) -> None:
         before, self._spending = self._spending, self._account_for(new)
