@@ -226,6 +226,8 @@ class Tenant:
             queue.pop("limit", None)
         return {
             **{name: queue[name] for name in _SHOWN if name in queue},
+            "rpm": self.limits.rpm,
+            "tpm": self.limits.tpm,
             "spend": None if spending is None else spending.snapshot(now)[0],
             "short_of_money": sum(payer.admission.queued for payer in self.targets.values()),
         }
