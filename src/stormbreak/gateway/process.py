@@ -184,16 +184,10 @@ class Gateway(Lifecycle):
         if self._limits.usage is not None or self._limits.budgets.spent():
             asyncio.get_running_loop().run_in_executor(None, load)
 
-    async def _reload(self) -> bool:
-        try:
-            prepared = await self.prepare()
-        except ConfigurationError as error:
-            self.metrics.reloaded(error)
-            return False
+    async def _reload(self) -> GatewayRules:
+        prepared = await self.prepare()
         self.apply(prepared)
-        self.metrics.reloaded(None)
-        self._warn_of_fixed(self._rules, prepared.rules)
-        return True
+        return prepared.rules
 
     def _ledger(self) -> SpendLedger | None:
         path = ledger_path(self.path, self.settings, self._rules.generation.policy)

@@ -171,8 +171,10 @@ class UsageFile:
     def _read(self, since: int, until: int, *, read_only: bool) -> tuple[Sums, Mapping[str, int]]:
         with closing(self._connect(read_only=read_only)) as db, db:
             db.execute("BEGIN")
-            sums = dict(map(_row, db.execute(_READ, (since, until))))
-            return sums, _added(db)
+            rows, added = db.execute(_READ, (since, until)).fetchall(), _added(db)
+        return dict(
+            map(_row, rows)
+        ), added  # which takes long: nobody can write until the file is closed
 
     def _connect(self, *, read_only: bool = False) -> sqlite3.Connection:
         where = f"{self._path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
