@@ -130,6 +130,27 @@ async def test_calls_in_flight_count_for_the_limits_of_a_reload(path, before, af
     assert most == begun + more
 
 
+async def test_a_call_that_waits_while_a_spend_limit_is_set_is_not_held_to_it(path):
+    """Found: it was made without a bound, and refused for want of one."""
+    go = asyncio.Event()
+
+    async def reply(request, connection):
+        await go.wait()
+        return ServerResponse(200, json.dumps(ANSWER).encode())
+
+    async with limited(path, "max_in_flight = 1\n", top="patience = 9\n") as (gateway, provider):
+        provider.reply = reply
+        asking = [asyncio.create_task(gateway.ask()) for _ in range(2)]
+        await until(lambda: provider.seen)
+        await asyncio.sleep(0.05)
+        spend = "max_in_flight = 1\n[keys.app.spend]\nmax_usd = 5\n"
+        path.write_text(settings(provider.url, key=spend, top="patience = 9\n"))
+        assert await gateway.gateway.reload()
+        go.set()
+        assert [(await each).status for each in asking] == [200, 200]
+        assert (await gateway.ask()).json["error"]["code"] == "stormbreak_cost"
+
+
 async def test_an_unchanged_rate_keeps_what_is_used_of_it_over_a_reload(path):
     """Found: another `max_in_flight` gave all requests of the minute anew."""
     async with limited(path, "rpm = 60\nmax_in_flight = 4\n") as (gateway, provider):

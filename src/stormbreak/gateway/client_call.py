@@ -210,7 +210,9 @@ class GatewayCall:
             sender = self._settling(MeteredSender(sender, limits.usage, key, bound))
         for holder in key.holders:
             account = limits.budgets.account(holder)
-            if account is not None:
+            if (
+                account is not None and holder.limits.spend.acts
+            ):  # else it was set after the call began
                 sender = self._settling(SpendingSender(sender, limits.budgets, account, call))
         return sender
 
