@@ -161,7 +161,7 @@ class GatewayParent(Lifecycle):
     async def _apply(self) -> None:
         """Let all workers use what they have prepared; one that does not is replaced by one that does."""
         for worker, reply in (await self._workers.ask_all("apply")).items():
-            if isinstance(reply, WorkerGoneError):
+            if isinstance(reply, WorkerGoneError) or reply.error is not None:
                 await worker.kill()
 
     # ------------------------------------------------------------ internal
