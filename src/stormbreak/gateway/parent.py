@@ -218,7 +218,7 @@ class GatewayParent(Lifecycle):
     def counted(self, looks: Sequence[Reply]) -> bytes:
         """Merge the metrics of workers, those that have ended, and the parent's own."""
         gauges = dict.fromkeys(GAUGE_NAMES, 0.0) | {"draining": float(self._draining)}
-        own = self.metrics.text(lambda: gauges, self._spent)
+        own = self.metrics.text(gauges, self._spent())
         texts = [*(look.metrics for look in looks), own, *self._ended]
         return merged_metrics(texts, _RULES)
 

@@ -96,7 +96,7 @@ class Gateway(Lifecycle):
 
     def metrics_text(self) -> bytes:
         """Write the metrics of the gateway itself."""
-        text = self.metrics.text(self._gauges, self._limits.budgets.spent)
+        text = self.metrics.text(self._gauges(), self._limits.budgets.spent())
         usage = self._limits.usage
         spent = {} if usage is None else usage.spent
         limits = spend_accounts(self._live.engine).taken(self._driver.clock())
