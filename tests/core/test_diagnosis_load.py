@@ -6,7 +6,8 @@ import pytest
 from stage import SERVER_ERROR, THROTTLED, TIMEOUT
 from watch import Watch
 
-from stormbreak.core.diagnosis import REMEMBERED, Cause
+from stormbreak.core.diagnosis import Cause
+from stormbreak.core.failure_evidence import REMEMBERED
 from stormbreak.core.latency_baseline import RESET_AFTER
 from stormbreak.types import Outcome, Verdict
 

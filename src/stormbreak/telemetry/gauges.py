@@ -6,7 +6,6 @@ applies the same rule across processes. Engines are not kept alive.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from stormbreak.core.engine import Engine
@@ -19,28 +18,25 @@ Snapshot: TypeAlias = Mapping[
 
 Rule: TypeAlias = Literal["sum", "max", "min"]
 
-MERGE: Mapping[str, Rule] = MappingProxyType(
-    {
-        "in_flight": "sum",
-        "limit": "sum",
-        "queued": "sum",
-        "queue_age": "max",
-        "cooldown": "max",
-        "budget": "min",
-        "sharing": "min",
-        "members": "max",
-    }
-)
+MERGE: Mapping[str, Rule] = {
+    "in_flight": "sum",
+    "limit": "sum",
+    "queued": "sum",
+    "queue_age": "max",
+    "cooldown": "max",
+    "budget": "min",
+    "sharing": "min",
+    "members": "max",
+}
 """How the values of several snapshots of a target become one."""
 
-_RULES: Mapping[str, Rule] = MappingProxyType(
-    {**MERGE, **dict.fromkeys(("rpm", "tpm", "spend_usd", "spend_limit_usd"), "max")}
-)
+_RULES: Mapping[str, Rule] = {
+    **MERGE,
+    **dict.fromkeys(("rpm", "tpm", "spend_usd", "spend_limit_usd"), "max"),
+}
 """The same, with those of a tenant: its money may be shared by all engines, or each has its own."""
 
-FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
-    {"sum": sum, "max": max, "min": min}
-)
+FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = {"sum": sum, "max": max, "min": min}
 _WORST_FIRST = ("isolated", "open", "half_open", "closed")
 
 
@@ -122,41 +118,35 @@ class Gauge(NamedTuple):
 
 
 _TENANT = ("tenant",)
-GAUGES: Mapping[str, Gauge] = MappingProxyType(
-    {
-        "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
-        "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
-        "queue_length": Gauge("Calls waiting in the queue.", "queued"),
-        "queue_age_seconds": Gauge(
-            "Time that the oldest call in the queue has waited.", "queue_age"
-        ),
-        "cooldown_remaining_seconds": Gauge(
-            "Time until the cooldown of the target ends.", "cooldown"
-        ),
-        "retry_budget": Gauge("Retries that the budget can pay; targets may share it.", "budget"),
-        "fleet_sharing": Gauge(
-            "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
-        ),
-        "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
-        "circuits": Gauge(
-            "Circuits in each state, one for each engine and key.", labels=("target", "state")
-        ),
-        "tenant_calls_in_flight": Gauge("Calls of a tenant in flight.", "in_flight", _TENANT),
-        "tenant_max_in_flight": Gauge("Maximum number of calls in flight.", "limit", _TENANT),
-        "tenant_queue_length": Gauge("Calls waiting for limits of a tenant.", "queued", _TENANT),
-        "tenant_queue_age_seconds": Gauge(
-            "Time that the oldest of these calls has waited.", "queue_age", _TENANT
-        ),
-        "tenant_rpm": Gauge("Requests a minute that a tenant may make.", "rpm", _TENANT),
-        "tenant_tpm": Gauge("Tokens a minute that a tenant may use.", "tpm", _TENANT),
-        "tenant_spend_usd": Gauge(
-            "US dollars that a tenant has spent or reserved in its period.", "spend_usd", _TENANT
-        ),
-        "tenant_spend_limit_usd": Gauge(
-            "Spend limit of a tenant in US dollars.", "spend_limit_usd", _TENANT
-        ),
-    }
-)
+GAUGES: Mapping[str, Gauge] = {
+    "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
+    "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
+    "queue_length": Gauge("Calls waiting in the queue.", "queued"),
+    "queue_age_seconds": Gauge("Time that the oldest call in the queue has waited.", "queue_age"),
+    "cooldown_remaining_seconds": Gauge("Time until the cooldown of the target ends.", "cooldown"),
+    "retry_budget": Gauge("Retries that the budget can pay; targets may share it.", "budget"),
+    "fleet_sharing": Gauge(
+        "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
+    ),
+    "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
+    "circuits": Gauge(
+        "Circuits in each state, one for each engine and key.", labels=("target", "state")
+    ),
+    "tenant_calls_in_flight": Gauge("Calls of a tenant in flight.", "in_flight", _TENANT),
+    "tenant_max_in_flight": Gauge("Maximum number of calls in flight.", "limit", _TENANT),
+    "tenant_queue_length": Gauge("Calls waiting for limits of a tenant.", "queued", _TENANT),
+    "tenant_queue_age_seconds": Gauge(
+        "Time that the oldest of these calls has waited.", "queue_age", _TENANT
+    ),
+    "tenant_rpm": Gauge("Requests a minute that a tenant may make.", "rpm", _TENANT),
+    "tenant_tpm": Gauge("Tokens a minute that a tenant may use.", "tpm", _TENANT),
+    "tenant_spend_usd": Gauge(
+        "US dollars that a tenant has spent or reserved in its period.", "spend_usd", _TENANT
+    ),
+    "tenant_spend_limit_usd": Gauge(
+        "Spend limit of a tenant in US dollars.", "spend_limit_usd", _TENANT
+    ),
+}
 """By name; exporters add their own prefix."""
 
 
