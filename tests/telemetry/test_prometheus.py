@@ -21,7 +21,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Committed, Returned, Sent
 from stormbreak.telemetry import Metrics, attach
 from stormbreak.telemetry.event_metrics import FAMILIES
-from stormbreak.types import Call, Target, Usage, Verdict
+from stormbreak.types import Call, Outcome, Target, Usage, Verdict
 
 FIRST, SECOND = Target("acme", "large", "00000001"), Target("acme", "large", "00000002")
 
@@ -146,8 +146,11 @@ def test_tenants_with_limits_have_gauges():
         acme=TenantLimits(rpm=60, max_in_flight=1, spend=SpendPolicy(max_usd=2.0)),
         spare=TenantLimits(tpm=1000),
     )
-    for number, tenant in enumerate(("acme", "acme", "nobody")):
-        stepper.start(Call(number, FIRST, tenant=tenant, bound=usage(into=500_000)))
+    for number, tenant in enumerate(("spare", "acme", "acme", "nobody")):
+        call = Call(number, FIRST, tenant=tenant, bound=usage(into=500_000))
+        flow, _ = stepper.start(call)
+        if tenant == "spare":
+            stepper.step(flow, Outcome(Verdict.OK, usage=usage(into=30, out=12)))
     samples = scraped(metrics)
 
     assert {
@@ -158,6 +161,8 @@ def test_tenants_with_limits_have_gauges():
         "calls_in_flight": {"acme": 1, "spare": 0},
         "max_in_flight": {"acme": 1},
         "queue_length": {"acme": 1, "spare": 0},
+        "calls_sent": {"acme": 0, "spare": 1},
+        "tokens_used": {"acme": 0, "spare": 42},
         "rpm": {"acme": 60},
         "tpm": {"spare": 1000},
         "spend_usd": {"acme": 0.5},

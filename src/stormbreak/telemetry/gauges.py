@@ -32,6 +32,7 @@ MERGE: Mapping[str, Rule] = {
 
 _RULES: Mapping[str, Rule] = {
     **MERGE,
+    **dict.fromkeys(("sent", "tokens"), "sum"),
     **dict.fromkeys(("rpm", "tpm", "spend_usd", "spend_limit_usd"), "max"),
 }
 """The same, with those of a tenant: its money may be shared by all engines, or each has its own."""
@@ -138,6 +139,8 @@ GAUGES: Mapping[str, Gauge] = {
     "tenant_queue_age_seconds": Gauge(
         "Time that the oldest of these calls has waited.", "queue_age", _TENANT
     ),
+    "tenant_calls_sent": Gauge("Calls of a tenant that were sent and have ended.", "sent", _TENANT),
+    "tenant_tokens_used": Gauge("Tokens that these calls have used.", "tokens", _TENANT),
     "tenant_rpm": Gauge("Requests a minute that a tenant may make.", "rpm", _TENANT),
     "tenant_tpm": Gauge("Tokens a minute that a tenant may use.", "tpm", _TENANT),
     "tenant_spend_usd": Gauge(
