@@ -126,7 +126,7 @@ def of_tenant(url, store, spend):
     return f"""
         patience = 20
         [fleet]
-        url = "{store.url}"
+        url = "{store}"
         [targets.main]
         base_url = "{url}"
         model = "m"
@@ -137,7 +137,20 @@ def of_tenant(url, store, spend):
 LIMIT = "[tenants.acme.spend]\nmax_usd = 0.001\nmax_output_tokens = 50\nperiod = "  # for one call at once
 
 
-async def test_a_call_of_a_tenant_that_waited_before_a_reload_gets_money_that_comes_back(tmp_path):
+@pytest.fixture(params=["parent", "valkey"])
+def store_url(request, monkeypatch):
+    """Yield the URL of a store that grants money at once."""
+    if request.param == "parent":
+        with ParentStore() as store:
+            yield store.url
+        return
+    monkeypatch.setattr("stormbreak.fleet.valkey.QUIET", 0.0)
+    yield request.getfixturevalue("own_server").url
+
+
+async def test_a_call_of_a_tenant_that_waited_before_a_reload_gets_money_that_comes_back(
+    tmp_path, store_url
+):
     """Found: the store was not asked for the money of calls under the limit before, and they waited out their patience."""
     go, path = asyncio.Event(), tmp_path / "settings.toml"
 
@@ -148,33 +161,32 @@ async def test_a_call_of_a_tenant_that_waited_before_a_reload_gets_money_that_co
 
     async with upstream() as provider:
         provider.reply = reply
-        with ParentStore() as store:
-            path.write_text(of_tenant(provider.url, store, LIMIT + '"day"'))
-            async with (
-                stormbreak.load(path, prices=price_of) as first,
-                stormbreak.load(path, prices=price_of) as second,
-            ):
-                with stormbreak.scope(tenant="acme"):
-                    asking = asyncio.create_task(first.client("main").chat(SAY))
-                    await until(lambda: provider.seen)
-                    waiting = asyncio.create_task(second.client("main").chat(SAY))
-                    await asyncio.sleep(0.3)
-                path.write_text(of_tenant(provider.url, store, LIMIT + '"month"'))
-                second.reload()
-                go.set()
-                await asyncio.wait_for(asyncio.gather(asking, waiting), 10)
+        path.write_text(of_tenant(provider.url, store_url, LIMIT + '"day"'))
+        async with (
+            stormbreak.load(path, prices=price_of) as first,
+            stormbreak.load(path, prices=price_of) as second,
+        ):
+            with stormbreak.scope(tenant="acme"):
+                asking = asyncio.create_task(first.client("main").chat(SAY))
+                await until(lambda: provider.seen)
+                waiting = asyncio.create_task(second.client("main").chat(SAY))
+                await asyncio.sleep(0.3)
+            path.write_text(of_tenant(provider.url, store_url, LIMIT + '"month"'))
+            second.reload()
+            go.set()
+            await asyncio.wait_for(asyncio.gather(asking, waiting), 10)
 
 
 async def test_reloads_leave_no_account_of_a_tenant_behind(tmp_path):
     """Found: each change of the period was another member of the fleet, for ever."""
     path = tmp_path / "settings.toml"
     with serve() as provider, ParentStore() as store:
-        path.write_text(of_tenant(provider.base_url, store, LIMIT + '"day"'))
+        path.write_text(of_tenant(provider.base_url, store.url, LIMIT + '"day"'))
         async with stormbreak.load(path, prices=price_of) as settings:
             client = settings.client("main")
             for period in ('"day"', '"month"', None) * 3:
                 spend = "" if period is None else LIMIT.replace("0.001", "1.0") + period
-                path.write_text(of_tenant(provider.base_url, store, spend))
+                path.write_text(of_tenant(provider.base_url, store.url, spend))
                 settings.reload()
                 await client.request(
                     "chat/completions", {"model": "m", "messages": SAY}, tenant="acme"
