@@ -187,6 +187,14 @@ class TargetState:
             asks_fleet=self._asks_fleet if self.policy.fleet.acts else None,
         )
 
+    def go_on(self, before: "TargetState", now: float) -> None:
+        """Take the place of an earlier state: what was taken of the same rate counts, and of the same slots."""
+        if self.quota is not None and before.quota is not None:
+            self.quota.go_on(before.quota)
+        if self.slots is before.slots:
+            self.admission.share_slots(before.admission)
+            self.admission.pump_all(now)
+
     def resize(self, limit: Limit, now: float) -> None:
         """Keep another fixed limit from now on, where the present one is fixed, too; queued calls stay."""
         if isinstance(limit, FixedLimit) and isinstance(self.slots, FixedLimiter):

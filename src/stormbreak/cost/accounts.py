@@ -16,7 +16,14 @@ from typing import Annotated, NamedTuple, Self, TypeAlias, TypeVar
 
 from msgspec import Meta
 
-from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.price_source import (
+    EXACT,
+    PriceOf,
+    PriceTable,
+    known_cost,
+    known_max_cost,
+    known_prices,
+)
 from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
@@ -267,7 +274,7 @@ class Ledger:
         if target not in self._prices:
             if len(self._prices) >= _MAX_PRICES:
                 self._prices.clear()
-            self._prices[target] = self._price_of(target.provider, target.model)
+            self._prices[target] = known_prices(self._price_of, target.provider, target.model)
         return self._prices[target]
 
     def add(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> Decimal | None:

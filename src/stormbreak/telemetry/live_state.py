@@ -247,10 +247,7 @@ class LiveState:
     def _own(self) -> State:
         slow = partial(slow_reason, at=datetime.now().astimezone())
         # The engines take their own locks, so this does not happen under ours.
-        engines = {
-            name: merge_target(each, slow)
-            for name, each in self._engines.snapshots(lambda name, _: name).items()
-        }
+        engines = {name: merge_target(each, slow) for name, each in self._engines.targets().items()}
         with self._lock:
             now = self._clock()
             watched, counts = now - self._began, Counts(**self._counts)
