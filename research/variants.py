@@ -28,6 +28,7 @@ from stormbreak.core import (
 from stormbreak.core.automatic_limit import LimitFloor
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.failure_evidence import FailureRun
 from stormbreak.core.load_response import LoadResponse
 from stormbreak.core.policy import Policy
 from stormbreak.core.random_refusals import RandomRefusals
@@ -233,29 +234,22 @@ ABLATIONS = (
         (_LIMIT, "_limit", lambda self, _now, _evidence_at, floor_: max(self._control, floor_)),
     ),
     _without("no evidence from lateness", (diagnosis, "TOP_TOTAL", _NEVER), (diagnosis, "TOP_FIRST", _NEVER)),
-    _without("no target is ever dead", (_DIAGNOSIS, "_is_unexplained", _constantly(False))),
+    _without("no target is ever dead", (FailureRun, "is_unexplained", _constantly(False))),
     _without("the target is never well", (_DIAGNOSIS, "is_healthy", _constantly(False))),
     _without("the target is always well", (_DIAGNOSIS, "is_healthy", _constantly(True))),
     _without("overtaken attempts do not count", (_DIAGNOSIS, "is_overtaken", _constantly(False))),
-    _without("no evidence from the queue", (_LIMIT, "_is_short", _constantly(False))),
+    _without("no evidence from the queue", (_LIMIT, "_is_queue_evidence", _constantly(False))),
     _without("429s that pile up are no evidence for the limit", (_LIMIT, "_is_too_much", _constantly(False))),
     _without("a slower target stays late", (LoadResponse, "is_slower", _constantly(False))),
     _without("no limit floor", (LimitFloor, "floor", _constantly(0.0))),
-    _without("no hold: the limit grows at once", (automatic_limit, "HOLD", 0.0), (automatic_limit, "HOLD_WELL", 0.0)),
+    _without("no hold: the limit grows at once", (automatic_limit, "HOLD", 0.0)),
     _without("no fade: the limit is gone after its hold", (automatic_limit, "FADE", 0.0)),
     _without(
         "a limit that never fades",
         (automatic_limit, "FADE", _NEVER),
         (automatic_limit, "DOUBLING", _NEVER),
-        (automatic_limit, "DOUBLING_WELL", _NEVER),
-    ),
-    _without(
-        "a limit that is no quicker where all is well",
-        (automatic_limit, "HOLD_WELL", automatic_limit.HOLD),
-        (automatic_limit, "DOUBLING_WELL", automatic_limit.DOUBLING),
     ),
     _without("blocks under congestion count as usual", (latency_baseline, "CLEAR", -inf)),
-    _without("odd blocks count", (latency_baseline, "TRIM", inf)),
     _under("no learned rate, hence no trial of bad luck", adaptive_rate=False),
     _without("no trial of bad luck", (RandomRefusals, "suppose", _constantly(False))),
     _without("bad luck explains everything", (RandomRefusals, "explains", _constantly(True))),

@@ -24,7 +24,7 @@ def named(claim):
 def test_every_command_of_the_page_is_a_claim():
     commands = re.findall(r"^\$ stormbreak storm run", PAGE.read_text(), re.MULTILINE)
 
-    assert len(CLAIMS) == len(commands) == 10
+    assert len(CLAIMS) == len(commands) == 11
     assert all("--assert" in claim.arguments for claim in CLAIMS)
 
 

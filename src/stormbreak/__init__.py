@@ -40,36 +40,20 @@ if TYPE_CHECKING:
     from stormbreak.types import Verdict as Verdict
 
 _HOMES = {
-    "Answer": "stormbreak.types",
-    "AsyncClient": "stormbreak.http.client",
-    "BlockingStream": "stormbreak.http.sync_client",
-    "BreakerPolicy": "stormbreak.core.breaker_policy",
-    "CallError": "stormbreak.errors",
-    "CircuitBreaker": "stormbreak.drivers.circuit_breaker",
-    "CircuitOpenError": "stormbreak.errors",
-    "Client": "stormbreak.http.sync_client",
-    "ClientClosedError": "stormbreak.errors",
-    "ConfigurationError": "stormbreak.errors",
-    "Judge": "stormbreak.drivers.judge",
-    "LiveSettings": "stormbreak.http.settings",
-    "Policy": "stormbreak.core.policy",
-    "Priority": "stormbreak.types",
-    "RejectedError": "stormbreak.errors",
-    "Resilient": "stormbreak.functions.resilient",
-    "StormbreakError": "stormbreak.errors",
-    "Stream": "stormbreak.http.stream",
-    "StreamBrokenError": "stormbreak.errors",
-    "Target": "stormbreak.types",
-    "TenantLimits": "stormbreak.core.tenant",
-    "UpstreamError": "stormbreak.errors",
-    "Usage": "stormbreak.types",
-    "Verdict": "stormbreak.types",
-    "explain": "stormbreak.drivers.explain",
-    "resilient": "stormbreak.functions.resilient",
-    "load": "stormbreak.http.settings",
-    "scope": "stormbreak.drivers.scope",
+    "stormbreak.core.breaker_policy": "BreakerPolicy",
+    "stormbreak.core.policy": "Policy",
+    "stormbreak.core.tenant": "TenantLimits",
+    "stormbreak.drivers.circuit_breaker": "CircuitBreaker",
+    "stormbreak.drivers.explain": "explain",
+    "stormbreak.drivers.judge": "Judge",
+    "stormbreak.drivers.scope": "scope",
+    "stormbreak.errors": "CallError CircuitOpenError ClientClosedError ConfigurationError RejectedError StormbreakError StreamBrokenError UpstreamError",
+    "stormbreak.functions.resilient": "Resilient resilient",
+    "stormbreak.http.client": "AsyncClient",
+    "stormbreak.http.settings": "LiveSettings load",
+    "stormbreak.http.stream": "Stream",
+    "stormbreak.http.sync_client": "BlockingStream Client",
+    "stormbreak.types": "Answer Priority Target Usage Verdict",
 }
 
-__all__ = [*_HOMES]  # noqa: PLE0604 - names only
-
-__getattr__, __dir__ = on_demand(__name__, _HOMES)
+__all__, __getattr__, __dir__ = on_demand(__name__, _HOMES)

@@ -1,7 +1,10 @@
 """Escape text from outside (ids, paths, URLs, model names) for a terminal, a log line or a label."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import hidden
 from stormbreak.types import Target
 
@@ -44,6 +47,15 @@ def reason(error: OSError) -> str:
     if error.errno in _FULL:
         return "disk full"
     return (error.strerror or type(error).__name__).lower()
+
+
+@contextmanager
+def system_errors_at(path: object) -> Iterator[None]:
+    """Raise a ConfigurationError for a system error: `path: reason`."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
 
 
 # ---------------------------------------------------------------- names and codes in messages

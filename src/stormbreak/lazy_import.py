@@ -8,16 +8,17 @@ from typing import Any
 
 def on_demand(
     package: str, homes: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make `__getattr__` and `__dir__` of `package`; `homes` says in which module each name is."""
+) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """Make `__all__`, `__getattr__` and `__dir__` of `package`; `homes` has the names in each module, with spaces between."""
+    home_of = {name: home for home, names in homes.items() for name in names.split()}
 
     def __getattr__(name: str) -> Any:  # noqa: N807
-        home = homes.get(name)
+        home = home_of.get(name)
         if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(home), name)
 
     def __dir__() -> list[str]:  # noqa: N807
-        return sorted({*vars(modules[package]), *homes})
+        return sorted({*vars(modules[package]), *home_of})
 
-    return __getattr__, __dir__
+    return sorted(home_of), __getattr__, __dir__

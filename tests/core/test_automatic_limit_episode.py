@@ -125,7 +125,7 @@ def test_after_the_hold_it_begins_to_grow_from_what_was_held():
     slots.serve(60)
     slots.fail()
     held = slots.gate.limit
-    slots.tick(5.5)  # by now nothing is proven
+    slots.tick(5.25)  # by now nothing is proven
 
     assert held <= slots.gate.limit <= 1.05 * held
 

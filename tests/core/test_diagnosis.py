@@ -9,7 +9,8 @@ from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 from table_test import table_test
 from watch import Watch
 
-from stormbreak.core.diagnosis import REMEMBERED, TOP_FIRST, TOP_TOTAL, Cause, Diagnosis
+from stormbreak.core.diagnosis import TOP_FIRST, TOP_TOTAL, Cause, Diagnosis
+from stormbreak.core.failure_evidence import REMEMBERED
 from stormbreak.core.gate import READY
 from stormbreak.types import CANCELLED, TREATMENTS, Outcome, Tally, Verdict
 
@@ -143,11 +144,15 @@ def test_streams_are_the_judges_until_none_has_left_for_two_minutes(age, streams
 def test_with_another_judge_scores_and_runs_begin_anew():
     watch = Watch().know(streams=True).know().wait(200.0)
     watch.late(TOP_TOTAL - 1).fail(7)
-    assert (watch.diagnosis._late, watch.diagnosis.failures) == (TOP_TOTAL - 1, 7)
+    assert (watch.diagnosis._late, len(watch.diagnosis.run)) == (TOP_TOTAL - 1, 7)
     watch.send(1, streams=True)
     watch.wait(0.1)
     assert watch.diagnosis.judge.streams
-    assert (watch.diagnosis._late, watch.diagnosis._late_share, watch.diagnosis.failures) == (
+    assert (
+        watch.diagnosis._late,
+        watch.diagnosis._late_share,
+        len(watch.diagnosis.run),
+    ) == (
         0,
         0,
         0,
@@ -213,7 +218,7 @@ def test_timeouts_are_luck_if_one_that_left_meanwhile_is_answered_in_less_than_h
     watch.now += took
     watch.end(flights)
 
-    assert watch.diagnosis.are_timeouts_luck(watch.now) is luck
+    assert watch.diagnosis.timeouts.are_luck(watch.now) is luck
 
 
 @pytest.mark.parametrize(("took", "luck"), [(None, False), (1.0, True), (2.0, False)])
@@ -227,7 +232,7 @@ def test_timeouts_are_luck_if_one_that_left_later_was_answered_before_in_less_th
     watch.now = began_at + 3.0
     watch.end(early, TIMEOUT)
 
-    assert watch.diagnosis.are_timeouts_luck(watch.now) is luck
+    assert watch.diagnosis.timeouts.are_luck(watch.now) is luck
 
 
 def test_that_timeouts_are_luck_is_known_for_some_minutes_or_until_an_answer_is_late():
@@ -236,9 +241,9 @@ def test_that_timeouts_are_luck_is_known_for_some_minutes_or_until_an_answer_is_
     watch.answer().wait(3.0).end(early, TIMEOUT)
     now = watch.now
 
-    assert watch.diagnosis.are_timeouts_luck(now + REMEMBERED)
-    assert not watch.diagnosis.are_timeouts_luck(now + REMEMBERED + 0.1)
-    assert not watch.late(1).diagnosis.are_timeouts_luck(now)
+    assert watch.diagnosis.timeouts.are_luck(now + REMEMBERED)
+    assert not watch.diagnosis.timeouts.are_luck(now + REMEMBERED + 0.1)
+    assert not watch.late(1).diagnosis.timeouts.are_luck(now)
 
 
 def test_no_attempt_is_overtaken_while_all_hang():
@@ -391,12 +396,12 @@ def test_a_429_beside_which_most_are_served_is_that_of_one_and_not_of_all():
     refused_at = watch.now
     watch.now += 1.0
     watch.end(burst[1:7])
-    assert not watch.diagnosis.refuses_randomly
+    assert not watch.diagnosis.refusals.are_random
     watch.end(burst[7:8])  # 1 - 0.9 ** 7 is more than a half
-    assert watch.diagnosis.refuses_randomly
+    assert watch.diagnosis.refusals.are_random
     watch.end(burst[8:], THROTTLED)  # and one that is refused takes a tenth away
     assert watch.diagnosis.throttled_at == watch.now > refused_at
-    assert not watch.diagnosis.refuses_randomly
+    assert not watch.diagnosis.refusals.are_random
 
 
 def test_and_is_then_no_sign_that_all_must_wait():
@@ -424,7 +429,7 @@ def test_who_left_before_a_refused_one_or_knew_of_it_says_nothing():
     watch.now += 1.0
     watch.end(before + after)
 
-    assert not watch.diagnosis.refuses_randomly
+    assert not watch.diagnosis.refusals.are_random
 
 
 def test_where_all_beside_a_429_are_refused_it_is_that_of_all():
@@ -435,7 +440,7 @@ def test_where_all_beside_a_429_are_refused_it_is_that_of_all():
         watch.now += 0.1
         watch.end(burst, THROTTLED)
 
-    assert not watch.diagnosis.refuses_randomly
+    assert not watch.diagnosis.refusals.are_random
     assert watch.diagnosis.throttled_at == watch.now
 
 
@@ -485,8 +490,8 @@ def test_the_run_is_of_failures_that_left_after_all_that_were_answered(steps):
 
         run = [sent_at for sent_at in failed if sent_at > max(answered)]
         undecided = [f for f in flying if run and min(run) <= f.sent_at <= max(run)]
-        assert watch.diagnosis.failures == len(run)
-        longest = watch.diagnosis.max_failure_run
+        assert len(watch.diagnosis.run) == len(run)
+        longest = watch.diagnosis.run.max_length
         assert watch.is_dead == (len(run) >= longest and len(undecided) <= len(run) / 4)
         assert 7.5 < longest < 42.6
         assert max(watch.diagnosis.dead_at, watch.diagnosis.late_at) <= watch.now

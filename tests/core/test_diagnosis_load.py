@@ -6,7 +6,8 @@ import pytest
 from stage import SERVER_ERROR, THROTTLED, TIMEOUT
 from watch import Watch
 
-from stormbreak.core.diagnosis import REMEMBERED, Cause
+from stormbreak.core.diagnosis import Cause
+from stormbreak.core.failure_evidence import REMEMBERED
 from stormbreak.core.latency_baseline import RESET_AFTER
 from stormbreak.types import Outcome, Verdict
 
@@ -118,7 +119,9 @@ def test_a_trial_that_changes_nothing_lasts():
 def test_soon_after_failures_that_stood_out_they_stay_late(ago, accepted):
     """Of an overload that was too much, the target may have a queue of attempts that have been given up."""
     load = Load()
-    load.watch.fail(5, SERVER_ERROR).answer(30).wait(ago)
+    load.watch.fail(5, SERVER_ERROR)
+    load.run(30, load.service)
+    load.watch.wait(ago)
     load.run(100, load.slower)
 
     assert accepted == (load.diagnosis.mean > 2.5)

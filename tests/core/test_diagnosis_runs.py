@@ -14,7 +14,7 @@ from stormbreak.types import CANCELLED, TREATMENTS, Tally, Verdict
 
 def test_eight_failures_in_a_row_are_more_than_chance_explains():
     watch = Watch().answer().fail(7)
-    assert (watch.is_dead, watch.diagnosis.dead_at, watch.diagnosis.failures) == (False, -inf, 7)
+    assert (watch.is_dead, watch.diagnosis.dead_at, len(watch.diagnosis.run)) == (False, -inf, 7)
     watch.fail()
 
     assert (watch.is_dead, watch.diagnosis.dead_at) == (True, watch.now)
@@ -41,7 +41,7 @@ def test_an_answer_ends_the_run():
     for _ in range(20):
         watch.fail(7).answer()
 
-    assert (watch.diagnosis.dead_at, watch.diagnosis.failures) == (-inf, 0)
+    assert (watch.diagnosis.dead_at, len(watch.diagnosis.run)) == (-inf, 0)
 
 
 def test_an_outage_is_known_though_answers_of_before_still_come():
@@ -65,7 +65,7 @@ def test_failures_of_attempts_that_left_before_the_last_that_was_answered_do_not
     watch.answer()
     watch.end(slow, TIMEOUT)
 
-    assert (watch.is_dead, watch.diagnosis.failures) == (False, 0)
+    assert (watch.is_dead, len(watch.diagnosis.run)) == (False, 0)
 
 
 def test_of_a_cold_burst_failures_come_first_and_answers_later():
@@ -77,7 +77,7 @@ def test_of_a_cold_burst_failures_come_first_and_answers_later():
     assert not watch.is_dead
     watch.now += 2.0
     watch.end(burst[10:11])
-    assert watch.diagnosis.failures == 0
+    assert len(watch.diagnosis.run) == 0
     watch.end(burst[11:], SERVER_ERROR)
 
     assert (watch.is_dead, watch.diagnosis.dead_at) == (False, -inf)
@@ -123,7 +123,7 @@ def chance(failures):
 def test_where_more_fail_by_chance_a_longer_run_is_explained(failures, longest):
     watch = chance(failures)
 
-    assert watch.diagnosis.max_failure_run == pytest.approx(longest, rel=0.01)
+    assert watch.diagnosis.run.max_length == pytest.approx(longest, rel=0.01)
     watch.fail(int(longest))
     assert not watch.is_dead
     assert watch.fail().is_dead
@@ -131,18 +131,18 @@ def test_where_more_fail_by_chance_a_longer_run_is_explained(failures, longest):
 
 def test_a_run_that_chance_did_not_explain_teaches_nothing_of_chance():
     watch = chance(1)
-    before = watch.diagnosis.max_failure_run
+    before = watch.diagnosis.run.max_length
     watch.fail(100).answer()
 
-    assert watch.diagnosis.max_failure_run == before
+    assert watch.diagnosis.run.max_length == before
 
 
 def test_where_failures_become_rare_what_chance_explains_becomes_less():
     watch = chance(5)
-    assert watch.diagnosis.max_failure_run > 30
+    assert watch.diagnosis.run.max_length > 30
     watch.answer(100)
 
-    assert watch.diagnosis.max_failure_run == pytest.approx(log(0.001) / log(0.4))
+    assert watch.diagnosis.run.max_length == pytest.approx(log(0.001) / log(0.4))
 
 
 def test_who_is_answered_after_all_has_not_failed():
@@ -153,11 +153,11 @@ def test_who_is_answered_after_all_has_not_failed():
         watch.now += 0.1
         flights += watch.send()
     watch.wait(2.0)
-    assert watch.diagnosis.failures == 3
+    assert len(watch.diagnosis.run) == 3
     watch.end(flights[1:2])
 
-    assert watch.diagnosis.failures == 1
-    assert watch.diagnosis._usual_run == pytest.approx(0.1)
+    assert len(watch.diagnosis.run) == 1
+    assert watch.diagnosis.run._usual_length == pytest.approx(0.1)
 
 
 def test_every_check_looks_at_the_time():
@@ -176,7 +176,7 @@ def test_who_is_older_than_usual_counts_once():
     assert (watch.is_dead, watch.diagnosis.dead_at) == (True, watch.now)
     watch.end(hanging, TIMEOUT)
 
-    assert watch.diagnosis.failures == 8
+    assert len(watch.diagnosis.run) == 8
 
 
 def test_where_a_share_hangs_beside_answers_nothing_is_dead():
@@ -226,7 +226,7 @@ def test_what_a_policy_counts_as_a_failure_counts():
 
 def test_a_run_can_be_begun_anew():
     watch = Watch().fail(9)
-    watch.diagnosis.start_run()
+    watch.diagnosis.run.start()
     assert not watch.is_dead
     assert not watch.fail(7).is_dead
 
@@ -238,7 +238,7 @@ def test_what_is_kept_is_bounded():
     watch.send(3_000)
     watch.fail(3_000)
 
-    assert watch.diagnosis.failures == 256
+    assert len(watch.diagnosis.run) == 256
     assert len(watch.diagnosis._watched) == 1_024
 
 

@@ -139,7 +139,7 @@ def test_429s_limit_the_send_rate_if_configured(adaptive_rate):
 
 def test_and_where_most_attempts_beside_them_are_served():
     stage = Stage(policy())
-    stage.state.diagnosis._contradicted = 0.6
+    stage.state.diagnosis.refusals._served = 0.6
 
     assert stage.state.load(stage.now).slowed_by_429s
 
@@ -231,7 +231,7 @@ def test_a_call_alone_waits_for_a_time_that_it_is_given_beside_many_that_are_ser
     stage.tick(1.0)
     for run in crowd[2:]:
         run.step(OK)
-    assert stage.state.diagnosis.refuses_randomly
+    assert stage.state.diagnosis.refusals.are_random
     crowd[1].step(told(60.0))
 
     assert stage.start().sending

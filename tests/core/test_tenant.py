@@ -393,6 +393,17 @@ def test_another_period_begins_anew_and_calls_before_it_are_settled():
     assert second.sending
 
 
+@table_test("between", [{}, {"acme": spending(1.0, period=3600)}])
+def test_a_period_that_comes_back_knows_what_was_spent_in_it(between):
+    """Found: its money was there anew."""
+    stage = limited(acme=spending(1.0, period="day"))
+    stage.start(tenant="acme", bound=DOLLAR).step(answer(into=600_000))
+    govern(stage, **between)
+    govern(stage, acme=spending(1.5, period="day"))
+    assert spent(stage) == usd("0.6", "0")
+    assert stage.start(tenant="acme", bound=DOLLAR).ended.outcome.rejection.policy == "spend"
+
+
 def test_a_tenant_without_limits_is_free_and_forgotten():
     stage = limited(acme=LIMITS)
     first = stage.start(tenant="acme", bound=CENT, tokens=700)

@@ -54,6 +54,24 @@ def test_a_tenant_waits_for_money_that_is_reserved_and_no_other_does():
     assert second.sending
 
 
+@table_test("period", ["day", 60.0])
+def test_a_call_that_waits_is_rejected_as_soon_as_the_money_is_spent(period):
+    """Found: it waited out its patience, though the period was to end much later."""
+    stage = limited(acme=spending(1.0, period=period))
+    first, second, third = (
+        stage.start(tenant="acme", bound=DOLLAR, patience=9.0) for _ in range(3)
+    )
+    stage.settle()
+    assert second.queued
+    assert third.queued
+    first.step(answer(into=600_000))
+    stage.settle()
+    for run in (second, third):
+        rejection = run.ended.outcome.rejection
+        assert (rejection.policy, "may not wait that long" in rejection.text) == ("spend", True)
+        assert rejection.retry_at > stage.now + 9.0
+
+
 def test_money_is_that_of_all_targets():
     stage = limited(acme=spending(1.0))
     first = stage.start(tenant="acme", bound=DOLLAR)

@@ -6,14 +6,18 @@ import pytest
 from forking import in_child
 from metering import answer, metered, price_of, usage, usd
 from races import FIRST, scene, slow
-from stage import OK, OTHER, SERVER_ERROR, TARGET
+from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage, policy
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
 from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.accounts import Bill, PricedSum
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.price_source import EXACT, known_cost, known_max_cost
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.cost.token_prices import Rate, Rates
 from stormbreak.cost.token_prices import Step as PriceStep
 from stormbreak.errors import ConfigurationError
@@ -33,6 +37,37 @@ def test_a_table_that_changes_the_decimal_context_changes_no_sum():
 
     assert known_cost(Rough(), usage(1, 1)) == usd("0.5")
     assert EXACT.add(usd("1234.5"), usd("0.01")) == usd("1234.51")
+
+
+class Broken:
+    """A user's prices whose attributes fail, too."""
+
+    def __getattr__(self, name):
+        raise ZeroDivisionError
+
+
+BROKEN = table_test("broken", [lambda *_: Broken(), lambda *_: 1 / 0])
+
+
+@BROKEN
+def test_prices_that_fail_break_no_snapshot(broken):
+    assert known_cost(Broken(), usage(1, 1)) is known_max_cost(Broken(), usage(1, 1)) is None
+    stage, meter = Stage(policy()), Meter(broken)
+    stage.engine.listeners.append(meter)
+    run = stage.start(bound=BOUND)
+    assert meter.snapshot().under_way[TARGET].usd == 0
+    run.step(answer(1_000_000))
+    assert meter.snapshot().total.unpriced == 1
+
+
+@BROKEN
+def test_prices_that_fail_are_unknown_to_a_spend_limit(broken):
+    limited = policy(spend=SpendPolicy(max_usd=1.0))
+    stage = Stage(limited)
+    stage.engine = Engine(limited, SpendAccounts(broken))
+    rejection = stage.start(bound=BOUND).ended.outcome.rejection
+    assert rejection.policy == "cost"
+    assert "no price is known of" in rejection.reason
 
 
 def test_an_answer_costs_what_its_usage_says():

@@ -1,6 +1,10 @@
 """`[fleet]` in policies and settings files, and `fleet=` in Python."""
 
+import asyncio
+import json
+
 import pytest
+from gateways import ANSWER, until, upstream
 from metering import price_of
 from settings_file import SAY
 from table_test import table_test
@@ -12,6 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.parent_store import ParentStore
+from stormbreak.http.h1.server_connection import ServerResponse
 from stormbreak.httpx2 import AsyncTransport
 from stormbreak.provider.in_thread import serve
 
@@ -115,3 +120,79 @@ async def test_a_limit_that_a_reload_changes_is_shared_anew_with_what_was_spent(
     (before,), (after,) = (scope.members.values() for scope in spends.values())
     assert 0 < before.granted <= 1_000_000 / 50
     assert after.granted > 2_000_000 / 50  # a part of what is left, and what was spent before
+
+
+def of_tenant(url, store, spend):
+    return f"""
+        patience = 20
+        [fleet]
+        url = "{store}"
+        [targets.main]
+        base_url = "{url}"
+        model = "m"
+        {spend}
+    """
+
+
+LIMIT = "[tenants.acme.spend]\nmax_usd = 0.001\nmax_output_tokens = 50\nperiod = "  # for one call at once
+
+
+@pytest.fixture(params=["parent", "valkey"])
+def store_url(request, monkeypatch):
+    """Yield the URL of a store that grants money at once."""
+    if request.param == "parent":
+        with ParentStore() as store:
+            yield store.url
+        return
+    monkeypatch.setattr("stormbreak.fleet.valkey.QUIET", 0.0)
+    yield request.getfixturevalue("own_server").url
+
+
+async def test_a_call_of_a_tenant_that_waited_before_a_reload_gets_money_that_comes_back(
+    tmp_path, store_url
+):
+    """Found: the store was not asked for the money of calls under the limit before, and they waited out their patience."""
+    go, path = asyncio.Event(), tmp_path / "settings.toml"
+
+    async def reply(request, connection):
+        await go.wait()
+        used = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+        return ServerResponse(200, json.dumps({**ANSWER, "usage": used}).encode())
+
+    async with upstream() as provider:
+        provider.reply = reply
+        path.write_text(of_tenant(provider.url, store_url, LIMIT + '"day"'))
+        async with (
+            stormbreak.load(path, prices=price_of) as first,
+            stormbreak.load(path, prices=price_of) as second,
+        ):
+            with stormbreak.scope(tenant="acme"):
+                asking = asyncio.create_task(first.client("main").chat(SAY))
+                await until(lambda: provider.seen)
+                waiting = asyncio.create_task(second.client("main").chat(SAY))
+                await asyncio.sleep(0.3)
+            path.write_text(of_tenant(provider.url, store_url, LIMIT + '"month"'))
+            second.reload()
+            go.set()
+            await asyncio.wait_for(asyncio.gather(asking, waiting), 10)
+
+
+async def test_reloads_leave_no_account_of_a_tenant_behind(tmp_path):
+    """Found: each change of the period was another member of the fleet, for ever."""
+    path = tmp_path / "settings.toml"
+    with serve() as provider, ParentStore() as store:
+        path.write_text(of_tenant(provider.base_url, store.url, LIMIT + '"day"'))
+        async with stormbreak.load(path, prices=price_of) as settings:
+            client = settings.client("main")
+            for period in ('"day"', '"month"', None) * 3:
+                spend = "" if period is None else LIMIT.replace("0.001", "1.0") + period
+                path.write_text(of_tenant(provider.base_url, store.url, spend))
+                settings.reload()
+                await client.request(
+                    "chat/completions", {"model": "m", "messages": SAY}, tenant="acme"
+                )
+        members = {name: scope.members for name, scope in store.scopes.items() if "spend" in name}
+    assert {name: len(each) for name, each in members.items()} == {
+        "default/spend of tenant acme day": 1,
+        "default/spend of tenant acme month": 1,
+    }

@@ -26,6 +26,7 @@ from gateways import (
     until,
     upstream,
 )
+from sockets import free_port
 
 from stormbreak.gateway.lifecycle import log_to_stderr
 from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
@@ -80,6 +81,27 @@ async def test_a_wrong_file_changes_nothing_and_says_so(path, caplog, wrong):
         assert gateway.metric('reloads_total{result="failed"}') == 1
     assert "the settings stay as they were" in caplog.text
     assert str(path) in caplog.text
+
+
+async def test_a_fleet_whose_package_is_missing_changes_nothing(path, monkeypatch, caplog):
+    """Found: the reload raised, and the file was never read again."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "stormbreak.fleet.valkey", raising=False)
+    text, number = settings("http://127.0.0.1:9/v1"), free_port()  # its thread is not known yet
+    async with running(path, text) as gateway:
+        path.write_text(f"[fleet]\nurl = 'redis://127.0.0.1:{number}'\n{text}")
+        assert not await gateway.gateway.reload()
+        assert "a fleet needs the redis package" in caplog.text
+        assert gateway.metric('reloads_total{result="failed"}') == 1
+
+
+async def test_a_mistake_of_ours_in_a_reload_does_not_end_the_next_one(path, monkeypatch, caplog):
+    async with running(path, settings("http://127.0.0.1:9/v1")) as gateway:
+        with monkeypatch.context() as patched:
+            patched.setattr(Gateway, "apply", lambda *_: 1 / 0)
+            assert not await gateway.gateway.reload()
+        assert "ZeroDivisionError" in caplog.text
+        assert await gateway.gateway.reload()
 
 
 async def test_the_log_of_a_gateway_ends_with_it_and_is_its_own(path, capsys, caplog):

@@ -130,6 +130,36 @@ async def test_calls_in_flight_count_for_the_limits_of_a_reload(path, before, af
     assert most == begun + more
 
 
+async def test_a_call_that_waits_while_a_spend_limit_is_set_is_not_held_to_it(path):
+    """Found: it was made without a bound, and refused for want of one."""
+    go = asyncio.Event()
+
+    async def reply(request, connection):
+        await go.wait()
+        return ServerResponse(200, json.dumps(ANSWER).encode())
+
+    async with limited(path, "max_in_flight = 1\n", top="patience = 9\n") as (gateway, provider):
+        provider.reply = reply
+        asking = [asyncio.create_task(gateway.ask()) for _ in range(2)]
+        await until(lambda: provider.seen)
+        await asyncio.sleep(0.05)
+        spend = "max_in_flight = 1\n[keys.app.spend]\nmax_usd = 5\n"
+        path.write_text(settings(provider.url, key=spend, top="patience = 9\n"))
+        assert await gateway.gateway.reload()
+        go.set()
+        assert [(await each).status for each in asking] == [200, 200]
+        assert (await gateway.ask()).json["error"]["code"] == "stormbreak_cost"
+
+
+async def test_an_unchanged_rate_keeps_what_is_used_of_it_over_a_reload(path):
+    """Found: another `max_in_flight` gave all requests of the minute anew."""
+    async with limited(path, "rpm = 60\nmax_in_flight = 4\n") as (gateway, provider):
+        assert (await gateway.ask()).status == 200
+        path.write_text(settings(provider.url, key="rpm = 60\nmax_in_flight = 5\n", top=PATIENT))
+        assert await gateway.gateway.reload()
+        assert (await gateway.ask()).status == 429
+
+
 async def test_an_error_in_the_middle_of_a_step_frees_no_place_that_others_hold(path, monkeypatch):
     """Found: what set the engine right knew only the places of calls that had waited for them."""
     go = asyncio.Event()
@@ -301,6 +331,26 @@ async def test_a_request_without_a_bound_gets_one_or_is_refused(path):
     async with limited(path, SPEND.format(2, "max_output_tokens = 50")) as (gateway, provider):
         assert (await gateway.ask()).status == 200
         assert provider.bodies[0]["max_tokens"] == 50
+
+
+async def test_prices_that_cannot_be_found_are_unknown(path):
+    """Found: a price function that raises was status 500."""
+
+    def broken(provider, model):
+        raise ZeroDivisionError
+
+    limit = "[keys.app.spend]\nmax_usd = 1\nmax_output_tokens = 100\n"
+    async with (
+        upstream() as provider,
+        running(path, settings(provider.url, key=limit), prices=broken) as gateway,
+    ):
+        for payload in (CHAT, STREAM):
+            refused = await gateway.ask(payload)
+            assert (refused.status, refused.json["error"]["code"]) == (400, "stormbreak_cost")
+            assert refused.json["error"]["type"] == "invalid_request_error"
+            assert "no price is known of storm-1" in refused.json["error"]["message"]
+        assert (await gateway.ask(key=OTHER)).status == 200
+    assert len(provider.seen) == 1
 
 
 async def test_a_spend_limit_comes_back_with_its_period(path):

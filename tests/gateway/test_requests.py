@@ -422,6 +422,9 @@ def said(*parts):
     return [{"role": "user", "content": [*parts]}]
 
 
+CONTAINER = {"type": "container_reference", "container_id": "c"}
+
+
 def with_tool(tool, named):
     return "responses", {"input": "x", "tools": [tool]}, named
 
@@ -448,6 +451,33 @@ def with_tool(tool, named):
         with_tool(
             {"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["f"]}},
             "file_ids",
+        ),
+        with_tool({"type": "shell", "environment": CONTAINER}, "container_id"),
+        with_tool(
+            {
+                "type": "shell",
+                "environment": {"type": "container_auto", "skills": [{"skill_id": "s"}]},
+            },
+            "skill_id",
+        ),
+        (
+            "responses",
+            {
+                "input": [
+                    {"type": "code_interpreter_call", "id": "ci", "container_id": "c"},
+                ]
+            },
+            "container_id",
+        ),
+        (
+            "responses",
+            {"input": [{"type": "shell_call", "call_id": "c", "environment": CONTAINER}]},
+            "container_id",
+        ),
+        (
+            "responses",
+            b'{"input": [{"type": "code_interpreter_call", "c\\u006fntainer_id": "c"}]',
+            "container_id",
         ),
         with_tool({"type": "file_search", "vector_store_ids": ["v"]}, "vector_store_ids"),
         with_tool({"type": "image_generation", "input_image_mask": FILE}, "file_id"),

@@ -113,6 +113,19 @@ async def test_each_gateway_knows_what_all_have_spent(path, store):
         assert await spent() == pytest.approx(0.5)
 
 
+async def test_a_period_that_comes_back_knows_what_was_spent_in_it(path, store):
+    day = spend(LIMIT, '"day"')
+    async with gateways(path, store, 2, day) as (found, _):
+        text = found[0].path.read_text()
+        for key, most in ((day, 5), (spend(LIMIT, 3600), 3), ("", 2), (day, 30)):
+            for each in found:
+                each.path.write_text(text.replace(day, key))
+                assert await each.gateway.reload()
+            replies = await ask_all(found, most)
+        served = [reply for reply in replies if reply.status == 200]
+        assert 0.1 * len(served) <= LIMIT - 0.5
+
+
 async def test_gateways_share_the_rate_of_a_key(path, store):
     async with gateways(path, store, 3, "rpm = 600\n") as (found, _):
         await ask_all(found, 3)  # all are members

@@ -174,9 +174,9 @@ async def test_at_every_moment_the_file_covers_what_is_spent_and_reserved(path, 
     ledger = SpendLedger(path)
     write, rows = ledger.write, []
 
-    def slow_write(title, spent):
+    def slow_write(title, per, spent):
         time.sleep(chance.random() * 0.003)
-        write(title, spent)
+        write(title, per, spent)
         rows.append(spent.usd)
         time.sleep(chance.random() * 0.003)
 
@@ -188,7 +188,7 @@ async def test_at_every_moment_the_file_covers_what_is_spent_and_reserved(path, 
     async def call(number):
         await asyncio.sleep(chance.random() * 0.4)
         bound = Decimal(chance.choice(["0.01", "0.03"]))
-        await budgets.allow(account, LIMITED.title, bound)
+        await budgets.allow(account, bound)
         if account.ready_at(bound, 0.0) > READY:
             return
         period = account.reserve(bound, 0.0)
@@ -196,7 +196,7 @@ async def test_at_every_moment_the_file_covers_what_is_spent_and_reserved(path, 
             await asyncio.sleep(chance.random() * 0.05)
         finally:
             account.settle(bound, Decimal("0.0005"), period, 0.0)
-            budgets.settled(account, LIMITED.title)
+            budgets.settled(account)
 
     async def watch():
         while True:
@@ -208,7 +208,7 @@ async def test_at_every_moment_the_file_covers_what_is_spent_and_reserved(path, 
     for each in calls[::3]:
         asyncio.get_running_loop().call_later(chance.random() * 0.4, each.cancel)
     await asyncio.gather(*calls, return_exceptions=True)
-    await until(lambda: watching.done() or (not budgets._lowering and not budgets._writes))
+    await until(lambda: watching.done() or (account.lowering is None and not budgets._writes))
     assert not watching.done(), watching.exception()
     watching.cancel()
     assert any(after < before for before, after in pairwise(rows))
@@ -220,21 +220,21 @@ async def test_a_call_that_goes_away_leaves_no_older_row_to_be_written_last(path
     ledger, go, rows = SpendLedger(path), threading.Event(), []
     write = ledger.write
 
-    def slow_at_first(title, spent):
+    def slow_at_first(title, per, spent):
         rows.append(spent.usd)
         if len(rows) == 1:
             go.wait(5)
-        write(title, spent)
+        write(title, per, spent)
         rows.append("written")
 
     monkeypatch.setattr(ledger, "write", slow_at_first)
     budgets = ClientBudgets(prices, ClientQueues(), ledger)
     budgets.apply([LIMITED], Policy())
     account = budgets.account(LIMITED)
-    gone = asyncio.create_task(budgets.allow(account, LIMITED.title, Decimal("0.01")))
+    gone = asyncio.create_task(budgets.allow(account, Decimal("0.01")))
     await until(lambda: rows)
     gone.cancel()
-    after = asyncio.create_task(budgets.allow(account, LIMITED.title, Decimal("0.5")))
+    after = asyncio.create_task(budgets.allow(account, Decimal("0.5")))
     await asyncio.wait({after}, timeout=0.05)
     go.set()
     await after
@@ -255,13 +255,13 @@ async def test_what_is_reserved_in_a_period_is_written_in_that_period(path):
     account = budgets.account(holder)
     for at, ends_at in ((0.0, 60.0), (59.9, 60.0), (60.0, 120.0), (60.1, 120.0)):
         now = at
-        await budgets.allow(account, holder.title, Decimal("0.01"))
-        assert budgets.covers(account, holder.title, Decimal("0.01"), now)
-        assert not budgets.covers(account, holder.title, Decimal("0.01"), ends_at)
+        await budgets.allow(account, Decimal("0.01"))
+        assert budgets.covers(account, Decimal("0.01"), now)
+        assert not budgets.covers(account, Decimal("0.01"), ends_at)
         account.reserve(Decimal("0.01"), now)
         assert account.ends_at == ends_at
         now = ends_at - 0.01  # a kill, and a start just before the period ends
-        assert ledger.read(holder.title).usd >= account.taken
+        assert ledger.read(holder.title, "60 s").usd >= account.taken
     budgets.close()
 
 
@@ -322,10 +322,10 @@ async def test_one_process_has_the_ledger(path):
 
 def test_a_ledger_is_private_and_a_file_of_another_kind_is_refused(tmp_path):
     ledger = SpendLedger(tmp_path / "spent.db")
-    ledger.write("a", Spent(Decimal("1.50"), None))
-    ledger.write("a", Spent(Decimal("1.75"), 60.0))
-    assert ledger.read("a").usd == Decimal("1.75")
-    assert ledger.read("b") is None
+    ledger.write("a", "day", Spent(Decimal("1.50"), None))
+    ledger.write("a", "day", Spent(Decimal("1.75"), 60.0))
+    assert ledger.read("a", "day").usd == Decimal("1.75")
+    assert ledger.read("b", "day") is None
     ledger.close()
     assert (tmp_path / "spent.db").stat().st_mode & 0o777 == 0o600
     (tmp_path / "other").write_text("no database" * 100)
@@ -350,14 +350,14 @@ def test_a_file_of_another_program_is_refused_and_stays_as_it_is(path, table, ca
 def test_a_period_that_is_over_counts_nothing(tmp_path):
     now = 1000.0
     ledger = SpendLedger(tmp_path / "spent.db", clock=lambda: now)
-    ledger.write("a", Spent(Decimal(1), 60.0))
+    ledger.write("a", "day", Spent(Decimal(1), 60.0))
     now = 1059.0
-    assert ledger.read("a") == Spent(Decimal(1), 1.0)
+    assert ledger.read("a", "day") == Spent(Decimal(1), 1.0)
     now = 1060.0
-    assert ledger.read("a") is None
+    assert ledger.read("a", "day") is None
     ledger.close()
     with pytest.raises(LedgerError):
-        ledger.write("a", Spent(Decimal(1), None))
+        ledger.write("a", "day", Spent(Decimal(1), None))
 
 
 HOUR_11 = 1_790_002_800.0  # the start of an hour
@@ -393,8 +393,8 @@ class Machine:
     async def spend(self, usd):
         """Spend all that is reserved for an attempt, if it can be; return whether."""
         bound = Decimal(usd)
-        await self.budgets.allow(self.account, self.holder.title, bound)
-        covered = self.budgets.covers(self.account, self.holder.title, bound, self.now)
+        await self.budgets.allow(self.account, bound)
+        covered = self.budgets.covers(self.account, bound, self.now)
         if not covered or self.account.ready_at(bound, self.now) > self.now:
             return False
         self.account.settle(bound, bound, self.account.reserve(bound, self.now), self.now)
@@ -455,6 +455,47 @@ async def test_a_month_in_place_of_an_hour_has_its_money_once(path, killed):
     assert not await machine.spend("0.1")
     machine.go(31 * 86_400.0)
     assert await machine.spend("1")
+
+
+@pytest.mark.parametrize("ledger", ["", LEDGER])
+@pytest.mark.parametrize("between", ["", spend(2), spend(2, 3600)])
+async def test_a_period_that_comes_back_knows_what_was_spent_in_it(path, ledger, between):
+    """Found: a reload to another period, or to no limit, and back gave the money of the day anew."""
+    async with upstream() as provider:
+        provider.reply = TEN_CENTS
+        text = settings(provider.url, gateway=ledger, key=spend(2, '"day"'))
+        async with running(path, text, prices=prices) as gateway:
+            spent = 0
+            for each in (spend(2, '"day"'), between, spend(3, '"day"')):
+                path.write_text(settings(provider.url, gateway=ledger, key=each))
+                assert await gateway.gateway.reload()
+                for _ in range(5):
+                    assert (await gateway.ask(ASKED)).status == 200
+                spent += "day" in each
+                if "day" in each:
+                    assert gateway.metric("key_spent_usd") == pytest.approx(0.5 * spent)
+        if ledger:
+            async with running(path, path.read_text(), prices=prices) as gateway:
+                assert gateway.metric("key_spent_usd") == pytest.approx(1.0)
+
+
+def test_a_parent_keeps_each_period_in_a_row_of_its_own(path):
+    """Found: the row of the limit that a reload had replaced was written last."""
+    day, ever = (
+        LimitHolder("key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period=period)))
+        for period in ("day", None)
+    )
+    record = LedgerRecord(SpendLedger(path))
+    store = ParentStore(record=record)
+    record.scopes = {"day": day, "ever": ever}
+    for scope, period, micro in (("day", -2.0, 600_000.0), ("ever", 0.0, 200_000.0)):
+        asked = Report(spend=SpendReport(limit=1e6, period=period, needed=micro))
+        assert store.beat([Message(scope, "a", asked)])[0].spend.granted >= micro
+    record.close(store)
+
+    record = LedgerRecord(SpendLedger(path))
+    record.scopes = {"day": day, "ever": ever}
+    assert record.restored("day").micro >= 600_000 > record.restored("ever").micro >= 200_000
 
 
 def test_a_parent_goes_on_with_an_hour_that_is_not_over(path):

@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from decimal import Decimal
 
 import pytest
 from gateways import APP, BOUND, TARGET, USAGE, opened
 
 from stormbreak.cli.main import main
 from stormbreak.config.gateway_settings import KeySettings
+from stormbreak.gateway import spend_ledger, usage_rows
 from stormbreak.gateway.keys import client_keys
+from stormbreak.gateway.spend_ledger import SpendLedger, Spent
+from stormbreak.gateway.usage_rows import UsageFile
 from stormbreak.types import CANCELLED_AFTER_SEND, Outcome, Usage, Verdict
 
 
@@ -70,6 +74,21 @@ def test_rows_add_up_to_the_whole(ledger, capsys, by, names):
     assert (whole["input_tokens"], whole["cached_input_tokens"]) == (3010, 1200)
     assert (whole["output_tokens"], whole["unknown_max"]) == (305, 0.1)
     assert (whole["cost"], whole["wasted"], whole["wasted_max"]) == (3.315, 0.015, 0.115)
+
+
+def test_a_gateway_can_spend_money_while_a_report_reads_its_ledger(ledger, monkeypatch):
+    """Found: the file could not be written as long as a report went through its rows, and calls were refused."""
+    monkeypatch.setattr(spend_ledger, "TIMEOUT", 0.1)
+    read, spends = usage_rows._row, SpendLedger(ledger)
+
+    def slowly(cells):
+        spends.write("key app", "day", Spent(Decimal(1), 60.0))
+        return read(cells)
+
+    monkeypatch.setattr(usage_rows, "_row", slowly)
+    sums, _ = UsageFile(ledger).read(0, 2**40)
+    spends.close()
+    assert sum(each.attempts for each in sums.values()) == 6
 
 
 def test_a_report_is_of_the_hours_that_are_asked(ledger, capsys):

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from gateway_processes import (
@@ -35,6 +36,7 @@ from gateways import (
 from stormbreak.gateway import parent
 from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.usage_ledger import read_usage
+from stormbreak.gateway.worker import Ask, Reply, Worker, line_of
 from stormbreak.http.pricing import list_price
 
 STREAM = {**CHAT, "stream": True}
@@ -140,6 +142,21 @@ async def test_all_workers_use_a_new_file_or_none(path, monkeypatch, caplog):
             assert "[fleet] was added or removed: restart the gateway" in caplog.text
         finally:
             await whole.close()
+
+
+async def test_a_worker_that_cannot_do_what_it_is_asked_serves_on():
+    """Found: it cut the answers of its clients, and ended."""
+    pages, gateway, replies = Mock(), Mock(drain_within=AsyncMock()), []
+    pages.metrics.side_effect = ZeroDivisionError
+    reader = asyncio.StreamReader()
+    for number, do in enumerate(("look", "ping"), 1):
+        reader.feed_data(line_of(Ask(number=number, do=do)))
+    serving = asyncio.create_task(Worker(gateway, pages, replies.append).serve(reader))
+    await until(lambda: len(replies) == 2)
+    assert replies == [Reply(number=1, error="ZeroDivisionError"), Reply(number=2)]
+    assert not gateway.drain_within.called
+    reader.feed_eof()
+    await serving
 
 
 async def streams_of_two(process):

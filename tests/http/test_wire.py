@@ -10,6 +10,7 @@ import pytest
 from sockets import BODY, CHUNKED, HALF, End, answer, served
 
 from stormbreak.http.h1 import response_body as h1_response
+from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome, Verdict
@@ -196,3 +197,19 @@ async def test_a_header_with_a_line_break_is_an_outcome_and_is_not_sent(wire):
     assert (got.verdict, got.maybe_processed) == (Verdict.INVALID, False)
     assert "canary" not in repr(got)
     assert server.requests == []
+
+
+async def test_a_second_reader_is_told_at_once_and_the_first_reads_on():
+    """Found: the first was never woken again, and waited until the silence was too long."""
+    connection = AsyncConnection(limit=9)
+    script = [CHUNKED, 0.3, b"5\r\nhello\r\n0\r\n\r\n"]
+    async with served(script) as server:
+        request = PreparedRequest(f"{server.base_url}/x", {}, b"{}")
+        stream = await connection.open(request)
+        first = asyncio.create_task(stream.read())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="another task reads the response"):
+            await stream.read()
+        assert await asyncio.wait_for(first, 5) == b"hello"
+        assert await stream.read() == b""
+    await connection.close()

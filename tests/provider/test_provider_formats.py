@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from table_test import table_test
 
 from stormbreak.testing import answer_text
 
@@ -80,9 +81,65 @@ def test_a_text_completion_plain_and_streamed(client, prompt):
     assert texts == {each["index"]: each["text"] for each in said["choices"]}
 
 
-@pytest.mark.parametrize("asked", [{}, {"prompt": []}, {"prompt": 7}, {"prompt": ["a"] * 21}])
-def test_a_text_completion_needs_a_prompt(client, asked):
-    assert client.ask(path="/v1/completions", payload={"model": "m", **asked}).status == 400
+@pytest.mark.parametrize(
+    "prompt",
+    [..., [], 7, True, ["a"] * 21, [[1]] * 21, ["a", 1], [1, "a"], [True], [1.5], [[]], [[1], "a"], {}],
+)  # fmt: skip
+def test_a_text_completion_needs_a_prompt(client, prompt):
+    asked = {"model": "m"} if prompt is ... else {"model": "m", "prompt": prompt}
+    heard = client.ask(path="/v1/completions", payload=asked)
+    assert (heard.status, heard.json["error"]["param"]) == (400, "prompt")
+
+
+@table_test(
+    ("asked", "param"),
+    [
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"n": "2"}, "n"),
+        ({"n": True}, "n"),
+        ({"best_of": 21}, "best_of"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"frequency_penalty": "low"}, "frequency_penalty"),
+        ({"echo": 1}, "echo"),
+        ({"suffix": ["x"]}, "suffix"),
+        ({"user": 7}, "user"),
+        ({"logit_bias": []}, "logit_bias"),
+        ({"stop": []}, "stop"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": [1]}, "stop"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": True, "stream": True}, "stream_options"),
+    ],
+)
+def test_a_text_completion_is_refused_as_openai_describes_it(client, asked, param):
+    """Found: all of these were answered."""
+    heard = client.ask(path="/v1/completions", payload={"model": "m", "prompt": "x", **asked})
+    assert heard.status == 400
+    error = heard.json["error"]
+    assert f"'{param}'" in error.pop("message")
+    assert error == {"type": "invalid_request_error", "param": param, "code": None}
+
+
+def test_all_fields_of_a_text_completion_may_be_null_or_at_their_bounds(client):
+    most = {
+        "n": 3, "best_of": 3, "logprobs": 5, "max_tokens": 0, "temperature": 2, "top_p": 1.0,
+        "presence_penalty": -2.0, "frequency_penalty": 2, "echo": False, "suffix": "", "user": "u",
+        "logit_bias": {"50256": -100}, "stop": ["a"] * 4, "stream": False, "seed": 7,
+    }  # fmt: skip
+    for asked in (most, dict.fromkeys(most), {"stream_options": None}, {"prompt": None}):
+        payload = {"model": "m", "prompt": [[1, 2], [3]], **asked}
+        assert client.ask(path="/v1/completions", payload=payload).status == 200
 
 
 # ---------------------------------------------------------------- messages

@@ -50,7 +50,7 @@ def of_gateway():
     """Each metric of a gateway; tests/gateway/test_prometheus.py scrapes a real one."""
     metrics = GatewayMetrics()
     metrics.ended(RequestRecord("POST", "/v1/chat/completions"))
-    text = metrics.text(lambda: dict.fromkeys(GAUGE_NAMES, 0.0), lambda: {"key app": ("1", "2")})
+    text = metrics.text(dict.fromkeys(GAUGE_NAMES, 0.0), {"key app": ("1", "2")})
     spent = {SpentBy("app", "", "a/m"): [Decimal(1), Decimal(1)]}
     limits = {SpendPolicy(max_usd=2.0): (Decimal(1), Decimal(2))}
     return text + money_text(spent, (), limits)

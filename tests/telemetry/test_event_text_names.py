@@ -11,6 +11,7 @@ from stormbreak.events import Event
 from stormbreak.telemetry import Metrics
 from stormbreak.telemetry.event_metrics import FAMILIES
 from stormbreak.telemetry.event_text import NAMES, name_of
+from stormbreak.telemetry.gauges import GAUGES
 from stormbreak.telemetry.logs import LEVELS
 from stormbreak.telemetry.prometheus_multiprocess import GaugeCollector
 
@@ -87,5 +88,9 @@ def test_the_page_tells_every_metric_with_its_labels():
             for name, family in FAMILIES.items()
             if family.labels
         },
-        "stormbreak_circuits": ["state"],
+        **{
+            f"stormbreak_{name}": [label for label in gauge.labels if label != "target"]
+            for name, gauge in GAUGES.items()
+            if gauge.labels != ("target",)
+        },
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from happenings import one_of_each
+from msgspec import to_builtins
 from stage import OTHER, TARGET, Stage, policy, told
 from table_test import table_test
 
@@ -53,7 +54,7 @@ def only(state):
 def test_every_event_is_heard_and_counted(watch):
     for event in one_of_each():
         watch(event)
-    counts = watch.as_dict()["counts"]
+    counts = to_builtins(watch.state())["counts"]
     assert counts == {
         "calls": 1, "answered": 0, "cancelled": 1, "attempts": 1, "retries": 1, "retries_refused": 1, "rejected": 1,
         "hedges": 1, "fallbacks": 1, "circuits_opened": 1, "cooldowns": 1,
@@ -243,10 +244,10 @@ def test_plain_values_say_the_same_as_the_page(watch):
     watch(returned(1000.0))
     kind, body = watch.page()
     assert kind == "application/json"
-    assert json.loads(body) == json.loads(json.dumps(watch.as_dict()))
+    assert json.loads(body) == json.loads(json.dumps(to_builtins(watch.state())))
     assert decoded(body) == watch.state()
-    assert watch.as_dict()["format"] == FORMAT
-    assert watch.as_dict()["pid"] == os.getpid()
+    assert to_builtins(watch.state())["format"] == FORMAT
+    assert to_builtins(watch.state())["pid"] == os.getpid()
 
 
 @table_test(

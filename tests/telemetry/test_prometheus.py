@@ -5,6 +5,7 @@ import prometheus_client
 import pytest
 from forking import in_child
 from happenings import one_of_each
+from metering import price_of, usage
 from scrapes import by, labels_of, read, value
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 
@@ -12,12 +13,15 @@ from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
+from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Committed, Returned, Sent
 from stormbreak.telemetry import Metrics, attach
 from stormbreak.telemetry.event_metrics import FAMILIES
-from stormbreak.types import Call, Target, Usage, Verdict
+from stormbreak.types import Call, Outcome, Target, Usage, Verdict
 
 FIRST, SECOND = Target("acme", "large", "00000001"), Target("acme", "large", "00000002")
 
@@ -26,8 +30,9 @@ def scraped(metrics):
     return read(metrics.exposition()[1])
 
 
-def stepper_on(metrics, chosen=None):
-    engine = Engine(chosen or policy(limit=FixedLimit(max_in_flight=2)))
+def stepper_on(metrics, chosen=None, **tenants):
+    chosen = chosen or policy(limit=FixedLimit(max_in_flight=2))
+    engine = Engine(chosen, SpendAccounts(price_of), tenants=tenants)
     attach(engine, metrics)
     return Stepper(engine, clock=lambda: 100.0, chance=lambda: 0.5)
 
@@ -132,6 +137,46 @@ def test_gauges_tell_what_stands_where():
     }  # fmt: skip
     for flow in flows:
         stepper.close(flow)
+
+
+def test_tenants_with_limits_have_gauges():
+    metrics = Metrics()
+    stepper = stepper_on(
+        metrics,
+        acme=TenantLimits(rpm=60, max_in_flight=1, spend=SpendPolicy(max_usd=2.0)),
+        spare=TenantLimits(tpm=1000),
+    )
+    for number, tenant in enumerate(("spare", "acme", "acme", "nobody")):
+        call = Call(number, FIRST, tenant=tenant, bound=usage(into=500_000))
+        flow, _ = stepper.start(call)
+        if tenant == "spare":
+            stepper.step(flow, Outcome(Verdict.OK, usage=usage(into=30, out=12)))
+    samples = scraped(metrics)
+
+    assert {
+        name.removeprefix("stormbreak_tenant_"): by(samples, name, "tenant")
+        for name in dict.fromkeys(name for name, _ in samples)
+        if "tenant" in name and "age" not in name
+    } == {
+        "calls_in_flight": {"acme": 1, "spare": 0},
+        "max_in_flight": {"acme": 1},
+        "queue_length": {"acme": 1, "spare": 0},
+        "calls_sent": {"acme": 0, "spare": 1},
+        "tokens_used": {"acme": 0, "spare": 42},
+        "rpm": {"acme": 60},
+        "tpm": {"spare": 1000},
+        "spend_usd": {"acme": 0.5},
+        "spend_limit_usd": {"acme": 2},
+    }
+
+
+def test_tenants_beyond_the_first_hundred_share_a_label():
+    limits = {f"tenant-{number}": TenantLimits(max_in_flight=1) for number in range(130)}
+    metrics = Metrics()
+    stepper = stepper_on(metrics, **limits)
+    found = by(scraped(metrics), "stormbreak_tenant_max_in_flight", "tenant")
+    assert (len(found), found["other"]) == (101, 30)
+    del stepper
 
 
 def test_what_is_not_there_has_no_gauge():

@@ -23,21 +23,12 @@ if TYPE_CHECKING:
     from stormbreak.batch.store.reader import read_failures as read_failures
 
 _HOMES = {
-    "Answered": "stormbreak.batch.store.reader",
-    "Failed": "stormbreak.batch.store.reader",
-    "Options": "stormbreak.batch.run_options",
-    "RunSnapshot": "stormbreak.batch.running.snapshot",
-    "Summary": "stormbreak.batch.running.summary",
-    "aresults": "stormbreak.batch.api",
-    "arun": "stormbreak.batch.api",
-    "failed_rows": "stormbreak.batch.run_options",
-    "read_answers": "stormbreak.batch.store.reader",
-    "read_failures": "stormbreak.batch.store.reader",
-    "read_table": "stormbreak.batch.export.export",
-    "results": "stormbreak.batch.api",
-    "run": "stormbreak.batch.api",
+    "stormbreak.batch.api": "aresults arun results run",
+    "stormbreak.batch.export.export": "read_table",
+    "stormbreak.batch.run_options": "Options failed_rows",
+    "stormbreak.batch.running.snapshot": "RunSnapshot",
+    "stormbreak.batch.running.summary": "Summary",
+    "stormbreak.batch.store.reader": "Answered Failed read_answers read_failures",
 }
 
-__all__ = [*_HOMES]  # noqa: PLE0604 - names only
-
-__getattr__, __dir__ = on_demand(__name__, _HOMES)
+__all__, __getattr__, __dir__ = on_demand(__name__, _HOMES)

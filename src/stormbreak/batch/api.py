@@ -6,7 +6,7 @@ Rows that are Python objects go to a file beside OUTPUT, since a run that is res
 import asyncio
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -79,9 +79,8 @@ def run(
         ConfigurationError: an option is wrong, nothing answers at that address, or `output` cannot be written.
         KeyboardInterrupt: after Ctrl-C, when what was sent is answered and written; a second one ends that at once.
     """
-    job, context = _begin(rows, output, choice, options)
-    with context as spool:
-        summary = BackgroundRun(replace(job, spooled=spool), on_progress).wait()
+    with _begun(rows, output, choice, options) as job:
+        summary = BackgroundRun(job, on_progress).wait()
     require_reached(summary)
     return summary
 
@@ -100,9 +99,8 @@ async def arun(
     may take.
     """
     async with _iterable(rows, output) as found:
-        job, context = _begin(found, output, choice, options)
-        with context as spool:
-            summary = await BackgroundRun(replace(job, spooled=spool), on_progress).async_wait()
+        with _begun(found, output, choice, options) as job:
+            summary = await BackgroundRun(job, on_progress).async_wait()
     require_reached(summary)
     return summary
 
@@ -123,11 +121,10 @@ def results(
     Raises:
         ConfigurationError: as `run`, at the first row that is asked for.
     """
-    job, context = _begin(rows, output, choice, options)
     something = Event()
     stream = ResultStream(something.set)
-    with context as spool:
-        background = BackgroundRun(replace(job, spooled=spool), on_progress, stream)
+    with _begun(rows, output, choice, options) as job:
+        background = BackgroundRun(job, on_progress, stream)
         background.when_over(something.set)
         try:
             while not (background.is_over and stream.is_empty):
@@ -159,9 +156,8 @@ async def aresults(
 
     stream = ResultStream(wake)
     async with _iterable(rows, output) as found:
-        job, context = _begin(found, output, choice, options)
-        with context as spool:
-            background = BackgroundRun(replace(job, spooled=spool), on_progress, stream)
+        with _begun(found, output, choice, options) as job:
+            background = BackgroundRun(job, on_progress, stream)
             background.when_over(wake)
             try:
                 while not (background.is_over and stream.is_empty):
@@ -177,15 +173,15 @@ async def aresults(
     require_reached(summary)
 
 
-def _begin(
-    rows: Rows, output: StrPath, choice: Choice, options: Options
-) -> tuple[Job, AbstractContextManager[Spooled | None]]:
-    """Make the job, and the context that spools rows to a file, where they are in none."""
+@contextmanager
+def _begun(rows: Rows, output: StrPath, choice: Choice, options: Options) -> Iterator[Job]:
+    """Make the job; rows that are in no file are spooled to one before."""
     place = path_from("output", output, "a path, where answers are kept and a later run goes on")
     given, of_table = options_from(options), table_options_from(options)
     policy, schema = options.get("policy"), options.get("schema")
     files = BatchPaths.of(place, flatten=given.flatten)
-    source, table, spool = files.input, None, None
+    source, table = files.input, None
+    spool: AbstractContextManager[Spooled] | None = None
     if isinstance(rows, str | os.PathLike):
         source = Path(rows)
         table = find_table(source, of_table, given, str)
@@ -205,7 +201,8 @@ def _begin(
         schema=schema if isinstance(schema, Mapping | type | AnswerSchema) else None,
         name_of=str,
     )
-    return job, spool or nullcontext()
+    with spool or nullcontext() as written:
+        yield replace(job, spooled=written)
 
 
 @asynccontextmanager

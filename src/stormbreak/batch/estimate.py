@@ -1,7 +1,7 @@
 """Estimate the cost and the time of a batch from its input, before anything is sent.
 
 Prompts are estimated from their bytes. An answer is estimated as `answer` tokens, or as its bound where that is less.
-`most` is the most that one attempt for each row can cost. Retries come on top of both.
+`max_usd` is the most that one attempt for each row can cost. Retries come on top of both.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,7 @@ PriceOfModel: TypeAlias = Callable[[str, str], Prices | None]  # by provider and
 
 @dataclass(slots=True, kw_only=True)
 class ModelEstimate:
-    """The rows for one model. Sums are None without `prices`, `most` also where a row has no bound."""
+    """The rows for one model. Sums are None without `prices`, `max_usd` also where a row has no bound."""
 
     model: str
     prices: Prices | None

@@ -1,16 +1,15 @@
 """Run one batch from start to end: from options to a job, check the spend limit, open the files, run the rows, clean up."""
 
-import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 from msgspec.structs import replace as with_
 
@@ -22,7 +21,7 @@ from stormbreak.batch.parquet import pyarrow
 from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Choice, option_flag
 from stormbreak.batch.running.run_policy import policy_of_run, width_of
-from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.runner import End, Runner, RunParts, run_in_loop
 from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, summarise
@@ -55,7 +54,6 @@ from stormbreak.hidden_keys import hidden
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, read_schema, schema_of
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import is_disabled
-from stormbreak.http.h1.server import new_loop
 from stormbreak.http.pricing import list_price
 from stormbreak.http.request import NO_BOUND, RequestTemplate
 
@@ -64,7 +62,6 @@ CONNECT_GRACE = 30.0  # seconds in which something must have answered
 FALLBACK_AFTER = 60.0
 """Seconds that a row waits at its address before it goes to --fallback-base-url: a batch is in no hurry."""
 
-T = TypeVar("T")
 MAX_WORKERS = 64
 
 
@@ -118,6 +115,16 @@ class Job:
     def workers(self) -> int:
         """The number of processes that send."""
         return self.options.workers or 1
+
+    @property
+    def grace(self) -> float:
+        """Seconds in which something must have answered."""
+        return self.options.connect_grace or CONNECT_GRACE
+
+    @property
+    def prices(self) -> PriceOf:
+        """Gives what a model costs."""
+        return self.price_of or list_price
 
 
 # ---------------------------------------------------------------- from options to a job
@@ -281,12 +288,13 @@ def run_job(
         done_before, began = store.journal.done, time.monotonic()
         if job.options.dedupe or job.options.cache:
             stack.enter_context(_share(job, rows, store, client.base_url))
-        parts = _Parts(job, client, rows, store, stats or RunStats(), width_of(policy, job.options))
+        counts, width = stats or RunStats(), width_of(policy, job.options)
+        parts = RunParts(client, rows, store, counts, width, job.grace, job.schema)
         runner: Running
         if budget is None:
-            runner, end = _run_here(parts, tick, results)
+            runner, end = _run_here(job, parts, tick, results)
         else:
-            runner, end = _run_workers(parts, budget, tick, view)
+            runner, end = _run_workers(job, parts, budget, tick, view)
         _tidy(store, rows, ordered=job.options.ordered and end is End.FINISHED)
         if job.files.table is not None and end is End.FINISHED:
             export_table(job, store, rows)
@@ -432,70 +440,38 @@ def check_cost(
         )
 
 
-class _Parts(NamedTuple):
-    """What a run is made of."""
-
-    job: Job
-    client: AsyncClient
-    rows: Rows
-    store: Store
-    stats: RunStats
-    width: int
-
-    def runner(self, store: Store, spend: SpendRecord, tick: Callable[[Runner], None]) -> Runner:
-        """Make the runner of this process."""
-        return Runner(
-            self.client,
-            self.rows,
-            store,
-            spend=spend,
-            stats=self.stats,
-            width=self.width,
-            schema=self.job.schema,
-            grace=self.job.options.connect_grace or CONNECT_GRACE,
-            tick=tick,
-        )
-
-
 def _run_here(
-    parts: _Parts, tick: Callable[[Runner], None], results: ResultStream | None
+    job: Job, parts: RunParts, tick: Callable[[Runner], None], results: ResultStream | None
 ) -> tuple[Runner, End]:
-    job, client, store = parts.job, parts.client, parts.store
-    prices = None if job.options.max_cost is None else job.price_of or list_price
+    client, store = parts.client, parts.store
+    prices = None if job.options.max_cost is None else job.prices
     spend = SpendRecord(client, store, metered(client), prices)
     spend.open()
-    runner = parts.runner(store, spend, tick)
+    runner = Runner(parts, spend, tick)
     if results is not None:
         store.journal.on_line = results.put
         runner.reader_has_room = lambda: results.has_room
-    return runner, _run_to_end(runner, client, spend)
+    return runner, _run_to_end(runner, spend)
 
 
 def _run_workers(
-    parts: _Parts, budget: BudgetStore, tick: Callable[[Workers], None], view: View | None
+    job: Job,
+    parts: RunParts,
+    budget: BudgetStore,
+    tick: Callable[[Workers], None],
+    view: View | None,
 ) -> tuple[Workers, End]:
-    job, client, store = parts.job, parts.client, parts.store
     plan = WorkerPlan(
         count=job.workers,
-        client=client,
-        rows=parts.rows,
-        store=store,
-        runner=parts.runner,
-        run=run_in_loop,
+        parts=parts,
         view=view,
-        fleet=client.policy.fleet.url or budget.url,
+        fleet=parts.client.policy.fleet.url or budget.url,
         folder=budget.folder,
     )
     limit = job.options.max_cost
-    spend = SharedSpend(
-        store,
-        budget,
-        price_of=job.price_of or list_price,
-        max_usd=None if limit is None else Decimal(str(limit)),
-    )
-    workers = Workers(
-        plan, budget=budget, spend=spend, stats=parts.stats, width=parts.width, tick=tick
-    )
+    max_usd = None if limit is None else Decimal(str(limit))
+    spend = SharedSpend(parts.store, budget, price_of=job.prices, max_usd=max_usd)
+    workers = Workers(plan, budget=budget, spend=spend, tick=tick)
     return workers, workers.run()
 
 
@@ -511,27 +487,16 @@ def _budget() -> Iterator[BudgetStore]:
         rmtree(budget.folder, ignore_errors=True)
 
 
-def _run_to_end(runner: Runner, client: AsyncClient, spend: SpendRecord) -> End:
+def _run_to_end(runner: Runner, spend: SpendRecord) -> End:
     """Run, and write what was spent, however it ends."""
     try:
-        end = run_in_loop(_run(runner, client))
+        end = run_in_loop(runner.run())
     except BaseException:
         with suppress(OutputError):  # the first error is the one to report
             spend.close()
         raise
     spend.close()
     return end
-
-
-async def _run(runner: Runner, client: AsyncClient) -> End:
-    async with client:
-        return await runner.run()
-
-
-def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run on the fastest loop that is installed; the library itself never sets a loop policy."""
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(main)
 
 
 def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:
@@ -560,7 +525,7 @@ def export_table(job: Job, store: Store, rows: Rows) -> None:
             store.run,
             table,
             given=job.options,
-            price_of=job.price_of or list_price,
+            price_of=job.prices,
         )
     except ConfigurationError as error:
         here, kept = path_of(table), path_of(store.files.output)

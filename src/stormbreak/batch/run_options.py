@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from msgspec import Struct
@@ -240,21 +239,19 @@ _TEXTS = (
     "fleet",
 )  # fmt: skip
 _NUMBERS = ("rpm", "tpm", "max_cost", "timeout", "idle_timeout", "deadline", "connect_grace")
-_RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
-    {
-        **dict.fromkeys(_TEXTS, ("a string", lambda value: isinstance(value, str))),
-        **dict.fromkeys(_NUMBERS, ("a positive, finite number", _is_number)),
-        "max_output_tokens": ("a positive whole number", _is_count),
-        "repairs": (
-            f"a whole number from 0 to {MAX_REPAIRS}",
-            lambda value: type(value) is int and 0 <= value <= MAX_REPAIRS,
-        ),
-        "concurrency": (
-            f"{AUTO} or a positive whole number",
-            lambda value: value == AUTO or _is_count(value),
-        ),
-    }
-)
+_RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    **dict.fromkeys(_TEXTS, ("a string", lambda value: isinstance(value, str))),
+    **dict.fromkeys(_NUMBERS, ("a positive, finite number", _is_number)),
+    "max_output_tokens": ("a positive whole number", _is_count),
+    "repairs": (
+        f"a whole number from 0 to {MAX_REPAIRS}",
+        lambda value: type(value) is int and 0 <= value <= MAX_REPAIRS,
+    ),
+    "concurrency": (
+        f"{AUTO} or a positive whole number",
+        lambda value: value == AUTO or _is_count(value),
+    ),
+}
 
 
 # ---------------------------------------------------------------- which rows a run sends

@@ -34,7 +34,7 @@ class Overrides:
         where = join("profiles", name)
         if not isinstance(profile, dict):
             raise ConfigurationError(f"{where} must be a table")
-        self._apply(profile)
+        self.table = overlay(self.table, profile)
         self._from |= {path: ("", f"{where}.{path}") for path in _paths(profile)}
 
     def apply_environment(self, environ: Mapping[str, str]) -> None:
@@ -52,7 +52,7 @@ class Overrides:
             together = overlay(together, over)
             made = _made_by(path, self.table)
             self._from |= {where: (f"{variable}: ", where) for where in made}
-        self._apply(together)
+        self.table = overlay(self.table, together)
 
     def with_source(self, message: str) -> str:
         """Return the error message with the source of the value."""
@@ -63,9 +63,6 @@ class Overrides:
             return message
         source, there = self._from[path]
         return f"{source}{head}{there}{rest[len(path) :]}"
-
-    def _apply(self, over: Table) -> None:
-        self.table = overlay(self.table, over)
 
 
 def overlay(

@@ -3,7 +3,7 @@
 `http.settings` resolves addresses and keys, and makes clients.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stormbreak.config.gateway_settings import (
@@ -102,8 +102,9 @@ class Settings:
                 raise ConfigurationError(f"pools.{name} has the name of a target")
             for number, member in enumerate(pool.targets):
                 if member.target not in self.targets:
+                    known = ", ".join(self.targets) or "there is none"
                     raise ConfigurationError(
-                        f"pools.{name}.targets[{number}] must be {_one_of(self.targets)},"
+                        f"pools.{name}.targets[{number}] must be the name of a target ({known}),"
                         f" got {quoted(member.target)}"
                     )
         self._check_gateway()
@@ -165,7 +166,3 @@ class Settings:
     def names(self) -> tuple[str, ...]:
         """The names of targets and pools."""
         return (*self.targets, *self.pools)
-
-
-def _one_of(names: Iterable[str]) -> str:
-    return f"the name of a target ({', '.join(names) or 'there is none'})"

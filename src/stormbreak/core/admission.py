@@ -189,7 +189,7 @@ class TargetQueue:
             ticket = self._next()
             ready_at = self._ready_at(ticket.call, now)
             if ready_at > now:
-                veto = self._spending and self._spending.veto(ticket.call, now)
+                veto = self._spending and self._veto(self._spending, ticket, now)
                 if veto:
                     self._reject(ticket, veto)
                     continue
@@ -207,6 +207,13 @@ class TargetQueue:
             self._clear_timekeeper(ticket)
             ticket.permit = self._grant(ticket.call, now)
             self._wake(ticket)
+
+    def _veto(self, spending: SpendingGate, ticket: Ticket, now: float) -> Rejection | None:
+        """Why the money for a call never comes, or not in time: with the end of the period it does."""
+        call, veto = ticket.call, spending.veto(ticket.call, now)
+        if veto is None and ticket.expires_at < spending.ready_at(call, now) < inf:
+            return self._rejection(spending, TOO_LONG, call, now)
+        return veto
 
     def recover(self, tickets: Iterable[Ticket], permits: int, now: float) -> None:
         """Set right what an interrupt in the middle of a step has left: these `tickets` wait, and so many permits are held.

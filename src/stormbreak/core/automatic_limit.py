@@ -11,12 +11,11 @@ With evidence, an episode begins. Its phases:
 
 - *hold*, for `HOLD` seconds after the last evidence: the limit is `_control`, a little above the proven throughput
   (`throughput_estimate`), less so while answers are late, one if nothing is answered. In silence it falls.
-- *growth*, until `FADE`: `_control`, or `_held` (what it was at that evidence) if that is more, times 2 ** `_doublings`.
-  One doubling takes `DOUBLING` seconds.
+- *growth*, until `FADE`: `_control`, or `_held` (what it was at that evidence) if that is more, doubled every `DOUBLING`
+  seconds.
 - *quiet*, until new evidence: the ceiling.
 
-While answers have been on time for a while, `HOLD_WELL` and `DOUBLING_WELL` count; when the speed changes, `_grown` keeps
-the doublings so far. The limit is never below the `LimitFloor`, is at least 1 and can always grow again. Lost attempts
+The limit is never below the `LimitFloor`, is at least 1 and can always grow again. Lost attempts
 hold no slot: overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
 `limit` is as of the last `tick`; while all is quiet, a tick costs little.
@@ -107,8 +106,7 @@ class LimitFloor:
 
 # ---------------------------------------------------------------- automatic limit
 
-HOLD, DOUBLING = 5.0, 20.0  # seconds
-HOLD_WELL, DOUBLING_WELL = 1.0, 4.0  # seconds, where answers are on time
+HOLD, DOUBLING = 5.0, 10.0  # seconds
 FADE = 120.0  # seconds of growth
 BINDS_FOR = HOLD + FADE
 FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
@@ -157,8 +155,6 @@ class AutomaticLimiter:
         self._held_at = -inf
         self._full_at = -inf  # until when no slot was free
         self._stood_at = -inf  # when a queue that stands, or 429s, were last evidence
-        self._hold, self._doubling = HOLD, DOUBLING
-        self._grown, self._grown_at = 0.0, -inf  # doublings since, as of the last change of speed
         self.max_limit: float = policy.max_in_flight  # the ceiling, raised by what was proven
         self.in_flight = 0
         self.limit = policy.max_in_flight
@@ -180,30 +176,28 @@ class AutomaticLimiter:
         if now - evidence_at >= BINDS_FOR or self.in_flight >= self.max_limit:
             return NEVER
         base = max(MIN_LIMIT, self._control, self._held)
-        begins_at = evidence_at + self._hold
-        opens_at = self._grown_at if self._grown_at > begins_at else begins_at
-        doublings = log2((self.in_flight + 1) / base) - self._grown
+        opens_at = evidence_at + HOLD
+        doublings = log2((self.in_flight + 1) / base)
         if doublings > 0.0:
-            opens_at += self._doubling * doublings
-        if opens_at > begins_at + FADE:
-            opens_at = begins_at + FADE
+            opens_at += min(FADE, DOUBLING * doublings)
         if diagnosis.probed:
             opens_at = min(opens_at, diagnosis.overdue_at())
         soonest = now + RETRY_LOOK
         return opens_at if opens_at > soonest else soonest
 
-    def _is_cautious(self, now: float) -> bool:
-        """Whether it is uncertain that answers are on time again."""
+    def _is_queue_evidence(self, now: float) -> bool:
+        """Whether a queue that stands shows that sending less helps.
+
+        Not while the target is certainly healthy, nor where slots are free and nothing is known yet of what is served.
+        """
         diagnosis = self._diagnosis
-        return (
+        suspicious = (
             now - diagnosis.late_at < RECENTLY
             or now - diagnosis.throttled_at < RECENTLY
             or not diagnosis.is_healthy(now)
         )
-
-    def _is_short(self, now: float) -> bool:
-        """Whether a queue may stand for want of slots. Not where they are free, and nothing is known yet of what is served."""
-        return now - self._full_at < STANDING or self._diagnosis.judge.usual is not None
+        short = now - self._full_at < STANDING or diagnosis.judge.usual is not None
+        return suspicious and short
 
     def tick(self, now: float, waited: float) -> None:
         """Update the limit; the oldest queued call has waited `waited` seconds."""
@@ -213,7 +207,7 @@ class AutomaticLimiter:
         full = self.in_flight >= self.limit
         if full:
             self._full_at = now
-        if waited > STANDING and self._is_short(now) and self._is_cautious(now):
+        if waited > STANDING and self._is_queue_evidence(now):
             self._stood_at = now
         held_at = self._held_at
         if (
@@ -264,11 +258,6 @@ class AutomaticLimiter:
         self.max_limit = self._control if proven and self._control > ceiling else ceiling
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
-            self._grown, self._grown_at = 0.0, evidence_at
-        hold, doubling = (HOLD, DOUBLING) if self._is_cautious(now) else (HOLD_WELL, DOUBLING_WELL)
-        if hold != self._hold:
-            self._grown, self._grown_at = self._doublings(now, evidence_at), now
-            self._hold, self._doubling = hold, doubling
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now, binds=binds)
         limit = self._limit(now, evidence_at, floor_)
         if limit < 1.0:
@@ -277,21 +266,14 @@ class AutomaticLimiter:
             limit += diagnosis.lost
         self.limit = floor(limit if limit < self.max_limit else self.max_limit)
 
-    def _doublings(self, now: float, evidence_at: float) -> float:
-        """Return the number of doublings since the last evidence."""
-        begins_at = evidence_at + self._hold
-        if self._grown_at > begins_at:
-            begins_at = self._grown_at
-        return self._grown + (now - begins_at) / self._doubling if now > begins_at else self._grown
-
     def _limit(self, now: float, evidence_at: float, floor_: float) -> float:
         """Return the limit of the phase; `ready_at` solves it for the time."""
-        quiet = now - evidence_at - self._hold
+        quiet = now - evidence_at - HOLD
         if quiet >= FADE:
             return self.max_limit
         limit = self._control
         if quiet > 0:
-            limit = max(limit, self._held) * 2 ** self._doublings(now, evidence_at)
+            limit = max(limit, self._held) * 2 ** (quiet / DOUBLING)
         return limit if limit > floor_ else floor_
 
     def _floor(self, now: float, *, binds: bool) -> float:

@@ -87,6 +87,7 @@ def _run_for_tenant(tenant: Tenant, state: CallState, now: float, uniform: float
         outcome = CANCELLED if ended.source in (CACHE, DEGRADED) else ended.outcome
         if ended.maybe_processed:
             outcome = outcome._replace(maybe_processed=True)
+        tenant.note(outcome, sent=ended.attempts > 0)
         return outcome, state.ended_at, uniform
 
     if tenant.calls is None:

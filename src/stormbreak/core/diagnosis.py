@@ -12,9 +12,7 @@ late one is evidence, unless the `load_response` shows that the target is slower
 hanging attempt does not count: it may be lost, and says nothing about those that are served.
 
 A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that
-failed, or is older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with
-probability s^n: a run is taken for death where that is below `SIGNIFICANCE`. The share is learned from the runs that an
-answer ended.
+failed, or is older than is usual, counts (`failure_evidence`).
 
 Streaming attempts show more than others: the time of their first output. They have a separate
 baseline, and decide lateness as soon as enough is known about them, until none has left for
@@ -24,8 +22,16 @@ baseline, and decide lateness as soon as enough is known about them, until none 
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from math import inf, log
+from math import inf
 
+from stormbreak.core.failure_evidence import (
+    MAJORITY,
+    REMEMBERED,
+    WEIGHT,
+    FailureRun,
+    Refusals,
+    Timeouts,
+)
 from stormbreak.core.gate import ANSWERED, READY, Completion, InFlight
 from stormbreak.core.latency_baseline import LatencyBaseline
 from stormbreak.core.load_response import LoadResponse
@@ -33,27 +39,14 @@ from stormbreak.core.stalls import STALL, Stalls
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Treatment, Verdict
 
-WEIGHT = 0.1  # of the newest in a moving share
-MAJORITY = 0.5  # of the answers that are late
 RECENTLY = 30.0  # seconds since an answer, lateness or a 429
-REMEMBERED = 180.0  # seconds since an answer was on time
 # attempts that are watched, at most: beyond that a part of them speaks for all
 RECOVERY_WINDOW = 1_024
-# lateness
 TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
 JUDGED = 120.0  # seconds since an attempt that streams left
 LOOK = 1.0  # seconds between two choices of who judges, and between two looks at the spread of late answers
 LATE_FOR = 10.0  # seconds since lateness was evidence
-# death: the run of failures
-SIGNIFICANCE = 0.001  # what chance does not explain
-MIN_FAILURE_SHARE = 0.4  # the lowest share of failures that chance is granted ...
-MAX_FAILURE_SHARE = 0.85  # ... and the highest
-UNDECIDED = 0.25  # of a run: so many may still be under way
-KEPT = 256  # failures of a run that are kept
 SUSPICIOUS_RATIO = 1 / 3  # share of failures
-# timeouts
-TIMEOUTS = 8  # that are kept
-PROMPT = 0.5  # of the time of a timeout: in an overload, what is answered has waited nearly as long
 
 
 class Cause(StrEnum):
@@ -70,11 +63,9 @@ class Diagnosis:
 
     __slots__ = (
         "_answered_at",
-        "_answered_sent_at",
         "_by_rate",
         "_chosen_at",
         "_compared_at",
-        "_contradicted",
         "_failing",
         "_first_output_estimate",
         "_is_luck",
@@ -87,18 +78,10 @@ class Diagnosis:
         "_overdue",
         "_overloaded_at",
         "_plain",
-        "_quick",
-        "_refused",
-        "_refused_at",
-        "_refused_sent_at",
         "_response",
-        "_run",
         "_stalls",
         "_streamed",
         "_streamed_at",
-        "_timed_out",
-        "_timeouts_were_luck_at",
-        "_usual_run",
         "_watched",
         "answers",
         "dead_at",
@@ -110,7 +93,10 @@ class Diagnosis:
         "look_at",
         "on_time_at",
         "probed",
+        "refusals",
+        "run",
         "throttled_at",
+        "timeouts",
         "treatments",
     )  # fmt: skip
     name = "diagnosis"
@@ -139,7 +125,6 @@ class Diagnosis:
         self.answers = 0
         self.probed = False  # the circuit is not closed
         self._answered_at = -inf
-        self._answered_sent_at = -inf  # when the newest attempt left that was answered
         self.evidence_at = -inf  # the later of `late_at` and `dead_at`: that sending less helps
         # Lateness
         self.judge = self._plain = LatencyBaseline()
@@ -156,22 +141,15 @@ class Diagnosis:
         self.on_time_at = -inf
         self._on_time_sent_at = -inf  # the newest attempt that was answered on time ...
         self._on_time_took = 0.0  # ... and how long that took
-        # Death: the run of failures
-        self._run: list[float] = []  # when those left that left after the last answered one
-        self._quick: list[float] = []  # of those: refused or broken before they were late
-        self._usual_run = 0.0  # failures between two answers
+        # Failures
+        self.run = FailureRun(self._watched)
+        self.refusals = Refusals()
+        self.timeouts = Timeouts()
         self._failing = 0.0  # share of failures
         self.failed_at = -inf  # when failures last stood out
         self.dead_at = -inf
-        # Refusals and timeouts
         self._overloaded_at = -inf  # when the target last refused an attempt because of its load
-        self._refused = 0  # 429s since the last answer
-        self._refused_sent_at = -inf  # when the last that met a 429 left ...
-        self._refused_at = -inf  # ... and when that was heard
-        self._contradicted = 0.0  # share of those in between that were served
-        self.throttled_at = -inf
-        self._timed_out: deque[tuple[float, float]] = deque(maxlen=TIMEOUTS)  # sent at, ended at
-        self._timeouts_were_luck_at = -inf
+        self.throttled_at = -inf  # when a 429 last came that was not bad luck
         self.hangs = False  # the last attempt that ended timed out
 
     # ------------------------------------------------------------ a gate: attempts leave and end
@@ -221,7 +199,7 @@ class Diagnosis:
         self._overdue.discard(flight)
         if flight.first_output_at is not None:
             self._first_output_estimate.ended(now)
-        if flight.sent_at <= self._refused_at or outcome.verdict is Verdict.THROTTLED:
+        if flight.sent_at <= self.refusals.heard_at or outcome.verdict is Verdict.THROTTLED:
             self._compare(flight, outcome, now)
         if completion is not Completion.CUT:
             self._failed(flight, outcome, now)
@@ -238,7 +216,7 @@ class Diagnosis:
         flight.completion = ANSWERED
         if self._overdue:
             self._overdue.discard(flight)
-        if sent_at <= self._refused_at:
+        if sent_at <= self.refusals.heard_at:
             self._compare(flight, outcome, now)
         self.answers += 1
         if flight.first_output_at is None:
@@ -255,14 +233,10 @@ class Diagnosis:
         self._failing -= WEIGHT * self._failing
         self.hangs = False
         self._answered_at = now
-        self._refused = 0
+        self.refusals.count = 0
         judge, sent_at = self.judge, flight.sent_at
-        if sent_at > self._answered_sent_at:
-            self._answered_sent_at = sent_at
-            if self._run:
-                self._end_run(flight)
-            elif self._usual_run:
-                self._usual_run -= WEIGHT * self._usual_run
+        if sent_at > self.run.answered_sent_at:
+            self.run.answered(flight)
         if judge.streams and not flight.streams:
             return
         at = flight.first_output_at if judge.streams else None
@@ -278,8 +252,8 @@ class Diagnosis:
         self.on_time_at = now
         if sent_at > self._on_time_sent_at:
             self._on_time_sent_at, self._on_time_took = sent_at, took
-        if self._timed_out:
-            self._explain_timeouts(sent_at, took, now)
+        if self.timeouts.recent:
+            self.timeouts.answered_on_time(sent_at, took, now)
 
     def _failed(self, flight: InFlight, outcome: Outcome, now: float) -> None:
         self._failing += WEIGHT * (1 - self._failing)
@@ -289,10 +263,7 @@ class Diagnosis:
         if outcome.verdict is Verdict.OVERLOADED or outcome.verdict is Verdict.THROTTLED:
             self._overloaded_at = now
         elif outcome.verdict is Verdict.TIMEOUT:
-            self._timed_out.append((flight.sent_at, now))
-            prompt = self._on_time_took < PROMPT * (now - flight.sent_at)
-            if prompt and self.is_overtaken(flight.sent_at):
-                self._timeouts_were_luck_at = now
+            self.timeouts.add(flight.sent_at, now, self._on_time_sent_at, self._on_time_took)
         if self.treatments[outcome.verdict].tally is Tally.FAILURE:
             self._count(flight, now, quick=flight.completion is Completion.REFUSED)
 
@@ -328,7 +299,7 @@ class Diagnosis:
         by_first_output = judge.streams and flight.first_output_at is not None
         if flight.stalled if by_first_output else self._stalls.is_recent(now):
             return
-        self._timeouts_were_luck_at = -inf
+        self.timeouts.answered_late()
         self._late_share += WEIGHT * (1 - self._late_share)
         if not self._late:
             response.begin(now, self.evidence_at)
@@ -381,119 +352,32 @@ class Diagnosis:
             self._late = 0
             self._late_share = 0.0
             self._response = LoadResponse()
-            self.start_run()
+            self.run.start()
 
-    # ------------------------------------------------------------ death: the run of failures
+    # ------------------------------------------------------------ failures
 
     def _count(self, flight: InFlight, now: float, *, quick: bool) -> None:
-        """Add to the run, if it left after the last answered attempt."""
-        if flight.counted or flight.sent_at <= self._answered_sent_at:
-            return
-        flight.counted = True
-        if len(self._run) < KEPT:
-            self._run.append(flight.sent_at)
-            if quick:
-                self._quick.append(flight.sent_at)
-        if self._is_unexplained(self._run):
+        """Add to the run of failures."""
+        if self.run.count(flight, quick=quick):
             self.dead_at = self.evidence_at = now
             if self._response.end_trial(now):  # too late to be answered at all
                 self.judge.roll_back()
 
-    def _end_run(self, flight: InFlight) -> None:
-        sent_at, run = flight.sent_at, self._run
-        explained = not self._is_unexplained(run)
-        self._run = [each for each in run if each > sent_at]
-        self._quick = [each for each in self._quick if each > sent_at]
-        ended = len(run) - len(self._run) - flight.counted
-        if explained:
-            self._usual_run += WEIGHT * (ended - self._usual_run)
-
-    def start_run(self) -> None:
-        """Reset the failures in a row."""
-        self._run, self._quick = [], []
-
-    @property
-    def failures(self) -> int:
-        """Failures in a row."""
-        return len(self._run)
-
-    @property
-    def max_failure_run(self) -> float:
-        """The number of failures in a row that chance explains."""
-        share = self._usual_run / (1 + self._usual_run)
-        return log(SIGNIFICANCE) / log(min(MAX_FAILURE_SHARE, max(MIN_FAILURE_SHARE, share)))
-
-    def _is_unexplained(self, run: list[float]) -> bool:
-        if not run or len(run) < self.max_failure_run:
-            return False
-        first, last = min(run), max(run)
-        undecided = 0
-        for flight in self._watched:
-            if flight.sent_at > last:
-                break
-            undecided += flight.completion is None and flight.sent_at >= first
-        return undecided <= UNDECIDED * len(run)
-
-    def is_dead(self, now: float) -> bool:
-        """Whether nothing was answered for longer than chance explains.
-
-        With an automatic limit and late answers before, timeouts are a sign of overload, which the
-        limit handles. Then only earlier failures count.
-        """
-        self.look(now)
-        overloaded = self._limited and self._was_late(now)
-        return self._is_unexplained(self._quick if overloaded else self._run)
-
-    # ------------------------------------------------------------ refusals and timeouts
-
     def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:
-        """Compare with attempts that left after one with a 429, and before that response."""
-        beside = self._refused_sent_at <= flight.sent_at <= self._refused_at
-        if outcome.verdict is Verdict.OK:
-            if beside:
-                self._contradicted += WEIGHT * (1 - self._contradicted)
-        elif outcome.verdict is Verdict.THROTTLED:
-            if beside:
-                self._contradicted -= WEIGHT * self._contradicted
-            self._refused_sent_at = max(self._refused_sent_at, flight.sent_at)
-            self._refused_at = now
-            self._refused += 1
-            if not (self.refuses_randomly or self._is_luck(now)):
-                self.throttled_at = now
-
-    @property
-    def refuses_randomly(self) -> bool:
-        """Whether most attempts beside one with a 429 are served: then the others need not wait."""
-        return self._contradicted > MAJORITY
+        refusals, verdict = self.refusals, outcome.verdict
+        refusals.compare(flight, verdict, now)
+        if verdict is Verdict.THROTTLED and not (refusals.are_random or self._is_luck(now)):
+            self.throttled_at = now
 
     def _is_everybody_refused(self) -> bool:
         """Whether only 429s come, for longer than chance explains."""
-        return (
-            self._refused_at - self.on_time_at > LATE_FOR and self._refused >= self.max_failure_run
-        )
-
-    def _explain_timeouts(self, sent_at: float, took: float, now: float) -> None:
-        """Take timeouts for bad luck if this answer was on time and left while one of them was waited for."""
-        began_at, ended_at = self._timed_out[-1]
-        if took >= PROMPT * (ended_at - began_at):
-            self._timeouts_were_luck_at = -inf
-        elif sent_at <= ended_at and any(
-            began_at < sent_at <= ended_at for began_at, ended_at in self._timed_out
-        ):
-            self._timeouts_were_luck_at = now
-
-    def are_timeouts_luck(self, now: float) -> bool:
-        """Whether timeouts of the last minutes were bad luck: an attempt that left later was answered on time, and none late since."""
-        return now - self._timeouts_were_luck_at <= REMEMBERED
+        refusals = self.refusals
+        long = refusals.heard_at - self.on_time_at > LATE_FOR
+        return long and refusals.count >= self.run.max_length
 
     def is_overtaken(self, sent_at: float) -> bool:
         """Whether an attempt that left then was overtaken by one that was answered on time."""
         return self._on_time_sent_at > sent_at
-
-    @property
-    def timed_out_at(self) -> float:
-        """When an attempt last timed out; -inf if none has."""
-        return self._timed_out[-1][1] if self._timed_out else -inf
 
     # ------------------------------------------------------------ what gates ask
 
@@ -503,9 +387,18 @@ class Diagnosis:
             return Cause.DEAD
         if now - self.late_at < LATE_FOR or self.late_at > self.on_time_at:
             return Cause.OVERLOAD
-        if not self._run and self._failing <= WEIGHT:
+        if not self.run and self._failing <= WEIGHT:
             return Cause.NONE
         return Cause.OVERLOAD if self._is_everybody_refused() else Cause.BAD_LUCK
+
+    def is_dead(self, now: float) -> bool:
+        """Whether nothing was answered for longer than chance explains.
+
+        With an automatic limit and late answers before, timeouts are a sign of overload, which the
+        limit handles. Then only earlier failures count.
+        """
+        self.look(now)
+        return self.run.is_unexplained(by_quick=self._limited and self._was_late(now))
 
     def is_healthy(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes if there is little traffic."""
@@ -515,11 +408,11 @@ class Diagnosis:
         """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
         self.look(now)
         late = self._late_share >= MAJORITY and now - self._answered_at <= REMEMBERED
-        return late or self._is_unexplained(self._run)
+        return late or self.run.is_unexplained()
 
     def is_passed(self, sent_at: float) -> bool:
         """Whether an attempt that left later was answered, on time or late."""
-        return self._answered_sent_at > sent_at
+        return self.run.answered_sent_at > sent_at
 
     @property
     def lost_after(self) -> float | None:

@@ -181,7 +181,7 @@ class Engine:
 
     def on_spend_settled(self, now: float, gate: SpendingGate | None = None) -> None:
         """Let calls that waited for the spend limit leave, or reject them if too little is left."""
-        for target_state in (*self.targets.values(), *self._replaced):
+        for target_state in self.states:
             if target_state.spending not in (None, gate) and target_state.admission.queued:
                 target_state.admission.pump(now)
 
@@ -234,7 +234,7 @@ class Engine:
 
     def change_limit(self, limit: Limit, now: float) -> None:
         """Put another concurrency limit into every policy. A fixed one keeps the state of its target."""
-        for target_state in (*self.targets.values(), *self._replaced):
+        for target_state in self.states:
             target_state.resize(limit, now)
         policies = {key: replace(each, limit=limit) for key, each in self._policies.items()}
         self.govern(replace(self.policy, limit=limit), policies, now)
@@ -251,9 +251,8 @@ class Engine:
         breaker = new.policy.breaker  # calls in the old state follow its mode, too
         for target_state in self._states_of(old.target):
             target_state.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
-        if new.slots is old.slots:
-            new.admission.share_slots(old.admission)
-            new.admission.pump_all(now)
+        if shares_slots:
+            new.go_on(old, now)
         return new
 
     # ------------------------------------------------------------ targets
@@ -269,6 +268,11 @@ class Engine:
         if lease is not None and lease.rests:
             lease.wake()
         return target_state
+
+    @property
+    def states(self) -> tuple[TargetState, ...]:
+        """The states of all targets, and replaced ones in which calls still wait."""
+        return (*self.targets.values(), *self._replaced)
 
     def _states_of(self, target: Target) -> list[TargetState]:
         """Return the state of `target`, if any, and replaced states in which calls still wait."""
@@ -340,7 +344,7 @@ class Engine:
         holdings = [*self.lent, *(each for command in commands for each in held(command))]
         of_tenants = [state for tenant in self.tenants.values() for state in tenant.states]
         holdings += [permit for tenant in self.tenants.values() for permit in tenant.permits]
-        for target_state in (*self.targets.values(), *self._replaced, *of_tenants):
+        for target_state in (*self.states, *of_tenants):
             admission = target_state.admission
             waiting = [
                 each

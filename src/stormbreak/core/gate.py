@@ -111,8 +111,8 @@ class SpendLimits(Protocol):
         """Forget all that was spent, as in a forked child."""
         ...
 
-    def separate(self, policy: SpendPolicy) -> "SpendLimits":
-        """Make others with this limit, for a tenant: it shares no account."""
+    def of_tenant(self, name: str, policy: SpendPolicy) -> "SpendLimits":
+        """Return those of a tenant, which shares no account; what it spent in the same period counts under another limit."""
         ...
 
     def gate(

@@ -12,7 +12,6 @@ A block keeps samples, not attempts: an attempt that hangs holds back its own bl
 from collections import deque
 from itertools import chain
 from math import fsum, inf
-from statistics import median
 from typing import NamedTuple
 
 from stormbreak.core.gate import ANSWERED, Completion, InFlight
@@ -21,8 +20,6 @@ BLOCK = 16  # attempts
 MIN_SAMPLES = 8  # samples that make a block worth keeping
 KEPT = 16  # blocks
 ENOUGH = 20  # samples for an opinion
-TRIM = 2.0  # a block is odd when its median is this many times the low ones'
-LOW = 0.2  # the quantile of the medians that says which are low
 RESET_AFTER = 120.0  # seconds of evidence after which the present may become usual
 CLEAR = 5.0  # seconds that evidence must be older than a block
 EVERY = 0.25  # seconds; an opinion is formed no more often
@@ -44,7 +41,6 @@ class _Block:
 
 
 class _Kept(NamedTuple):
-    median: float
     samples: list[float]
     total: float  # seconds in all
 
@@ -118,20 +114,17 @@ class LatencyBaseline:
         if not clean and (waits or self.usual is not None):
             return
         block.samples.sort()
-        self._kept.append(_Kept(median(block.samples), block.samples, fsum(block.totals)))
+        self._kept.append(_Kept(block.samples, fsum(block.totals)))
         if self.usual is None or now - self._learned_at >= EVERY:
             self._learned_at = now
             self._learn()
 
     def _learn(self) -> None:
-        medians = sorted([block.median for block in self._kept])
-        limit = TRIM * medians[int(LOW * (len(medians) - 1))]
-        typical = [block for block in self._kept if block.median <= limit]
-        pooled = sorted(chain.from_iterable([block.samples for block in typical]))
+        pooled = sorted(chain.from_iterable([block.samples for block in self._kept]))
         if len(pooled) < ENOUGH:
             return
         self._opine(pooled)
-        self.mean = fsum([block.total for block in typical]) / len(pooled)
+        self.mean = fsum([block.total for block in self._kept]) / len(pooled)
 
     def _opine(self, pooled: list[float]) -> None:
         self.samples = pooled

@@ -33,7 +33,7 @@ from math import exp
 from typing import NamedTuple
 
 from stormbreak.core.checks import check_types, require_at_least, require_positive, require_window
-from stormbreak.core.diagnosis import REMEMBERED
+from stormbreak.core.failure_evidence import REMEMBERED
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, Verdict
 

@@ -10,6 +10,9 @@ from stormbreak.core.checks import check_types, require_at_least, require_positi
 COST = "cost"
 """The policy name of a rejection because one call may exceed the whole limit, or its cost is unknown."""
 
+EVER = "ever"
+"""The period of a limit that never starts again."""
+
 Calendar: TypeAlias = Literal["hour", "day", "month"]
 CALENDARS: tuple[Calendar, ...] = get_args(Calendar)
 _HOUR, _DAY = 3600, 86_400  # seconds
@@ -46,8 +49,8 @@ class SpendPolicy:
     def per(self) -> str:
         """Its period, in words."""
         if self.period is None:
-            return "ever"
-        return self.period if isinstance(self.period, str) else f"{self.period:g} s"
+            return EVER
+        return self.period if isinstance(self.period, str) else f"{self.period:.15g} s"
 
 
 def period_end(calendar: Calendar, at: float) -> float:

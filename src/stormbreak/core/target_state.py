@@ -16,7 +16,8 @@ from stormbreak.core.breaker_policy import CLOSED, BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, Limiter, limiter
 from stormbreak.core.cooldown import Cooldown, Pace
-from stormbreak.core.diagnosis import REMEMBERED, Diagnosis
+from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.core.failure_evidence import REMEMBERED
 from stormbreak.core.gate import NEVER, Gate, SpendingGate
 from stormbreak.core.hedge import HedgeTimer
 from stormbreak.core.lease import TargetLease
@@ -186,6 +187,14 @@ class TargetState:
             asks_fleet=self._asks_fleet if self.policy.fleet.acts else None,
         )
 
+    def go_on(self, before: "TargetState", now: float) -> None:
+        """Take the place of an earlier state: what was taken of the same rate counts, and of the same slots."""
+        if self.quota is not None and before.quota is not None:
+            self.quota.go_on(before.quota)
+        if self.slots is before.slots:
+            self.admission.share_slots(before.admission)
+            self.admission.pump_all(now)
+
     def resize(self, limit: Limit, now: float) -> None:
         """Keep another fixed limit from now on, where the present one is fixed, too; queued calls stay."""
         if isinstance(limit, FixedLimit) and isinstance(self.slots, FixedLimiter):
@@ -247,7 +256,7 @@ class TargetState:
         """Whether only the refused call has to wait: random refusals, or tokens that only it needs."""
         return (
             self.is_random(now)
-            or self.diagnosis.refuses_randomly
+            or self.diagnosis.refusals.are_random
             or (self.quota is not None and self.quota.is_what_lacks(outcome))
         )
 
@@ -330,11 +339,11 @@ class TargetState:
             adaptive=spaced or (waits and learned),
             healthy=self.diagnosis.is_healthy(now),
             in_trouble=self.diagnosis.is_in_trouble(now),
-            slowed_by_429s=self.rate is not None or learned or self.diagnosis.refuses_randomly,
+            slowed_by_429s=self.rate is not None or learned or self.diagnosis.refusals.are_random,
             timeouts_are_luck=self.diagnosis.is_overtaken(sent_at)
-            or self.diagnosis.are_timeouts_luck(now),
+            or self.diagnosis.timeouts.are_luck(now),
             busy=not self.idle,
-            timed_out=now - self.diagnosis.timed_out_at <= REMEMBERED,
+            timed_out=now - self.diagnosis.timeouts.last_at <= REMEMBERED,
         )
 
     def is_straggler(self, now: float, sent_at: float, *, alone: bool) -> bool:

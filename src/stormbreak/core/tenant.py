@@ -128,6 +128,7 @@ class Tenant:
         self.permits: set[Permit] = set()
         self.calls: TargetState | None = None  # None: no call waits
         self.targets: dict[Target, TargetState] = {}
+        self._sent = self._tokens = 0  # calls that have ended, and what they used
         self.stalls = host.stalls
         self.wake = host.wake
         self._host = host
@@ -142,13 +143,13 @@ class Tenant:
 
         Calls that wait keep theirs; those that have begun count for other limits, too, as long as there are any.
         """
-        before, self.limits = self.limits, limits
+        self.limits = limits
         of = self._host.policy
         policy = limits.queue_policy(of, of.process_share)
         if self.calls is None or self.calls.policy != policy:
             self._policy = policy
             self._replace_calls(limits, now)
-        self._change_spend(before.spend, limits.spend)
+        self._change_spend(limits.spend)
         slots = None if self.calls is None else self.calls.slots
         self._replaced = [
             state
@@ -163,28 +164,26 @@ class Tenant:
         if not limits.waits:
             return
         new = self.calls = TargetState(self, self._target, None if old is None else old.slots)
-        if old is None:
-            return
-        if new.quota is not None and old.quota is not None:
-            new.quota.go_on(old.quota)
-        if new.slots is old.slots:
-            new.admission.share_slots(old.admission)
-            new.admission.pump_all(now)
+        if old is not None:
+            new.go_on(old, now)
 
-    def _change_spend(self, old: SpendPolicy, new: SpendPolicy) -> None:
-        if self._spending is not None and new.acts and old.period == new.period:
-            self._spending.replace([(old, new)])
+    def _change_spend(self, new: SpendPolicy) -> None:
+        before, self._spending = self._spending, self._account_for(new)
+        if self._spending is before:
             for payer in self.targets.values():
                 self._share(payer.spending)
-            return
-        self._replaced += self.targets.values()
-        self.targets, self._spending = {}, None
-        if new.acts:
-            if self._host.spending is None:
-                raise ConfigurationError(
-                    f"tenants.{self.name}.spend.max_usd needs an engine that knows prices"
-                )
-            self._spending = self._host.spending.separate(new)
+        else:
+            self._replaced += self.targets.values()
+            self.targets = {}
+
+    def _account_for(self, limit: SpendPolicy) -> SpendLimits | None:
+        if not limit.acts:
+            return None
+        if self._host.spending is None:
+            raise ConfigurationError(
+                f"tenants.{self.name}.spend.max_usd needs an engine that knows prices"
+            )
+        return self._host.spending.of_tenant(self.name, limit)
 
     @property
     def title(self) -> str:
@@ -211,6 +210,11 @@ class Tenant:
             payer = self.targets[target] = TargetState(self, target)
         return payer
 
+    def note(self, outcome: Outcome, *, sent: bool) -> None:
+        """Count a call that has ended."""
+        self._sent += sent
+        self._tokens += 0 if outcome.usage is None else outcome.usage.total
+
     def on_spend_settled(self, now: float, gate: SpendingGate | None = None) -> None:
         """Let attempts that waited for money leave, or reject them if too little is left."""
         for state in (*self.targets.values(), *self._replaced):
@@ -220,6 +224,8 @@ class Tenant:
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return its queue and its account as plain values; times are seconds from `now`.
 
+        `sent` calls have ended by now, and used so many `tokens`.
+
         `short_of_money` calls wait until money that is reserved comes back.
         """
         calls, spending = self.calls, self._spending
@@ -228,6 +234,10 @@ class Tenant:
             queue.pop("limit", None)
         return {
             **{name: queue[name] for name in _SHOWN if name in queue},
+            "rpm": self.limits.rpm,
+            "tpm": self.limits.tpm,
+            "sent": self._sent,
+            "tokens": self._tokens,
             "spend": None if spending is None else spending.snapshot(now)[0],
             "short_of_money": sum(payer.admission.queued for payer in self.targets.values()),
         }

@@ -133,7 +133,7 @@ class DeadTargetCounter(TripCounter):
         return _failures_in(self._window, now)
 
     def reset(self) -> None:  # noqa: D102
-        self._diagnosis.start_run()
+        self._diagnosis.run.start()
         self._window.clear()
         self._counted_since = inf
 

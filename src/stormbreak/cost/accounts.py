@@ -16,7 +16,14 @@ from typing import Annotated, NamedTuple, Self, TypeAlias, TypeVar
 
 from msgspec import Meta
 
-from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.price_source import (
+    EXACT,
+    PriceOf,
+    PriceTable,
+    known_cost,
+    known_max_cost,
+    known_prices,
+)
 from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
@@ -168,14 +175,9 @@ class Bill:
         self.saved_by_fallback = EXACT.add(self.saved_by_fallback, fallback)
 
     @property
-    def sums(self) -> tuple[PricedSum, PricedSum, PricedSum, PricedSum]:
-        """All four, in the order of `KINDS`."""
-        return self.useful, self.used_uncounted, self.wasted, self.wasted_open
-
-    @property
     def attempts(self) -> int:
         """All attempts that have ended."""
-        return self.free + sum(each.attempts for each in self.sums)
+        return self.free + _attempts(self)
 
     @property
     def of_use(self) -> Span:
@@ -202,14 +204,12 @@ class Bill:
 
     def copy(self) -> "Bill":
         """A copy."""
-        useful, used_uncounted, wasted, wasted_open = (replace(each) for each in self.sums)
-        return replace(
-            self,
-            useful=useful,
-            used_uncounted=used_uncounted,
-            wasted=wasted,
-            wasted_open=wasted_open,
-        )
+        return replace(self, **{kind: replace(getattr(self, kind)) for kind in KINDS})
+
+
+def _attempts(of: "Bill | ModelUsage") -> int:
+    sums: list[TokenSum] = [getattr(of, kind) for kind in KINDS]
+    return sum(each.attempts for each in sums)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +274,7 @@ class Ledger:
         if target not in self._prices:
             if len(self._prices) >= _MAX_PRICES:
                 self._prices.clear()
-            self._prices[target] = self._price_of(target.provider, target.model)
+            self._prices[target] = known_prices(self._price_of, target.provider, target.model)
         return self._prices[target]
 
     def add(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> Decimal | None:
@@ -379,8 +379,7 @@ class ModelUsage:
     @property
     def attempts(self) -> int:
         """Those that have cost something, or may have."""
-        some = (self.useful, self.used_uncounted, self.wasted, self.wasted_open)
-        return sum(each.attempts for each in some)
+        return _attempts(self)
 
     @property
     def place(self) -> tuple[str, str, Service]:
@@ -479,17 +478,14 @@ class Account:
 
     def plus(self, bills: Bills, *, at_work: bool) -> "Account":
         """Add what a run has spent so far. Keys of one provider and model are not told apart."""
-        spent = {each.place: each for each in self.spent}
         under_way = {target: Bill(wasted_open=some) for target, some in bills.under_way.items()}
-        for target, bill in (*bills.targets.items(), *under_way.items()):
-            new = ModelUsage(provider=target.provider, model=target.model)
-            spent[new.place] = spent.get(new.place, new).plus(bill)
-        waste = dict(self.waste)
-        for reason, bill in bills.waste.items():
-            waste[reason] = waste.get(reason, TokenSum()) + bill.wasted + bill.wasted_open
-        return replace(
-            self, spent=tuple(spent.values()), waste=dict(sorted(waste.items())), at_work=at_work
+        spent = tuple(
+            ModelUsage(provider=target.provider, model=target.model).plus(bill)
+            for target, bill in (*bills.targets.items(), *under_way.items())
         )
+        waste = {reason: bill.wasted + bill.wasted_open for reason, bill in bills.waste.items()}
+        both = self.merged(Account(spent=spent, waste=waste))
+        return replace(both, at_work=at_work, ahead=self.ahead)
 
     def merged(self, other: "Account") -> "Account":
         """Add the account of another batch."""

@@ -29,13 +29,12 @@ class Demand:
     def cost(self, prices: Prices) -> Decimal:
         """The cost in dollars. Raises UnknownPriceError where the service, or a price in it, is not known."""
         rates = prices.rates(self.service)
-        name = f"{prices.provider}/{prices.model}"
         if rates is None:
-            raise UnknownPriceError(f"no {self.service} prices are known of {name}")
+            raise UnknownPriceError(f"no {self.service} prices are known of {prices.place}")
         try:
             return rates.cost(self.tokens, prompt=self.prompt)
         except ConfigurationError as error:
-            raise UnknownPriceError(f"{name}: {error}") from None
+            raise UnknownPriceError(f"{prices.place}: {error}") from None
 
 
 class Mix(NamedTuple):
@@ -106,11 +105,6 @@ def compare(demand: Demand, offers: Sequence[Offer], lookup: PriceLookup) -> lis
         Row(demand=demand, offer=offer, prices=prices, why=why, monthly=monthly, against=against)
         for offer, prices, monthly, why in found
     ]
-
-
-def unpriced(demand: Demand, offer: Offer, why: str) -> Row:
-    """The row of an offer without a price."""
-    return Row(demand=demand, offer=offer, why=why)
 
 
 def offers_for(model: str, sellers: Sequence[Seller], lookup: PriceLookup) -> list[Offer]:

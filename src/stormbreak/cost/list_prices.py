@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from importlib.util import find_spec
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from stormbreak.cost.token_prices import Prices, Rate, Rates, Service, Source, Step
@@ -23,22 +22,18 @@ if TYPE_CHECKING:
 
 NAME = "market"
 
-_ALIASES: Mapping[str, str] = MappingProxyType({"gemini": "google", "xai": "x-ai"})
+_ALIASES: Mapping[str, str] = {"gemini": "google", "xai": "x-ai"}
 """stormbreak's names of providers, and those of genai-prices."""
 
 _ADDRESS = re.compile("[.:]")
 """In the name of a provider: it is an address, of a provider without a name."""
 
-_CONTEXTS: Mapping[Service, Mapping[str, str]] = MappingProxyType(
-    {
-        Service.BATCH: {"processing": "batch"},
-        Service.FLEX: {"service_tier": "flex"},
-        Service.PRIORITY: {"service_tier": "priority"},
-    }
-)
-_OTHER_CHARGES: Mapping[str, str] = MappingProxyType(
-    {"requests_kcount": "each request has a price besides"}
-)
+_CONTEXTS: Mapping[Service, Mapping[str, str]] = {
+    Service.BATCH: {"processing": "batch"},
+    Service.FLEX: {"service_tier": "flex"},
+    Service.PRIORITY: {"service_tier": "priority"},
+}
+_OTHER_CHARGES: Mapping[str, str] = {"requests_kcount": "each request has a price besides"}
 
 
 class ListPrices:

@@ -9,22 +9,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from decimal import Decimal
 
+from stormbreak import events
 from stormbreak.cost.accounts import Bills, Ledger, Purpose
 from stormbreak.cost.price_source import EXACT, PriceOf
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.events import (
-    CallCancelled,
-    CallEnded,
-    Committed,
-    Event,
-    FellBack,
-    Labelled,
-    Overtaken,
-    Returned,
-    Sent,
-)
+from stormbreak.events import Event
 from stormbreak.types import CACHE, DEGRADED, Labels, Target, Usage, Verdict
 
 MAX_NAMES = 100  # of one kind with a bill of their own
@@ -39,7 +30,7 @@ class _Attempt:
 
     __slots__ = ("bound", "committed", "purpose")
 
-    def __init__(self, sent: Sent, labels: Labels) -> None:
+    def __init__(self, sent: events.Sent, labels: Labels) -> None:
         self.purpose = Purpose(sent.target, sent.priority, sent.tenant, labels)
         self.bound = sent.bound
         self.committed = False
@@ -78,14 +69,14 @@ class Meter:
         self._reset()
         reset_in_child(self._reset)
         self._handlers: dict[type, Callable[..., None]] = {
-            Labelled: self._labelled,
-            Sent: self._sent,
-            Committed: self._committed,
-            Returned: self._returned,
-            Overtaken: self._overtaken,
-            FellBack: self._fell_back,
-            CallEnded: self._ended,
-            CallCancelled: self._cancelled,
+            events.Labelled: self._labelled,
+            events.Sent: self._sent,
+            events.Committed: self._committed,
+            events.Returned: self._returned,
+            events.Overtaken: self._overtaken,
+            events.FellBack: self._fell_back,
+            events.CallEnded: self._ended,
+            events.CallCancelled: self._cancelled,
         }
 
     def _reset(self) -> None:
@@ -119,22 +110,22 @@ class Meter:
                 for attempt in call.attempts.values()
             )
 
-    def _labelled(self, event: Labelled) -> None:
+    def _labelled(self, event: events.Labelled) -> None:
         call = self._call(event.call, event.target)
         call.labels = event.labels
         call.first = call.first._replace(labels=event.labels)
 
-    def _sent(self, event: Sent) -> None:
+    def _sent(self, event: events.Sent) -> None:
         call = self._call(event.call, event.target)
         attempt = call.attempts[event.attempt] = _Attempt(event, call.labels)
         call.first = attempt.purpose._replace(target=call.first.target)
 
-    def _committed(self, event: Committed) -> None:
+    def _committed(self, event: events.Committed) -> None:
         call = self._calls.get(event.call)
         if call is not None and event.attempt in call.attempts:
             call.attempts[event.attempt].committed = True
 
-    def _returned(self, event: Returned) -> None:
+    def _returned(self, event: events.Returned) -> None:
         attempt = self._end_attempt(event)
         if attempt is None:
             return
@@ -146,19 +137,19 @@ class Meter:
         else:
             self._ledger.add_free(purpose)
 
-    def _overtaken(self, event: Overtaken) -> None:
+    def _overtaken(self, event: events.Overtaken) -> None:
         attempt = self._end_attempt(event)
         if attempt is not None:
             self._waste(attempt, OVERTAKEN)
 
-    def _end_attempt(self, event: Returned | Overtaken) -> _Attempt | None:
+    def _end_attempt(self, event: events.Returned | events.Overtaken) -> _Attempt | None:
         call = self._calls.get(event.call)
         return None if call is None else call.attempts.pop(event.attempt, None)
 
-    def _fell_back(self, event: FellBack) -> None:
+    def _fell_back(self, event: events.FellBack) -> None:
         self._call(event.call, event.target).fallback = event.to
 
-    def _ended(self, event: CallEnded) -> None:
+    def _ended(self, event: events.CallEnded) -> None:
         call = self._calls.pop(event.call, None)
         if call is None:
             return
@@ -166,7 +157,7 @@ class Meter:
         if event.verdict is Verdict.OK and call.fallback and event.usage is not None:
             self._save(call, event.usage)
 
-    def _cancelled(self, event: CallCancelled) -> None:
+    def _cancelled(self, event: events.CallCancelled) -> None:
         call = self._calls.pop(event.call, None)
         if call is not None:
             self._cancel_attempts(call)

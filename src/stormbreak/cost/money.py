@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
 from difflib import get_close_matches
-from types import MappingProxyType
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
@@ -24,13 +23,9 @@ _TWO = (
 _NONE = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
 _THREE = "BHD IQD JOD KWD LYD OMR TND"
 
-PLACES: Mapping[str, int] = MappingProxyType(
-    {
-        code: places
-        for places, codes in ((2, _TWO), (0, _NONE), (3, _THREE))
-        for code in codes.split()
-    }
-)
+PLACES: Mapping[str, int] = {
+    code: places for places, codes in ((2, _TWO), (0, _NONE), (3, _THREE)) for code in codes.split()
+}
 """Decimal places of the smallest coin, by the code of the currency (ISO 4217)."""
 
 _MIN_RATE, _MAX_RATE = Decimal("0.000001"), Decimal(10_000_000)

@@ -122,7 +122,8 @@ class PriceLookup:
     def providers(self, source: str | None = None) -> list[str]:
         """Providers with prices in this source, or in any."""
         names = [it.provider for it in self.file_prices() if source in (None, it.source.name)]
-        return list(dict.fromkeys([*names, *self._of_market(source)]))
+        market = self.market.providers() if source in (None, MARKET) else []
+        return list(dict.fromkeys([*names, *market]))
 
     def models(self, seller: Seller) -> list[str]:
         """The models of a seller; none of an unknown one."""
@@ -146,9 +147,6 @@ class PriceLookup:
     def file_prices(self) -> list[Prices]:
         """All prices in the files."""
         return list(self._known.values())
-
-    def _of_market(self, source: str | None) -> list[str]:
-        return self.market.providers() if source in (None, MARKET) else []
 
 
 def load_lookup(files: Iterable[str]) -> PriceLookup:

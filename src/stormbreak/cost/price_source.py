@@ -34,7 +34,7 @@ PriceOf: TypeAlias = Callable[[str, str], PriceTable | None]
 
 
 def known_prices(price_of: PriceOf, provider: str, model: str) -> PriceTable | None:
-    """Return the prices of a model; None if unknown, or if they cannot be found: the answer may be there already."""
+    """Return the prices of a model; None if unknown, or if a user's function fails: no call may."""
     try:
         return price_of(provider, model)
     except Exception:  # noqa: BLE001 - of a user's function
@@ -43,23 +43,23 @@ def known_prices(price_of: PriceOf, provider: str, model: str) -> PriceTable | N
 
 def known_cost(prices: PriceTable | None, usage: Usage) -> Decimal | None:
     """Return the cost of an attempt with this usage; None if unknown. Zero tokens are free."""
-    return _known(None if prices is None else prices.cost_of, usage)
+    return _known(prices, "cost_of", usage)
 
 
 def known_max_cost(prices: PriceTable | None, bound: Usage) -> Decimal | None:
     """Return the maximum cost of an attempt with this bound; else as `known_cost`."""
-    return _known(None if prices is None else prices.max_cost_within, bound)
+    return _known(prices, "max_cost_within", bound)
 
 
-def _known(cost: Callable[[Usage], Decimal] | None, usage: Usage) -> Decimal | None:
+def _known(prices: PriceTable | None, method: str, usage: Usage) -> Decimal | None:
     if not usage.total:
         return Decimal(0)
-    if cost is None:
+    if prices is None:
         return None
     before = getcontext()
     setcontext(EXACT.copy())  # a user's table may change it; `localcontext` takes twice as long
     try:
-        usd: object = cost(usage)
+        usd: object = getattr(prices, method)(usage)
     except Exception:  # noqa: BLE001 - a price is missing, or a user's table fails: the answer may be there already
         return None
     finally:

@@ -187,7 +187,7 @@ def _at_list_prices(move: Migration, amount: Amount) -> Iterator[Reason]:
     if listed is not None and listed < case.candidate and listed != case.current:
         text = (
             f"{move.candidate.maker} at the list price is {amount(listed)} a month:"
-            f" {amount(case.candidate - listed)} less than {_name(move.candidate)}."
+            f" {amount(case.candidate - listed)} less than {move.candidate.place}."
         )
         yield Reason(holds=True, text=text)
 
@@ -202,10 +202,6 @@ def _old(move: Migration) -> Iterator[Reason]:
         if days > OLD:
             text = f"The prices of {source.name} are {days:,} days old: ask again before you move."
             yield Reason(holds=True, text=text)
-
-
-def _name(prices: Prices) -> str:
-    return f"{prices.provider}/{prices.model}"
 
 
 def _in_short(number: Decimal) -> Decimal:

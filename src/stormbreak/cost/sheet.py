@@ -6,7 +6,7 @@ stay numbers.
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, auto
@@ -60,7 +60,10 @@ class Sheet:
     def records(self) -> list[dict[str, Cell]]:
         """Each row by key, with amounts in the currency of the sheet, and numbers to a millionth."""
         return [
-            {column.key: self._plain(column, cell) for column, cell in self._cells(row)}
+            {
+                each.key: self._plain(each, cell)
+                for each, cell in zip(self.columns, row, strict=True)
+            }
             for row in self.rows
         ]
 
@@ -69,9 +72,8 @@ class Sheet:
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(column.key for column in self.columns)
-        for row in self.rows:
-            cells = (self._plain(column, cell) for column, cell in self._cells(row))
-            writer.writerow(csv_safe(cell) for cell in cells)
+        for record in self.records():
+            writer.writerow(map(csv_safe, record.values()))
         return file.getvalue()
 
     def visible_columns(self) -> list[int]:
@@ -93,9 +95,6 @@ class Sheet:
                 return near(Decimal(cell), 1)
             case _:
                 return volume(Decimal(cell)) if column.kind is Kind.VOLUME else f"{cell:,}"
-
-    def _cells(self, row: Sequence[Cell]) -> list[tuple[Column, Cell]]:
-        return list(zip(self.columns, row, strict=True))
 
     def _worth_a_column(self, place: int) -> bool:
         column = self.columns[place]
@@ -139,8 +138,3 @@ def volume(tokens: Decimal) -> str:
 def percent(share: Decimal) -> str:
     """Format a share in percent, with one decimal place."""
     return f"{near(share * 100, 1)} %"
-
-
-def document(head: Mapping[str, object], **sheets: Sheet) -> dict[str, object]:
-    """Join the head and the sheets, by name, into one JSON document."""
-    return {**head, **{name: sheet.records() for name, sheet in sheets.items()}}

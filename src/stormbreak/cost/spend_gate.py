@@ -31,7 +31,14 @@ from stormbreak.core.spend_policy import (
     restored_end,
     time_left,
 )
-from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.price_source import (
+    EXACT,
+    PriceOf,
+    PriceTable,
+    known_cost,
+    known_max_cost,
+    known_prices,
+)
 from stormbreak.events import Event, SpendReached
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 
@@ -368,15 +375,21 @@ class SpendAccounts:
     def __init__(self, price_of: PriceOf, wall: Callable[[], float] = time.time) -> None:
         self.price_of = price_of
         self._wall = wall
-        self._accounts: dict[SpendPolicy, SpendAccount] = {}
+        self.start_over()
 
     def start_over(self) -> None:
         """Forget all that was spent, as in a forked child."""
-        self._accounts = {}
+        self._accounts: dict[SpendPolicy, SpendAccount] = {}
+        self._of_tenants: dict[tuple[str, object], SpendAccounts] = {}  # by name and period
 
-    def separate(self, policy: SpendPolicy) -> "SpendAccounts":
-        """Make others with this limit, at the same prices, for a tenant: it shares no account."""
-        accounts = SpendAccounts(self.price_of, self._wall)
+    def of_tenant(self, name: str, policy: SpendPolicy) -> "SpendAccounts":
+        """Return those of a tenant, which shares no account; what it spent in the same period counts under another limit."""
+        accounts = self._of_tenants.get((name, policy.period))
+        if accounts is None:
+            accounts = self._of_tenants[name, policy.period] = SpendAccounts(
+                self.price_of, self._wall
+            )
+        accounts.replace([(before, policy) for before in accounts._accounts])
         accounts.account(policy)
         return accounts
 
@@ -400,7 +413,7 @@ class SpendAccounts:
         account = self.account(policy)
         if account is None:
             return None
-        prices = self.price_of(target.provider, target.model)
+        prices = known_prices(self.price_of, target.provider, target.model)
         return SpendGate(account, target, prices, emit, on_settled)
 
     def replace(self, changes: Sequence[tuple[SpendPolicy, SpendPolicy]]) -> None:

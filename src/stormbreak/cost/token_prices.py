@@ -185,6 +185,11 @@ class Prices:
     maker: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def place(self) -> str:
+        """Provider and model."""
+        return f"{self.provider}/{self.model}"
+
     def rates(self, service: Service = Service.STANDARD) -> Rates | None:
         """The prices of a service; None where they are not known."""
         rates: Rates | None = getattr(self, service.value)

@@ -13,11 +13,8 @@ if TYPE_CHECKING:
     from stormbreak.doctor.findings import Severity as Severity
 
 _HOMES = {
-    "Finding": "stormbreak.doctor.findings",
-    "Severity": "stormbreak.doctor.findings",
-    "examine": "stormbreak.doctor.client_check",
+    "stormbreak.doctor.client_check": "examine",
+    "stormbreak.doctor.findings": "Finding Severity",
 }
 
-__all__ = [*_HOMES]  # noqa: PLE0604 - names only
-
-__getattr__, __dir__ = on_demand(__name__, _HOMES)
+__all__, __getattr__, __dir__ = on_demand(__name__, _HOMES)

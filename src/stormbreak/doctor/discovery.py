@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
 from itertools import chain, islice
-from types import FunctionType, MappingProxyType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from stormbreak.core.policy import Policy
@@ -22,22 +22,20 @@ SDKS = frozenset({"openai", "anthropic"})
 _MAX_DEPTH = 12
 _MAX_PATHS = 64
 
-_ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "openai": ("_client",),
-        "anthropic": ("_client",),
-        "langchain_openai": ("root_client", "root_async_client"),
-        "langchain_anthropic": ("_client", "_async_client"),
-        "langchain_core": ("bound", "runnable", "fallbacks", "steps"),
-        "pydantic_ai": ("model", "models", "wrapped", "client"),
-        "agents": ("model", "_client"),
-        "instructor": ("client",),
-        "llama_index": ("_client", "_aclient"),
-        "google": ("_api_client", "_httpx_client", "_async_httpx_client"),
-        "mistralai": ("sdk_configuration", "client", "async_client"),
-        "litellm": ("client",),
-    }
-)
+_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "openai": ("_client",),
+    "anthropic": ("_client",),
+    "langchain_openai": ("root_client", "root_async_client"),
+    "langchain_anthropic": ("_client", "_async_client"),
+    "langchain_core": ("bound", "runnable", "fallbacks", "steps"),
+    "pydantic_ai": ("model", "models", "wrapped", "client"),
+    "agents": ("model", "_client"),
+    "instructor": ("client",),
+    "llama_index": ("_client", "_aclient"),
+    "google": ("_api_client", "_httpx_client", "_async_httpx_client"),
+    "mistralai": ("sdk_configuration", "client", "async_client"),
+    "litellm": ("client",),
+}
 """The attributes that hold the inner client, by the package of the outer class."""
 
 _OF_TRANSPORTS = ("wrapped", "_wrapped", "transport", "_transport", "inner", "_inner", "_sync_transport", "_async_transport")  # fmt: skip

@@ -6,7 +6,7 @@ bounds it, None where it seems to retry and the number is unknown.
 
 from collections.abc import Callable, Iterator, Mapping
 from math import inf, prod
-from types import FunctionType, MappingProxyType, MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 from stormbreak.doctor.discovery import (
@@ -205,18 +205,16 @@ def _google(thing: Any) -> float:
     return 1 if retrying is None else _of_stop(getattr(retrying, "stop", None))
 
 
-_BY_PACKAGE: Mapping[str, Callable[[Any], float]] = MappingProxyType(
-    {
-        "langchain_core": _langchain,
-        # A tenacity decorator with that many attempts, over an SDK with the same number of retries.
-        "llama_index": lambda thing: max(1, _of_max_retries(thing) - 1),
-        "openai": _of_max_retries,
-        "anthropic": _of_max_retries,
-        "litellm": _of_max_retries,
-        "google": _google,
-        # Its retries are bounded by time only.
-        "mistralai": lambda thing: (
-            inf if type(getattr(thing, "retry_config", None)).__name__ == "RetryConfig" else 1
-        ),
-    }
-)
+_BY_PACKAGE: Mapping[str, Callable[[Any], float]] = {
+    "langchain_core": _langchain,
+    # A tenacity decorator with that many attempts, over an SDK with the same number of retries.
+    "llama_index": lambda thing: max(1, _of_max_retries(thing) - 1),
+    "openai": _of_max_retries,
+    "anthropic": _of_max_retries,
+    "litellm": _of_max_retries,
+    "google": _google,
+    # Its retries are bounded by time only.
+    "mistralai": lambda thing: (
+        inf if type(getattr(thing, "retry_config", None)).__name__ == "RetryConfig" else 1
+    ),
+}

@@ -25,7 +25,6 @@ from stormbreak.fleet.membership import (
     TargetMembership,
     micro_dollars,
 )
-from stormbreak.types import Target
 
 
 class Carrier(Protocol):
@@ -89,16 +88,22 @@ class SharedLimits:
         what = f"spend {limit.max_usd:.6f} USD {limit.per} {limit.max_output_tokens or ''}"
         if tenant is not None:
             what = client_spend(tenant.title, limit)
-        known, account_of = ref(tenant or engine), ref(account)
+        known, account_of = ref(engine), ref(account)
+        name = None if tenant is None else tenant.name
+
+        def holder() -> Engine | Tenant | None:
+            """Return what has the calls; a tenant may have gone, and come back."""
+            alive = known()
+            return alive if alive is None or name is None else alive.tenants.get(name)
 
         def bounds(now: float) -> Iterator[Decimal]:
-            holder = known()
-            return iter(()) if holder is None else _bounds(holder.targets, account_of, now)
+            found = holder()
+            return iter(()) if found is None else _bounds(found.states, account_of, now)
 
         def on_change(now: float) -> None:
-            holder = known()
-            if holder is not None:
-                holder.on_spend_settled(now)
+            found = holder()
+            if found is not None:
+                found.on_spend_settled(now)
 
         self.share_account(
             engine, policy, what.strip(), account, limit, bounds=bounds, on_change=on_change
@@ -173,11 +178,9 @@ def scope_of(policy: Policy, what: str) -> str:
     return f"{policy.fleet.name}/{what}".replace("{", "(").replace("}", ")")
 
 
-def _bounds(
-    targets: Mapping[Target, TargetState], account: "ref[Any]", now: float
-) -> Iterator[Decimal]:
+def _bounds(states: Iterable[TargetState], account: "ref[Any]", now: float) -> Iterator[Decimal]:
     """Yield what the first call in each queue may cost that waits for this account."""
-    for state in targets.values():
+    for state in states:
         gate: Any = state.spending
         if gate is None or gate.account is not account() or not state.admission.queued:
             continue

@@ -4,12 +4,12 @@ from collections.abc import Collection
 from functools import lru_cache
 
 from stormbreak.drivers.explain import AttemptHistory
-from stormbreak.gateway.errors import FINAL, error_body, retry_after
+from stormbreak.gateway.errors import FINAL, retry_after
 from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
 from stormbreak.http.h1.server_connection import JSON, ServerResponse
 from stormbreak.http.h1.server_message import Headers
 from stormbreak.http.models import Response
-from stormbreak.http.transports.sdk_response import Failure, Reply, response_for
+from stormbreak.http.transports.sdk_response import Failure, Reply, error_body, response_for
 from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.types import VERDICT_OK, CallResult, Outcome, Target, Verdict
 

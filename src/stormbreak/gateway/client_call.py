@@ -210,10 +210,10 @@ class GatewayCall:
             sender = self._settling(MeteredSender(sender, limits.usage, key, bound))
         for holder in key.holders:
             account = limits.budgets.account(holder)
-            if account is not None:
-                sender = self._settling(
-                    SpendingSender(sender, limits.budgets, account, holder.title, call)
-                )
+            if (
+                account is not None and holder.limits.spend.acts
+            ):  # else it was set after the call began
+                sender = self._settling(SpendingSender(sender, limits.budgets, account, call))
         return sender
 
     def _history(self, target: Target, result: CallResult | DeliverStream) -> AttemptHistory:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from stormbreak.config.gateway_settings import GatewaySettings
-from stormbreak.gateway.metrics import LOG
+from stormbreak.errors import ConfigurationError
+from stormbreak.gateway.metrics import LOG, GatewayMetrics
 from stormbreak.gateway.rules import GatewayRules
 
 WATCH_INTERVAL = 1.0  # seconds between two looks at the file
@@ -84,6 +85,9 @@ class Lifecycle(ABC):
         self._seen = self._mark()
 
     settings: GatewaySettings
+    metrics: GatewayMetrics
+    _rules: GatewayRules
+    """Those of the start: some settings need another one."""
 
     @property
     @abstractmethod
@@ -113,14 +117,25 @@ class Lifecycle(ABC):
         """End at once."""
 
     @abstractmethod
-    async def _reload(self) -> bool:
-        """Read the file again; return whether that went well. A file that is wrong changes nothing."""
+    async def _reload(self) -> GatewayRules:
+        """Read the file again, and use it; raise ConfigurationError if it is wrong: that changes nothing."""
 
     async def reload(self) -> bool:
         """Read the file again; return whether that went well. A file that is wrong changes nothing."""
         async with self._reading:
             self._seen = self._mark()
-            return await self._reload()
+            try:
+                rules = await self._reload()
+            except ConfigurationError as error:
+                self.metrics.reloaded(error)
+                return False
+            except Exception:  # noqa: BLE001 - a mistake of ours must not be silent, nor the last reading
+                LOG.exception("the settings cannot be used")
+                self.metrics.reloads["failed"] += 1
+                return False
+            self.metrics.reloaded(None)
+            self._warn_of_fixed(self._rules, rules)
+            return True
 
     async def run(self, started: Callable[[Self], None] = lambda _: None) -> None:
         """Listen until SIGTERM or SIGINT, then drain; a second one ends at once. SIGHUP reads the file again."""

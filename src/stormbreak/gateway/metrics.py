@@ -119,16 +119,12 @@ class GatewayMetrics:
                 f" target={target} attempts={attempts} {record.outcome} {record.request_id}"
             )
 
-    def text(
-        self,
-        gauges: Callable[[], Mapping[str, float]],
-        spent: Callable[[], Mapping[str, tuple[str, str]]],
-    ) -> bytes:
+    def text(self, gauges: Mapping[str, float], spent: Mapping[str, tuple[str, str]]) -> bytes:
         """Write all metrics; `gauges` are those without labels, `spent` the dollars of keys and tenants, by title, and their limits."""
         lines: list[str] = []
         for name, (kind, meaning) in _HELP.items():
             lines += _head(name, kind, meaning)
-            lines += [f"{_PREFIX}_{line}" for line in self._samples(name, gauges(), spent())]
+            lines += [f"{_PREFIX}_{line}" for line in self._samples(name, gauges, spent)]
         return ("\n".join(lines) + "\n").encode()
 
     def _samples(

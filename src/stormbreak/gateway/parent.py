@@ -74,7 +74,7 @@ class GatewayParent(Lifecycle):
         self._draining = False
         self._sockets: list[socket.socket] = []
         self._admin: AdminServer | None = None
-        self._metrics = GatewayMetrics()
+        self.metrics = GatewayMetrics()
         self._ended: list[bytes] = []  # what workers have counted that have ended
         self._own_fleet = self._rules.generation.policy.fleet.acts
         _check_shares(self._rules, own_fleet=self._own_fleet)
@@ -135,22 +135,16 @@ class GatewayParent(Lifecycle):
         if self._record is not None:
             self._record.close(self._store)
 
-    async def _reload(self) -> bool:
-        try:
-            text = self._read()
-            rules, _ = await asyncio.to_thread(check, self.path, text)
-            _check_shares(rules, own_fleet=self._own_fleet)
-            async with self._workers.starting:  # one that starts later gets the new text
-                await self._prepare(text)
-                self._text = text
-                self._note_keys(rules)
-                await self._apply()
-        except ConfigurationError as error:
-            self._metrics.reloaded(error)
-            return False
-        self._metrics.reloaded(None)
-        self._warn_of_fixed(self._rules, rules)
-        return True
+    async def _reload(self) -> GatewayRules:
+        text = self._read()
+        rules, _ = await asyncio.to_thread(check, self.path, text)
+        _check_shares(rules, own_fleet=self._own_fleet)
+        async with self._workers.starting:  # one that starts later gets the new text
+            await self._prepare(text)
+            self._text = text
+            self._note_keys(rules)
+            await self._apply()
+        return rules
 
     async def _prepare(self, text: str) -> None:
         """Let all workers read a text; raise ConfigurationError if one cannot, and none will use it."""
@@ -167,7 +161,7 @@ class GatewayParent(Lifecycle):
     async def _apply(self) -> None:
         """Let all workers use what they have prepared; one that does not is replaced by one that does."""
         for worker, reply in (await self._workers.ask_all("apply")).items():
-            if isinstance(reply, WorkerGoneError):
+            if isinstance(reply, WorkerGoneError) or reply.error is not None:
                 await worker.kill()
 
     # ------------------------------------------------------------ internal
@@ -224,7 +218,7 @@ class GatewayParent(Lifecycle):
     def counted(self, looks: Sequence[Reply]) -> bytes:
         """Merge the metrics of workers, those that have ended, and the parent's own."""
         gauges = dict.fromkeys(GAUGE_NAMES, 0.0) | {"draining": float(self._draining)}
-        own = self._metrics.text(lambda: gauges, self._spent)
+        own = self.metrics.text(gauges, self._spent())
         texts = [*(look.metrics for look in looks), own, *self._ended]
         return merged_metrics(texts, _RULES)
 

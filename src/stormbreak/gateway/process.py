@@ -96,7 +96,7 @@ class Gateway(Lifecycle):
 
     def metrics_text(self) -> bytes:
         """Write the metrics of the gateway itself."""
-        text = self.metrics.text(self._gauges, self._limits.budgets.spent)
+        text = self.metrics.text(self._gauges(), self._limits.budgets.spent())
         usage = self._limits.usage
         spent = {} if usage is None else usage.spent
         limits = spend_accounts(self._live.engine).taken(self._driver.clock())
@@ -184,16 +184,10 @@ class Gateway(Lifecycle):
         if self._limits.usage is not None or self._limits.budgets.spent():
             asyncio.get_running_loop().run_in_executor(None, load)
 
-    async def _reload(self) -> bool:
-        try:
-            prepared = await self.prepare()
-        except ConfigurationError as error:
-            self.metrics.reloaded(error)
-            return False
+    async def _reload(self) -> GatewayRules:
+        prepared = await self.prepare()
         self.apply(prepared)
-        self.metrics.reloaded(None)
-        self._warn_of_fixed(self._rules, prepared.rules)
-        return True
+        return prepared.rules
 
     def _ledger(self) -> SpendLedger | None:
         path = ledger_path(self.path, self.settings, self._rules.generation.policy)

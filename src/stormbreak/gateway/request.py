@@ -77,9 +77,14 @@ class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not writ
 
 
 _STATE = ("previous_response_id", "conversation", "background")
-_REFERRING = (b"file_id", b"item_reference", b"\\u00")  # an escape may hide a letter
+_REFERRING = (
+    b"file_id",
+    b"container_id",
+    b"item_reference",
+    b"\\u00",
+)  # an escape may hide a letter
 # Of messages and items; the arguments of tools may hold anything.
-_INSIDE = ("content", "output", "file", "source", "audio")
+_INSIDE = ("content", "output", "file", "source", "audio", "environment")
 
 
 class _Name:
@@ -92,7 +97,7 @@ class _Name:
 
 
 _BARE = ("id", "type", "status")  # what an item has that only refers to one at the provider
-_OF_TOOLS = ("file_id", "file_ids", "vector_store_ids", "container_id")
+_OF_TOOLS = ("file_id", "file_ids", "vector_store_ids", "container_id", "skill_id")
 _IN_TOOLS = (b"file_id", b"vector_store_id", b"container", b"\\u00")
 
 _DECODE_NAMES = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name).decode
@@ -247,8 +252,9 @@ def _reference_in_prompt(prompt: Any, item: str) -> str | None:
         if isinstance(each, list):
             left += each
         elif isinstance(each, dict):
-            if each.get("file_id"):
-                return "file_id"
+            for name in ("file_id", "container_id"):
+                if each.get(name):
+                    return name
             if each.get("type") == "item_reference":
                 return item
             if each.get("id") and all(each[name] is None for name in each if name not in _BARE):
@@ -259,10 +265,12 @@ def _reference_in_prompt(prompt: Any, item: str) -> str | None:
 
 def _reference_of_tools(tools: Any) -> str | None:
     """Return the field of a built-in tool that refers to something; the schemas of functions may hold anything."""
-    left = [*tools] if isinstance(tools, list) else []
+    left = [tools]
     while left:
         each = left.pop()
-        if isinstance(each, dict) and each.get("type") not in ("function", "custom"):
+        if isinstance(each, list):
+            left += each
+        elif isinstance(each, dict) and each.get("type") not in ("function", "custom"):
             if isinstance(each.get("container"), str):
                 return "container"
             for name in _OF_TOOLS:

@@ -1,6 +1,6 @@
 """What client keys and tenants have spent, on disk: a gateway that is killed and started again forgets nothing.
 
-A row says how far a key may have spent in its period. It is written before that is spent, as for batches (ADR 41), and
+A row says how far a key may have spent in one kind of period. It is written before that is spent, as for batches (ADR 41), and
 exactly when the gateway ends. One process at a time writes these rows, with workers their parent, whose store notes
 there what it grants: it has the lock of the file FILE.lock. `usage_rows` keeps others in the same file.
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend_policy import restored_end
+from stormbreak.core.spend_policy import EVER, restored_end
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.membership import MICRO, micro_dollars
@@ -29,7 +29,10 @@ from stormbreak.gateway.usage_rows import TIMEOUT, check_tables
 PARTS = 50  # of a limit are written ahead at a time
 LOWER_AFTER = 1.0  # seconds until less is written ahead, at most so often for a key
 MARGIN = 1.0  # seconds that a period may end later than was written
-_TABLE = "CREATE TABLE IF NOT EXISTS spent (key TEXT PRIMARY KEY, usd TEXT NOT NULL, ends REAL)"
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS spent"
+    " (key TEXT, period TEXT, usd TEXT NOT NULL, ends REAL, PRIMARY KEY (key, period))"
+)
 
 
 class Spent(NamedTuple):
@@ -84,18 +87,24 @@ class SpendLedger:
             reason = "another process has it: each gateway needs its own, or all share a [fleet]"
         return ConfigurationError(f"gateway.ledger {self.path}: {reason}")
 
-    def read(self, title: str) -> Spent | None:
-        """Return what a holder may have spent in a period that is not over; None: nothing."""
-        query = "SELECT usd, ends FROM spent WHERE key = ?"
-        found = self._db.execute(query, (title,)).fetchone()
-        if found is None:
-            return None
-        usd, ends = found
-        left = None if ends is None else ends - self.clock()
-        return None if left is not None and left <= 0 else Spent(Decimal(usd), left)
+    def read(self, title: str, per: str) -> Spent | None:
+        """Return what a holder may have spent in a period that is not over; None: nothing.
 
-    def write(self, title: str, spent: Spent) -> None:
-        """Write what a holder may have spent, before it does.
+        For a period that it never had, that is the most of those that end, if this one does.
+        """
+        query = "SELECT period, usd, ends FROM spent WHERE key = ? AND (ends IS NULL OR ends > ?)"
+        now = self.clock()
+        found = {
+            period: Spent(Decimal(usd), None if ends is None else ends - now)
+            for period, usd, ends in self._db.execute(query, (title, now))
+        }
+        if per in found:
+            return found[per]
+        others = (each for period, each in found.items() if EVER not in (period, per))
+        return max(others, default=None)
+
+    def write(self, title: str, per: str, spent: Spent) -> None:
+        """Write what a holder may have spent in its period, before it does.
 
         Raises:
             LedgerError: it cannot be written.
@@ -104,8 +113,8 @@ class SpendLedger:
         try:
             with self._lock, self._db:
                 self._db.execute(
-                    "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET usd = excluded.usd, ends = excluded.ends",
-                    (title, str(spent.usd), ends),
+                    "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?)",
+                    (title, per, str(spent.usd), ends),
                 )
         except sqlite3.Error as error:
             raise LedgerError(str(error)) from error
@@ -150,8 +159,9 @@ class LedgerRecord:
         holder = self.scopes.get(scope)
         if holder is None:  # the limit of a policy
             return None
-        found, period = self._ledger.read(holder.title), holder.limits.spend.period
-        if found is None or (found.ends_in is None) != (period is None):
+        limit = holder.limits.spend
+        found, period = self._ledger.read(holder.title, limit.per), limit.period
+        if found is None:
             return None
         ends_in = found.ends_in
         if ends_in is not None and period is not None:
@@ -192,4 +202,5 @@ class LedgerRecord:
 
     def _write(self, scope: str, money: Money) -> None:
         ends_in = None if money.ends_in is None else money.ends_in + MARGIN
-        self._ledger.write(self.scopes[scope].title, Spent(Decimal(money.micro) / MICRO, ends_in))
+        holder, spent = self.scopes[scope], Spent(Decimal(money.micro) / MICRO, ends_in)
+        self._ledger.write(holder.title, holder.limits.spend.per, spent)

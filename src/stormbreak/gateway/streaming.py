@@ -103,7 +103,7 @@ class _Tail:
 
     def _without_usage(self, chunk: bytes) -> bytes:
         data, start, kept = self._held + chunk, 0, []
-        for end in _END.finditer(data):
+        for end in _END.finditer(data, max(0, len(self._held) - 3)):
             event = data[start : end.end()]
             start = end.end()
             if not (_USAGE.search(event) and _has_usage_alone(event)):

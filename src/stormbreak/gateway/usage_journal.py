@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from stormbreak.cost.price_source import PriceOf, known_prices
-from stormbreak.gateway.usage_rows import FREE, KNOWN, Sums, UsageRow, dollars, put
+from stormbreak.cost.price_source import PriceOf
+from stormbreak.gateway.usage_rows import Sums, UsageRow, put
 from stormbreak.types import Usage
 
 # after that of the ledger: the run, and the number
@@ -95,21 +95,10 @@ def replay(journals: Iterable[bytes], price_of: PriceOf) -> Sums:
         if isinstance(line, Sent):
             going[line.number] = line
         elif (sent := going.pop(line.number, None)) is not None:
-            _end(sums, sent, line.kind, line.usage, price_of)
+            put(sums, sent.row._replace(kind=line.kind), line.usage, sent.bound, price_of)
     for sent in going.values():
-        _end(sums, sent, _UNKNOWN, None, price_of)
+        put(sums, sent.row._replace(kind=_UNKNOWN), None, sent.bound, price_of)
     return sums
-
-
-def _end(sums: Sums, sent: Sent, kind: str, usage: Usage | None, price_of: PriceOf) -> None:
-    row = sent.row._replace(kind=kind)
-    tokens = usage if kind in KNOWN else sent.bound
-    usd = (
-        None
-        if kind == FREE
-        else dollars(known_prices(price_of, row.provider, row.model), kind, tokens)
-    )
-    put(sums, row, tokens, usd)
 
 
 def _lines(journals: Iterable[bytes]) -> Iterator[Sent | Ended]:

@@ -16,7 +16,7 @@ import msgspec
 
 from stormbreak.core.flow import Send
 from stormbreak.cost.accounts import NOTHING
-from stormbreak.cost.price_source import EXACT, PriceOf, known_prices
+from stormbreak.cost.price_source import EXACT, PriceOf
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
@@ -31,7 +31,6 @@ from stormbreak.gateway.usage_rows import (
     Sums,
     UsageFile,
     UsageRow,
-    dollars,
     kind_of,
     put,
 )
@@ -106,12 +105,8 @@ class UsageLedger:
         is_free = outcome.usage is None and sent.bound == _NO_TOKENS  # to count tokens costs none
         kind = FREE if is_free else kind_of(outcome)
         row = UsageRow(*sent.row[:-1], kind)
-        tokens = outcome.usage if kind in KNOWN else sent.bound
-        usd = None
-        if kind != FREE:
-            usd = dollars(known_prices(self._price_of, row.provider, row.model), kind, tokens)
         self._write(Ended(sent.number, kind, outcome.usage))
-        put(self._sums, row, tokens, usd)
+        usd = put(self._sums, row, outcome.usage, sent.bound, self._price_of)
         if usd:
             spent, is_bound = self._spent_by(row), kind not in KNOWN
             spent[is_bound] = EXACT.add(spent[is_bound], usd)

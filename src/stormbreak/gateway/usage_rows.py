@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from stormbreak.cost.accounts import PricedSum
-from stormbreak.cost.price_source import EXACT, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.price_source import EXACT, PriceOf, known_cost, known_max_cost, known_prices
 from stormbreak.types import Labels, Outcome, Usage, Verdict
 
 HOUR = 3600  # seconds
@@ -42,7 +42,7 @@ _COLUMNS = (*_NAMES, *_SUMS, "usd")
 _OURS = {
     "usage": frozenset(_COLUMNS),
     "journals": frozenset({"run", "number"}),
-    "spent": frozenset({"key", "usd", "ends"}),
+    "spent": frozenset({"key", "period", "usd", "ends"}),
 }
 _ADD = (
     f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own words
@@ -102,22 +102,22 @@ def kind_of(outcome: Outcome) -> str:
     return "wasted_open" if outcome.maybe_processed else FREE
 
 
-def dollars(prices: PriceTable | None, kind: str, tokens: Usage | None) -> Decimal | None:
-    """Return what an attempt cost, or at most; None if unknown."""
-    if tokens is None:
-        return None
-    return known_cost(prices, tokens) if kind in KNOWN else known_max_cost(prices, tokens)
-
-
-def put(sums: Sums, row: UsageRow, tokens: Usage | None, usd: Decimal | None) -> None:
-    """Add an attempt to the sum of its row."""
+def put(
+    sums: Sums, row: UsageRow, usage: Usage | None, bound: Usage | None, price_of: PriceOf
+) -> Decimal | None:
+    """Add an attempt to the sum of its row; return what it cost, or by its `bound` at most; None if unknown, or free."""
     found = sums.get(row)
     if found is None:
         found = sums[row] = UsageSum()
     if row.kind == FREE:
         found.attempts += 1
-    else:
-        found.put_attempt(tokens, usd)
+        return None
+    is_known = row.kind in KNOWN
+    tokens, cost = (usage, known_cost) if is_known else (bound, known_max_cost)
+    prices = known_prices(price_of, row.provider, row.model)
+    usd = None if tokens is None else cost(prices, tokens)
+    found.put_attempt(tokens, usd)
+    return usd
 
 
 # ---------------------------------------------------------------- the file
@@ -171,8 +171,10 @@ class UsageFile:
     def _read(self, since: int, until: int, *, read_only: bool) -> tuple[Sums, Mapping[str, int]]:
         with closing(self._connect(read_only=read_only)) as db, db:
             db.execute("BEGIN")
-            sums = dict(map(_row, db.execute(_READ, (since, until))))
-            return sums, _added(db)
+            rows, added = db.execute(_READ, (since, until)).fetchall(), _added(db)
+        return dict(
+            map(_row, rows)
+        ), added  # which takes long: nobody can write until the file is closed
 
     def _connect(self, *, read_only: bool = False) -> sqlite3.Connection:
         where = f"{self._path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"

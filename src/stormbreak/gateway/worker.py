@@ -19,6 +19,7 @@ from stormbreak.drivers.garbage import collect_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminPages
 from stormbreak.gateway.lifecycle import log_to_stderr
+from stormbreak.gateway.metrics import LOG
 from stormbreak.gateway.process import Gateway, Prepared
 from stormbreak.http.h1.server import new_loop
 from stormbreak.telemetry.state import State
@@ -44,7 +45,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to a request, or with number 0 to `Start`. `error` says what is wrong with the settings."""
+    """The answer to a request, or with number 0 to `Start`. `error` says why it cannot be done."""
 
     number: int
     error: str | None = None
@@ -98,7 +99,12 @@ class Worker:
         """Answer requests, one after the other, until the parent is gone."""
         while line := await reader.readline():
             ask = _READ_ASK(line)
-            self._send(await self._answer(ask))
+            try:
+                reply = await self._answer(ask)
+            except Exception as error:  # noqa: BLE001 - a mistake of ours must not cut the answers of clients
+                LOG.exception("a worker could not %s", ask.do)
+                reply = Reply(number=ask.number, error=type(error).__name__)
+            self._send(reply)
 
     async def _answer(self, ask: Ask) -> Reply:
         match ask.do:

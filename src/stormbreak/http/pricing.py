@@ -9,9 +9,8 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.tenant import TenantLimits, check_tenants
-from stormbreak.cost.price_source import PriceOf, PriceTable, known_cost
+from stormbreak.cost.price_source import PriceOf, PriceTable, known_cost, known_prices
 from stormbreak.cost.spend_gate import SpendAccounts
-from stormbreak.errors import ConfigurationError
 from stormbreak.fleet import fleet_for
 from stormbreak.http.environment import in_force, tenants_in_force
 from stormbreak.types import CACHE, DEGRADED, Target, Usage
@@ -25,10 +24,7 @@ def cost_of(price_of: PriceOf | None, target: Target, usage: Usage, source: str)
         return _NOTHING
     if price_of is None or not usage.total:
         return None
-    try:
-        return known_cost(price_of(target.provider, target.model), usage)
-    except ConfigurationError:  # the list prices are not installed
-        return None
+    return known_cost(known_prices(price_of, target.provider, target.model), usage)
 
 
 def prices_in(files: Iterable[str], folder: Path) -> PriceOf:

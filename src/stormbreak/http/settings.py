@@ -151,7 +151,9 @@ class LiveSettings:
         Raises:
             ConfigurationError: as `reload` does.
         """
-        return self._builder.read(self._now, text)
+        generation = self._builder.read(self._now, text)
+        generation.fleet()  # its package may be missing
+        return generation
 
     def apply(self, generation: "Generation") -> None:
         """Use what `read` has returned.

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from types import MappingProxyType
 
 from stormbreak.cost.compare import MONTHS
 from stormbreak.cost.money import Currency, near
@@ -106,17 +105,15 @@ BARS, BARS_OF_PICTURE, BLOCKS_OF_PICTURE = 20, 12, 4
 _CARDS_OF_PICTURE = 3  # of a claim, and as many at the list price
 
 _LONG = 1000  # characters of a sentence
-_TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "rows": "Offers",
-        "prices": "Prices",
-        "models": "By model",
-        "waste": "Wasted, by reason",
-        "times": "Time, by limit",
-        "cases": "As given, and with other prices and volumes",
-        "storm": "The outage, by policy",
-    }
-)
+_TITLES: Mapping[str, str] = {
+    "rows": "Offers",
+    "prices": "Prices",
+    "models": "By model",
+    "waste": "Wasted, by reason",
+    "times": "Time, by limit",
+    "cases": "As given, and with other prices and volumes",
+    "storm": "The outage, by policy",
+}
 
 
 def cost_page(facts: CostFacts, sentences: Sequence[str], sheets: Mapping[str, Sheet]) -> Page:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from decimal import Decimal
 from statistics import fmean, stdev
-from types import MappingProxyType
 
 from stormbreak.cost.downtime import MINUTE, Downtime, Loss, lost
 from stormbreak.provider.scenario import Scenario
@@ -12,37 +11,33 @@ from stormbreak.report.storm_series import Comparison
 from stormbreak.report.theme import STROKES
 from stormbreak.storm.measures import mean_text, spread
 
-_LABELS: Mapping[str, str] = MappingProxyType(
-    {
-        "goodput": "answers in time, of those possible",
-        "trigger_goodput": "the same while the trigger lasts",
-        "success": "calls that were answered in time",
-        "recovery": "recovered, after the trigger's end",
-        "p50": "time to an answer, median",
-        "p99": "time to an answer, 99th percentile",
-        "added_wait_p50": "wait in the client's queue, median",
-        "added_wait_p99": "wait in the client's queue, 99th percentile",
-        "makespan": "first call to last answer",
-        "makespan_99": "first call until 99 % are answered",
-        "amplification": "attempts per call",
-        "attempts_per_sent_call": "attempts per call that was sent",
-        "peak_attempts": "most attempts in one second",
-        "shed": "calls that were never sent",
-        "wasted": "the provider's work that was wasted",
-        "openings": "openings of circuits",
-        "calls": "calls",
-    }
-)
+_LABELS: Mapping[str, str] = {
+    "goodput": "answers in time, of those possible",
+    "trigger_goodput": "the same while the trigger lasts",
+    "success": "calls that were answered in time",
+    "recovery": "recovered, after the trigger's end",
+    "p50": "time to an answer, median",
+    "p99": "time to an answer, 99th percentile",
+    "added_wait_p50": "wait in the client's queue, median",
+    "added_wait_p99": "wait in the client's queue, 99th percentile",
+    "makespan": "first call to last answer",
+    "makespan_99": "first call until 99 % are answered",
+    "amplification": "attempts per call",
+    "attempts_per_sent_call": "attempts per call that was sent",
+    "peak_attempts": "most attempts in one second",
+    "shed": "calls that were never sent",
+    "wasted": "the provider's work that was wasted",
+    "openings": "openings of circuits",
+    "calls": "calls",
+}
 
 
 _NEEDS_TRIGGER = frozenset({"trigger_goodput", "recovery"})
 _NOT_LIVE = frozenset({"openings"})  # not visible from outside a program
-_LIVE_LABELS: Mapping[str, str] = MappingProxyType(
-    {
-        "added_wait_p50": "wait until a call was first asked for, median",
-        "added_wait_p99": "wait until a call was first asked for, 99th percentile",
-    }
-)
+_LIVE_LABELS: Mapping[str, str] = {
+    "added_wait_p50": "wait until a call was first asked for, median",
+    "added_wait_p99": "wait until a call was first asked for, 99th percentile",
+}
 
 
 def measures_table(comparison: Comparison, *, live: bool = False) -> Table:

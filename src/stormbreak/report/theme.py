@@ -6,7 +6,6 @@ of at least 3. A page drawing uses placeholder colours, which become CSS variabl
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 Colours = Callable[[str], str]  # maps a role, such as "ink", to "#rrggbb"
 
@@ -19,23 +18,21 @@ class Tone:
     dark: str
 
 
-TONES: Mapping[str, Tone] = MappingProxyType(
-    {
-        "page": Tone(light="#ffffff", dark="#0f1419"),
-        "card": Tone(light="#f5f7f9", dark="#182029"),
-        "ink": Tone(light="#17202a", dark="#e8edf2"),
-        "muted": Tone(light="#52606d", dark="#a5b1bd"),
-        "rule": Tone(light="#d9dfe5", dark="#2e3945"),
-        "trigger": Tone(light="#a84800", dark="#f08a4b"),
-        "ideal": Tone(light="#7d8a97", dark="#77848f"),
-        "line-1": Tone(light="#0072b2", dark="#5bb4ec"),
-        "line-2": Tone(light="#c94f00", dark="#f5864a"),
-        "line-3": Tone(light="#00805d", dark="#2fc79e"),
-        "line-4": Tone(light="#ad4f88", dark="#e59cc8"),
-        "line-5": Tone(light="#946500", dark="#efb13a"),
-        "line-6": Tone(light="#17202a", dark="#e8edf2"),
-    }
-)
+TONES: Mapping[str, Tone] = {
+    "page": Tone(light="#ffffff", dark="#0f1419"),
+    "card": Tone(light="#f5f7f9", dark="#182029"),
+    "ink": Tone(light="#17202a", dark="#e8edf2"),
+    "muted": Tone(light="#52606d", dark="#a5b1bd"),
+    "rule": Tone(light="#d9dfe5", dark="#2e3945"),
+    "trigger": Tone(light="#a84800", dark="#f08a4b"),
+    "ideal": Tone(light="#7d8a97", dark="#77848f"),
+    "line-1": Tone(light="#0072b2", dark="#5bb4ec"),
+    "line-2": Tone(light="#c94f00", dark="#f5864a"),
+    "line-3": Tone(light="#00805d", dark="#2fc79e"),
+    "line-4": Tone(light="#ad4f88", dark="#e59cc8"),
+    "line-5": Tone(light="#946500", dark="#efb13a"),
+    "line-6": Tone(light="#17202a", dark="#e8edf2"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,19 +21,14 @@ if TYPE_CHECKING:
     from stormbreak.telemetry.status_pages import serve as serve
 
 _HOMES = {
-    "Attached": "stormbreak.drivers.listeners",
-    "Logs": "stormbreak.telemetry.logs",
-    "Metrics": "stormbreak.telemetry.prometheus",
-    "NAMES": "stormbreak.telemetry.event_text",
-    "Tracing": "stormbreak.telemetry.otel.tracing",
-    "attach": "stormbreak.telemetry.attachment",
-    "dashboard": "stormbreak.telemetry.event_metrics",
-    "describe": "stormbreak.telemetry.event_text",
-    "log_to": "stormbreak.telemetry.attachment",
-    "name_of": "stormbreak.telemetry.event_text",
-    "serve": "stormbreak.telemetry.status_pages",
+    "stormbreak.drivers.listeners": "Attached",
+    "stormbreak.telemetry.attachment": "attach log_to",
+    "stormbreak.telemetry.event_metrics": "dashboard",
+    "stormbreak.telemetry.event_text": "NAMES describe name_of",
+    "stormbreak.telemetry.logs": "Logs",
+    "stormbreak.telemetry.otel.tracing": "Tracing",
+    "stormbreak.telemetry.prometheus": "Metrics",
+    "stormbreak.telemetry.status_pages": "serve",
 }
 
-__all__ = [*_HOMES]  # noqa: PLE0604 - names only
-
-__getattr__, __dir__ = on_demand(__name__, _HOMES)
+__all__, __getattr__, __dir__ = on_demand(__name__, _HOMES)

@@ -6,7 +6,6 @@ metrics of money.
 
 from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from stormbreak import events
@@ -41,44 +40,40 @@ class Family(NamedTuple):
     buckets: tuple[float, ...] = ()
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        "calls": Family("Calls that ended.", ("verdict",)),
-        "calls_queued": Family("Calls that were queued, by the gate that held them.", ("gate",)),
-        "calls_rejected": Family("Calls rejected without sending anything further.", ("policy",)),
-        "call_wait_seconds": Family(
-            "Time of calls in queue, cooldown and backoff.", (), WAIT_SECONDS
-        ),
-        "attempts_sent": Family("Attempts sent."),
-        "attempts": Family("Attempts that ended.", ("verdict",)),
-        "attempts_maybe_processed": Family(
-            "Attempts without an answer that the provider may have processed and billed."
-        ),
-        "attempts_superseded": Family("Attempts dropped because another was answered first."),
-        "attempt_duration_seconds": Family("Duration of attempts.", ("ok",), ATTEMPT_SECONDS),
-        "time_to_first_output_seconds": Family(
-            "Time to the first output of streams.", (), ATTEMPT_SECONDS
-        ),
-        "tokens": Family(
-            "Tokens of attempts, as the provider counted them; cache tokens are part of the input.",
-            ("kind",),
-        ),
-        "retries": Family(
-            "Retries scheduled, by the verdict of the attempt before.", ("reason", "free")
-        ),
-        "retries_refused": Family("Retries refused.", ("gate",)),
-        "hedges": Family("Hedged attempts sent."),
-        "hedges_refused": Family("Hedged attempts refused.", ("gate",)),
-        "fallbacks": Family("Calls that fell back.", ("to", "reason")),
-        "fallbacks_refused": Family("Fallbacks refused.", ("to", "gate")),
-        "circuit_transitions": Family("Circuit state changes.", ("from_state", "to_state")),
-        "cooldowns": Family("Cooldowns started."),
-        "shadow_decisions": Family(
-            "Decisions that a shadow policy would have made differently.",
-            ("mechanism", "decision"),
-        ),
-    }
-)
+FAMILIES: Mapping[str, Family] = {
+    "calls": Family("Calls that ended.", ("verdict",)),
+    "calls_queued": Family("Calls that were queued, by the gate that held them.", ("gate",)),
+    "calls_rejected": Family("Calls rejected without sending anything further.", ("policy",)),
+    "call_wait_seconds": Family("Time of calls in queue, cooldown and backoff.", (), WAIT_SECONDS),
+    "attempts_sent": Family("Attempts sent."),
+    "attempts": Family("Attempts that ended.", ("verdict",)),
+    "attempts_maybe_processed": Family(
+        "Attempts without an answer that the provider may have processed and billed."
+    ),
+    "attempts_superseded": Family("Attempts dropped because another was answered first."),
+    "attempt_duration_seconds": Family("Duration of attempts.", ("ok",), ATTEMPT_SECONDS),
+    "time_to_first_output_seconds": Family(
+        "Time to the first output of streams.", (), ATTEMPT_SECONDS
+    ),
+    "tokens": Family(
+        "Tokens of attempts, as the provider counted them; cache tokens are part of the input.",
+        ("kind",),
+    ),
+    "retries": Family(
+        "Retries scheduled, by the verdict of the attempt before.", ("reason", "free")
+    ),
+    "retries_refused": Family("Retries refused.", ("gate",)),
+    "hedges": Family("Hedged attempts sent."),
+    "hedges_refused": Family("Hedged attempts refused.", ("gate",)),
+    "fallbacks": Family("Calls that fell back.", ("to", "reason")),
+    "fallbacks_refused": Family("Fallbacks refused.", ("to", "gate")),
+    "circuit_transitions": Family("Circuit state changes.", ("from_state", "to_state")),
+    "cooldowns": Family("Cooldowns started."),
+    "shadow_decisions": Family(
+        "Decisions that a shadow policy would have made differently.",
+        ("mechanism", "decision"),
+    ),
+}
 """By name, without the exporter's prefix and suffix."""
 
 MetricUpdate: TypeAlias = tuple[str, tuple[str, ...], float]
@@ -122,35 +117,31 @@ def _ended(event: events.CallEnded) -> tuple[MetricUpdate, ...]:
     return updates
 
 
-_UPDATES: Mapping[type, Callable[[Any], tuple[MetricUpdate, ...]]] = MappingProxyType(
-    {
-        events.Queued: lambda e: _count("calls_queued", one_of(QUEUE_GATES, e.held_by)),
-        events.CallRejected: lambda e: _count("calls_rejected", one_of(POLICIES, e.policy)),
-        events.CallEnded: _ended,
-        events.CallCancelled: lambda _: _count("calls", Verdict.CANCELLED.value),
-        events.Sent: lambda _: _count("attempts_sent"),
-        events.Returned: _returned,
-        events.Committed: lambda e: (("time_to_first_output_seconds", (), e.took),),
-        events.Overtaken: lambda _: _count("attempts_superseded"),
-        events.Hedged: lambda _: _count("hedges"),
-        events.HedgeRefused: lambda e: _count("hedges_refused", one_of(HEDGE_GATES, e.gate)),
-        events.RetryPlanned: lambda e: _count(
-            "retries", one_of(VERDICTS, e.verdict), _bool(e.free)
-        ),
-        events.RetryRefused: lambda e: _count("retries_refused", one_of(RETRY_GATES, e.gate)),
-        events.FellBack: lambda e: _count("fallbacks", kind_of(e.to), e.verdict.value),
-        events.FallbackRefused: lambda e: _count(
-            "fallbacks_refused", kind_of(e.to), one_of(FALLBACK_GATES, e.gate)
-        ),
-        events.CircuitChanged: lambda e: _count(
-            "circuit_transitions", one_of(STATES, e.before), one_of(STATES, e.after)
-        ),
-        events.CooldownStarted: lambda _: _count("cooldowns"),
-        events.WouldHave: lambda e: _count(
-            "shadow_decisions", one_of(MECHANISMS, e.mechanism), one_of(SHADOW_DECISIONS, e.what)
-        ),
-    }
-)
+_UPDATES: Mapping[type, Callable[[Any], tuple[MetricUpdate, ...]]] = {
+    events.Queued: lambda e: _count("calls_queued", one_of(QUEUE_GATES, e.held_by)),
+    events.CallRejected: lambda e: _count("calls_rejected", one_of(POLICIES, e.policy)),
+    events.CallEnded: _ended,
+    events.CallCancelled: lambda _: _count("calls", Verdict.CANCELLED.value),
+    events.Sent: lambda _: _count("attempts_sent"),
+    events.Returned: _returned,
+    events.Committed: lambda e: (("time_to_first_output_seconds", (), e.took),),
+    events.Overtaken: lambda _: _count("attempts_superseded"),
+    events.Hedged: lambda _: _count("hedges"),
+    events.HedgeRefused: lambda e: _count("hedges_refused", one_of(HEDGE_GATES, e.gate)),
+    events.RetryPlanned: lambda e: _count("retries", one_of(VERDICTS, e.verdict), _bool(e.free)),
+    events.RetryRefused: lambda e: _count("retries_refused", one_of(RETRY_GATES, e.gate)),
+    events.FellBack: lambda e: _count("fallbacks", kind_of(e.to), e.verdict.value),
+    events.FallbackRefused: lambda e: _count(
+        "fallbacks_refused", kind_of(e.to), one_of(FALLBACK_GATES, e.gate)
+    ),
+    events.CircuitChanged: lambda e: _count(
+        "circuit_transitions", one_of(STATES, e.before), one_of(STATES, e.after)
+    ),
+    events.CooldownStarted: lambda _: _count("cooldowns"),
+    events.WouldHave: lambda e: _count(
+        "shadow_decisions", one_of(MECHANISMS, e.mechanism), one_of(SHADOW_DECISIONS, e.what)
+    ),
+}
 
 
 def dashboard() -> str:

@@ -68,36 +68,30 @@ def _billed(event: Any) -> str:
     return ", may have been processed and billed" if event.maybe_processed else ""
 
 
-_TEXTS: Mapping[type, Callable[[Any], str]] = MappingProxyType(
-    {
-        events.Labelled: lambda e: f"{_call(e)}started with {len(e.labels)} label(s)",
-        events.Queued: lambda e: f"{_call(e)}queued, held by {e.held_by}",
-        events.CallCancelled: lambda e: (
-            f"{_call(e)}cancelled{' with an attempt in flight' * e.sent}"
-        ),
-        events.CallEnded: lambda e: (
-            f"{_call(e)}{e.verdict} after {e.attempts} attempt(s), {e.waited:.1f} s waiting{_billed(e)}"
-        ),
-        events.CallRejected: lambda e: (
-            line_for(e) + _seconds(e, e.retry_at, "; come back in {:.1f} s")
-        ),
-        events.Sent: lambda e: f"{_attempt(e)}sent",
-        events.Committed: lambda e: f"{_attempt(e)}first output after {e.took:.1f} s",
-        events.HedgeRefused: lambda e: f"{_attempt(e)}slow, but not hedged: {e.gate}",
-        events.RetryPlanned: lambda e: (
-            f"{_attempt(e)}again after {e.until - e.at:.1f} s, {'free' if e.free else 'paid'}{_billed(e)}"
-        ),
-        events.RetryRefused: lambda e: f"{_attempt(e)}no retry: {e.gate}",
-        events.CircuitChanged: lambda e: (
-            f"circuit of {e.target}: {e.before} to {e.after}{_seconds(e, e.until)}"
-        ),
-        events.CooldownStarted: lambda e: f"cooldown of {e.target}: no calls{_seconds(e, e.until)}",
-        events.WouldHave: lambda e: (
-            f"shadow of {e.target}: {e.mechanism} would {e.what}{_seconds(e, e.until)}"
-        ),
-        events.SpendReached: lambda e: (
-            f"spending{' of a tenant' * e.of_tenant}, last at {e.target}: {e.percent} % of {e.limit:f} USD"
-            + _seconds(e, e.until, "; resets in {:.0f} s")
-        ),
-    }
-)
+_TEXTS: Mapping[type, Callable[[Any], str]] = {
+    events.Labelled: lambda e: f"{_call(e)}started with {len(e.labels)} label(s)",
+    events.Queued: lambda e: f"{_call(e)}queued, held by {e.held_by}",
+    events.CallCancelled: lambda e: f"{_call(e)}cancelled{' with an attempt in flight' * e.sent}",
+    events.CallEnded: lambda e: (
+        f"{_call(e)}{e.verdict} after {e.attempts} attempt(s), {e.waited:.1f} s waiting{_billed(e)}"
+    ),
+    events.CallRejected: lambda e: line_for(e) + _seconds(e, e.retry_at, "; come back in {:.1f} s"),
+    events.Sent: lambda e: f"{_attempt(e)}sent",
+    events.Committed: lambda e: f"{_attempt(e)}first output after {e.took:.1f} s",
+    events.HedgeRefused: lambda e: f"{_attempt(e)}slow, but not hedged: {e.gate}",
+    events.RetryPlanned: lambda e: (
+        f"{_attempt(e)}again after {e.until - e.at:.1f} s, {'free' if e.free else 'paid'}{_billed(e)}"
+    ),
+    events.RetryRefused: lambda e: f"{_attempt(e)}no retry: {e.gate}",
+    events.CircuitChanged: lambda e: (
+        f"circuit of {e.target}: {e.before} to {e.after}{_seconds(e, e.until)}"
+    ),
+    events.CooldownStarted: lambda e: f"cooldown of {e.target}: no calls{_seconds(e, e.until)}",
+    events.WouldHave: lambda e: (
+        f"shadow of {e.target}: {e.mechanism} would {e.what}{_seconds(e, e.until)}"
+    ),
+    events.SpendReached: lambda e: (
+        f"spending{' of a tenant' * e.of_tenant}, last at {e.target}: {e.percent} % of {e.limit:f} USD"
+        + _seconds(e, e.until, "; resets in {:.0f} s")
+    ),
+}

@@ -5,41 +5,46 @@ applies the same rule across processes. Engines are not kept alive.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.telemetry.labels import STATES, Targets
 
-Snapshot: TypeAlias = Mapping[str, Any]  # one target of one engine, as `Engine.snapshot` gives it
+Snapshot: TypeAlias = Mapping[
+    str, Any
+]  # one target or tenant of one engine, as `Engine.snapshot` gives it
 
 Rule: TypeAlias = Literal["sum", "max", "min"]
 
-MERGE: Mapping[str, Rule] = MappingProxyType(
-    {
-        "in_flight": "sum",
-        "limit": "sum",
-        "queued": "sum",
-        "queue_age": "max",
-        "cooldown": "max",
-        "budget": "min",
-        "sharing": "min",
-        "members": "max",
-    }
-)
-"""How the values of several snapshots become one."""
+MERGE: Mapping[str, Rule] = {
+    "in_flight": "sum",
+    "limit": "sum",
+    "queued": "sum",
+    "queue_age": "max",
+    "cooldown": "max",
+    "budget": "min",
+    "sharing": "min",
+    "members": "max",
+}
+"""How the values of several snapshots of a target become one."""
 
-FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = MappingProxyType(
-    {"sum": sum, "max": max, "min": min}
-)
+_RULES: Mapping[str, Rule] = {
+    **MERGE,
+    **dict.fromkeys(("sent", "tokens"), "sum"),
+    **dict.fromkeys(("rpm", "tpm", "spend_usd", "spend_limit_usd"), "max"),
+}
+"""The same, with those of a tenant: its money may be shared by all engines, or each has its own."""
+
+FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = {"sum": sum, "max": max, "min": min}
 _WORST_FIRST = ("isolated", "open", "half_open", "closed")
 
 
 def merged(field: str, snapshots: Sequence[Snapshot]) -> float | None:
     """Merge one field of several snapshots; None if none of them has a value."""
-    known = [each[field] for each in snapshots if each[field] is not None]
-    return FUNCTIONS[MERGE[field]](known) if known else None
+    known = [each[field] for each in snapshots if each.get(field) is not None]
+    return FUNCTIONS[_RULES[field]](known) if known else None
 
 
 def merge_target(snapshots: Sequence[Snapshot], slow: Callable[[Snapshot], str]) -> Snapshot:
@@ -62,22 +67,29 @@ class WatchedEngines(LiveSet[Engine]):
 
     __slots__ = ()
 
-    def snapshots(self, key: Callable[[str, Snapshot], str]) -> dict[str, list[Snapshot]]:
-        """Read every target, grouped by `key` of its name and snapshot. An engine without a driver is left out."""
-        found: dict[str, list[Snapshot]] = {}
+    def read(self) -> Iterator[Snapshot]:
+        """Read every engine; one without a driver is left out."""
         for engine in self:
-            try:
-                targets = engine.snapshot(pending=False)["targets"]
-            except RuntimeError:  # it has no driver yet, or no longer
-                continue
-            for name, snapshot in targets.items():
-                found.setdefault(key(name, snapshot), []).append(snapshot)
-        return found
+            with suppress(RuntimeError):  # it has no driver yet, or no longer
+                yield engine.snapshot(pending=False)
+
+    def targets(self) -> dict[str, list[Snapshot]]:
+        """Read every target, grouped by name."""
+        return _grouped(pair for each in self.read() for pair in each["targets"].items())
+
+
+def _grouped(snapshots: Iterable[tuple[str, Snapshot]]) -> dict[str, list[Snapshot]]:
+    found: dict[str, list[Snapshot]] = {}
+    for name, snapshot in snapshots:
+        found.setdefault(name, []).append(snapshot)
+    return found
 
 
 # ---------------------------------------------------------------- gauges for exporters
 
 GaugeValues: TypeAlias = Iterator[tuple[Mapping[str, str], float]]  # labels and values
+Readings: TypeAlias = Mapping[str, Mapping[str, Sequence[Snapshot]]]
+"""The snapshots of each "target" and "tenant", by label."""
 
 
 class Gauge(NamedTuple):
@@ -90,42 +102,54 @@ class Gauge(NamedTuple):
     @property
     def across(self) -> Rule:
         """How the values of several processes become one."""
-        return MERGE.get(self.field, "sum")
+        return _RULES.get(self.field, "sum")
 
-    def values(self, by_label: Mapping[str, Sequence[Snapshot]]) -> GaugeValues:
-        """Compute the values from the snapshots of each target label."""
-        for label, snapshots in by_label.items():
+    def values(self, readings: Readings) -> GaugeValues:
+        """Compute the values from the snapshots of each label."""
+        kind = self.labels[0]
+        for label, snapshots in readings[kind].items():
             if self.field:
                 value = merged(self.field, snapshots)
                 if value is not None:
-                    yield {"target": label}, value
+                    yield {kind: label}, value
                 continue
             states = [each["circuit"] for each in snapshots if each["circuit"] is not None]
             for state in STATES if states else ():
                 yield {"target": label, "state": state}, states.count(state)
 
 
-GAUGES: Mapping[str, Gauge] = MappingProxyType(
-    {
-        "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
-        "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
-        "queue_length": Gauge("Calls waiting in the queue.", "queued"),
-        "queue_age_seconds": Gauge(
-            "Time that the oldest call in the queue has waited.", "queue_age"
-        ),
-        "cooldown_remaining_seconds": Gauge(
-            "Time until the cooldown of the target ends.", "cooldown"
-        ),
-        "retry_budget": Gauge("Retries that the budget can pay; targets may share it.", "budget"),
-        "fleet_sharing": Gauge(
-            "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
-        ),
-        "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
-        "circuits": Gauge(
-            "Circuits in each state, one for each engine and key.", labels=("target", "state")
-        ),
-    }
-)
+_TENANT = ("tenant",)
+GAUGES: Mapping[str, Gauge] = {
+    "attempts_in_flight": Gauge("Attempts in flight.", "in_flight"),
+    "concurrency_limit": Gauge("Maximum number of attempts in flight.", "limit"),
+    "queue_length": Gauge("Calls waiting in the queue.", "queued"),
+    "queue_age_seconds": Gauge("Time that the oldest call in the queue has waited.", "queue_age"),
+    "cooldown_remaining_seconds": Gauge("Time until the cooldown of the target ends.", "cooldown"),
+    "retry_budget": Gauge("Retries that the budget can pay; targets may share it.", "budget"),
+    "fleet_sharing": Gauge(
+        "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
+    ),
+    "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
+    "circuits": Gauge(
+        "Circuits in each state, one for each engine and key.", labels=("target", "state")
+    ),
+    "tenant_calls_in_flight": Gauge("Calls of a tenant in flight.", "in_flight", _TENANT),
+    "tenant_max_in_flight": Gauge("Maximum number of calls in flight.", "limit", _TENANT),
+    "tenant_queue_length": Gauge("Calls waiting for limits of a tenant.", "queued", _TENANT),
+    "tenant_queue_age_seconds": Gauge(
+        "Time that the oldest of these calls has waited.", "queue_age", _TENANT
+    ),
+    "tenant_calls_sent": Gauge("Calls of a tenant that were sent and have ended.", "sent", _TENANT),
+    "tenant_tokens_used": Gauge("Tokens that these calls have used.", "tokens", _TENANT),
+    "tenant_rpm": Gauge("Requests a minute that a tenant may make.", "rpm", _TENANT),
+    "tenant_tpm": Gauge("Tokens a minute that a tenant may use.", "tpm", _TENANT),
+    "tenant_spend_usd": Gauge(
+        "US dollars that a tenant has spent or reserved in its period.", "spend_usd", _TENANT
+    ),
+    "tenant_spend_limit_usd": Gauge(
+        "Spend limit of a tenant in US dollars.", "spend_limit_usd", _TENANT
+    ),
+}
 """By name; exporters add their own prefix."""
 
 
@@ -134,12 +158,29 @@ class EngineGauges:
 
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
+        self._tenants = Targets()
         self.engines = WatchedEngines()
 
     def values(self, name: str) -> GaugeValues:
         """Read one gauge."""
-        return GAUGES[name].values(self.by_label())
+        return GAUGES[name].values(self.read())
 
-    def by_label(self) -> Mapping[str, list[Snapshot]]:
-        """Read all snapshots, grouped by target label."""
-        return self.engines.snapshots(lambda _, each: self._targets.label_of(each["place"]))
+    def read(self) -> Readings:
+        """Read all snapshots."""
+        engines = list(self.engines.read())
+        targets = (each for engine in engines for each in engine["targets"].values())
+        tenants = (pair for engine in engines for pair in engine.get("tenants", {}).items())
+        return {
+            "target": _grouped((self._targets.label_of(each["place"]), each) for each in targets),
+            "tenant": _grouped(
+                (self._tenants.label_of(name), _with_dollars(each)) for name, each in tenants
+            ),
+        }
+
+
+def _with_dollars(tenant: Snapshot) -> Snapshot:
+    spend = tenant["spend"]
+    if spend is None:
+        return tenant
+    taken = float(spend["spent"]) + float(spend["reserved"])
+    return {**tenant, "spend_usd": taken, "spend_limit_usd": float(spend["limit"])}

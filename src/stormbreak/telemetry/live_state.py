@@ -12,10 +12,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from operator import attrgetter, itemgetter
-from types import MappingProxyType
 from typing import Any
-
-import msgspec
 
 from stormbreak import events
 from stormbreak.core.engine import Engine
@@ -88,20 +85,18 @@ class LastMinute:
 MAX_DECISIONS = 50
 GROUPED_WITHIN = 2.0  # seconds
 
-_SIMILAR: Mapping[type, Callable[[Any], object]] = MappingProxyType(
-    {
-        events.RetryPlanned: attrgetter("verdict", "free"),
-        events.RetryRefused: attrgetter("verdict", "gate"),
-        events.Hedged: type,
-        events.HedgeRefused: attrgetter("gate"),
-        events.FellBack: attrgetter("to", "verdict"),
-        events.FallbackRefused: attrgetter("to", "gate"),
-        events.CallRejected: attrgetter("policy"),
-        events.CircuitChanged: attrgetter("at"),  # each one counts
-        events.CooldownStarted: type,
-        events.WouldHave: attrgetter("mechanism", "what"),
-    }
-)
+_SIMILAR: Mapping[type, Callable[[Any], object]] = {
+    events.RetryPlanned: attrgetter("verdict", "free"),
+    events.RetryRefused: attrgetter("verdict", "gate"),
+    events.Hedged: type,
+    events.HedgeRefused: attrgetter("gate"),
+    events.FellBack: attrgetter("to", "verdict"),
+    events.FallbackRefused: attrgetter("to", "gate"),
+    events.CallRejected: attrgetter("policy"),
+    events.CircuitChanged: attrgetter("at"),  # each one counts
+    events.CooldownStarted: type,
+    events.WouldHave: attrgetter("mechanism", "what"),
+}
 """Which events are decisions, and what makes two decisions about one target similar."""
 
 
@@ -155,19 +150,17 @@ class RecentDecisions:
 _MAX_NAME = 120  # characters of a target
 _OTHERS = Target("others", "")
 
-_COUNTERS: Mapping[type, str] = MappingProxyType(
-    {
-        events.Sent: "attempts",
-        events.RetryPlanned: "retries",
-        events.RetryRefused: "retries_refused",
-        events.CallRejected: "rejected",
-        events.CallEnded: "calls",
-        events.CallCancelled: "cancelled",
-        events.Hedged: "hedges",
-        events.FellBack: "fallbacks",
-        events.CooldownStarted: "cooldowns",
-    }
-)
+_COUNTERS: Mapping[type, str] = {
+    events.Sent: "attempts",
+    events.RetryPlanned: "retries",
+    events.RetryRefused: "retries_refused",
+    events.CallRejected: "rejected",
+    events.CallEnded: "calls",
+    events.CallCancelled: "cancelled",
+    events.Hedged: "hedges",
+    events.FellBack: "fallbacks",
+    events.CooldownStarted: "cooldowns",
+}
 
 
 class LiveState:
@@ -254,10 +247,7 @@ class LiveState:
     def _own(self) -> State:
         slow = partial(slow_reason, at=datetime.now().astimezone())
         # The engines take their own locks, so this does not happen under ours.
-        engines = {
-            name: merge_target(each, slow)
-            for name, each in self._engines.snapshots(lambda name, _: name).items()
-        }
+        engines = {name: merge_target(each, slow) for name, each in self._engines.targets().items()}
         with self._lock:
             now = self._clock()
             watched, counts = now - self._began, Counts(**self._counts)
@@ -281,12 +271,6 @@ class LiveState:
             batch=self.batch,
             cost=self.cost(),
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Read the state as plain values: see docs/top.md."""
-        values = msgspec.to_builtins(self.state())
-        assert isinstance(values, dict)
-        return values
 
     def page(self) -> tuple[str, bytes]:
         """Read the state as a page of the status server."""

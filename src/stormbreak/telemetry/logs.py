@@ -8,8 +8,7 @@ Writing a line may block. Where that matters, give the logger a `logging.handler
 
 import logging
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from stormbreak.core.breaker_policy import State
 from stormbreak.core.engine import Engine
@@ -22,32 +21,25 @@ from stormbreak.telemetry.labels import MAX_TARGETS, Targets
 
 INTERVAL = 1.0  # seconds between two lines of one kind at one target
 
-LEVELS: Mapping[str, int] = MappingProxyType(
-    {
-        "retry.scheduled": logging.INFO,
-        "retry.refused": logging.INFO,  # but WARNING if the budget refused
-        "hedge.sent": logging.INFO,
-        "hedge.refused": logging.DEBUG,
-        "fallback.started": logging.INFO,
-        "fallback.refused": logging.WARNING,
-        "call.rejected": logging.WARNING,
-        "circuit.changed": logging.INFO,  # but WARNING if it opens
-        "cooldown.started": logging.INFO,
-        "spend.threshold_reached": logging.WARNING,
-        "shadow.decision": logging.INFO,
-    }
-)
+LEVELS: Mapping[str, int] = {
+    "retry.scheduled": logging.INFO,
+    "retry.refused": logging.INFO,  # but WARNING if the budget refused
+    "hedge.sent": logging.INFO,
+    "hedge.refused": logging.DEBUG,
+    "fallback.started": logging.INFO,
+    "fallback.refused": logging.WARNING,
+    "call.rejected": logging.WARNING,
+    "circuit.changed": logging.INFO,  # but WARNING if it opens
+    "cooldown.started": logging.INFO,
+    "spend.threshold_reached": logging.WARNING,
+    "shadow.decision": logging.INFO,
+}
 """By event name. Other events are not logged."""
 
 _FIELDS = (
     "call", "attempt", "verdict", "gate", "policy", "free", "before", "after", "mechanism", "what",
 )  # fmt: skip
 _OPENED = (State.OPEN.value, State.ISOLATED.value)
-
-
-class _Kind(NamedTuple):
-    name: str
-    target: str
 
 
 class _Burst:
@@ -77,7 +69,7 @@ class Logs:
         reset_in_child(self._begin)
 
     def _begin(self) -> None:
-        self._bursts: dict[_Kind, _Burst] = {}
+        self._bursts: dict[tuple[str, str], _Burst] = {}  # by name and target
         self._due = float("inf")  # when the first burst with a suppressed event ends
 
     def __call__(self, event: Event) -> None:
@@ -110,14 +102,14 @@ class Logs:
                 (each.until for _, each in bursts if now < each.until and each.suppressed),
                 default=float("inf"),
             )
-        for kind, burst in ended:
+        for (name, _), burst in ended:
             if burst.last is not None:
-                level = _level(burst.last, LEVELS[kind.name])
-                _write(_logger(kind.name), level, burst.last, kind.name, burst.suppressed)
+                level = _level(burst.last, LEVELS[name])
+                _write(_logger(name), level, burst.last, name, burst.suppressed)
 
     def _is_due(self, event: Event, name: str) -> bool:
         """Whether a line may be written now; if not, count the event as suppressed."""
-        kind = _Kind(name, self._targets.label(event.target))
+        kind = name, self._targets.label(event.target)
         with self._lock:
             burst = self._bursts.get(kind)
             if burst is None or event.at >= burst.until:

@@ -61,11 +61,11 @@ def _families() -> dict[str, GaugeMetricFamily]:
 
 def _read(gauges: EngineGauges) -> dict[tuple[str, tuple[str, ...]], float]:
     """Return the values by gauge name and label values."""
-    by_label = gauges.by_label()
+    readings = gauges.read()
     return {
         (name, tuple(labels[label] for label in gauge.labels)): value
         for name, gauge in GAUGES.items()
-        for labels, value in gauge.values(by_label)
+        for labels, value in gauge.values(readings)
     }
 
 

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.target_state import Listener
@@ -65,7 +66,7 @@ def _health() -> tuple[str, bytes]:
     return "text/plain; charset=utf-8", b"ok\n"
 
 
-class Serving:
+class Serving(AbstractContextManager["Serving"]):
     """Serves the status of `engines` until it is closed. `address` is a URL, or the path of a socket."""
 
     def __init__(
@@ -85,9 +86,6 @@ class Serving:
         self._server.close()
         for attached in self._attached:
             attached.detach()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

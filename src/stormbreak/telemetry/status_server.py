@@ -18,12 +18,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
@@ -148,7 +148,7 @@ class PageUnavailableError(Exception):
         self.status = HTTPStatus(status)
 
 
-class StatusServer:
+class StatusServer(AbstractContextManager["StatusServer"]):
     """Serves `pages` by path until it is closed, on `port` of `host` (0 picks a free one) or a socket at `path`.
 
     With `any_name`, the header Host may name anything: for a server that others than this machine's programs reach.
@@ -217,9 +217,6 @@ class StatusServer:
             pass
         self._thread.join(2 * POLL_INTERVAL)
         self._release()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -114,7 +114,7 @@ def test_rows_in_an_open_batch_are_sent_by_nothing_else(at, start):
 
 
 def test_fetch_waits_for_the_end(at, start, monkeypatch):
-    monkeypatch.setattr("stormbreak.batch.remote.poll.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("stormbreak.batch.remote.commands.FIRST_PAUSE", 0.05)
     provider = start(seconds=0.3)
     write(at / "in.jsonl", rows_for(URLS[0], 3))
     submit(provider)
@@ -335,7 +335,7 @@ def test_a_fault_at_the_creation_makes_no_second_batch(at, start, url, kind):
 
 def test_a_message_batch_without_its_id_is_known_by_its_results(at, start, monkeypatch):
     """Anthropic's batches have no metadata: until it has ended, it may be that of somebody else."""
-    monkeypatch.setattr("stormbreak.batch.remote.poll.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("stormbreak.batch.remote.commands.FIRST_PAUSE", 0.05)
     fault = (
         '[[faults]]\nkind = "stall_early"\nmatch = "POST /v1/messages/batches?"\nrequests = [3]\n'
     )

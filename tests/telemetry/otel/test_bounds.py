@@ -49,7 +49,7 @@ def test_calls_that_never_end_are_not_kept_for_ever(traces):
         stepper.step(flow, OK)
     assert len(traces.below(None)) == 5
     assert len(traces.spans) == 2 + 2 + 3 * 2
-    assert not stepper.engine.context_listener._calls._calls
+    assert not stepper.engine.context_listener._calls
 
 
 def test_two_engines_number_their_calls_alike_and_are_told_apart(traces):
@@ -135,7 +135,7 @@ def test_a_forked_child_has_calls_of_its_own(traces):
 
     def child():
         ThreadDriver(engine).run(Call(engine.number(), TARGET), lambda _: OK)
-        return len(traces.spans) == 2 and not engine.context_listener._calls._calls
+        return len(traces.spans) == 2 and not engine.context_listener._calls
 
     assert in_child(child)
     stepper.step(flow, OK)

@@ -1,6 +1,6 @@
 """Export a batch as a table, at the end of a run or later: finished, half finished or while it runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from stormbreak.batch import parquet
 from stormbreak.batch.export.results import Results, RowCounts
-from stormbreak.batch.export.tables import write_table
+from stormbreak.batch.export.tables import RequestIds, write_table
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.input.table import Record, Shard, Table
+from stormbreak.batch.input.table import Shard, Table
 from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.store.cost import lookup_of
 from stormbreak.batch.store.paths import BatchPaths, require_plain_file
@@ -21,21 +21,6 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.environment import find_endpoint
-
-
-class RequestIds:
-    """Rows that are requests: their only column is their id."""
-
-    def __init__(self, requests: Rows) -> None:
-        self._requests = requests
-
-    def columns(self) -> tuple[str, ...]:
-        """The id alone."""
-        return ("custom_id",)
-
-    def records(self) -> Iterator[Record]:
-        """Read the ids."""
-        return ({"custom_id": custom_id} for custom_id in self._requests.ids())
 
 
 def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: PriceOf) -> RowCounts:

@@ -1,18 +1,19 @@
 """What became of each row, as columns: found in the journal by offset, in any order, while a run writes it or later."""
 
 from array import array
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from decimal import Decimal
 from functools import cache
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, encode
 
 from stormbreak import toml_file
+from stormbreak.batch.input.index import Rows
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Answered, Failed, parse_result
-from stormbreak.batch.store.record import Index, placed
+from stormbreak.batch.store.record import placed
 from stormbreak.cost.price_source import PriceOf, known_cost
 from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
@@ -62,10 +63,10 @@ _BODY = Decoder(_Body)
 _EMBEDDINGS = Decoder(_Embeddings)
 
 
-class Results:
+class Results(AbstractContextManager["Results"]):
     """The results of the rows of one OUTPUT; 16 bytes of memory a row. A context that closes its files."""
 
-    def __init__(self, files: BatchPaths, rows: Index, *, provider: str, price_of: PriceOf) -> None:
+    def __init__(self, files: BatchPaths, rows: Rows, *, provider: str, price_of: PriceOf) -> None:
         """Find the line of each row. `provider` is that of the answers which no fallback gave.
 
         Raises:
@@ -81,9 +82,6 @@ class Results:
                 self._begins[index] = sign * (entry.offset + 1)
         self._open = ExitStack()
         self._sources: dict[bool, BinaryIO] = {}
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()

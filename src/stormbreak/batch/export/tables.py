@@ -7,12 +7,13 @@ import re
 from collections.abc import Container, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import msgspec
 
 from stormbreak.batch import parquet
 from stormbreak.batch.export.results import RESULT_COLUMNS, Results
+from stormbreak.batch.input.index import Rows as Requests
 from stormbreak.batch.input.prompts import plain_value, text_of
 from stormbreak.batch.input.table import Record, Table, format_of
 from stormbreak.batch.store.durable_file import replacing
@@ -24,16 +25,22 @@ _UNSAFE = re.compile(r'["\r\n]|^\s|\s$')
 _TYPES = {"input_tokens": "int64", "output_tokens": "int64", "attempts": "int64", "cost": "float64"}
 
 
-class Rows(Protocol):
-    """The rows beside which the results are put."""
+class RequestIds:
+    """Rows that are requests: their only column is their id."""
 
-    def columns(self) -> Sequence[str] | None:
-        """The names of the columns; None if each row has its own."""
-        ...
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+
+    def columns(self) -> tuple[str, ...]:
+        """The id alone."""
+        return ("custom_id",)
 
     def records(self) -> Iterator[Record]:
-        """Read the rows in order."""
-        ...
+        """Read the ids."""
+        return ({"custom_id": custom_id} for custom_id in self._requests.ids())
+
+
+Rows = Table | RequestIds  # beside which the results are put
 
 
 def write_table(

@@ -11,9 +11,9 @@ import os
 import stat
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from msgspec import DecodeError, Struct
@@ -22,7 +22,7 @@ from msgspec.json import Decoder
 from stormbreak import toml_file
 from stormbreak.batch.input.request import InputRowError, Row, parse_row
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted, reason
+from stormbreak.escape import path_of, quoted, reason, system_errors_at
 
 # ---------------------------------------------------------------- table of ids
 # A 64-bit hash per id and an open-addressed table of numbers; the ids themselves stay in their
@@ -131,7 +131,7 @@ def fingerprint_of(path: Path) -> str:
         return file_digest(file, new_fingerprint).hexdigest()
 
 
-class Rows:
+class Rows(AbstractContextManager["Rows"]):
     """The rows of one INPUT; made by `Rows.read`, closed by its user.
 
     `fingerprint` is a hash of every byte of the file, which a later run compares.
@@ -182,27 +182,18 @@ class Rows:
         rows = cls(path, model=model, defaults=defaults or {}, table=table)
         rows._may_be_empty = may_be_empty
         try:
-            if checked is None or not rows._is_still(checked, on_read):
-                rows._index(on_read, rows._checked_id)
-        except BaseException as error:
+            with system_errors_at(path):
+                if checked is None or not rows._is_still(checked, on_read):
+                    rows._index(on_read, rows._checked_id)
+        except BaseException:
             rows.close()
-            if isinstance(error, OSError):
-                raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
             raise
         return rows
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

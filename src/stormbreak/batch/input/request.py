@@ -71,17 +71,15 @@ class _EmbeddingsBody(_Body, kw_only=True):
 
 _LINE = Decoder(_Line)
 _FIELDS = Decoder(dict[str, Raw])
-_BODIES: Mapping[str, Decoder[Any]] = MappingProxyType(
-    {
-        CHAT: Decoder(_ChatBody),
-        RESPONSES: Decoder(_ResponsesBody),
-        MESSAGES: Decoder(_MessagesBody),
-        EMBEDDINGS: Decoder(_EmbeddingsBody),
-    }
-)
-ENDPOINTS = MappingProxyType(
-    {prefix + endpoint: endpoint for prefix in ("/v1", "") for endpoint in _BODIES}
-)
+_BODIES: Mapping[str, Decoder[Any]] = {
+    CHAT: Decoder(_ChatBody),
+    RESPONSES: Decoder(_ResponsesBody),
+    MESSAGES: Decoder(_MessagesBody),
+    EMBEDDINGS: Decoder(_EmbeddingsBody),
+}
+ENDPOINTS: Mapping[str, str] = {
+    prefix + endpoint: endpoint for prefix in ("/v1", "") for endpoint in _BODIES
+}
 
 _T = TypeVar("_T")
 

@@ -34,7 +34,7 @@ from stormbreak.batch.store.lock import held, locked
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import TableRef, read_run
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, reason
+from stormbreak.escape import path_of, system_errors_at
 from stormbreak.http.request import encode_payload
 
 
@@ -104,7 +104,8 @@ class TableInput:
             )
         )
         if options.template is not None:
-            key.update(_template(options.template))
+            with system_errors_at(options.template):
+                key.update(toml_file.read_bytes(options.template, what="a template"))
         paths = (files.rows,) if self.copy else tuple(path.absolute() for path in table.paths)
         return TableRef(
             name=table.name,
@@ -281,13 +282,6 @@ def encode_row(row: object, number: int) -> bytes:
 
 
 _KEPT = (bytes, bytearray, memoryview)  # refused by name, instead of turned into text
-
-
-def _template(path: str) -> bytes:
-    try:
-        return toml_file.read_bytes(path, what="a template")
-    except OSError as error:
-        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from None
 
 
 class _RowsError(Exception):

@@ -1,18 +1,37 @@
-"""What a provider's batch API must offer, in one form for all of them."""
+"""What a provider's batch API must offer, in one form for all of them, and what all of them do alike."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from datetime import datetime
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import msgspec
 
-from stormbreak.batch.remote.caller import RemoteError
+from stormbreak.batch.remote.caller import Caller, RemoteError
 from stormbreak.batch.store.provider_batches import Counts, RemoteBatch
 from stormbreak.errors import StormbreakError
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.resource import Resource
+from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.types import Verdict
 
 PIECE = 256 * 1024  # bytes of an upload that are sent at once
+_MAX_PAGES = 1_000  # of a list
+
+
+class Listed(msgspec.Struct):
+    """What a list holds. A time of 0 or None is not known."""
+
+    id: str
+    created_at: float | datetime | None = None
+
+
+Found = TypeVar("Found", bound=Listed)
+
+
+class _Page(msgspec.Struct):
+    data: list[msgspec.Raw]
+    has_more: bool = False
 
 
 class BatchError(NamedTuple):
@@ -97,66 +116,113 @@ class Content:
         yield b"".join([*pieces, self._end])
 
 
-class Uploads(Protocol):
-    """The files of a provider whose batches are made of one."""
-
-    async def upload(self, batch: RemoteBatch, content: Content) -> str:
-        """Upload the requests; return the id of the file."""
-        ...
-
-    async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
-        """Find the uploaded file of a batch."""
-        ...
-
-
-class BatchApi(Protocol):
-    """The batch API of one provider."""
+class BatchApi(ABC):
+    """The batch API of one provider; its batches are at `place`, and lists of them show 100 at a time, newest first."""
 
     max_rows: int  # of a batch; of embeddings, texts
     max_bytes: int
+    place: str
+    dialect: Shape
+    after: str  # the parameter that names the last one of the page before
+    skew: float  # seconds that clocks may differ by, when a list is searched
+    takes_files = False  # whether the requests are uploaded before the batch is created
 
-    @property
-    def uploads(self) -> Uploads | None:
-        """Where the requests go before the batch is created; None: with it."""
-        ...
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
 
+    @abstractmethod
     def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
         """Encode the request of a row, by which its result is known again."""
-        ...
 
+    @abstractmethod
     def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:
         """Make the body in which encoded requests are sent."""
-        ...
+
+    async def upload(self, batch: RemoteBatch, content: Content) -> str:
+        """Upload the requests; return the id of the file."""
+        raise NotImplementedError
+
+    async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
+        """Find the uploaded file of a batch."""
+        raise NotImplementedError
 
     async def create(
         self, batch: RemoteBatch, content: Content, known: frozenset[str]
     ) -> RemoteStatus:
         """Create the batch. It is not created twice, whatever happens to the answer. Raises UnsureError as `find` does."""
-        ...
+        what = "create the batch"
+        request = self._resource(
+            "POST", self.place, body=self._creation(batch, content), key=batch.token
+        )
+        made = await self._caller.create(request, what, lambda: self.find(batch, known))
+        return made if isinstance(made, RemoteStatus) else self._status(made, what)
 
+    @abstractmethod
+    def _creation(self, batch: RemoteBatch, content: Content) -> bytes | Content:
+        """Make the body that creates a batch."""
+
+    @abstractmethod
     async def find(self, batch: RemoteBatch, known: frozenset[str]) -> RemoteStatus | None:
         """Find a batch whose id was lost; `known` ids are those of other batches.
 
         Raises:
             UnsureError: one may be it.
         """
-        ...
 
     async def status(self, batch: RemoteBatch) -> RemoteStatus:
         """Ask how far the batch is."""
-        ...
+        resource = self._resource("GET", f"{self.place}/{batch.id}")
+        return await self._about(batch, resource, f"poll batch {batch.id}")
 
     async def cancel(self, batch: RemoteBatch) -> RemoteStatus:
-        """Cancel the batch."""
-        ...
+        """Cancel the batch; answers so far are kept."""
+        place = f"{self.place}/{batch.id}/cancel"
+        resource = self._resource("POST", place, key=f"{batch.token}-cancel")
+        return await self._about(batch, resource, f"cancel batch {batch.id}")
+
+    async def _about(self, batch: RemoteBatch, resource: Resource, what: str) -> RemoteStatus:
+        status = self._status(await self._caller.send(resource, what), what)
+        if status.id != batch.id:
+            why = f"the answer about batch {batch.id} is about another one, {status.id}"
+            raise RemoteError(why, Verdict.BROKEN)
+        return status
+
+    @abstractmethod
+    def _status(self, body: bytes, what: str) -> RemoteStatus:
+        """Read an answer about a batch."""
 
     async def download(self, endpoint: str, into: BinaryIO) -> None:
         """Append results to a file."""
-        ...
+        await self._caller.send(self._resource("GET", endpoint, into=into), "download results")
 
+    @abstractmethod
     def result(self, line: bytes, now: float) -> RowResult:
         """Read a line of results. Raises ValueError if it is none."""
-        ...
+
+    def _resource(self, method: str, place: str, **more: Any) -> Resource:
+        return Resource(method, place, dialect=self.dialect, **more)
+
+    async def _listed(
+        self, kind: type[Found], place: str, batch: RemoteBatch
+    ) -> AsyncIterator[Found]:
+        """List what is not much older than the last step of `batch`, newest first; `place` ends in `?` or `&`."""
+        what, after = "search the list", ""
+        for _ in range(_MAX_PAGES):
+            more = f"&{self.after}={after}" if after else ""
+            body = await self._caller.send(self._resource("GET", f"{place}limit=100{more}"), what)
+            page, last = decoded(_Page, body, what), after
+            for raw in page.data:
+                found = decoded(kind, raw, what)
+                last = path_part(found.id)
+                created = found.created_at
+                if isinstance(created, datetime):
+                    created = created.timestamp()
+                if created and created < batch.began - self.skew:
+                    return
+                yield found
+            if not page.has_more or last == after:
+                return
+            after = last
 
 
 def decoded(kind: type[Any], body: bytes, what: str) -> Any:
@@ -166,14 +232,6 @@ def decoded(kind: type[Any], body: bytes, what: str) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = str(error) if isinstance(error, msgspec.ValidationError) else "no JSON"
         raise RemoteError(f"cannot {what}: the answer is none: {why}", Verdict.BROKEN) from None
-
-
-def same(batch: RemoteBatch, status: RemoteStatus) -> RemoteStatus:
-    """Check that an answer is about the batch that was asked for. Raises RemoteError."""
-    if status.id != batch.id:
-        what = f"the answer about batch {batch.id} is about another one, {status.id}"
-        raise RemoteError(what, Verdict.BROKEN)
-    return status
 
 
 _PART = re.compile(r"[A-Za-z0-9_.:~-]{1,256}", re.ASCII)

@@ -28,7 +28,6 @@ from stormbreak.core.row_schedule import Final
 from stormbreak.cost.accounts import Account, Bill, ModelUsage
 from stormbreak.cost.token_prices import Service
 from stormbreak.http import models
-from stormbreak.http.client import AsyncClient
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import VERDICT_OK, CallResult, Outcome, Usage, Verdict
 
@@ -61,16 +60,14 @@ class Fetched:
 class Fetcher:
     """Fetches the batches of one OUTPUT, which is open."""
 
-    def __init__(
-        self, client: AsyncClient, rows: Rows, store: Store, folder: BatchFolder, *, grace: float
-    ) -> None:
+    def __init__(self, caller: Caller, rows: Rows, store: Store, folder: BatchFolder) -> None:
         self.run: Run = store.run
         self.reasons = FailureReasons()
-        self._client = client
+        self._caller = caller
+        self._client = caller.client
         self._rows = rows
         self._store = store
         self._folder = folder
-        self._caller = Caller(client, grace=grace)
 
     async def fetch(self, batch: RemoteBatch, *, accept_partial: bool) -> Fetched:
         """Write the results of a batch that has ended; it is done, unless some are missing that should be there.

@@ -4,32 +4,29 @@ The requests are a file in JSON lines; so are the results, one file for answers 
 name of the file and in the metadata of the batch. https://developers.openai.com/api/docs/guides/batch
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, BinaryIO, Self, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from msgspec import Raw, Struct
 from msgspec.json import Decoder, encode
 
 from stormbreak.batch.remote.api import (
+    BatchApi,
     BatchError,
     Content,
+    Listed,
     RemoteStatus,
     RowResult,
     decoded,
     path_part,
-    same,
 )
-from stormbreak.batch.remote.caller import Caller
 from stormbreak.batch.store.provider_batches import Counts, RemoteBatch
-from stormbreak.http.resource import Resource
-from stormbreak.llm.models import HttpResponse
+from stormbreak.llm.models import HttpResponse, Shape
 
 LABEL = "stormbreak"  # of our metadata
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _UNPROCESSED = frozenset({"batch_expired", "batch_cancelled"})
 _WINDOW = "24h"
-_SKEW = 86_400  # seconds that clocks may differ by, when a list is searched
-_MAX_PAGES = 1_000
 
 
 class _Counts(Struct):
@@ -38,9 +35,12 @@ class _Counts(Struct):
     failed: int | None = 0
 
 
-class _Error(Struct):
+class _RowError(Struct):
     code: str | None = None
     message: str | None = None
+
+
+class _Error(_RowError):
     line: int | None = None
 
 
@@ -48,10 +48,8 @@ class _Errors(Struct):
     data: list[_Error] | None = None
 
 
-class _Batch(Struct):
-    id: str
+class _Batch(Listed, kw_only=True):
     status: str
-    created_at: float = 0.0
     input_file_id: str | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
@@ -60,27 +58,15 @@ class _Batch(Struct):
     metadata: dict[str, Any] | None = None
 
 
-class _File(Struct):
-    id: str
+class _File(Listed):
     filename: str = ""
     bytes: int | None = None
-    created_at: float = 0.0
-
-
-class _Page(Struct):
-    data: list[Raw]
-    has_more: bool = False
 
 
 class _Response(Struct):
     status_code: int
     body: Raw
     request_id: str | None = None
-
-
-class _RowError(Struct):
-    code: str | None = None
-    message: str | None = None
 
 
 class _Line(Struct):
@@ -90,22 +76,18 @@ class _Line(Struct):
 
 
 _LINE = Decoder(_Line)
-Found = TypeVar("Found", _Batch, _File)
 
 
-class FileBatches:
+class FileBatches(BatchApi):
     """Batches whose requests are a file."""
 
     max_rows = 50_000
     max_bytes = 200_000_000
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    @property
-    def uploads(self) -> Self:
-        """Its files."""
-        return self
+    place = "batches"
+    dialect = Shape.RESOURCE
+    after = "after"
+    skew = 86_400
+    takes_files = True
 
     def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
         """Encode a line."""
@@ -125,7 +107,7 @@ class FileBatches:
     async def upload(self, batch: RemoteBatch, content: Content) -> str:
         """Upload the file. A second upload is a second file, which costs nothing."""
         form = f"multipart/form-data; boundary={_boundary(batch)}"
-        upload = Resource(
+        upload = self._resource(
             "POST", "files", body=content, content_type=form, key=f"{batch.token}-file"
         )
         body = await self._caller.send(upload, "upload the requests")
@@ -138,26 +120,14 @@ class FileBatches:
                 return path_part(file.id)
         return None
 
-    async def create(
-        self,
-        batch: RemoteBatch,
-        content: Content,  # noqa: ARG002
-        known: frozenset[str],
-    ) -> RemoteStatus:
-        """Create the batch of an uploaded file."""
+    def _creation(self, batch: RemoteBatch, content: Content) -> bytes:  # noqa: ARG002
         request = {
             "input_file_id": batch.file,
             "endpoint": f"/v1{batch.endpoint}",
             "completion_window": _WINDOW,
             "metadata": {LABEL: batch.token},
         }
-        resource = Resource("POST", "batches", body=encode(request), key=batch.token)
-
-        async def find() -> RemoteStatus | None:
-            return await self.find(batch, known)
-
-        made = await self._caller.create(resource, "create the batch", find)
-        return made if isinstance(made, RemoteStatus) else _status(made, "create the batch")
+        return encode(request)
 
     async def find(
         self,
@@ -165,27 +135,11 @@ class FileBatches:
         known: frozenset[str],  # noqa: ARG002
     ) -> RemoteStatus | None:
         """Find the batch by its metadata or its file."""
-        async for found in self._listed(_Batch, "batches?", batch):
+        async for found in self._listed(_Batch, f"{self.place}?", batch):
             ours = (found.metadata or {}).get(LABEL) == batch.token
             if ours or found.input_file_id == batch.file:  # not all servers keep metadata
                 return _read(found)
         return None
-
-    async def status(self, batch: RemoteBatch) -> RemoteStatus:
-        """Ask for the batch."""
-        what = f"poll batch {batch.id}"
-        body = await self._caller.send(Resource("GET", f"batches/{batch.id}"), what)
-        return same(batch, _status(body, what))
-
-    async def cancel(self, batch: RemoteBatch) -> RemoteStatus:
-        """Cancel it; answers so far are kept."""
-        what = f"cancel batch {batch.id}"
-        resource = Resource("POST", f"batches/{batch.id}/cancel", key=f"{batch.token}-cancel")
-        return same(batch, _status(await self._caller.send(resource, what), what))
-
-    async def download(self, endpoint: str, into: BinaryIO) -> None:
-        """Download a file."""
-        await self._caller.send(Resource("GET", endpoint, into=into), "download results")
 
     def result(self, line: bytes, now: float) -> RowResult:
         """Read a line: an answer, an error with a status, or why there is none."""
@@ -205,24 +159,8 @@ class FileBatches:
         body = encode({"error": found.error})
         return RowResult(found.custom_id, HttpResponse(200, {}, body, now))
 
-    async def _listed(
-        self, kind: type[Found], query: str, batch: RemoteBatch
-    ) -> AsyncIterator[Found]:
-        """List what is not much older than the last step of `batch`, newest first."""
-        what, after = "search the list", ""
-        for _ in range(_MAX_PAGES):
-            place = f"{query}limit=100" + (f"&after={after}" if after else "")
-            page = decoded(_Page, await self._caller.send(Resource("GET", place), what), what)
-            last = after
-            for raw in page.data:
-                found = decoded(kind, raw, what)
-                last = path_part(found.id)
-                if found.created_at and found.created_at < batch.began - _SKEW:
-                    return
-                yield found
-            if not page.has_more or last == after:
-                return
-            after = last
+    def _status(self, body: bytes, what: str) -> RemoteStatus:
+        return _read(decoded(_Batch, body, what))
 
 
 def _name(batch: RemoteBatch) -> str:
@@ -231,10 +169,6 @@ def _name(batch: RemoteBatch) -> str:
 
 def _boundary(batch: RemoteBatch) -> str:
     return f"stormbreak-{batch.token}-form"
-
-
-def _status(body: bytes, what: str) -> RemoteStatus:
-    return _read(decoded(_Batch, body, what))
 
 
 def _read(batch: _Batch) -> RemoteStatus:

@@ -2,8 +2,8 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
 
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.request import MESSAGES, Row
@@ -36,24 +36,24 @@ def prepared(client: AsyncClient, row: Row) -> tuple[RequestTemplate, PreparedRe
     return template, client.prepare(template)
 
 
+@dataclass(slots=True)
 class Plan:
-    """The rows of a batch; it has `size` bytes, and costs at most `max_usd` (None: not known)."""
+    """The rows of a batch, or one of them: `size` bytes, and a cost of at most `max_usd` (None: not known)."""
 
-    def __init__(self, endpoint: str, model: str) -> None:
-        self.endpoint = endpoint
-        self.model = model
-        self.indices = array("I")
-        self.size = 0
-        self.weight = 0
-        self.max_usd: Decimal | None = Decimal(0)
-
-
-class _Measured(NamedTuple):
     endpoint: str
     model: str
+    indices: "array[int]"
     size: int
     weight: int
     max_usd: Decimal | None
+
+    def add(self, row: "Plan") -> None:
+        """Add a row."""
+        self.indices += row.indices
+        self.size += row.size
+        self.weight += row.weight
+        if self.max_usd is not None:
+            self.max_usd = None if row.max_usd is None else self.max_usd + row.max_usd
 
 
 class Planner:
@@ -79,19 +79,15 @@ class Planner:
             row = self._measured(self._rows.row_at(index))
             kind = row.endpoint, row.model
             plan = unfinished.get(kind)
-            if plan is not None and not self._fits(plan, row):
+            if plan is not None and self._fits(plan, row):
+                plan.add(row)
+                continue
+            if plan is not None:
                 yield unfinished.pop(kind)
-                plan = None
-            if plan is None:
-                plan = unfinished[kind] = Plan(*kind)
-            plan.indices.append(index)
-            plan.size += row.size
-            plan.weight += row.weight
-            known = plan.max_usd is not None and row.max_usd is not None
-            plan.max_usd = plan.max_usd + row.max_usd if known else None  # type: ignore[operator]
+            unfinished[kind] = row
         yield from unfinished.values()
 
-    def _fits(self, plan: Plan, row: _Measured) -> bool:
+    def _fits(self, plan: Plan, row: Plan) -> bool:
         api = api_for(plan.endpoint, self._caller)
         return (
             plan.size + row.size <= api.max_bytes
@@ -99,7 +95,7 @@ class Planner:
             and (self._batch_size is None or len(plan.indices) < self._batch_size)
         )
 
-    def _measured(self, row: Row) -> _Measured:
+    def _measured(self, row: Row) -> Plan:
         template, request = prepared(self._client, row)
         assert isinstance(request.body, bytes)
         api = api_for(row.endpoint, self._caller)
@@ -113,7 +109,8 @@ class Planner:
         if bound is not None:
             prices = at_service(self._price_of(target.provider, target.model), Service.BATCH)
             usd = known_max_cost(prices, bound)
-        return _Measured(row.endpoint, template.model, size, request.inputs or 1, usd)
+        indices, weight = array("I", [row.index]), request.inputs or 1
+        return Plan(row.endpoint, template.model, indices, size, weight, usd)
 
     def _unfit(self, row: Row, why: str) -> ConfigurationError:
         where = f"{path_of(self._rows.name)}: row {quoted(row.custom_id)}"

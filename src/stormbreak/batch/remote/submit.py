@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from stormbreak.batch.input.index import ReadProgress, Rows
-from stormbreak.batch.job import CONNECT_GRACE, Job, OpenJob, open_job, run_in_loop
-from stormbreak.batch.remote.api import BatchApi, Content, UnsureError, Uploads
+from stormbreak.batch.input.index import Rows
+from stormbreak.batch.job import Job, OpenJob, open_job
+from stormbreak.batch.remote.api import BatchApi, Content, UnsureError
 from stormbreak.batch.remote.caller import Caller, policy_for
 from stormbreak.batch.remote.planning import Plan, Planner, api_for, prepared
+from stormbreak.batch.running.runner import run_in_loop
 from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, RowRanges, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import hidden
-from stormbreak.http.client import AsyncClient
-from stormbreak.http.pricing import list_price
 
 SETTLED_AFTER = 2.0
 """Seconds after which a request that a killed process has sent must have arrived, and be in the provider's list."""
@@ -53,7 +52,6 @@ def submit_job(
     job: Job,
     *,
     batch_size: int | None = None,
-    on_read: ReadProgress = lambda _: None,
     on_batch: OnBatch = lambda _: None,
 ) -> Submission:
     """Submit what is left; `on_batch` gets each batch that the provider has taken.
@@ -63,7 +61,7 @@ def submit_job(
         RemoteError: the provider refused a request. What was submitted before stays.
     """
     policy = policy_for(job.policy, job.options)
-    with open_job(job, policy, on_read, submits=True) as opened:
+    with open_job(job, policy, submits=True) as opened:
         try:
             return run_in_loop(_submit(job, opened, batch_size, on_batch))
         finally:
@@ -75,16 +73,15 @@ async def _submit(
     job: Job, opened: OpenJob, batch_size: int | None, on_batch: OnBatch
 ) -> Submission:
     async with opened.client:
-        grace = job.options.connect_grace or CONNECT_GRACE
-        submitter = Submitter(opened.client, opened.rows, BatchFolder(job.files), grace=grace)
+        caller = Caller(opened.client, grace=job.grace)
+        submitter = Submitter(caller, opened.rows, BatchFolder(job.files))
         submission = Submission(output=str(job.output))
         for batch in submitter.begun():
             await _advance(submitter, batch, submission, on_batch)
-        price_of = job.price_of or list_price
-        planner = Planner(opened.client, opened.rows, price_of, batch_size)
+        planner = Planner(opened.client, opened.rows, job.prices, batch_size)
         room = None
         if job.options.max_cost is not None:
-            spent = opened.store.run.account.max_cost(price_of)
+            spent = opened.store.run.account.max_cost(job.prices)
             room = Decimal(str(job.options.max_cost)) - spent - submitter.reserved()
         for plan in planner.plans(submitter.left(opened.store.journal.left())):
             if submission.unsent or (room is not None and not _is_within(plan, room)):
@@ -123,13 +120,11 @@ def _is_within(plan: Plan, room: Decimal) -> bool:
 class Submitter:
     """Moves the batches of one OUTPUT, whose lock is held, from `planned` to `running`."""
 
-    def __init__(
-        self, client: AsyncClient, rows: Rows, folder: BatchFolder, *, grace: float
-    ) -> None:
-        self._client = client
+    def __init__(self, caller: Caller, rows: Rows, folder: BatchFolder) -> None:
+        self._caller = caller
+        self._client = client = caller.client
         self._rows = rows
         self._folder = folder
-        self._caller = Caller(client, grace=grace)
         self._batches = {batch.number: batch for batch in folder.read()}
         place = hidden(client.base_url)
         if place != client.base_url:
@@ -189,8 +184,8 @@ class Submitter:
         api = api_for(batch.endpoint, self._caller)
         content = self._content(api, batch)
         known = ids_of(self._batches.values())
-        if api.uploads is not None and batch.step in (Step.PLANNED, Step.UPLOADING):
-            batch = await self._upload(api.uploads, batch, content)
+        if api.takes_files and batch.step in (Step.PLANNED, Step.UPLOADING):
+            batch = await self._upload(api, batch, content)
         status = None
         if batch.step is Step.CREATING:
             await settled(batch)
@@ -200,14 +195,14 @@ class Submitter:
             status = await api.create(batch, content, known)
         return self._save(batch, step=Step.RUNNING, **status.changes)
 
-    async def _upload(self, uploads: Uploads, batch: RemoteBatch, content: Content) -> RemoteBatch:
+    async def _upload(self, api: BatchApi, batch: RemoteBatch, content: Content) -> RemoteBatch:
         file = None
         if batch.step is Step.UPLOADING:
             await settled(batch)
-            file = await uploads.find_upload(batch, content)
+            file = await api.find_upload(batch, content)
         if file is None:
             batch = self._save(batch, step=Step.UPLOADING, began=time.time())
-            file = await uploads.upload(batch, content)
+            file = await api.upload(batch, content)
         return self._save(batch, step=Step.UPLOADED, file=file)
 
     def _content(self, api: BatchApi, batch: RemoteBatch) -> Content:

@@ -14,12 +14,12 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from enum import Enum
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.request import Row
@@ -48,6 +48,7 @@ from stormbreak.http import models
 from stormbreak.http.answer_schema import AnswerSchema, Repairs
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.failures import OPEN_FILES, is_out_of_files
+from stormbreak.http.h1.server import new_loop
 from stormbreak.http.models import CONNECT_TIMEOUT
 from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Verdict
 
@@ -65,7 +66,14 @@ THREADS = 3  # of our own: name lookups, which may hang, fill those of the loop
 
 _NOT_CLOSED = frozenset({"open", "half_open", "isolated"})
 _Held = tuple[Row, Failure, Response | None]
+T = TypeVar("T")
 _log = logging.getLogger("stormbreak")
+
+
+def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run on the fastest loop that is installed; the library itself never sets a loop policy."""
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main)
 
 
 class End(Enum):
@@ -79,32 +87,35 @@ class End(Enum):
     WORKER_LOST = "worker_lost"  # a worker was killed; the others have ended
 
 
-class Runner:
-    """One run over `rows`.
+class RunParts(NamedTuple):
+    """What a run is made of, in one process or in each of several.
 
-    With the salt of the store, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in
-    flight or about to be, and four times as many back off; something must answer within `grace` seconds. `tick` is
-    called four times a second, with a new `snapshot`; its exceptions never fail the run. The `spend` record is written
-    every second, in a thread, and whenever little is left of what it allows.
+    With the salt of the run, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in
+    flight or about to be, and four times as many back off; something must answer within `grace` seconds.
     """
 
-    def __init__(  # noqa: PLR0913 - keywords are cheap to read
-        self,
-        client: AsyncClient,
-        rows: Rows,
-        store: Store,
-        *,
-        spend: SpendRecord,
-        stats: RunStats,
-        width: int,
-        grace: float,
-        schema: AnswerSchema | None = None,
-        tick: Callable[["Runner"], None] = lambda _: None,
+    client: AsyncClient
+    rows: Rows
+    store: Store
+    stats: RunStats
+    width: int
+    grace: float
+    schema: AnswerSchema | None
+
+
+class Runner:
+    """One run over rows.
+
+    `tick` is called four times a second, with a new `snapshot`; its exceptions never fail the run. The `spend` record is
+    written every second, in a thread, and whenever little is left of what it allows.
+    """
+
+    def __init__(
+        self, parts: RunParts, spend: SpendRecord, tick: Callable[["Runner"], None]
     ) -> None:
+        client, self.rows, store, self.stats, width, self._grace, schema = parts
         self.client = client
-        self.rows = rows
         self.journal = journal = store.journal
-        self.stats = stats
         self.spend = spend
         self.schedule = Schedule(
             journal.left(),
@@ -118,7 +129,6 @@ class Runner:
         self.width = width
         self.hears_signals = True
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._grace = grace
         self._schema = schema
         # of rows that were sent and have not ended, by index
         self._repairs: dict[int, Repairs] = {}
@@ -138,7 +148,7 @@ class Runner:
         form = "" if schema is None else f" {schema.digest} {schema.asks}"  # they change requests
         if client.policy.spend.max_output_tokens is not None:
             form += f" {client.policy.spend.max_output_tokens}"
-        self._salt = f"{store.salt} {client.base_url}{form}".encode()
+        self._salt = f"{store.run.salt} {client.base_url}{form}".encode()
         self.snapshot = self._take_snapshot()
         client.subscribe(self._hear)
 
@@ -158,7 +168,11 @@ class Runner:
         return len(self._calls)
 
     async def run(self) -> End:
-        """Run to the end. Raises OutputError if the journal could not be written."""
+        """Run to the end, and close the client. Raises OutputError if the journal could not be written."""
+        async with self.client:
+            return await self._run()
+
+    async def _run(self) -> End:
         self._loop = asyncio.get_running_loop()
         try:
             with self._signals():
@@ -186,7 +200,7 @@ class Runner:
         loops = (self._flush_often, self._tick_often, self._record_spend, self._update_cost)
         helpers = [asyncio.create_task(loop()) for loop in loops]
         for task in helpers:
-            task.add_done_callback(self._on_helper_done)
+            task.add_done_callback(self._give_up_if_failed)
         try:
             try:
                 await self._dispatch()
@@ -359,9 +373,7 @@ class Runner:
         suspect = self._account_errors.suspect
         if suspect is not None and suspect.is_tried and not self._may_answer(suspect):
             self._refuse(suspect.verdict)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._give_up(error)
+        self._give_up_if_failed(task)
 
     def _may_send(self) -> bool:
         """Whether a row may be sent: one at a time to an account in doubt that was hardly tried since."""
@@ -420,8 +432,8 @@ class Runner:
         if not self.journal.is_writable:
             self._cancel_all()
 
-    def _on_helper_done(self, task: "asyncio.Task[None]") -> None:
-        """Give up if a helper failed: its work is not done any more."""
+    def _give_up_if_failed(self, task: "asyncio.Task[None]") -> None:
+        """Its work is not done any more."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)

@@ -10,20 +10,10 @@ from dataclasses import dataclass, field
 from math import floor, log
 from typing import Any, NamedTuple, Self, TypeVar
 
+from stormbreak import events
 from stormbreak.batch.running.failure_reasons import FailureReasons
 from stormbreak.batch.running.snapshot import RunSnapshot
-from stormbreak.events import (
-    CallCancelled,
-    CallEnded,
-    CircuitChanged,
-    CooldownStarted,
-    Event,
-    Hedged,
-    Queued,
-    RetryPlanned,
-    Returned,
-    Sent,
-)
+from stormbreak.events import Event
 from stormbreak.types import Outcome, Usage, Verdict
 
 SLICES = 240
@@ -146,7 +136,7 @@ class RunStats:
     waited: float = 0.0  # seconds, over all calls
     input_tokens: int = 0
     output_tokens: int = 0
-    last_failure: Returned | None = None
+    last_failure: events.Returned | None = None
     reasons: FailureReasons = field(default_factory=FailureReasons)  # of rows that failed
     connect_error: str = ""  # of the last attempt that reached no HTTP server
 
@@ -168,15 +158,15 @@ class RunStats:
 
     def __post_init__(self) -> None:
         self._handlers = {
-            Sent: self._on_sent,
-            Returned: self._on_returned,
-            CallEnded: self._on_ended,
-            CallCancelled: self._on_cancelled,
-            Hedged: self._on_hedged,
-            RetryPlanned: self._on_retry_planned,
-            Queued: self._on_queued,
-            CircuitChanged: self._on_circuit_changed,
-            CooldownStarted: self._on_cooldown_started,
+            events.Sent: self._on_sent,
+            events.Returned: self._on_returned,
+            events.CallEnded: self._on_ended,
+            events.CallCancelled: self._on_cancelled,
+            events.Hedged: self._on_hedged,
+            events.RetryPlanned: self._on_retry_planned,
+            events.Queued: self._on_queued,
+            events.CircuitChanged: self._on_circuit_changed,
+            events.CooldownStarted: self._on_cooldown_started,
         }
 
     @property
@@ -254,7 +244,7 @@ class RunStats:
             mine.verdicts.update(theirs.verdicts)
             mine.latencies.update(theirs.latencies)
 
-    def _on_sent(self, event: Sent) -> None:
+    def _on_sent(self, event: events.Sent) -> None:
         call, attempt = event.call, event.attempt
         self.attempts += 1
         self._sent[call] = event.at
@@ -270,7 +260,7 @@ class RunStats:
             if is_retry:
                 self.retry_reasons[self._failed.get(call, OTHERS)] += 1
 
-    def _on_returned(self, event: Returned) -> None:
+    def _on_returned(self, event: events.Returned) -> None:
         verdict = event.verdict
         self._sent.pop(event.call, None)
         self.verdicts[verdict.value] += 1
@@ -292,7 +282,7 @@ class RunStats:
             kind = FailureKind(verdict.value, event.status, event.code)
             _count(self.failures, kind, FailureKind(OTHERS))
 
-    def _on_ended(self, event: CallEnded) -> None:
+    def _on_ended(self, event: events.CallEnded) -> None:
         call = event.call
         self.waited += event.waited
         self.maybe_processed += event.maybe_processed
@@ -304,24 +294,24 @@ class RunStats:
             self.waits.add(event.waited)
             self._failed.pop(call, None)
 
-    def _on_cancelled(self, event: CallCancelled) -> None:
+    def _on_cancelled(self, event: events.CallCancelled) -> None:
         self._sent.pop(event.call, None)
         self._backing_off.discard(event.call)
         self._failed.pop(event.call, None)
 
-    def _on_hedged(self, event: Hedged) -> None:
+    def _on_hedged(self, event: events.Hedged) -> None:
         self._hedges.add((event.call, event.attempt))
 
-    def _on_retry_planned(self, event: RetryPlanned) -> None:
+    def _on_retry_planned(self, event: events.RetryPlanned) -> None:
         self._backing_off.add(event.call)
 
-    def _on_queued(self, event: Queued) -> None:
+    def _on_queued(self, event: events.Queued) -> None:
         self._backing_off.discard(event.call)
 
-    def _on_circuit_changed(self, event: CircuitChanged) -> None:
+    def _on_circuit_changed(self, event: events.CircuitChanged) -> None:
         self.circuits_opened += event.after == "open"
 
-    def _on_cooldown_started(self, _: CooldownStarted) -> None:
+    def _on_cooldown_started(self, _: events.CooldownStarted) -> None:
         self.cooldowns += 1
 
     def _slice(self, at: float, began: float) -> Slice:

@@ -7,17 +7,16 @@ import asyncio
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
-from stormbreak.batch.input.index import Rows
 from stormbreak.batch.running import signal_handlers
-from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.runner import End, Runner, RunParts, run_in_loop
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.store.output_files import Store
@@ -27,7 +26,6 @@ from stormbreak.cost.accounts import Account
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.store_thread import leave
-from stormbreak.http.client import AsyncClient
 from stormbreak.types import Verdict
 
 VIEW_EVERY = 4  # snapshots
@@ -121,15 +119,11 @@ class WorkerSpend(SpendRecord):
 class WorkerPlan:
     """What all workers of a run have in common, from before the fork.
 
-    `runner` makes the runner of a worker. `folder` has the socket of the parent's store, at `fleet`.
+    `folder` has the socket of the parent's store, at `fleet`.
     """
 
     count: int
-    client: AsyncClient
-    rows: Rows
-    store: Store
-    runner: Callable[[Store, SpendRecord, Callable[[Runner], None]], Runner]
-    run: Callable[[Any], End]  # runs a coroutine to its end
+    parts: RunParts
     view: View | None
     fleet: str
     folder: Path
@@ -170,17 +164,19 @@ def _next_order(connection: Connection) -> Order | NewLimit:
 
 
 def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports) -> Ended:
+    client, rows, shared = plan.parts.client, plan.parts.rows, plan.parts.store
+    journal = shared.journal
     store = WorkerStore(
-        files=plan.store.files,
-        journal=plan.store.journal,
-        changed=plan.store.changed,
-        run=replace(plan.store.run, account=Account()),
+        files=shared.files,
+        journal=journal,
+        changed=shared.changed,
+        run=replace(shared.run, account=Account()),
         reports=reports,
     )
-    store.journal.take_part(lambda index: plan.rows.part_of(index, plan.count) == part)
-    spend = WorkerSpend(plan.client, store, metered(plan.client), None)
+    journal.take_part(lambda index: rows.part_of(index, plan.count) == part)
+    spend = WorkerSpend(client, store, metered(client), None)
     spend.open()
-    recovered, reused, ticks = store.journal.recovered, store.journal.reused, 0
+    recovered, reused, ticks = journal.recovered, journal.reused, 0
 
     def tick(runner: Runner) -> None:
         nonlocal ticks
@@ -190,7 +186,7 @@ def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports)
             reports.send(plan.view.state())
         ticks += 1
 
-    runner = plan.runner(store, spend, tick)
+    runner = Runner(plan.parts._replace(store=store), spend, tick)
     _follow_share(runner, plan.count)
     runner.hears_signals = False
 
@@ -198,23 +194,17 @@ def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports)
         loop = asyncio.get_running_loop()
         loop.add_reader(connection.fileno(), _obey, connection, runner, plan.folder)
         try:
-            async with runner.client:
-                return await runner.run()
+            return await runner.run()
         finally:
             loop.remove_reader(connection.fileno())
 
     try:
-        end = plan.run(run())
+        end = run_in_loop(run())
     finally:
         spend.close()
-        store.journal.close()
-    return Ended(
-        end,
-        runner.refused_by,
-        store.journal.recovered - recovered,
-        store.journal.reused - reused,
-        runner.stats,
-    )
+        journal.close()
+    recovered, reused = journal.recovered - recovered, journal.reused - reused
+    return Ended(end, runner.refused_by, recovered, reused, runner.stats)
 
 
 def _follow_share(runner: Runner, count: int) -> None:

@@ -19,7 +19,6 @@ from stormbreak.batch.running import signal_handlers
 from stormbreak.batch.running.runner import TICK_EVERY, End, Runner
 from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
 from stormbreak.batch.running.snapshot import RunSnapshot, worst_circuit
-from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.worker import (
     Ended,
     Failed,
@@ -72,19 +71,15 @@ class Workers:
         *,
         budget: BudgetStore,
         spend: SharedSpend,
-        stats: RunStats,
-        width: int,
         tick: Callable[["Workers"], None],
     ) -> None:
-        self.client = plan.client
-        self.rows = plan.rows
-        self.journal = plan.store.journal
-        self.stats = stats
+        self.client, self.rows, store, self.stats, width, *_ = plan.parts
+        self.journal = store.journal
         self.spend = spend
         self.refused_by: Verdict | None = None
         self._plan = plan
         self._budget = budget
-        self._width = plan.width_of(plan.client.policy.limit, width)
+        self._width = plan.width_of(self.client.policy.limit, width)
         self._tick = tick
         self._failed_before = self.journal.failed - self.journal.again
         self._done_before = self.journal.done

@@ -5,6 +5,7 @@ Reading changes nothing, and works during a run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import reduce
@@ -17,8 +18,8 @@ from stormbreak.cost.accounts import Account, ModelUsage, Span, TokenSum
 from stormbreak.cost.price_lookup import PriceLookup, load_lookup, same
 from stormbreak.cost.token_prices import Prices, Service, Tokens, at_service
 from stormbreak.cost.usage_records import Use, read_answers, sum_usage
-from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, reason
+from stormbreak.errors import ConfigurationError, errors_at
+from stormbreak.escape import path_of, system_errors_at
 
 _NONE = Tokens(0, 0)
 
@@ -95,15 +96,14 @@ def read_cost(output: Path, lookup: PriceLookup) -> BatchCost:
 
 
 def _uses(output: Path) -> tuple[Use, ...]:
-    try:
-        with toml_file.opened(output) as file:
-            return sum_usage(read_answers(file))
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise ConfigurationError(f"{path_of(output)}: {reason(error)}") from error
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path_of(output)}: {error}") from None
+    with (
+        system_errors_at(output),
+        errors_at(path_of(output)),
+        suppress(FileNotFoundError),
+        toml_file.opened(output) as file,
+    ):
+        return sum_usage(read_answers(file))
+    return ()
 
 
 def _models(

@@ -13,7 +13,7 @@ from stormbreak.batch.store.durable_file import remove_stale_temp, replacing
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.provider_batches import require_no_batches
-from stormbreak.batch.store.record import Index, placed
+from stormbreak.batch.store.record import placed
 from stormbreak.batch.store.row_journal import RowJournal
 from stormbreak.batch.store.run_file import Option, Run, TableRef, check, note_account, record
 from stormbreak.cost.accounts import Account
@@ -27,11 +27,6 @@ class Store:
     journal: RowJournal
     changed: tuple[str, ...]
     run: Run
-
-    @property
-    def salt(self) -> str:
-        """Goes into idempotency keys; the same in every run."""
-        return self.run.salt
 
     @property
     def pauses(self) -> Mapping[str, float]:
@@ -82,7 +77,7 @@ def open_store(
 # ---------------------------------------------------------------- --ordered: OUTPUT in the order of INPUT
 
 
-def order_output(files: BatchPaths, rows: Index) -> None:
+def order_output(files: BatchPaths, rows: Rows) -> None:
     """Sort OUTPUT into input order: 8 bytes of memory per row, the file replaced in one step.
 
     Call it with the lock held and the journal closed, whose file would otherwise be the one replaced.

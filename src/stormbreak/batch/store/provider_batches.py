@@ -17,7 +17,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Self
 
-from msgspec import DecodeError, Struct, ValidationError
+from msgspec import DecodeError, Struct
 from msgspec.json import Decoder, encode
 from msgspec.structs import replace
 
@@ -25,7 +25,7 @@ from stormbreak import toml_file
 from stormbreak.batch.store.durable_file import PRIVATE, remove, replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, reason
+from stormbreak.escape import path_of, system_errors_at
 
 VERSION = 1
 
@@ -151,10 +151,8 @@ class BatchFolder:
         Raises:
             ConfigurationError: a file is none of ours, or cannot be read.
         """
-        try:
+        with system_errors_at(self._path):
             paths = sorted(self._path.glob("*.json"))
-        except OSError as error:
-            raise ConfigurationError(f"{path_of(self._path)}: {reason(error)}") from None
         return [_read(path) for path in paths]
 
     def path_of(self, batch: RemoteBatch, suffix: str = ".json") -> Path:
@@ -166,10 +164,8 @@ class BatchFolder:
         before, batch = batch, replace(batch, **changes)
         if changes and batch == before:
             return batch
-        try:
+        with system_errors_at(self._path):
             self._path.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"{path_of(self._path)}: {reason(error)}") from None
         if self._path.is_symlink():
             raise ConfigurationError(f"{path_of(self._path)}: is a symbolic link; remove it")
         with replacing(self.path_of(batch)) as file:
@@ -206,10 +202,9 @@ def require_no_batches(files: BatchPaths) -> None:
 
 def _read(path: Path) -> RemoteBatch:
     try:
-        batch = _DECODER.decode(toml_file.read_bytes(path, what="a batch"))
-    except OSError as error:
-        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from None
-    except (DecodeError, ValidationError, UnicodeDecodeError, RecursionError):
+        with system_errors_at(path):
+            batch = _DECODER.decode(toml_file.read_bytes(path, what="a batch"))
+    except (DecodeError, UnicodeDecodeError, RecursionError):
         raise ConfigurationError(f"{path_of(path)}: not a batch of stormbreak") from None
     if batch.version != VERSION:
         why = f"written by another stormbreak (format {batch.version}, not {VERSION})"

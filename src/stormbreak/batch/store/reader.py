@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, decode
+from msgspec.structs import asdict
 
 from stormbreak.batch.store.lock import held
 from stormbreak.batch.store.paths import BatchPaths
@@ -147,17 +148,8 @@ def _answered(line: _Line) -> Answered:
 
 
 def _failed(line: _Line) -> Failed:
-    error = line.error or _Error()
-    return Failed(
-        custom_id=line.custom_id,
-        verdict=error.verdict,
-        code=error.code,
-        message=error.message,
-        attempts=error.attempts,
-        maybe_processed=error.maybe_processed,
-        retry_at=error.retry_at,
-        raw=None if line.response is None else bytes(line.response.body),
-    )
+    raw = None if line.response is None else bytes(line.response.body)
+    return Failed(custom_id=line.custom_id, raw=raw, **asdict(line.error or _Error()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

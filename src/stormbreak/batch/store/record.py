@@ -9,17 +9,19 @@ import math
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 from msgspec import DecodeError, Raw, Struct, ValidationError
 from msgspec.json import Decoder, encode
 
 from stormbreak import toml_file
+from stormbreak.batch.input.index import Rows
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted, reason
+from stormbreak.escape import path_of, quoted, system_errors_at
 from stormbreak.types import Verdict
 
 _RAW = Decoder(Raw)
@@ -93,15 +95,6 @@ class Entry(NamedTuple):
         return self.offset + len(self.raw)
 
 
-class Index(Protocol):
-    """Finds rows of INPUT by id (`Rows` does)."""
-
-    def __len__(self) -> int: ...
-
-    def find(self, custom_id: str) -> int | None:
-        """Return the index of the row called `custom_id`, or None."""
-
-
 class _Error(Struct):
     verdict: str = "unknown"
     attempts: int = 0
@@ -137,38 +130,39 @@ def entries(path: Path) -> Iterator[Entry]:
 
     Leave out a torn last line. Raise ConfigurationError for a broken line before the last.
     """
-    try:
-        with toml_file.opened(path, buffering=2**20) as file:
-            offset = 0
-            for number, raw in enumerate(file, 1):
-                try:
-                    line = _LINE.decode(raw)
-                except (DecodeError, UnicodeDecodeError, RecursionError) as error:
-                    if not isinstance(error, ValidationError) and not file.read(1):
-                        return
-                    where = f"{path_of(path)}:{number}"
-                    raise ConfigurationError(f"{where}: not a line of batch output") from None
-                verdict, tries = _failed_with(line.error)
-                yield Entry(number, offset, raw, line.custom_id, verdict, tries)
-                offset += len(raw)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
+    with (
+        system_errors_at(path),
+        suppress(FileNotFoundError),
+        toml_file.opened(path, buffering=2**20) as file,
+    ):
+        offset = 0
+        for number, raw in enumerate(file, 1):
+            try:
+                line = _LINE.decode(raw)
+            except (DecodeError, UnicodeDecodeError, RecursionError) as error:
+                if not isinstance(error, ValidationError) and not file.read(1):
+                    return
+                where = f"{path_of(path)}:{number}"
+                raise ConfigurationError(f"{where}: not a line of batch output") from None
+            failed, verdict, tries = line.error, None, NO_ATTEMPTS
+            if failed is not None:
+                verdict, tries = failed.verdict, Tries(failed.attempts, failed.maybe_processed)
+            yield Entry(number, offset, raw, line.custom_id, verdict, tries)
+            offset += len(raw)
 
 
 def count_lines(path: Path) -> int:
     """Count the whole lines of `path` without parsing them; 0 if there is no such file."""
-    try:
-        with toml_file.opened(path, buffering=2**20) as file:
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
+    with (
+        system_errors_at(path),
+        suppress(FileNotFoundError),
+        toml_file.opened(path, buffering=2**20) as file,
+    ):
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    return 0
 
 
-def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
+def placed(path: Path, rows: Rows) -> Iterator[tuple[int, Entry]]:
     """Read the complete lines of `path`, each with the index of its row. Raise ConfigurationError for an unknown id."""
     for entry in entries(path):
         index = rows.find(entry.custom_id)
@@ -187,12 +181,6 @@ def add_earlier_attempts(entry: Entry, tries: Tries) -> bytes:
     together = entry.tries.plus(tries)._asdict()
     line["error"] = Raw(encode(error | together))
     return encode(line) + b"\n"
-
-
-def _failed_with(error: _Error | None) -> tuple[str | None, Tries]:
-    if error is None:
-        return None, NO_ATTEMPTS
-    return error.verdict, Tries(error.attempts, error.maybe_processed)
 
 
 def _line(custom_id: str, response: Response | None, error: bytes, more: bytes = b"") -> bytes:

@@ -17,6 +17,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import Final
 
+from stormbreak.batch.input.index import Rows
 from stormbreak.batch.input.request import Row
 from stormbreak.batch.run_options import FINAL, UNFINISHED_ROWS, Choice
 from stormbreak.batch.store.durable_file import AppendFile, OutputError, remove, replacing
@@ -25,7 +26,6 @@ from stormbreak.batch.store.record import (
     NO_ATTEMPTS,
     Entry,
     Failure,
-    Index,
     Response,
     Tries,
     add_earlier_attempts,
@@ -61,7 +61,7 @@ class RowJournal:
     def __init__(
         self,
         files: BatchPaths,
-        rows: Index,
+        rows: Rows,
         choice: Choice = UNFINISHED_ROWS,
         *,
         check_first: Callable[[int], None] = lambda _: None,

@@ -15,13 +15,14 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from msgspec import DecodeError, convert, to_builtins
 from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
 from stormbreak import toml_file
+from stormbreak.batch.input.index import Rows
 from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Choice
 from stormbreak.batch.store.durable_file import replacing
 from stormbreak.batch.store.paths import BatchPaths
@@ -78,15 +79,6 @@ class Run:
         return self.input if self.table is None else self.table.name
 
 
-class InputRef(Protocol):
-    """What identifies an INPUT (`Rows` has it)."""
-
-    path: Path
-    fingerprint: str
-
-    def __len__(self) -> int: ...
-
-
 _RUN = Decoder(Run)
 
 
@@ -126,7 +118,7 @@ def find_moved(path: str, beside: Path) -> Path:
 
 def check(
     files: BatchPaths,
-    rows: InputRef,
+    rows: Rows,
     recorded: Mapping[str, Option],
     choice: Choice = UNFINISHED_ROWS,
 ) -> Run | None:
@@ -167,7 +159,7 @@ def check_before(
 
 def record(
     files: BatchPaths,
-    rows: InputRef,
+    rows: Rows,
     recorded: Mapping[str, Option],
     *,
     last: Run | None,

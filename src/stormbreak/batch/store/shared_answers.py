@@ -7,8 +7,9 @@ get its answer, or its failure, when it ends. They cost 5 bytes of memory a row,
 import secrets
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from stormbreak.batch.input.index import IdTable, Rows
 from stormbreak.batch.input.request import Row
@@ -29,7 +30,7 @@ _FOREVER = 100 * 365 * 86_400.0  # seconds that an answer stays
 _MAX_BYTES = 2**40
 
 
-class SharedAnswers:
+class SharedAnswers(AbstractContextManager["SharedAnswers"]):
     """Which rows have the same request, and the cache, if there is one; a context that closes it."""
 
     def __init__(self, rows: Rows, base_url: str, *, dedupe: bool, cache: str | None) -> None:
@@ -46,9 +47,6 @@ class SharedAnswers:
         self._next = array("I")  # row with the same request + 1; 0: none follows
         self._follows = bytearray()
         self._firsts = self._find_duplicates() if dedupe else array("I")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._cache is not None:

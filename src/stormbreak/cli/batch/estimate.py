@@ -22,7 +22,7 @@ from stormbreak.cli.batch.options import (
 )
 from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost.options import cost_options
-from stormbreak.cli.cost.output import Output, bar, price_notes
+from stormbreak.cli.cost.output import Output, costs_of, price_notes
 from stormbreak.cli.options import FILE, Integer, Number
 from stormbreak.core.row_schedule import WIDEST
 from stormbreak.cost.money import Currency
@@ -32,7 +32,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.environment import find_endpoint
 from stormbreak.llm.tokens import ANSWER
-from stormbreak.report.cost_facts import CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts
 
 LATENCY = 5.0  # seconds of a request, by default
 _COLUMNS = (
@@ -119,21 +119,13 @@ def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) ->
     rows = sum(each.rows for each in models)
     expected = [each.expected for each in models if each.expected is not None]
     without = "" if len(expected) == len(models) else ", without what has no price"
+    amounts = [(each.model, each.expected, each.prices) for each in models]
     cost = f"{currency.with_code(sum(expected, Decimal(0)))} are expected{without}"
     return CostFacts(
         kind="an estimate",
         title=source.name,
         verdict=f"{rows:,} rows: {cost if expected else 'no price is known'}.",
-        bars=[
-            Costs(
-                title=f"{currency.code} expected",
-                costs=[
-                    bar(each.model, each.expected, each.prices)
-                    for each in models
-                    if each.expected is not None
-                ],
-            )
-        ],
+        bars=[costs_of(f"{currency.code} expected", amounts)],
         currency=currency,
     )
 

@@ -118,6 +118,15 @@ _RESULTS = options(
 )
 
 
+_POLICY = option("-p --policy", "FILE|PRESET", "A policy file, or a preset.", show_default=POLICY)
+CONNECT_GRACE_OPTION = option(
+    "--connect-grace",
+    SECONDS,
+    "Give up if the API has not answered by then.",
+    show_default=f"{CONNECT_GRACE:g}",
+)
+
+
 def submit_options(command: F) -> F:
     """Add the options of `batch submit`: those of a run that have a meaning without one."""
     destination = options("Destination", BASE_URL, PROVIDER, API_KEY_ENV, MODEL)
@@ -135,7 +144,7 @@ def submit_options(command: F) -> F:
     )
     sending = options(
         "Requests about batches",
-        option("-p --policy", "FILE|PRESET", "A policy file, or a preset.", show_default=POLICY),
+        _POLICY,
         option("--timeout", SECONDS, "Maximum time of one attempt, upload included."),
         CONNECT_GRACE_OPTION,
     )
@@ -143,70 +152,58 @@ def submit_options(command: F) -> F:
     return destination(limits(sending(results(command))))
 
 
-CONNECT_GRACE_OPTION = option(
-    "--connect-grace",
-    SECONDS,
-    "Give up if the API has not answered by then.",
-    show_default=f"{CONNECT_GRACE:g}",
+_CONCURRENCY = options(
+    "Limits",
+    _POLICY,
+    option(
+        "-c --concurrency",
+        CONCURRENCY,
+        "Maximum concurrent requests; auto adapts to the target.",
+        show_default="set by the policy",
+    ),
+    option(
+        "--workers",
+        Integer(1, MAX_WORKERS),
+        "Processes that send, and share all limits.",
+        show_default="1",
+    ),
+)
+_ANSWERS = options(
+    "Answers",
+    option("--schema", "FILE", "A JSON schema that every answer must fit."),
+    option(
+        "--repairs",
+        Integer(0, MAX_REPAIRS),
+        "Times to ask again, and show the model why its answer does not fit.",
+        show_default=f"{REPAIRS}",
+    ),
+    flag("--check-only", "Check the schema, but do not send it: for an API that rejects it."),
+)
+_TIMEOUTS = options(
+    "Timeouts",
+    option(
+        "--timeout",
+        SECONDS,
+        "Maximum time of one attempt.",
+        show_default=f"{BATCH.attempt_timeout:g}, from the preset {POLICY}",
+    ),
+    option("--idle-timeout", SECONDS, "Maximum silence of the API in an attempt."),
+    option("--deadline", SECONDS, "Maximum time of one row, retries included."),
+    CONNECT_GRACE_OPTION,
 )
 
 
-def run_options(command: F, *, defaults: bool = True) -> F:
-    """Add the options of a run: those of `Flags`, and those of `work`."""
+def run_options(command: F) -> F:
+    """Add the options of a run."""
+    return _DESTINATION(_ANSWERS(_CONCURRENCY(_LIMITS(_TIMEOUTS(_RESULTS(command))))))
 
-    def default(value: str) -> str | bool:
-        return defaults and value
 
-    policy = options(
-        "Limits",
-        option(
-            "-p --policy",
-            "FILE|PRESET",
-            "A policy file, or a preset.",
-            show_default=default(POLICY),
-        ),
-        option(
-            "-c --concurrency",
-            CONCURRENCY,
-            "Maximum concurrent requests; auto adapts to the target.",
-            show_default=default("set by the policy"),
-        ),
-        option(
-            "--workers",
-            Integer(1, MAX_WORKERS),
-            "Processes that send, and share all limits.",
-            show_default=default("1"),
-        ),
-    )
-    answers = options(
-        "Answers",
-        option("--schema", "FILE", "A JSON schema that every answer must fit."),
-        option(
-            "--repairs",
-            Integer(0, MAX_REPAIRS),
-            "Times to ask again, and show the model why its answer does not fit.",
-            show_default=default(f"{REPAIRS}"),
-        ),
-        flag("--check-only", "Check the schema, but do not send it: for an API that rejects it."),
-    )
-    timeouts = options(
-        "Timeouts",
-        option(
-            "--timeout",
-            SECONDS,
-            "Maximum time of one attempt.",
-            show_default=default(f"{BATCH.attempt_timeout:g}, from the preset {POLICY}"),
-        ),
-        option("--idle-timeout", SECONDS, "Maximum silence of the API in an attempt."),
-        option("--deadline", SECONDS, "Maximum time of one row, retries included."),
-        option(
-            "--connect-grace",
-            SECONDS,
-            "Give up if the API has not answered by then.",
-            show_default=default(f"{CONNECT_GRACE:g}"),
-        ),
-    )
-    return _DESTINATION(answers(policy(_LIMITS(timeouts(_RESULTS(command))))))
+def retry_options(command: F) -> F:
+    """Add the same options. Their help names no defaults: `batch retry` takes the values of the last run."""
+    added: Any = run_options(command)
+    for param in added.__click_params__:
+        param.show_default = False
+    return cast("F", added)
 
 
 _TABLE = (
@@ -255,8 +252,3 @@ def job_options(command: F) -> F:
     destination = option("-o --output", FILE, "File for the answers.", required=True)
     source = click.argument("source", metavar="INPUT", type=FILE)
     return source(destination(table_options(cast("F", with_job))))
-
-
-def retry_options(command: F) -> F:
-    """Add the same options without defaults: `batch retry` takes the values of the last run."""
-    return run_options(command, defaults=False)

@@ -6,7 +6,7 @@ Nothing from a file or a provider is printed here, except what `escape` made saf
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING
 
 from stormbreak.batch.running.snapshot import (
     SHOW_READING_AFTER,
@@ -18,30 +18,21 @@ from stormbreak.batch.running.snapshot import (
 from stormbreak.batch.running.workers import Running
 from stormbreak.cost.numbers import format_cost, span
 
+if TYPE_CHECKING:
+    from stormbreak.batch.running.panel import Panel
+
 LINE_EVERY = 5.0  # seconds between plain lines
 _GONE = (OSError, ValueError)  # a pipe without a reader, a terminal that was closed
-
-
-class Progress(Protocol):
-    """Called now and then while INPUT is read, then four times a second."""
-
-    def on_read(self, rows: int) -> None:
-        """Show the number of rows read, once it has taken a while."""
-        ...
-
-    def tick(self, runner: Running) -> None:
-        """Show the snapshot of the runner."""
-        ...
 
 
 class Quiet:
     """Shows nothing."""
 
     def on_read(self, rows: int) -> None:
-        """Nothing."""
+        """Take the number of rows read: now and then, while INPUT is read."""
 
     def tick(self, runner: Running) -> None:
-        """Nothing."""
+        """Take the runner, four times a second."""
 
 
 class Lines:
@@ -93,7 +84,7 @@ class Lines:
 
 
 @contextmanager
-def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator[Progress]:
+def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator["Quiet | Lines | Panel"]:
     """Show progress on `stream` while the context lasts. A stream that goes away ends nothing."""
     if quiet or stream is None or stream.closed:
         yield Quiet()
@@ -101,13 +92,15 @@ def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator[Progress]:
         from rich.console import Console  # noqa: PLC0415 - only a terminal needs rich
         from rich.live import Live  # noqa: PLC0415
 
-        from stormbreak.batch.running.panel import Panel  # noqa: PLC0415
+        from stormbreak.batch.running import panel  # noqa: PLC0415
 
         live = Live(console=Console(file=stream), auto_refresh=False, transient=True)  # no thread
         with suppress(*_GONE):
             live.start()
         try:
-            yield Panel(lambda drawn: live.update(drawn, refresh=True), lambda: live.console.width)
+            yield panel.Panel(
+                lambda drawn: live.update(drawn, refresh=True), lambda: live.console.width
+            )
         finally:
             with suppress(*_GONE):
                 live.stop()

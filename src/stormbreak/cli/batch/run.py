@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -161,14 +162,7 @@ def _exit_code(summary: Summary) -> int:
 )
 @job_options
 @run_options
-def command(
-    job: Job,
-    *,
-    as_json: bool,
-    quiet: bool,
-    report: str | None,
-    metrics_port: tuple[str, int] | None,
-) -> int:
+def command(job: Job, **shown: Any) -> int:
     """Send every row of INPUT and write the answers to a file.
 
     INPUT is a table (CSV, Parquet or JSON lines) of which --prompt, --template or --body makes requests, or JSON lines
@@ -177,6 +171,4 @@ def command(
     Failed rows go to a second file beside it, with the reason. Run the same command again to resume after a stop or a
     crash.
     """
-    return run_and_report(
-        job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port
-    )
+    return run_and_report(job, **shown)

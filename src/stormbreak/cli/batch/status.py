@@ -36,14 +36,18 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
     """The summary of a run, or of a retry, as lines of a name and a value."""
     back = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
     failed_file = path_of(BatchPaths.of(Path(summary.output)).failed)
+    left = f"{summary.left:,}" + "; batch run continues with them" * retry
+    reused = f"{summary.reused:,} of these answers, from the cache or from identical rows"
+    fallback = f"{summary.from_fallback:,} of these answers, from a fallback"
+    is_over = summary.end == End.FINISHED.value
     lines = {
         "answered": _answered(summary, retry=retry),
         "failed": f"{summary.failed:,}" + (f"; why: {failed_file}" if summary.failed else ""),
         "reason": _reason(summary),
-        "left": _left(summary, retry=retry),
+        "left": left * bool(summary.left),
         "retried": _retried(summary, retry=retry),
-        "reused": _reused(summary),
-        "fallback": _from_fallback(summary),
+        "reused": reused * bool(summary.reused),
+        "fallback": fallback * bool(summary.from_fallback),
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": _sent(summary, retry=retry),
         "came back": back,
@@ -51,7 +55,7 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": _answers(summary),
         "stopped": _stopped(summary),
-        "next": _next_command(summary),
+        "next": retry_command(summary.output) if summary.failed and is_over else "",
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
 
@@ -79,12 +83,6 @@ def retry_command(output: str) -> str:
     return f"fix the cause, then: stormbreak batch retry {shlex.quote(path_of(output))}"
 
 
-def _left(summary: Summary, *, retry: bool) -> str:
-    if not summary.left:
-        return ""
-    return f"{summary.left:,}" + ("; batch run continues with them" if retry else "")
-
-
 def _retried(summary: Summary, *, retry: bool) -> str:
     if not (summary.retried or retry):
         return ""
@@ -107,20 +105,6 @@ def _sent(summary: Summary, *, retry: bool) -> str:
     return "nothing: all rows were answered before"
 
 
-def _reused(summary: Summary) -> str:
-    """Rows that were not sent."""
-    if not summary.reused:
-        return ""
-    return f"{summary.reused:,} of these answers, from the cache or from identical rows"
-
-
-def _from_fallback(summary: Summary) -> str:
-    """Rows that another target, the cache of a fallback or a fixed text answered."""
-    if not summary.from_fallback:
-        return ""
-    return f"{summary.from_fallback:,} of these answers, from a fallback"
-
-
 def _reason(summary: Summary) -> str:
     """Why most rows failed, in the provider's words."""
     reason = summary.reason
@@ -128,12 +112,6 @@ def _reason(summary: Summary) -> str:
         return ""
     text = f" {reason}" if str(reason) else ""
     return f"{reason.verdict}{text} ({reason.rows:,} row{'s' * (reason.rows > 1)} of this run)"
-
-
-def _next_command(summary: Summary) -> str:
-    if not summary.failed or summary.end != End.FINISHED.value:
-        return ""
-    return retry_command(summary.output)
 
 
 def _stopped(summary: Summary) -> str:

@@ -2,14 +2,12 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Self
 
 from stormbreak.batch.running.snapshot import Throughput
 from stormbreak.batch.running.workers import Running
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.core.target_state import Listener
 from stormbreak.cost.accounts import Cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot, decoded, encoded
@@ -17,7 +15,7 @@ from stormbreak.telemetry.status_pages import StatusPages
 from stormbreak.telemetry.status_server import Action, StatusServer
 
 
-class StatusSocket:
+class StatusSocket(AbstractContextManager["StatusSocket"]):
     """Serves one run, for as long as the context lasts.
 
     The address (host and port) is opened at once. The socket is made when the run sends, since then OUTPUT and the
@@ -32,6 +30,7 @@ class StatusSocket:
     ) -> None:
         self._actions = actions
         self._status = StatusPages(metrics=listen is not None)
+        self.listeners = self._status.listeners  # which need the events of the run
         self._output = output
         self._throughput = Throughput()
         self._stack = ExitStack()
@@ -40,14 +39,6 @@ class StatusSocket:
             taken = self._stack.enter_context(self._status.serve(*listen))
             with suppress(OSError):  # such as a terminal that is gone
                 print(f"serving {taken.address}/metrics", file=sys.stderr)  # noqa: T201
-
-    @property
-    def listeners(self) -> tuple[Listener, ...]:
-        """What needs the events of the run."""
-        return self._status.listeners
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

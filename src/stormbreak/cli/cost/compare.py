@@ -19,9 +19,9 @@ from stormbreak.cli.cost.options import (
     sellers_in,
     traffic_options,
 )
-from stormbreak.cli.cost.output import Output, assumed, bar, source_notes
+from stormbreak.cli.cost.output import Output, assumed, costs_of, source_notes
 from stormbreak.cli.options import FILE, NAMES
-from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
+from stormbreak.cost.compare import Demand, Row, compare, offers_for
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
@@ -29,7 +29,7 @@ from stormbreak.cost.token_prices import Service, Tokens
 from stormbreak.cost.usage_file import read_traffic
 from stormbreak.cost.usage_records import Traffic, Use
 from stormbreak.escape import path_of
-from stormbreak.report.cost_facts import CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts
 
 # ---------------------------------------------------------------- rows of the table
 
@@ -102,11 +102,11 @@ def _rows(demand: Demand, wanted: ComparisonRows, lookup: PriceLookup) -> list[R
             if model != demand.used:
                 raise
             why = str(error)
-    lost = [unpriced(demand, own, why)] if why else []
+    lost = [Row(demand=demand, offer=own, why=why)] if why else []
     try:
         rows = compare(demand, offers, lookup) if offers else []
     except UnknownPriceError as error:
-        return [unpriced(demand, own, str(error))]
+        return [Row(demand=demand, offer=own, why=str(error))]
     return lost + [row for row in rows if row.prices]
 
 
@@ -244,17 +244,9 @@ def _sheet(rows: Sequence[Row], currency: Currency) -> Sheet:
 def _facts(rows: Sequence[Row], currency: Currency) -> CostFacts:
     demands = dict.fromkeys(row.demand for row in rows)
     bars = [
-        Costs(
-            title=f"{currency.code} a month for {_traffic(demand)}",
-            costs=[
-                bar(
-                    f"{row.offer.model}, {row.offer.seller.provider}, by {_source(row)}",
-                    row.monthly,
-                    row.prices,
-                )
-                for row in rows
-                if row.demand is demand and row.monthly is not None
-            ],
+        costs_of(
+            f"{currency.code} a month for {_traffic(demand)}",
+            ((_offer(row), row.monthly, row.prices) for row in rows if row.demand is demand),
         )
         for demand in demands
     ]
@@ -266,6 +258,10 @@ def _facts(rows: Sequence[Row], currency: Currency) -> CostFacts:
         bars=bars,
         currency=currency,
     )
+
+
+def _offer(row: Row) -> str:
+    return f"{row.offer.model}, {row.offer.seller.provider}, by {_source(row)}"
 
 
 def _source(row: Row) -> str:

@@ -84,7 +84,7 @@ _PRICES = options(
     option("--rate", "N", "Units of that currency per US dollar."),
 )
 _OUTPUT = options("Output", JSON, flag("--csv as_csv", "Print CSV."), REPORT)
-_TRAFFIC = options(
+traffic_options = options(
     "Traffic",
     option("--input-share", SHARE, "Share of the tokens that is input.", default="0.7"),
     option("--cache-rate", SHARE, "Share of the input read from a cache.", default="0"),
@@ -101,6 +101,7 @@ _TRAFFIC = options(
         show_default=Service.STANDARD.value,
     ),
 )
+"""The options that describe the tokens; `mix_of` takes their values."""
 
 
 def cost_options(command: F) -> F:
@@ -127,11 +128,6 @@ def cost_options(command: F) -> F:
         return command(output=output, prices=prices, **given)
 
     return cast("F", _PRICES(_OUTPUT(run)))
-
-
-def traffic_options(command: F) -> F:
-    """Add the options that describe the tokens; `mix_of` takes their values."""
-    return _TRAFFIC(command)
 
 
 def mix_of(

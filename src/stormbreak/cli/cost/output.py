@@ -1,6 +1,6 @@
 """Output of `stormbreak cost`: a table and sentences, JSON, CSV or a report; and the notes under a table."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -18,10 +18,10 @@ from stormbreak.cli.output import draw, json_text, say, wide
 from stormbreak.cost.compare import Mix, Row
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup
-from stormbreak.cost.sheet import Column, Kind, Sheet, document, percent, volume
+from stormbreak.cost.sheet import Column, Kind, Sheet, percent, volume
 from stormbreak.cost.token_prices import Prices, Service, Source
 from stormbreak.escape import path_of, plain
-from stormbreak.report.cost_facts import Cost, CostFacts
+from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 from stormbreak.report.destination import ReportFile
 
 _LONGEST = 60  # characters of a cell
@@ -77,7 +77,7 @@ class Output:
         self, head: Mapping[str, object], notes: Sequence[str], sheets: Mapping[str, Sheet]
     ) -> None:
         if self.as_json:
-            say(json_text(document(head, **sheets)))
+            say(json_text({**head, **{name: sheet.records() for name, sheet in sheets.items()}}))
             return
         if self.as_csv:
             say(next(iter(sheets.values())).csv(), end="")
@@ -145,9 +145,16 @@ def _fits(widths: Sequence[int], room: int) -> bool:
     return sum(widths) + _BETWEEN * len(widths) <= room
 
 
-def bar(name: str, usd: Decimal, prices: Prices | None) -> Cost:
-    """Return a bar of a report; prices may be a claim."""
-    return Cost(name=name, usd=usd, claim=prices is not None and prices.source.claim)
+def costs_of(
+    title: str, amounts: Iterable[tuple[str, Decimal | None, Prices | None]], *, exact: bool = False
+) -> Costs:
+    """Compare amounts in bars, by name, without those that are not known; prices may be a claim."""
+    costs = [
+        Cost(name=name, usd=usd, claim=prices is not None and prices.source.claim)
+        for name, usd, prices in amounts
+        if usd is not None
+    ]
+    return Costs(title=title, costs=costs, exact=exact)
 
 
 # ---------------------------------------------------------------- notes under a table
@@ -186,7 +193,7 @@ def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
     """List the notes on single prices."""
     for prices in dict.fromkeys(priced):
         if prices.notes:
-            yield f"{prices.provider}/{prices.model}: {'; '.join(prices.notes)}."
+            yield f"{prices.place}: {'; '.join(prices.notes)}."
     if any(prices.latency for prices in priced):
         yield "Latencies are the seller's claims; they are not measured."
 

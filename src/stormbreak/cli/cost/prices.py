@@ -6,13 +6,13 @@ import click
 
 from stormbreak.cli.command import subcommand
 from stormbreak.cli.cost.options import PROVIDERS, cost_options, sellers_in
-from stormbreak.cli.cost.output import Output, bar, price_notes
+from stormbreak.cli.cost.output import Output, costs_of, price_notes
 from stormbreak.cost.compare import offers_for
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.cost.token_prices import Prices, Service
-from stormbreak.report.cost_facts import CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts
 
 _COLUMNS = (
     Column("model", "model"),
@@ -57,18 +57,14 @@ def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
     models = list(dict.fromkeys(prices.model for prices in found))
     sellers = {prices.provider for prices in found}
     bars = [
-        Costs(
-            title=f"{kind.capitalize()}, {currency.code} per million tokens",
+        costs_of(
+            f"{kind.capitalize()}, {currency.code} per million tokens",
+            (
+                (f"{each.model}, {each.provider}, by {each.source.name}", rate.at(1), each)
+                for each in found
+                if (rate := getattr(each.standard, kind))
+            ),
             exact=True,
-            costs=[
-                bar(
-                    f"{prices.model}, {prices.provider}, by {prices.source.name}",
-                    rate.at(1),
-                    prices,
-                )
-                for prices in found
-                if (rates := prices.rates(Service.STANDARD)) and (rate := getattr(rates, kind))
-            ],
         )
         for kind in ("input", "output")
     ]

@@ -11,7 +11,7 @@ from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.cost import usage_report
 from stormbreak.cli.cost.options import cost_options, reject_unused_options
-from stormbreak.cli.cost.output import Output, bar, price_notes
+from stormbreak.cli.cost.output import Output, costs_of, price_notes
 from stormbreak.cli.options import FILE
 from stormbreak.cost.accounts import Span
 from stormbreak.cost.money import Currency
@@ -20,7 +20,7 @@ from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.cost.token_prices import Number, Service, Tokens
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
-from stormbreak.report.cost_facts import CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts
 
 _COLUMNS = (
     Column("model", "model"),
@@ -113,6 +113,10 @@ def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
     known = [each.in_all for each in cost.models if each.in_all is not None]
     wasted = [each.wasted for each in cost.models if each.in_all and each.wasted]
     without = "" if len(known) == len(cost.models) else ", without what has no price"
+    amounts = [
+        (f"{each.model}, {each.provider}", each.in_all and each.in_all.max_usd, each.prices)
+        for each in cost.models
+    ]
     return CostFacts(
         kind="the cost of a batch",
         title=Path(cost.output).name,
@@ -123,16 +127,7 @@ def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
         if known
         else "What the batch has cost is not known: nothing in it has a price.",
         facts=[("answers", f"{sum(each.answers for each in cost.models):,}")],
-        bars=[
-            Costs(
-                title=f"{currency.code} in all, at most",
-                costs=[
-                    bar(f"{each.model}, {each.provider}", each.in_all.max_usd, each.prices)
-                    for each in cost.models
-                    if each.in_all is not None
-                ],
-            )
-        ],
+        bars=[costs_of(f"{currency.code} in all, at most", amounts)],
         currency=currency,
     )
 

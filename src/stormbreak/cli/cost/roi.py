@@ -137,7 +137,7 @@ def migration_cost(result: Result, move: Migration) -> None:
     result.notes.extend(f"- {'now: ' if it.holds else ''}{it.text}" for it in against)
 
     result.move = move
-    result.titles.append(f"{_name(move.current)} to {_name(move.candidate)}")
+    result.titles.append(f"{move.current.place} to {move.candidate.place}")
     result.verdicts.append(_verdict(move, currency))
     result.about.extend(
         [
@@ -148,13 +148,9 @@ def migration_cost(result: Result, move: Migration) -> None:
     )
 
 
-def _name(prices: Prices) -> str:
-    return f"{prices.provider}/{prices.model}"
-
-
 def _priced(prices: Prices) -> str:
     claim = ", a claim" if prices.source.claim else ""
-    return f"{_name(prices)}, by {prices.source.name}{claim}"
+    return f"{prices.place}, by {prices.source.name}{claim}"
 
 
 def _verdict(move: Migration, currency: Currency) -> str:

@@ -8,7 +8,7 @@ from math import inf
 from pathlib import Path
 
 from stormbreak.cli.command import Value
-from stormbreak.cli.cost.output import Output, bar
+from stormbreak.cli.cost.output import Output, costs_of
 from stormbreak.cli.options import Names
 from stormbreak.cost.accounts import Bill
 from stormbreak.cost.money import Currency
@@ -21,7 +21,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.usage_ledger import read_usage
 from stormbreak.gateway.usage_rows import FREE, HOUR, KNOWN, Sums, UsageRow, UsageSum
 from stormbreak.hidden_keys import quoted
-from stormbreak.report.cost_facts import CostFacts, Costs
+from stormbreak.report.cost_facts import CostFacts
 
 _MAGIC = b"SQLite format 3\0"
 _LABEL = "label."
@@ -56,11 +56,10 @@ _COLUMNS = (
 )
 
 
-def _is_field(name: str) -> bool:
-    return name in _FIELDS or (name.startswith(_LABEL) and name != _LABEL)
-
-
-FIELDS = Names(", ".join((*_FIELDS, f"{_LABEL}NAME")), _is_field)
+FIELDS = Names(
+    ", ".join((*_FIELDS, f"{_LABEL}NAME")),
+    lambda name: name in _FIELDS or (name.startswith(_LABEL) and name != _LABEL),
+)
 """What the rows of the report are for."""
 
 
@@ -243,7 +242,7 @@ def _facts(
     total: _Group, groups: Mapping[tuple[str, ...], _Group], period: str, output: Output
 ) -> CostFacts:
     currency, bill = output.currency, total.bill
-    bars = [bar(", ".join(each.names), each.bill.in_all.min_usd, None) for each in groups.values()]
+    amounts = ((", ".join(each.names), each.bill.in_all.min_usd, None) for each in groups.values())
     without = "" if bill.is_whole else ", without attempts of unknown cost"
     return CostFacts(
         kind="what gateways spent",
@@ -255,7 +254,7 @@ def _facts(
         if bill.attempts
         else "No attempts are recorded for that time.",
         facts=[("attempts", f"{bill.attempts:,}")],
-        bars=[Costs(title=f"{currency.code} spent, at least", costs=bars)],
+        bars=[costs_of(f"{currency.code} spent, at least", amounts)],
         currency=currency,
     )
 

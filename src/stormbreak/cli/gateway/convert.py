@@ -13,7 +13,7 @@ from stormbreak.cli.gateway.key import show_key
 from stormbreak.cli.options import FILE
 from stormbreak.cli.output import say
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.escape import path_of, plain, reason
+from stormbreak.escape import path_of, plain, reason, system_errors_at
 from stormbreak.gateway.from_litellm import MASTER, convert
 
 _PLACE = re.compile(r"line (\d+), column (\d+)")
@@ -42,11 +42,8 @@ def command(yaml: Path, *, output: Path | None) -> None:
     if output is None:
         say(text, end="")
     else:
-        try:
-            with output.open("x", encoding="utf-8") as new:
-                new.write(text)
-        except OSError as error:
-            raise ConfigurationError(f"{path_of(output)}: {reason(error)}") from None
+        with system_errors_at(output), output.open("x", encoding="utf-8") as new:
+            new.write(text)
     for note in notes:
         click.echo(note, err=True)
     if converted.key is not None:

@@ -10,8 +10,7 @@ from stormbreak.cli.command import subcommand
 from stormbreak.cli.gateway.key import lines_of, show_key
 from stormbreak.cli.options import FILE
 from stormbreak.cli.output import say
-from stormbreak.errors import ConfigurationError
-from stormbreak.escape import reason
+from stormbreak.escape import system_errors_at
 from stormbreak.gateway.keys import new_key
 from stormbreak.llm.providers import PRESETS
 
@@ -27,11 +26,8 @@ def command(file: Path) -> None:
     """
     key = new_key()
     text = "\n".join((*first_lines(os.environ), lines_of(FIRST_KEY, key), ""))
-    try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(text)
-    except OSError as error:
-        raise ConfigurationError(f"{file}: {reason(error)}") from None
+    with system_errors_at(file), file.open("x", encoding="utf-8") as new:
+        new.write(text)
     show_key(FIRST_KEY, key)
     say(f"{file} is written; start with: stormbreak gateway {file}")
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.options import FILE, JSON, Number, seed, speed
 from stormbreak.cli.output import draw, json_text, say, warn
-from stormbreak.cli.storm.options import assertion
+from stormbreak.cli.storm.options import SCALE_ALL, assertion
 from stormbreak.cli.storm.output import judge, progress_bar, table
 from stormbreak.gateway.rehearsal import Progress, Rehearsed, rehearse
 from stormbreak.http.h1.server import new_loop
@@ -38,12 +38,7 @@ LATE = 0.2  # real seconds
     option(
         "--scenario", "NAME|FILE", "A scenario of docs/storms.md, or a TOML file.", default="outage"
     ),
-    option(
-        "--scale",
-        Number(1e-6, 1_000_000),
-        "Multiply traffic, capacity and limits by N.",
-        default=1.0,
-    ),
+    SCALE_ALL,
     option("--duration", Number(1e-6, MAX_SECONDS, name="SECONDS"), "End after SECONDS of it."),
     speed(1.0, "timers of the gateway keep real time"),
     seed(),

@@ -17,9 +17,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 
 from stormbreak.cli.command import flag, option, options, subcommand
-from stormbreak.cli.options import JSON, REPORT, Integer, Number, seed, speed
+from stormbreak.cli.options import JSON, REPORT, Integer, seed, speed
 from stormbreak.cli.output import draw, say, warn
-from stormbreak.cli.storm.options import DURATION, SEEDS, assertion
+from stormbreak.cli.storm.options import DURATION, SCALE_ALL, SEEDS, assertion
 from stormbreak.cli.storm.output import (
     exit_code,
     measures_of,
@@ -130,12 +130,7 @@ class _Show(NamedTuple):
 )
 @options(
     "Scenario",
-    option(
-        "--scale",
-        Number(1e-6, 1_000_000),
-        "Multiply traffic, capacity and limits by N.",
-        default=1.0,
-    ),
+    SCALE_ALL,
     DURATION,
     speed(1.0, "timers of the program keep real time"),
     seed(),

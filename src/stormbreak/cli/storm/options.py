@@ -23,6 +23,9 @@ DURATION = option(
     "--duration", Number(1e-6, MAX_SECONDS, name="SECONDS"), "End after SECONDS of the scenario."
 )
 SCALE = option("--scale", Number(1e-3, 1000), "Multiply the calls by N.", default=1.0)
+SCALE_ALL = option(
+    "--scale", Number(1e-6, 1_000_000), "Multiply traffic, capacity and limits by N.", default=1.0
+)
 LOG_FIELDS = (
     option("--time-field", "NAME", "Field of the times, in JSON or CSV."),
     option("--latency-field", "NAME", "Field of the latencies."),

@@ -7,6 +7,7 @@ from shutil import copymode
 from typing import Any
 
 import click
+import tomli_w
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
@@ -151,19 +152,8 @@ def _cells(difference: Difference) -> Iterator[str]:
 
 def toml_of(changes: Mapping[str, Any]) -> str:
     """Write changes as TOML: numbers first, then tables."""
-    numbers, tables = "", ""
-    for key, value in changes.items():
-        given = values_of(value)
-        if isinstance(given, dict):
-            inner = "".join(f"{name} = {_literal(one)}\n" for name, one in given.items())
-            tables += f"\n[{key}]\n{inner}"
-        else:
-            numbers += f"{key} = {_literal(given)}\n"
-    return numbers + tables
-
-
-def _literal(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else f"{value}"
+    text = tomli_w.dumps({key: values_of(value) for key, value in changes.items()})
+    return f"\n{text}" if text.startswith("[") else text
 
 
 def _write(path: Path, found: Tuned) -> None:

@@ -25,7 +25,7 @@ from stormbreak.cli.output import draw, save_picture, say
 from stormbreak.cli.top.screen import ASCII, Frame, Glyphs
 from stormbreak.cost.numbers import short
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, reason
+from stormbreak.escape import path_of, system_errors_at
 from stormbreak.telemetry.state import State, encoded
 from stormbreak.telemetry.status_client import (
     ConnectionClosedError,
@@ -258,7 +258,5 @@ def _save(state: State, place: ServerAddress, path: Path) -> None:
         record=True, width=PICTURE_WIDTH, color_system="truecolor", file=io.StringIO()
     )
     console.print(Group(*Frame(where=str(place), width=PICTURE_WIDTH).lines(state)))
-    try:
+    with system_errors_at(path):
         save_picture(console, path, title="stormbreak top")
-    except OSError as error:
-        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error

@@ -118,6 +118,8 @@ class AsyncExchange(Exchange):
         """Wait until something has come, if nothing has. Cancelling closes the connection."""
         if self.parser.unread or self.parser.complete or self.failure is not None:
             return
+        if self._waiter is not None:  # it would never wake
+            raise RuntimeError("another task reads the response")
         waiter = self._waiter = self._loop.create_future()
         self._waiting_since = self._loop.time()
         try:

@@ -36,7 +36,11 @@ _STATUSES = {
     Verdict.FILTERED: 400,
 }  # of an error inside a success
 _BROKEN = 502
-_TYPES = {429: "rate_limit_error", 503: "overloaded_error", _BROKEN: "api_error"}
+_TYPES = {
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+    405: "invalid_request_error", 408: "timeout_error", 413: "request_too_large", 429: "rate_limit_error",
+    431: "invalid_request_error", 503: "overloaded_error", 504: "timeout_error",
+}  # fmt: skip
 
 
 class Reply(NamedTuple):
@@ -82,7 +86,9 @@ def response_for(
     status = _STATUSES.get(outcome.verdict, _BROKEN)
     body = original.body
     if not _is_error(body):
-        body = _error(shape, status, outcome.code, f"the answer is not usable: {outcome.detail}")
+        body = error_body(
+            shape, status, outcome.code, f"the answer is not usable: {outcome.detail}"
+        )
     return Reply(status, headers | {"content-type": _JSON}, body)
 
 
@@ -125,7 +131,9 @@ def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: 
     if rejection.retry_at is not None:
         headers["retry-after"] = str(max(1, ceil(rejection.retry_at - now)))
     headers |= _our_headers(history)
-    return Reply(status, headers, _error(shape, status, f"stormbreak_{rejection.policy}", message))
+    return Reply(
+        status, headers, error_body(shape, status, f"stormbreak_{rejection.policy}", message)
+    )
 
 
 def failure_of(outcome: Outcome, history: AttemptHistory | None) -> Failure:
@@ -151,8 +159,8 @@ def _is_error(body: bytes) -> bool:
     return isinstance(error, dict) and bool(error.get("error"))
 
 
-def _error(shape: Shape, status: int, code: str | None, message: str) -> bytes:
-    """Write an error as the API of this shape would."""
+def error_body(shape: Shape, status: int, code: str | None, message: str) -> bytes:
+    """Write an error as the API of this shape does."""
     kind = _TYPES.get(status, "api_error")
     if shape is Shape.MESSAGES:
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})

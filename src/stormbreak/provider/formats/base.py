@@ -70,13 +70,14 @@ encode = msgspec.json.Encoder().encode
 
 
 class Refusal(NamedTuple):
-    """A rejected request: type and code as in the OpenAI API, `metadata` as in OpenRouter's."""
+    """A rejected request: type, code and param (the field) as in the OpenAI API, `metadata` as in OpenRouter's."""
 
     status: int
     message: str
     kind: str = "invalid_request_error"
     code: str | int | None = None
     metadata: Mapping[str, str] | None = None
+    param: str | None = None
 
 
 class CacheWrites(NamedTuple):
@@ -209,7 +210,7 @@ def openai_error(refusal: Refusal) -> bytes:
     said: dict[str, Any] = {
         "message": refusal.message,
         "type": refusal.kind,
-        "param": None,
+        "param": refusal.param,
         "code": refusal.code,
     }
     if refusal.metadata is not None:
@@ -223,7 +224,7 @@ class Format(NamedTuple):
     Attributes:
         body: encodes a plain answer.
         events: encodes a streamed answer; None if there is none.
-        find_error: describes what is wrong with a JSON object that names a model.
+        find_error: describes what is wrong with a JSON object that names a model; the first name in quotes is the field.
         output_tokens: tokens of the answer that count against a limit; a default for each choice if the body has none.
         error: encodes an error; that of OpenAI by default, as are the next two.
         late_error: the error inside a 200.

@@ -1,21 +1,71 @@
-"""`/v1/completions`, for one prompt or several."""
+"""`/v1/completions`, for one prompt or several. It refuses what OpenAI's description of the API (OpenAPI) excludes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import inf
 from typing import Any
 
 from stormbreak.provider.formats import chat
 from stormbreak.provider.formats.base import BORN, Events, Format, ParsedRequest, encode, pieces
 
 _MAX_PROMPTS = 20
+_WHOLE = {"n": (1, 128), "best_of": (0, 20), "logprobs": (0, 5), "max_tokens": (0, inf)}
+_NUMBERS = {
+    "temperature": (0, 2), "top_p": (0, 1), "frequency_penalty": (-2, 2), "presence_penalty": (-2, 2),
+}  # fmt: skip
+_KINDS: Mapping[str, tuple[type, str]] = {
+    "echo": (bool, "a boolean"),
+    "stream": (bool, "a boolean"),
+    "suffix": (str, "a string"),
+    "user": (str, "a string"),
+    "logit_bias": (dict, "an object"),
+    "stream_options": (dict, "an object"),
+}
 
 
 def _find_error(payload: Mapping[str, Any]) -> str | None:
-    prompt = payload.get("prompt")
-    fits = isinstance(prompt, str) or (isinstance(prompt, list) and len(prompt) > 0)
-    if not fits:
-        return "'prompt' must be a string or a list that is not empty"
-    too_many = _prompts(payload) > _MAX_PROMPTS
-    return f"'prompt' must have at most {_MAX_PROMPTS} items" if too_many else None
+    given = {name: value for name, value in payload.items() if value is not None}
+    if "prompt" not in payload or not _is_prompt(given.get("prompt", "")):
+        return "'prompt' must be a string, or a list of strings, of tokens, or of lists of tokens"
+    if _prompts(payload) > _MAX_PROMPTS:
+        return f"'prompt' must have at most {_MAX_PROMPTS} items"
+    return next(_errors(given), None)
+
+
+def _errors(given: Mapping[str, Any]) -> Iterator[str]:
+    for name, (least, most) in (_WHOLE | _NUMBERS).items():
+        number = int if name in _WHOLE else (int, float)
+        value: Any = given.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, number) or not least <= value <= most:
+            what = "an integer" if name in _WHOLE else "a number"
+            yield f"'{name}' must be {what} {_between(least, most)}"
+    for name, (kind, what) in _KINDS.items():
+        if name in given and not isinstance(given[name], kind):
+            yield f"'{name}' must be {what}"
+    stop = given.get("stop", "")
+    if not isinstance(stop, str) and not (_is_list_of(str, stop) and len(stop) <= 4):
+        yield "'stop' must be a string, or a list of one to four strings"
+    streams, best_of = given.get("stream", False), given.get("best_of", 0)
+    if 0 < best_of < given.get("n", 1):
+        yield "'best_of' must not be less than 'n'"
+    if streams and best_of > 1:
+        yield "'best_of' must be 1 with 'stream': the best of several cannot be streamed"
+    if "stream_options" in given and not streams:
+        yield "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+
+
+def _between(least: float, most: float) -> str:
+    return f"of at least {least}" if most == inf else f"from {least} to {most}"
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    """Whether it is a list with items of one kind."""
+    return isinstance(value, list) and bool(value) and all(type(item) is kind for item in value)
+
+
+def _is_prompt(value: Any) -> bool:
+    if isinstance(value, str) or _is_list_of(str, value) or _is_list_of(int, value):
+        return True
+    return _is_list_of(list, value) and all(_is_list_of(int, item) for item in value)
 
 
 def _prompts(payload: Mapping[str, Any]) -> int:

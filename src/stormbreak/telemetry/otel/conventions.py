@@ -6,7 +6,6 @@ published package marks them as deprecated. No attribute holds a prompt or an an
 
 from collections.abc import Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -51,9 +50,7 @@ WAITED = "stormbreak.waited"
 Value: TypeAlias = str | bool | int | float
 Attributes: TypeAlias = dict[str, Value]
 
-_PROVIDERS: Mapping[str, str] = MappingProxyType(
-    {"gemini": "gcp.gemini", "mistral": "mistral_ai", "xai": "x_ai"}
-)
+_PROVIDERS: Mapping[str, str] = {"gemini": "gcp.gemini", "mistral": "mistral_ai", "xai": "x_ai"}
 """Providers whose name in the conventions differs from that of our preset."""
 
 

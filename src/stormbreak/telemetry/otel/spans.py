@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
-from types import MappingProxyType
 from typing import Any
 
 from opentelemetry.context import Context, attach, detach, get_current
@@ -59,13 +58,8 @@ class CurrentSpan:
         detach(self._entered)
 
 
-# ---------------------------------------------------------------- active spans
-# The calls of one engine whose span has not ended. A call may never end, such as one of a stopped
-# event loop: beyond a bound the oldest are dropped.
-
-
 class ActiveSpan:
-    """A call: its span, the parent context of its attempts, and their open spans by number."""
+    """A call whose span has not ended: that span, the parent context of its attempts, and their open spans by number."""
 
     __slots__ = ("attempts", "began", "context", "operation", "source", "span")
 
@@ -76,46 +70,6 @@ class ActiveSpan:
         self.began = began  # on the clock of the engine
         self.source = TARGET
         self.attempts: dict[int, Span] = {}
-
-
-class ActiveSpans:
-    """At most `max_calls` calls, by number; the oldest are ended as unfinished. From any thread."""
-
-    def __init__(self, max_calls: int) -> None:
-        self._max_calls = max_calls
-        self._lock = new_lock()  # a finalizer or a signal handler may run in the middle of a method
-        self.forget()
-
-    def forget(self) -> None:
-        """Forget all calls: in a child process they never end."""
-        self._calls: dict[int, ActiveSpan] = {}
-
-    def close(self) -> None:
-        """End all calls, and from now on each new one."""
-        with self._lock:
-            self._max_calls = 0
-            calls, self._calls = self._calls, {}
-        for call in calls.values():
-            _end_unfinished(call)
-
-    def add(self, number: int, call: ActiveSpan) -> None:
-        """Add a call."""
-        oldest: ActiveSpan | None = None
-        with self._lock:
-            self._calls[number] = call
-            if len(self._calls) > self._max_calls:
-                oldest = self._calls.pop(next(iter(self._calls)))
-        if oldest is not None:
-            _end_unfinished(oldest)
-
-    def find(self, number: int) -> ActiveSpan | None:
-        """Return a call by its number."""
-        return self._calls.get(number)
-
-    def pop(self, number: int) -> ActiveSpan | None:
-        """Remove a call and return it."""
-        with self._lock:
-            return self._calls.pop(number, None)
 
 
 # ---------------------------------------------------------------- span events
@@ -174,13 +128,14 @@ def _seconds(event: Event) -> float | None:
 
 
 class Spans:
-    """A listener to one engine, and the context_listener of its calls.
+    """A listener to one engine, and the context_listener of its calls. From any thread.
+
+    A call may never end, such as one of a stopped event loop: beyond `max_calls` the oldest are ended as unfinished.
 
     Args:
         tracer: creates the spans.
         measures: records durations and tokens.
         labels: the names of call labels that become attributes.
-        max_calls: calls with open spans.
     """
 
     def __init__(
@@ -189,15 +144,22 @@ class Spans:
         self._tracer = tracer
         self._measures = measures
         self._labels = labels
-        self._calls = ActiveSpans(max_calls)
+        self._max_calls = max_calls
+        self._lock = new_lock()  # a finalizer or a signal handler may run in the middle of a method
+        self._forget()
         reset_in_child(self._forget)
 
     def _forget(self) -> None:
-        self._calls.forget()
+        """Forget all calls: in a child process they never end."""
+        self._calls: dict[int, ActiveSpan] = {}
 
     def close(self) -> None:
-        """End all open spans as unfinished, and create no more."""
-        self._calls.close()
+        """End all open spans as unfinished, and each new one at once."""
+        with self._lock:
+            self._max_calls = 0
+            calls, self._calls = self._calls, {}
+        for call in calls.values():
+            _end_unfinished(call)
 
     def begins(self, call: Call, now: float) -> None:
         """Start the span of a call, below the current span."""
@@ -213,11 +175,17 @@ class Spans:
         name = f"{call.operation or 'call'} {shown(target.model or target.provider, LABEL)}"
         span = self._tracer.start_span(name, context, _kind(target), attributes)
         below = set_span_in_context(span, context)
-        self._calls.add(call.number, ActiveSpan(span, below, operation=call.operation, began=now))
+        oldest: ActiveSpan | None = None
+        with self._lock:
+            self._calls[call.number] = ActiveSpan(span, below, operation=call.operation, began=now)
+            if len(self._calls) > self._max_calls:
+                oldest = self._calls.pop(next(iter(self._calls)))
+        if oldest is not None:
+            _end_unfinished(oldest)
 
     def around(self, number: int, sent: Send) -> AbstractContextManager[object]:
         """Return a context in which the span of an attempt is the current one."""
-        call = self._calls.find(number)
+        call = self._calls.get(number)
         if call is None:  # it began before we listened
             return nullcontext()
         return CurrentSpan(call.attempts.get(sent.attempt, call.span))
@@ -228,7 +196,8 @@ class Spans:
         if number is None:  # the event is about a target
             return
         ends = isinstance(event, events.CallEnded | events.CallCancelled)
-        call = self._calls.pop(number) if ends else self._calls.find(number)
+        with self._lock:
+            call = self._calls.pop(number, None) if ends else self._calls.get(number)
         if call is None:
             return
         if isinstance(event, SPAN_EVENTS) and call.span.is_recording():
@@ -302,18 +271,16 @@ class Spans:
         _end(call.span, Verdict.CANCELLED)
 
 
-_HANDLERS: Mapping[type, Callable[[Spans, ActiveSpan, Any], None]] = MappingProxyType(
-    {
-        events.Sent: Spans._sent,  # noqa: SLF001 - of the class above
-        events.Returned: Spans._returned,  # noqa: SLF001
-        events.Committed: Spans._committed,  # noqa: SLF001
-        events.Overtaken: Spans._overtaken,  # noqa: SLF001
-        events.FellBack: Spans._fell_back,  # noqa: SLF001
-        events.CallRejected: Spans._rejected,  # noqa: SLF001
-        events.CallEnded: Spans._ended,  # noqa: SLF001
-        events.CallCancelled: Spans._cancelled,  # noqa: SLF001
-    }
-)
+_HANDLERS: Mapping[type, Callable[[Spans, ActiveSpan, Any], None]] = {
+    events.Sent: Spans._sent,  # noqa: SLF001 - of the class above
+    events.Returned: Spans._returned,  # noqa: SLF001
+    events.Committed: Spans._committed,  # noqa: SLF001
+    events.Overtaken: Spans._overtaken,  # noqa: SLF001
+    events.FellBack: Spans._fell_back,  # noqa: SLF001
+    events.CallRejected: Spans._rejected,  # noqa: SLF001
+    events.CallEnded: Spans._ended,  # noqa: SLF001
+    events.CallCancelled: Spans._cancelled,  # noqa: SLF001
+}
 
 
 def _kind(target: Target) -> SpanKind:
