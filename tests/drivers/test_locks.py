@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from table_test import table_test
 
 from stormbreak.drivers import locks
 from stormbreak.drivers.locks import LiveSet, cached_value, new_lock
@@ -91,7 +92,7 @@ def test_what_is_computed_once_is_computed_once():
     assert Owner.value.__doc__ == "A value."
 
 
-@pytest.mark.parametrize("kind", [int, str])
+@table_test("kind", [int, str])
 def test_what_cannot_be_referred_to_weakly_is_refused(kind):
     with pytest.raises(TypeError, match="weak reference"):
         LiveSet().add(kind())

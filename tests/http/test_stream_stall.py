@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from sockets import End, answer, served
+from table_test import table_test
 from virtual_loop import in_virtual_time
 
 from stormbreak.core.backoff import Backoff
@@ -42,7 +43,7 @@ def client_of(server, policy=POLICY, **more):
     return AsyncClient(base_url=server.base_url, model="m", policy=policy, **more)
 
 
-@pytest.mark.parametrize("name", ["interactive", "batch", "article"])
+@table_test("name", ["interactive", "batch", "article"])
 def test_a_stream_that_has_begun_is_bounded_by_default(name):
     assert PRESETS[name].stall_timeout == 120.0
     assert PRESETS[name].idle_timeout is None
