@@ -31,7 +31,10 @@ ALLOWED = {
 
 def used_in(path):
     """The names of locks and their like that a module takes from the standard library."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    text = path.read_text()
+    if not any(name in text for name in BANNED):
+        return
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module in MODULES:
             yield from (alias.name for alias in node.names)
         elif (
