@@ -404,6 +404,15 @@ def test_a_period_that_comes_back_knows_what_was_spent_in_it(between):
     assert stage.start(tenant="acme", bound=DOLLAR).ended.outcome.rejection.policy == "spend"
 
 
+def test_a_call_that_is_cancelled_after_it_was_sent_counts_as_sent():
+    """Found: the gauge of calls did not know of it, though it counts for the rate."""
+    stage = limited(acme=TenantLimits(max_in_flight=1))
+    first, second = (stage.start(tenant="acme") for _ in range(2))
+    second.close()
+    first.close()
+    assert stage.engine.snapshot(stage.now)["tenants"]["acme"]["sent"] == 1
+
+
 def test_a_tenant_without_limits_is_free_and_forgotten():
     stage = limited(acme=LIMITS)
     first = stage.start(tenant="acme", bound=CENT, tokens=700)

@@ -70,6 +70,30 @@ def test_prices_that_fail_are_unknown_to_a_spend_limit(broken):
     assert "no price is known of" in rejection.reason
 
 
+def test_prices_that_fail_once_are_looked_up_again():
+    """Found: one failure of a user's function, and every later call was rejected for want of a price."""
+    failures = [ZeroDivisionError]
+
+    def flaky(provider, model):
+        if failures:
+            raise failures.pop()
+        return price_of(provider, model)
+
+    limited = policy(spend=SpendPolicy(max_usd=100.0))
+    stage, meter = Stage(limited), Meter(flaky)
+    stage.engine = Engine(limited, SpendAccounts(flaky))
+    stage.engine.listeners.append(meter)
+    assert stage.start(bound=usage(1)).ended.outcome.rejection.policy == "cost"
+    failures.append(ZeroDivisionError)
+    runs = [stage.start(bound=usage(1_000_000)) for _ in range(3)]
+    assert runs[0].ended.outcome.rejection.policy == "cost"
+    failures.append(ZeroDivisionError)
+    for run in runs[1:]:
+        run.step(answer(1_000_000))
+    total = meter.snapshot().total
+    assert (total.unpriced, total.useful.usd) == (1, 1)
+
+
 def test_an_answer_costs_what_its_usage_says():
     stage, meter = metered()
     stage.start(bound=BOUND).step(answer(1_000_000, 100_000, cached=500_000))

@@ -360,6 +360,18 @@ def test_a_period_that_is_over_counts_nothing(tmp_path):
         ledger.write("a", "day", Spent(Decimal(1), None))
 
 
+def test_the_hour_after_one_that_is_over_does_not_begin_with_the_money_of_the_day(tmp_path):
+    """Found: its row was over, so another period's was taken, as if there had never been one."""
+    now = 1000.0
+    ledger = SpendLedger(tmp_path / "spent.db", clock=lambda: now)
+    ledger.write("a", "day", Spent(Decimal(20), 7200.0))
+    assert ledger.read("a", "hour").usd == 20  # the first one
+    ledger.write("a", "hour", Spent(Decimal(1), 60.0))
+    now = 1100.0
+    assert ledger.read("a", "hour") is None
+    ledger.close()
+
+
 HOUR_11 = 1_790_002_800.0  # the start of an hour
 
 

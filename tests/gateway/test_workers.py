@@ -160,6 +160,18 @@ async def test_a_worker_that_cannot_do_what_it_is_asked_serves_on():
     await serving
 
 
+async def test_a_worker_that_fails_at_its_metrics_counts_as_before(path):
+    """Found: its counters fell to nothing, and came back."""
+    path.write_text(settings("http://127.0.0.1:9/v1"))
+    whole, good, fails = GatewayParent(path, workers=2), Mock(), Mock()
+    looks = [Reply(number=number, metrics=b"stormbreak_calls_total 3\n") for number in (1, 2)]
+    good.last_look, fails.last_look = looks
+    whole._workers.ask_all = AsyncMock(
+        return_value={good: looks[0], fails: Reply(number=3, error="ZeroDivisionError")}
+    )
+    assert await whole.look() == looks
+
+
 async def streams_of_two(process):
     """Open streams until each worker has one; return the worker of each, by the beginning of its request ids."""
     opened, workers = [], set()

@@ -83,11 +83,14 @@ def _run_for_tenant(tenant: Tenant, state: CallState, now: float, uniform: float
 
     def run(now: float, uniform: float) -> Attempt:
         nonlocal ended
-        ended = yield from run_call(engine, call, now, uniform, state)
+        try:
+            ended = yield from run_call(engine, call, now, uniform, state)
+        finally:  # also if it is cancelled
+            tenant.sent += state.attempts > 0
         outcome = CANCELLED if ended.source in (CACHE, DEGRADED) else ended.outcome
         if ended.maybe_processed:
             outcome = outcome._replace(maybe_processed=True)
-        tenant.note(outcome, sent=ended.attempts > 0)
+        tenant.tokens += 0 if outcome.usage is None else outcome.usage.total
         return outcome, state.ended_at, uniform
 
     if tenant.calls is None:

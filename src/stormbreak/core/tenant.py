@@ -128,7 +128,7 @@ class Tenant:
         self.permits: set[Permit] = set()
         self.calls: TargetState | None = None  # None: no call waits
         self.targets: dict[Target, TargetState] = {}
-        self._sent = self._tokens = 0  # calls that have ended, and what they used
+        self.sent = self.tokens = 0  # calls that have ended, and what they used
         self.stalls = host.stalls
         self.wake = host.wake
         self._host = host
@@ -210,11 +210,6 @@ class Tenant:
             payer = self.targets[target] = TargetState(self, target)
         return payer
 
-    def note(self, outcome: Outcome, *, sent: bool) -> None:
-        """Count a call that has ended."""
-        self._sent += sent
-        self._tokens += 0 if outcome.usage is None else outcome.usage.total
-
     def on_spend_settled(self, now: float, gate: SpendingGate | None = None) -> None:
         """Let attempts that waited for money leave, or reject them if too little is left."""
         for state in (*self.targets.values(), *self._replaced):
@@ -236,8 +231,8 @@ class Tenant:
             **{name: queue[name] for name in _SHOWN if name in queue},
             "rpm": self.limits.rpm,
             "tpm": self.limits.tpm,
-            "sent": self._sent,
-            "tokens": self._tokens,
+            "sent": self.sent,
+            "tokens": self.tokens,
             "spend": None if spending is None else spending.snapshot(now)[0],
             "short_of_money": sum(payer.admission.queued for payer in self.targets.values()),
         }

@@ -9,6 +9,7 @@ come later.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import pairwise
@@ -16,14 +17,7 @@ from typing import Annotated, NamedTuple, Self, TypeAlias, TypeVar
 
 from msgspec import Meta
 
-from stormbreak.cost.price_source import (
-    EXACT,
-    PriceOf,
-    PriceTable,
-    known_cost,
-    known_max_cost,
-    known_prices,
-)
+from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
 from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
@@ -274,8 +268,9 @@ class Ledger:
         if target not in self._prices:
             if len(self._prices) >= _MAX_PRICES:
                 self._prices.clear()
-            self._prices[target] = known_prices(self._price_of, target.provider, target.model)
-        return self._prices[target]
+            with suppress(Exception):  # of a user's function: the next attempt looks again
+                self._prices[target] = self._price_of(target.provider, target.model)
+        return self._prices.get(target)
 
     def add(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> Decimal | None:
         """Add an attempt by its usage, or without one by its `bound`; return its cost, where that is known."""

@@ -15,6 +15,7 @@ clock (UTC), which is read when one ends; if it was set back meanwhile, the peri
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from math import inf
 from typing import NamedTuple
@@ -37,7 +38,6 @@ from stormbreak.cost.price_source import (
     PriceTable,
     known_cost,
     known_max_cost,
-    known_prices,
 )
 from stormbreak.events import Event, SpendReached
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
@@ -269,13 +269,14 @@ class SpendGate:
         self,
         account: SpendAccount,
         target: Target,
-        prices: PriceTable | None,
+        price_of: PriceOf,
         emit: Callable[[Event], None],
         on_settled: Callable[[float, "SpendGate"], None],
     ) -> None:
         self.account = account
         self._target = target
-        self._prices = prices
+        self._price_of = price_of
+        self._found: tuple[PriceTable | None] | None = None
         self._emit = emit
         self._on_settled = on_settled
         self._priced: tuple[object, Decimal | None] = (None, None)  # the last bound and its price
@@ -329,7 +330,7 @@ class SpendGate:
         """Spend what the attempt cost, and give back the rest."""
         bound, period = token
         usage = outcome.usage
-        cost = None if usage is None else known_cost(self._prices, usage)
+        cost = None if usage is None else known_cost(self._prices(), usage)
         if cost is None:
             billed = outcome.verdict is Verdict.OK or outcome.maybe_processed
             cost = bound if billed or usage is not None else NOTHING
@@ -350,11 +351,18 @@ class SpendGate:
             return None
         known, cost = self._priced
         if call.bound is not known:
-            cost = known_max_cost(self._prices, call.bound)
+            cost = known_max_cost(self._prices(), call.bound)
             self._priced = call.bound, cost
             if cost is not None and cost > self.account.largest:
                 self.account.largest = cost
         return cost
+
+    def _prices(self) -> PriceTable | None:
+        """Look the prices up: once, unless a user's function fails. A call in the queue does not look again."""
+        if self._found is None:
+            with suppress(Exception):
+                self._found = (self._price_of(self._target.provider, self._target.model),)
+        return None if self._found is None else self._found[0]
 
     def _unknown(self, call: Call) -> str:
         if call.bound is None:
@@ -413,8 +421,7 @@ class SpendAccounts:
         account = self.account(policy)
         if account is None:
             return None
-        prices = known_prices(self.price_of, target.provider, target.model)
-        return SpendGate(account, target, prices, emit, on_settled)
+        return SpendGate(account, target, self.price_of, emit, on_settled)
 
     def replace(self, changes: Sequence[tuple[SpendPolicy, SpendPolicy]]) -> None:
         """Replace limits, each by the second of a pair: what was spent in a period counts under another limit for it, too.

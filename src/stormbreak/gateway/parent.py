@@ -205,9 +205,13 @@ class GatewayParent(Lifecycle):
     # ------------------------------------------------------------ pages, from threads
 
     async def look(self) -> list[Reply]:
-        """Return the metrics and the state of each worker that answers."""
-        replies = (await self._workers.ask_all("look")).values()
-        return [reply for reply in replies if not isinstance(reply, WorkerGoneError)]
+        """Return the metrics and the state of each worker that answers; of one that fails at it, the last that it said."""
+        replies = await self._workers.ask_all("look")
+        looks = [
+            worker.last_look if isinstance(reply, Reply) and reply.error is not None else reply
+            for worker, reply in replies.items()
+        ]
+        return [each for each in looks if isinstance(each, Reply)]
 
     async def check(self) -> str | None:
         """Return why clients may not be served; None: all workers answer."""

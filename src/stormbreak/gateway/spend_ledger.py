@@ -92,16 +92,14 @@ class SpendLedger:
 
         For a period that it never had, that is the most of those that end, if this one does.
         """
-        query = "SELECT period, usd, ends FROM spent WHERE key = ? AND (ends IS NULL OR ends > ?)"
-        now = self.clock()
+        query, now = "SELECT period, usd, ends FROM spent WHERE key = ?", self.clock()
         found = {
             period: Spent(Decimal(usd), None if ends is None else ends - now)
-            for period, usd, ends in self._db.execute(query, (title, now))
+            for period, usd, ends in self._db.execute(query, (title,))
         }
-        if per in found:
-            return found[per]
-        others = (each for period, each in found.items() if EVER not in (period, per))
-        return max(others, default=None)
+        others = (period for period in found if EVER not in (period, per))
+        rows = (found[each] for each in ([per] if per in found else others))
+        return max((it for it in rows if it.ends_in is None or it.ends_in > 0), default=None)
 
     def write(self, title: str, per: str, spent: Spent) -> None:
         """Write what a holder may have spent in its period, before it does.

@@ -19,7 +19,7 @@ from stormbreak.core.flow import Send
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.cost.price_source import EXACT, PriceOf, known_prices
+from stormbreak.cost.price_source import EXACT, PriceOf
 from stormbreak.cost.spend_gate import COMES_BACK, NOTHING, Reservation, SpendAccount, SpendGate
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.fleet.shared_limits import client_spend
@@ -132,8 +132,7 @@ class ClientBudgets:
         """Return the gate of an account for attempts at a target."""
         gate = self._gates.get((account, target))
         if gate is None:
-            prices = known_prices(self._price_of, target.provider, target.model)
-            gate = SpendGate(account, target, prices, _ignore, _ignore)
+            gate = SpendGate(account, target, self._price_of, _ignore, _ignore)
             if len(self._gates) >= MAX_GATES:  # clients may choose the names of models
                 self._gates.clear()
             self._gates[account, target] = gate
