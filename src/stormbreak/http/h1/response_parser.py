@@ -13,9 +13,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 MAX_HEAD = 64 * 1024  # bytes before the body, interim (1xx) responses included
 MAX_HEADERS = 200
-_NAMES: dict[
-    bytes, str
-] = {}  # lower-case names of headers that have come; providers send the same ones
+NAMES: dict[bytes, str] = {}
+"""The lower-case names of headers that have come: the same ones come again and again."""
+
 _MAX_NAMES = 500
 _START = b"HTTP/"
 _FRAMING = ("content-length", "transfer-encoding")
@@ -122,7 +122,7 @@ class ResponseParser:
         """Keep a header; a trailer is dropped."""
         if self.status is not None:  # a trailer, or of bytes behind the response
             return
-        key = _NAMES.get(name) or _lower(name)
+        key = NAMES.get(name) or lower_name(name)
         try:
             text = value.decode()
         except UnicodeDecodeError:
@@ -185,10 +185,11 @@ class ResponseParser:
         self._llhttp = None
 
 
-def _lower(name: bytes) -> str:
-    text = name.decode("ascii").lower()
-    if len(_NAMES) < _MAX_NAMES:
-        _NAMES[name] = text
+def lower_name(name: bytes) -> str:
+    """Return the name of a header in lower case, and remember it."""
+    text = name.decode("latin-1").lower()
+    if len(NAMES) < _MAX_NAMES:
+        NAMES[name] = text
     return text
 
 
