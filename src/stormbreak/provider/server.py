@@ -16,6 +16,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.server_message import Headers, Request, UnreadableError
 from stormbreak.provider.batch_api import BatchDesk
 from stormbreak.provider.canned_answers import CannedAnswer, answer_for
+from stormbreak.provider.capacity_model import Part, ProviderModel, Reply
 from stormbreak.provider.chance import mix
 from stormbreak.provider.client_record import Ledger, Record
 from stormbreak.provider.connection import Connection
@@ -26,7 +27,6 @@ from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.faults.refusals import refused
 from stormbreak.provider.formats.base import ParsedRequest, Refusal
 from stormbreak.provider.formats.registry import FORMATS, understand
-from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.routes import Routes, format_at
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script
