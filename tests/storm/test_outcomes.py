@@ -98,7 +98,7 @@ def test_every_kind_that_is_answered_has_a_meaning():
         assert kind in REFUSALS or kind is Kind.DOWN or outcome.status in {200, None}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("kind", "begins", "ends"),
     [(Kind.STALL, True, False), (Kind.STALL_EARLY, False, False), (Kind.ERROR_EARLY, False, True)],
 )
