@@ -17,7 +17,7 @@ from table_test import table_test
 
 from stormbreak.batch.export.tables import write_csv
 from stormbreak.batch.input.csv_rows import read_csv
-from stormbreak.batch.input.prompts import RequestMaker, RowError, Text
+from stormbreak.batch.input.request_maker import RequestMaker, RowError, Text
 from stormbreak.batch.input.spool import find_table
 from stormbreak.batch.input.table import Table
 from stormbreak.batch.run_options import BatchOptions, TableOptions

@@ -13,7 +13,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.lease import SpendLease
 from stormbreak.core.spend_policy import SpendPolicy, period_end
 from stormbreak.cost.spend_gate import SpendAccount
-from stormbreak.fleet.membership import SpendMembership, micro_dollars
+from stormbreak.fleet.lease_renewal import SpendMembership, micro_dollars
 from stormbreak.fleet.store_rules import QUIET, Member, Scope, beat
 
 LIMIT = Decimal(10)

@@ -7,6 +7,7 @@ from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded
 from stormbreak.http.client import AsyncClient
+from stormbreak.provider.capacity_model import Part, ProviderModel, Reply
 from stormbreak.provider.fault_kinds import (
     CONDITIONS,
     REFUSALS,
@@ -16,7 +17,6 @@ from stormbreak.provider.fault_kinds import (
     Kind,
     WaitForm,
 )
-from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.scenario import Burst, Fault, Load, Provider, Scenario
 from stormbreak.storm import simulate
 from stormbreak.storm.outcomes import delay_of, outcome_of, sees_retry_after

@@ -15,7 +15,7 @@ from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.failures import ProxyRefusedError
 from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
-from stormbreak.http.h1.proxy import Proxy, Tunnel
+from stormbreak.http.h1.proxy_tunnel import Proxy, Tunnel
 from stormbreak.http.h1.response_parser import MAX_HEAD
 
 _UNDER_WAY = (0, errno.EINPROGRESS)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes, without a socket: the head of a request out, one response in.
+"""HTTP/1.1 as bytes, without a socket: the head of a request out, one response in: heads and chunked bodies.
 
 llhttp (by httptools) parses, strictly. This module adds what it allows and we do not: other versions than 1.0 and 1.1,
 other transfer codings than `chunked`, blank lines before the answer, heads without a bound (RFC 9112, sections 2.2,

@@ -16,8 +16,8 @@ from table_test import table_test
 from stormbreak.core.presets import OFF
 from stormbreak.errors import StreamBrokenError
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.h1 import decoding
-from stormbreak.http.h1.decoding import (
+from stormbreak.http.h1 import decompression
+from stormbreak.http.h1.decompression import (
     FREE_RATIO,
     MAX_MEMBERS,
     MAX_RATIO,
@@ -107,7 +107,7 @@ def test_empty_members_have_a_bound():
 
 
 def test_what_unpacks_to_nothing_has_a_bound(monkeypatch):
-    monkeypatch.setattr(decoding, "BODY_LIMIT", 1000)
+    monkeypatch.setattr(decompression, "BODY_LIMIT", 1000)
     packer = zlib.compressobj(wbits=31)
     nothing = [packer.flush(zlib.Z_FULL_FLUSH) or b"" for _ in range(10)]
     with pytest.raises(UndecodableError, match="larger than"):
