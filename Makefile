@@ -27,7 +27,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(CHECK_PYTHON)
 	@echo "setting up $(VENV) (once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install $(QUIET) -c constraints.txt -e '.[dev]'
+	@# Python compiles what is used, and when it is used.
+	@$(BIN)/python -m pip install $(QUIET) --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 .venv-demo/.ready: pyproject.toml constraints.txt
@@ -81,7 +82,7 @@ test-beside: $(READY)  ## resolve stormbreak beside other packages (BESIDE='lang
 
 .venv-package/.ready:
 	@$(PYTHON) -m venv .venv-package
-	@.venv-package/bin/python -m pip install $(QUIET) build twine
+	@.venv-package/bin/python -m pip install $(QUIET) --no-compile build twine
 	@touch $@
 
 package: .venv-package/.ready  ## build wheel and sdist into dist/, check them, try the wheel in an environment of its own
@@ -97,7 +98,7 @@ package: .venv-package/.ready  ## build wheel and sdist into dist/, check them, 
 	@$(CHECK_PYTHON)
 	@echo "setting up .venv-docs (once)"
 	@$(PYTHON) -m venv .venv-docs
-	@.venv-docs/bin/python -m pip install $(QUIET) -c constraints.txt -c constraints-docs.txt -e '.[docs]'
+	@.venv-docs/bin/python -m pip install $(QUIET) --no-compile -c constraints.txt -c constraints-docs.txt -e '.[docs]'
 	@touch $@
 
 # Writing HTML takes three times as long as all checks (DOCS=dummy).

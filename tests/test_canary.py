@@ -270,10 +270,13 @@ def hostile_server():
 
 
 COMMAND = """
-import logging, sys
+import logging, os, sys
 logging.basicConfig(filename={log!r}, level=logging.DEBUG)
 from stormbreak.cli.main import main
-sys.exit(main(sys.argv[1:]))
+for base_url, shape in zip(sys.argv[1:3], ([], ["--json"])):
+    os.chdir("json" if shape else "text")
+    assert main([*sys.argv[3:], "--base-url", base_url, *shape]) == 1
+    os.chdir("..")
 """
 POLICY = """
 preset = "batch"
@@ -288,40 +291,47 @@ backoff = { kind = "constant", initial_delay = 0.01 }
 ASKS = ({}, {"url": "/v1/messages", "max_tokens": 9})
 
 
-@pytest.mark.parametrize("shape", [["--json"], []])
-def test_nowhere_in_a_batch_run(tmp_path, shape):
+def test_nowhere_in_a_batch_run(tmp_path):
     rows = [{"custom_id": f"r{n}", "prompt": f"{PROMPT} {n}", **ASKS[n % 2]} for n in range(40)]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "policy.toml").write_text(POLICY)
+    folders = [tmp_path / name for name in ("text", "json")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "policy.toml").write_text(POLICY)
     script = COMMAND.format(log=str(tmp_path / "log.txt"))
-    with hostile_server() as base_url:
+    with hostile_server() as one, hostile_server() as other:
         done = subprocess.run(
-            [sys.executable, "-X", "dev", "-c", script, "batch", "run", "in.jsonl", "--output", "out.jsonl",
-             "--base-url", base_url, "--api-key-env", "MY_KEY", "--model", "m", "--concurrency", "8",
-             "--policy", "policy.toml", "--report", "report.html", *shape],
+            [sys.executable, "-X", "dev", "-c", script, one, other, "batch", "run", "in.jsonl", "--output", "out.jsonl",
+             "--api-key-env", "MY_KEY", "--model", "m", "--concurrency", "8",
+             "--policy", "policy.toml", "--report", "report.html"],
             env={**os.environ, "MY_KEY": KEY, "PYTHONASYNCIODEBUG": "1"},
             cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 0, done.stderr
     assert_clean(done.stdout, "stdout")
     assert_clean(done.stderr, "stderr")
-    files = {path.name for path in tmp_path.iterdir()}
+    assert_clean((tmp_path / "log.txt").read_text(), "log.txt")
+    for folder in folders:
+        assert_files_are_clean(folder)
+
+
+def assert_files_are_clean(folder):
+    files = {path.name for path in folder.iterdir()}
     assert {
         "in.jsonl",
         "out.jsonl",
         "out.failed.jsonl",
         "out.jsonl.run",
-        "log.txt",
         "report.html",
     } <= files
     for name in files - {"in.jsonl", "out.jsonl"}:
-        assert_clean((tmp_path / name).read_text(), name)
-    assert KEY not in (tmp_path / "in.jsonl").read_text()
-    assert KEY in (tmp_path / "out.jsonl").read_text()  # a good answer is never altered
+        assert_clean((folder / name).read_text(), name)
+    assert KEY not in (folder / "in.jsonl").read_text()
+    assert KEY in (folder / "out.jsonl").read_text()  # a good answer is never altered
     lines = [
         json.loads(line)
         for name in ("out.jsonl", "out.failed.jsonl")
-        for line in (tmp_path / name).read_text().splitlines()
+        for line in (folder / name).read_text().splitlines()
     ]
     assert len(lines) == 40
     for line in lines:

@@ -99,7 +99,7 @@ def skeleton(path):
     }
 
 
-@pytest.mark.parametrize("translation", TRANSLATIONS)
+@table_test("translation", TRANSLATIONS)
 def test_a_translation_has_the_same_commands_and_sections(translation):
     assert skeleton(translation) == skeleton(TRANSLATIONS[translation])
 

@@ -3,13 +3,13 @@
 import tomllib
 from importlib import import_module
 
-import pytest
+from table_test import table_test
 
 from mutations import SOURCE, VERDICTS
 from variants import applied, every
 
 
-@pytest.mark.parametrize("study", ["mutations", "sensitivity", "published.study"])
+@table_test("study", ["mutations", "sensitivity", "published.study"])
 def test_a_study_imports(study):
     import_module(study)
 

@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime
 
-import pytest
 from metering import price_of, usage
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.breaker_policy import BreakerPolicy
@@ -103,7 +103,7 @@ def test_a_send_rate_learned_from_429s():
     assert 1 < rate < 5
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "seconds", "pause", "words"),
     [
         (SERVER_ERROR, 0.1, 0.0, "limit: {} in flight, nothing is answered"),
@@ -128,7 +128,7 @@ def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
     assert said(stage) == words.format(stage.state.slots.limit)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("quota", "words"),
     [
         (RateLimitPolicy(rpm=6.0), "waiting for requests per minute: 10 s"),
@@ -152,7 +152,7 @@ def test_a_quota_that_the_provider_told():
     assert said(stage) == "waiting for tokens per minute: 8 s"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("per", "words"),
     [(60.0, "spending limit until 14:00"), (86_400.0, "spending limit until 2026-11-29 13:59")],
 )

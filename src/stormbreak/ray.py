@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
+from stormbreak.batch.input.request_maker import RequestMaker, RowError, plain_value
 from stormbreak.batch.run_options import TableOptions
 from stormbreak.batch.running.row_calls import RowCall, RowCalls
 from stormbreak.batch.running.runner import TICK_EVERY

@@ -73,7 +73,7 @@ def serve(
 
 
 def answer_text(payload: Mapping[str, Any]) -> str:
-    """Return the text with which the provider answers this request, in any format.
+    """Return the text that the provider makes up for this request, in any format.
 
     `payload` is the body of the request, with its model; `stream` makes no difference.
     """

@@ -11,6 +11,7 @@ import pytest
 from article_models import RECOVERY, LooseBreaker, RatedBreaker
 from circuits import Clock
 from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage
+from table_test import table_test
 from virtual_loop import now, run
 
 from stormbreak import CircuitBreaker, CircuitOpenError, Judge
@@ -123,7 +124,7 @@ def test_a_late_success_closes_an_open_circuit():
     assert stage.state.breaker.state is State.OPEN
 
 
-@pytest.mark.parametrize("model", [LooseBreaker, RatedBreaker])
+@table_test("model", [LooseBreaker, RatedBreaker])
 def test_late_failures_keep_it_open_longer(model):
     clock = Clock()
     theirs = bare(model, clock)

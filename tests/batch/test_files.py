@@ -54,7 +54,7 @@ def test_two_names_of_one_file_share_their_neighbours(tmp_path):
     assert BatchPaths.of(tmp_path / "link.jsonl") == BatchPaths.of(tmp_path / "out.jsonl")
 
 
-@pytest.mark.parametrize("output", [".", "/", ""])
+@table_test("output", [".", "/", ""])
 def test_what_can_be_no_output(output):
     with pytest.raises(ConfigurationError, match="not a name for an output"):
         BatchPaths.of(Path(output))
@@ -65,7 +65,7 @@ def test_a_link_to_itself_is_said_where_it_is_opened(tmp_path):
     assert BatchPaths.of(tmp_path / "loop").output == tmp_path / "loop"
 
 
-@pytest.mark.parametrize("output", ["out.csv.gz", "out.jsonl.zst"])
+@table_test("output", ["out.csv.gz", "out.jsonl.zst"])
 def test_an_output_is_not_compressed(output):
     with pytest.raises(ConfigurationError, match="is written uncompressed; choose a name without"):
         BatchPaths.of(Path(output))

@@ -68,7 +68,7 @@ def test_a_body_goes_in_byte_for_byte():
     assert body in answered(body)
 
 
-@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+@table_test("newline", [b"\n", b"\r\n", b"\r"])
 def test_a_body_on_several_lines_is_compacted_and_nothing_else(newline):
     body = newline.join([b"{", b'  "n": 1.50e0,', b'  "s": "a \\n b"', b"}"])
     assert b'{"n":1.50e0,"s":"a \\n b"}' in answered(body)

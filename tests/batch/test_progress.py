@@ -60,7 +60,7 @@ def test_a_run_that_stops_says_what_it_waits_for():
     assert len(drawn(100, stopping=True, in_flight=0)) == 4
 
 
-@pytest.mark.parametrize("width", [80, 100])
+@table_test("width", [80, 100])
 def test_what_it_costs_has_a_line_of_its_own(width):
     cost = Cost(
         min_usd=Decimal("1234.5"), max_usd=Decimal("2345.6"), priced=9, unpriced=0, unbounded=0

@@ -119,7 +119,7 @@ def test_a_lone_prompt_is_put_in_the_words_of_its_url(url, asked):
     assert json.loads(row.body) == asked | {"max_tokens": 9, "model": "fallback"}
 
 
-@pytest.mark.parametrize("line", [batch(), CHAT, {"model": "own", "prompt": "x"}])
+@table_test("line", [batch(), CHAT, {"model": "own", "prompt": "x"}])
 def test_the_model_of_the_row_wins(line):
     assert json.loads(parse(line).body)["model"] == "own"
 

@@ -28,7 +28,7 @@ def test_what_is_given_counts_and_the_rest_is_that_of_the_last_run():
     assert BatchOptions().over(LAST) == LAST
 
 
-@pytest.mark.parametrize("there", [{"provider": "groq"}, {"base_url": "https://c/v1"}])
+@table_test("there", [{"provider": "groq"}, {"base_url": "https://c/v1"}])
 def test_another_address_does_not_get_the_key_of_the_old_one(there):
     merged = BatchOptions(**there).over(LAST)
     assert merged.api_key_env is None

@@ -17,7 +17,7 @@ from table_test import table_test
 
 from stormbreak.batch.export.tables import write_csv
 from stormbreak.batch.input.csv_rows import read_csv
-from stormbreak.batch.input.prompts import RequestMaker, RowError, Text
+from stormbreak.batch.input.request_maker import RequestMaker, RowError, Text
 from stormbreak.batch.input.spool import find_table
 from stormbreak.batch.input.table import Table
 from stormbreak.batch.run_options import BatchOptions, TableOptions
@@ -65,7 +65,7 @@ def test_csv_as_rfc_4180_has_it(text, expected):
     assert cells(text) == expected
 
 
-@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@table_test("delimiter", [";", "\t", "|"])
 def test_another_delimiter(delimiter):
     assert cells(f'a{delimiter}b\n"x{delimiter}"{delimiter}""\n', delimiter) == [
         ["a", "b"],
@@ -88,7 +88,7 @@ def test_the_limit_of_other_readers_stays():
     assert csv.field_size_limit() == before
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("text", "where", "what"),
     [
         ('a,b\n1,2\n3,"4\n5,6\n', "t.csv:3:", "a cell begins with a quote that never ends"),

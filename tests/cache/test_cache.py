@@ -7,6 +7,7 @@ import threading
 from contextlib import closing
 
 import pytest
+from table_test import table_test
 
 from stormbreak.cache.memory import CacheEntry, MemoryCache
 from stormbreak.cache.sqlite import SqliteCache
@@ -121,7 +122,7 @@ def test_threads_may_use_it_together(make):
         thread.join()
 
 
-@pytest.mark.parametrize("values", [{"max_age": 0}, {"max_bytes": 0}, {"max_age": float("nan")}])
+@table_test("values", [{"max_age": 0}, {"max_bytes": 0}, {"max_age": float("nan")}])
 def test_impossible_values_are_refused(values):
     with pytest.raises(ConfigurationError, match=next(iter(values))):
         CachePolicy(**values)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.console import Console, Group
 from table_test import table_test
 
-from stormbreak.cli.top.screen import ASCII, Frame
+from stormbreak.cli.top_screen import ASCII, Frame
 from stormbreak.telemetry.state import (
     SECONDS,
     BatchSnapshot,

@@ -1,8 +1,8 @@
 """The queue: who leaves, who is next, who finds room."""
 
-import pytest
 from door import INF, GatedQueue, Indifferent, free
 from stage import OK, TARGET, TIMEOUT, Spaced
+from table_test import table_test
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.diagnosis import Diagnosis
@@ -155,7 +155,7 @@ def test_the_order_stays_while_the_queue_stands():
     assert served_of(door, tickets[6].permit, tickets[:6]) == [5, 4, 0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("priority", [Priority.BATCH, Priority.BACKGROUND])
+@table_test("priority", [Priority.BATCH, Priority.BACKGROUND])
 def test_other_classes_go_oldest_first(priority):
     door = GatedQueue()
     permit = door.enter()

@@ -17,7 +17,7 @@ def test_who_has_no_time_left_is_shed_on_arrival():
     assert door.slots.in_flight == 0
 
 
-@pytest.mark.parametrize(("opens_at", "retry_at"), [(60.0, 60.0), (INF, None)])
+@table_test(("opens_at", "retry_at"), [(60.0, 60.0), (INF, None)])
 def test_whose_time_is_over_hears_which_gate_took_it_and_when_to_come_back(opens_at, retry_at):
     door = GatedQueue()
     door.barrier.opens_at = 20.0
@@ -168,7 +168,7 @@ def test_no_call_is_shed_before_a_service_time_is_known():
     assert isinstance(door.enter(expires_at=0.001), Ticket)
 
 
-@pytest.mark.parametrize(("deadline", "shed"), [(12.9, True), (13.0, False)])
+@table_test(("deadline", "shed"), [(12.9, True), (13.0, False)])
 def test_at_its_turn_a_call_is_sent_only_if_an_answer_takes_no_longer_than_is_left(deadline, shed):
     door = GatedQueue()
     first = door.enter()
@@ -181,7 +181,7 @@ def test_at_its_turn_a_call_is_sent_only_if_an_answer_takes_no_longer_than_is_le
     assert ticket.rejection is None or ticket.rejection.policy == "shed"
 
 
-@pytest.mark.parametrize("turn", [10.0, 12.0])
+@table_test("turn", [10.0, 12.0])
 def test_an_expired_call_is_shed_at_its_turn(turn):
     door = GatedQueue()
     first, ticket, next_one = door.enter(), door.enter(expires_at=10.0), door.enter()
@@ -191,7 +191,7 @@ def test_an_expired_call_is_shed_at_its_turn(turn):
     assert next_one.permit is not None
 
 
-@pytest.mark.parametrize(("waited", "shed"), [(0.9, False), (1.0, True)])
+@table_test(("waited", "shed"), [(0.9, False), (1.0, True)])
 def test_who_hardly_waited_gets_its_chance(waited, shed):
     door = GatedQueue()
     deadline = {"deadline_at": 103.0, "expires_at": 103.0}

@@ -39,7 +39,7 @@ def test_one_that_takes_long_gets_another_beside_it():
     assert [sent.attempt for sent in heard(stage, Sent)] == [1, 2]
 
 
-@pytest.mark.parametrize("winner", [1, 2])
+@table_test("winner", [1, 2])
 def test_the_first_answer_counts_and_the_other_is_given_up(winner):
     stage = scene()
     run = slow(stage)
@@ -68,7 +68,7 @@ def test_a_failure_leaves_it_to_the_other(failed, failure):
     assert not heard(stage, Overtaken)
 
 
-@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+@table_test("order", [(1, 2), (2, 1)])
 def test_when_all_have_failed_the_call_backs_off(order):
     stage = scene()
     run = slow(stage)
@@ -80,7 +80,7 @@ def test_when_all_have_failed_the_call_backs_off(order):
     assert run.racing == [3]
 
 
-@pytest.mark.parametrize("last", [SERVER_ERROR, INVALID])
+@table_test("last", [SERVER_ERROR, INVALID])
 def test_a_final_failure_is_reported_before_a_transient_one(last):
     first = INVALID if last is SERVER_ERROR else SERVER_ERROR
     run = slow(scene())
@@ -90,7 +90,7 @@ def test_a_final_failure_is_reported_before_a_transient_one(last):
     assert run.ended.outcome is INVALID
 
 
-@pytest.mark.parametrize("wins", [True, False])
+@table_test("wins", [True, False])
 def test_what_failed_beside_it_counts_as_what_it_was(wins):
     """It may have been billed, and is told nowhere else."""
     lost = TIMEOUT._replace(maybe_processed=True)
@@ -102,7 +102,7 @@ def test_what_failed_beside_it_counts_as_what_it_was(wins):
     assert run.ended.unconnected == (not wins)
 
 
-@pytest.mark.parametrize("wins", [True, False])
+@table_test("wins", [True, False])
 def test_one_that_never_got_a_connection_is_counted_beside_another(wins):
     run = slow(scene(retry=RetryPolicy(max_attempts=2)))
     run.cross(1, Outcome(Verdict.CONNECT_FAILED))
@@ -204,7 +204,7 @@ def test_cancelling_a_call_cancels_all_of_its_attempts(leave, hedged):
     assert stage.state.slots.in_flight == 0
 
 
-@pytest.mark.parametrize("leave", ["close", "drop"])
+@table_test("leave", ["close", "drop"])
 def test_a_call_may_be_given_up_in_the_queue_and_while_it_delivers(leave):
     stage = scene(limit=FixedLimit(max_in_flight=2))
     first, second = stage.start(), stage.start(races=True, delivers=True)
@@ -278,7 +278,7 @@ def test_no_hedges_without_a_hedge_policy():
     assert stage.start(races=True).sending
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("call", "begins"),
     [({}, False), ({"streams": True}, True), ({"delivers": True}, True)],
 )

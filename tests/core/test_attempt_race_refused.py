@@ -1,8 +1,8 @@
 """What keeps a second attempt from being sent beside a slow one."""
 
-import pytest
 from races import AFTER, heard, scene, slow
 from stage import OK, SERVER_ERROR, told
+from table_test import table_test
 
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -98,7 +98,7 @@ def test_the_first_call_of_a_process_is_hedged():
     assert slow(stage).racing == [1, 2]
 
 
-@pytest.mark.parametrize("late", [False, True])
+@table_test("late", [False, True])
 def test_so_is_the_first_after_three_minutes_of_silence(late):
     stage = scene()
     stage.state.diagnosis._late_share = float(late)

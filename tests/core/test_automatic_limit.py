@@ -127,7 +127,7 @@ def test_after_a_dead_spell_one_answer_on_time_does_not_make_up_for_the_silence(
     assert slots.tick(10.0) == pytest.approx(2 * silent, abs=2)
 
 
-@pytest.mark.parametrize(("waited", "binds"), [(1.0, False), (1.1, True)])
+@table_test(("waited", "binds"), [(1.0, False), (1.1, True)])
 def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_well(waited, binds):
     slots = SlotGate()
     slots.wait(waited)
@@ -135,7 +135,7 @@ def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_wel
     assert slots.gate.binds(slots.now) is binds
 
 
-@pytest.mark.parametrize(("since", "binds"), [(0.9, True), (1.0, False)])
+@table_test(("since", "binds"), [(0.9, True), (1.0, False)])
 def test_in_a_cold_start_a_queue_that_stands_while_slots_are_free_is_none(since, binds):
     slots = SlotGate(max_in_flight=10)
     slots.settle(slots.take(10), told(1.0))
@@ -177,7 +177,7 @@ def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, 
     assert slots.gate.binds(slots.now) is binds
 
 
-@pytest.mark.parametrize(("wanted", "binds"), [(255, False), (256, True)])
+@table_test(("wanted", "binds"), [(255, False), (256, True)])
 def test_they_are_none_while_slots_are_free(wanted, binds):
     slots = SlotGate()
     slots.settle(slots.take(wanted), THROTTLED)
@@ -256,7 +256,7 @@ def test_where_all_calls_hang_it_is_evidence_at_the_usual_age():
     assert slots.diagnosis.late_at == -inf
 
 
-@pytest.mark.parametrize("outcome", [None, TIMEOUT, SERVER_ERROR])
+@table_test("outcome", [None, TIMEOUT, SERVER_ERROR])
 def test_what_hangs_or_fails_beside_answers_on_time_is_none(outcome):
     slots = SlotGate()
     slots.serve(30, took=2.0)
@@ -308,7 +308,7 @@ def test_fewer_answers_without_errors_let_the_limit_grow():
     assert limits[-1] >= 100
 
 
-@pytest.mark.parametrize("paused", [True, False])
+@table_test("paused", [True, False])
 def test_a_pause_is_no_sign_that_we_hold_the_target_back(paused):
     slots = SlotGate()
     slots.serve(60)
@@ -428,9 +428,7 @@ def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, 
     assert slots.gate.limit >= ceiling, flights
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("max_in_flight", 0), ("headroom_factor", 0.9), ("headroom", -1.0)]
-)
+@table_test(("name", "value"), [("max_in_flight", 0), ("headroom_factor", 0.9), ("headroom", -1.0)])
 def test_impossible_values_are_named(name, value):
     with pytest.raises(ConfigurationError, match=f"{name} must .*, got {value}"):
         AutomaticLimit(**{name: value})

@@ -2,7 +2,6 @@
 
 from math import inf
 
-import pytest
 from slots import SlotGate
 from stage import OK, SERVER_ERROR
 from table_test import table_test
@@ -48,7 +47,7 @@ def test_for_a_second_after_answers_were_late_it_is_closer_to_what_was_proven(ag
     assert limit == signs(slots, late=age)
 
 
-@pytest.mark.parametrize(("late", "limit"), [(0.5, 8), (inf, 32)])
+@table_test(("late", "limit"), [(0.5, 8), (inf, 32)])
 def test_while_answers_are_late_what_was_proven_before_is_forgotten(late, limit):
     slots, flights = serving(20, at=1.0)
     slots.tick(0.1)
@@ -79,7 +78,7 @@ def test_it_binds_for_125_seconds():
     assert (slots.gate.binds(124.9), slots.gate.binds(125.0)) == (True, False)
 
 
-@pytest.mark.parametrize("in_flight", [20, 25])
+@table_test("in_flight", [20, 25])
 def test_in_an_episode_too_only_an_answer_opens_what_no_fade_can(in_flight):
     slots = SlotGate(max_in_flight=20)
     slots.fail()
@@ -146,7 +145,7 @@ def test_what_the_rate_proves_goes_by_the_mean_time_not_by_the_shortest():
     assert 1.5 * 50 + 2 <= limit <= 1.5 * 60 + 2
 
 
-@pytest.mark.parametrize("rate", [1, 10])
+@table_test("rate", [1, 10])
 def test_the_floor_doubles_while_fewer_answers_come_than_usual(rate):
     slots = SlotGate()
     slots.serve(60, rate=rate, took=2.0)

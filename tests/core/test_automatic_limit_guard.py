@@ -1,6 +1,7 @@
 from math import exp
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import LimitFloor
 
@@ -25,7 +26,7 @@ def test_at_first_it_is_a_little_more_than_was_usually_in_flight():
     assert guard.floor(now, 10, 2.0, failing=False) == pytest.approx(27.0, rel=0.01)
 
 
-@pytest.mark.parametrize(("seconds", "known"), [(3, 0.102), (11, 0.448), (40, 1.0)])
+@table_test(("seconds", "known"), [(3, 0.102), (11, 0.448), (40, 1.0)])
 def test_a_mean_of_half_a_minute_is_as_good_as_one_of_minutes_and_one_of_a_moment_is_none(
     seconds, known
 ):
@@ -55,7 +56,7 @@ def test_the_first_look_teaches_nothing():
     assert guard.floor(101.0, 500, 2.0, failing=False) == 2.0
 
 
-@pytest.mark.parametrize("every", [0.5, 4.0])
+@table_test("every", [0.5, 4.0])
 def test_answers_are_counted_by_the_second_however_often_it_is_fed(every):
     guard = LimitFloor(1_000.0)
     for look in range(1_000):
@@ -113,7 +114,7 @@ def test_a_new_episode_begins_anew():
     assert guard.floor(now + 61, 10, 2.0, failing=False) > 20.0
 
 
-@pytest.mark.parametrize("gap", [1.0, 1e6])
+@table_test("gap", [1.0, 1e6])
 def test_it_never_exceeds_the_most(gap):
     guard, now = usual(most=256.0)
     floors = [guard.floor(now + gap * n, 0, 2.0, failing=False) for n in range(200)]

@@ -105,7 +105,7 @@ def test_impossible_values_are_named(kind, values, message):
         Backoff(kind=kind, **values)
 
 
-@pytest.mark.parametrize("kind", ["proportional_jitter", "decorrelated_jitter"])
+@table_test("kind", ["proportional_jitter", "decorrelated_jitter"])
 def test_every_rule_needs_a_base(kind):
     with pytest.raises(ConfigurationError, match="initial_delay must be positive, got 0"):
         Backoff(kind=kind, initial_delay=0.0)

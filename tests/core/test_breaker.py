@@ -79,7 +79,7 @@ def test_every_change_is_reported_with_the_end_of_the_open_time():
     ]
 
 
-@pytest.mark.parametrize("state", [CLOSED, ISOLATED])
+@table_test("state", [CLOSED, ISOLATED])
 def test_a_change_without_effect_is_not_reported(state):
     ward = Ward().bring_to(state)
     told = len(ward.changes)
@@ -201,7 +201,7 @@ def test_isolated_for_a_time_may_be_reset_before_and_isolated_anew():
     assert ward.ready
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("mode", "ready", "after"),
     [(Mode.METRICS_ONLY, -inf, CLOSED), (Mode.DISABLED, -inf, CLOSED)],
 )

@@ -4,7 +4,7 @@ from table_test import table_test
 from ward import HALF_OPEN, OPEN, Ward
 
 
-@pytest.mark.parametrize(("chance", "until"), [(0.0, 5.0), (0.5, 10.0), (0.9, 14.0)])
+@table_test(("chance", "until"), [(0.0, 5.0), (0.5, 10.0), (0.9, 14.0)])
 def test_open_time_is_moved_by_chance(chance, until):
     ward = Ward(open_duration_jitter=0.5)
     ward.chance = chance

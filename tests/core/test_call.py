@@ -1,6 +1,5 @@
 from dataclasses import replace
 
-import pytest
 from stage import (
     INVALID,
     OK,
@@ -147,7 +146,7 @@ def test_cancelled_is_no_failure():
     assert (ended.outcome, ended.stopped) == (CANCELLED, "verdict")
 
 
-@pytest.mark.parametrize("way", ["close", "drop"])
+@table_test("way", ["close", "drop"])
 def test_a_closed_flow_frees_its_slot_and_counts_nothing(way):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1), breaker=BreakerPolicy()))
     run, waiting = stage.start(), stage.start()

@@ -1,6 +1,5 @@
 """From target to target: what is still to come counts, and whom a move costs something."""
 
-import pytest
 from stage import OK, SERVER_ERROR, Stage, policy, told
 from table_test import table_test
 
@@ -115,7 +114,7 @@ def test_what_is_at_hand_may_be_a_quarter_of_a_second_late():
     assert run.command.until == stage.now + 0.25
 
 
-@pytest.mark.parametrize(("left", "sent"), [(0.5, True), (0.25, False)])
+@table_test(("left", "sent"), [(0.5, True), (0.25, False)])
 def test_half_a_second_is_worth_sending(left, sent):
     stage = Stage(ONCE)
     run = start(stage, to(SECOND), within=10.0)

@@ -92,7 +92,7 @@ def test_the_open_time_goes_on_growing():
     assert other.until == 15.0 + 40.0
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
+@table_test("by_hand", [True, False])
 def test_closed_and_isolated_stay_as_they_are(by_hand):
     breaker = fresh()
     if by_hand:
@@ -111,7 +111,7 @@ def test_results_from_before_move_nothing():
     assert breaker.state is State.CLOSED
 
 
-@pytest.mark.parametrize("mode", [Mode.DISABLED, Mode.METRICS_ONLY, Mode.FORCED_OPEN])
+@table_test("mode", [Mode.DISABLED, Mode.METRICS_ONLY, Mode.FORCED_OPEN])
 def test_a_mode_goes_before_what_was_saved(mode):
     breaker = fresh()
     fail(breaker, 100.0)
@@ -153,7 +153,7 @@ def test_no_open_time_is_longer_than_the_policy_makes_it():
     assert breaker.until == 7.5
 
 
-@pytest.mark.parametrize("forget", [Breaker.reset, lambda breaker, now: breaker.restore(
+@table_test("forget", [Breaker.reset, lambda breaker, now: breaker.restore(
     CircuitSnapshot(state=State.CLOSED, open_left=0.0, open_for=10.0), now)])  # fmt: skip
 def test_a_time_that_the_server_named_is_forgotten_with_the_rest(forget):
     breaker = fresh()

@@ -173,7 +173,7 @@ def test_stays_within_its_bounds(outcomes, min_in_flight, more, increase, decrea
         assert min_in_flight <= slots.limit <= min_in_flight + more
 
 
-@pytest.mark.parametrize("capacity", [5, 30, 100])
+@table_test("capacity", [5, 30, 100])
 def test_finds_the_capacity_of_a_target(capacity):
     plant = Plant(capacity, AimdLimit(increase=1.0))
     plant.rounds(20)

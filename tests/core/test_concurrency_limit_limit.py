@@ -1,4 +1,3 @@
-import pytest
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
@@ -24,7 +23,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("policy", "machine"), KINDS)
+@table_test(("policy", "machine"), KINDS)
 def test_each_kind_of_limit_has_its_machine(policy, machine):
     assert isinstance(made(policy), machine)
 
@@ -42,7 +41,7 @@ def test_a_process_has_its_share_of_a_fixed_limit_and_one_slot_at_least(in_fligh
     assert made(policy, share).limit == limit
 
 
-@pytest.mark.parametrize("policy", [AimdLimit(), AutomaticLimit()])
+@table_test("policy", [AimdLimit(), AutomaticLimit()])
 def test_limits_that_find_themselves_are_left_alone(policy):
     alone, beside = (made(policy, share) for share in (1.0, 0.1))
 

@@ -40,7 +40,7 @@ def test_it_is_stretched_as_the_policy_says():
     assert stage.state.cooldown.until == stage.now + 10.0
 
 
-@pytest.mark.parametrize(("chance", "until"), [(0.0, 11.0), (0.5, 13.5), (1.0, 16.0)])
+@table_test(("chance", "until"), [(0.0, 11.0), (0.5, 13.5), (1.0, 16.0)])
 def test_holds_until_a_moment_between_the_named_time_and_half_as_much_again(chance, until):
     rest = Rest()
     rest.answer(told(10.0), left=0.0, now=1.0, chance=chance)
@@ -80,7 +80,7 @@ def test_a_later_time_extends_an_earlier_one_does_not_shorten():
     assert rest.cooldown.ready_at(None, 2.0) == 13.0
 
 
-@pytest.mark.parametrize("left", [3.0, 3.1])
+@table_test("left", [3.0, 3.1])
 def test_an_answer_to_an_attempt_that_left_no_earlier_lifts_it(left):
     rest = Rest()
     rest.answer(told(10.0), left=rest.cooldown.take(None, 3.0), now=4.0)
@@ -104,7 +104,7 @@ def test_the_latest_report_counts():
     assert rest.cooldown.ready_at(None, 8.0) == 27.0
 
 
-@pytest.mark.parametrize("now", [10.0, 11.0])
+@table_test("now", [10.0, 11.0])
 def test_an_answer_after_its_end_says_nothing(now):
     rest = Rest()
     rest.answer(told(10.0), left=0.0, now=0.0)

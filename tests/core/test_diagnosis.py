@@ -31,7 +31,7 @@ def test_nothing_is_known_at_first():
 # ------------------------------------------------------------ lateness
 
 
-@pytest.mark.parametrize(("streams", "top"), [(False, 8), (True, 5)])
+@table_test(("streams", "top"), [(False, 8), (True, 5)])
 def test_so_many_late_answers_in_excess_are_evidence(streams, top):
     watch = Watch().know(streams=streams)
     watch.late(top - 1, streams=streams)
@@ -131,7 +131,7 @@ def test_beside_streams_whole_answers_have_no_vote():
     assert watch.diagnosis.late_at == -inf
 
 
-@pytest.mark.parametrize(("age", "streams"), [(119.9, True), (120.0, False)])
+@table_test(("age", "streams"), [(119.9, True), (120.0, False)])
 def test_streams_are_the_judges_until_none_has_left_for_two_minutes(age, streams):
     watch = Watch().know(streams=True)
     left_at = watch.now
@@ -205,7 +205,7 @@ def timed_out(watch, *, after=3.0):
     return watch
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("sent_after", "took", "luck"),
     [(0.0, 1.0, True), (0.1, 1.0, False), (0.0, 1.5, False)],
 )
@@ -221,7 +221,7 @@ def test_timeouts_are_luck_if_one_that_left_meanwhile_is_answered_in_less_than_h
     assert watch.diagnosis.timeouts.are_luck(watch.now) is luck
 
 
-@pytest.mark.parametrize(("took", "luck"), [(None, False), (1.0, True), (2.0, False)])
+@table_test(("took", "luck"), [(None, False), (1.0, True), (2.0, False)])
 def test_timeouts_are_luck_if_one_that_left_later_was_answered_before_in_less_than_half_their_time(
     took, luck
 ):
@@ -322,7 +322,7 @@ def test_a_stream_that_is_late_and_then_begins_is_not_lost():
     assert watch.diagnosis.lost == 0
 
 
-@pytest.mark.parametrize("limited", [False, True])
+@table_test("limited", [False, True])
 def test_after_late_answers_timeouts_are_a_matter_of_the_limit_and_quick_failures_are_death(
     limited,
 ):
@@ -380,7 +380,7 @@ def test_failures_stand_out_when_a_third_fails():
     assert watch.diagnosis.failed_at == watch.now
 
 
-@pytest.mark.parametrize("outcome", [THROTTLED, told(3.0)])
+@table_test("outcome", [THROTTLED, told(3.0)])
 def test_a_429_is_remembered(outcome):
     watch = Watch().fail(1, outcome)
 

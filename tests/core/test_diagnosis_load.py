@@ -4,6 +4,7 @@ import random
 
 import pytest
 from stage import SERVER_ERROR, THROTTLED, TIMEOUT
+from table_test import table_test
 from watch import Watch
 
 from stormbreak.core.diagnosis import Cause
@@ -115,7 +116,7 @@ def test_a_trial_that_changes_nothing_lasts():
     assert load.watch.cause is Cause.OVERLOAD
 
 
-@pytest.mark.parametrize(("ago", "accepted"), [(REMEMBERED - 60, False), (REMEMBERED + 60, True)])
+@table_test(("ago", "accepted"), [(REMEMBERED - 60, False), (REMEMBERED + 60, True)])
 def test_soon_after_failures_that_stood_out_they_stay_late(ago, accepted):
     """Of an overload that was too much, the target may have a queue of attempts that have been given up."""
     load = Load()
@@ -127,7 +128,7 @@ def test_soon_after_failures_that_stood_out_they_stay_late(ago, accepted):
     assert accepted == (load.diagnosis.mean > 2.5)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("outcome", "accepted"), [(THROTTLED, False), (OVERLOADED, False), (SERVER_ERROR, True)]
 )
 def test_after_a_refusal_because_of_load_they_stay_late(outcome, accepted):

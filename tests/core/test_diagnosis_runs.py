@@ -94,7 +94,7 @@ def test_a_cold_burst_of_failures_alone_is_dead_when_a_quarter_is_undecided_at_m
     assert watch.is_dead
 
 
-@pytest.mark.parametrize(("undecided", "dead"), [(2, True), (3, False)])
+@table_test(("undecided", "dead"), [(2, True), (3, False)])
 def test_those_of_the_same_time_that_are_under_way_may_still_be_answered(undecided, dead):
     watch = Watch().answer()
     watch.send(50)  # left before
@@ -116,7 +116,7 @@ def chance(failures):
     return watch
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("failures", "longest"),
     [(0, log(0.001) / log(0.4)), (2, log(0.001) / log(2 / 3)), (9, log(0.001) / log(0.85))],
 )
@@ -242,7 +242,7 @@ def test_what_is_kept_is_bounded():
     assert len(watch.diagnosis._watched) == 1_024
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+@table_test("share", [0.3, 0.5, 0.7])
 def test_bad_luck_is_hardly_ever_taken_for_death(share):
     watch, random, dead = Watch(), Random(7), 0
     for _ in range(3_000):

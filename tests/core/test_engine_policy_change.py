@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-import pytest
 from stage import INVALID, OK, SERVER_ERROR, Stage, policy
+from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
@@ -103,7 +103,7 @@ def test_who_is_in_a_target_state_ends_there():
     assert stage.engine.target_state(MAIN).slots.in_flight == 1  # that of the new one
 
 
-@pytest.mark.parametrize("isolated", [False, True])
+@table_test("isolated", [False, True])
 def test_a_changed_policy_does_not_close_a_circuit(isolated):
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     target_state = stage.engine.target_state(MAIN)
@@ -164,7 +164,7 @@ def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_target_state_of_befor
     assert waiting.sending
 
 
-@pytest.mark.parametrize("paused", [False, True])
+@table_test("paused", [False, True])
 def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_target_state_of_before(paused):
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     busy, waiting = (stage.start(target=MAIN, fail_fast=False) for _ in range(2))
@@ -218,7 +218,7 @@ def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():
     assert MAIN not in stage.engine.targets
 
 
-@pytest.mark.parametrize("known", [False, True])
+@table_test("known", [False, True])
 def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone(known):
     once = policy(retry=RetryPolicy(max_attempts=1))
     stage = governed(main=once, spare=NEARLY_FULL)

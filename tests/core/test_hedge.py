@@ -29,14 +29,14 @@ def test_never_while_nothing_is_known_of_the_percentile():
     assert taught(HedgePolicy(delay=0.1), [1.0] * ENOUGH).delay(streams=False) == 1.0
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 51.0), (0.95, 96.0), (0.999, 100.0)])
+@table_test(("share", "expected"), [(0.5, 51.0), (0.95, 96.0), (0.999, 100.0)])
 def test_the_percentile_of_what_attempts_took(share, expected):
     seconds = [float(second) for second in range(100, 0, -1)]
 
     assert taught(HedgePolicy(percentile=share), seconds).delay(streams=False) == expected
 
 
-@pytest.mark.parametrize(("after", "expected"), [(0.5, 1.0), (3.0, 3.0)])
+@table_test(("after", "expected"), [(0.5, 1.0), (3.0, 3.0)])
 def test_the_later_of_both(after, expected):
     policy = HedgePolicy(delay=after, percentile=0.9)
 

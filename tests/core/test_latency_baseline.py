@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT
+from table_test import table_test
 
 from stormbreak.core.gate import InFlight
 from stormbreak.core.latency_baseline import BLOCK, KEPT, LatencyBaseline
@@ -62,7 +63,7 @@ def test_two_blocks_are_enough_one_is_not():
     assert line.baseline.usual == pytest.approx(2.6)  # 1.3 times the median
 
 
-@pytest.mark.parametrize(("answered", "enough"), [(9, False), (10, True)])
+@table_test(("answered", "enough"), [(9, False), (10, True)])
 def test_twenty_answers_are_enough(answered, enough):
     line = Line()
     for at in range(2):
@@ -120,7 +121,7 @@ def test_one_that_hangs_holds_back_its_own_block_and_nothing_else():
     assert line.baseline.mean == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("outcome", [SERVER_ERROR, CANCELLED, TIMEOUT._replace(own_deadline=True)])
+@table_test("outcome", [SERVER_ERROR, CANCELLED, TIMEOUT._replace(own_deadline=True)])
 def test_what_was_refused_or_cut_gives_no_sample(outcome):
     line = Line()
     for at in range(3):
@@ -159,7 +160,7 @@ def test_a_block_beside_evidence_is_dropped():
     assert line.baseline.mean > 2.0
 
 
-@pytest.mark.parametrize(("opened_at", "counts"), [(51.0, False), (51.1, True)])
+@table_test(("opened_at", "counts"), [(51.0, False), (51.1, True)])
 def test_a_block_that_opens_five_seconds_after_evidence_is_beside_it(opened_at, counts):
     line = Line()
     line.blocks(2, took=2.0)
@@ -247,7 +248,7 @@ def test_of_uneven_first_outputs_nine_in_ten_are_usual():
     assert line.baseline.usual == pytest.approx(15.0)
 
 
-@pytest.mark.parametrize(("streams", "first_output_at"), [(False, 0.5), (True, None)])
+@table_test(("streams", "first_output_at"), [(False, 0.5), (True, None)])
 def test_without_first_outputs_whole_answers_are_what_is_usual(streams, first_output_at):
     """Nobody asks for them, or the answer came in one piece."""
     line = Line(streams=streams)

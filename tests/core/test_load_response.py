@@ -3,7 +3,6 @@
 import random
 from math import inf
 
-import pytest
 from table_test import table_test
 
 from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
@@ -29,7 +28,7 @@ def failed(response, now):
     return response.end_trial(now + 1.0)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("count", "now", "due"),
     [
         (ENOUGH, RESET_AFTER, False),
@@ -41,7 +40,7 @@ def test_a_trial_is_due_after_enough_late_answers_for_long_enough(count, now, du
     assert late(count).is_trial_due(now) == due
 
 
-@pytest.mark.parametrize(("after", "fails"), [(RESET_AFTER - 1, True), (RESET_AFTER, False)])
+@table_test(("after", "fails"), [(RESET_AFTER - 1, True), (RESET_AFTER, False)])
 def test_lateness_ends_a_trial_only_for_as_long_as_the_trial_waited(after, fails):
     response = late()
     response.begin_trial(200.0)
@@ -65,7 +64,7 @@ def test_the_next_trial_waits_twice_as_long_and_no_failed_one_fails_again():
     assert response.is_trial_due(202.0 + 2 * RESET_AFTER)
 
 
-@pytest.mark.parametrize(("quiet", "waits"), [(0.0, 2), (2 * RESET_AFTER + 1, 1)])
+@table_test(("quiet", "waits"), [(0.0, 2), (2 * RESET_AFTER + 1, 1)])
 def test_after_as_long_without_evidence_the_wait_is_forgotten(quiet, waits):
     response = late()
     failed(response, 200.0)
@@ -105,7 +104,7 @@ def test_answers_no_longer_than_in_a_calm_are_no_slower_target():
     )
 
 
-@pytest.mark.parametrize(("count", "decided"), [(4, False), (200, True)])
+@table_test(("count", "decided"), [(4, False), (200, True)])
 def test_answers_decide_once_they_suffice(count, decided):
     draw = lognormal(3)
     calm = sorted(draw(CALM) for _ in range(200))

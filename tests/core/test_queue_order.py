@@ -157,7 +157,7 @@ def test_how_many_are_ahead(call, ahead):
     assert queue_of(*waiting).ahead_of(Call(1, TARGET, **call)) == ahead
 
 
-@pytest.mark.parametrize(("weight", "ahead"), [(1.0, 3), (2.0, 2), (0.5, 5)])
+@table_test(("weight", "ahead"), [(1.0, 3), (2.0, 2), (0.5, 5)])
 def test_before_each_of_its_own_others_are_served_by_their_weight(weight, ahead):
     waiting = [ticket(tenant="own"), *(ticket(tenant="other") for _ in range(9))]
     queue = queue_of(*waiting, tenant_weights={"own": weight})
@@ -177,7 +177,7 @@ def test_without_a_least_share_a_call_is_behind_all_that_are_more_urgent():
     assert queue.ahead_of(Call(1, TARGET, priority=BATCH)) == 100
 
 
-@pytest.mark.parametrize(("own", "makes_room"), [(0, True), (1, False)])
+@table_test(("own", "makes_room"), [(0, True), (1, False)])
 def test_room_is_made_only_if_a_tenant_has_more(own, makes_room):
     """Two of another tenant wait; with the call that comes, its own would be one, or two."""
     others = [ticket(n, tenant="other") for n in range(2)]

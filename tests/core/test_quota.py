@@ -114,7 +114,7 @@ def test_a_reported_request_limit_is_refunded_if_nothing_was_sent():
     assert ask(gate) > NOW
 
 
-@pytest.mark.parametrize(("outcome", "believed"), [(OK, False), (THROTTLED, True)])
+@table_test(("outcome", "believed"), [(OK, False), (THROTTLED, True)])
 def test_who_serves_on_when_nothing_remains_is_not_believed(outcome, believed):
     gate = quota(learn_from_headers=True)
     empty = RateLimitStatus(limit=600.0, remaining=0.0, reset=50.0, flows=False)
@@ -168,7 +168,7 @@ def test_headers_are_not_obeyed_where_they_are_not_to_be():
     assert ask(gate, 600) == READY
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("values", "message"),
     [
         ({"rpm": 0}, "rpm must be positive, got 0"),

@@ -65,7 +65,7 @@ def test_the_first_five_seconds_do_not_count():
     assert draw.play(1, 1_000, 300).found == [106.0]
 
 
-@pytest.mark.parametrize("odds", [99.5, 100.5])
+@table_test("odds", [99.5, 100.5])
 def test_a_hundred_to_one_is_what_shows_bad_luck(odds):
     """Four refused and one accepted: four times a quarter against one, and how much the fifth speaks against it."""
     fifth = odds / 4**4  # = (1 - share) / (1 - share / 4)
@@ -75,7 +75,7 @@ def test_a_hundred_to_one_is_what_shows_bad_luck(odds):
     assert draw.luck.on_trial(draw.now) is (odds < 100)
 
 
-@pytest.mark.parametrize("odds", [99.5, 100.5])
+@table_test("odds", [99.5, 100.5])
 def test_a_hundred_to_one_is_what_shows_a_limit(odds):
     twenty = odds ** (-1 / 20)
     draw = RandomStorm((1 - twenty) / (1 - twenty / 4)).play(5, 0, 0).play(1, 20, 0)

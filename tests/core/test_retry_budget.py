@@ -221,7 +221,7 @@ def test_impossible_values_are_named(name):
         BudgetPolicy(**{name: -1})
 
 
-@pytest.mark.parametrize("name", ["decay_time", "low_traffic_window"])
+@table_test("name", ["decay_time", "low_traffic_window"])
 def test_no_time_is_impossible(name):
     with pytest.raises(ConfigurationError, match=f"{name} must be positive, got 0"):
         BudgetPolicy(**{name: 0})
@@ -240,7 +240,7 @@ def test_the_least_that_is_possible():
         assert value == getattr(BudgetPolicy(**{name: value}), name)
 
 
-@pytest.mark.parametrize("outcome", [SERVER_ERROR, told(1.0)])
+@table_test("outcome", [SERVER_ERROR, told(1.0)])
 def test_with_always_paid_no_retry_is_free(outcome):
     def after_answers(policy):
         budget = Budget(policy)

@@ -140,7 +140,7 @@ def test_one_scout_that_met_something_else_speaks_for_the_run(other):
     assert len(taken(made, 1.0)[0]) == 80
 
 
-@pytest.mark.parametrize("verdict", [Verdict.INVALID, Verdict.TOO_LONG, Verdict.FILTERED])
+@table_test("verdict", [Verdict.INVALID, Verdict.TOO_LONG, Verdict.FILTERED])
 def test_a_verdict_on_the_row_itself_stops_nothing(verdict):
     made = schedule(100)
     for _ in range(100):
@@ -149,7 +149,7 @@ def test_a_verdict_on_the_row_itself_stops_nothing(verdict):
     assert made.take(1.0) is None
 
 
-@pytest.mark.parametrize("verdict", [Verdict.INVALID, Verdict.SCHEMA_MISMATCH])
+@table_test("verdict", [Verdict.INVALID, Verdict.SCHEMA_MISMATCH])
 def test_a_verdict_on_the_options_stops_a_run_without_any_answer(verdict):
     made = schedule(100, unproven=True)
     for turn in taken(made)[0]:
@@ -169,7 +169,7 @@ def test_a_row_whose_repair_another_gate_refused_comes_back():
     assert made.settle(back, misfit, fate.due, 0.0) == Final(ok=False, attempts=2)
 
 
-@pytest.mark.parametrize("verdict", [Verdict.CONNECT_FAILED, Verdict.TIMEOUT, Verdict.INVALID])
+@table_test("verdict", [Verdict.CONNECT_FAILED, Verdict.TIMEOUT, Verdict.INVALID])
 def test_a_scout_that_got_no_answer_in_http_says_nothing_and_another_goes(verdict):
     made = schedule(100)
     turns, _ = taken(made)
@@ -308,7 +308,7 @@ def test_a_row_in_whose_round_others_were_answered_comes_back_soon():
     assert fate == Reschedule(now + 2.0)
 
 
-@pytest.mark.parametrize("more", [{"source": FALLBACK}, {"source": CACHE}])
+@table_test("more", [{"source": FALLBACK}, {"source": CACHE}])
 def test_an_answer_from_elsewhere_says_nothing_about_the_target(more):
     made = proven(3)
     turn = dark(made, made.take(0.0), 4)
@@ -318,7 +318,7 @@ def test_an_answer_from_elsewhere_says_nothing_about_the_target(more):
     assert fate == Reschedule(now + 32.0)
 
 
-@pytest.mark.parametrize(("sent", "pause"), [(5, 2.0), (6, 32.0)])
+@table_test(("sent", "pause"), [(5, 2.0), (6, 32.0)])
 def test_the_last_sends_of_a_row_are_spread_out(sent, pause):
     """The trouble may outlast a row that is sent often."""
     made = proven(3)

@@ -37,17 +37,17 @@ def test_nothing_is_learned_at_first():
     assert (rate.ready_at(None, 0.0), rate.rate_at(0.0), rate.in_force(0.0)) == (READY, inf, False)
 
 
-@pytest.mark.parametrize(("sent", "refused"), [(1, 1), (200, 1), (200, 19)])
+@table_test(("sent", "refused"), [(1, 1), (200, 1), (200, 19)])
 def test_stray_refusals_teach_nothing(sent, refused):
     assert not spent(sent, refused).in_force(100.0)
 
 
-@pytest.mark.parametrize("outcome", [OK, SERVER_ERROR])
+@table_test("outcome", [OK, SERVER_ERROR])
 def test_nothing_but_429s_teaches(outcome):
     assert not spent(100, 100, outcome=outcome).in_force(100.0)
 
 
-@pytest.mark.parametrize("outcome", [THROTTLED, told(3.0)])
+@table_test("outcome", [THROTTLED, told(3.0)])
 def test_a_first_lesson_is_what_was_accepted(outcome):
     rate = spent(200, 20, outcome=outcome)
 
@@ -55,7 +55,7 @@ def test_a_first_lesson_is_what_was_accepted(outcome):
     assert rate.rate_at(100.0) == pytest.approx(18.0)
 
 
-@pytest.mark.parametrize(("refused_at", "powers"), [(115.0, 2.0), (120.0, 1.5)])
+@table_test(("refused_at", "powers"), [(115.0, 2.0), (120.0, 1.5)])
 def test_after_the_trial_two_percent_more_each_second_and_faster_without_a_refusal(
     refused_at, powers
 ):
@@ -88,7 +88,7 @@ def test_a_lesson_every_two_seconds():
     assert rate.rate_at(112.0) < learned
 
 
-@pytest.mark.parametrize(("pause", "learned"), [(10.0, True), (10.1, False)])
+@table_test(("pause", "learned"), [(10.0, True), (10.1, False)])
 def test_who_pauses_for_more_than_ten_seconds_begins_anew(pause, learned):
     rate = AdaptiveSendRate()
     rate.take(None, 0.0)
@@ -302,7 +302,7 @@ def test_during_a_trial_the_rate_stands_still_and_then_grows():
     assert rate.rate_at(5.12 + 16.0) == pytest.approx(1.02**1.1 * learned)
 
 
-@pytest.mark.parametrize("refused_at", [[2.0, 2.0, 2.0, 4.0, 5.0], [2.0, 2.0, 2.0, 2.0, 5.0]])
+@table_test("refused_at", [[2.0, 2.0, 2.0, 4.0, 5.0], [2.0, 2.0, 2.0, 2.0, 5.0]])
 def test_a_lesson_begins_a_trial_however_its_refusals_are_spread_over_the_seconds(refused_at):
     rate = AdaptiveSendRate()
     for number in range(11):
@@ -343,7 +343,7 @@ def test_bad_luck_that_becomes_an_outage_teaches_a_rate_again():
     assert rate.in_force(75.0)
 
 
-@pytest.mark.parametrize(("since", "learned"), [(4.9, False), (5.0, True), (5.1, True)])
+@table_test(("since", "learned"), [(4.9, False), (5.0, True), (5.1, True)])
 def test_nothing_is_learned_in_the_first_seconds_of_sending(since, learned):
     rate = spent(30, 30, seconds=since)
 

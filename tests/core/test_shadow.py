@@ -102,7 +102,7 @@ def test_the_shadow_of_a_whole_policy_counts_what_that_policy_counts():
     assert ("breaker", "open") in [(mechanism, what) for mechanism, what, _ in would(stage)]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("shadow", "state"),
     [({}, "open"), ({"failures": ()}, "closed"), ({"ignored": (Verdict.THROTTLED,)}, "closed")],
 )
@@ -124,7 +124,7 @@ def test_who_would_have_waited_for_a_quota_is_counted():
     assert would(stage) == [("quota", "wait", 101.0)]
 
 
-@pytest.mark.parametrize("real", [None, RateLimitPolicy(tpm=6e6)])
+@table_test("real", [None, RateLimitPolicy(tpm=6e6)])
 def test_a_quota_in_the_shadow_weighs_what_leaves(real):
     changes = {"retry": RetryPolicy(max_attempts=1)} | (
         {} if real is None else {"rate_limit": real}

@@ -129,7 +129,7 @@ def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_i
     assert stage.state.load(stage.now, stage.now) == Load(healthy=True)
 
 
-@pytest.mark.parametrize("adaptive_rate", [False, True])
+@table_test("adaptive_rate", [False, True])
 def test_429s_limit_the_send_rate_if_configured(adaptive_rate):
     stage = Stage(policy(adaptive_rate=adaptive_rate))
     stage.start().step(THROTTLED)
@@ -172,7 +172,7 @@ def test_the_snapshot_shows_the_diagnosis():
     assert not stage.state.load(stage.now).healthy
 
 
-@pytest.mark.parametrize("is_overtaken", [False, True])
+@table_test("is_overtaken", [False, True])
 def test_whether_it_was_overtaken_is_asked_for_each_attempt(is_overtaken):
     backoff = Backoff(kind="constant", initial_delay=1.0)
     stage = Stage(Policy(retry=RetryPolicy(max_attempts=2, backoff=backoff), breaker=None))
@@ -186,7 +186,7 @@ def test_whether_it_was_overtaken_is_asked_for_each_attempt(is_overtaken):
     assert run.backing_off is is_overtaken
 
 
-@pytest.mark.parametrize(("named", "second_group"), [(0.1, 0.04), (4.0, 0.8), (60.0, 2.0)])
+@table_test(("named", "second_group"), [(0.1, 0.04), (4.0, 0.8), (60.0, 2.0)])
 def test_after_a_pause_the_queue_leaves_within_half_of_it_but_within_bounds(named, second_group):
     """Between a tenth of a second and five seconds, in groups of four of ten."""
     stage = Stage(policy(limit=FixedLimit(max_in_flight=10), retry=ONCE))

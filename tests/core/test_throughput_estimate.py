@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 
@@ -89,7 +90,7 @@ def test_by_rate_nothing_is_proven_at_first():
     assert RateEstimate().at(100.0, None) == 0.0
 
 
-@pytest.mark.parametrize(("rate", "mean"), [(10, 2.0), (100, 0.5), (4, 20.0)])
+@table_test(("rate", "mean"), [(10, 2.0), (100, 0.5), (4, 20.0)])
 def test_by_rate_it_is_littles_law(rate, mean):
     proven = answered(rate, 10 * mean, mean, mean)
 

@@ -28,6 +28,17 @@ def market():
     return ListPrices(date(2026, 11, 26))
 
 
+@pytest.fixture(scope="module")
+def listed(market):
+    """The prices of all models of all providers."""
+    found = (
+        market.find(provider, model)
+        for provider in market.providers()
+        for model in market.models(provider)
+    )
+    return [prices for prices in found if prices is not None]
+
+
 def test_a_model_has_prices_for_each_kind_of_token_and_service(market):
     prices = market.find("openai", "gpt-4.1-2025-04-14")
     assert (prices.provider, prices.listed_as) == ("openai", "gpt-4.1")
@@ -102,15 +113,9 @@ def test_an_embedding_has_no_price_for_output(market):
     assert rates.output is None
 
 
-def test_every_price_of_the_market_can_be_read(market):
-    seen = 0
-    for provider in market.providers():
-        for model in market.models(provider):
-            prices = market.find(provider, model)
-            if prices is not None:
-                seen += 1
-                assert prices.standard.input.base >= 0
-    assert seen > 500
+def test_every_price_of_the_market_can_be_read(listed):
+    assert len(listed) > 500
+    assert all(prices.standard.input.base >= 0 for prices in listed)
 
 
 def test_who_makes_a_model_comes_before_who_only_sells_it(market):
@@ -142,12 +147,9 @@ def test_what_is_written_to_a_cache_has_a_price_and_for_an_hour_another(market):
     assert (openai.cache_write.base, openai.cache_write_1h) == (Decimal("2.5"), None)
 
 
-def test_a_price_for_writing_below_that_of_input_is_none(market):
+def test_a_price_for_writing_below_that_of_input_is_none(market, listed):
     assert market.find("openrouter", "google/gemini-2.5-flash").standard.cache_write is None
-    for provider in market.providers():
-        for prices in filter(
-            None, (market.find(provider, each) for each in market.models(provider))
-        ):
-            rates = prices.standard
-            written = [each for each in (rates.cache_write, rates.cache_write_1h) if each]
-            assert all(each.base >= rates.input.base for each in written)
+    for prices in listed:
+        rates = prices.standard
+        written = [each for each in (rates.cache_write, rates.cache_write_1h) if each]
+        assert all(each.base >= rates.input.base for each in written)

@@ -8,6 +8,7 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.spend_policy import SpendPolicy, period_end, time_left
@@ -89,7 +90,7 @@ def test_no_more_is_set_aside_than_is_allowed_by_now():
     assert made.room == 1
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("percents", "told"),
     [
         ([49, "49.9", 50, 51, "79.9", 80, "99.9", 100, 110], [50, 80, 100]),
@@ -209,7 +210,7 @@ class Clocks:
         return at
 
 
-@pytest.mark.parametrize("period", ["hour", "day", "month"])
+@table_test("period", ["hour", "day", "month"])
 def test_a_period_of_the_calendar_ends_at_its_boundary(period):
     clocks = Clocks(period)
     assert clocks.account.snapshot(clocks.now)["ends"] == 1800.0
@@ -235,7 +236,7 @@ def test_the_wall_clock_is_read_when_a_period_begins_and_not_for_each_attempt():
     assert clocks.reads == 2
 
 
-@pytest.mark.parametrize("back", [10.0, 600.0, 3_590.0])
+@table_test("back", [10.0, 600.0, 3_590.0])
 def test_a_wall_clock_that_is_set_back_gives_no_money_twice(back):
     clocks = Clocks("hour")
     clocks.take()

@@ -173,7 +173,7 @@ def test_more_than_the_whole_limit_is_refused():
     )
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("call", "reason"),
     [
         ({}, "nothing bounds what it costs"),

@@ -51,7 +51,7 @@ def test_a_long_prompt_has_the_price_of_its_step_where_it_is_written_too():
     assert WRITTEN.cost(Tokens(1_000_000, 0, 0, 1_000_000), prompt=1001) == 5
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("tokens", "cost"),
     [
         (Tokens(1_000_000, 0, 0, 9_000_000, 9_000_000), "4"),

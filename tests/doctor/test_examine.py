@@ -108,7 +108,7 @@ def test_no_bound_of_policy_and_sdk():
     assert found(over(Transport(UNBOUND), sdk=sdk | {"timeout": 20})) == []
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("transport", "better"),
     [
         (Transport, "stormbreak.httpx2.AsyncTransport"),
@@ -196,7 +196,7 @@ def test_where_a_key_goes(base_url, complaint):
     assert_clean(f"{examine(client)}", "findings", CANARIES)
 
 
-@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+@table_test("header", ["authorization", "x-api-key"])
 def test_a_key_in_the_headers_of_an_http_client(header):
     plain = httpx2.Client(base_url="http://api.example.org", headers={header: f"Bearer {KEY}"})
     assert ("wrong", "bad-address", "client.base_url") in found(plain)

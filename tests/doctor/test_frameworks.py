@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import httpx
 import httpx2
 import openai
-import pytest
 import tenacity
 from canary import KEY
 from table_test import table_test
@@ -90,7 +89,7 @@ def test_a_client_for_each_call():
     )
 
 
-@pytest.mark.parametrize("milliseconds", [None, 5000])
+@table_test("milliseconds", [None, 5000])
 def test_google_times_each_request(milliseconds):
     retrying = SimpleNamespace(stop=tenacity.stop_after_attempt(4))
     options = SimpleNamespace(timeout=milliseconds)
@@ -100,7 +99,7 @@ def test_google_times_each_request(milliseconds):
     assert "attempts per call: 4" in told["client"]
 
 
-@pytest.mark.parametrize("milliseconds", [None, 5000])
+@table_test("milliseconds", [None, 5000])
 def test_mistral_times_each_request(milliseconds):
     kept = {"client": httpx2.Client(), "timeout_ms": milliseconds}
     told = said(of("mistralai", sdk_configuration=of("mistralai", **kept)))

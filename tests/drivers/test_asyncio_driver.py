@@ -264,7 +264,7 @@ async def test_the_callers_own_timeout_is_theirs_and_not_the_attempts():
     await bench.assert_at_rest()
 
 
-@pytest.mark.parametrize("earlier", [0.0, 1e-10])
+@table_test("earlier", [0.0, 1e-10])
 def test_a_cancel_at_the_very_tick_of_the_attempt_timeout_wins(earlier):
     async def main():
         bench = Bench(policy(attempt_timeout=5.0))

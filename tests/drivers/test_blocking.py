@@ -17,6 +17,7 @@ from stormbreak.drivers.blocking import (
     LateError,
     Signal,
     SocketWait,
+    Strand,
     blocks_here,
     foreign,
     in_time,
@@ -83,6 +84,20 @@ def test_it_is_cancelled_where_it_waits_when_its_time_is_over(pair):
     assert ends == [True]
 
 
+def test_a_socket_that_is_always_ready_does_not_extend_its_time(pair):
+    here, there = pair
+    there.sendall(b"more")
+
+    async def waits():
+        for _ in range(300_000):
+            await SocketWait((here, READ))
+
+    began = time.monotonic()
+    with pytest.raises(LateError):
+        run(waits(), began + 0.05)
+    assert time.monotonic() - began >= 0.05
+
+
 def test_what_must_end_it_at_its_time_is_called_instead(pair):
     here, there = pair
     assert run(read(here), time.monotonic() + 0.02, at_until=lambda: there.sendall(b"over")) is None
@@ -113,6 +128,18 @@ def test_another_thread_wakes_it_by_its_socket(pair):
     interrupt = threading.Timer(0.02, lambda: strands[0].interrupt())  # noqa: PLW0108 - there is none yet
     interrupt.start()
     assert run(waits()) == b""
+
+
+def test_an_interrupt_between_two_waits_is_not_missed(pair):
+    async def waits():
+        running_strand().interrupt()
+        await SocketWait((pair[0], READ))
+
+    strand = Strand(waits())
+    strand.resume(None)
+    suspended = strand.waits_for is not None
+    strand.close()
+    assert suspended
 
 
 def test_code_that_waits_for_a_loop_is_refused():

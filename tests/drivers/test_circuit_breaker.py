@@ -107,7 +107,7 @@ def test_the_second_of_two_probes_is_rejected():
     assert circuit.state is State.CLOSED
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
+@table_test("error", [KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
 def test_a_cancelled_probe_gives_its_place_back_uncounted(error):
     circuit = fail_until_open(breaker())
     circuit.time.now += 10.0
@@ -230,7 +230,7 @@ def test_a_wall_clock_that_went_back_shortens_nothing():
     assert other.retry_in == 10.0
 
 
-@pytest.mark.parametrize("saved_at", [None, inf, "now"])
+@table_test("saved_at", [None, inf, "now"])
 def test_bad_saved_state_changes_nothing(saved_at):
     circuit = fail_until_open(breaker())
     with pytest.raises(ConfigurationError, match="saved_at must be a finite number"):
@@ -238,7 +238,7 @@ def test_bad_saved_state_changes_nothing(saved_at):
     assert circuit.state is State.OPEN
 
 
-@pytest.mark.parametrize("values", [None, [], "open"])
+@table_test("values", [None, [], "open"])
 def test_what_is_no_saved_state_is_refused(values):
     with pytest.raises(ConfigurationError, match="a saved circuit must be a table"):
         breaker().restore(values)
@@ -312,7 +312,7 @@ def raises(error):
     return function
 
 
-@pytest.mark.parametrize("code", [429, 503])
+@table_test("code", [429, 503])
 def test_a_probe_that_is_told_to_come_back_later_keeps_the_next_ones_until_then(code):
     circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2)))
     fail_until_open(circuit)
@@ -352,7 +352,7 @@ def test_a_failed_result_function_that_raises_is_no_failure_of_the_target(way):
     assert (circuit.state, circuit.metrics.failures) == (State.CLOSED, 0)
 
 
-@pytest.mark.parametrize("name", ["failures", "ignored"])
+@table_test("name", ["failures", "ignored"])
 def test_exception_classes_may_be_given_alone_or_in_any_collection(name):
     for given in (KeyError, [KeyError], {KeyError}, (KeyError,)):
         assert getattr(Judge(**{name: given}), name) == (KeyError,)

@@ -3,7 +3,6 @@
 import contextlib
 import random
 
-import pytest
 from circuits import breaker, fail
 from table_test import table_test
 
@@ -23,7 +22,7 @@ def call_each(circuit, outcomes, *, every=1.0):
     return passed
 
 
-@pytest.mark.parametrize("successes", [0, 1, 100])
+@table_test("successes", [0, 1, 100])
 def test_by_default_a_dead_function_opens_it_after_eight_failures(successes):
     circuit = breaker(None)
     assert call_each(circuit, [True] * successes + [False] * 7) == successes + 7

@@ -125,7 +125,7 @@ async def test_no_timer_outlives_it():
     assert not cut
 
 
-@pytest.mark.parametrize("way", ["close", "drop"])
+@table_test("way", ["close", "drop"])
 def test_whoever_waits_gets_what_a_stream_held_that_was_given_up(way):
     async def main():
         bench = Bench(RULES)

@@ -5,6 +5,7 @@ import gc
 import pytest
 from crowd import BackgroundTraffic
 from stage import policy
+from table_test import table_test
 
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
@@ -17,7 +18,7 @@ def test_drivers_of_one_engine_share_its_stepper():
     assert AsyncioDriver(engine)._stepper is not AsyncioDriver(Engine(policy()))._stepper
 
 
-@pytest.mark.parametrize("other", [{"clock": lambda: 0.0}, {"chance": lambda: 0.0}])
+@table_test("other", [{"clock": lambda: 0.0}, {"chance": lambda: 0.0}])
 def test_an_engine_has_one_clock_and_one_chance(other):
     engine = Engine(policy())
     driver = AsyncioDriver(engine)

@@ -1,7 +1,6 @@
 from asyncio import CancelledError
 from types import SimpleNamespace
 
-import pytest
 from stage import TARGET
 from table_test import table_test
 
@@ -68,7 +67,7 @@ def test_where_nothing_can_be_read_an_exception_is_a_failure(error):
     assert tally_of(Judge().of_error(error)) is Tally.FAILURE
 
 
-@pytest.mark.parametrize("error", [CancelledError(), KeyboardInterrupt(), SystemExit()])
+@table_test("error", [CancelledError(), KeyboardInterrupt(), SystemExit()])
 def test_a_cancel_an_interrupt_and_an_exit_are_no_failures(error):
     judge = Judge(failures=(BaseException,))
 

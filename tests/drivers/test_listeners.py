@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, policy
+from table_test import table_test
 
 from stormbreak.core import attempt as attempt_module
 from stormbreak.core import call_state as trail_module
@@ -195,7 +196,7 @@ def test_a_listener_cannot_cancel_a_call(kind, caplog):
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@table_test("kind", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_in_a_listener_leaves_no_call_behind(kind):
     """The slot of a call that nobody had yet was never free again."""
 

@@ -6,10 +6,10 @@ import time
 import warnings
 from contextlib import contextmanager
 
-import pytest
 from forking import in_child
 from sockets import answer, served_aside
 from stage import OK, SERVER_ERROR, TARGET, policy, told
+from table_test import table_test
 
 from stormbreak import BreakerPolicy, CircuitBreaker
 from stormbreak.core.backoff import Backoff
@@ -135,7 +135,7 @@ def test_a_child_opens_connections_of_its_own_and_the_parent_keeps_its():
     assert [request.connection for request in server.requests] == [1, 2, 1]
 
 
-@pytest.mark.parametrize("way", ["close", "drop"])
+@table_test("way", ["close", "drop"])
 def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
     go = threading.Event()
     first = b'data: {"choices":[{"index":0,"delta":{"content":"fine"}}]}\n\n'

@@ -34,9 +34,7 @@ def test_it_holds_within_the_block_and_not_behind_it():
     assert current() == Scope()
 
 
-@pytest.mark.parametrize(
-    ("outer", "inner", "least"), [(1.0, 60.0, 1.0), (60.0, 1.0, 1.0), (1.0, None, 1.0)]
-)
+@table_test(("outer", "inner", "least"), [(1.0, 60.0, 1.0), (60.0, 1.0, 1.0), (1.0, None, 1.0)])
 def test_an_inner_scope_extends_nothing(outer, inner, least):
     with scope(deadline=outer):
         with scope(deadline=inner):
@@ -44,7 +42,7 @@ def test_an_inner_scope_extends_nothing(outer, inner, least):
         assert outer - 0.5 < seconds_left() <= outer
 
 
-@pytest.mark.parametrize("deadline", [-1.0, float("nan")])
+@table_test("deadline", [-1.0, float("nan")])
 def test_a_deadline_that_is_none_is_refused(deadline):
     with (
         pytest.raises(ConfigurationError, match="deadline must not be negative"),

@@ -7,6 +7,7 @@ import time
 import pytest
 from interrupts import interrupted
 from stage import OK, SERVER_ERROR, TARGET, policy, told
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -122,7 +123,7 @@ def test_threads_and_loops_share_an_engine():
     assert waits().outcome == OK
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+@table_test("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
 def test_what_a_sender_raises_frees_the_slot_and_counts_nothing(error):
     scene = Scene(limit=FixedLimit(max_in_flight=1))
 

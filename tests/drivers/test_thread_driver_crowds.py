@@ -6,8 +6,8 @@ import threading
 import time
 from random import Random
 
-import pytest
 from stage import OK, TARGET, policy
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
@@ -148,7 +148,7 @@ def left_hanging(driver):
     return caller
 
 
-@pytest.mark.parametrize("dropped", [1, 5])
+@table_test("dropped", [1, 5])
 def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(dropped):
     """It may run while this very thread holds the lock."""
     engine = Engine(policy(limit=FixedLimit(max_in_flight=dropped + 1)))

@@ -55,7 +55,7 @@ def test_those_that_end_with_the_same_grain_share_one_timer():
     run(main)
 
 
-@pytest.mark.parametrize("seconds", [EXACT - 1, LONG])
+@table_test("seconds", [EXACT - 1, LONG])
 def test_what_has_ended_is_left_alone(seconds):
     async def main():
         with Timeout(seconds, AMONG):
@@ -81,7 +81,7 @@ def test_of_those_that_share_a_timer_only_who_still_waits_is_ended():
     run(main)
 
 
-@pytest.mark.parametrize("seconds", [EXACT - 1, LONG])
+@table_test("seconds", [EXACT - 1, LONG])
 def test_nothing_stays_behind(seconds):
     async def main():
         for _ in range(100):
@@ -93,7 +93,7 @@ def test_nothing_stays_behind(seconds):
     run(main)
 
 
-@pytest.mark.parametrize("seconds", [EXACT - 1, LONG])
+@table_test("seconds", [EXACT - 1, LONG])
 def test_a_cancel_by_somebody_else_goes_before_it(seconds):
     async def main():
         async def waits():
@@ -128,7 +128,7 @@ async def _is_ended():
     assert await _ends_after(LONG) == pytest.approx(LONG, abs=2 * GRAIN)
 
 
-@pytest.mark.parametrize("seconds", [None, EXACT - 1, LONG])
+@table_test("seconds", [None, EXACT - 1, LONG])
 def test_a_loop_that_is_closed_without_a_word_is_rid_of_its_tasks(seconds):
     loop = asyncio.new_event_loop()
 

@@ -7,12 +7,13 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.lease import SpendLease
 from stormbreak.core.spend_policy import SpendPolicy, period_end
 from stormbreak.cost.spend_gate import SpendAccount
-from stormbreak.fleet.membership import SpendMembership, micro_dollars
+from stormbreak.fleet.lease_renewal import SpendMembership, micro_dollars
 from stormbreak.fleet.store_rules import QUIET, Member, Scope, beat
 
 LIMIT = Decimal(10)
@@ -274,7 +275,7 @@ def test_a_replica_grants_nothing_while_members_that_it_does_not_know_may_report
     assert world.ledger == {1.0: Decimal("9.5")}
 
 
-@pytest.mark.parametrize("period", [None, 20.0])
+@table_test("period", [None, 20.0])
 def test_a_replica_that_had_not_heard_of_the_period_learns_of_it(period):
     """Found: what all had spent in it was forgotten, and the limit was spent once more."""
     world = World(period)
@@ -451,7 +452,7 @@ def test_a_scope_that_the_store_dropped_because_nobody_used_it_is_no_loss():
     assert world.processes[0].member.restarts == 0
 
 
-@pytest.mark.parametrize(("to", "allowance"), [(0.8, 300_000), (3.0, 1_000_000), (2.0, 1_000_000)])
+@table_test(("to", "allowance"), [(0.8, 300_000), (3.0, 1_000_000), (2.0, 1_000_000)])
 def test_what_a_higher_limit_granted_is_not_spent_under_a_lower_one(to, allowance):
     limit = SpendPolicy(max_usd=2.0)
     account, woken = SpendAccount(limit), []

@@ -23,12 +23,14 @@ def billed(provider):
 
 
 def start(server, provider, count=3, *, limit=LIMIT, quiet=0.0, **options):
+    """Processes whose calls wait as long as it takes: only the money ends them, or the loss of the store."""
     workers = [
         Worker(
             fleet=server.url,
             base_url=provider.base_url,
             max_usd=float(limit),
             quiet=quiet,
+            patience=None,
             **options,
         )
         for _ in range(count)

@@ -134,7 +134,7 @@ def test_a_cancel_passes_at_once_frees_all_and_is_no_failure(way, steps, when):
     assert (round(ended_at, 3), rests, circuit, result) == (1.0, True, "closed", 5)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@table_test("way", WAYS)
 def test_a_cancel_in_the_queue_leaves_it(way):
     async def main(guard):
         first = asyncio.create_task(way(guard, Script((1, 5.0)).later))
@@ -180,7 +180,7 @@ def test_who_waits_too_long_is_refused_by_an_error_of_ours():
     assert error.attempts == 0
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+@table_test("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_an_interrupt_passes_and_frees_its_place(error):
     guard = made(QUICK, on=BaseException)
     with pytest.raises(error):
@@ -195,7 +195,7 @@ def test_ctrl_c_in_a_backoff_frees_all():
     assert at_rest(guard)
 
 
-@pytest.mark.parametrize("rule", ["on", "failed_result"])
+@table_test("rule", ["on", "failed_result"])
 def test_a_rule_that_raises_leaves_nothing_held(rule):
     def broken(_):
         raise LookupError

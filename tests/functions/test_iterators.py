@@ -8,6 +8,7 @@ import sys
 import pytest
 from guarding import QUICK, DownError, at_rest, in_threads, made, on_a_loop
 from stage import policy
+from table_test import table_test
 from virtual_loop import now
 
 from stormbreak import CircuitOpenError
@@ -89,21 +90,21 @@ def asynchronous(guard, source):
 WAYS = [blocking, asynchronous]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@table_test("way", WAYS)
 def test_before_the_first_item_it_is_made_again(way):
     guard, source = made(), Source([DownError()], [DownError()], [1, 2])
     assert way(guard, source) == ([1, 2], None)
     assert (source.made, source.closed, at_rest(guard)) == (3, 3, True)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@table_test("way", WAYS)
 def test_after_it_a_failure_is_raised_and_nothing_is_made_again(way):
     guard, source = made(), Source([1, DownError()], [1, 2])
     assert way(guard, source) == ([1], DownError)
     assert (source.made, source.closed, at_rest(guard)) == (1, 1, True)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@table_test("way", WAYS)
 def test_it_counts(way):
     breaker = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))
     guard = made(policy(fail_fast=True, breaker=breaker))
@@ -111,14 +112,14 @@ def test_it_counts(way):
     assert way(guard, Source([1, 2])) == ([], CircuitOpenError)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@table_test("way", WAYS)
 def test_one_without_items_is_a_success(way):
     guard, source = made(), Source([])
     assert way(guard, source) == ([], None)
     assert (source.made, at_rest(guard)) == (1, True)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@table_test("way", WAYS)
 def test_retries_end(way):
     guard, source = made(), Source(*[[DownError()]] * 3)
     assert way(guard, source) == ([], DownError)

@@ -10,6 +10,7 @@ import pytest
 from guarding import PRICES, QUICK, DownError, Script, at_rest, made
 from sockets import failing, served
 from stage import policy
+from table_test import table_test
 
 from stormbreak import AsyncClient, CircuitOpenError, UpstreamError
 from stormbreak.core.backoff import Backoff
@@ -168,7 +169,7 @@ def test_what_was_retried_within_is_not_retried_without_unless_told(shared, told
     assert script.made == (9 if told else 3)
 
 
-@pytest.mark.parametrize("kind", ["wrapped", "wrapped twice"])
+@table_test("kind", ["wrapped", "wrapped twice"])
 def test_nor_if_it_is_the_cause_of_another(kind):
     outer, inner, made_calls = made(on=LookupError), made(target=STOCK), []
 

@@ -86,7 +86,7 @@ def test_results_are_judged():
     assert Rules(Judge(failed_result=bool)).of_result(1) == FAILED
 
 
-@pytest.mark.parametrize("verdict", [Verdict.OK, Verdict.REJECTED, Verdict.CANCELLED])
+@table_test("verdict", [Verdict.OK, Verdict.REJECTED, Verdict.CANCELLED])
 def test_a_rule_may_say_only_what_a_failure_can_be(verdict):
     with pytest.raises(ConfigurationError, match=f"got {verdict}$"):
         said(lambda _: verdict, ValueError())

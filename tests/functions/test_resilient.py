@@ -122,7 +122,7 @@ def test_with_nothing_told_the_circuit_holds_all_the_same():
         guard.call(plain, 1)
 
 
-@pytest.mark.parametrize("breaks", [KeyError, KeyboardInterrupt])
+@table_test("breaks", [KeyError, KeyboardInterrupt])
 def test_a_failed_result_function_that_raises_ends_the_call_and_is_no_failure_of_the_target(breaks):
     def broken(result):
         raise breaks

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from guarding import DownError, Script, made
+from table_test import table_test
 
 from stormbreak import Priority, scope
 from stormbreak.errors import AttemptTimeoutError, ShedError
@@ -24,7 +25,7 @@ def test_it_goes_before_what_the_guard_was_made_with():
         assert guard.call(told, guard) == ("background", "acme", {"a": "1"})
 
 
-@pytest.mark.parametrize(("retries", "sent"), [(0, 1), (1, 2), (99, 3)])
+@table_test(("retries", "sent"), [(0, 1), (1, 2), (99, 3)])
 def test_retries_are_what_may_follow(retries, sent):
     script = Script(*[DownError()] * 5)
     with scope(retries=retries), pytest.raises(DownError):

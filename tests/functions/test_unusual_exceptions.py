@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 from guarding import Script, at_rest, made
+from table_test import table_test
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class OddNotesError(Exception):
     __notes__ = None
 
 
-@pytest.mark.parametrize("kind", [FrozenError, StubbornError, OddNotesError])
+@table_test("kind", [FrozenError, StubbornError, OddNotesError])
 def test_it_reaches_the_caller_as_itself(kind):
     guard, raised = made(on=kind), kind()
     with pytest.raises(kind) as caught:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from gateways import KEY, PROVIDER_KEY, running, settings, upstream
 from sockets import free_port
+from table_test import table_test
 
 from stormbreak.cli.gateway.serve import command as serve
 from stormbreak.cli.main import main
@@ -43,7 +44,7 @@ MANIFESTS = [*yaml.safe_load_all(DEPLOY.joinpath("kubernetes.yaml").read_text())
 BY_KIND = {each["kind"]: each for each in MANIFESTS}
 
 
-@pytest.mark.parametrize("version", ["1.30", "1.37"])
+@table_test("version", ["1.30", "1.37"])
 def test_manifests_fit_the_schemas_of_kubernetes(version):
     schemas = pytest.importorskip("kubernetes_validate")
     for each in MANIFESTS:

@@ -228,7 +228,7 @@ def tables(value, path=""):
             yield from tables(value.get(name), f"{path}.{name}".removeprefix("."))
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@table_test("name", SAMPLES)
 def test_a_setting_that_is_not_known_is_listed_wherever_it_stands(name):
     document = msgspec.yaml.decode(SAMPLES[name])
     paths = [path for path, _ in tables(document)]

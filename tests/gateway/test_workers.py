@@ -116,7 +116,6 @@ async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path)
 
 
 async def test_all_workers_use_a_new_file_or_none(path, monkeypatch, caplog):
-    monkeypatch.setattr(parent, "READ_TIMEOUT", 1.0)
     async with upstream() as provider:
         path.write_text(settings(provider.url))
         whole = GatewayParent(path, workers=2)
@@ -131,7 +130,9 @@ async def test_all_workers_use_a_new_file_or_none(path, monkeypatch, caplog):
             path.write_text(settings(provider.url, gateway='models = { new = "main" }'))
             slow, _ = whole._workers.running
             os.kill(slow.process.pid, signal.SIGSTOP)
-            assert not await whole.reload()
+            with monkeypatch.context() as impatient:
+                impatient.setattr(parent, "READ_TIMEOUT", 1.0)
+                assert not await whole.reload()
             os.kill(slow.process.pid, signal.SIGCONT)
             assert await statuses() == {404}
             assert f"worker {slow.process.pid} does not answer" in caplog.text
@@ -194,7 +195,8 @@ async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
         provider.reply = reply
         text = priced(settings(provider.url, gateway=LEDGER, key=spend(LIMIT)))
         async with gateway(path, text) as process:
-            asking = [asyncio.create_task(process.ask(ASKED)) for _ in range(8)]
+            # If all seven are under way, what they may cost and three more are less than half the limit.
+            asking = [asyncio.create_task(process.ask(ASKED)) for _ in range(7)]
             await until(lambda: len(provider.seen) >= 6, PATIENCE)
             workers = process.workers
             for pid in (*workers, process.running.pid):
@@ -216,5 +218,5 @@ async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
     assert LIMIT / 2 < cost(len(provider.seen)) <= LIMIT
     rows = read_usage(path.with_name("spent.db"), list_price)
     assert (
-        len(provider.seen) <= sum(each.attempts for each in rows.values()) <= len(provider.seen) + 8
+        len(provider.seen) <= sum(each.attempts for each in rows.values()) <= len(provider.seen) + 7
     )

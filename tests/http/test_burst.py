@@ -2,13 +2,13 @@
 
 import asyncio
 
-import pytest
 from bursts import CALLS, IDLE, burst
+from table_test import table_test
 
 from stormbreak.testing import serve
 
 
-@pytest.mark.parametrize("stream_on_wire", [False, True])
+@table_test("stream_on_wire", [False, True])
 def test_two_hundred_calls_in_one_instant_wait_for_nothing(stream_on_wire):
     with serve(IDLE) as provider:
         answers, took = asyncio.run(burst(provider.base_url, stream_on_wire=stream_on_wire))

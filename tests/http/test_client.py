@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from clients import KEY, QUICK, SAY, client_of
 from sockets import End, answer, failing, served
+from table_test import table_test
 
 from stormbreak import errors
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -117,7 +118,7 @@ async def test_leaving_the_block_closes_every_connection():
         assert server.closed == 5
 
 
-@pytest.mark.parametrize("name", ["import stormbreak", "import stormbreak.http.client",
+@table_test("name", ["import stormbreak", "import stormbreak.http.client",
                                   "from stormbreak import AsyncClient, Policy"])  # fmt: skip
 def test_the_parser_is_loaded_when_a_client_is_made(name):
     code = f"""{name}

@@ -71,7 +71,7 @@ def test_what_is_no_base_url_is_refused_and_not_echoed(url, key):
     assert KEY not in repr(caught.value.__context__)
 
 
-@pytest.mark.parametrize("url", ["llm.example.org/v1", "127.0.0.1:8900/v1", "localhost:8900"])
+@table_test("url", ["llm.example.org/v1", "127.0.0.1:8900/v1", "localhost:8900"])
 def test_a_base_url_without_a_scheme_is_told_so(url):
     with pytest.raises(ConfigurationError, match=r"got no http:// or https:// before it$"):
         origin_of(url, None)
@@ -125,7 +125,7 @@ def test_an_odd_key_is_refused_without_echo(key):
     assert KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["", "  ", "\n"])
+@table_test("key", ["", "  ", "\n"])
 def test_an_empty_key_is_refused(key):
     with pytest.raises(ConfigurationError, match="the API key is empty"):
         origin_of("https://api.example.com/v1", key)

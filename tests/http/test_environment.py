@@ -120,7 +120,7 @@ def test_what_cannot_name_a_variable_is_refused(name):
         find_endpoint(base_url=OPENAI, api_key_env=name, environ={name: "key"})
 
 
-@pytest.mark.parametrize("name", ["AZURE_OPENAI_API_KEY_2", "_x1", "mine"])
+@table_test("name", ["AZURE_OPENAI_API_KEY_2", "_x1", "mine"])
 def test_long_names_of_variables_are_names(name):
     assert found({name: "key"}, base_url=OPENAI, api_key_env=name)[2] == "key"
     with pytest.raises(ConfigurationError, match=f"variable {name} is not set"):
@@ -131,7 +131,7 @@ def test_a_variable_that_is_set_may_have_any_name():
     assert found({TOKEN: "key"}, base_url=OPENAI, api_key_env=TOKEN)[2] == "key"
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("base_url", "name"),
     [(OPENAI, "openai"), ("https://h:8443/v1", "h:8443"), ("http://[::1]:9/v1", "[::1]:9")],
 )

@@ -1,6 +1,7 @@
 """Hedges on real sockets: a request that nobody answers is overtaken, and its connection closed."""
 
 import asyncio
+import re
 from dataclasses import replace
 
 import pytest
@@ -102,7 +103,8 @@ async def test_what_both_failed_with_says_so():
             await client.request("chat/completions", PAYLOAD)
 
     notes = "\n".join(caught.value.__notes__)
-    assert "beside the one before, unanswered after 0.1 s" in notes
+    (after,) = re.findall(r"beside the one before, unanswered after ([\d.]+) s", notes)
+    assert float(after) >= 0.1
     assert notes.count("server_error, status 500") == 2
 
 

@@ -1,6 +1,5 @@
 """An answer of our own reads as one of a provider's."""
 
-import pytest
 from table_test import table_test
 
 from stormbreak.http.local_answers import ID, write_answer
@@ -19,7 +18,7 @@ def test_it_is_a_whole_answer_without_tokens(shape, text):
     assert ID.encode() in body
 
 
-@pytest.mark.parametrize("choices", [1, 3])
+@table_test("choices", [1, 3])
 def test_it_has_as_many_choices_as_were_asked_for(choices):
     """Found by review: who asked for two choices got no degraded answer."""
     body = write_answer(Shape.CHAT, "later", "m", choices=choices)
@@ -32,6 +31,6 @@ def test_nobody_writes_a_billion_choices():
     assert write_answer(Shape.CHAT, "later", "m", choices=10**9) is None
 
 
-@pytest.mark.parametrize("shape", [Shape.EMBEDDINGS, Shape.JSON])
+@table_test("shape", [Shape.EMBEDDINGS, Shape.JSON])
 def test_what_is_no_text_is_not_written(shape):
     assert write_answer(shape, "later", "m") is None

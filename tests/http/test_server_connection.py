@@ -8,6 +8,7 @@ import pytest
 from gateways import until
 from malformed_requests import MALFORMED
 from table_test import table_test
+from virtual_loop import in_virtual_time
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.server import HttpServer
@@ -201,6 +202,7 @@ async def test_a_client_that_never_reads_is_closed():
         assert app.cancelled == [("/large", False)]
 
 
+@in_virtual_time
 async def test_a_large_last_answer_reaches_a_slow_client_whole():
     request = b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
     async with serving(idle_timeout=2.0) as (_, server), dialled(server, request) as (reader, _):
@@ -260,6 +262,7 @@ async def test_bounds_have_their_status(data, status, word):
         assert await reader.read() == b""
 
 
+@in_virtual_time
 async def test_a_slow_body_that_keeps_its_rate_is_waited_for():
     bounds = {"head_timeout": 0.5, "min_body_rate": 20.0}
     start = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60\r\n\r\n"
@@ -270,6 +273,7 @@ async def test_a_slow_body_that_keeps_its_rate_is_waited_for():
         assert (await answer(reader))[0] == 200
 
 
+@in_virtual_time
 async def test_a_blank_line_in_two_pieces_begins_no_request():
     """Found: after one, the next request had the time since then, and was refused as too slow."""
     async with serving(head_timeout=0.4) as (_, server), dialled(server, b"\r") as (reader, writer):
@@ -279,6 +283,7 @@ async def test_a_blank_line_in_two_pieces_begins_no_request():
         assert (await answer(reader))[0] == 200
 
 
+@in_virtual_time
 async def test_idle_connections_are_closed_and_others_are_not():
     async with (
         serving(**SHORT) as (app, server),

@@ -50,7 +50,7 @@ def test_an_answer_is_bound_in_the_words_of_its_endpoint(endpoint, provider, fie
     assert template.token_bound().output_tokens == 77
 
 
-@pytest.mark.parametrize("said", ["max_tokens", "max_completion_tokens"])
+@table_test("said", ["max_tokens", "max_completion_tokens"])
 def test_a_bound_that_is_there_stays(said):
     template = RequestTemplate("chat/completions", body(**{said: 5}))
     template.limit_output(77, "openai")
@@ -125,7 +125,7 @@ def test_each_prompt_of_a_completion_has_answers_of_its_own(prompt, most):
     assert (bound and bound.output_tokens) == most
 
 
-@pytest.mark.parametrize("endpoint", ["moderations", "messages/count_tokens"])
+@table_test("endpoint", ["moderations", "messages/count_tokens"])
 def test_what_is_free_is_not_bound(endpoint):
     template = RequestTemplate(endpoint, body())
     template.limit_output(77, "openai")

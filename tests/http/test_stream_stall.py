@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 from sockets import End, answer, served
+from table_test import table_test
+from virtual_loop import in_virtual_time
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.policy import Policy
@@ -41,12 +43,13 @@ def client_of(server, policy=POLICY, **more):
     return AsyncClient(base_url=server.base_url, model="m", policy=policy, **more)
 
 
-@pytest.mark.parametrize("name", ["interactive", "batch", "article"])
+@table_test("name", ["interactive", "batch", "article"])
 def test_a_stream_that_has_begun_is_bounded_by_default(name):
     assert PRESETS[name].stall_timeout == 120.0
     assert PRESETS[name].idle_timeout is None
 
 
+@in_virtual_time
 async def test_a_stalled_stream_that_was_to_be_assembled_is_sent_again():
     stalled = (HEAD, event("Hi"), End.HANG)
     async with served(stalled, FINE) as server, client_of(server, stream_on_wire=True) as client:
@@ -60,6 +63,7 @@ async def test_a_stalled_stream_that_was_to_be_assembled_is_sent_again():
     assert (events[0].verdict, events[0].detail) == (Verdict.TIMEOUT, "went silent")
 
 
+@in_virtual_time
 async def test_a_stalled_stream_breaks_for_whoever_reads_it():
     stalled = (HEAD, event("Hi"), End.HANG)
     async with served(stalled) as server, client_of(server) as client:
@@ -73,6 +77,7 @@ async def test_a_stalled_stream_breaks_for_whoever_reads_it():
 
 
 @pytest.mark.parametrize("on_wire", [True, False])
+@in_virtual_time
 async def test_before_its_first_output_a_model_may_think(on_wire):
     thinking = (HEAD, ROLE, 0.4, event("Hi"), 0.05, REST, End.CLOSE)
     async with served(thinking) as server, client_of(server, stream_on_wire=on_wire) as client:
@@ -84,6 +89,7 @@ async def test_before_its_first_output_a_model_may_think(on_wire):
                 assert "".join([text async for text in stream.texts()]) == "Hi there"
 
 
+@in_virtual_time
 async def test_a_plain_answer_may_be_silent_wherever_it_likes():
     body = answer()
     async with served((0.3, body[:40], 0.3, body[40:])) as server, client_of(server) as client:
@@ -92,6 +98,7 @@ async def test_a_plain_answer_may_be_silent_wherever_it_likes():
     assert (ended.outcome.verdict, ended.attempts) == (Verdict.OK, 1)
 
 
+@in_virtual_time
 async def test_pings_are_no_silence():
     pings = [item for _ in range(6) for item in (b": ping\n\n", 0.05)]
     script = (HEAD, event("Hi"), *pings, REST, End.CLOSE)
@@ -101,6 +108,7 @@ async def test_pings_are_no_silence():
     assert (ended.outcome.verdict, ended.attempts) == (Verdict.OK, 1)
 
 
+@in_virtual_time
 async def test_the_shorter_of_the_two_holds():
     policy = replace(POLICY, stall_timeout=9.0, idle_timeout=0.1)
     async with (
@@ -112,6 +120,7 @@ async def test_the_shorter_of_the_two_holds():
     assert (ended.outcome.verdict, ended.attempts) == (Verdict.OK, 2)
 
 
+@in_virtual_time
 async def test_a_stream_that_failed_is_closed_at_once():
     """It is not read any further, whatever else would come."""
     error = b'data: {"error": {"message": "no", "code": "server_error"}}\n\n'

@@ -1,11 +1,14 @@
 """Hostile peers of both kinds of connection: malformed bytes, TLS that ends badly, proxies and addresses that fail."""
 
 import asyncio
+import gc
+import select
 import socket
 import ssl
 import struct
 import threading
 import time
+import warnings
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -13,7 +16,10 @@ from malformed_responses import MALFORMED
 from on_threads import ConnectionOnThreads
 from sockets import BODY, PATIENCE, End, answer, free_port, served, tls
 
+from stormbreak.drivers.blocking import run
+from stormbreak.http.h1.address import address_of
 from stormbreak.http.h1.async_connection import AsyncConnection
+from stormbreak.http.h1.blocking_connect import _secured
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Verdict
@@ -183,6 +189,25 @@ async def test_a_peer_that_fails_at_tls_has_its_verdict(kind, certificates, does
     assert got.verdict is verdict
     assert detail in (None, got.detail)
     assert time.monotonic() - began < PATIENCE
+
+
+def test_a_reset_before_tls_begins_leaves_no_socket_open(certificates):
+    """Found on a busy machine: Python takes over the socket, and then finds that there is no peer any more."""
+    context = ssl.create_default_context(cafile=certificates[0][0])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+        reset(peer)
+        peer.close()
+        select.select([sock], [], [], PATIENCE)
+        address = address_of(f"https://localhost:{listener.getsockname()[1]}/x")
+    sock.setblocking(False)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(OSError, match="reset"):
+            run(_secured(sock, address, context, time.monotonic() + PATIENCE))
+        gc.collect()
+    assert warned == []
 
 
 # ------------------------------------------------------------ addresses and proxies

@@ -1,7 +1,7 @@
 """Where a trial is over before the lease of a probe, the time to look again was that of the lease: 67 instead of 22."""
 
-import pytest
 from stage import Stage, policy
+from table_test import table_test
 
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.trip import ConsecutiveFailures
@@ -33,7 +33,7 @@ def test_a_call_whose_patience_is_long_enough_is_not_rejected():
     assert half_open().start(fail_fast=False, patience=40.0).queued
 
 
-@pytest.mark.parametrize(("lease", "retry_at"), [(60.0, 22.0), (14.0, 21.0), (6.0, 13.0)])
+@table_test(("lease", "retry_at"), [(60.0, 22.0), (14.0, 21.0), (6.0, 13.0)])
 def test_a_hasty_call_is_told_the_earlier_of_the_two(lease, retry_at):
     stage = half_open(lease)
     stage.state.admission.service = 60.0  # seconds; else the probe is expected sooner than both

@@ -1,6 +1,5 @@
 """Probes whose answers tell nothing of health gave their places back without end: five hundred 429s in one trial."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED
@@ -80,7 +79,7 @@ def test_no_mixture_sends_more(outcomes):
     assert len(answered) == 9 or (sent == 30 and len(answered) < 9)
 
 
-@pytest.mark.parametrize(("outcome", "after"), [(OK, State.CLOSED), (SERVER_ERROR, State.OPEN)])
+@table_test(("outcome", "after"), [(OK, State.CLOSED), (SERVER_ERROR, State.OPEN)])
 def test_a_probe_that_is_under_way_may_still_decide(outcome, after):
     trial = Trial(success_ratio=0.3, reopen_on_any_failure=True)
     under_way = trial.take()

@@ -3,8 +3,8 @@ word, and `reset` did not help. The named time binds the call that was told; oth
 `retry.max_wait`, a few at first.
 """
 
-import pytest
 from stage import OK, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -21,7 +21,7 @@ def sent(stage):
     return sum(run.sending for run in stage.runs)
 
 
-@pytest.mark.parametrize(("chance", "until"), [(0.0, 900.0), (0.5, 1125.0)])
+@table_test(("chance", "until"), [(0.0, 900.0), (0.5, 1125.0)])
 def test_the_told_call_ends_with_its_own_time_and_others_come_back_within_the_cap(chance, until):
     stage = Stage(policy(), chance=chance)
     ended = stage.start().step(told(YEARS)).ended
@@ -57,7 +57,7 @@ def test_told_again_they_stay_away_again():
     assert stage.state.cooldown.ready_at(None, stage.now) == stage.now + 900.0
 
 
-@pytest.mark.parametrize("breaker", [None, FRAGILE])
+@table_test("breaker", [None, FRAGILE])
 def test_reset_lifts_the_cooldown_and_the_pace(breaker):
     stage = Stage(policy(breaker=breaker))
     stage.start().step(told(100.0)).close()

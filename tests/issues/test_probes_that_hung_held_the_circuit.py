@@ -3,7 +3,6 @@
 import random
 from dataclasses import replace
 
-import pytest
 from table_test import table_test
 
 from stormbreak.core.engine import Engine
@@ -60,7 +59,7 @@ def test_a_target_that_lives_again_behind_probes_that_hang_is_found_within_two_s
     assert min(at for at in site.answered if at > DIED) - lives <= 2.0
 
 
-@pytest.mark.parametrize("dead_for", [40.0, 300.0])
+@table_test("dead_for", [40.0, 300.0])
 def test_and_as_long_as_it_hangs_it_gets_no_more_than_one_that_fails(dead_for):
     """Three per open time, which grows to five seconds."""
     site = Site(DIED + dead_for).run(DIED + dead_for)

@@ -4,10 +4,10 @@ attempt. After a cooldown or a closing circuit the queue leaves paced (tests/cor
 figures).
 """
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, OTHER, SERVER_ERROR, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy, State
@@ -87,7 +87,7 @@ def test_all_gates_are_taken_in_one_step_the_probe_last():
     assert observer.ready_at(None, stage.now) == READY  # it holds nothing back
 
 
-@pytest.mark.parametrize("outcome", [SERVER_ERROR, told(3.0)])
+@table_test("outcome", [SERVER_ERROR, told(3.0)])
 def test_nothing_is_held_while_backing_off(outcome):
     stage = scene(breaker=None)
     run, other = stage.start(), stage.start(target=OTHER)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -113,7 +114,7 @@ def test_a_wait_beyond_what_is_allowed_ends_at_once_and_says_when(gate, limits, 
     assert ended.outcome.verdict is Verdict.THROTTLED
 
 
-@pytest.mark.parametrize("limits", [{"within": 30.0}, {"patience": 30.0}, {}])
+@table_test("limits", [{"within": 30.0}, {"patience": 30.0}, {}])
 def test_who_waits_or_comes_is_told_as_well(limits):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1), queue=QueuePolicy(max_pause=100.0)))
     blocker, waiting = stage.start(), stage.start(**limits)

@@ -279,7 +279,7 @@ def test_the_default_opens_when_nothing_is_answered_for_longer_than_chance_expla
     assert failed_until_open(stage) == ceil(log(0.001) / log(share))
 
 
-@pytest.mark.parametrize(("answered", "state"), [(-1, State.CLOSED), (0, State.OPEN)])
+@table_test(("answered", "state"), [(-1, State.CLOSED), (0, State.OPEN)])
 def test_by_default_failures_count_that_left_after_the_last_that_was_answered(answered, state):
     stage = Stage(policy(breaker=BreakerPolicy()))
     runs = []

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
+from table_test import table_test
 
 from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.presets import ARTICLE
@@ -66,7 +67,7 @@ def test_nor_do_they_count_as_successes(between):
     assert stage.state.breaker.state is State.OPEN
 
 
-@pytest.mark.parametrize("outcome", [THROTTLED, Outcome(Verdict.BILLING)])
+@table_test("outcome", [THROTTLED, Outcome(Verdict.BILLING)])
 def test_a_throttled_probe_decides_nothing(outcome):
     stage = Stage(policy(breaker=FRAGILE))
     stage.fail_until_open()

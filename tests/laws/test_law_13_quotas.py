@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
@@ -139,7 +140,7 @@ def test_the_rest_is_refunded_however_long_the_reservations_hold():
     assert [stage.start(tokens=1000).sending for _ in range(350)] == [True] * 350
 
 
-@pytest.mark.parametrize("outcome", [THROTTLED, SERVER_ERROR, UNCONNECTED])
+@table_test("outcome", [THROTTLED, SERVER_ERROR, UNCONNECTED])
 def test_tokens_of_what_was_not_served_come_back(outcome):
     stage = scene(tpm=6000, burst_seconds=10)
     first, second = stage.start(tokens=1000), stage.start(tokens=1000)
@@ -212,7 +213,7 @@ class Server:
         return (OK if fits else THROTTLED)._replace(rate_limits=RateLimits(tokens=said))
 
 
-@pytest.mark.parametrize("latency", [0.0, 0.5, 5.0])
+@table_test("latency", [0.0, 0.5, 5.0])
 def test_a_learned_limit_is_used_in_full_and_hardly_overrun(latency):
     stage = scene(learn_from_headers=True, slots=20)
     server, answers = Server(60_000, stage.now), []

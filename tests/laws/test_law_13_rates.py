@@ -3,7 +3,6 @@ accepted. It grows, and fades. A stray 429 teaches nothing, nor do refusals that
 is no help.
 """
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
@@ -39,7 +38,7 @@ def offered(stage, seconds, rate, capacity):
     return sent
 
 
-@pytest.mark.parametrize("capacity", [5, 12, 30])
+@table_test("capacity", [5, 12, 30])
 def test_a_target_that_refuses_most_is_sent_little_more_than_it_takes(capacity):
     stage = scene()
     offered(stage, 12, capacity, capacity)

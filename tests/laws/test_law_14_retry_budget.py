@@ -8,7 +8,6 @@ Everything else, timeouts first, is paid.
 
 from itertools import permutations, product
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
@@ -107,7 +106,7 @@ def test_what_is_free(verdict, load, successes, failures):
     assert budget.is_free(outcome, 0.0, load) is free
 
 
-@pytest.mark.parametrize(("adaptive_rate", "attempts"), [(False, 1 + 3), (True, 1000)])
+@table_test(("adaptive_rate", "attempts"), [(False, 1 + 3), (True, 1000)])
 def test_bare_429s_of_a_busy_process_are_paid_where_they_teach_no_rate(adaptive_rate, attempts):
     stage = scene(adaptive_rate=adaptive_rate)
     for _ in range(34):
@@ -155,7 +154,7 @@ def test_the_longest_row_of_the_last_three_minutes_counts_however_many_came_afte
     assert not budget.is_free(SERVER_ERROR, 184.0, Load(healthy=True))
 
 
-@pytest.mark.parametrize("overtaken", [False, True])
+@table_test("overtaken", [False, True])
 def test_a_timeout_is_free_where_a_later_attempt_was_answered_on_time(overtaken):
     stage = scene().listen()
     for _ in range(40):
@@ -219,7 +218,7 @@ def test_a_success_ends_the_row():
         assert run.ended.attempts == 2
 
 
-@pytest.mark.parametrize("failures", sorted({*permutations(["told", "told", "503"])}))
+@table_test("failures", sorted({*permutations(["told", "told", "503"])}))
 def test_a_lone_script_comes_through_two_named_times_and_a_503_in_any_order(failures):
     stage = scene()
     run = stage.start()

@@ -104,7 +104,7 @@ def test_an_event_that_nobody_can_read_breaks_it_wherever_it_comes(data, way):
         assert raised.value.verdict is Verdict.BROKEN
 
 
-@pytest.mark.parametrize("way", ["answer", "texts"])
+@table_test("way", ["answer", "texts"])
 def test_an_error_after_the_first_output_breaks_it(way):
     complaint = (
         b'data: {"error":{"message":"no","code":"overloaded_error","type":"overloaded_error"}}\n\n'

@@ -48,7 +48,7 @@ def test_what_breaks_after_it_is_not_sent_again(failure):
     assert ended.outcome == failure._replace(committed=True)
 
 
-@pytest.mark.parametrize("failure", [BROKEN, SERVER_ERROR, TIMEOUT])
+@table_test("failure", [BROKEN, SERVER_ERROR, TIMEOUT])
 def test_what_breaks_before_it_is_sent_again(failure):
     stage = Stage(EAGER)
     run = start(stage).step(failure)
@@ -80,7 +80,7 @@ def test_it_costs_the_budget_nothing():
     assert stage.engine.budget.balance(stage.now) == paid_in
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("last", "state"), [(BROKEN, State.OPEN), (OK, State.CLOSED), (CANCELLED, State.CLOSED)]
 )
 def test_the_circuit_sees_what_the_whole_stream_came_to(last, state):
@@ -92,7 +92,7 @@ def test_the_circuit_sees_what_the_whole_stream_came_to(last, state):
     assert stage.state.breaker.state is state
 
 
-@pytest.mark.parametrize("way", ["step", "close", "drop"])
+@table_test("way", ["step", "close", "drop"])
 def test_the_slot_is_held_to_the_end_and_no_longer(way):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     run, waiting = start(stage).step(BEGUN), start(stage)

@@ -74,7 +74,7 @@ def test_it_falls_from_a_throttled_target_to_a_second_to_the_cache_to_a_degraded
     assert len(told_of(stage, CallEnded)) == 1
 
 
-@pytest.mark.parametrize("answered", [FIRST, SECOND, THIRD])
+@table_test("answered", [FIRST, SECOND, THIRD])
 def test_the_answer_says_which_target_it_came_from(answered):
     run = start(Stage(ONCE), to(SECOND), to(THIRD))
     while where(run) != answered:
@@ -138,7 +138,7 @@ def test_a_call_that_is_refused_here_falls_back_at_once():
     assert run.step(OK).ended.attempts == 1
 
 
-@pytest.mark.parametrize("outcome", [CANCELLED, CANCELLED._replace(maybe_processed=True)])
+@table_test("outcome", [CANCELLED, CANCELLED._replace(maybe_processed=True)])
 def test_whoever_has_given_up_goes_nowhere(outcome):
     assert start(Stage(ONCE), to(SECOND), CACHE).step(outcome).ended.outcome == outcome
 
@@ -250,7 +250,7 @@ def test_calls_in_the_queue_go_elsewhere_when_the_circuit_opens():
     assert where(run) == SECOND
 
 
-@pytest.mark.parametrize("later", [CACHE, to(SECOND), to(SECOND, on=[Verdict.BILLING], after=2.0)])
+@table_test("later", [CACHE, to(SECOND), to(SECOND, on=[Verdict.BILLING], after=2.0)])
 def test_a_call_waits_for_the_circuit_where_its_rules_let_it_wait(later):
     assert start(opened(FIRST), later, fail_fast=False).queued
 
@@ -389,7 +389,7 @@ def test_one_answer_ends_the_doubt():
     assert where(start(stage, to(SECOND)).step(SERVER_ERROR)) == SECOND
 
 
-@pytest.mark.parametrize("outcome", [BILLING, Outcome(Verdict.AUTH, status=401)])
+@table_test("outcome", [BILLING, Outcome(Verdict.AUTH, status=401)])
 def test_what_no_target_is_ill_of_is_never_paid(outcome):
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(DEPRIORITIZED):
@@ -421,7 +421,7 @@ def test_the_least_loaded_comes_first():
     assert where(run.step(SERVER_ERROR)) == SECOND
 
 
-@pytest.mark.parametrize("choose", [TargetOrder.LEAST_LOADED, TargetOrder.WEIGHTED])
+@table_test("choose", [TargetOrder.LEAST_LOADED, TargetOrder.WEIGHTED])
 def test_one_whose_circuit_is_open_comes_last(choose):
     stage = Stage(
         policy(
@@ -435,7 +435,7 @@ def test_one_whose_circuit_is_open_comes_last(choose):
     assert where(run) == THIRD
 
 
-@pytest.mark.parametrize(("chance", "first"), [(0.0, SECOND), (0.74, SECOND), (0.76, THIRD)])
+@table_test(("chance", "first"), [(0.0, SECOND), (0.74, SECOND), (0.76, THIRD)])
 def test_by_weight_chance_decides_who_comes_first(chance, first):
     stage = Stage(ONCE, chance=chance)
     run = start(stage, to((SECOND, 3.0), (THIRD, 1.0), choose=TargetOrder.WEIGHTED)).step(BILLING)

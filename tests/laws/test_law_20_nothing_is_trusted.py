@@ -235,7 +235,7 @@ def has_text(hint):
     return hint is str or any(has_text(inner) for inner in get_args(hint) if inner is not hint)
 
 
-@pytest.mark.parametrize("root", [Policy, Scenario])
+@table_test("root", [Policy, Scenario])
 def test_no_file_names_a_command_or_an_import_path(root):
     for part in parts(root):
         hints = get_type_hints(part)

@@ -23,8 +23,8 @@ from stormbreak.core.presets import INTERACTIVE
 from stormbreak.drivers.garbage import collecting_less_often
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import Returned
+from stormbreak.provider.capacity_model import ProviderModel
 from stormbreak.provider.fault_kinds import Kind
-from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario import Fault, Load, Provider, Scenario, Step
 from stormbreak.storm.measures import quantile
 from stormbreak.storm.simulated_provider import SimulatedProvider

@@ -82,7 +82,7 @@ def test_text_beside_a_tool_call_is_kept():
     assert found["tool_calls"] == [whole_call("a", "f", "{}")]
 
 
-@pytest.mark.parametrize("index", [None, 0])
+@table_test("index", [None, 0])
 def test_tool_calls_of_one_index_are_distinguished_by_id(index):
     found = message(
         call(index, "f", "{}", id="a", type="function"),

@@ -3,7 +3,6 @@
 import json
 import tracemalloc
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from streamed import whole_message, whole_response
@@ -57,7 +56,7 @@ def test_what_a_chat_completion_says():
     assert not reading.maybe_processed
 
 
-@pytest.mark.parametrize("reason", ["length", "content_filter", "tool_calls"])
+@table_test("reason", ["length", "content_filter", "tool_calls"])
 def test_an_answer_that_stopped_early_is_an_answer(reason):
     reading = read({"choices": [CHOICE | {"finish_reason": reason}]})
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, reason)
@@ -180,7 +179,7 @@ def test_a_body_with_a_bad_byte_is_never_ok(shape, at, byte):
     assert read(bytes(body), shape).verdict is Verdict.BROKEN
 
 
-@pytest.mark.parametrize(
+@table_test(
     "said",
     [
         {"error": {"message": "busy"}},
@@ -193,7 +192,7 @@ def test_an_error_is_no_resource(said):
     assert read(said, Shape.RESOURCE).verdict is not Verdict.OK
 
 
-@pytest.mark.parametrize("name", ["object", "id", "status"])
+@table_test("name", ["object", "id", "status"])
 def test_a_resource_may_tell_of_an_error(name):
     said = {name: "x", "error": {"code": "rate_limit_exceeded", "message": "no"}}
     assert read(said, Shape.RESOURCE).verdict is Verdict.OK
@@ -207,7 +206,7 @@ NOTHING = [
 ]
 
 
-@pytest.mark.parametrize("error", NOTHING)
+@table_test("error", NOTHING)
 def test_an_error_that_says_nothing_is_none(error):
     """Found: some providers send the object always, and fill it in when there is an error."""
     assert read(CHAT | {"error": error}).verdict is Verdict.OK

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from streamed import DONE, chunk, event, message, response, typed, whole_message, whole_response
 from table_test import table_test
 
@@ -154,7 +153,7 @@ def test_half_an_answer_is_none_however_much_came(reason, verdict):
     assert scanned(events).verdict is verdict
 
 
-@pytest.mark.parametrize("reason", ["malformed_function_call", "MALFORMED_RESPONSE"])
+@table_test("reason", ["malformed_function_call", "MALFORMED_RESPONSE"])
 def test_what_the_model_spoilt_is_broken_where_nothing_else_came(reason):
     told = f"function_call_filter: {reason}"
     assert read({"choices": [choice(told)]}).verdict is Verdict.BROKEN
@@ -169,7 +168,7 @@ def test_an_unknown_finish_reason_ends_an_answer(reason):
     assert read({"choices": [choice(reason)]}).verdict is Verdict.BROKEN
 
 
-@pytest.mark.parametrize("error", ["over_capacity", {"message": "stopped early"}])
+@table_test("error", ["over_capacity", {"message": "stopped early"}])
 def test_an_error_of_groq_beside_a_finish_reason(error):
     beside = {"x_groq": {"id": "r", "error": error}}
     assert read({"choices": [choice("stop", MESSAGE)], **beside}).verdict is Verdict.SERVER_ERROR
@@ -227,7 +226,7 @@ def test_the_code_beside_an_error_that_is_a_text():
     assert read(told).verdict is Verdict.OVERLOADED
 
 
-@pytest.mark.parametrize("status", [403, 429])
+@table_test("status", [403, 429])
 def test_credits_of_xai_that_are_used_up(status):
     words = (
         "Your team t has either used all available credits or reached its monthly spending limit."
@@ -313,7 +312,7 @@ def test_a_block_index_that_is_used_twice():
     assert [block["type"] for block in whole["content"]] == ["thinking", "text"]
 
 
-@pytest.mark.parametrize("left_out", [("output",), ("output", "status")])
+@table_test("left_out", [("output",), ("output", "status")])
 def test_a_response_that_ends_without_its_output(left_out):
     *events, _ = response(["Hi", "!"])
     whole = {k: v for k, v in whole_response(["Hi!"]).items() if k not in left_out}
@@ -458,7 +457,7 @@ def test_a_response_that_was_cancelled_is_not_asked_for_again():
     assert read(cancelled, Shape.RESPONSES).verdict is Verdict.INVALID
 
 
-@pytest.mark.parametrize("nothing", ["", "null", None])
+@table_test("nothing", ["", "null", None])
 def test_a_finish_reason_that_is_none_ends_nothing(nothing):
     """Some gateways write the word."""
     events = [
@@ -562,7 +561,7 @@ def test_a_server_that_finishes_with_every_chunk_is_believed_at_the_end():
         assert scanned(whole).verdict is Verdict.OK
 
 
-@pytest.mark.parametrize("outer", [{}, {"message": "", "code": None}])
+@table_test("outer", [{}, {"message": "", "code": None}])
 def test_an_error_in_an_error(outer):
     """Groq, and gateways that hand on what they got."""
     told = {"error": outer | {"error": {"message": "x", "code": "insufficient_quota"}}}

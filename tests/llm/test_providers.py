@@ -1,6 +1,5 @@
 """Which header an API gets its key in."""
 
-import pytest
 from table_test import table_test
 
 from stormbreak.llm.models import Shape
@@ -23,7 +22,7 @@ def test_who_is_not_known_is_asked_as_openai_is(host):
     assert [key_headers(host, KEY, shape) for shape in OTHERS] == [BEARER] * len(OTHERS)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "openrouter.ai", "litellm.example"])
+@table_test("host", ["127.0.0.1", "openrouter.ai", "litellm.example"])
 def test_a_message_shows_its_key_in_both_ways(host):
     assert key_headers(host, KEY, Shape.MESSAGES) == BEARER | VERSION | {"x-api-key": KEY}
 
@@ -41,14 +40,14 @@ def test_anthropic_itself():
         assert key_headers(host, KEY, shape) == native
 
 
-@pytest.mark.parametrize("domain", ["openai", "cognitiveservices", "services.ai"])
+@table_test("domain", ["openai", "cognitiveservices", "services.ai"])
 def test_azure(domain):
     host = f"my-resource.{domain}.azure.com"
     assert [key_headers(host, KEY, shape) for shape in OTHERS] == [AZURE] * len(OTHERS)
     assert key_headers(host, KEY, Shape.MESSAGES) == AZURE | VERSION | {"x-api-key": KEY}
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "x.openai.azure.com", "api.anthropic.com"])
+@table_test("host", ["127.0.0.1", "x.openai.azure.com", "api.anthropic.com"])
 def test_where_there_is_no_key_none_is_shown(host):
     for shape in Shape:
         assert set(key_headers(host, None, shape)) <= set(VERSION)

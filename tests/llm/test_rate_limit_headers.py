@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
@@ -50,7 +49,7 @@ def test_a_remainder_that_is_none_says_nothing(remaining):
     assert read(x_ratelimit_limit_tokens="100", x_ratelimit_remaining_tokens=remaining) is None
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "-5"])
+@table_test("limit", ["0", "-1", "-5"])
 def test_a_limit_that_cannot_be_makes_it_unknown(limit):
     said = read(
         x_ratelimit_limit_requests=limit,
@@ -136,7 +135,7 @@ def test_output_that_is_low_holds_up_no_input():
     )
 
 
-@pytest.mark.parametrize("reset", ["1795557630000", "1795557630", "30"])
+@table_test("reset", ["1795557630000", "1795557630", "30"])
 def test_openrouter_writes_a_point_in_time(reset):
     said = read(x_ratelimit_limit="20", x_ratelimit_remaining="0", x_ratelimit_reset=reset)
     assert said == RateLimits(requests=RateLimitStatus(20, 0, 30.0, flows=False))

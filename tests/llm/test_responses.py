@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from readings import Reader
 from streamed import event, response, typed, whole_response
 from table_test import table_test
@@ -53,7 +52,7 @@ def test_a_plain_response_that_is_none(change, detail):
     READER.check_none(whole_response(TEXTS) | change, detail)
 
 
-@pytest.mark.parametrize("status", ["queued", "in_progress"])
+@table_test("status", ["queued", "in_progress"])
 def test_a_response_for_the_background_is_not_asked_for_twice(status):
     reading = READER.plain(whole_response([], status))
     assert not TREATMENTS[reading.verdict].retry

@@ -3,7 +3,6 @@
 import json
 
 import msgspec
-import pytest
 from table_test import table_test
 
 from stormbreak.llm.models import Shape
@@ -64,7 +63,7 @@ def test_what_cannot_be_closed_is_asked_for_as_a_wish_or_not_at_all(schema):
     assert asked == {"name": "answer", "strict": False, "schema": schema}
 
 
-@pytest.mark.parametrize("schema", [HOTEL | {"required": ["name"]}, {"type": "array"}])
+@table_test("schema", [HOTEL | {"required": ["name"]}, {"type": "array"}])
 def test_optional_properties_are_no_strict_format_of_openai(schema):
     assert response_format(schema, Shape.CHAT)["json_schema"]["strict"] is False
     assert schema_for(schema, Shape.MESSAGES) is not None
@@ -77,7 +76,7 @@ TREE = {
 }
 
 
-@pytest.mark.parametrize(
+@table_test(
     "recursive",
     [
         TREE | {"$defs": {"node": TREE}},
@@ -138,7 +137,7 @@ def test_a_format_of_the_request_itself_stays(shape, own):
     assert format_field(FORMAT, shape, {name: msgspec.Raw(raw) for name, raw in own.items()}) == {}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("body", "before"),
     [
         ({"input": "hi"}, [{"role": "user", "content": "hi"}]),

@@ -49,7 +49,7 @@ def test_texts_of_all_formats(said, text):
     assert text_of(json.dumps(said).encode()) == text
 
 
-@pytest.mark.parametrize(
+@table_test(
     "whole",
     [
         {"choices": [{"message": {"content": "well"}}]},

@@ -3,7 +3,6 @@
 import json
 from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_test import table_test
@@ -182,7 +181,7 @@ def test_a_choice_that_ended_in_an_error_is_one():
     assert (reading.verdict, body) == (Verdict.SERVER_ERROR, b"")
 
 
-@pytest.mark.parametrize("size", [1, 4096])
+@table_test("size", [1, 4096])
 def test_a_plain_answer_to_a_streaming_request_is_read_as_such(size):
     _, body = read(STREAM)
     whole = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
@@ -362,7 +361,7 @@ def test_nesting_that_only_the_end_finds_too_deep_does_not_raise():
         assert reading.verdict in {Verdict.OK, Verdict.BROKEN}
 
 
-@pytest.mark.parametrize("error", [{}, {"message": "", "type": "", "code": None}])
+@table_test("error", [{}, {"message": "", "type": "", "code": None}])
 def test_an_error_that_says_nothing_is_none(error):
     events = [event(json.loads(e[6:]) | {"error": error}) for e in EVENTS]
     assert read(b"".join(events) + DONE) == read(STREAM)

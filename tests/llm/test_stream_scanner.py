@@ -77,7 +77,7 @@ def test_a_whole_stream_is_ok_with_its_usage(shape, newline, size):
     assert (reading.verdict, reading.usage, reading.text) == (Verdict.OK, COUNTED, "")
 
 
-@pytest.mark.parametrize("shape", STREAMS)
+@table_test("shape", STREAMS)
 def test_a_stream_cut_between_events_is_broken(shape):
     """The end: a finish reason, message_stop, response.completed. For chat, what follows it may be lost."""
     events = STREAMS[shape]
@@ -88,7 +88,7 @@ def test_a_stream_cut_between_events_is_broken(shape):
         assert (scan(shape, *events[:left], DONE).verdict is Verdict.OK) is whole
 
 
-@pytest.mark.parametrize("shape", STREAMS)
+@table_test("shape", STREAMS)
 def test_first_output_and_the_end_are_noticed_as_they_come(shape):
     scanner, assembler = StreamScanner(shape), StreamAssembler(shape)
     for one in STREAMS[shape]:
@@ -179,7 +179,7 @@ def test_a_choice_that_ended_in_an_error_is_one():
     assert told(reading) == told(assembled(Shape.CHAT, *chat(["a"], "error")))
 
 
-@pytest.mark.parametrize("status", ["completed", "incomplete"])
+@table_test("status", ["completed", "incomplete"])
 def test_a_response_that_ended_with_an_error_in_it_is_one(status):
     stream = response(["a"], status, error={"code": "rate_limit_exceeded", "message": "x"})
     reading = scan(Shape.RESPONSES, *stream)

@@ -36,7 +36,7 @@ def test_it_is_always_something(body, choices):
     assert estimate(body, choices=choices, answers=False) >= 1
 
 
-@pytest.mark.parametrize("start", [b"data:image/png;base64,", b""])
+@table_test("start", [b"data:image/png;base64,", b""])
 def test_data_is_found_as_a_url_and_as_it_is(start):
     body = BODY[:-1] + b',"data":"' + start + b"QUJD" * 5_000 + b'=="}'
 

@@ -3,7 +3,6 @@ of them must heed: a token is one byte of text at least."""
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
@@ -50,7 +49,7 @@ def test_without_a_bound_of_the_answer_there_is_none(bound):
     assert bound_of(body(), bound=bound) is None
 
 
-@pytest.mark.parametrize("bound", [1, 10**7])
+@table_test("bound", [1, 10**7])
 def test_a_bound_is_any_number_that_can_be_one(bound):
     assert bound_of(body(), bound=bound).output_tokens == bound
     assert bound_of(body(), bound=10**7 + 1) is None
@@ -66,7 +65,7 @@ def test_tools_are_written_out_by_providers():
     assert input_bound(tools) == len(tools) + TEMPLATE + TOOLS
 
 
-@pytest.mark.parametrize(
+@table_test(
     "part",
     [
         {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}},

@@ -1,6 +1,7 @@
 """When calls arrive: rates, steps and ramps."""
 
 import pytest
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.arrivals import Even, Poisson, rate_segments
@@ -48,7 +49,7 @@ def test_a_ramp_is_laid_out_in_short_steps_of_the_same_area():
     ]
 
 
-@pytest.mark.parametrize("stream", [Even, lambda rate, steps: Poisson(rate, steps, 7)])
+@table_test("stream", [Even, lambda rate, steps: Poisson(rate, steps, 7)])
 def test_a_ramp_brings_the_calls_between_its_ends(stream):
     times = drawn(stream(10.0, (Step(at=100.0, rate=110.0, ramp=100.0),)), 300.0)
 

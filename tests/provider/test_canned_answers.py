@@ -5,6 +5,7 @@ import json
 import anthropic
 import openai
 import pytest
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.canned_answers import answer_for
@@ -265,7 +266,7 @@ def test_a_wrong_file_is_named_with_its_key(tmp_path, text, said):
         load_answers(path)
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("answer", "said"),
     [({"txt": "a"}, "unknown key answers.weather.txt"), (3, "answers.weather must be a table")],
 )

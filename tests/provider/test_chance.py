@@ -5,6 +5,7 @@ from statistics import fmean, pstdev
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_test import table_test
 
 from stormbreak.provider.chance import Lognormal, exponential, mix, normal, uniform
 
@@ -28,7 +29,7 @@ def test_every_draw_is_finite_and_in_range(bits):
     assert 1 <= Lognormal.of(mean=20, cv=2, minimum=1, maximum=120).draw(bits) <= 120
 
 
-@pytest.mark.parametrize(("mean", "cv"), [(2.0, 0.5), (20.0, 2.0), (0.02, 0.1)])
+@table_test(("mean", "cv"), [(2.0, 0.5), (20.0, 2.0), (0.02, 0.1)])
 def test_lognormal_keeps_its_mean_and_variation(mean, cv):
     service = Lognormal.of(mean=mean, cv=cv)
     drawn = [service.draw(mix(place)) for place in range(40_000)]

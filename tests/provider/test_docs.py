@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import pytest
+from table_test import table_test
 
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Dialect
@@ -16,7 +16,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
-@pytest.mark.parametrize("block", blocks("toml"))
+@table_test("block", blocks("toml"))
 def test_the_format_shown_is_the_format_read(block):
     scenario = parse(block)
     assert scenario.load

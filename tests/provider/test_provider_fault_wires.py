@@ -35,6 +35,21 @@ def test_a_stale_answer_is_wrong_even_for_the_same_request_again(played):
     assert said_in(played("stale")[0]) != answer_text(CHAT)
 
 
+@plays("stale")
+def test_a_stale_answer_is_chosen_as_that_of_the_request_before(stormbreak_provider, dial):
+    provider = stormbreak_provider(
+        '[provider]\nservice = 0\n[[faults]]\nkind = "stale"\nrequests = [2, 3]\n',
+        answers={"else": "other", "": "mine"},
+    )
+    client = dial(provider)
+    payloads = (OTHER, CHAT, {**CHAT, "temperature": 0})
+    first, second, third = (
+        client.ask(payload=each).json["choices"][0]["message"]["content"] for each in payloads
+    )
+    assert (first, second) == ("other", "other")
+    assert third == answer_text(CHAT)  # the same answer would not be wrong
+
+
 @plays("interim")
 def test_interim_answers_come_before(played):
     data, _ = played("interim")

@@ -1,6 +1,5 @@
 from math import isnan, nan
 
-import pytest
 from table_test import table_test
 
 from stormbreak.report.chart import POINTS, Line, Panel, clock_for, means, stride
@@ -34,7 +33,7 @@ def test_the_highest_number_is_that_of_the_band():
     assert panel.top == 7.0
 
 
-@pytest.mark.parametrize(("clipped", "top"), [(False, 100.0), (True, 6.0)])
+@table_test(("clipped", "top"), [(False, 100.0), (True, 6.0)])
 def test_a_backdrop_that_is_clipped_does_not_flatten_the_lines(clipped, top):
     lines = [Line(name="limit", ys=[100.0]), Line(name="in flight", ys=[4.0], stroke=0)]
     panel = Panel(about="", x_label="", y_label="", xs=[0.0], lines=lines, clipped=clipped)

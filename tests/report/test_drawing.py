@@ -82,7 +82,7 @@ def test_settings_of_the_process_are_left_alone(monkeypatch):
     assert drawing_of(PANEL, salt="") == plain
 
 
-@pytest.mark.parametrize("lines", [(), (Line(name="none", ys=[nan] * 4, stroke=0),)])
+@table_test("lines", [(), (Line(name="none", ys=[nan] * 4, stroke=0),)])
 def test_a_panel_with_nothing_in_it_can_be_drawn(lines):
     assert "seconds since the start" in texts(drawing_of(replace(PANEL, lines=lines), salt=""))
 

@@ -1,13 +1,13 @@
 """Names of strangers in a report."""
 
-import pytest
+from table_test import table_test
 
 from stormbreak.escape import NAME, escape_name, shown
 
 KEY = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-@pytest.mark.parametrize("show", [shown, escape_name])
+@table_test("show", [shown, escape_name])
 def test_a_name_is_one_line_that_is_not_too_long_and_holds_no_key(show):
     assert show("a\n\u202eb") == "a\\n\\u202eb"
     assert len(show("x" * 1000)) == NAME

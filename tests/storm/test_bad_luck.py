@@ -5,6 +5,7 @@ One that hardly backs off (0.5 s, 8 s) is two to four times as fast as that, whe
 """
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from bad_luck import LUCK, NARROW, ROWS, TIMEOUT, WIDTH, outage
@@ -33,6 +34,7 @@ def wide(width):
     return replace(BATCH, limit=FixedLimit(max_in_flight=width))
 
 
+@cache
 def plain_loop():
     """A row is sent until it is answered, whatever the provider says of when, as jitter_loop.py does."""
     usual = BASELINES["loop_full_jitter"]
@@ -40,6 +42,7 @@ def plain_loop():
     return replace(usual, ignores_retry_after=True, policy=replace(usual.policy, retry=retry))
 
 
+@cache
 def seconds(policy, seed):
     measures = simulate(of_rows(LUCK, ROWS), policy, seed=seed).measures
     return float("inf") if measures.makespan_99 is None else measures.makespan_99

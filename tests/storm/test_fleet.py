@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-import pytest
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import INTERACTIVE
@@ -36,7 +36,7 @@ def refused(policy, scenario):
     return throttled / sum(isinstance(event, Sent) for event in events)
 
 
-@pytest.mark.parametrize("rate", [8.0, 14.0])
+@table_test("rate", [8.0, 14.0])
 def test_workers_with_their_shares_of_a_limit_are_not_refused(rate):
     scenario = counted(rate=rate)
     quota = RateLimitPolicy(rpm=0.95 * RPM, burst_seconds=1.0)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
-import pytest
+from table_test import table_test
 
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import INTERACTIVE
@@ -54,7 +54,7 @@ def count(events, kind):
     return sum(isinstance(event, kind) for event in events)
 
 
-@pytest.mark.parametrize("first_output", [False, True])
+@table_test("first_output", [False, True])
 def test_where_slowness_is_chance_the_tail_is_short_and_little_is_sent_for_it(first_output):
     plain, _ = told(LOST, INTERACTIVE, first_output=first_output)
     hedged, _ = told(LOST, HEDGED, first_output=first_output)
@@ -65,7 +65,7 @@ def test_where_slowness_is_chance_the_tail_is_short_and_little_is_sent_for_it(fi
     assert hedged.attempts_per_sent_call < 1.11  # a tenth is what calls earn
 
 
-@pytest.mark.parametrize("first_output", [False, True])
+@table_test("first_output", [False, True])
 def test_where_slowness_is_load_they_soon_stop(first_output):
     """Those of the first second are sent in vain: the price, where capacity is scarce for everybody.
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from table_test import table_test
 
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Fault, Limit, LimitKind, Load, Provider, Scenario
@@ -73,7 +74,7 @@ def test_nothing_is_answered_in_an_outage_and_the_last_of_it_can_wait():
     assert within(answers, 0.0) == pytest.approx(40 * (600 - 32), rel=0.003)
 
 
-@pytest.mark.parametrize("kind", [Kind.HANG, Kind.S503])
+@table_test("kind", [Kind.HANG, Kind.S503])
 def test_a_refusal_of_everybody_is_an_outage(kind):
     trouble = Fault(kind=kind, at=100.0, until=160.0)
 
@@ -114,7 +115,7 @@ def test_slow_service_counts_against_the_deadline():
     assert served == pytest.approx(12.5 * (400 + 22) + 100, rel=0.01)
 
 
-@pytest.mark.parametrize(("until", "answers"), [(21.0, 150), (28.4, 150), (29.5, 0)])
+@table_test(("until", "answers"), [(21.0, 150), (28.4, 150), (29.5, 0)])
 def test_a_call_that_is_too_late_for_slow_service_waits_for_fast_service(until, answers):
     """40 s of service are too long for anybody with 30 s; it knows that 2 s of service will come, and when."""
     slow = Fault(kind=Kind.SERVICE, factor=20.0, until=until)

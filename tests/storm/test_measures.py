@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
 from table_test import table_test
 
 from stormbreak.provider.scenario import Load
@@ -75,7 +74,7 @@ def test_latencies_are_those_of_answers_in_time_and_waits_those_of_all():
     assert measures.makespan == 5.0
 
 
-@pytest.mark.parametrize(("failed", "expected"), [(0, 198.0), (2, 198.0), (3, None)])
+@table_test(("failed", "expected"), [(0, 198.0), (2, 198.0), (3, None)])
 def test_makespan_99_is_when_99_percent_of_all_calls_are_answered(failed, expected):
     records = [call(10.0, took=float(number + 1)) for number in range(200 - failed)]
     records += [call(10.0, answered=False) for _ in range(failed)]

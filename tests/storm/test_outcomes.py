@@ -7,6 +7,7 @@ from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded
 from stormbreak.http.client import AsyncClient
+from stormbreak.provider.capacity_model import Part, ProviderModel, Reply
 from stormbreak.provider.fault_kinds import (
     CONDITIONS,
     REFUSALS,
@@ -16,7 +17,6 @@ from stormbreak.provider.fault_kinds import (
     Kind,
     WaitForm,
 )
-from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.scenario import Burst, Fault, Load, Provider, Scenario
 from stormbreak.storm import simulate
 from stormbreak.storm.outcomes import delay_of, outcome_of, sees_retry_after
@@ -98,7 +98,7 @@ def test_every_kind_that_is_answered_has_a_meaning():
         assert kind in REFUSALS or kind is Kind.DOWN or outcome.status in {200, None}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("kind", "begins", "ends"),
     [(Kind.STALL, True, False), (Kind.STALL_EARLY, False, False), (Kind.ERROR_EARLY, False, True)],
 )

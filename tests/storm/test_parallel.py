@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.errors import ConfigurationError
@@ -33,23 +34,19 @@ def runs(*seeds, scenario=STORM):
     ]
 
 
-def test_processes_side_by_side_find_the_same():
-    alone = simulate_all(runs(1, 2))
-
-    assert simulate_all(runs(1, 2), processes=2) == alone
+def test_processes_side_by_side_find_the_same_and_report_the_progress_of_every_run():
+    progress = [{}, {}]
+    alone, beside = (
+        simulate_all(runs(1, 2), processes=place + 1, progress=progress[place].__setitem__)
+        for place in (0, 1)
+    )
+    assert beside == alone
     told = [(result.policy, result.seed) for result in alone]
     assert told == [("interactive", 1), ("interactive", 2), ("naive", 1), ("naive", 2)]
+    assert progress == [dict.fromkeys(range(4), 1.0)] * 2
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_the_progress_of_every_run_is_reported(processes):
-    told = {}
-    simulate_all(runs(1), processes=processes, progress=told.__setitem__)
-
-    assert told == {0: 1.0, 1: 1.0}
-
-
-@pytest.mark.parametrize("processes", [1, 2])
+@table_test("processes", [1, 2])
 def test_a_scenario_that_cannot_be_simulated_has_the_same_message(processes):
     with pytest.raises(ConfigurationError, match=r"small: a simulation needs a \[load\], got none"):
         simulate_all(runs(1, scenario=replace(STORM, load=None)), processes=processes)

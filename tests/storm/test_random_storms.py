@@ -25,7 +25,7 @@ def calls_of(scenario):
     return traffic(scenario.load, scenario.duration, seed=1)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@table_test("preset", PRESETS)
 def test_draws_stay_within_their_bounds(preset):
     for number in NUMBERS:
         drawn = draw(number, seed=5, preset=preset)
@@ -73,7 +73,7 @@ def test_all_rows_of_a_batch_come_at_once():
         assert set(times) == {0.0}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@table_test("preset", PRESETS)
 def test_a_slow_target_with_free_slots_has_free_slots_and_time_enough(preset):
     kinds = Counter()
     for number in NUMBERS:
@@ -129,7 +129,7 @@ def test_the_traffic_of_a_batch_does_not_change():
         draw(0, seed=0, families=["herd"], preset="batch")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@table_test("preset", PRESETS)
 def test_the_same_seed_and_number_give_the_same_storm(preset):
     numbers = range(40)
     first = [draw(number, seed=3, preset=preset) for number in numbers]

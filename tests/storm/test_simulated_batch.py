@@ -155,7 +155,7 @@ def test_the_same_seed_gives_the_same_events():
     assert played(scenario, seed=3) != played(scenario, seed=4)
 
 
-@pytest.mark.parametrize("processes", [1, 3])
+@table_test("processes", [1, 3])
 def test_a_burst_that_fills_the_queue_of_the_provider_is_held_back(processes):
     scenario = batch(rows=800 * processes, slots=20 * processes, processes=processes, timeout=60.0)
     full = replace(scenario.provider, queue=130 * processes)

@@ -291,7 +291,7 @@ def test_every_call_ends_and_nothing_is_held(name):
     assert 0.0 <= result.measures.goodput <= 1.05
 
 
-@pytest.mark.parametrize("limit", list(LimitKind))
+@table_test("limit", list(LimitKind))
 def test_a_request_limit_counts_all_processes_together(limit):
     scenario = replace(
         STORM, faults=(), provider=Provider(), limit=Limit(kind=limit, requests=60, period=20.0)
@@ -316,7 +316,7 @@ def test_the_fourteen_are_there():
         assert (storm.load.trigger_at is None) == (storm.load.trigger_until is None)
 
 
-@pytest.mark.parametrize("name", ["calm-burst", "sparse", "mixed-lengths"])
+@table_test("name", ["sparse", "mixed-lengths"])  # the third: test_no_calm_burst_is_held_back
 def test_no_policy_spoils_a_calm(name):
     measures = simulate(load(name), INTERACTIVE, seed=1).measures
 

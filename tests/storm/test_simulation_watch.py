@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-import pytest
+from table_test import table_test
 
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -66,7 +66,7 @@ def test_the_limit_is_the_sum_over_processes_also_of_those_that_have_nothing_to_
     assert set(told.limited) == {4}
 
 
-@pytest.mark.parametrize("policy", [OFF, INTERACTIVE])
+@table_test("policy", [OFF, INTERACTIVE])
 def test_where_nothing_binds_there_is_no_limit(policy):
     told = simulate(herd(calls=2), policy).series
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import pytest
+from table_test import table_test
 
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.provider.scenario_file import load, parse
@@ -11,7 +11,7 @@ from stormbreak.storm import simulate
 SLOWER = Path(__file__).parents[2] / "docs" / "background" / "theory" / "slower.toml"
 
 
-@pytest.mark.parametrize("first_output", [False, True])
+@table_test("first_output", [False, True])
 def test_a_slower_target_answers_all(first_output):
     result = simulate(load(str(SLOWER)), INTERACTIVE, seed=1, first_output=first_output)
 
@@ -41,7 +41,7 @@ CALM_FIRST = OVERLOAD.replace("RATE", "8\nsteps = [{ at = 100, rate = 20.3 }]")
 FROM_COLD = OVERLOAD.replace("RATE", "20.3")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@table_test("seed", [1, 2])
 def test_a_queue_that_others_fill_too_is_not_taken_for_a_slower_target(seed):
     """What one of four processes holds back shortens no answers; what all of them hold back does. Found: 85 % instead of 97."""
     result = simulate(parse(CALM_FIRST, source="overload"), INTERACTIVE, seed=seed)

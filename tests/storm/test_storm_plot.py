@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
 from measured import MEASURES
 from table_test import table_test
 
@@ -102,7 +101,7 @@ def test_of_several_seeds_the_mean_is_drawn():
     assert "oooooooo" in five
 
 
-@pytest.mark.parametrize("length", [1, 2, 5])
+@table_test("length", [1, 2, 5])
 def test_what_is_hardly_worth_a_plot_is_drawn_all_the_same(length):
     told = replace(NO_SERIES, calls=(0,) * length, attempts=(0,) * length)
     told = replace(told, ideal=(0.0,) * length, answers=(0,) * length)

@@ -36,13 +36,29 @@ def test_tables_fit_80_columns_and_no_head_is_wrapped(capsys, monkeypatch, tmp_p
         assert re.search(f"^{title} *$", tables, re.MULTILINE)
 
 
-def test_saved_storms_give_the_same_figures_when_they_are_run(capsys, tmp_path):
+def test_json_is_all_there_is_and_saved_storms_give_the_same_figures_when_they_are_run(
+    capsys, tmp_path
+):
     folder = tmp_path / "new" / "worst"
-    code, out, _ = run(
-        capsys, *FEW, "--runs", "2", "--policy", "none", "--json", "--output", str(folder)
+    options = ("--runs", "2", "--policy", "none", "--compare", "fixed", "--json")
+    code, out, err = run(
+        capsys, *FEW, *options, "--assert", "regret_worst >= 0", "--output", str(folder)
     )
-    assert code == 0
-    scores = sorted(json.loads(out)["scores"], key=lambda score: -score["lost"])
+    told = json.loads(out)  # nothing else is printed, and an assertion that holds says nothing
+    assert (code, err) == (0, "")
+    assert told["draws"] == len(told["scores"]) == 2
+    assert told["others"] == [
+        "naive",
+        "full_jitter",
+        "openai_sdk",
+        "article",
+        "budget",
+        "aimd",
+        "fixed",
+    ]
+    assert set(told["families"]) == {"luck", "cut"}
+    assert {"mean", "median", "p90", "worst", "within_1", "within_5"} < set(told)
+    scores = sorted(told["scores"], key=lambda score: -score["lost"])
     saved = sorted(folder.iterdir())
     assert [path.name for path in saved] == [
         f"{place:02d}-{score['family']}.toml" for place, score in enumerate(scores, 1)
@@ -54,27 +70,6 @@ def test_saved_storms_give_the_same_figures_when_they_are_run(capsys, tmp_path):
         assert again["goodput"] * 100 == pytest.approx(score["values"]["none"], abs=0.01)
         best = again["policies"][score["best"]]["measures"]["goodput"]["mean"]
         assert best * 100 == pytest.approx(score["values"][score["best"]], abs=0.01)
-
-
-def test_json_is_all_there_is_and_an_assertion_that_holds_says_nothing(capsys):
-    code, out, err = run(
-        capsys, *FEW, "--compare", "fixed", "--json", "--assert", "regret_worst >= 0"
-    )
-    told = json.loads(out)
-    assert (code, err) == (0, "")
-    assert told["draws"] == len(told["scores"]) == 2
-    assert told["others"] == [
-        "none",
-        "naive",
-        "full_jitter",
-        "openai_sdk",
-        "article",
-        "budget",
-        "aimd",
-        "fixed",
-    ]
-    assert set(told["families"]) == {"luck", "cut"}
-    assert {"mean", "median", "p90", "worst", "within_1", "within_5"} < set(told)
 
 
 def test_a_failed_assertion_is_exit_code_1(capsys):

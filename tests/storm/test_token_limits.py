@@ -36,7 +36,7 @@ def refusals(storm, policy):
     return sum(event.verdict is Verdict.THROTTLED for event in returned)
 
 
-@pytest.mark.parametrize("kind", list(LimitKind))
+@table_test("kind", list(LimitKind))
 def test_a_limit_counts_the_tokens_of_calls(kind):
     """Of some 60,000 that come, three windows let 10,000 pass each; a bucket one more, since it begins full."""
     storm = scenario(Limit(kind=kind, tokens=10_000, period=20.0))
@@ -83,7 +83,7 @@ def test_request_limits_in_headers_are_learned(dialect):
     assert refusals(storm, learns) < refusals(storm, OFF) / 2
 
 
-@pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
+@table_test("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
 def test_token_limits_in_headers_are_learned(dialect):
     storm = scenario(replace(BUCKET, tokens=30_000, headers=dialect), tokens_variation=1.0)
     learns = replace(OFF, rate_limit=RateLimitPolicy(learn_from_headers=True))

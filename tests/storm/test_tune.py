@@ -131,7 +131,7 @@ def test_the_command_prints_gain_and_cost_and_writes_the_file(small, tmp_path, m
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("change", "says"),
     [
         (2.0, "Better: patience 3 s."),

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
 from measured import MEASURES
 from table_test import table_test
 
@@ -107,7 +106,7 @@ def test_what_no_pairing_makes_up_for(answers, lost):
 # ------------------------------------------------------------ the sentence
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("changes", "said"),
     [
         ({}, "recovers 2 s after the trigger and answers 98.0 % of what was possible, "),
@@ -188,7 +187,7 @@ def test_a_share_is_undefined_while_no_answer_was_possible():
     )
 
 
-@pytest.mark.parametrize("storm", [STORM, CALM])
+@table_test("storm", [STORM, CALM])
 def test_where_nothing_was_possible_nothing_was_answered_of_it(storm):
     """And not all of it."""
     nothing = [result([0] * 60, ideal=0.0, goodput=None, trigger_goodput=None)]

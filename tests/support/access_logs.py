@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from heapq import heappop, heappush
 from math import inf
 
+from stormbreak.provider.capacity_model import ProviderModel
 from stormbreak.provider.fault_kinds import REFUSALS, STATUSES, Kind
-from stormbreak.provider.model import ProviderModel
 from stormbreak.storm.access_log import Entry
 from stormbreak.storm.outcomes import delay_of
 from stormbreak.storm.traffic import traffic

@@ -22,8 +22,8 @@ from typing import NamedTuple
 from batches import chat_rows, command, environment, provider_process, run_args, scenario, write
 
 from stormbreak.core.row_schedule import ATTEMPTS
+from stormbreak.provider.capacity_model import ProviderModel
 from stormbreak.provider.formats.registry import FORMATS, understand
-from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario_file import parse
 from stormbreak.provider.server import ProviderServer
 

@@ -14,7 +14,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.http.client import AsyncClient
-from stormbreak.provider.model import ProviderModel
+from stormbreak.provider.capacity_model import ProviderModel
 from stormbreak.provider.scenario_file import parse
 from stormbreak.storm.simulated_provider import SimulatedProvider
 from stormbreak.testing import serve

@@ -32,7 +32,7 @@ PARAMETERS = (
 PLAIN = {"executable": None, "pass_fds": (), "shell": False, "process_group": -1}
 PROGRAM = [sys.executable, "-W", "error", "-m", "stormbreak"]
 LOADED = (
-    "batch.job", "cli.batch.retry", "cli.batch.run", "cli.main", "cli.provider", "cli.top.screen", "http.h1.async_connection",
+    "batch.job", "cli.batch.retry", "cli.batch.run", "cli.main", "cli.provider", "cli.top_screen", "http.h1.async_connection",
     "http.h1.async_connect", "http.h1.blocking_connection", "provider.server", "telemetry.live_state",
 )  # fmt: skip
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: the children of a child that has ended become ours

@@ -11,6 +11,9 @@ T = TypeVar("T")
 TURN = 1e-9
 """Seconds that a turn of the loop takes: were it nothing, a timer asked for again and again would never pass."""
 
+MOMENT = 0.01
+"""Real seconds in which what was written to a socket of this process can be read from it."""
+
 
 class _Jumping(selectors.SelectSelector):
     """Never sleeps: it moves the clock to the next timer instead."""
@@ -26,31 +29,55 @@ class _Jumping(selectors.SelectSelector):
         return super().select(0)
 
 
+class _JumpingWithSockets(_Jumping):
+    """Moves the clock when no socket of this process has had anything for a moment."""
+
+    def select(self, timeout: float | None = None):
+        ready = selectors.SelectSelector.select(self, MOMENT if timeout else timeout)
+        self.now += TURN if ready or timeout is None else max(timeout, TURN)
+        return ready
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Its `time` is virtual, and so are all its timers."""
 
+    kind = _Jumping
+
     def __init__(self) -> None:
-        self._jumping = _Jumping()
+        self._jumping = self.kind()
         super().__init__(self._jumping)
 
     def time(self) -> float:
         return self._jumping.now
 
 
-def run(main: Callable[[], Awaitable[T]]) -> T:
+class VirtualLoopWithSockets(VirtualLoop):
+    """For real sockets whose two ends are on this loop: however long the process stands still, no timer is early."""
+
+    kind = _JumpingWithSockets
+
+
+def run(main: Callable[[], Awaitable[T]], loop: type[VirtualLoop] = VirtualLoop) -> T:
     """Run `main()` to its end in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=loop) as runner:
         return runner.run(main())
 
 
-def on_virtual_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+def on_virtual_loop(
+    test: Callable[..., Awaitable[None]], loop: type[VirtualLoop] = VirtualLoop
+) -> Callable[..., None]:
     """A test that runs to its end in virtual time."""
 
     @wraps(test)
     def wrapped(*args: object, **kwargs: object) -> None:
-        run(partial(test, *args, **kwargs))
+        run(partial(test, *args, **kwargs), loop)
 
     return wrapped
+
+
+def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """A test on real sockets, in virtual time."""
+    return on_virtual_loop(test, VirtualLoopWithSockets)
 
 
 def now() -> float:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import pytest
+from table_test import table_test
 
 
 def said_by(code):
@@ -18,7 +18,7 @@ def test_logs_load_nothing_heavy():
     assert not loaded & {"httptools", "asyncio", "prometheus_client", "pydantic", "opentelemetry"}
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("name", "library", "said"),
     [
         (

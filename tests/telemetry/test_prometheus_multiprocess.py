@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from scrapes import by, read, value
+from table_test import table_test
 
 from stormbreak.telemetry.prometheus_multiprocess import FOLDER
 
@@ -191,7 +192,7 @@ def complaint(code, **around):
     return run.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
+@table_test(
     ("before", "around", "complained"),
     [
         ("", {FOLDER: "/no/such"}, "PROMETHEUS_MULTIPROC_DIR must name a folder that exists"),

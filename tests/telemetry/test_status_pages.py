@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 from batches import scenario
 from canary import KEY, PROMPT, assert_clean
+from table_test import table_test
 from watching import asked, state_at
 
 from stormbreak import AsyncClient, Client, resilient
@@ -93,7 +94,7 @@ def test_several_at_one_port():
     assert state["counts"]["calls"] == 2
 
 
-@pytest.mark.parametrize(
+@table_test(
     "make", [lambda: Engine(Policy()), AsyncTransport, lambda: resilient(on=OSError, target="a")]
 )
 def test_whatever_has_an_engine(make):
@@ -101,7 +102,7 @@ def test_whatever_has_an_engine(make):
         assert asked(serving.port, "/metrics")[0] == 200
 
 
-@pytest.mark.parametrize("what", [(), (3,), (Engine(Policy()), "text")])
+@table_test("what", [(), (3,), (Engine(Policy()), "text")])
 def test_what_has_none_is_refused_and_nothing_is_left(what):
     before = threading.active_count()
     with pytest.raises(ConfigurationError):

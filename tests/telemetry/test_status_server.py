@@ -12,6 +12,7 @@ import threading
 import time
 
 import pytest
+from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.status_server import MAX_REQUESTS, PageUnavailableError, StatusServer
@@ -193,7 +194,7 @@ def test_a_port_in_use_is_one_line(port):
     assert said == f"cannot listen on 127.0.0.1 port {port.port}: Address already in use"
 
 
-@pytest.mark.parametrize("number", [-1, 65536, 1 << 40])
+@table_test("number", [-1, 65536, 1 << 40])
 def test_a_port_that_cannot_be(number):
     with pytest.raises(ConfigurationError, match=f"port {number}: a port is from 0 to 65535"):
         StatusServer(PAGES, port=number)

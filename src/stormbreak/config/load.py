@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from stormbreak import toml_file, toml_values
 from stormbreak.config import literal_keys
-from stormbreak.config.overrides import PROFILE, Overrides, overlay
+from stormbreak.config.environment_overrides import PROFILE, Overrides, overlay
 from stormbreak.config.settings import Settings
 from stormbreak.config.write_policy import plain
 from stormbreak.core.policy import Policy

@@ -88,7 +88,7 @@ UNITS: Mapping[str, str] = {
     "breaker.trip.window_seconds": "seconds of the window",
     "breaker.trip.window_calls": "outcomes in the window",
     "breaker.trip.rules": "each can open the circuit",
-    "limit.max_in_flight": "maximum attempts; an automatic limit can grow beyond proven throughput",
+    "limit.max_in_flight": "attempts at once; `automatic` may exceed it once the target has served as many",
     "limit.initial_in_flight": "attempts at the start",
     "limit.increase": "attempts per round trip while the limit is in use",
     "limit.decrease_factor": "share of the limit kept after congestion",

@@ -120,7 +120,7 @@ RETRY_LOOK = 0.05  # seconds; the shortest wait before another look
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutomaticLimit:
-    """An automatic limit: `headroom_factor` times the proven throughput plus `headroom`; without evidence, `max_in_flight`."""
+    """An automatic limit: `headroom_factor` times the proven throughput plus `headroom`; without evidence, at least `max_in_flight`."""
 
     kind: Literal["automatic"] = "automatic"
     finds_itself = True

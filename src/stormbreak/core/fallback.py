@@ -1,4 +1,4 @@
-"""Fallbacks of a call whose target cannot answer: ordered rules, each for certain verdicts.
+"""Fallbacks of a call whose target cannot answer: ordered rules, each for certain verdicts. `FallbackRun` in `call` follows them.
 
 A rule leads to other targets (another provider, another key, a model with a larger context), to a cached
 answer, or to a degraded one. The rules are tried in order, each once; the first that matches

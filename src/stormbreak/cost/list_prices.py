@@ -142,8 +142,8 @@ class ListPrices:
     def _of_the_day(
         self, model: "ModelInfo", context: "PriceContext | None" = None
     ) -> "Iterable[ModelPrice]":
-        """The prices at each half hour of the day."""
-        for half_hour in range(48):
+        """The prices at each half hour of the day; once where nothing depends on the time."""
+        for half_hour in range(48 if _depends_on_time(model) else 1):
             at = time(half_hour // 2, 30 * (half_hour % 2))
             yield model.get_prices(datetime.combine(self.on, at, UTC), context)
 
@@ -156,6 +156,12 @@ class ListPrices:
         )
         if model.deprecated:
             yield "deprecated by its provider"
+
+
+def _depends_on_time(model: "ModelInfo") -> bool:
+    prices = model.prices if isinstance(model.prices, list) else []
+    conditional = [*prices, *(model.price_variants or ())]
+    return any(each.constraint is not None for each in conditional)
 
 
 def _rates(price: "ModelPrice") -> Rates | None:

@@ -1,7 +1,8 @@
-"""Coroutines that run on the calling thread: it blocks in `poll` while they wait for sockets.
+"""Coroutines that run on the calling thread: it blocks while they wait for sockets.
 
 So blocking code runs the same coroutines as a loop does, without a loop and without another thread. They may wait for
-sockets (`SocketWait`) and for other threads (`Signal`), and for nothing of asyncio.
+sockets (`SocketWait`) and for other threads (`Signal`), and for nothing of asyncio. One that is alone on its thread
+blocks where it waits; those that race suspend, and wait together in `poll`.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import CORO_RUNNING, CORO_SUSPENDED, getcoroutinestate
@@ -38,11 +39,20 @@ class SocketWait:
         self.until = until  # on the monotonic clock
 
     def __await__(self) -> Generator["SocketWait", list[socket.socket], list[socket.socket]]:
-        return (yield self)
+        strand = _here.strand
+        ready = None if strand is None else strand.block(self)
+        return (yield self) if ready is None else ready
+
+    def ready(self, numbers: Iterable[int]) -> list[socket.socket]:
+        """Return its sockets among those with these numbers."""
+        return [sock for sock, _ in self.sockets if sock.fileno() in numbers]
 
 
 class Strand(Generic[T]):
-    """One coroutine. The first `resume`, with None, begins it; it runs until it waits."""
+    """One coroutine. The first `resume`, with None, begins it; it runs until it suspends, or is over.
+
+    Only one that others run beside has a `context` of its own.
+    """
 
     __slots__ = (
         "_context", "_coroutine", "_loop", "at_until", "is_interrupted", "on_interrupt", "over", "result",
@@ -70,6 +80,17 @@ class Strand(Generic[T]):
     def resume(self, ready: list[socket.socket] | None) -> None:
         """Go on, until it waits again or is over."""
         self._step(self._coroutine.send, ready)
+
+    def block(self, wait: SocketWait) -> list[socket.socket] | None:
+        """Wait here, and return the sockets that are ready; None: it has to suspend, since it races, or is to end."""
+        if self._context is not None:
+            return None
+        self.waits_for = wait  # before the look: `interrupt` does both the other way round
+        try:
+            numbers, now = _poll((wait,), -inf if self.is_interrupted else self.until)
+        finally:
+            self.waits_for = None
+        return None if self.is_interrupted or now >= self.until else wait.ready(numbers)
 
     def throw(self, error: BaseException) -> None:
         """Go on with `error`, raised where it waits."""
@@ -134,12 +155,23 @@ class Strand(Generic[T]):
 
 def poll(strands: Sequence[Strand[Any]], until: float) -> float:
     """Block until one of them can go on, or until `until`; then those that can do. Return the time before that."""
+    waits = [wait for strand in strands if (wait := strand.waits_for) is not None]
+    assert len(waits) == len(strands), "each of them waits"
+    numbers, now = _poll(waits, until)
+    for strand, wait in zip(strands, waits, strict=True):
+        ready = wait.ready(numbers)
+        if ready or now >= wait.until:
+            strand.resume(ready)
+    return now
+
+
+def _poll(waits: Sequence[SocketWait], until: float) -> tuple[set[int], float]:
+    """Block until a socket is ready, or a wait is over, or until `until`; return the numbers of the ready ones, and the time."""
     poller = select.poll()
     found: set[int] = set()
-    for strand in strands:
-        assert strand.waits_for is not None
-        until = min(until, strand.waits_for.until)
-        for sock, events in strand.waits_for.sockets:
+    for wait in waits:
+        until = min(until, wait.until)
+        for sock, events in wait.sockets:
             number = sock.fileno()
             if number < 0:  # closed by another thread
                 found.add(number)
@@ -149,14 +181,7 @@ def poll(strands: Sequence[Strand[Any]], until: float) -> float:
         left = until - time.monotonic()
         events_of = poller.poll(ceil(min(max(0.0, left), _LONGEST) * 1000))
         found = {number for number, _ in events_of}
-    now = time.monotonic()
-    for strand in strands:
-        wait = strand.waits_for
-        assert wait is not None
-        ready = [sock for sock, _ in wait.sockets if sock.fileno() in found]
-        if ready or now >= wait.until:
-            strand.resume(ready)
-    return now
+    return found, time.monotonic()
 
 
 class _Here(threading.local):

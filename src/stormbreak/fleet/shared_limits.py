@@ -18,7 +18,7 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState
 from stormbreak.core.tenant import Tenant
 from stormbreak.drivers.locks import LiveSet
-from stormbreak.fleet.membership import (
+from stormbreak.fleet.lease_renewal import (
     Account,
     Membership,
     SpendMembership,

@@ -22,7 +22,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.drivers.flow_stepper import Stepper, stepper_of
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.membership import Membership, SpendMembership
+from stormbreak.fleet.lease_renewal import Membership, SpendMembership
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.shared_limits import SharedLimits
 from stormbreak.fleet.store import Message, Store, StoreError, open_store

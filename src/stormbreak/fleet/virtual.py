@@ -10,7 +10,7 @@ from typing import Any
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.flow_stepper import stepper_of
 from stormbreak.drivers.virtual_time import Timeline, Timer
-from stormbreak.fleet.membership import Membership
+from stormbreak.fleet.lease_renewal import Membership
 from stormbreak.fleet.messages import Answer, Report
 from stormbreak.fleet.shared_limits import SharedLimits
 from stormbreak.fleet.store_rules import Scope, beat

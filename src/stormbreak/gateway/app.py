@@ -14,7 +14,7 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.gateway.answers import our_headers, response_of
 from stormbreak.gateway.client_call import GatewayCall, Limits, Opened
 from stormbreak.gateway.errors import RefusedError, error_event, refusal
-from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, digest_of
+from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, find_key
 from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
 from stormbreak.gateway.request import (
     LOOKUPS,
@@ -125,7 +125,7 @@ class GatewayApp:
             key = known.key
         else:
             given = client_key(*sent)
-            key = None if given is None else self.rules.keys.get(digest_of(given))
+            key = None if given is None else find_key(self.rules.keys, given)
             if key is None:
                 raise self._guesses.wrong(connection.address, given)
         known = connection.client = _Client(self.rules, request.headers, key)

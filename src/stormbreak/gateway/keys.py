@@ -68,6 +68,11 @@ class ClientKey(NamedTuple):
     metered: bool
 
 
+def find_key(keys: Mapping[str, ClientKey], given: bytes) -> ClientKey | None:
+    """Return the key of `client_keys` that a client has sent; None if it is wrong."""
+    return keys.get(digest_of(given))
+
+
 def all_holders(keys: Iterable[ClientKey]) -> tuple[LimitHolder, ...]:
     """Return the holders of limits, a tenant of several keys once."""
     return tuple({holder.title: holder for key in keys for holder in key.holders}.values())

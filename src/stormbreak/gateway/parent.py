@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.config.load import SETTINGS
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.fleet.membership import MICRO
+from stormbreak.fleet.lease_renewal import MICRO
 from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.fleet.shared_limits import client_spend, scope_of
 from stormbreak.gateway.admin import AdminServer

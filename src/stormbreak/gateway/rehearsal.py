@@ -18,8 +18,8 @@ from typing import NamedTuple
 import msgspec
 
 from stormbreak.config import Settings, describe_settings, load_settings
+from stormbreak.config.environment_overrides import PREFIX, PROFILE
 from stormbreak.config.gateway_settings import KeySettings
-from stormbreak.config.overrides import PREFIX, PROFILE
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF

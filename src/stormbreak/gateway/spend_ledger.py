@@ -21,7 +21,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import EVER, restored_end
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.membership import MICRO, micro_dollars
+from stormbreak.fleet.lease_renewal import MICRO, micro_dollars
 from stormbreak.fleet.parent_store import Money, ParentStore
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.usage_rows import TIMEOUT, check_tables

@@ -17,9 +17,9 @@ from stormbreak.llm.error_fields import is_error_value
 from stormbreak.llm.finish_reasons import FINISH_REASONS, reason_of, refused
 from stormbreak.llm.messages import read_message
 from stormbreak.llm.models import BOM, ParsedResponse, Shape, without_mark
-from stormbreak.llm.parsed_answer import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.llm.responses import read_response
 from stormbreak.llm.stream_deltas import brings_output
+from stormbreak.llm.success_body import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.llm.surrogates import UNREADABLE, replace_lone_surrogates
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict

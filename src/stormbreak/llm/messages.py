@@ -6,7 +6,6 @@ import msgspec
 
 from stormbreak.llm.finish_reasons import refused
 from stormbreak.llm.models import ParsedResponse
-from stormbreak.llm.parsed_answer import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.llm.stream_deltas import (
     JsonAccumulator,
     MalformedChunkError,
@@ -17,6 +16,7 @@ from stormbreak.llm.stream_deltas import (
     expect_index,
     expect_object,
 )
+from stormbreak.llm.success_body import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict

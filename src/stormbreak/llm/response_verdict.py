@@ -29,8 +29,8 @@ from stormbreak.llm.error_tables import (
     UNTOUCHED,
 )
 from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
-from stormbreak.llm.parsed_answer import ERROR_INSIDE
 from stormbreak.llm.retry_after import WAITS, retry_after
+from stormbreak.llm.success_body import ERROR_INSIDE
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
 _NO_DETAILS = ProviderError()

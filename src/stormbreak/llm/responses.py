@@ -13,7 +13,6 @@ import msgspec
 from stormbreak.llm.error_fields import ProviderError, find_error
 from stormbreak.llm.finish_reasons import refused
 from stormbreak.llm.models import ParsedResponse
-from stormbreak.llm.parsed_answer import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.llm.stream_deltas import (
     MalformedChunkError,
     TypedEvents,
@@ -23,6 +22,7 @@ from stormbreak.llm.stream_deltas import (
     expect_list,
     expect_object,
 )
+from stormbreak.llm.success_body import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict
 

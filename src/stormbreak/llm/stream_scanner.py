@@ -15,7 +15,6 @@ from typing import Any
 from stormbreak.llm.error_fields import ProviderError
 from stormbreak.llm.finish_reasons import FinishMeaning, refused
 from stormbreak.llm.models import ParsedResponse
-from stormbreak.llm.parsed_answer import refused_by
 from stormbreak.llm.response_verdict import read_error, request_id_of
 from stormbreak.llm.sse import Event, EventReader
 from stormbreak.llm.stream_deltas import expect_object
@@ -26,6 +25,7 @@ from stormbreak.llm.stream_reader import (
     StreamReader,
     StreamWatcher,
 )
+from stormbreak.llm.success_body import refused_by
 from stormbreak.llm.surrogates import decoded
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict

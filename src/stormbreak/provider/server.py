@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.server_message import Headers, Request, UnreadableError
 from stormbreak.provider.batch_api import BatchDesk
-from stormbreak.provider.canned_answers import answer_for
+from stormbreak.provider.canned_answers import CannedAnswer, answer_for
+from stormbreak.provider.capacity_model import Part, ProviderModel, Reply
 from stormbreak.provider.chance import mix
 from stormbreak.provider.client_record import Ledger, Record
 from stormbreak.provider.connection import Connection
@@ -26,7 +27,6 @@ from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.faults.refusals import refused
 from stormbreak.provider.formats.base import ParsedRequest, Refusal
 from stormbreak.provider.formats.registry import FORMATS, understand
-from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.routes import Routes, format_at
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script
@@ -133,7 +133,10 @@ class ProviderServer:
         self._connections: set[Connection] = set()
         self._opened = 0
         self._heads = 0  # requests whose head came before their body
-        self._previous = ""  # the digest of the last request
+        self._previous: tuple[str, CannedAnswer | None] = (
+            "",
+            None,
+        )  # digest and answer of the last request
         self._pace = Pace(self.speed, self._deliver_due)
         self._waiting: dict[int, _Exchange] = {}
         self._numbers: dict[Connection, int] = {}
@@ -246,7 +249,7 @@ class ProviderServer:
         self._ledger.faults[Kind.EARLY_ANSWER.value] += 1
         self._ledger.statuses["200"] += 1
         other = ParsedRequest(
-            FORMATS[request.path], "storm-1", self._previous, b"", {"input": ""}, False
+            FORMATS[request.path], "storm-1", self._previous[0], b"", {"input": ""}, False
         )
         return answered(FaultContext(other, self._routes.headers(), other), None)
 
@@ -333,10 +336,11 @@ class ProviderServer:
         self._deliver_due()
 
     def _other_response(self, parsed: ParsedRequest) -> ParsedRequest:
-        """Make a request like this one with the digest of the previous one, if that differs."""
-        previous, self._previous = self._previous, parsed.digest
+        """Make a request like this one with digest and answer of the previous one, or with others where they are the same."""
+        (digest, canned), self._previous = self._previous, (parsed.digest, parsed.canned)
         return parsed._replace(
-            digest=f"{mix(parsed.key):016x}" if previous == parsed.digest else previous
+            digest=f"{mix(parsed.key):016x}" if digest == parsed.digest else digest,
+            canned=None if canned == parsed.canned else canned,
         )
 
     def _rate_limit_headers(self) -> Headers:
@@ -433,7 +437,7 @@ class ProviderServer:
         self._ledger = Ledger()
         self._desk = BatchDesk(self.scenario.batches, seed=self.seed, processed=self._processed)
         self._heads = 0
-        self._previous = f"{mix(self.seed):016x}"
+        self._previous = f"{mix(self.seed):016x}", None
         self._waiting.clear()
         self._numbers.clear()
 

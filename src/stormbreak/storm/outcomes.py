@@ -14,8 +14,8 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import quoted
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.llm.response_verdict import may_be_processed, verdict_of_status
+from stormbreak.provider.capacity_model import Part, Reply
 from stormbreak.provider.fault_kinds import SILENT, SLOW, STATUSES, WELL_FORMED, Kind, WaitForm
-from stormbreak.provider.model import Part, Reply
 from stormbreak.provider.rate_limit import LimitState
 from stormbreak.provider.scenario import Dialect, Scenario
 from stormbreak.provider.throttle_headers import limit_headers

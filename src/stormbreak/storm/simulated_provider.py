@@ -11,7 +11,7 @@ from typing import TypeAlias
 from stormbreak.core.flow import Send
 from stormbreak.drivers.virtual_time import Reply as Answer
 from stormbreak.drivers.virtual_time import Timeline, Timer
-from stormbreak.provider.model import Part, ProviderModel, Reply
+from stormbreak.provider.capacity_model import Part, ProviderModel, Reply
 from stormbreak.provider.scenario import Dialect
 from stormbreak.storm.outcomes import delay_of, outcome_of, rate_limits_of, sees_retry_after
 from stormbreak.types import VERDICT_OK, RateLimits, Usage

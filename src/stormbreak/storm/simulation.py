@@ -24,8 +24,8 @@ from stormbreak.core.target_state import Listener, TargetState
 from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.virtual import VirtualStore
+from stormbreak.provider.capacity_model import ProviderModel
 from stormbreak.provider.chance import mix
-from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.storm.ideal import check_length, ideal_throughput
 from stormbreak.storm.measures import Observed, Record, measure

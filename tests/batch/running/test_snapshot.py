@@ -25,7 +25,7 @@ from stormbreak.cost.accounts import Cost
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 TRIPS_SOON = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=3), open_duration=1.0)
-TROUBLE_503 = {"kind": "503", "at": 0.2, "until": 1.2}
+TROUBLE_503 = {"kind": "503", "requests": [*range(9, 17)]}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def printed(run_rows, stormbreak_provider, monkeypatch):
 
 
 def test_a_pause_that_the_provider_asked_for(printed):
-    said = printed([{"kind": "429", "retry_after": 1, "until": 0.5}])
+    said = printed([{"kind": "429", "retry_after": 1, "requests": [*range(1, 9)]}])
 
     assert re.search(r"; waiting: provider asked for 1 s, [12] s left$", said, re.MULTILINE)
 
@@ -63,14 +63,16 @@ def test_503s_until_the_circuit_opens(printed):
 
 
 def test_rows_that_come_back(printed):
-    said = printed([{"kind": "500", "at": 0.2, "until": 1.0}], breaker=None, retry_budget=None)
+    """Eleven of sixty, which are answered at their fifth attempt."""
+    often = {"kind": "500", "match": "document 5", "first_attempts": 4}
+    said = printed([often], breaker=None, retry_budget=None)
 
     assert re.search(r"; \d+ rows? to be sent again after server error \(500\)", said, re.MULTILINE)
 
 
 def test_an_empty_budget(printed):
     paid = replace(BATCH.retry_budget, ratio=0.0, no_free_retries=True)
-    said = printed([{"kind": "500", "at": 0.2, "until": 0.6}], breaker=None, retry_budget=paid)
+    said = printed([{"kind": "500", "requests": [*range(5, 31)]}], breaker=None, retry_budget=paid)
 
     assert re.search(r"; retry budget empty$", said, re.MULTILINE)
 

@@ -194,7 +194,7 @@ def test_attempts_retries_verdicts_and_waits():
     assert (stats.input_tokens, stats.output_tokens) == (3, 4)
 
 
-@pytest.mark.parametrize(
+@table_test(
     "then",
     [
         Sent(1.0, 1, TARGET, 2),
@@ -211,7 +211,7 @@ def test_a_call_backs_off_until_it_is_back(then):
     assert stats.backing_off == 1
 
 
-@pytest.mark.parametrize("verdict", [Verdict.CONNECT_FAILED, Verdict.RESET, Verdict.BROKEN])
+@table_test("verdict", [Verdict.CONNECT_FAILED, Verdict.RESET, Verdict.BROKEN])
 def test_what_finds_no_http_server_is_unreachable(verdict):
     stats = RunStats()
     assert not stats.unreachable
@@ -222,9 +222,7 @@ def test_what_finds_no_http_server_is_unreachable(verdict):
     assert stats.connect_error == "host not found"
 
 
-@pytest.mark.parametrize(
-    ("verdict", "status"), [(Verdict.SERVER_ERROR, 502), (Verdict.TIMEOUT, None)]
-)
+@table_test(("verdict", "status"), [(Verdict.SERVER_ERROR, 502), (Verdict.TIMEOUT, None)])
 def test_whoever_answers_or_keeps_silent_is_there(verdict, status):
     stats = RunStats()
     stats.hear(returned(1, Verdict.RESET, None))

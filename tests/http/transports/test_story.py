@@ -4,6 +4,7 @@ import httpx2
 import pytest
 from doors import QUICK, SAY
 from sockets import served
+from table_test import table_test
 
 from stormbreak import explain
 from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
@@ -24,7 +25,7 @@ def behind(links):
     return error
 
 
-@pytest.mark.parametrize(("links", "told"), [(0, LINE), (10, LINE), (40, "")])
+@table_test(("links", "told"), [(0, LINE), (10, LINE), (40, "")])
 def test_it_is_found_behind_so_many_causes(links, told):
     assert explain(behind(links)) == told
 

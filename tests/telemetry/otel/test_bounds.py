@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider, get_current_span
 from stage import INVALID, OK, TARGET, policy
+from table_test import table_test
 from traces import Traces, events_of, said
 
 from stormbreak.core.engine import Engine
@@ -95,9 +96,7 @@ def test_a_call_that_began_before_is_left_alone(traces):
     assert traces.spans == []
 
 
-@pytest.mark.parametrize(
-    "provider", [NoOpTracerProvider(), TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)]
-)
+@table_test("provider", [NoOpTracerProvider(), TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)])
 def test_what_is_not_sampled_costs_no_spans(provider):
     started = []
     tracing = Tracing(provider)

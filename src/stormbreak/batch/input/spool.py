@@ -25,8 +25,8 @@ from stormbreak.batch.input.index import (
     fingerprint_of,
     new_fingerprint,
 )
-from stormbreak.batch.input.prompts import RequestMaker, RowError, plain_value
 from stormbreak.batch.input.request import InputRowError, Row, parse_row
+from stormbreak.batch.input.request_maker import RequestMaker, RowError, plain_value
 from stormbreak.batch.input.table import WHOLE, Shard, Table, find_format
 from stormbreak.batch.run_options import BatchOptions, TableOptions, option_flag
 from stormbreak.batch.store.durable_file import fresh_path, replacing

@@ -1,6 +1,6 @@
 """The rows of a table in files: CSV, Parquet or JSON lines, with gzip or zstd, one file or several.
 
-Rows are dicts by column, in the order of the files, and read one by one. What a row asks for: `prompts`.
+Rows are dicts by column, in the order of the files, and read one by one. What a row asks for: `request_maker`.
 """
 
 import glob

@@ -16,7 +16,7 @@ from stormbreak.cost.accounts import NOTHING, Account, Cost, SpendLimit
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import MICRO
 from stormbreak.drivers.locks import new_lock
-from stormbreak.fleet.membership import micro_dollars
+from stormbreak.fleet.lease_renewal import micro_dollars
 from stormbreak.fleet.messages import Answer
 from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.fleet.store import Message

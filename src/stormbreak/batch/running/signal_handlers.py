@@ -1,6 +1,7 @@
 """Call the run on Ctrl-C, SIGTERM and SIGHUP. It decides what they do (`interrupt` and `_hang_up` of `Runner`).
 
 While INPUT is read, or a table is made, no run hears them: the command line ends with code 130 (`cli/batch/run.py`).
+The signals of the gateway are in `gateway/lifecycle` and, for its workers, `gateway/worker`.
 """
 
 import signal

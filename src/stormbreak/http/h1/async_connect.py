@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.failures import ProxyRefusedError
 from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
-from stormbreak.http.h1.proxy import Proxy, Tunnel
+from stormbreak.http.h1.proxy_tunnel import Proxy, Tunnel
 from stormbreak.http.h1.response_parser import MAX_HEAD
 
 P = TypeVar("P", bound=asyncio.Protocol)

@@ -21,7 +21,7 @@ from stormbreak.http.h1.blocking_connection import BlockingConnection
 from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, SPARE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
-from stormbreak.http.h1.proxy import Proxy, proxy_of
+from stormbreak.http.h1.proxy_tunnel import Proxy, proxy_of
 from stormbreak.http.h1.response_body import (
     SocketResponse,
     came_whole,

@@ -9,12 +9,13 @@ import time
 from concurrent.futures import Future
 from functools import partial
 from math import inf
+from traceback import walk_tb
 
 from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.failures import ProxyRefusedError
 from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
-from stormbreak.http.h1.proxy import Proxy, Tunnel
+from stormbreak.http.h1.proxy_tunnel import Proxy, Tunnel
 from stormbreak.http.h1.response_parser import MAX_HEAD
 
 _UNDER_WAY = (0, errno.EINPROGRESS)
@@ -149,12 +150,18 @@ async def _secured(
     sock: socket.socket, address: Address, tls: ssl.SSLContext, until: float
 ) -> ssl.SSLSocket:
     """The socket with TLS on it."""
-    secured = tls.wrap_socket(
-        sock,
-        server_hostname=address.host.removesuffix("."),
-        do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,
-    )
+    try:
+        secured = tls.wrap_socket(
+            sock,
+            server_hostname=address.host.removesuffix("."),
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+    except OSError as error:  # of a peer that has reset; what took over `sock` may be left open
+        for frame, _ in walk_tb(error.__traceback__):
+            if isinstance(made := frame.f_locals.get("self"), ssl.SSLSocket):
+                made.close()
+        raise
     try:
         while (events := _shake(secured)) is not None:
             await _ready(secured, events, until)

@@ -21,7 +21,7 @@ from stormbreak.http.h1.blocking_connect import BlockingResolver, connect
 from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, SPARE, ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER, LOST, SMALL, Exchange, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
-from stormbreak.http.h1.proxy import Proxy
+from stormbreak.http.h1.proxy_tunnel import Proxy
 from stormbreak.http.h1.response_body import SocketResponse, open_response, whole_response
 from stormbreak.http.models import PreparedRequest
 from stormbreak.types import Outcome

@@ -39,7 +39,11 @@ def with_repeats(
     headers: Mapping[str, str], repeated: Mapping[str, tuple[str, ...]]
 ) -> dict[str, str | tuple[str, ...]]:
     """Return the headers, each with all its values."""
-    return {**headers, **{name: repeated[name] for name in repeated if name in headers}}
+    kept: dict[str, str | tuple[str, ...]] = dict(headers)
+    for name, values in repeated.items():
+        if name in kept:
+            kept[name] = values
+    return kept
 
 
 def split_repeats(headers: RepeatableHeaders) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.http.h1.connection import BODY_LIMIT, ExchangeResult, broken_body, collect
-from stormbreak.http.h1.decoding import (
+from stormbreak.http.h1.decompression import (
     Decoder,
     UnacceptedCodingError,
     UndecodableError,

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes, without a socket: the head of a request out, one response in.
+"""HTTP/1.1 as bytes, without a socket: the head of a request out, one response in: heads and chunked bodies.
 
 llhttp (by httptools) parses, strictly. This module adds what it allows and we do not: other versions than 1.0 and 1.1,
 other transfer codings than `chunked`, blank lines before the answer, heads without a bound (RFC 9112, sections 2.2,
@@ -13,9 +13,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 MAX_HEAD = 64 * 1024  # bytes before the body, interim (1xx) responses included
 MAX_HEADERS = 200
-_NAMES: dict[
-    bytes, str
-] = {}  # lower-case names of headers that have come; providers send the same ones
+NAMES: dict[bytes, str] = {}
+"""The lower-case names of headers that have come: the same ones come again and again."""
+
 _MAX_NAMES = 500
 _START = b"HTTP/"
 _FRAMING = ("content-length", "transfer-encoding")
@@ -122,7 +122,7 @@ class ResponseParser:
         """Keep a header; a trailer is dropped."""
         if self.status is not None:  # a trailer, or of bytes behind the response
             return
-        key = _NAMES.get(name) or _lower(name)
+        key = NAMES.get(name) or lower_name(name)
         try:
             text = value.decode()
         except UnicodeDecodeError:
@@ -185,10 +185,11 @@ class ResponseParser:
         self._llhttp = None
 
 
-def _lower(name: bytes) -> str:
-    text = name.decode("ascii").lower()
-    if len(_NAMES) < _MAX_NAMES:
-        _NAMES[name] = text
+def lower_name(name: bytes) -> str:
+    """Return the name of a header in lower case, and remember it."""
+    text = name.decode("latin-1").lower()
+    if len(NAMES) < _MAX_NAMES:
+        NAMES[name] = text
     return text
 
 

@@ -15,6 +15,7 @@ from stormbreak.http.h1.connection import (
     repeated_headers,
     split_repeats,
 )
+from stormbreak.http.h1.response_parser import NAMES, lower_name
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_request import OURS, SdkRequest, read_timeouts
 from stormbreak.http.transports.sdk_response import Failure, failure_of
@@ -150,14 +151,16 @@ class Library:
     ) -> Any:
         """Make a response; its body is `content` or `stream`."""
         extensions = _PROTOCOL if history is None else _PROTOCOL | {KEPT_AS: history}
-        content = body.get("content")
-        if content is None:
-            sent = _as_sent(headers)
-            return self._module.Response(status, headers=sent, extensions=extensions, **body)
-        sent = _as_sent({**headers, "content-length": str(len(content))})
-        stream = self._module.ByteStream(content)
-        made = self._buffered(status, headers=sent, extensions=extensions, stream=stream)
-        made.ready = content
+        content, kind = body.get("content"), self._module.Response
+        if content is not None:
+            kind, body = self._buffered, {"stream": self._module.ByteStream(content)}
+            headers = {**headers, "content-length": str(len(content))}
+        sent = _as_sent(headers)
+        made = kind(status, headers=sent, extensions=extensions, **body)
+        if content is not None:
+            made.ready = content
+        if b"".join([value for _, value in sent]).isascii():
+            made.headers.encoding = "ascii"  # else the library tries each of them
         return made
 
     def error(self, failure: Failure, request: Any) -> Exception:
@@ -198,12 +201,12 @@ def _is_of_parser(error: Exception) -> bool:
     return type(below).__module__.partition(".")[0] == "h11"
 
 
-def _as_sent(headers: RepeatableHeaders) -> Any:
-    """Return headers as the library takes them: as bytes if they are not ASCII, which is all that it encodes."""
+def _as_sent(headers: RepeatableHeaders) -> list[tuple[bytes, bytes]]:
+    """Return headers as the library takes them: as bytes, since it encodes only what is ASCII."""
     lines = split_repeats(headers)
-    if "".join([value for _, value in lines]).isascii():
-        return lines
-    return [(name, value.encode("utf-8", "surrogateescape")) for name, value in lines]
+    return [
+        (name.encode("ascii"), value.encode("utf-8", "surrogateescape")) for name, value in lines
+    ]
 
 
 def _headers_in(raw: Sequence[tuple[bytes, bytes]], otherwise: str = "") -> dict[str, str]:
@@ -211,29 +214,19 @@ def _headers_in(raw: Sequence[tuple[bytes, bytes]], otherwise: str = "") -> dict
 
     A value that is no UTF-8 is read by the encoding `otherwise`, if one is given; else its bytes are escaped.
     """
-    names = b"\n".join([name for name, _ in raw]).decode("latin-1").lower().split("\n")
-    joined = b"\n".join([value for _, value in raw])
-    if joined.isascii():
-        values = joined.decode().split("\n")
-        headers = dict(zip(names, values, strict=False))
-        if len(headers) == len(raw) == len(names) == len(values):  # none is repeated, or has lines
-            return headers
-    headers = {}
+    headers: dict[str, str] = {}
     for name, value in raw:
-        key, text = name.decode("latin-1").lower(), _text(value, otherwise)
+        key = NAMES.get(name) or lower_name(name)
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode(otherwise) if otherwise else _escaped(value)
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
 
 
 def _escaped(value: bytes) -> str:
     return value.decode(errors="surrogateescape")
-
-
-def _text(value: bytes, otherwise: str) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode(otherwise) if otherwise else _escaped(value)
 
 
 # ---------------------------------------------------------------- streamed bodies

@@ -3,6 +3,7 @@
 Every final response forbids the SDK to retry by itself: that would multiply attempts.
 """
 
+from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from stormbreak.http.models import Response
 from stormbreak.http.transports.sdk_request import without_hops
 from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.llm.surrogates import UNREADABLE
-from stormbreak.types import TREATMENTS, CallResult, Outcome, Rejection, Verdict
+from stormbreak.types import TREATMENTS, CallResult, Outcome, Rejection, Target, Verdict
 
 FINAL = {"x-should-retry": "false"}
 
@@ -111,10 +112,14 @@ def response_headers(
 
 def _our_headers(history: AttemptHistory) -> dict[str, str]:
     """Return our own headers, which also forbid the SDK to retry."""
-    target = str(history.target)
-    is_plain = target.isascii() and target.isprintable()
-    named = {"x-stormbreak-target": target} if is_plain else {}
-    return {**FINAL, **named, "x-stormbreak-attempts": str(history.attempts)}
+    return {**_fixed_headers(history.target), "x-stormbreak-attempts": str(history.attempts)}
+
+
+@lru_cache(maxsize=256)
+def _fixed_headers(target: Target) -> dict[str, str]:
+    name = str(target)
+    is_plain = name.isascii() and name.isprintable()
+    return {**FINAL, "x-stormbreak-target": name} if is_plain else FINAL
 
 
 def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: float) -> Reply:

@@ -127,8 +127,8 @@ async def start(
     """Start `copies`, each added to `running` at once; with `fed`, they can be sent lines."""
     loop = asyncio.get_running_loop()
     for number in range(1, copies + 1):
-        try:
-            _, copy = await loop.subprocess_exec(
+        starting = asyncio.ensure_future(
+            loop.subprocess_exec(
                 partial(Copy, number),
                 *program.words,
                 stdin=PIPE if fed else DEVNULL,
@@ -137,12 +137,19 @@ async def start(
                 env=around,
                 start_new_session=True,
             )
+        )
+        try:
+            await asyncio.shield(starting)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it cannot be started"
             raise ConfigurationError(
                 f"--cmd: {_named(program.words[0])}: {reason.lower()}"
             ) from error
-        running.append(copy)
+        finally:  # a cancel before its pipes are connected would wait for ever
+            if not starting.done():
+                await asyncio.wait([starting])
+            if not starting.exception():
+                running.append(starting.result()[1])
 
 
 async def stop(copies: Sequence[Copy]) -> None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stormbreak.provider.capacity_model import Part, ProviderModel
 from stormbreak.provider.counters import peak_arrivals
 from stormbreak.provider.fault_kinds import Kind
-from stormbreak.provider.model import Part, ProviderModel
 from stormbreak.provider.scenario import (
     BackgroundTraffic,
     Fault,

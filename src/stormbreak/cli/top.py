@@ -22,7 +22,7 @@ from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import FILE, JSON
 from stormbreak.cli.output import draw, save_picture, say
-from stormbreak.cli.top.screen import ASCII, Frame, Glyphs
+from stormbreak.cli.top_screen import ASCII, Frame, Glyphs
 from stormbreak.cost.numbers import short
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, system_errors_at
