@@ -66,6 +66,23 @@ def test_a_target_that_was_gone_for_a_while_goes_on(made):
     assert spent(made) == {2.0: 1.0, 4.0: 1.0}
 
 
+@pytest.mark.parametrize("between", [(None, None), (9.0, 60.0), (None, 60.0)])
+def test_a_limit_that_comes_back_goes_on_from_what_was_spent_in_its_period(between):
+    made, day = Stage(rules(2.0, "day")), rules(2.5, "day")
+    engine = made.engine = Engine(made.engine.policy, SpendAccounts(price_of, lambda: 0.0))
+    made.start(target=A, bound=DOLLAR).step(OK)
+    for other in (rules(*between), day, rules(*between), rules(3.0, "day")):
+        engine.govern(other, {A: other}, made.now)
+    made.start(target=A, bound=DOLLAR).step(OK)
+    assert spent(made)[3.0] == 2.0
+
+
+def test_a_limit_that_comes_back_while_a_target_kept_it_begins_with_what_was_spent(made):
+    govern(made, None, a=2.0, b=None)
+    govern(made, 3.0, a=2.0, b=3.0)
+    assert spent(made) == {2.0: 1.0, 3.0: 1.0}
+
+
 def test_what_is_under_way_is_paid_where_it_was_set_aside(made):
     late = made.start(target=B, bound=DOLLAR)
     govern(made, 5.0, a=3.0, b=4.0)

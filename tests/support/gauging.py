@@ -1,6 +1,7 @@
 """A process whose metrics are to be put together with those of others. It does what its standard input says, line by line:
 
-`call TARGET`, `end`, `cool SECONDS`, `detach`, `scrape`, `fork` (the child reads on). Each is answered with a line.
+`call TARGET [TENANT]`, `end`, `cool SECONDS`, `limit TENANT RPM` (0: none), `detach`, `scrape`, `fork` (the child reads on).
+Each is answered with a line.
 
 With an argument its files are named by that number, and not by the process.
 """
@@ -14,6 +15,7 @@ from stage import OK, told
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.drivers.flow_stepper import shared_stepper
 from stormbreak.telemetry import Metrics, attach, prometheus_multiprocess
 from stormbreak.types import Call, Target
@@ -27,15 +29,21 @@ class Worker:
         self.stepper = shared_stepper(self.engine, clock=lambda: 100.0, chance=lambda: 0.5)
         self.flows = []
 
-    def call(self, model):
-        number = self.engine.number()
-        self.flows.append(self.stepper.start(Call(number, Target("acme", model)))[0])
+    def call(self, model, tenant=""):
+        call = Call(self.engine.number(), Target("acme", model), tenant=tenant)
+        self.flows.append(self.stepper.start(call)[0])
 
     def end(self):
         self.stepper.step(self.flows.pop(0), OK)
 
     def cool(self, seconds):
         self.stepper.step(self.flows.pop(0), told(float(seconds)))
+
+    def limit(self, tenant, rpm):
+        tenants = {tenant: TenantLimits(rpm=float(rpm) or None)}
+        self.stepper.between_steps(
+            lambda engine, now: engine.govern(engine.policy, {}, now, tenants=tenants)
+        )
 
     def detach(self):
         self.attached.detach()
@@ -51,7 +59,7 @@ class Worker:
 
 
 if __name__ == "__main__":
-    prometheus_multiprocess.EVERY = 0.05
+    prometheus_multiprocess.WRITE_INTERVAL = 0.05
     if sys.argv[1:]:
         values.ValueClass = values.MultiProcessValue(lambda: int(sys.argv[1]))
     worker = Worker()

@@ -71,7 +71,10 @@ def test_the_page_tells_who_has_a_line():
 
 def test_the_page_tells_every_metric_with_its_labels():
     metrics = Metrics()
-    kinds = {family.name: family.type for family in GaugeCollector(metrics._gauges).describe()}
+    kinds = {
+        f"{family.name}{'_total' if family.type == 'counter' else ''}": family.type
+        for family in GaugeCollector(metrics._gauges).describe()
+    }
     kinds |= {
         f"stormbreak_{name}{'' if family.buckets else '_total'}": (
             "histogram" if family.buckets else "counter"
@@ -89,7 +92,9 @@ def test_the_page_tells_every_metric_with_its_labels():
             if family.labels
         },
         **{
-            f"stormbreak_{name}": [label for label in gauge.labels if label != "target"]
+            f"stormbreak_{name}{'_total' if gauge.counts else ''}": [
+                label for label in gauge.labels if label != "target"
+            ]
             for name, gauge in GAUGES.items()
             if gauge.labels != ("target",)
         },

@@ -161,13 +161,48 @@ def test_tenants_with_limits_have_gauges():
         "calls_in_flight": {"acme": 1, "spare": 0},
         "max_in_flight": {"acme": 1},
         "queue_length": {"acme": 1, "spare": 0},
-        "calls_sent": {"acme": 0, "spare": 1},
-        "tokens_used": {"acme": 0, "spare": 42},
+        "calls_sent_total": {"acme": 0, "spare": 1},
+        "tokens_used_total": {"acme": 0, "spare": 42},
         "rpm": {"acme": 60},
         "tpm": {"spare": 1000},
         "spend_usd": {"acme": 0.5},
         "spend_limit_usd": {"acme": 2},
     }
+
+
+def test_counts_of_tenants_never_fall():
+    metrics = Metrics()
+    limits = {"acme": TenantLimits(max_in_flight=9)}
+
+    def counts(stepper, calls):
+        for number in range(calls):
+            flow, _ = stepper.start(Call(number, FIRST, tenant="acme"))
+            stepper.step(flow, Outcome(Verdict.OK, usage=usage(into=30, out=12)))
+        samples = scraped(metrics)
+        return [
+            by(samples, f"stormbreak_tenant_{name}_total", "tenant").get("acme")
+            for name in ("calls_sent", "tokens_used")
+        ]
+
+    def govern(stepper, tenants):
+        stepper.between_steps(
+            lambda engine, now: engine.govern(engine.policy, {}, now, tenants=tenants)
+        )
+
+    one, two = stepper_on(metrics, **limits), stepper_on(metrics, **limits)
+    assert counts(one, 3) == [3, 126]
+    assert counts(two, 2) == [5, 210]
+    govern(one, {})
+    assert counts(one, 1) == [5, 210]
+    govern(one, limits)
+    assert counts(one, 1) == [6, 252]
+    del one
+    gc.collect()
+    assert counts(two, 1) == [7, 294]
+    flow, _ = two.start(Call(9, FIRST, tenant="acme"))
+    two.step(flow, OK)
+    metrics.unwatch(two.engine)
+    assert counts(two, 5) == [8, 294]
 
 
 def test_tenants_beyond_the_first_hundred_share_a_label():
@@ -176,6 +211,8 @@ def test_tenants_beyond_the_first_hundred_share_a_label():
     stepper = stepper_on(metrics, **limits)
     found = by(scraped(metrics), "stormbreak_tenant_max_in_flight", "tenant")
     assert (len(found), found["other"]) == (101, 30)
+    counts = by(scraped(metrics), "stormbreak_tenant_calls_sent_total", "tenant")
+    assert counts.keys() == found.keys()
     del stepper
 
 

@@ -181,6 +181,45 @@ def test_a_fork_writes_for_itself(start):
     assert other.sees(3, "stormbreak_attempts_in_flight", target="acme/large")
 
 
+CALLS = "stormbreak_tenant_calls_sent_total"
+
+
+def use(worker, calls):
+    for _ in range(calls):
+        worker.call("large", "acme")
+        worker.end()
+
+
+def test_the_calls_of_a_tenant_stay_counted_when_a_process_ends(start):
+    one, two = start(2)
+    for worker, calls in ((one, 3), (two, 7)):
+        worker.limit("acme", 600)
+        use(worker, calls)
+    assert one.sees(10, CALLS, tenant="acme")
+    two.die()
+    assert value(one.samples, CALLS) == 10
+
+    one.fork()  # what the parent has counted is the parent's
+    use(one, 2)
+    assert value(one.samples, CALLS) == 12
+    one.detach()
+    assert value(one.samples, CALLS) == 12
+
+
+def test_a_limit_of_a_tenant_that_was_removed_is_not_0(start):
+    one, two = start(2)
+    for worker in (one, two):
+        worker.limit("acme", 600)
+        use(worker, 1)
+    assert two.sees(2, CALLS)
+    one.limit("acme", 0)
+    one.scrape()  # it writes
+    assert by(two.samples, "stormbreak_tenant_rpm", "tenant") == {"acme": 600}
+    two.limit("acme", 0)
+    assert by(two.samples, "stormbreak_tenant_rpm", "tenant") == {}
+    assert value(two.samples, CALLS) == 2
+
+
 def complaint(code, **around):
     run = subprocess.run(
         [sys.executable, "-c", code],

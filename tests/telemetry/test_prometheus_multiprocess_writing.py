@@ -5,10 +5,13 @@ import threading
 from weakref import ref
 
 import pytest
+from prometheus_client import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from stormbreak.telemetry import prometheus_multiprocess
 from stormbreak.telemetry.prometheus_multiprocess import AllProcesses
+
+METRIC = Metric("stormbreak_processes", "Processes.", "gauge")
 
 
 class Gauges:
@@ -53,7 +56,7 @@ def reading(monkeypatch, tmp_path):
             reads.append(1)
             if len(reads) <= unfinished:
                 raise struct.error
-            return ["a metric"]
+            return [METRIC]
 
         monkeypatch.setattr(MultiProcessCollector, "collect", collect)
         return reads
@@ -63,7 +66,7 @@ def reading(monkeypatch, tmp_path):
 
 def test_a_file_that_another_process_is_about_to_make_is_waited_for(reading):
     reads = reading(3)
-    assert AllProcesses(lambda: None).collect() == ["a metric"]
+    assert AllProcesses(lambda: None).collect() == [METRIC]
     assert len(reads) == 4
 
 

@@ -126,7 +126,7 @@ class SpendLimits(Protocol):
         ...
 
     def replace(self, changes: Sequence[tuple[SpendPolicy, SpendPolicy]]) -> None:
-        """Replace limits, each by the second of a pair."""
+        """Replace limits, each by the second of a pair; the first pair is that of all targets."""
         ...
 
     def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:

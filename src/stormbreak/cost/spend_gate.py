@@ -389,6 +389,7 @@ class SpendAccounts:
         """Forget all that was spent, as in a forked child."""
         self._accounts: dict[SpendPolicy, SpendAccount] = {}
         self._of_tenants: dict[tuple[str, object], SpendAccounts] = {}  # by name and period
+        self._earlier: dict[object, SpendPolicy] = {}  # of all targets, the last of each period
 
     def of_tenant(self, name: str, policy: SpendPolicy) -> "SpendAccounts":
         """Return those of a tenant, which shares no account; what it spent in the same period counts under another limit."""
@@ -397,7 +398,8 @@ class SpendAccounts:
             accounts = self._of_tenants[name, policy.period] = SpendAccounts(
                 self.price_of, self._wall
             )
-        accounts.replace([(before, policy) for before in accounts._accounts])
+        else:
+            accounts.replace([(before, policy) for before in accounts._accounts])
         accounts.account(policy)
         return accounts
 
@@ -427,8 +429,13 @@ class SpendAccounts:
         """Replace limits, each by the second of a pair: what was spent in a period counts under another limit for it, too.
 
         A limit that some targets keep stays with those: a target that leaves it begins with all that was spent under it.
-        So does one that leaves for another limit than the first does.
+        So does one that leaves for another limit than the first does. The first pair is that of all targets: after no
+        limit, or one for another period, it goes on from the last one for its period.
         """
+        (old, new), *others = changes
+        if old.acts:
+            self._earlier[old.period] = old
+        changes = [(self._earlier.get(new.period, old), new), *others]
         before = dict(self._accounts)
         kept = {new for _, new in changes}
         for old, new in changes:

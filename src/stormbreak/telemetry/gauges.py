@@ -1,15 +1,19 @@
-"""Gauges: the present state of engines, read when somebody asks.
+"""Gauges: the present state of engines, read when somebody asks. And the counts of tenants, which no event has.
 
 Several engines, and several keys of one target, give one value. `MERGE` holds the only rules for that; Prometheus
 applies the same rule across processes. Engines are not kept alive.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.locks import LiveSet
+from stormbreak.core.tenant import Tenant
+from stormbreak.drivers.fork_safety import reset_in_child
+from stormbreak.drivers.locks import LiveSet, new_lock
 from stormbreak.telemetry.labels import STATES, Targets
 
 Snapshot: TypeAlias = Mapping[
@@ -89,15 +93,16 @@ def _grouped(snapshots: Iterable[tuple[str, Snapshot]]) -> dict[str, list[Snapsh
 
 GaugeValues: TypeAlias = Iterator[tuple[Mapping[str, str], float]]  # labels and values
 Readings: TypeAlias = Mapping[str, Mapping[str, Sequence[Snapshot]]]
-"""The snapshots of each "target" and "tenant", by label."""
+"""The snapshots of each "target" and "tenant", and the "counts" of each tenant, by label."""
 
 
 class Gauge(NamedTuple):
-    """One metric. Without a `field` it counts circuits by state."""
+    """One metric. Without a `field` it counts circuits by state; with `counts` it is a counter."""
 
     text: str
     field: str = ""
     labels: tuple[str, ...] = ("target",)
+    counts: bool = False
 
     @property
     def across(self) -> Rule:
@@ -107,7 +112,7 @@ class Gauge(NamedTuple):
     def values(self, readings: Readings) -> GaugeValues:
         """Compute the values from the snapshots of each label."""
         kind = self.labels[0]
-        for label, snapshots in readings[kind].items():
+        for label, snapshots in readings["counts" if self.counts else kind].items():
             if self.field:
                 value = merged(self.field, snapshots)
                 if value is not None:
@@ -139,8 +144,12 @@ GAUGES: Mapping[str, Gauge] = {
     "tenant_queue_age_seconds": Gauge(
         "Time that the oldest of these calls has waited.", "queue_age", _TENANT
     ),
-    "tenant_calls_sent": Gauge("Calls of a tenant that were sent and have ended.", "sent", _TENANT),
-    "tenant_tokens_used": Gauge("Tokens that these calls have used.", "tokens", _TENANT),
+    "tenant_calls_sent": Gauge(
+        "Calls of a tenant that were sent and have ended.", "sent", _TENANT, counts=True
+    ),
+    "tenant_tokens_used": Gauge(
+        "Tokens that these calls have used.", "tokens", _TENANT, counts=True
+    ),
     "tenant_rpm": Gauge("Requests a minute that a tenant may make.", "rpm", _TENANT),
     "tenant_tpm": Gauge("Tokens a minute that a tenant may use.", "tpm", _TENANT),
     "tenant_spend_usd": Gauge(
@@ -159,14 +168,26 @@ class EngineGauges:
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
         self._tenants = Targets()
+        self._lock = new_lock()
+        self._counted: WeakKeyDictionary[Tenant, Counter[str]] = WeakKeyDictionary()
         self.engines = WatchedEngines()
+        self._begin()
+        reset_in_child(self._begin)
 
-    def values(self, name: str) -> GaugeValues:
-        """Read one gauge."""
-        return GAUGES[name].values(self.read())
+    def _begin(self) -> None:
+        self._totals: dict[str, Counter[str]] = {}  # by label
 
-    def read(self) -> Readings:
-        """Read all snapshots."""
+    def unwatch(self, engine: Engine) -> None:
+        """Read this engine no more; its counts stay."""
+        self._count()
+        self.engines.discard(engine)
+
+    def values(self) -> dict[str, list[tuple[Mapping[str, str], float]]]:
+        """Read every engine once; return the values of each gauge and counter by its name."""
+        readings = self._read()
+        return {name: list(gauge.values(readings)) for name, gauge in GAUGES.items()}
+
+    def _read(self) -> Readings:
         engines = list(self.engines.read())
         targets = (each for engine in engines for each in engine["targets"].values())
         tenants = (pair for engine in engines for pair in engine.get("tenants", {}).items())
@@ -175,7 +196,20 @@ class EngineGauges:
             "tenant": _grouped(
                 (self._tenants.label_of(name), _with_dollars(each)) for name, each in tenants
             ),
+            "counts": self._count(),
         }
+
+    def _count(self) -> Mapping[str, Sequence[Snapshot]]:
+        """Add what tenants have used since the last time: totals never fall, whatever tenant or engine ends."""
+        with self._lock:
+            for engine in self.engines:
+                for name, tenant in list(engine.tenants.items()):
+                    now = Counter(sent=tenant.sent, tokens=tenant.tokens)
+                    total = self._totals.setdefault(self._tenants.label_of(name), Counter())
+                    total.update(now)
+                    total.subtract(self._counted.get(tenant, ()))
+                    self._counted[tenant] = now
+            return {label: [dict(total)] for label, total in self._totals.items()}
 
 
 def _with_dollars(tenant: Snapshot) -> Snapshot:

@@ -91,7 +91,7 @@ class Metrics:
 
     def unwatch(self, engine: Engine) -> None:
         """Stop exporting its gauges; its counts stay."""
-        self._gauges.engines.discard(engine)
+        self._gauges.unwatch(engine)
 
     def __call__(self, event: Event) -> None:
         """Count an event."""

@@ -17,7 +17,7 @@ from weakref import ref
 
 import prometheus_client
 from prometheus_client import Metric, multiprocess, values
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from stormbreak.drivers.fork_safety import reset_in_child
@@ -40,11 +40,11 @@ class GaugeCollector(Collector):
     def __init__(self, gauges: EngineGauges) -> None:
         self._gauges = gauges
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> Iterable[Metric]:
         """Return the gauges without values."""
         return _families().values()
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         """Return the gauges with their present values."""
         families = _families()
         for (name, labels), value in _read(self._gauges).items():
@@ -52,20 +52,21 @@ class GaugeCollector(Collector):
         return families.values()
 
 
-def _families() -> dict[str, GaugeMetricFamily]:
+def _families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
     return {
-        name: GaugeMetricFamily(PREFIX + name, gauge.text, labels=gauge.labels)
+        name: (CounterMetricFamily if gauge.counts else GaugeMetricFamily)(
+            PREFIX + name, gauge.text, labels=gauge.labels
+        )
         for name, gauge in GAUGES.items()
     }
 
 
 def _read(gauges: EngineGauges) -> dict[tuple[str, tuple[str, ...]], float]:
     """Return the values by gauge name and label values."""
-    readings = gauges.read()
     return {
-        (name, tuple(labels[label] for label in gauge.labels)): value
-        for name, gauge in GAUGES.items()
-        for labels, value in gauge.values(readings)
+        (name, tuple(labels[label] for label in GAUGES[name].labels)): value
+        for name, values in gauges.values().items()
+        for labels, value in values
     }
 
 
@@ -73,6 +74,13 @@ def _read(gauges: EngineGauges) -> dict[tuple[str, tuple[str, ...]], float]:
 
 _NEUTRAL = {"sum": 0.0, "max": 0.0, "min": float("inf")}
 """The value that changes nothing in the total: a value cannot be removed from the files."""
+
+_LIMITS = {
+    PREFIX + name
+    for name, gauge in GAUGES.items()
+    if gauge.field in ("rpm", "tpm", "spend_limit_usd")
+}
+"""None of these is ever 0: one that reads so was removed."""
 
 fork_lock = new_lock()
 """Held while `prometheus_client` writes: a child forked meanwhile would inherit the library's locked lock."""
@@ -116,6 +124,14 @@ class SharedGauges:
                 multiprocess_mode=f"live{gauge.across}",  # type: ignore[arg-type]
             )
             for name, gauge in GAUGES.items()
+            if not gauge.counts
+        }
+        self._counters = {
+            name: prometheus_client.Counter(
+                PREFIX + name, gauge.text, gauge.labels, registry=registry
+            )
+            for name, gauge in GAUGES.items()
+            if gauge.counts
         }
         # It also gives every process a file whose name has its process id.
         self._processes = prometheus_client.Gauge(
@@ -130,6 +146,7 @@ class SharedGauges:
 
     def _begin(self) -> None:
         self._writer: threading.Thread | None = None  # threads do not survive a fork
+        self._counted: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def start(self) -> None:
         """Write from now on, as long as this object lives. A second call does nothing."""
@@ -157,8 +174,13 @@ class SharedGauges:
             for name, labels in self._written - now.keys():
                 self._gauges[name].labels(*labels).set(_NEUTRAL[GAUGES[name].across])
             for (name, labels), value in now.items():
-                self._gauges[name].labels(*labels).set(value)
-            self._written |= now.keys()
+                if name in self._gauges:
+                    self._gauges[name].labels(*labels).set(value)
+                    self._written.add((name, labels))
+                else:
+                    before = self._counted.get((name, labels), 0.0)
+                    self._counters[name].labels(*labels).inc(value - before)
+                    self._counted[name, labels] = value
 
 
 class AllProcesses(Collector):
@@ -174,9 +196,17 @@ class AllProcesses(Collector):
         collector = multiprocess.MultiProcessCollector(None)  # type: ignore[no-untyped-call]
         for _ in range(_MAX_READS):
             with suppress(struct.error):  # another process has created a file and not filled it
-                return list(collector.collect())  # type: ignore[no-untyped-call]
+                return _without_removed_limits(collector.collect())  # type: ignore[no-untyped-call]
             time.sleep(_READ_PAUSE)
-        return list(collector.collect())  # type: ignore[no-untyped-call]
+        return _without_removed_limits(collector.collect())  # type: ignore[no-untyped-call]
+
+
+def _without_removed_limits(metrics: Iterable[Metric]) -> list[Metric]:
+    metrics = list(metrics)
+    for metric in metrics:
+        if metric.name in _LIMITS:
+            metric.samples = [sample for sample in metric.samples if sample.value]
+    return metrics
 
 
 def _remove_dead_processes(folder: Path) -> None:

@@ -4,12 +4,13 @@ import json
 
 import pytest
 from clients import KEY, PAYLOAD, QUICK, SAY, client_of
-from scrapes import read
+from scrapes import read, value
 from sockets import answer, failing, served
 from stage import OK, TARGET, policy
 from traces import Traces
 
 from stormbreak.core.engine import Engine
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import InvalidRequestError
 from stormbreak.events import CallCancelled, CallEnded, Committed, Sent
@@ -19,6 +20,7 @@ from stormbreak.types import Call, Target
 
 DURATION = "gen_ai.client.operation.duration"
 FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
+NOW = ("attempts_in_flight", "tenant_calls_in_flight", "tenant_calls_sent_total")
 
 
 def as_prometheus(traces):
@@ -61,6 +63,29 @@ def test_prometheus_is_told_the_same_either_way(play):
         key: pytest.approx(value) for key, value in direct.items() if key[0] not in moves
     }
     assert len(through) > 100
+
+
+def test_a_collection_reads_an_engine_once(monkeypatch):
+    traces, reads = Traces(), []
+    engine = Engine(policy(), tenants={"acme": TenantLimits(max_in_flight=9)})
+    attach(engine, traces.listener)
+    stepper = Stepper(engine, clock=lambda: 1.0, chance=lambda: 0.5)
+    snapshot = Engine.snapshot
+
+    def counted(self, now=None, **more):
+        reads.extend([now] if now is None else [])  # the driver asks again, with the time
+        return snapshot(self, now, **more)
+
+    found = []
+    for number in range(3):
+        flow, _ = stepper.start(Call(number, TARGET, tenant="acme"))
+        with monkeypatch.context() as patched:
+            patched.setattr(Engine, "snapshot", counted)
+            samples = as_prometheus(traces)
+        found += [(len(reads), *(value(samples, f"stormbreak_{name}") for name in NOW))]
+        stepper.step(flow, OK)
+
+    assert found == [(1, 1, 1, 0), (2, 1, 1, 1), (3, 1, 1, 2)]
 
 
 def test_operations_are_calls_as_they_were_made(play):

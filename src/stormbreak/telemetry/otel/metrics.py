@@ -4,7 +4,7 @@ Durations are those of calls, as the user made them. Tokens are those of every a
 since each of them is billed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -101,14 +101,24 @@ def instrument(meter: Meter, name: str, family: Family) -> Record:
 
 
 def observe(meter: Meter, gauges: EngineGauges) -> None:
-    """Create the gauges, read whenever the metrics are collected."""
+    """Create the gauges, and read them once whenever the metrics are collected."""
+    unread: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+
+    def callback(key: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observations(_: CallbackOptions) -> list[Observation]:
+            values = unread.pop(key, None)
+            if values is None:  # another collection has begun
+                fresh = gauges.values()
+                values = fresh.pop(key)
+                unread.update(fresh)
+            return [Observation(value, dict(labels)) for labels, value in values]
+
+        return observations
+
     for key, gauge in GAUGES.items():
         name, unit = _name_and_unit(key)
-        meter.create_observable_gauge(name, [_callback(key, gauges)], unit, gauge.text)
-
-
-def _callback(key: str, gauges: EngineGauges) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    return lambda _: [Observation(value, dict(labels)) for labels, value in gauges.values(key)]
+        create = meter.create_observable_counter if gauge.counts else meter.create_observable_gauge
+        create(name, [callback(key)], unit, gauge.text)
 
 
 def _name_and_unit(name: str) -> tuple[str, str]:

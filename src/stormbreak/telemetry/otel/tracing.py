@@ -77,7 +77,7 @@ class Tracing:
 
     def unwatch(self, engine: Engine) -> None:
         """Stop tracing it; the spans of active calls end now, as unfinished."""
-        self._gauges.engines.discard(engine)
+        self._gauges.unwatch(engine)
         spans = engine.context_listener
         engine.context_listener = None
         if isinstance(spans, Spans):
