@@ -69,7 +69,7 @@ class _Round(NamedTuple):
 
 def sections() -> list[Section]:
     """Measure the provider and the gateways before it."""
-    with ExitStack() as stack, TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         provider = stack.enter_context(partner(INSTANT))
         subjects = [_Subject("provider alone", provider)]
         for number, (name, texts) in enumerate(KINDS.items()):
