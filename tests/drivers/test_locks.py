@@ -23,6 +23,7 @@ ALLOWED = {
     "http/h1/connection.py WeakKeyDictionary": "each loop has its own entry; single operations only",
     "drivers/thread_driver.py Lock": "parks one thread; no child has that thread",
     "telemetry/status_server.py BoundedSemaphore": "never waited for; no child serves",
+    "telemetry/gauges.py WeakKeyDictionary": "under a lock of `new_lock`; single operations only",
     "telemetry/prometheus.py Lock": "takes the place of one of prometheus_client in a child",
     "http/h1/async_connection.py WeakKeyDictionary": "each loop has its own entry; single operations only",
     "doctor/discovery.py cached_property": "of one thread, in a process of its own",
