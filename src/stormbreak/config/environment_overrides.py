@@ -25,9 +25,8 @@ class Overrides:
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self._from: dict[
-            str, tuple[str, str]
-        ] = {}  # by path: the prefix of messages, and the path there
+        # By path: the prefix of messages, and the path there.
+        self._from: dict[str, tuple[str, str]] = {}
 
     def apply_profile(self, name: str, profile: object) -> None:
         """Apply a profile of the file."""

@@ -15,8 +15,8 @@ With evidence, an episode begins. Its phases:
   seconds.
 - *quiet*, until new evidence: the ceiling.
 
-The limit is never below the `LimitFloor`, is at least 1 and can always grow again. Lost attempts
-hold no slot: overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
+The limit is never below the `LimitFloor`, is at least 1 and can always grow again. Lost attempts hold no slot: overdue
+and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
 `limit` is as of the last `tick`; while all is quiet, a tick costs little.
 """

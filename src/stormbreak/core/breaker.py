@@ -41,9 +41,9 @@ from stormbreak.types import Outcome, Tally, Treatment, Verdict
 MAX_RETRY_AFTER = 900.0  # maximum seconds of a Retry-After, before its jitter
 REMEMBERED = 900.0  # seconds for which an unprobed circuit is remembered after its open time
 
-Pass: TypeAlias = tuple[
-    int, float, InFlight | None
-]  # epoch, time it left, and for its own diagnosis
+Pass: TypeAlias = tuple[int, float, InFlight | None]
+"""Epoch, time it left, and for its own diagnosis."""
+
 BreakerToken: TypeAlias = Pass | Probe
 
 

@@ -37,11 +37,10 @@ class FailureRun:
     def __init__(self, under_way: Collection[InFlight]) -> None:
         """`under_way`: the attempts that are watched, in the order in which they left."""
         self._under_way = under_way
-        self._quick: list[
-            float
-        ] = []  # of those in `sent_at`: refused or broken before they were late
-        self._usual_length = 0.0  # failures between two answers
         self.sent_at: list[float] = []  # when each of them left
+        # Of these: refused or broken before they were late.
+        self._quick: list[float] = []
+        self._usual_length = 0.0  # failures between two answers
         self.answered_sent_at = -inf  # when the newest attempt left that was answered
 
     def count(self, flight: InFlight, *, quick: bool) -> bool:

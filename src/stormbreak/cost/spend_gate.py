@@ -32,13 +32,7 @@ from stormbreak.core.spend_policy import (
     restored_end,
     time_left,
 )
-from stormbreak.cost.price_source import (
-    EXACT,
-    PriceOf,
-    PriceTable,
-    known_cost,
-    known_max_cost,
-)
+from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
 from stormbreak.events import Event, SpendReached
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 

@@ -210,9 +210,8 @@ class GatewayCall:
             sender = self._settling(MeteredSender(sender, limits.usage, key, bound))
         for holder in key.holders:
             account = limits.budgets.account(holder)
-            if (
-                account is not None and holder.limits.spend.acts
-            ):  # else it was set after the call began
+            # One that was set after the call began does not count for it.
+            if account is not None and holder.limits.spend.acts:
                 sender = self._settling(SpendingSender(sender, limits.budgets, account, call))
         return sender
 

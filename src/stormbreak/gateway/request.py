@@ -77,12 +77,8 @@ class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not writ
 
 
 _STATE = ("previous_response_id", "conversation", "background")
-_REFERRING = (
-    b"file_id",
-    b"container_id",
-    b"item_reference",
-    b"\\u00",
-)  # an escape may hide a letter
+# An escape may hide a letter.
+_REFERRING = (b"file_id", b"container_id", b"item_reference", b"\\u00")
 # Of messages and items; the arguments of tools may hold anything.
 _INSIDE = ("content", "output", "file", "source", "audio", "environment")
 

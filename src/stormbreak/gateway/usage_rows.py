@@ -172,9 +172,8 @@ class UsageFile:
         with closing(self._connect(read_only=read_only)) as db, db:
             db.execute("BEGIN")
             rows, added = db.execute(_READ, (since, until)).fetchall(), _added(db)
-        return dict(
-            map(_row, rows)
-        ), added  # which takes long: nobody can write until the file is closed
+        # This takes long, and nobody can write until the file is closed.
+        return dict(map(_row, rows)), added
 
     def _connect(self, *, read_only: bool = False) -> sqlite3.Connection:
         where = f"{self._path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"

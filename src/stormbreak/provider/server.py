@@ -133,10 +133,8 @@ class ProviderServer:
         self._connections: set[Connection] = set()
         self._opened = 0
         self._heads = 0  # requests whose head came before their body
-        self._previous: tuple[str, CannedAnswer | None] = (
-            "",
-            None,
-        )  # digest and answer of the last request
+        # The digest of the last request, and the answer chosen for it.
+        self._previous: tuple[str, CannedAnswer | None] = "", None
         self._pace = Pace(self.speed, self._deliver_due)
         self._waiting: dict[int, _Exchange] = {}
         self._numbers: dict[Connection, int] = {}

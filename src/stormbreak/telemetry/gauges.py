@@ -16,9 +16,8 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet, new_lock
 from stormbreak.telemetry.labels import STATES, Targets
 
-Snapshot: TypeAlias = Mapping[
-    str, Any
-]  # one target or tenant of one engine, as `Engine.snapshot` gives it
+Snapshot: TypeAlias = Mapping[str, Any]
+"""One target or tenant of one engine, as `Engine.snapshot` gives it."""
 
 Rule: TypeAlias = Literal["sum", "max", "min"]
 

@@ -125,7 +125,6 @@ class BatchApi(ABC):
     dialect: Shape
     after: str  # the parameter that names the last one of the page before
     skew: float  # seconds that clocks may differ by, when a list is searched
-    takes_files = False  # whether the requests are uploaded before the batch is created
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -137,14 +136,6 @@ class BatchApi(ABC):
     @abstractmethod
     def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:
         """Make the body in which encoded requests are sent."""
-
-    async def upload(self, batch: RemoteBatch, content: Content) -> str:
-        """Upload the requests; return the id of the file."""
-        raise NotImplementedError
-
-    async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
-        """Find the uploaded file of a batch."""
-        raise NotImplementedError
 
     async def create(
         self, batch: RemoteBatch, content: Content, known: frozenset[str]

@@ -79,7 +79,7 @@ _LINE = Decoder(_Line)
 
 
 class FileBatches(BatchApi):
-    """Batches whose requests are a file."""
+    """Batches whose requests are a file, uploaded before the batch is created."""
 
     max_rows = 50_000
     max_bytes = 200_000_000
@@ -87,7 +87,6 @@ class FileBatches(BatchApi):
     dialect = Shape.RESOURCE
     after = "after"
     skew = 86_400
-    takes_files = True
 
     def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
         """Encode a line."""
@@ -105,7 +104,7 @@ class FileBatches(BatchApi):
         return Content(lines, opening=opening.encode(), end=f"\r\n--{boundary}--\r\n".encode())
 
     async def upload(self, batch: RemoteBatch, content: Content) -> str:
-        """Upload the file. A second upload is a second file, which costs nothing."""
+        """Upload the file; return its id. A second upload is a second file, which costs nothing."""
         form = f"multipart/form-data; boundary={_boundary(batch)}"
         upload = self._resource(
             "POST", "files", body=content, content_type=form, key=f"{batch.token}-file"
@@ -114,7 +113,7 @@ class FileBatches(BatchApi):
         return path_part(decoded(_File, body, "upload the requests").id)
 
     async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
-        """Find a whole file of that name."""
+        """Find a whole file of that name; return its id."""
         async for file in self._listed(_File, "files?purpose=batch&order=desc&", batch):
             if file.filename == _name(batch) and file.bytes in (None, content.lines_size):
                 return path_part(file.id)

@@ -15,6 +15,7 @@ from stormbreak.batch.input.index import Rows
 from stormbreak.batch.job import Job, OpenJob, open_job
 from stormbreak.batch.remote.api import BatchApi, Content, UnsureError
 from stormbreak.batch.remote.caller import Caller, policy_for
+from stormbreak.batch.remote.openai_api import FileBatches
 from stormbreak.batch.remote.planning import Plan, Planner, api_for, prepared
 from stormbreak.batch.running.runner import run_in_loop
 from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, RowRanges, Step
@@ -184,7 +185,7 @@ class Submitter:
         api = api_for(batch.endpoint, self._caller)
         content = self._content(api, batch)
         known = ids_of(self._batches.values())
-        if api.takes_files and batch.step in (Step.PLANNED, Step.UPLOADING):
+        if isinstance(api, FileBatches) and batch.step in (Step.PLANNED, Step.UPLOADING):
             batch = await self._upload(api, batch, content)
         status = None
         if batch.step is Step.CREATING:
@@ -195,7 +196,7 @@ class Submitter:
             status = await api.create(batch, content, known)
         return self._save(batch, step=Step.RUNNING, **status.changes)
 
-    async def _upload(self, api: BatchApi, batch: RemoteBatch, content: Content) -> RemoteBatch:
+    async def _upload(self, api: FileBatches, batch: RemoteBatch, content: Content) -> RemoteBatch:
         file = None
         if batch.step is Step.UPLOADING:
             await settled(batch)
