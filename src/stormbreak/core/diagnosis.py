@@ -340,6 +340,9 @@ class Diagnosis:
         self._late, self._late_share = 0, 0.0
         self.on_time_at = now
 
+    def _are_most_late(self, now: float) -> bool:
+        return self._late_share >= MAJORITY and now - self._answered_at <= REMEMBERED
+
     def _was_late(self, now: float) -> bool:
         return self._late_share >= MAJORITY and now - self._answered_at < RECENTLY
 
@@ -385,7 +388,8 @@ class Diagnosis:
         """Return the cause now."""
         if self.is_dead(now):
             return Cause.DEAD
-        if now - self.late_at < LATE_FOR or self.late_at > self.on_time_at:
+        late_at = self.late_at
+        if now - late_at < LATE_FOR or late_at > self.on_time_at or self._are_most_late(now):
             return Cause.OVERLOAD
         if not self.run and self._failing <= WEIGHT:
             return Cause.NONE
@@ -407,8 +411,7 @@ class Diagnosis:
     def is_in_trouble(self, now: float) -> bool:
         """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
         self.look(now)
-        late = self._late_share >= MAJORITY and now - self._answered_at <= REMEMBERED
-        return late or self.run.is_unexplained()
+        return self._are_most_late(now) or self.run.is_unexplained()
 
     def is_passed(self, sent_at: float) -> bool:
         """Whether an attempt that left later was answered, on time or late."""
