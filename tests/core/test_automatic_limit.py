@@ -177,6 +177,25 @@ def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, 
     assert slots.gate.binds(slots.now) is binds
 
 
+@table_test(
+    ("known", "burst", "timed_out", "binds"),
+    [
+        (False, 20, 3, False),  # not a third of the newest outcomes
+        (False, 20, 4, True),
+        (False, 5, 4, False),  # hardly another is in flight
+        (True, 20, 7, False),
+    ],
+)
+def test_timeouts_that_pile_up_are_evidence_while_nothing_is_known(known, burst, timed_out, binds):
+    slots = SlotGate()
+    if known:
+        slots.serve(60)
+        slots.tick(1.0)
+    slots.settle(slots.take(burst)[:timed_out], TIMEOUT)
+
+    assert slots.gate.binds(slots.now) is binds
+
+
 @table_test(("wanted", "binds"), [(255, False), (256, True)])
 def test_they_are_none_while_slots_are_free(wanted, binds):
     slots = SlotGate()

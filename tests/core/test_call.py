@@ -265,6 +265,20 @@ def test_with_hardly_any_traffic_a_retry_that_cannot_be_paid_asks_again_after_ea
     assert (run.command.attempt, run.step(OK).ended.waited) == (2, 6.0)
 
 
+def test_so_does_one_with_traffic_while_the_target_is_new():
+    earns_little = replace(PAID.retry_budget, ratio=0.1, low_traffic_calls=0)
+    stage = Stage(replace(PAID, retry_budget=earns_little))
+    other = stage.start()
+    run = stage.start(patience=60.0, fail_fast=False).step(TIMEOUT)
+    assert run.command == Wait(stage.now + 2.0)
+    other.step(OK)  # the first answer: half a minute from now it is not new any more
+    stage.start()
+    stage.tick(2.0)
+    assert run.command == Wait(stage.now + 2.0)
+    stage.tick(28.1)
+    assert (run.ended.stopped, run.ended.attempts) == ("budget", 1)
+
+
 def test_and_ends_when_its_patience_is_over():
     stage = Stage(PAID)
     stage.start()
@@ -292,6 +306,8 @@ def test_and_ends_when_no_other_call_can_bring_news():
 def test_a_call_does_not_wait_for_the_budget_without_end_or_need(changed):
     rules = {name: changed[name] for name in changed if hasattr(PAID.retry_budget, name)}
     stage = Stage(replace(PAID, retry_budget=replace(PAID.retry_budget, **rules)))
+    stage.start().step(OK)
+    stage.tick(60.0)  # the target is no longer new
     stage.start()
     options = {"patience": 60.0, "fail_fast": False, **changed}
     run = stage.start(patience=options["patience"], fail_fast=options["fail_fast"])

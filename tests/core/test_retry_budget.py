@@ -169,6 +169,11 @@ LOADS = [
     ([OK] * 7 + [SERVER_ERROR] * 2, SERVER_ERROR, HEALTHY, True),
     (BUSY, told(SHORT_WAIT), UNKNOWN, True),
     ([TIMEOUT] * 2, told(SHORT_WAIT), UNKNOWN, True),
+    (BUSY, TIMEOUT, Load(new=True, limited=True), True),  # the first burst is its own load
+    (BUSY, THROTTLED, Load(new=True, limited=True), True),
+    (BUSY, TIMEOUT, Load(new=True), False),
+    (BUSY, TIMEOUT, Load(limited=True), False),
+    ([], TIMEOUT, Load(new=True, limited=True), True),
 ]
 
 

@@ -119,14 +119,15 @@ def test_one_that_waits_shows_that_the_gates_hold_the_traffic():
 
 def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_it():
     stage = Stage(policy(retry=ONCE))
-    assert stage.state.load(stage.now) == Load()
+    assert stage.state.load(stage.now) == Load(new=True)
     stage.tick(1.0)
     stage.start().step(OK)
 
     assert stage.state.load(stage.now, stage.now - 0.1) == Load(
-        healthy=True, timeouts_are_luck=True
+        healthy=True, timeouts_are_luck=True, new=True
     )
-    assert stage.state.load(stage.now, stage.now) == Load(healthy=True)
+    assert stage.state.load(stage.now, stage.now) == Load(healthy=True, new=True)
+    assert stage.state.load(stage.now + 30.1, stage.now) == Load(healthy=True)
 
 
 @table_test("adaptive_rate", [False, True])

@@ -4,7 +4,8 @@ Without evidence that sending less helps, the limit does not bind, up to a ceili
 sent at once. Long and short answers side by side are not congestion, nor are failures beside answers
 on time. Evidence is the `diagnosis` (answers are late, or nothing is answered), a standing queue
 unless the target is certainly healthy, and 429s without a time that pile up while no slot is free: a refusal
-frees its slot at once, so a batch would ask a full target hundreds of times a second. In a cold start, the queue must
+frees its slot at once, so a batch would ask a full target hundreds of times a second. In a cold start, timeouts that
+pile up are evidence, too: the first burst may be more than is served in time. And the queue must
 wait for slots: one behind a cooldown would turn the throughput of the first few calls into a limit.
 
 With evidence, an episode begins. Its phases:
@@ -225,7 +226,7 @@ class AutomaticLimiter:
     def settle(self, _token: None, outcome: Outcome, now: float, _uniform: float) -> None:
         """Free the slot."""
         self.on_success(None, outcome, now, 0.0)
-        if outcome.verdict is Verdict.THROTTLED and self._is_too_much(outcome, now):
+        if self._is_too_much(outcome, now):
             self._stood_at = now
 
     def on_success(self, _token: None, _outcome: Outcome, now: float, _uniform: float) -> None:
@@ -234,11 +235,18 @@ class AutomaticLimiter:
             self._full_at = now
         self.in_flight -= 1
 
-    def _is_too_much(self, refusal: Outcome, now: float) -> bool:
-        """Whether a 429 that just came shows that too much is in flight: one of many, of unknown cause, with no slot free."""
+    def _is_too_much(self, failure: Outcome, now: float) -> bool:
+        """Whether a failure that just came, one of many, shows that too much is in flight.
+
+        A timeout does while nothing is known of what is usual; a 429 of unknown cause while no slot is free.
+        """
         diagnosis = self._diagnosis
-        piled_up = diagnosis.throttled_at == diagnosis.failed_at == now
-        return piled_up and refusal.retry_after is None and now - self._full_at < STANDING
+        if diagnosis.failed_at != now:
+            return False
+        if failure.verdict is Verdict.TIMEOUT:
+            return diagnosis.judge.usual is None and self.in_flight >= MIN_LIMIT
+        refused = failure.verdict is Verdict.THROTTLED and diagnosis.throttled_at == now
+        return refused and failure.retry_after is None and now - self._full_at < STANDING
 
     def _look(self, now: float) -> None:
         diagnosis = self._diagnosis

@@ -67,6 +67,7 @@ class Diagnosis:
         "_chosen_at",
         "_compared_at",
         "_failing",
+        "_first_answered_at",
         "_first_output_estimate",
         "_is_luck",
         "_late",
@@ -125,6 +126,7 @@ class Diagnosis:
         self.answers = 0
         self.probed = False  # the circuit is not closed
         self._answered_at = -inf
+        self._first_answered_at = inf
         self.evidence_at = -inf  # the later of `late_at` and `dead_at`: that sending less helps
         # Lateness
         self.judge = self._plain = LatencyBaseline()
@@ -233,6 +235,8 @@ class Diagnosis:
         self._failing -= WEIGHT * self._failing
         self.hangs = False
         self._answered_at = now
+        if self.answers == 1:
+            self._first_answered_at = now
         self.refusals.count = 0
         judge, sent_at = self.judge, flight.sent_at
         if sent_at > self.run.answered_sent_at:
@@ -412,6 +416,10 @@ class Diagnosis:
         """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
         self.look(now)
         return self._are_most_late(now) or self.run.is_unexplained()
+
+    def is_new(self, now: float) -> bool:
+        """Whether this process has no answer yet, or got its first in the last half minute."""
+        return now - self._first_answered_at <= RECENTLY
 
     def is_passed(self, sent_at: float) -> bool:
         """Whether an attempt that left later was answered, on time or late."""

@@ -9,7 +9,9 @@ A retry is free if there is evidence that it does no harm. `Load` has the eviden
 - after a Retry-After that is long enough to hold calls: always;
 - after a timeout: if `healthy` and `timeouts_are_luck` (where all hang, nobody overtakes), or if `adaptive`;
 - after a 429: if `healthy` and `slowed_by_429s` (it may stand for a limit), or if `gated`;
-- after another failure: if `healthy` (it was bad luck, and sending less would not help), or if `gated`.
+- after another failure: if `healthy` (it was bad luck, and sending less would not help), or if `gated`;
+- while the target is `new` to this process: if an automatic limit is in force (`limited`), since the first burst may
+  itself be the load. Until it is, a retry that cannot be paid waits.
 
 A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. Its gates say
 nothing. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone script could not retry at all;
@@ -74,6 +76,8 @@ class Load(NamedTuple):
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
     in_trouble: bool = False  # most answers are late, or none comes: else it need not be healthy
     busy: bool = False  # other calls are in flight or queued
+    new: bool = False  # it answered this process for the first time in the last half minute
+    limited: bool = False  # it answers, and an automatic limit is in force
     timed_out: bool = False  # an attempt of the last minutes did
 
 
@@ -145,8 +149,9 @@ class Budget:
         return max(least, 1 + next(lately, 0))
 
     def may_ask_again(self, now: float, load: Load) -> bool:
-        """Whether a retry that it cannot pay may wait for it: with hardly any traffic, while others may bring news."""
-        return load.busy and not self._policy.no_free_retries and self._is_lone(now)
+        """Whether a retry that it cannot pay may wait for it: early or with hardly any traffic, while others may bring news."""
+        waits = load.busy and not self._policy.no_free_retries
+        return waits and (load.new or self._is_lone(now))
 
     def may_retry_late(self, outcome: Outcome, now: float, load: Load) -> bool:
         """Whether a retry that it cannot pay may be made late: with hardly any traffic, after errors that come at once."""
@@ -169,6 +174,8 @@ class Budget:
         lone = self._is_lone(now)
         if lone and self._in_a_row > self._free_in_a_row(outcome, now, load):
             return False
+        if load.new and load.limited:
+            return True
         if outcome.verdict is Verdict.TIMEOUT:
             lucky = load.healthy and load.timeouts_are_luck
             return lucky or (load.adaptive and not lone)

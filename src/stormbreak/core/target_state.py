@@ -343,6 +343,8 @@ class TargetState:
             timeouts_are_luck=self.diagnosis.is_overtaken(sent_at)
             or self.diagnosis.timeouts.are_luck(now),
             busy=not self.idle,
+            new=self.diagnosis.is_new(now),
+            limited=learned and not self.diagnosis.is_dead(now),
             timed_out=now - self.diagnosis.timeouts.last_at <= REMEMBERED,
         )
 

@@ -1,0 +1,36 @@
+"""The first calls of a process are a burst that is more than the provider serves in time; in virtual time."""
+
+from table_test import table_test
+
+from stormbreak.provider.fault_kinds import Kind
+from stormbreak.provider.scenario import Fault, Load, Provider, Scenario
+from stormbreak.storm import simulate
+from stormbreak.storm.policies import find
+
+
+def goodput(policy, calls, *, queue, until=4.0):
+    """Of `calls` at once, in percent; `until` then, the provider needs a second for each instead of a quarter."""
+    faults = (Fault(kind=Kind.SERVICE, at=0.0, until=until, factor=4.0),)
+    times = tuple(0.5 + number / 5_000 for number in range(calls))
+    storm = Scenario(
+        name="first burst",
+        duration=90.0,
+        provider=Provider(slots=4, service=0.25, variation=0.0, queue=queue),
+        faults=faults,
+        load=Load(arrival_times=times, timeout=2.0, deadline=20.0),
+    )
+    return 100 * simulate(storm, find(policy), seed=1).measures.goodput
+
+
+@table_test(("calls", "until"), [(14, 4.0), (20, 4.0), (20, 8.0), (40, 4.0), (80, 8.0)])
+def test_nearly_all_are_answered_where_most_time_out_at_first(calls, until):
+    assert goodput("interactive", calls, queue=100, until=until) >= 95.0
+
+
+@table_test("calls", [30, 100])
+def test_and_where_most_are_refused_at_first(calls):
+    assert goodput("interactive", calls, queue=8) >= 90.0
+
+
+def test_a_loop_with_full_jitter_loses_most_of_a_large_one():
+    assert goodput("full_jitter", 80, queue=100) < 50.0
