@@ -83,6 +83,17 @@ def test_a_limit_that_comes_back_while_a_target_kept_it_begins_with_what_was_spe
     assert spent(made) == {2.0: 1.0, 3.0: 1.0}
 
 
+@pytest.mark.parametrize("between", [{"a": None}, {"a": None, "b": 7.0}, {"b": 2.0}])
+def test_a_limit_of_a_target_that_comes_back_goes_on_from_what_was_spent(made, between):
+    """Found: only if it came back unchanged."""
+    govern(made, None, a=2.0, b=2.0)
+    for targets in (between, between, {**between, "a": 3.0}):
+        govern(made, None, **targets)
+    made.start(target=A, bound=DOLLAR).step(OK)
+
+    assert spent(made)[3.0] == 2.0
+
+
 def test_what_is_under_way_is_paid_where_it_was_set_aside(made):
     late = made.start(target=B, bound=DOLLAR)
     govern(made, 5.0, a=3.0, b=4.0)

@@ -84,6 +84,19 @@ def test_the_container_has_what_the_settings_of_deploy_need():
     extras = set(re.search(r"/src\[(.*?)\]", dockerfile)[1].split(","))
     assert extras >= {"cost", "fleet", "metrics"}  # ledger, [fleet], /metrics
     assert "--owner stormbreak /var/lib/stormbreak" in dockerfile
+    assert "ENV TMPDIR=/dev/shm\n" in dockerfile  # workers need one, and the root is read-only
+
+
+def test_workers_without_a_temporary_folder_say_so(path, monkeypatch, capsys):
+    """Found: "standard output: no usable temporary directory"."""
+    path.write_text(settings("http://127.0.0.1:9/v1"))
+    monkeypatch.setattr("stormbreak.fleet.parent_store.mkdtemp", _no_folder)
+    assert main(["gateway", str(path), "--workers", "2"]) == 2
+    assert "no folder for the socket of the workers: none; set TMPDIR" in capsys.readouterr().err
+
+
+def _no_folder(**_):
+    raise FileNotFoundError(2, "none")
 
 
 # ------------------------------------------------------------------ compose

@@ -12,6 +12,7 @@ import threading
 import urllib.request
 from urllib.error import HTTPError
 
+import gateway_processes as processes
 import pytest
 from gateways import (
     ANSWER,
@@ -136,13 +137,15 @@ async def test_prices_that_cannot_be_loaded_are_one_line_in_the_log(path, caplog
     assert caplog.messages == ["the prices cannot be loaded: ValueError: no such table"]
 
 
-async def test_no_call_fails_while_the_file_is_read_a_hundred_times(path, stormbreak_provider):
+async def test_no_call_fails_while_a_hundred_signals_have_the_file_read(path, stormbreak_provider):
     provider = stormbreak_provider("[provider]\nservice = 0.02\nvariation = 0\n")
-    texts = [
-        settings(provider.base_url, key=f"rpm = {rpm}", gateway=f'models = {{ a{rpm} = "main" }}')
-        for rpm in (60_000, 70_000)
-    ]
-    async with running(path, texts[0]) as gateway:
+
+    def text(rpm):
+        return settings(
+            provider.base_url, key=f"rpm = {rpm}", gateway=f'models = {{ a{rpm} = "main" }}'
+        )
+
+    async with processes.gateway(path, text(60_000), workers=1) as gateway:
         statuses, done = [], False
 
         async def ask():
@@ -150,14 +153,21 @@ async def test_no_call_fails_while_the_file_is_read_a_hundred_times(path, stormb
                 for payload in (CHAT, STREAM):
                     reply = await gateway.ask(payload)
                     statuses.append(reply.status)
+                await asyncio.sleep(0.05)
 
         asking = [asyncio.create_task(ask()) for _ in range(8)]
         for turn in range(100):
-            path.write_text(texts[turn % 2])
-            assert await gateway.gateway.reload()
+            new = path.with_suffix(".new")
+            new.write_text(text(60_001 + turn).replace('admin_port = "none"', "admin_port = 0"))
+            new.replace(path)
+            gateway.running.send_signal(signal.SIGHUP)
+            await processes.wait_for(gateway.metric, 'reloads_total{result="ok"}', turn + 1)
+        last = await gateway.ask({**CHAT, "model": "a60100"})
         done = True
         await asyncio.gather(*asking)
+        assert await gateway.metric('reloads_total{result="failed"}') == 0
     assert len(statuses) > 50
+    assert last.status == 200
     assert set(statuses) == {200}
 
 

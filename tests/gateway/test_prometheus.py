@@ -56,7 +56,8 @@ async def _scrape(folder):
         gateway=LEDGER,
         key='labels = { team = "shop" }\n[keys.app.spend]\nmax_usd = 10\nmax_output_tokens = 9',
         top="[spend]\nmax_usd = 50\nmax_output_tokens = 9\n[retry.backoff]\ninitial_delay = 0.01\nmax_delay = 0.05\n",
-        more='tenant = "research"\nlabels = { team = "search", env = "prod" }',
+        more='tenant = "research"\nlabels = { team = "search", env = "prod" }\n'
+        "[tenants.research.spend]\nmax_usd = 20\nmax_output_tokens = 9",
     ).replace('admin_port = "none"', "admin_port = 0")
     count = 0
 

@@ -92,7 +92,9 @@ async def test_openai_blocks_as_ever(through):
 
     def use(url):
         with openai.OpenAI(api_key=KEY, base_url=f"{url}/v1") as client:
-            assert client.chat.completions.create(**ASKED).choices[0].message.content == TEXT
+            raw = client.chat.completions.with_raw_response.create(**ASKED)
+            assert raw.headers["x-stormbreak-attempts"] == "1"
+            assert raw.parse().choices[0].message.content == TEXT
             with client.chat.completions.create(**ASKED, stream=True) as stream:
                 return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
@@ -105,7 +107,9 @@ async def test_anthropic_gets_messages_and_streams(through):
 
     def use(url):
         with anthropic.Anthropic(api_key=KEY, base_url=url) as client:
-            assert client.messages.create(**MESSAGE).content[0].text == MESSAGE_TEXT
+            raw = client.messages.with_raw_response.create(**MESSAGE)
+            assert raw.headers["x-stormbreak-attempts"] == "1"
+            assert raw.parse().content[0].text == MESSAGE_TEXT
             with client.messages.stream(**MESSAGE) as stream:
                 return stream.get_final_text()
 

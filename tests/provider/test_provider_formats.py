@@ -56,14 +56,19 @@ def test_a_streamed_response_completes_with_the_plain_one(client):
 # ---------------------------------------------------------------- completions
 
 
+@pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("prompt", ["once upon", ["once", "upon"], [17, 4]])
-def test_a_text_completion_plain_and_streamed(client, prompt):
-    asked = {"model": "m", "prompt": prompt, "n": 2}
+def test_a_text_completion_plain_and_streamed(client, prompt, echo):
+    asked = {"model": "m", "prompt": prompt, "n": 2, "echo": echo}
     count = 4 if prompt == ["once", "upon"] else 2
     said = client.ask(path="/v1/completions", payload=asked).json
     assert said["object"] == "text_completion"
     assert [each["index"] for each in said["choices"]] == [*range(count)]
-    assert said["choices"][0]["text"] == answer_text(asked)
+    prompts = prompt if prompt == ["once", "upon"] else [prompt] if prompt == "once upon" else [""]
+    echoed = [one for one in prompts for _ in range(2)] if echo else [""] * count
+    texts = [each["text"] for each in said["choices"]]
+    assert texts[0] == echoed[0] + answer_text(asked)
+    assert [text.split("Answer")[0] for text in texts] == echoed
     assert {each["finish_reason"] for each in said["choices"]} == {"stop"}
     usage = said["usage"]
     assert usage["completion_tokens"] == 14 * count

@@ -9,12 +9,18 @@ from scrapes import labels_of, read
 from table_test import table_test
 
 from stormbreak.cli.main import main
+from stormbreak.core.engine import Engine
+from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
+from stormbreak.cost.spend_gate import SpendAccounts
+from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics, RequestRecord, money_text
 from stormbreak.gateway.usage_ledger import SpentBy
-from stormbreak.telemetry import dashboard
+from stormbreak.telemetry import Metrics, attach, dashboard
 from stormbreak.telemetry.event_metrics import FAMILIES
-from stormbreak.types import Verdict
+from stormbreak.telemetry.gauges import GAUGES
+from stormbreak.types import Call, Target, Verdict
 
 BOARD = json.loads(dashboard())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
@@ -43,14 +49,28 @@ def grouped(query):
 def found(run):
     """The labels of each metric there is."""
     _, metrics, _ = run
-    return labels_of(read(metrics.exposition()[1] + of_gateway()))
+    return labels_of(read(metrics.exposition()[1] + of_tenants() + of_gateway()))
+
+
+def of_tenants():
+    """Each metric of a tenant with limits."""
+    metrics = Metrics()
+    spend = SpendPolicy(max_usd=2.0)
+    limits = TenantLimits(rpm=60, tpm=600, max_in_flight=1, spend=spend)
+    engine = Engine(Policy(), SpendAccounts(lambda *_: None), tenants={"acme": limits})
+    attach(engine, metrics)
+    stepper = Stepper(engine, clock=lambda: 0.0, chance=lambda: 0.5)
+    stepper.start(Call(1, Target("acme", "large"), tenant="acme"))
+    return metrics.exposition()[1]
 
 
 def of_gateway():
     """Each metric of a gateway; tests/gateway/test_prometheus.py scrapes a real one."""
     metrics = GatewayMetrics()
     metrics.ended(RequestRecord("POST", "/v1/chat/completions"))
-    text = metrics.text(dict.fromkeys(GAUGE_NAMES, 0.0), {"key app": ("1", "2")})
+    text = metrics.text(
+        dict.fromkeys(GAUGE_NAMES, 0.0), {"key app": ("1", "2"), "tenant all": ("1", "2")}
+    )
     spent = {SpentBy("app", "", "a/m"): [Decimal(1), Decimal(1)]}
     limits = {SpendPolicy(max_usd=2.0): (Decimal(1), Decimal(2))}
     return text + money_text(spent, (), limits)
@@ -155,6 +175,7 @@ def test_every_metric_is_on_it():
     assert ours - set(FAMILIES) == {
         "attempts_in_flight", "concurrency_limit", "queue_length", "circuits", "queue_age_seconds",
         "cooldown_remaining_seconds", "retry_budget",
+        *(name for name, gauge in GAUGES.items() if gauge.labels == ("tenant",)),
     }  # fmt: skip
 
 

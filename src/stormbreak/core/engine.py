@@ -21,6 +21,7 @@ from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import Ticket
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.stalls import Stalls
 from stormbreak.core.target_state import Listener, TargetState
 from stormbreak.core.tenant import Tenant, TenantLimits, check_tenants
@@ -203,10 +204,12 @@ class Engine:
         before; None: they stay.
         """
         known = {**self._earlier_policies, **self._policies}
-        changes = [(known[target], policies[target]) for target in policies if target in known]
         if self.spending is not None:
-            pairs = [(self.policy, policy), *changes]
-            self.spending.replace([(old.spend, new.spend) for old, new in pairs])
+            changes: list[tuple[Target | None, SpendPolicy, SpendPolicy]] = [
+                (target, known[target].spend if target in known else SpendPolicy(), new.spend)
+                for target, new in policies.items()
+            ]
+            self.spending.replace([(None, self.policy.spend, policy.spend), *changes])
         self.policy, self._policies, self._earlier_policies = policy, policies, self._policies
         self.races = any(each.hedge is not None for each in (policy, *policies.values()))
         before = (*self._replaced, *self.targets.values())

@@ -125,8 +125,8 @@ class SpendLimits(Protocol):
         """Make the gate of a target; None where there is no limit. `on_settled` is called after each attempt."""
         ...
 
-    def replace(self, changes: Sequence[tuple[SpendPolicy, SpendPolicy]]) -> None:
-        """Replace limits, each by the second of a pair; the first pair is that of all targets."""
+    def replace(self, changes: Sequence[tuple[Target | None, SpendPolicy, SpendPolicy]]) -> None:
+        """Replace limits: of a target (None: of all), that of before by another one."""
         ...
 
     def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:

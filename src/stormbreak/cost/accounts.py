@@ -9,7 +9,6 @@ come later.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import pairwise
@@ -17,7 +16,14 @@ from typing import Annotated, NamedTuple, Self, TypeAlias, TypeVar
 
 from msgspec import Meta
 
-from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.price_source import (
+    EXACT,
+    PriceOf,
+    PriceTable,
+    RememberedPrices,
+    known_cost,
+    known_max_cost,
+)
 from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
@@ -226,7 +232,6 @@ class Bills:
 
 OTHER = "other"
 _OTHER_TARGET = Target(OTHER, OTHER)
-_MAX_PRICES = 10_000  # cached
 
 _PURPOSES = ("models", "priorities", "tenants", "labels", "waste")
 
@@ -248,29 +253,20 @@ class Ledger:
 
     def __init__(self, price_of: PriceOf, max_names: int, *, detailed: bool = True) -> None:
         """At most `max_names` of one kind have a bill of their own; without `detailed` only targets and waste have."""
-        self._price_of = price_of
+        self._prices = RememberedPrices(price_of)
         self._detailed = detailed
         self._max_names = max_names
-        self._prices: dict[Target, PriceTable | None] = {}
         self._total = Bill()
         self._targets: dict[Target, Bill] = {}
         self._by: dict[str, dict[str, Bill]] = {kind: {} for kind in _PURPOSES}
 
     def cost(self, target: Target, usage: Usage) -> Decimal | None:
         """Return the cost of an attempt with this usage; None if unknown."""
-        return known_cost(self._prices_at(target), usage)
+        return known_cost(self._prices.at(target), usage)
 
     def max_cost(self, target: Target, bound: Usage) -> Decimal | None:
         """Return the maximum cost of an attempt with this bound; None if unknown."""
-        return known_max_cost(self._prices_at(target), bound)
-
-    def _prices_at(self, target: Target) -> PriceTable | None:
-        if target not in self._prices:
-            if len(self._prices) >= _MAX_PRICES:
-                self._prices.clear()
-            with suppress(Exception):  # of a user's function: the next attempt looks again
-                self._prices[target] = self._price_of(target.provider, target.model)
-        return self._prices.get(target)
+        return known_max_cost(self._prices.at(target), bound)
 
     def add(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> Decimal | None:
         """Add an attempt by its usage, or without one by its `bound`; return its cost, where that is known."""

@@ -1,13 +1,17 @@
 """The interface of prices, and exact decimal arithmetic."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Context, Decimal, getcontext, setcontext
 from typing import Protocol, TypeAlias
 
-from stormbreak.types import Usage
+from stormbreak.types import Target, Usage
 
 EXACT = Context(prec=50)
 """The decimal context of all sums in dollars: threads may have contexts of low precision."""
+
+
+_MAX_REMEMBERED = 10_000  # models
 
 
 class PriceTable(Protocol):
@@ -39,6 +43,24 @@ def known_prices(price_of: PriceOf, provider: str, model: str) -> PriceTable | N
         return price_of(provider, model)
     except Exception:  # noqa: BLE001 - of a user's function
         return None
+
+
+class RememberedPrices:
+    """Asks for the prices of a model once; again, if a user's function has failed."""
+
+    def __init__(self, price_of: PriceOf) -> None:
+        self._price_of = price_of
+        self._found: dict[tuple[str, str], PriceTable | None] = {}
+
+    def at(self, target: Target) -> PriceTable | None:
+        """Return the prices of a target; None if unknown."""
+        found, place = self._found, (target.provider, target.model)
+        if place not in found:
+            if len(found) >= _MAX_REMEMBERED:
+                found.clear()
+            with suppress(Exception):
+                found[place] = self._price_of(*place)
+        return found.get(place)
 
 
 def known_cost(prices: PriceTable | None, usage: Usage) -> Decimal | None:

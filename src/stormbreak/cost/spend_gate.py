@@ -15,7 +15,6 @@ clock (UTC), which is read when one ends; if it was set back meanwhile, the peri
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from decimal import Decimal
 from math import inf
 from typing import NamedTuple
@@ -32,7 +31,13 @@ from stormbreak.core.spend_policy import (
     restored_end,
     time_left,
 )
-from stormbreak.cost.price_source import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.cost.price_source import (
+    EXACT,
+    PriceOf,
+    RememberedPrices,
+    known_cost,
+    known_max_cost,
+)
 from stormbreak.events import Event, SpendReached
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 
@@ -269,8 +274,7 @@ class SpendGate:
     ) -> None:
         self.account = account
         self._target = target
-        self._price_of = price_of
-        self._found: tuple[PriceTable | None] | None = None
+        self._prices = RememberedPrices(price_of)
         self._emit = emit
         self._on_settled = on_settled
         self._priced: tuple[object, Decimal | None] = (None, None)  # the last bound and its price
@@ -324,7 +328,7 @@ class SpendGate:
         """Spend what the attempt cost, and give back the rest."""
         bound, period = token
         usage = outcome.usage
-        cost = None if usage is None else known_cost(self._prices(), usage)
+        cost = None if usage is None else known_cost(self._prices.at(self._target), usage)
         if cost is None:
             billed = outcome.verdict is Verdict.OK or outcome.maybe_processed
             cost = bound if billed or usage is not None else NOTHING
@@ -345,18 +349,11 @@ class SpendGate:
             return None
         known, cost = self._priced
         if call.bound is not known:
-            cost = known_max_cost(self._prices(), call.bound)
+            cost = known_max_cost(self._prices.at(self._target), call.bound)
             self._priced = call.bound, cost
             if cost is not None and cost > self.account.largest:
                 self.account.largest = cost
         return cost
-
-    def _prices(self) -> PriceTable | None:
-        """Look the prices up: once, unless a user's function fails. A call in the queue does not look again."""
-        if self._found is None:
-            with suppress(Exception):
-                self._found = (self._price_of(self._target.provider, self._target.model),)
-        return None if self._found is None else self._found[0]
 
     def _unknown(self, call: Call) -> str:
         if call.bound is None:
@@ -383,7 +380,8 @@ class SpendAccounts:
         """Forget all that was spent, as in a forked child."""
         self._accounts: dict[SpendPolicy, SpendAccount] = {}
         self._of_tenants: dict[tuple[str, object], SpendAccounts] = {}  # by name and period
-        self._earlier: dict[object, SpendPolicy] = {}  # of all targets, the last of each period
+        # the last limit for each period, of a target or (None) of all
+        self._earlier: dict[tuple[Target | None, object], SpendPolicy] = {}
 
     def of_tenant(self, name: str, policy: SpendPolicy) -> "SpendAccounts":
         """Return those of a tenant, which shares no account; what it spent in the same period counts under another limit."""
@@ -393,7 +391,7 @@ class SpendAccounts:
                 self.price_of, self._wall
             )
         else:
-            accounts.replace([(before, policy) for before in accounts._accounts])
+            accounts.replace([(None, before, policy) for before in accounts._accounts])
         accounts.account(policy)
         return accounts
 
@@ -419,28 +417,32 @@ class SpendAccounts:
             return None
         return SpendGate(account, target, self.price_of, emit, on_settled)
 
-    def replace(self, changes: Sequence[tuple[SpendPolicy, SpendPolicy]]) -> None:
-        """Replace limits, each by the second of a pair: what was spent in a period counts under another limit for it, too.
+    def replace(self, changes: Sequence[tuple[Target | None, SpendPolicy, SpendPolicy]]) -> None:
+        """Replace limits: of a target (None: of all), that of before by another one.
 
-        A limit that some targets keep stays with those: a target that leaves it begins with all that was spent under it.
-        So does one that leaves for another limit than the first does. The first pair is that of all targets: after no
-        limit, or one for another period, it goes on from the last one for its period.
+        What was spent in a period counts under another limit for it, too, also if there was none, or one for another
+        period, in between. A limit that some targets keep stays with those: a target that leaves it begins with all that
+        was spent under it. So does one that leaves for another limit than the first does.
         """
-        (old, new), *others = changes
-        if old.acts:
-            self._earlier[old.period] = old
-        changes = [(self._earlier.get(new.period, old), new), *others]
-        before = dict(self._accounts)
-        kept = {new for _, new in changes}
-        for old, new in changes:
-            account = before.get(old)
-            if account is None or not new.acts or old.period != new.period or new in self._accounts:
+        before, earlier = dict(self._accounts), self._earlier
+        kept = {new for _, _, new in changes}
+        for target, last, new in changes:
+            if last.acts:
+                earlier[target, last.period] = last
+            if not new.acts:
                 continue
+            old = earlier.get((target, new.period))
+            earlier[target, new.period] = new
+            if old not in before or new in self._accounts:
+                continue
+            account = before[old]
             if old in kept or old not in self._accounts:
                 self._accounts[new] = account.branch(new)
             else:
                 account.change_limit(new)
                 self._accounts[new] = self._accounts.pop(old)
+                for key in [key for key, each in earlier.items() if each == old]:
+                    earlier[key] = new
 
     def taken(self, now: float) -> dict[SpendPolicy, tuple[Decimal, Decimal]]:
         """Return the dollars that are spent or reserved under each limit, and the limit. From any thread."""

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 
 from stormbreak.drivers.locks import new_lock
+from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.messages import NONE, Answer, Report
 from stormbreak.fleet.store import TIMEOUT, Message, StoreError
 from stormbreak.fleet.store_rules import EVER, Scope, beat
@@ -48,6 +49,9 @@ class ParentStore:
     """The store itself. As a context manager it serves its `url` to other processes, on a socket that only this user may open.
 
     With a `record`, what it grants survives it.
+
+    Raises:
+        ConfigurationError: no temporary folder can be written.
     """
 
     def __init__(
@@ -62,7 +66,11 @@ class ParentStore:
         self._wall = wall
         self._record = record
         self._turn = new_lock()
-        self.folder = Path(mkdtemp(prefix="stormbreak-fleet-"))  # mode 0700
+        try:
+            self.folder = Path(mkdtemp(prefix="stormbreak-fleet-"))  # mode 0700
+        except OSError as error:
+            message = f"no folder for the socket of the workers: {error.strerror}; set TMPDIR"
+            raise ConfigurationError(message) from error
         self._path = self.folder / "socket"
         self.url = f"parent://{quote(str(self._path))}"
 

@@ -27,6 +27,8 @@ _WAITS = frozenset({"cooldown", "rate", "quota", "deadline", "patience", "max_wa
 """Gates that end a call because it would have to wait for a named time. At the others the gateway has done what it may: attempts
 are used up, a budget is spent, or the target is ill, and a retry would add to its load."""
 
+_MAX_STATUS = 599  # RFC 9110, section 15: others are invalid
+
 _ACCOUNT = {
     Verdict.AUTH: "the provider refused the key of this gateway",
     Verdict.BILLING: "the provider refused the account of this gateway",
@@ -57,7 +59,7 @@ def response_of(
         code, message = f"upstream_{verdict}", _ACCOUNT[verdict]
         return ServerResponse(502, error_body(shape, 502, code, message), (FINAL,))
     result = response_for(shape, history, ended, now)
-    if isinstance(result, Failure):
+    if isinstance(result, Failure) or result.status > _MAX_STATUS:
         return _without_response(shape, outcome, ended, now)
     headers = passed_headers(result.headers, limited=limited)
     if verdict is VERDICT_OK:

@@ -157,7 +157,7 @@ async def _secured(
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,
         )
-    except OSError as error:  # of a peer that has reset; what took over `sock` may be left open
+    except OSError as error:  # a reset: before Python 3.13, what took over `sock` is left open
         for frame, _ in walk_tb(error.__traceback__):
             if isinstance(made := frame.f_locals.get("self"), ssl.SSLSocket):
                 made.close()

@@ -195,11 +195,16 @@ def whole_number(value: Any, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
-def find_message_error(payload: Mapping[str, Any]) -> str | None:
+def invalid(field: str, what: str) -> Refusal:
+    """Refuse a request for one of its fields, which `what` says more about."""
+    return Refusal(400, f"'{field}' {what}", param=field)
+
+
+def find_message_error(payload: Mapping[str, Any]) -> Refusal | None:
     """Require messages."""
     messages = payload.get("messages")
     fits = isinstance(messages, list) and bool(messages)
-    return None if fits else "'messages' must be a list that is not empty"
+    return None if fits else invalid("messages", "must be a list that is not empty")
 
 
 _LATE_ERROR = b'{"error":{"message":"the upstream provider failed","code":502}}'
@@ -224,7 +229,7 @@ class Format(NamedTuple):
     Attributes:
         body: encodes a plain answer.
         events: encodes a streamed answer; None if there is none.
-        find_error: describes what is wrong with a JSON object that names a model; the first name in quotes is the field.
+        find_error: refuses a JSON object that names a model.
         output_tokens: tokens of the answer that count against a limit; a default for each choice if the body has none.
         error: encodes an error; that of OpenAI by default, as are the next two.
         late_error: the error inside a 200.
@@ -236,7 +241,7 @@ class Format(NamedTuple):
 
     body: Callable[[ParsedRequest], bytes]
     events: Callable[[ParsedRequest], Events] | None = None
-    find_error: Callable[[Mapping[str, Any]], str | None] = find_message_error
+    find_error: Callable[[Mapping[str, Any]], Refusal | None] = find_message_error
     output_tokens: Callable[[Mapping[str, Any], int], int] = lambda _, __: 0
     error: Callable[[Refusal], bytes] = openai_error
     late_error: bytes = _LATE_ERROR

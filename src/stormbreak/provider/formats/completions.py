@@ -5,7 +5,16 @@ from math import inf
 from typing import Any
 
 from stormbreak.provider.formats import chat
-from stormbreak.provider.formats.base import BORN, Events, Format, ParsedRequest, encode, pieces
+from stormbreak.provider.formats.base import (
+    BORN,
+    Events,
+    Format,
+    ParsedRequest,
+    Refusal,
+    encode,
+    invalid,
+    pieces,
+)
 
 _MAX_PROMPTS = 20
 _WHOLE = {"n": (1, 128), "best_of": (0, 20), "logprobs": (0, 5), "max_tokens": (0, inf)}
@@ -22,35 +31,38 @@ _KINDS: Mapping[str, tuple[type, str]] = {
 }
 
 
-def _find_error(payload: Mapping[str, Any]) -> str | None:
+def _find_error(payload: Mapping[str, Any]) -> Refusal | None:
     given = {name: value for name, value in payload.items() if value is not None}
     if "prompt" not in payload or not _is_prompt(given.get("prompt", "")):
-        return "'prompt' must be a string, or a list of strings, of tokens, or of lists of tokens"
+        what = "must be a string, or a list of strings, of tokens, or of lists of tokens"
+        return invalid("prompt", what)
     if _prompts(payload) > _MAX_PROMPTS:
-        return f"'prompt' must have at most {_MAX_PROMPTS} items"
+        return invalid("prompt", f"must have at most {_MAX_PROMPTS} items")
     return next(_errors(given), None)
 
 
-def _errors(given: Mapping[str, Any]) -> Iterator[str]:
+def _errors(given: Mapping[str, Any]) -> Iterator[Refusal]:
     for name, (least, most) in (_WHOLE | _NUMBERS).items():
         number = int if name in _WHOLE else (int, float)
         value: Any = given.get(name, least)
         if isinstance(value, bool) or not isinstance(value, number) or not least <= value <= most:
             what = "an integer" if name in _WHOLE else "a number"
-            yield f"'{name}' must be {what} {_between(least, most)}"
+            yield invalid(name, f"must be {what} {_between(least, most)}")
     for name, (kind, what) in _KINDS.items():
         if name in given and not isinstance(given[name], kind):
-            yield f"'{name}' must be {what}"
+            yield invalid(name, f"must be {what}")
     stop = given.get("stop", "")
     if not isinstance(stop, str) and not (_is_list_of(str, stop) and len(stop) <= 4):
-        yield "'stop' must be a string, or a list of one to four strings"
+        yield invalid("stop", "must be a string, or a list of one to four strings")
     streams, best_of = given.get("stream", False), given.get("best_of", 0)
     if 0 < best_of < given.get("n", 1):
-        yield "'best_of' must not be less than 'n'"
+        yield invalid("best_of", "must not be less than 'n'")
     if streams and best_of > 1:
-        yield "'best_of' must be 1 with 'stream': the best of several cannot be streamed"
+        what = "must be 1 with 'stream': the best of several cannot be streamed"
+        yield invalid("best_of", what)
     if "stream_options" in given and not streams:
-        yield "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        yield Refusal(400, message, param="stream_options")
 
 
 def _between(least: float, most: float) -> str:
@@ -97,8 +109,21 @@ def _choice(place: int, text: str, finish: str | None = None) -> dict[str, Any]:
     return {"text": text, "index": place, "logprobs": None, "finish_reason": finish}
 
 
+def _texts(request: ParsedRequest) -> list[str]:
+    """Return the text of each choice, behind its prompt if the request says so; tokens are not turned into words."""
+    texts = [each.text for each in request.choices]
+    if request.payload.get("echo") is not True:
+        return texts
+    prompts = request.payload.get("prompt", "")
+    prompts = prompts if _is_list_of(str, prompts) else [prompts]
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        return texts
+    each = chat.choice_count(request.payload)
+    return [f"{prompts[place // each]}{text}" for place, text in enumerate(texts)]
+
+
 def _body(request: ParsedRequest) -> bytes:
-    choices = [_choice(place, each.text, "stop") for place, each in enumerate(request.choices)]
+    choices = [_choice(place, text, "stop") for place, text in enumerate(_texts(request))]
     return _body_of(request, choices, usage=chat.usage_of(request))
 
 
@@ -106,7 +131,7 @@ def _events(request: ParsedRequest) -> Events:
     def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
         return b"data: %b\n\n" % _body_of(request, choices, **more)
 
-    texts = [*enumerate(each.text for each in request.choices)]
+    texts = [*enumerate(_texts(request))]
     finish = [event([_choice(place, "", "stop")]) for place, _ in texts]
     if chat.wants_usage(request.payload):
         finish.append(event([], usage=chat.usage_of(request)))

@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from stormbreak.provider.chance import mix, uniform
-from stormbreak.provider.formats.base import Format, ParsedRequest, encode, whole_number
+from stormbreak.provider.formats.base import (
+    Format,
+    ParsedRequest,
+    Refusal,
+    encode,
+    invalid,
+    whole_number,
+)
 
 _MAX_DIMENSIONS = 4096
 
 
-def _find_error(payload: Mapping[str, Any]) -> str | None:
+def _find_error(payload: Mapping[str, Any]) -> Refusal | None:
     texts = payload.get("input")
     fits = isinstance(texts, str) or (isinstance(texts, list) and 0 < len(texts) <= 2048)
-    return None if fits else "'input' must be a string or a list of at most 2048 items"
+    return None if fits else invalid("input", "must be a string or a list of at most 2048 items")
 
 
 def _body(request: ParsedRequest) -> bytes:

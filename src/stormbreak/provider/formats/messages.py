@@ -47,9 +47,9 @@ _DETAILED = frozenset(
 """The error codes that Anthropic sends; other errors have only a type."""
 
 
-def _find_error(payload: Mapping[str, Any]) -> str | None:
+def _find_error(payload: Mapping[str, Any]) -> Refusal | None:
     if whole_number(payload.get("max_tokens"), 0) < 1:
-        return "max_tokens: a number of at least 1 is required"
+        return Refusal(400, "max_tokens: a number of at least 1 is required")
     return find_message_error(payload)
 
 

@@ -53,7 +53,7 @@ def understand(
         return Refusal(400, "you must provide a model")
     wrong = format_.find_error(payload)
     if wrong:
-        return Refusal(400, wrong, param=next(iter(wrong.split("'")[1:]), None))
+        return wrong
     essence = _essence(payload)
     return ParsedRequest(
         format=format_,

@@ -11,19 +11,21 @@ from stormbreak.provider.formats.base import (
     Format,
     NamedEvent,
     ParsedRequest,
+    Refusal,
     ToolUse,
     encode,
     in_turn,
+    invalid,
     named_event,
     pieces,
     whole_number,
 )
 
 
-def _find_error(payload: Mapping[str, Any]) -> str | None:
+def _find_error(payload: Mapping[str, Any]) -> Refusal | None:
     given = payload.get("input")
     fits = isinstance(given, str | list) and bool(given)
-    return None if fits else "'input' must be a string or a list that is not empty"
+    return None if fits else invalid("input", "must be a string or a list that is not empty")
 
 
 def _response(request: ParsedRequest, status: str) -> dict[str, Any]:
