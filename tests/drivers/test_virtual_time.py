@@ -188,3 +188,23 @@ def test_a_call_that_is_over_leaves_no_timer_behind():
     world.timeline.run()
 
     assert world.timeline.now == 3.0
+
+
+def test_timeouts_fire_in_the_order_of_timers():
+    whens = [(n * 37 % 10) + n / 7 for n in range(300)]
+
+    def fired(kind):
+        timeline, seen = Timeline(), []
+
+        def schedule(n):
+            schedules = timeline.at if n % 3 else getattr(timeline, kind)
+            timers.append(schedules(timeline.now + whens[n] % 10, lambda: seen.append(n)))
+            timeline.cancel(timers[n * 5 % len(timers)])
+
+        timers = []
+        for n in range(len(whens)):
+            timeline.at(n / 3, lambda n=n: schedule(n))
+        timeline.run()
+        return seen, timeline.now, timeline._cancelled, len(timeline._timeouts)
+
+    assert fired("timeout") == fired("at")

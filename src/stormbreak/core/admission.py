@@ -341,7 +341,7 @@ class TargetQueue:
         if queue.size <= STANDING_QUEUE_RATIO * self.slots.limit or not self.slots.binds(now):
             self._stands = self._newest_first = False
             return
-        oldest = next(iter(queue))
+        oldest = queue.first()
         self._stands = not any(gate.paces(oldest.call, now) for gate in self._pacing)
         if not self._stands:
             self._newest_first = False
@@ -437,7 +437,7 @@ class TargetQueue:
             self._timekeeper = None
 
     def _set_timekeeper(self, at: float) -> None:
-        keeper = self._timekeeper or next(iter(self._queue))
+        keeper = self._timekeeper or self._queue.first()
         if keeper.check_at is None or keeper.check_at > at:
             keeper.check_at = at
             self._timekeeper = keeper

@@ -154,6 +154,10 @@ class Queue:
         waiting = [queue.tickets for queue in self._queues.values() if queue.tickets]
         return min([next(iter(tickets)).queued_at for tickets in waiting])
 
+    def first(self) -> Ticket:
+        """Return the oldest of the most urgent tickets. The queue must not be empty."""
+        return next(iter(self._queues[_INTERACTIVE].tickets or self))
+
     def ahead_of(self, call: Call) -> float:
         """Estimate how many calls are served before `call`, were it to wait."""
         own = self._queues[call.priority].ahead_of(call.tenant)

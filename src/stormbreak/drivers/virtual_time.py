@@ -5,6 +5,7 @@ engine on it; many drivers may share one timeline, like many processes.
 """
 
 import random
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -28,8 +29,9 @@ _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 
 
 Timer: TypeAlias = list[Any]
-"""[when, order, what to do]; the last is None once that has been done or cancelled."""
+"""[when, order, what to do]; the last is None once that has been done or cancelled. A timeout has a fourth element."""
 
+_TIMER = 3  # elements of one that is no timeout
 MANY = 64  # cancelled timers that are worth a clearance
 
 
@@ -39,8 +41,9 @@ class Timeline:
     def __init__(self, start: float = 0.0) -> None:
         self.now = start
         self._due: list[Timer] = []
+        self._timeouts: deque[Timer] = deque()  # in order; only the first of them is among the due
         self._order = count()
-        self._cancelled = 0  # timers among the due that were cancelled
+        self._cancelled = 0  # timers among the due that were cancelled, without timeouts
 
     def time(self) -> float:
         """The virtual time in seconds."""
@@ -54,14 +57,29 @@ class Timeline:
         heappush(self._due, timer)
         return timer
 
+    def timeout(self, when: float, do: Callable[[], None]) -> Timer:
+        """Schedule like `at` what will probably be cancelled, and is seldom due before the timeout that came last."""
+        timeouts = self._timeouts
+        if when < (timeouts[-1][0] if timeouts else self.now):
+            return self.at(when, do)
+        timer = [when, next(self._order), do, True]
+        if not timeouts:
+            heappush(self._due, timer)
+        timeouts.append(timer)
+        return timer
+
     def cancel(self, timer: Timer) -> None:
         """Cancel `timer`; does nothing if it has fired."""
         if timer[2] is None:
             return
         timer[2] = None
+        if len(timer) > _TIMER:
+            return
         self._cancelled += 1
         if self._cancelled > MANY and self._cancelled > len(self._due) // 2:
-            self._due[:] = [timer for timer in self._due if timer[2] is not None]
+            self._due[:] = [
+                timer for timer in self._due if timer[2] is not None or len(timer) > _TIMER
+            ]
             heapify(self._due)
             self._cancelled = 0
 
@@ -70,15 +88,26 @@ class Timeline:
         due = self._due
         while due and due[0][0] <= until:
             timer = heappop(due)
-            when, _, do = timer
-            if do is None:
+            do = timer[2]
+            if len(timer) > _TIMER:
+                self._expire()
+            elif do is None:
                 self._cancelled -= 1
-                continue
-            timer[2] = None
-            self.now = when
-            do()
+            if do is not None:
+                timer[2] = None
+                self.now = timer[0]
+                do()
         if until != inf:
             self.now = max(self.now, until)
+
+    def _expire(self) -> None:
+        """Put the next timeout among the due."""
+        timeouts = self._timeouts
+        timeouts.popleft()
+        while timeouts and timeouts[0][2] is None:
+            timeouts.popleft()
+        if timeouts:
+            heappush(self._due, timeouts[0])
 
 
 class VirtualDriver:
@@ -161,8 +190,7 @@ class _Run:
         self._driver.stepper.close(self.flow)
 
     def _resume(self, turn: int, outcome: Outcome | None) -> None:
-        waits = turn == self._turn or turn == self._delivering  # noqa: PLR1714 - a tuple takes longer
-        if not waits or self.flow is None:
+        if turn != self._turn and turn != self._delivering:  # noqa: PLR1714 - a tuple takes longer
             return
         self._turn += 1
         timer = self._timer
@@ -189,8 +217,7 @@ class _Run:
             self._send(command, self._turn)
         elif isinstance(command, CallResult):
             self._ended = True
-            done = self._done
-            done(command)
+            self._done(command)
         elif isinstance(command, WaitFor):
             self._wait_for(command, self._turn)
         elif isinstance(command, Ask):  # there are no local answers in virtual time
@@ -205,8 +232,7 @@ class _Run:
             self._set_timer(command.until, None)
 
     def _send(self, command: Send, turn: int) -> None:
-        sender = self._sender
-        give_up = sender(command, partial(self._resume, turn))
+        give_up = self._sender(command, partial(self._resume, turn))
         if turn != self._turn:  # answered at once
             if turn == self._delivering:
                 self._give_up = give_up
@@ -214,7 +240,7 @@ class _Run:
         self._give_up = give_up
         timeout, timeline = command.timeout, self._driver.timeline
         if timeout is not None:
-            self._timer = timeline.at(
+            self._timer = timeline.timeout(
                 timeline.now + timeout, partial(self._resume, turn, _TIMED_OUT)
             )
 

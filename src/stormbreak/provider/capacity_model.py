@@ -121,6 +121,7 @@ class ProviderModel:
             1.0 / provider.max_requests_per_second if provider.max_requests_per_second else 0.0
         )
         self._front_end_free_at = 0.0
+        self._backlog = provider.backlog
         self._events: list[tuple[float, int, Callable[..., None], object]] = []
         self._event_count = 0
         self._jobs: dict[int, _Job] = {}
@@ -154,15 +155,14 @@ class ProviderModel:
         `tokens` count against a limit of tokens; `attempt` is 1 for the first with this body; `text`
         is its body, for faults that select requests.
         """
-        self._run_until(now)
-        self._request_count += 1
-        job = _Job(
-            self._request_count, mix(self._salt ^ mix(key)), now, streamed=streamed, tokens=tokens
-        )
+        if self._events and self._events[0][0] <= now:
+            self._run_until(now)
+        self._request_count = number = self._request_count + 1
+        job = _Job(number, mix(self._salt ^ mix(key)), now, streamed=streamed, tokens=tokens)
         job.attempt, job.text = attempt, text
-        self._jobs[job.number] = job
+        self._jobs[number] = job
         self._enter(now, job)
-        return job.number
+        return number
 
     def has(self, request: int) -> bool:
         """Whether a request has not ended."""
@@ -179,7 +179,8 @@ class ProviderModel:
 
     def advance(self, now: float) -> list[Reply]:
         """Advance the time and return the replies that are due, oldest first."""
-        self._run_until(now)
+        if self._events and self._events[0][0] <= now:
+            self._run_until(now)
         replies = self._replies
         if replies:
             self._replies = []
@@ -215,20 +216,17 @@ class ProviderModel:
 
     # ------------------------------------------------------------ path of a request
 
-    def _counters(self, job: _Job) -> Tally:
-        return self.clients if job.number else self.background
-
     def _enter(self, now: float, job: _Job) -> None:
-        self._counters(job).arrived(now)
-        starts = max(now, self._front_end_free_at)
-        if starts - now > self.scenario.provider.backlog:
-            self._end(now, job, "dropped")
-            return
-        self._front_end_free_at = starts + self._front_gap
-        if starts > now:
-            self._plan(starts, self._admit, job)
-        else:
+        (self.clients if job.number else self.background).arrived(now)
+        starts = self._front_end_free_at
+        if starts <= now:
+            self._front_end_free_at = now + self._front_gap
             self._admit(now, job)
+        elif starts - now > self._backlog:
+            self._end(now, job, "dropped")
+        else:
+            self._front_end_free_at = starts + self._front_gap
+            self._plan(starts, self._admit, job)
 
     def _admit(self, now: float, job: _Job) -> None:
         phase = self._phase
@@ -302,25 +300,29 @@ class ProviderModel:
         self.busy -= 1
         tally = self.clients if job.number else self.background
         tally.work += job.span
-        if self._late(now, job):
+        if job.gone if job.number else self._is_late(now, job):
             tally.wasted_work += job.span
             self._end(now, job, "wasted", worked=True)
         else:
             self._end(now, job, job.fault.kind.value if job.fault else "ok", worked=True)
             if job.number:
-                self._replies.append(Reply(now, job.number, _WHOLE, job.fault, now))
+                # The constructor of a NamedTuple is a Python function, and takes twice as long.
+                reply = tuple.__new__(Reply, (now, job.number, _WHOLE, job.fault, now, None))
+                self._replies.append(reply)
         if self._queue:
             self._fill(now)
 
     def _end(self, now: float, job: _Job, outcome: str, *, worked: bool = False) -> None:
-        self._counters(job).ended(now, outcome)
+        if not job.number:
+            self.background.ended(now, outcome)
+            return
+        self.clients.ended(now, outcome)
         self._jobs.pop(job.number, None)
-        if self._ended is not None and job.number:
+        if self._ended is not None:
             self._ended(job.number, worked=worked)
 
-    def _late(self, now: float, job: _Job) -> bool:
-        if job.number:
-            return job.gone
+    def _is_late(self, now: float, job: _Job) -> bool:
+        """Whether an answer comes too late for background traffic."""
         traffic = self.scenario.background_traffic
         return (
             traffic is not None

@@ -22,7 +22,7 @@ from stormbreak.provider.throttle_headers import limit_headers
 from stormbreak.types import TREATMENTS, Outcome, RateLimits, Verdict
 
 _EPOCH = 1.7e9  # unix seconds at which a simulation begins: some headers name points in time
-_OK = Outcome(Verdict.OK, status=200)
+ANSWERED = Outcome(Verdict.OK, status=200)
 _BROKEN = Outcome(Verdict.BROKEN, status=200, maybe_processed=True)
 
 
@@ -47,7 +47,7 @@ def _refused(status: int) -> Outcome:
 _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
     {
         **{kind: _refused(int(kind)) for kind in STATUSES},
-        **dict.fromkeys(WELL_FORMED, _OK),
+        **dict.fromkeys(WELL_FORMED, ANSWERED),
         **dict.fromkeys(_SPOILT, _BROKEN),
         Kind.DOWN: _refused(503),
         Kind.QUOTA: Outcome(Verdict.BILLING, status=429),
@@ -65,7 +65,7 @@ _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
         Kind.RATE_LIMIT_IN_200: _BROKEN._replace(verdict=Verdict.THROTTLED),
         Kind.EMPTY_CHOICES: _BROKEN,
         Kind.ERROR_EARLY: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
-        Kind.STALE: _OK,  # not detectable
+        Kind.STALE: ANSWERED,  # not detectable
         Kind.SHORT_LENGTH: _BROKEN,
         Kind.LONG_HEADER: _BROKEN._replace(status=None),
         Kind.ENDLESS_HEADERS: _BROKEN._replace(status=None),
@@ -76,7 +76,7 @@ _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
 def outcome_of(reply: Reply, *, streamed: bool = False) -> Outcome:
     """Return the outcome of `reply`."""
     if reply.fault is None or (streamed and reply.fault.kind in _WHOLE_AS_STREAMS):
-        return _OK
+        return ANSWERED
     outcome = _OUTCOMES[reply.fault.kind]
     if reply.retry_after is None or not TREATMENTS[outcome.verdict].retry:
         return outcome

@@ -13,7 +13,13 @@ from stormbreak.drivers.virtual_time import Reply as Answer
 from stormbreak.drivers.virtual_time import Timeline, Timer
 from stormbreak.provider.capacity_model import Part, ProviderModel, Reply
 from stormbreak.provider.scenario import Dialect
-from stormbreak.storm.outcomes import delay_of, outcome_of, rate_limits_of, sees_retry_after
+from stormbreak.storm.outcomes import (
+    ANSWERED,
+    delay_of,
+    outcome_of,
+    rate_limits_of,
+    sees_retry_after,
+)
 from stormbreak.types import VERDICT_OK, RateLimits, Usage
 
 _TRIES = 16  # bits of a chance key that number the attempts of one call
@@ -59,8 +65,11 @@ class SimulatedProvider:
         `tokens` are those of prompt and answer together; `first` is called at its first output. Its random draws depend
         only on the call and the number of the attempt.
         """
-        now = self._timeline.now
-        self._count(now)
+        now, attempts = self._timeline.now, self.attempts
+        second = int(now)
+        while len(attempts) <= second:
+            attempts.append(0)
+        attempts[second] += 1
         attempt = before + send.attempt
         key = (call << _TRIES) + attempt
         request = self._model.arrive(
@@ -80,12 +89,6 @@ class SimulatedProvider:
             self._model.abandon(request, self._timeline.now)
             self._aim()
 
-    def _count(self, now: float) -> None:
-        second = int(now)
-        while len(self.attempts) <= second:
-            self.attempts.append(0)
-        self.attempts[second] += 1
-
     def _aim(self) -> None:
         """Schedule the model's next change on the timeline."""
         at = self._model.next_event_at()
@@ -104,9 +107,11 @@ class SimulatedProvider:
         self._aim()
 
     def _deliver(self, reply: Reply) -> None:
-        fault = reply.fault
-        if fault is not None and not sees_retry_after(reply, streamed=self._streamed):
-            return
+        fault, outcome = reply.fault, ANSWERED
+        if fault is not None:
+            if not sees_retry_after(reply, streamed=self._streamed):
+                return
+            outcome = outcome_of(reply, streamed=self._streamed)
         if self._streamed and reply.part is Part.FIRST:
             if waiting := self._waiting.get(reply.request):
                 _, first, send, _, _ = waiting
@@ -116,7 +121,6 @@ class SimulatedProvider:
         if waiting is None:
             return
         answer, _, _, tokens, rate_limits = waiting
-        outcome = outcome_of(reply, streamed=self._streamed)
         if tokens and outcome.verdict is VERDICT_OK:
             outcome = outcome._replace(usage=Usage(input_tokens=tokens))
         if rate_limits is not None:

@@ -215,6 +215,7 @@ class _Fleet:
         ]
         self._sampler = Sampler(self._targets, self._model, limited=named.policy.limit != OFF.limit)
         self.samples: list[Sample] = []  # at the end of each second
+        self._arrived = 0  # calls
         self._ended: list[Record | None] = [None] * len(calls.times)
 
     def _process(self, number: int, seed: int) -> VirtualDriver:
@@ -241,7 +242,7 @@ class _Fleet:
     def run(self, duration: float, progress: Progress | None) -> None:
         """Let all calls arrive and end."""
         if self._calls.times:
-            self._timeline.at(self._calls.times[0], partial(self._arrive, 0))
+            self._timeline.at(self._calls.times[0], self._arrive)
         until = duration + self._load.deadline + _AFTERWARDS
         reported = 0.0
         for second in range(1, ceil(until) + 1):
@@ -272,10 +273,11 @@ class _Fleet:
         wasted = tally.wasted_work / tally.work if tally.work else 0.0
         return Observed(self._world.attempts, wasted, openings)
 
-    def _arrive(self, number: int) -> None:
-        calls, timeline = self._calls, self._timeline
+    def _arrive(self) -> None:
+        calls, number = self._calls, self._arrived
+        self._arrived = number + 1
         if number + 1 < len(calls.times):
-            timeline.at(calls.times[number + 1], partial(self._arrive, number + 1))
+            self._timeline.at(calls.times[number + 1], self._arrive)
         process = calls.processes[number] % len(self._drivers)
         if self._batches:
             self._batches[process].add(number)
@@ -313,7 +315,11 @@ class _Fleet:
 
     def _end(self, number: int, ended: CallResult) -> None:
         answered = ended.outcome.verdict is VERDICT_OK
-        self._record(number, answered=answered, attempts=ended.attempts, queued=ended.queued)
+        # The constructor of a NamedTuple is a Python function, and takes twice as long.
+        self._ended[number] = tuple.__new__(
+            Record,
+            (self._calls.times[number], self._timeline.now, answered, ended.attempts, ended.queued),
+        )
 
     def _record(self, number: int, *, answered: bool, attempts: int, queued: float) -> None:
         self._ended[number] = Record(
