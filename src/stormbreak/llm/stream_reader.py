@@ -7,7 +7,6 @@ bracket or a tag is no event stream, whatever its content type. The consumer dec
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -67,16 +66,12 @@ class Format(NamedTuple):
     last_events: frozenset[str] = frozenset()
 
 
-FORMATS: Mapping[Shape, Format] = MappingProxyType(
-    {
-        Shape.CHAT: Format(ChatAssembly, ChatWatcher),
-        Shape.COMPLETION: Format(TextAssembly, CompletionWatcher),
-        Shape.RESPONSES: Format(
-            ResponseAssembly, ResponsesWatcher, error_in_event, frozenset(ENDS)
-        ),
-        Shape.MESSAGES: Format(MessageAssembly, MessagesWatcher, last_events=frozenset({END})),
-    }
-)
+FORMATS: Mapping[Shape, Format] = {
+    Shape.CHAT: Format(ChatAssembly, ChatWatcher),
+    Shape.COMPLETION: Format(TextAssembly, CompletionWatcher),
+    Shape.RESPONSES: Format(ResponseAssembly, ResponsesWatcher, error_in_event, frozenset(ENDS)),
+    Shape.MESSAGES: Format(MessageAssembly, MessagesWatcher, last_events=frozenset({END})),
+}
 
 # ---------------------------------------------------------------- reader
 
