@@ -180,7 +180,7 @@ def _answers(reply: Any, count: int) -> list[Answer]:
     return [Answer.of(reply[at : at + _NUMBERS]) for at in range(0, len(reply), _NUMBERS)]
 
 
-_NUMBERS = len(Answer().numbers())
+_NUMBERS = sum(len(part) if isinstance(part, tuple) else 1 for part in Answer())
 
 
 def _short(error: BaseException) -> str:
