@@ -2,7 +2,7 @@
 
 ::
 
-    assertion      = every { "or" every }
+    assertion  = every { "or" every }
     every      = part { "and" part }
     part       = "(" assertion ")" | measure comparison value
     comparison = "<" | "<=" | ">" | ">=" | "==" | "!="
@@ -26,7 +26,7 @@ from stormbreak.storm.measures import SHARES, Measures, rounded
 NEVER = "never"
 OF_NOTHING = "undefined"
 
-_MAX_LENGTH = 1000  # characters of a assertion
+_MAX_LENGTH = 1000  # characters of an assertion
 _SHOWN = 40  # of them, in a message
 _MAX_DEPTH = 20  # parentheses in parentheses
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"

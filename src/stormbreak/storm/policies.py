@@ -157,15 +157,6 @@ def own(scenario: Scenario, *, source: str) -> NamedPolicy:
         return find(scenario.load.preset if scenario.load else "interactive")
 
 
-def meant(policy: str | Path | Policy | NamedPolicy | None, scenario: Scenario) -> NamedPolicy:
-    """Return a policy from a name, a path, a value, or None for the scenario's own.
-
-    Raises:
-        ConfigurationError: there is none, or the file is invalid.
-    """
-    return own(scenario, source=scenario.name) if policy is None else given(policy)
-
-
 def given(policy: str | Path | Policy | NamedPolicy) -> NamedPolicy:
     """Return a named policy from a name, a path or a value.
 

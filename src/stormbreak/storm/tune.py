@@ -67,8 +67,8 @@ class Difference(NamedTuple):
 class Tuned:
     """The result: the changes by key, and measures on storms that the search did not see.
 
-    `goodput` is in points, by group; `costs` are means over all of these storms: attempts per call, seconds until 99 %
-    of the answers in time came, and calls shed in percent. `alone` is the change of goodput, over all groups, if that
+    `goodput` is in points, by group; `costs` are means over all of these storms: attempts per call, the seconds within
+    which 99 % of the answers in time came, and calls shed in percent. `alone` is the change of goodput, over all groups, if that
     key alone is taken back.
     """
 
