@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, DeliverStream, Race, Send, Wait, WaitFor
 from stormbreak.drivers.delivery import DRAINED, CallerDriven, Delivery, check_ticket
-from stormbreak.drivers.flow_stepper import shared_stepper
+from stormbreak.drivers.flow_stepper import Driver
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.types import Call, CallResult, Outcome
 
@@ -53,11 +53,8 @@ class ParkedThread:
             self._lock.release()
 
 
-class ThreadDriver:
-    """Runs calls on the calling thread. Drivers of one engine step it in turn.
-
-    `clock` must run at the rate of `parking`'s clock. `chance` returns numbers in [0, 1).
-    """
+class ThreadDriver(Driver):
+    """Runs calls on the calling thread. `clock` must run at the rate of `parking`'s clock."""
 
     def __init__(
         self,
@@ -67,9 +64,7 @@ class ThreadDriver:
         chance: Callable[[], float] = random.random,
         parking: Callable[[], Waiter] = ParkedThread,
     ) -> None:
-        self.engine = engine
-        self.clock = clock
-        self._stepper = shared_stepper(engine, clock=clock, chance=chance)
+        super().__init__(engine, clock, chance)
         self._parking = parking
         self._waits: set[Waiter] = set()
         self._draining = False
