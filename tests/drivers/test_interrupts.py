@@ -6,29 +6,35 @@ from itertools import count
 
 from stage import TARGET, policy
 from table_test import table_test
+from thread_calls import run_call
 
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.thread_driver import ThreadDriver
+from stormbreak.functions.resilient import resilient
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
-OURS = ("stormbreak/core/", "stormbreak/drivers/", "stormbreak/cost/")
+OURS = ("stormbreak/core/", "stormbreak/drivers/", "stormbreak/cost/", "stormbreak/functions/")
 
 
 @contextmanager
 def interrupting(moment):
     """Raise KeyboardInterrupt at the `moment`-th place in our code at which Python looks for signals.
 
-    It does where a function begins and where one that is written in C has returned.
+    It does where a function begins and where one that is written in C has returned. Python itself ignores what is
+    raised in a `__del__`.
     """
     met = [0]
 
     def look(frame, event, _argument):
-        if event not in ("call", "c_return") or not any(
-            room in frame.f_code.co_filename for room in OURS
-        ):
+        code = frame.f_code
+        if event not in ("call", "c_return") or code.co_name == "__del__":
+            return
+        if not any(room in code.co_filename for room in OURS):
             return
         met[0] += 1
         if met[0] == moment:
@@ -73,11 +79,28 @@ def test_an_interrupted_call_leaves_nothing(outcomes, name):
         nonlocal driver
         driver = ThreadDriver(Engine(POLICIES[name]), chance=lambda: 0.0)
         answers = iter(outcomes)
-        return lambda: driver.run(Call(1, TARGET), lambda _: next(answers))
+        return lambda: run_call(driver, Call(1, TARGET), lambda _: next(answers))
 
     for moment in every_moment(begin):
-        assert driver.run(Call(2, TARGET), lambda _: OK).outcome == OK, moment
+        second = Call(2, TARGET, deadline_at=driver.clock() + 5.0)
+        assert run_call(driver, second, lambda _: OK).outcome == OK, moment
         assert leftovers(driver._stepper) == ([], 0, 0), moment
+
+
+def test_an_interrupted_call_to_a_function_leaves_nothing():
+    at_once = RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.0))
+    rules = policy(limit=FixedLimit(max_in_flight=1), retry=at_once, deadline=20.0)
+    guard = None
+
+    def begin():
+        nonlocal guard
+        guard = resilient(rules, on=ValueError, target="t")
+        numbers = count()
+        return lambda: guard.call(lambda: 1 if next(numbers) else int("none"))
+
+    for moment in every_moment(begin):
+        assert guard.call(lambda: 2) == 2, moment
+        assert leftovers(guard._loops._stepper) == ([], 0, 0), moment
 
 
 def test_a_call_that_waits_gets_the_place_of_one_that_is_interrupted():

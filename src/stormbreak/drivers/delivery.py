@@ -64,9 +64,10 @@ class CallerDriven:
     def __init__(self, stepper: Stepper, call: Call) -> None:
         self.flow: Flow | None = None
         self._stepper = stepper
-        flow, self.command = stepper.start(call)
-        if not isinstance(self.command, CallResult):
-            self.flow = flow
+        # Kept with no code in between: an interrupt would leave it, and its slot, without an owner.
+        self.flow, self.command = stepper.start(call)
+        if isinstance(self.command, CallResult):
+            self.flow = None
 
     def answer(self, outcome: Outcome | None) -> Command | CallResult:
         """Say what came of the command, and learn the next. Once the call is closed, nothing changes."""
@@ -89,7 +90,7 @@ class CallerDriven:
             self._stepper.close(flow)
 
     def __del__(self) -> None:
-        flow, self.flow = self.flow, None
+        flow = getattr(self, "flow", None)  # an interrupt may come before there is any
         if flow is not None:
             self._stepper.drop(flow)
 
