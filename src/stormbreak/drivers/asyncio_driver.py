@@ -31,7 +31,7 @@ Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
 
 
 def timed_out(seconds: float | None) -> Outcome:
-    """The outcome of an attempt that was ended after so many seconds. What its frames hold, the request, is not kept."""
+    """Make the outcome of an attempt that was ended after `seconds`. Its frames, which hold the request, are not kept."""
     error = TimeoutError(f"no answer in {seconds:g} s")
     return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True)
 
@@ -106,7 +106,7 @@ class AsyncioDriver(Driver):
         if isinstance(command, Ask):
             return await self._ask(asker, command)
         if isinstance(command, Race):
-            assert isinstance(stepper, HedgeTasks), "who does not say so does not race"
+            assert isinstance(stepper, HedgeTasks), "only a call that may race does"
             try:
                 return await stepper.until_first(command)
             except StreamCutError:  # by the first of them

@@ -226,7 +226,9 @@ class Stepper(TurnLock[Flow, _Left]):
                 held.send((last, now, self.chance()))
         if self._interrupted:
             self._interrupted = False
-            with suppress(Exception):  # it may stumble over what was left half done
+            with suppress(
+                Exception
+            ):  # the interrupted step may have left a state that makes it fail
                 close(held, now, self.chance())
             self.engine.recover([command for _, command in self._pending.values()], now)
         else:

@@ -24,7 +24,7 @@ class Waiter(Protocol):
     """Where one thread waits, as in a `threading.Event`."""
 
     def wait(self, timeout: float, /) -> object:
-        """Wait until it is set, or for so many seconds."""
+        """Wait until it is set, or for `timeout` seconds."""
 
     def set(self) -> None:
         """Release the waiting thread, now or later. Thread-safe."""
@@ -40,7 +40,7 @@ class ParkedThread:
         self._lock.acquire()
 
     def wait(self, timeout: float, /) -> None:
-        """Wait until it is set, or for so many seconds."""
+        """Wait until it is set, or for `timeout` seconds."""
         self._lock.acquire(timeout=timeout)
 
     def set(self) -> None:

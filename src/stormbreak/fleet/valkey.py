@@ -98,9 +98,9 @@ class ValkeyStore:
         """Return the end of its first QUIET seconds, by its own clock, and a number of its process; 0 if it does not say."""
         with suppress(self._refused, KeyError, ValueError):
             seconds, micro = self._client.time()
-            told = self._client.info("server")
-            started_at = float(seconds - told["uptime_in_seconds"] + micro / 1e6)
-            return started_at + QUIET, float(int(told.get("run_id", "0")[:12], 16))
+            info = self._client.info("server")
+            started_at = float(seconds - info["uptime_in_seconds"] + micro / 1e6)
+            return started_at + QUIET, float(int(info.get("run_id", "0")[:12], 16))
         return 0.0, 0.0
 
     def warnings(self) -> list[str]:

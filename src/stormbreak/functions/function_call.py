@@ -198,7 +198,7 @@ class Attempt:
         self.over = True
         call, running = self._function_call.call, self._running
         assert running is not None
-        running.live = False  # whoever finds it in a context looks further out
+        running.live = False  # `innermost` skips it where a context still has it
         if kind is not GeneratorExit:  # the garbage collector may have come: see `iterators`
             self.step_out()
         try:

@@ -110,7 +110,7 @@ class ClientControls:
         return self._driver.snapshot(pending=pending)
 
     def isolate(self, target: Target | str, *, duration: float | None = None) -> None:
-        """Open the circuit of a target, or of a model, by hand: no call passes.
+        """Open the circuit of a target, or of a model, manually: no call passes.
 
         Until `reset`, or for `duration` seconds, after which probes decide. Calls in the queue that fail fast are
         rejected at once.
@@ -342,7 +342,7 @@ class AsyncClient(ClientControls):
         """Send `payload` as `request` does, and return the answer while it comes: see `http.stream.Stream`.
 
         Use it as ``async with client.stream(...) as stream``, or await it. That waits for the first output; until
-        then attempts are retried as ever, and it raises what `request` raises. `deadline` bounds the whole stream, the
+        then attempts are retried, and it raises what `request` raises. `deadline` bounds the whole stream, the
         policy's attempt timeout the time to its first output, its idle timeout silence. What breaks later raises
         StreamBrokenError, with the part that was received.
         """

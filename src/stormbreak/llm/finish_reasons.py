@@ -185,7 +185,7 @@ def refused(words: Iterable[str | None], *, has_output: bool) -> Reason | None:
     for word in words:
         reason = reason_of(word) if word else None
         if reason is None or reason.verdict is Verdict.OK:
-            has_output = True  # that is an answer, whatever its content
+            has_output = True  # an answer, even without content
         elif reason.meaning in _NEVER_SUCCESS:
             return reason
         else:

@@ -37,8 +37,8 @@ def retry_after_headers(
 
 def limit_headers(dialect: Dialect, limit_states: Sequence[LimitState], now: float) -> Headers:
     """Encode limit states; `now` is the wall-clock time, resets are real seconds."""
-    told = [one for one in limit_states if not one.tokens or dialect not in _OF_REQUESTS]
-    return tuple(pair for one in told for pair in _DIALECTS[dialect](one, now))
+    reported = [one for one in limit_states if not one.tokens or dialect not in _OF_REQUESTS]
+    return tuple(pair for one in reported for pair in _DIALECTS[dialect](one, now))
 
 
 _Pairs = Iterator[tuple[str, str]]

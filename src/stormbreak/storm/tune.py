@@ -33,7 +33,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
 }
 """The values that are tried, by key of the policy."""
 
-_KEPT = 3  # one of so many candidates stays in a round, and plays so many times more storms
+_KEPT = 3  # one in three candidates stays after a round, and plays three times as many storms
 _FIRST = 3  # storms of each group in the first round
 _Z = 1.96  # standard errors of a 95 % interval of a normal mean
 

@@ -16,7 +16,7 @@ GOOD: Mapping[Kind, Callable[[FaultContext], FaultContext]] = {
     Kind.PROSE: FaultContext.without_schema,
     Kind.EMPTY_CHOICES: FaultContext.without_choices,
 }
-"""What is sent as ever, and is another answer."""
+"""Kinds that change the answer, and not how it is sent."""
 
 
 def answered(play: FaultContext, kind: Kind | None) -> Script:

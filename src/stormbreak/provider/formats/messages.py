@@ -140,8 +140,8 @@ def _events(request: ParsedRequest) -> Events:
 
 
 def _event(event: NamedEvent) -> bytes:
-    name, said = event
-    return named_event(name, {"type": name, **said})
+    name, fields = event
+    return named_event(name, {"type": name, **fields})
 
 
 def _block(index: int, content: dict[str, Any]) -> Block:
@@ -172,10 +172,10 @@ def _error(refusal: Refusal) -> bytes:
     kind = _TYPES.get(refusal.status)
     if kind is None:
         kind = "invalid_request_error" if refusal.status < 500 else "api_error"
-    said: dict[str, Any] = {"type": kind, "message": refusal.message}
+    fields: dict[str, Any] = {"type": kind, "message": refusal.message}
     if refusal.code in _DETAILED:
-        said["details"] = {"error_code": refusal.code}
-    return encode({"type": "error", "error": said, "request_id": None})
+        fields["details"] = {"error_code": refusal.code}
+    return encode({"type": "error", "error": fields, "request_id": None})
 
 
 _LATE = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
