@@ -2,8 +2,10 @@
 
 import sys
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from itertools import count
 
+import pytest
 from stage import TARGET, policy
 from table_test import table_test
 from thread_calls import run_call
@@ -14,11 +16,19 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.blocking import run
+from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.functions.resilient import resilient
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 OURS = ("stormbreak/core/", "stormbreak/drivers/", "stormbreak/cost/", "stormbreak/functions/")
+
+
+def in_finalizer(frame):
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
@@ -31,10 +41,9 @@ def interrupting(moment):
     met = [0]
 
     def look(frame, event, _argument):
-        code = frame.f_code
-        if event not in ("call", "c_return") or code.co_name == "__del__":
+        if event not in ("call", "c_return"):
             return
-        if not any(room in code.co_filename for room in OURS):
+        if not any(room in frame.f_code.co_filename for room in OURS) or in_finalizer(frame):
             return
         met[0] += 1
         if met[0] == moment:
@@ -101,6 +110,36 @@ def test_an_interrupted_call_to_a_function_leaves_nothing():
     for moment in every_moment(begin):
         assert guard.call(lambda: 2) == 2, moment
         assert leftovers(guard._loops._stepper) == ([], 0, 0), moment
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_interrupted_stream_leaves_nothing(ends):
+    driver = None
+
+    async def begins(_):
+        return Outcome(Verdict.OK, value=BytesIO(), committed=True)
+
+    async def answers(_):
+        return OK
+
+    def begin():
+        nonlocal driver
+        driver = BlockingDriver(Engine(POLICIES["plain"]))
+
+        def act():
+            delivery = run(driver.open(Call(1, TARGET, delivers=True), begins))
+            if ends:
+                delivery.end(OK)
+            else:
+                delivery.close()
+
+        return act
+
+    for moment in every_moment(begin):
+        second = Call(2, TARGET, deadline_at=driver.clock() + 5.0)
+        assert run(driver.run(second, answers)).outcome == OK, moment
+        assert leftovers(driver._stepper) == ([], 0, 0), moment
 
 
 def test_a_call_that_waits_gets_the_place_of_one_that_is_interrupted():

@@ -81,7 +81,9 @@ class AsyncioDriver(Driver):
                 elif isinstance(command, CallResult):
                     return command
                 elif isinstance(command, DeliverStream):
-                    break
+                    delivery = LoopDelivery(self._stepper, flow, command)
+                    active.reads(delivery)
+                    return cast("CallResult", delivery)  # to `open`; saves a frame for other calls
                 else:
                     outcome = await self._until_next(stepper, flow, command, asker)
                 _, command = stepper.step(flow, outcome)
@@ -92,9 +94,6 @@ class AsyncioDriver(Driver):
             if isinstance(error, RejectedWhileClosingError):
                 return active.ended_by_closing(attempts)
             raise
-        delivery = LoopDelivery(self._stepper, flow, command)
-        active.reads(delivery)
-        return cast("CallResult", delivery)  # to `open`; saves a frame for other calls
 
     async def _until_next(
         self,

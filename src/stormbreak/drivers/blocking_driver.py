@@ -104,6 +104,8 @@ class BlockingDriver(Driver):
             while not isinstance(command, _LAST):
                 _, command = self._stepper.step(flow, running.execute(command))
                 running.keep(command.sends if isinstance(command, Race) else ())
+            if isinstance(command, DeliverStream):
+                return cast("CallResult", self._delivery(flow, command))  # to `open`
         except BaseException as error:
             self._give_up(flow, error)
             running.keep(())
@@ -112,8 +114,6 @@ class BlockingDriver(Driver):
             if isinstance(error, RejectedWhileClosingError):
                 return self._rejected(running.sent)
             raise
-        if isinstance(command, DeliverStream):
-            return cast("CallResult", self._delivery(flow, command))  # to `open`
         return command
 
     def _rejected(self, attempts: int) -> CallResult:

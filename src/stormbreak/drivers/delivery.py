@@ -87,7 +87,11 @@ class CallerDriven:
         """Give it up: what the call held is free, and counts neither as success nor as failure."""
         flow, self.flow = self.flow, None
         if flow is not None:
-            self._stepper.close(flow)
+            try:
+                self._stepper.close(flow)
+            except BaseException:  # an interrupt: the next step closes it
+                self._stepper.abandon(flow)
+                raise
 
     def __del__(self) -> None:
         flow = getattr(self, "flow", None)  # an interrupt may come before there is any
@@ -125,7 +129,11 @@ class Delivery:
         """
         flow = self._take()
         if flow is not None:
-            _, ended = self._stepper.step(flow, outcome)
+            try:
+                _, ended = self._stepper.step(flow, outcome)
+            except BaseException:
+                self._stepper.abandon(flow)
+                raise
             assert isinstance(ended, CallResult), "nothing follows a delivery"
             self.ended = ended
         return self.ended
@@ -134,7 +142,11 @@ class Delivery:
         """Close it: its permits are freed, and count neither as success nor as failure."""
         flow = self._take()
         if flow is not None:
-            self._stepper.close(flow)
+            try:
+                self._stepper.close(flow)
+            except BaseException:
+                self._stepper.abandon(flow)
+                raise
 
     def drop(self, outcome: Outcome | None = None) -> None:
         """Close it in a finalizer; with an outcome, end with that."""
@@ -168,7 +180,8 @@ class Delivery:
                 self.cut()
 
     def __del__(self) -> None:
-        self.drop()
+        if hasattr(self, "_flow"):  # else an interrupt came before there was any
+            self.drop()
 
     def _ends_whole(self) -> bool:
         """End it as a success if the answer is complete: only the end of its body is missing."""

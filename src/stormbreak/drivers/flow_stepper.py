@@ -219,6 +219,13 @@ class Stepper(TurnLock[Flow, _Left]):
         return wakers, ()
 
     def _settle(self, held: Flow) -> None:
+        try:
+            self._close(held)
+        except BaseException as error:
+            self._interrupted = self._interrupted or not isinstance(error, Exception)
+            raise
+
+    def _close(self, held: Flow) -> None:
         known, now = self._pending.pop(held, None), self.clock()
         last = self._last.pop(held, None)
         if last is not None:
@@ -226,9 +233,7 @@ class Stepper(TurnLock[Flow, _Left]):
                 held.send((last, now, self.chance()))
         if self._interrupted:
             self._interrupted = False
-            with suppress(
-                Exception
-            ):  # the interrupted step may have left a state that makes it fail
+            with suppress(Exception):  # the interrupted step may have left what makes it fail
                 close(held, now, self.chance())
             self.engine.recover([command for _, command in self._pending.values()], now)
         else:
