@@ -122,7 +122,8 @@ def storm(
     __tracebackhide__ = True
     claim = None if check is None else parse_assertion(check, source="check")
     played = scenario_of(scenario)
-    contender = policies.meant(policy, played)
+    named = None if policy is None else policies.given(policy)
+    contender = named or policies.own(played, source=played.name)
     runs = [
         Run(
             scenario=played,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from html import escape
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 
@@ -60,31 +59,29 @@ class Treatment(NamedTuple):
 _FINAL = Treatment(retry=False, tally=Tally.NOTHING, cools=False)
 _ILL = Treatment(retry=True, tally=Tally.FAILURE, cools=True)
 
-TREATMENTS: Mapping[Verdict, Treatment] = MappingProxyType(
-    {
-        Verdict.OK: Treatment(retry=False, tally=Tally.SUCCESS, cools=False),
-        Verdict.THROTTLED: Treatment(retry=True, tally=Tally.NOTHING, cools=True),
-        Verdict.OVERLOADED: _ILL,
-        Verdict.SERVER_ERROR: _ILL,
-        Verdict.BROKEN: _ILL,
-        Verdict.RESET: _ILL,
-        Verdict.TIMEOUT: _ILL._replace(cools=False),
-        Verdict.CONNECT_FAILED: _ILL._replace(cools=False),
-        Verdict.BILLING: _FINAL,
-        Verdict.AUTH: _FINAL,
-        Verdict.NOT_FOUND: _FINAL,
-        Verdict.TOO_LONG: _FINAL,
-        Verdict.INVALID: _FINAL,
-        Verdict.FILTERED: _FINAL,
-        Verdict.SCHEMA_MISMATCH: _FINAL._replace(tally=Tally.SUCCESS),  # the target has answered
-        Verdict.REDIRECTED: _FINAL,
-        Verdict.UNREPEATABLE: _ILL._replace(
-            retry=False, cools=False
-        ),  # failed, and must not be retried
-        Verdict.REJECTED: _FINAL,
-        Verdict.CANCELLED: _FINAL,
-    }
-)
+TREATMENTS: Mapping[Verdict, Treatment] = {
+    Verdict.OK: Treatment(retry=False, tally=Tally.SUCCESS, cools=False),
+    Verdict.THROTTLED: Treatment(retry=True, tally=Tally.NOTHING, cools=True),
+    Verdict.OVERLOADED: _ILL,
+    Verdict.SERVER_ERROR: _ILL,
+    Verdict.BROKEN: _ILL,
+    Verdict.RESET: _ILL,
+    Verdict.TIMEOUT: _ILL._replace(cools=False),
+    Verdict.CONNECT_FAILED: _ILL._replace(cools=False),
+    Verdict.BILLING: _FINAL,
+    Verdict.AUTH: _FINAL,
+    Verdict.NOT_FOUND: _FINAL,
+    Verdict.TOO_LONG: _FINAL,
+    Verdict.INVALID: _FINAL,
+    Verdict.FILTERED: _FINAL,
+    Verdict.SCHEMA_MISMATCH: _FINAL._replace(tally=Tally.SUCCESS),  # the target has answered
+    Verdict.REDIRECTED: _FINAL,
+    Verdict.UNREPEATABLE: _ILL._replace(
+        retry=False, cools=False
+    ),  # failed, and must not be retried
+    Verdict.REJECTED: _FINAL,
+    Verdict.CANCELLED: _FINAL,
+}
 """The verdict table. A policy may replace single rows (the `article` preset counts 429s as failures)."""
 
 

@@ -5,6 +5,7 @@ import contextlib
 
 from stage import OK, TARGET, THROTTLED, policy
 from table_test import table_test
+from thread_calls import run_call
 from virtual_threads import Threads
 
 from stormbreak.core.backoff import Backoff
@@ -63,7 +64,7 @@ def in_threads(engine, outcome):
             threads.sleep(60.0)
         return outcome
 
-    thread = threads.spawn(0.0, lambda: driver.run(Call(7, TARGET), sender))
+    thread = threads.spawn(0.0, lambda: run_call(driver, Call(7, TARGET), sender))
     threads.at(1.0, lambda: threads.cancel(thread))
     threads.run()
 

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, told
 from table_test import table_test
+from thread_calls import run_call
 from virtual_loop import now, run
 from virtual_threads import Threads
 
@@ -203,7 +204,7 @@ def in_threads(rules, seed):
             threads.sleep(takes)
             return outcome
 
-        ends[number] = driver.run(arrival.call, sender)
+        ends[number] = run_call(driver, arrival.call, sender)
 
     for arrival in arrivals(rules, seed):
         thread = threads.spawn(arrival.at, lambda arrival=arrival: one(arrival))

@@ -2,33 +2,48 @@
 
 import sys
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from itertools import count
 
+import pytest
 from stage import TARGET, policy
 from table_test import table_test
+from thread_calls import run_call
 
+from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.blocking import run
+from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.thread_driver import ThreadDriver
+from stormbreak.functions.resilient import resilient
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
-OURS = ("stormbreak/core/", "stormbreak/drivers/", "stormbreak/cost/")
+OURS = ("stormbreak/core/", "stormbreak/drivers/", "stormbreak/cost/", "stormbreak/functions/")
+
+
+def in_finalizer(frame):
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
 def interrupting(moment):
     """Raise KeyboardInterrupt at the `moment`-th place in our code at which Python looks for signals.
 
-    It does where a function begins and where one that is written in C has returned.
+    It does where a function begins and where one that is written in C has returned. Python itself ignores what is
+    raised in a `__del__`.
     """
     met = [0]
 
     def look(frame, event, _argument):
-        if event not in ("call", "c_return") or not any(
-            room in frame.f_code.co_filename for room in OURS
-        ):
+        if event not in ("call", "c_return"):
+            return
+        if not any(room in frame.f_code.co_filename for room in OURS) or in_finalizer(frame):
             return
         met[0] += 1
         if met[0] == moment:
@@ -73,10 +88,57 @@ def test_an_interrupted_call_leaves_nothing(outcomes, name):
         nonlocal driver
         driver = ThreadDriver(Engine(POLICIES[name]), chance=lambda: 0.0)
         answers = iter(outcomes)
-        return lambda: driver.run(Call(1, TARGET), lambda _: next(answers))
+        return lambda: run_call(driver, Call(1, TARGET), lambda _: next(answers))
 
     for moment in every_moment(begin):
-        assert driver.run(Call(2, TARGET), lambda _: OK).outcome == OK, moment
+        second = Call(2, TARGET, deadline_at=driver.clock() + 5.0)
+        assert run_call(driver, second, lambda _: OK).outcome == OK, moment
+        assert leftovers(driver._stepper) == ([], 0, 0), moment
+
+
+def test_an_interrupted_call_to_a_function_leaves_nothing():
+    at_once = RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.0))
+    rules = policy(limit=FixedLimit(max_in_flight=1), retry=at_once, deadline=20.0)
+    guard = None
+
+    def begin():
+        nonlocal guard
+        guard = resilient(rules, on=ValueError, target="t")
+        numbers = count()
+        return lambda: guard.call(lambda: 1 if next(numbers) else int("none"))
+
+    for moment in every_moment(begin):
+        assert guard.call(lambda: 2) == 2, moment
+        assert leftovers(guard._loops._stepper) == ([], 0, 0), moment
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_interrupted_stream_leaves_nothing(ends):
+    driver = None
+
+    async def begins(_):
+        return Outcome(Verdict.OK, value=BytesIO(), committed=True)
+
+    async def answers(_):
+        return OK
+
+    def begin():
+        nonlocal driver
+        driver = BlockingDriver(Engine(POLICIES["plain"]))
+
+        def act():
+            delivery = run(driver.open(Call(1, TARGET, delivers=True), begins))
+            if ends:
+                delivery.end(OK)
+            else:
+                delivery.close()
+
+        return act
+
+    for moment in every_moment(begin):
+        second = Call(2, TARGET, deadline_at=driver.clock() + 5.0)
+        assert run(driver.run(second, answers)).outcome == OK, moment
         assert leftovers(driver._stepper) == ([], 0, 0), moment
 
 

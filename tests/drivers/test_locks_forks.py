@@ -10,6 +10,7 @@ from forking import in_child
 from sockets import answer, served_aside
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 from table_test import table_test
+from thread_calls import run_call
 
 from stormbreak import BreakerPolicy, CircuitBreaker
 from stormbreak.core.backoff import Backoff
@@ -71,7 +72,9 @@ class ParkedThread(threading.Event):
 def test_a_child_wakes_no_thread_of_its_parent():
     """There is none, and the lock to wake it by may be held for ever."""
     driver = ThreadDriver(Engine(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=60.0)))), parking=ParkedThread)  # fmt: skip
-    waits = threading.Thread(target=driver.run, args=(Call(1, TARGET), lambda _: SERVER_ERROR))
+    waits = threading.Thread(
+        target=run_call, args=(driver, Call(1, TARGET), lambda _: SERVER_ERROR)
+    )
     waits.start()
     while not driver._waits:
         time.sleep(0.001)

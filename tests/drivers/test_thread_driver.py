@@ -8,15 +8,16 @@ import pytest
 from interrupts import interrupted
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 from table_test import table_test
+from thread_calls import open_call, run_call
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
-from stormbreak.drivers.delivery import LOOK_AGAIN, Delivery
+from stormbreak.drivers.delivery import LOOK_AGAIN
 from stormbreak.drivers.thread_driver import ThreadDriver
-from stormbreak.types import Call, Outcome, Verdict
+from stormbreak.types import Call, Verdict
 
 PATIENCE = 20.0  # seconds
 
@@ -30,7 +31,7 @@ class Scene:
         return Call(self.engine.number(), TARGET, **more)
 
     def run(self, sender=lambda _: OK, **more):
-        return self.driver.run(self.call(**more), sender)
+        return run_call(self.driver, self.call(**more), sender)
 
     @property
     def in_flight(self):
@@ -181,10 +182,8 @@ def test_patience_ends_in_the_queue():
 
 def test_a_call_that_delivers_is_handed_over_at_its_first_output():
     scene = Scene(limit=FixedLimit(max_in_flight=1))
-    committed = Outcome(Verdict.OK, committed=True)
-    opened = scene.driver.open(scene.call(delivers=True), lambda _: committed)
+    opened = open_call(scene.driver, scene.call(delivers=True))
 
-    assert isinstance(opened, Delivery)
     assert scene.in_flight == 1
     assert opened.end(OK).outcome.verdict is Verdict.OK
     assert scene.in_flight == 0
@@ -193,9 +192,7 @@ def test_a_call_that_delivers_is_handed_over_at_its_first_output():
 
 def test_a_delivery_that_is_dropped_frees_its_slot():
     scene = Scene(limit=FixedLimit(max_in_flight=1))
-    opened = scene.driver.open(
-        scene.call(delivers=True), lambda _: Outcome(Verdict.OK, committed=True)
-    )
+    opened = open_call(scene.driver, scene.call(delivers=True))
     assert scene.in_flight == 1
     del opened
     assert scene.in_flight == 0

@@ -1,5 +1,8 @@
 """Where a client may send: what its fallbacks name, each with its own key and its own wire."""
 
+import os
+from unittest.mock import patch
+
 import pytest
 from table_test import table_test
 
@@ -25,13 +28,8 @@ def routes(*rules, environ=ENVIRON, **options):
         connected.append(origin.base_url)
         return object()
 
-    made = Routes(
-        find_endpoint(environ=environ),
-        rules,
-        environ=environ,
-        connect=connect,
-        **{"allow_http": False, **options},
-    )
+    with patch.dict(os.environ, environ, clear=True):
+        made = Routes(find_endpoint(), rules, connect=connect, **options)
     return made, connected
 
 

@@ -14,12 +14,13 @@ import httpx2
 import pytest
 from on_threads import within_time
 from stage import OK, TARGET, policy
+from thread_calls import open_call, run_call
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver
 from stormbreak.httpx2 import Transport
-from stormbreak.types import Call, Outcome, Verdict
+from stormbreak.types import Call
 
 SUPPORT = Path(__file__).parent.parent / "support"
 
@@ -73,8 +74,8 @@ def test_a_finalizer_waits_for_nobody():
 def test_a_call_that_a_finalizer_makes_in_the_middle_of_a_step_is_refused():
     driver = ThreadDriver(Engine(policy()))
     with driver._stepper._lock, pytest.raises(RuntimeError, match="finalizer"):
-        driver._stepper._turn(lambda: driver.run(Call(1, TARGET), lambda _: OK))
-    assert driver.run(Call(2, TARGET), lambda _: OK).outcome == OK
+        driver._stepper._turn(lambda: run_call(driver, Call(1, TARGET), lambda _: OK))
+    assert run_call(driver, Call(2, TARGET), lambda _: OK).outcome == OK
 
 
 def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
@@ -88,16 +89,14 @@ def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
             gc.collect()
 
     def drop_in_the_listener():
-        held = driver.open(
-            Call(1, TARGET, delivers=True), lambda _: Outcome(Verdict.OK, committed=True)
-        )
+        held = open_call(driver, Call(1, TARGET, delivers=True))
         ring = [held]
         ring.append(ring)
         engine.listeners.append(listen)
         del held, ring
         gc.disable()
         try:
-            driver.run(Call(2, TARGET), lambda _: OK)
+            run_call(driver, Call(2, TARGET), lambda _: OK)
         finally:
             gc.enable()
 

@@ -7,6 +7,7 @@ from collections import Counter
 from random import Random
 
 from stage import OK, SERVER_ERROR, TARGET, policy
+from thread_calls import run_call
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -100,7 +101,7 @@ class BackgroundTraffic:
         while time.monotonic() < end or least > 0:
             least -= 1
             try:
-                driver.run(Call(self.engine.number(), TARGET), self._sender(driver, chance))
+                run_call(driver, Call(self.engine.number(), TARGET), self._sender(driver, chance))
             except Interrupted:
                 self._count("cancelled")
             else:

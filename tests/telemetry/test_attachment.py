@@ -14,6 +14,7 @@ from settings_file import FIRST_KEY, SettingsFile
 from sockets import answer, failing, served
 from stage import OK, SERVER_ERROR, TARGET, policy
 from table_test import table_test
+from thread_calls import run_call
 
 import stormbreak.httpx
 import stormbreak.httpx2
@@ -209,7 +210,7 @@ def under_asyncio(engine):
 
 
 def under_threads(engine):
-    return ThreadDriver(engine).run(Call(1, TARGET), outcomes())
+    return run_call(ThreadDriver(engine), Call(1, TARGET), outcomes())
 
 
 def in_virtual_time(engine):

@@ -7,7 +7,6 @@ decorrelated jitter); the founding article (proportional jitter, +-30 %).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from stormbreak.core.checks import (
@@ -29,17 +28,15 @@ Kind: TypeAlias = Literal[
 ]
 _GROWTH = ("initial_delay", "factor", "max_delay")
 
-FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "constant": ("initial_delay",),
-        "linear": ("initial_delay", "max_delay"),
-        "exponential": _GROWTH,
-        "proportional_jitter": (*_GROWTH, "jitter", "min_delay"),
-        "full_jitter": _GROWTH,
-        "equal_jitter": _GROWTH,
-        "decorrelated_jitter": _GROWTH,
-    }
-)
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "constant": ("initial_delay",),
+    "linear": ("initial_delay", "max_delay"),
+    "exponential": _GROWTH,
+    "proportional_jitter": (*_GROWTH, "jitter", "min_delay"),
+    "full_jitter": _GROWTH,
+    "equal_jitter": _GROWTH,
+    "decorrelated_jitter": _GROWTH,
+}
 """The fields of each kind, besides `kind`; other fields must keep their defaults."""
 
 

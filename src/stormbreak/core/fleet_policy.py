@@ -1,7 +1,6 @@
 """The policy of the fleet. Package `fleet` talks to its store."""
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
@@ -12,14 +11,12 @@ from stormbreak.hidden_keys import quoted
 PASSWORD = "STORMBREAK_FLEET_PASSWORD"  # noqa: S105 - the name of a variable
 """The environment variable that holds the password of the store."""
 
-SCHEMES = MappingProxyType(
-    {
-        "redis": "a server",
-        "rediss": "a server, over TLS",
-        "unix": "a server, over a Unix socket",
-        "parent": "the Unix socket of a parent process",
-    }
-)
+SCHEMES = {
+    "redis": "a server",
+    "rediss": "a server, over TLS",
+    "unix": "a server, over a Unix socket",
+    "parent": "the Unix socket of a parent process",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

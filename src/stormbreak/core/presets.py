@@ -61,7 +61,7 @@ ARTICLE = Policy(
     adaptive_rate=False,
 )
 
-ARTICLE_BODY: Mapping[str, float] = MappingProxyType({"temperature": 0.7, "max_tokens": 1000})
+ARTICLE_BODY: Mapping[str, float] = {"temperature": 0.7, "max_tokens": 1000}
 """The fields of the article's batch; the values of a row take precedence."""
 
 OFF = Policy(
@@ -77,14 +77,12 @@ OFF = Policy(
     adaptive_rate=False,
 )
 
-PRESETS: Mapping[str, Policy] = MappingProxyType(
-    {
-        "interactive": INTERACTIVE,
-        "batch": BATCH,
-        "article": ARTICLE,
-        "off": OFF,
-    }
-)
+PRESETS: Mapping[str, Policy] = {
+    "interactive": INTERACTIVE,
+    "batch": BATCH,
+    "article": ARTICLE,
+    "off": OFF,
+}
 
 
 def for_batch(policy: Policy) -> Policy:

@@ -1,7 +1,6 @@
 """The verdict table of a policy: which verdicts the breaker counts."""
 
 from collections.abc import Collection, Iterable, Mapping
-from types import MappingProxyType
 
 from stormbreak.core.checks import require
 from stormbreak.types import TREATMENTS, Tally, Treatment, Verdict
@@ -31,4 +30,4 @@ def tallied(failures: Iterable[Verdict], ignored: Iterable[Verdict]) -> Mapping[
     for tally, verdicts in (Tally.FAILURE, failures), (Tally.NOTHING, ignored):
         for verdict in verdicts:
             table[verdict] = table[verdict]._replace(tally=tally)
-    return MappingProxyType(table)
+    return table

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, cast
 
 from stormbreak.core.engine import ContextListener, Engine
 from stormbreak.core.flow import Ask, DeliverStream, Flow, Race, Send, Wait, WaitFor
@@ -21,28 +21,23 @@ from stormbreak.drivers.asyncio_tasks import (
     wake,
 )
 from stormbreak.drivers.delivery import CallerDriven, LoopDelivery, check_ticket
-from stormbreak.drivers.flow_stepper import Stepper, shared_stepper
+from stormbreak.drivers.flow_stepper import Driver, Stepper
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.timeouts import AnsweredError, Pulse, Timeout
 from stormbreak.types import Call, CallResult, Outcome, Verdict
-
-R = TypeVar("R")
 
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
 
 
 def timed_out(seconds: float | None) -> Outcome:
-    """The outcome of an attempt that was ended after so many seconds. What its frames hold, the request, is not kept."""
+    """Make the outcome of an attempt that was ended after `seconds`. Its frames, which hold the request, are not kept."""
     error = TimeoutError(f"no answer in {seconds:g} s")
     return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True)
 
 
-class AsyncioDriver:
-    """Runs calls on the current event loop. Drivers of one engine step it in turn, on any thread.
-
-    `clock` must run at the rate of the loop's clock. `chance` returns numbers in [0, 1).
-    """
+class AsyncioDriver(Driver):
+    """Runs calls on the current event loop. `clock` must run at the rate of the loop's clock."""
 
     def __init__(
         self,
@@ -51,9 +46,7 @@ class AsyncioDriver:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.engine = engine
-        self.clock = clock
-        self._stepper = shared_stepper(engine, clock=clock, chance=chance)
+        super().__init__(engine, clock, chance)
         self._active_calls = ActiveCalls(Pulse(engine.stalls, clock))
         reset_in_child(self._active_calls.forget)
 
@@ -88,7 +81,9 @@ class AsyncioDriver:
                 elif isinstance(command, CallResult):
                     return command
                 elif isinstance(command, DeliverStream):
-                    break
+                    delivery = LoopDelivery(self._stepper, flow, command)
+                    active.reads(delivery)
+                    return cast("CallResult", delivery)  # to `open`; saves a frame for other calls
                 else:
                     outcome = await self._until_next(stepper, flow, command, asker)
                 _, command = stepper.step(flow, outcome)
@@ -99,9 +94,6 @@ class AsyncioDriver:
             if isinstance(error, RejectedWhileClosingError):
                 return active.ended_by_closing(attempts)
             raise
-        delivery = LoopDelivery(self._stepper, flow, command)
-        active.reads(delivery)
-        return cast("CallResult", delivery)  # to `open`; saves a frame for other calls
 
     async def _until_next(
         self,
@@ -113,7 +105,7 @@ class AsyncioDriver:
         if isinstance(command, Ask):
             return await self._ask(asker, command)
         if isinstance(command, Race):
-            assert isinstance(stepper, HedgeTasks), "who does not say so does not race"
+            assert isinstance(stepper, HedgeTasks), "only a call that may race does"
             try:
                 return await stepper.until_first(command)
             except StreamCutError:  # by the first of them
@@ -157,22 +149,6 @@ class AsyncioDriver:
             raise
         return command if isinstance(command, Send) else None
 
-    def first_output(self, send: Send) -> None:
-        """Report the first output of an attempt of a call that `streams`. Thread-safe."""
-        self._stepper.first_output(send)
-
-    def between_steps(self, do: Callable[[Engine, float], R]) -> R:
-        """Change the engine between two steps; affected calls are woken. Thread-safe.
-
-        Raises:
-            RuntimeError: a listener calls it within an event.
-        """
-        return self._stepper.between_steps(do)
-
-    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
-        """Return a snapshot between two steps, and what each `pending` call waits for. Thread-safe."""
-        return self._stepper.snapshot(pending=pending)
-
     def drain(self) -> None:
         """Let attempts in flight finish; end every waiting call, now or later, as CANCELLED. Thread-safe."""
         self._active_calls.drain()
@@ -188,10 +164,6 @@ class AsyncioDriver:
     def end_streams(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the streams that are read on `loop`; their permits are freed and not counted. Thread-safe."""
         self._active_calls.end_streams(loop)
-
-    def rest(self) -> None:
-        """Give back what a fleet has lent, until a call needs it: its user was closed. Thread-safe."""
-        self._stepper.rest()
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
         active = self._active_calls

@@ -68,7 +68,7 @@ class Strand(Generic[T]):
         self._coroutine = coroutine
         self._context = context
         self._loop = asyncio._get_running_loop()  # noqa: SLF001 - which it blocks; the public form raises
-        self.until = until  # when whoever runs it ends it, on the monotonic clock
+        self.until = until  # when its runner ends it, on the monotonic clock
         self.over = self.is_interrupted = False
         self.result: T | None = None
         self.waits_for: SocketWait | None = None
@@ -252,7 +252,7 @@ class Signal:
     """Wakes a coroutine on a blocked thread, from any thread."""
 
     def __init__(self) -> None:
-        self._lock = new_lock()  # else a byte could go to whatever has the same number by then
+        self._lock = new_lock()  # else a byte could go to another file with the same number
         self._here, self._there = socket.socketpair()
         self._there.setblocking(False)
 

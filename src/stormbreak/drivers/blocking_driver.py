@@ -17,14 +17,13 @@ from stormbreak.drivers.asyncio_driver import Asker, Sender, in_context, timed_o
 from stormbreak.drivers.asyncio_tasks import RejectedWhileClosingError, StreamCutError
 from stormbreak.drivers.blocking import LateError, Strand, poll, run
 from stormbreak.drivers.delivery import CLOSED, DRAINED, Delivery
-from stormbreak.drivers.flow_stepper import Stepper, shared_stepper
+from stormbreak.drivers.flow_stepper import Driver, Stepper
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
-R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -70,13 +69,11 @@ class _Attempt:
             del value  # an exception, whose traceback leads here
 
 
-class BlockingDriver:
-    """Runs calls on the calling thread. Drivers of one engine step it in turn."""
+class BlockingDriver(Driver):
+    """Runs calls on the calling thread."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.clock = time.monotonic
-        self._stepper = shared_stepper(engine, clock=time.monotonic, chance=random.random)
+        super().__init__(engine, time.monotonic, random.random)
         self._threads = ThreadDriver(engine)
         self._attempts: set[Strand[Outcome]] = set()
         self._streams: LiveSet[BlockingDelivery] = LiveSet()
@@ -107,6 +104,8 @@ class BlockingDriver:
             while not isinstance(command, _LAST):
                 _, command = self._stepper.step(flow, running.execute(command))
                 running.keep(command.sends if isinstance(command, Race) else ())
+            if isinstance(command, DeliverStream):
+                return cast("CallResult", self._delivery(flow, command))  # to `open`
         except BaseException as error:
             self._give_up(flow, error)
             running.keep(())
@@ -115,8 +114,6 @@ class BlockingDriver:
             if isinstance(error, RejectedWhileClosingError):
                 return self._rejected(running.sent)
             raise
-        if isinstance(command, DeliverStream):
-            return cast("CallResult", self._delivery(flow, command))  # to `open`
         return command
 
     def _rejected(self, attempts: int) -> CallResult:
@@ -128,22 +125,6 @@ class BlockingDriver:
         if self._closed:  # a moment ago, when it was not found
             delivery.cut_off()
         return delivery
-
-    def first_output(self, send: Send) -> None:
-        """Report the first output of an attempt of a call that `streams`."""
-        self._stepper.first_output(send)
-
-    def between_steps(self, do: Callable[[Engine, float], R]) -> R:
-        """Change the engine between two steps; affected calls are woken.
-
-        Raises:
-            RuntimeError: a listener calls it within an event.
-        """
-        return self._stepper.between_steps(do)
-
-    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
-        """Return a snapshot between two steps, and what each `pending` call waits for."""
-        return self._stepper.snapshot(pending=pending)
 
     def drain(self) -> None:
         """Let attempts in flight finish; end every waiting call, now or later, as CANCELLED."""
@@ -204,9 +185,8 @@ class BlockingDriver:
             raise RejectedWhileClosingError
 
     def _give_up(self, flow: Flow, error: BaseException) -> None:
-        if isinstance(
-            error, GeneratorExit
-        ):  # the coroutine was dropped: the garbage collector came
+        # the coroutine was dropped: the garbage collector came
+        if isinstance(error, GeneratorExit):
             self._stepper.drop(flow)
         else:
             self._stepper.close(flow)

@@ -64,9 +64,10 @@ class CallerDriven:
     def __init__(self, stepper: Stepper, call: Call) -> None:
         self.flow: Flow | None = None
         self._stepper = stepper
-        flow, self.command = stepper.start(call)
-        if not isinstance(self.command, CallResult):
-            self.flow = flow
+        # Kept with no code in between: an interrupt would leave it, and its slot, without an owner.
+        self.flow, self.command = stepper.start(call)
+        if isinstance(self.command, CallResult):
+            self.flow = None
 
     def answer(self, outcome: Outcome | None) -> Command | CallResult:
         """Say what came of the command, and learn the next. Once the call is closed, nothing changes."""
@@ -86,10 +87,14 @@ class CallerDriven:
         """Give it up: what the call held is free, and counts neither as success nor as failure."""
         flow, self.flow = self.flow, None
         if flow is not None:
-            self._stepper.close(flow)
+            try:
+                self._stepper.close(flow)
+            except BaseException:  # an interrupt: the next step closes it
+                self._stepper.abandon(flow)
+                raise
 
     def __del__(self) -> None:
-        flow, self.flow = self.flow, None
+        flow = getattr(self, "flow", None)  # an interrupt may come before there is any
         if flow is not None:
             self._stepper.drop(flow)
 
@@ -124,7 +129,11 @@ class Delivery:
         """
         flow = self._take()
         if flow is not None:
-            _, ended = self._stepper.step(flow, outcome)
+            try:
+                _, ended = self._stepper.step(flow, outcome)
+            except BaseException:
+                self._stepper.abandon(flow)
+                raise
             assert isinstance(ended, CallResult), "nothing follows a delivery"
             self.ended = ended
         return self.ended
@@ -133,7 +142,11 @@ class Delivery:
         """Close it: its permits are freed, and count neither as success nor as failure."""
         flow = self._take()
         if flow is not None:
-            self._stepper.close(flow)
+            try:
+                self._stepper.close(flow)
+            except BaseException:
+                self._stepper.abandon(flow)
+                raise
 
     def drop(self, outcome: Outcome | None = None) -> None:
         """Close it in a finalizer; with an outcome, end with that."""
@@ -167,7 +180,8 @@ class Delivery:
                 self.cut()
 
     def __del__(self) -> None:
-        self.drop()
+        if hasattr(self, "_flow"):  # else an interrupt came before there was any
+            self.drop()
 
     def _ends_whole(self) -> bool:
         """End it as a success if the answer is complete: only the end of its body is missing."""

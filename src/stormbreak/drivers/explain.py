@@ -6,7 +6,6 @@ Pure: the caller passes the time of day. `slow_reason` names only what holds cal
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from math import ceil
-from types import MappingProxyType
 from typing import Any
 
 from stormbreak.core.explain import history_lines
@@ -16,13 +15,11 @@ from stormbreak.types import CallResult, Target
 
 _MINUTES = 120.0  # seconds from which a span is shown in minutes
 
-_CIRCUITS = MappingProxyType(
-    {
-        "isolated": "circuit isolated",
-        "open": "circuit open",
-        "half_open": "circuit half-open: waiting for its probes",
-    }
-)
+_CIRCUITS = {
+    "isolated": "circuit isolated",
+    "open": "circuit open",
+    "half_open": "circuit half-open: waiting for its probes",
+}
 
 _CAUSES = {"overload": "answers are late", "dead": "nothing is answered"}
 

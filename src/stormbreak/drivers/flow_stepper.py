@@ -219,6 +219,13 @@ class Stepper(TurnLock[Flow, _Left]):
         return wakers, ()
 
     def _settle(self, held: Flow) -> None:
+        try:
+            self._close(held)
+        except BaseException as error:
+            self._interrupted = self._interrupted or not isinstance(error, Exception)
+            raise
+
+    def _close(self, held: Flow) -> None:
         known, now = self._pending.pop(held, None), self.clock()
         last = self._last.pop(held, None)
         if last is not None:
@@ -226,7 +233,7 @@ class Stepper(TurnLock[Flow, _Left]):
                 held.send((last, now, self.chance()))
         if self._interrupted:
             self._interrupted = False
-            with suppress(Exception):  # it may stumble over what was left half done
+            with suppress(Exception):  # the interrupted step may have left what makes it fail
                 close(held, now, self.chance())
             self.engine.recover([command for _, command in self._pending.values()], now)
         else:
@@ -326,3 +333,37 @@ def shared_stepper(
             if engine.look is before:  # nothing can come between this and the next line
                 engine.look = mine
                 return made
+
+
+class Driver:
+    """The common part of drivers in real time. Those of one engine step it in turn, on any thread.
+
+    `chance` returns numbers in [0, 1).
+    """
+
+    def __init__(
+        self, engine: Engine, clock: Callable[[], float], chance: Callable[[], float]
+    ) -> None:
+        self.engine = engine
+        self.clock = clock
+        self._stepper = shared_stepper(engine, clock=clock, chance=chance)
+
+    def first_output(self, send: Send) -> None:
+        """Report the first output of an attempt of a call that `streams`. Thread-safe."""
+        self._stepper.first_output(send)
+
+    def between_steps(self, do: Callable[[Engine, float], R]) -> R:
+        """Change the engine between two steps; affected calls are woken. Thread-safe.
+
+        Raises:
+            RuntimeError: a listener calls it within an event.
+        """
+        return self._stepper.between_steps(do)
+
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """Return a snapshot between two steps, and what each `pending` call waits for. Thread-safe."""
+        return self._stepper.snapshot(pending=pending)
+
+    def rest(self) -> None:
+        """Give back what a fleet has lent, until a call needs it: its user was closed. Thread-safe."""
+        self._stepper.rest()

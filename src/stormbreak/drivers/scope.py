@@ -25,7 +25,7 @@ _LABEL = re.compile(r"[a-z0-9_.-]{1,64}")
 class Scope(NamedTuple):
     """The settings of a scope; None, or empty, if the call or its policy decides.
 
-    `deadline_at` is on the monotonic clock. An empty `tenant` says that it is nobody's.
+    `deadline_at` is on the monotonic clock. An empty `tenant` means none, whatever an outer scope says.
     """
 
     deadline_at: float | None = None

@@ -1,7 +1,6 @@
-"""The driver for threads: it executes the commands of flows by blocking the calling thread.
+"""The driver for threads that make the attempts of a call themselves: it blocks one until an attempt may leave.
 
-It cannot stop a sender: the sender ends its attempt itself after `Send.timeout`.
-An exception of a sender, such as KeyboardInterrupt, closes the flow and reaches the caller.
+It cannot stop an attempt: its maker ends it after `Send.timeout`, and closes the call after an exception.
 """
 
 import random
@@ -9,17 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Ask, DeliverStream, Race, Send, Wait, WaitFor
-from stormbreak.drivers.delivery import DRAINED, CallerDriven, Delivery, check_ticket
-from stormbreak.drivers.flow_stepper import shared_stepper
+from stormbreak.core.flow import Send, Wait, WaitFor
+from stormbreak.drivers.delivery import DRAINED, CallerDriven, check_ticket
+from stormbreak.drivers.flow_stepper import Driver
 from stormbreak.drivers.fork_safety import reset_in_child
-from stormbreak.types import Call, CallResult, Outcome
-
-Sender: TypeAlias = Callable[[Send], Outcome]
-Asker: TypeAlias = Callable[[Ask], Outcome | None]
+from stormbreak.types import Call
 
 FOREVER = threading.TIMEOUT_MAX
 
@@ -28,7 +24,7 @@ class Waiter(Protocol):
     """Where one thread waits, as in a `threading.Event`."""
 
     def wait(self, timeout: float, /) -> object:
-        """Wait until it is set, or for so many seconds."""
+        """Wait until it is set, or for `timeout` seconds."""
 
     def set(self) -> None:
         """Release the waiting thread, now or later. Thread-safe."""
@@ -44,7 +40,7 @@ class ParkedThread:
         self._lock.acquire()
 
     def wait(self, timeout: float, /) -> None:
-        """Wait until it is set, or for so many seconds."""
+        """Wait until it is set, or for `timeout` seconds."""
         self._lock.acquire(timeout=timeout)
 
     def set(self) -> None:
@@ -53,11 +49,8 @@ class ParkedThread:
             self._lock.release()
 
 
-class ThreadDriver:
-    """Runs calls on the calling thread. Drivers of one engine step it in turn.
-
-    `clock` must run at the rate of `parking`'s clock. `chance` returns numbers in [0, 1).
-    """
+class ThreadDriver(Driver):
+    """Waits on the calling thread. `clock` must run at the rate of `parking`'s clock."""
 
     def __init__(
         self,
@@ -67,47 +60,11 @@ class ThreadDriver:
         chance: Callable[[], float] = random.random,
         parking: Callable[[], Waiter] = ParkedThread,
     ) -> None:
-        self.engine = engine
-        self.clock = clock
-        self._stepper = shared_stepper(engine, clock=clock, chance=chance)
+        super().__init__(engine, clock, chance)
         self._parking = parking
         self._waits: set[Waiter] = set()
         self._draining = False
         reset_in_child(self._forget)
-
-    def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> CallResult:
-        """Run `call` to its end; `sender` makes one attempt; `asker` finds local answers within a time.
-
-        An exception of either closes the flow: its permits are freed, and count neither as success nor as failure.
-        """
-        ended = self.open(call, sender, asker)
-        assert isinstance(ended, CallResult), "a call that delivers is opened"
-        return ended
-
-    def open(self, call: Call, sender: Sender, asker: Asker | None = None) -> CallResult | Delivery:
-        """Run `call` to its end, or if it delivers, to the first output of an attempt.
-
-        Then `sender` returns a `committed` outcome, and the owner of the delivery does the rest and enforces the
-        deadline.
-        """
-        stepper = self._stepper
-        flow, command = stepper.start(call)
-        try:
-            while not isinstance(command, CallResult):
-                outcome: Outcome | None = None
-                if isinstance(command, Send):
-                    outcome = self._send(call, sender, command)
-                elif isinstance(command, Ask):
-                    outcome = None if asker is None else asker(command)
-                elif isinstance(command, DeliverStream):
-                    return Delivery(stepper, flow, command)
-                elif self._draining or not self.wait(command):
-                    return DRAINED
-                _, command = stepper.step(flow, outcome)
-        finally:
-            if not isinstance(command, CallResult | DeliverStream):
-                stepper.close(flow)
-        return command
 
     def begin(self, call: Call) -> CallerDriven:
         """Begin `call`, whose attempts the holder makes; `wait_to_send` waits for each."""
@@ -133,9 +90,8 @@ class ThreadDriver:
             raise
         return command if isinstance(command, Send) else None
 
-    def wait(self, command: Wait | WaitFor | Race) -> bool:
+    def wait(self, command: Wait | WaitFor) -> bool:
         """Execute a wait; return False if the driver is drained, or was meanwhile."""
-        assert not isinstance(command, Race), "who cannot stop an attempt does not race"
         parking, seconds = self._parking(), command.until - self.clock()
         if isinstance(command, WaitFor):
             if not self._stepper.arm(command.ticket, parking.set):
@@ -157,10 +113,3 @@ class ThreadDriver:
 
     def _forget(self) -> None:
         self._waits.clear()
-
-    def _send(self, call: Call, sender: Sender, command: Send) -> Outcome:
-        context_listener = self.engine.context_listener
-        if context_listener is None:
-            return sender(command)
-        with context_listener.around(call.number, command):
-            return sender(command)

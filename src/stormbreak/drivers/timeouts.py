@@ -4,7 +4,7 @@ Nearly every timeout is cancelled, by an answer, long before its time; setting a
 then costs more than anything else on the way of a call. So long timeouts are rounded up to the next `GRAIN`, and
 all that end with the same one share a timer, as aiohttp does it. Short ones are exact.
 
-Whoever has `Timeouts` of their own can end all that runs within one of them before its time.
+The owner of `Timeouts` can end all that runs within them early.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Pulse(NamedTuple):
 
 
 class Timeouts:
-    """Those of one driver, on whichever loops. With a `pulse`, these beat while anything runs within one."""
+    """The timeouts of one driver, on any loop. With a `pulse`, loops beat while anything runs within one."""
 
     __slots__ = ("_all", "_pulse", "local")
 
@@ -73,7 +73,7 @@ class Timeouts:
 
 
 class Timeout:
-    """Raises TimeoutError after so many seconds: `asyncio.timeout` without what is not needed here.
+    """Raises TimeoutError after `seconds`: `asyncio.timeout` without what is not needed here.
 
     With None it does so when it is ended, and else never. A cancel from outside goes before it.
     """
@@ -161,7 +161,7 @@ class _OnLoop:
 
     def beat(self) -> None:
         """Beat until nothing runs within a timeout any more."""
-        assert self._pulse is not None, "who has none beats from the start"
+        assert self._pulse is not None, "without a pulse nothing has to begin to beat"
         stalls, clock = self._pulse
         self.beats = bool(self.exact) or any(self.due.values())
         if self.beats:

@@ -49,9 +49,10 @@ class TurnLock(ABC, Generic[Held, Left]):
                 try:
                     return do()
                 finally:
-                    if not within:
-                        left = self._collect()
-                        self._busy = False
+                    try:
+                        left = None if within else self._collect()
+                    finally:
+                        self._busy = within
         finally:
             if left is not None or self._postponed:
                 self._act(left)
@@ -72,10 +73,16 @@ class TurnLock(ABC, Generic[Held, Left]):
                     return
                 self._busy = True
                 try:
-                    self._settle(self._postponed.popleft())
+                    self._settle(self._postponed[0])
+                    self._postponed.popleft()
+                except Exception:
+                    self._postponed.popleft()
+                    raise  # after an interrupt, the next turn settles it again
                 finally:
-                    left = take()
-                    self._busy = False
+                    try:
+                        left = take()
+                    finally:
+                        self._busy = False
             if left is not None:
                 self._deliver_later(left)
 
@@ -87,7 +94,7 @@ class TurnLock(ABC, Generic[Held, Left]):
 
     @abstractmethod
     def _settle(self, held: Held) -> None:
-        """Settle what was postponed; under the lock."""
+        """Settle what was postponed; under the lock. It is called again if an interrupt ended it."""
 
     @abstractmethod
     def _collect(self) -> Left | None:

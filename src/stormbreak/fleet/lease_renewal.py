@@ -260,8 +260,8 @@ class TargetMembership(Membership):
         slots = self.lease.slots
         if slots is None or self._state() is None:
             return None
-        told = slots.cap if now < slots.cap_until else 0
-        is_known = self._slots_wanted(slots, 0, now) == self._asked[2] == told
+        known = slots.cap if now < slots.cap_until else 0
+        is_known = self._slots_wanted(slots, 0, now) == self._asked[2] == known
         return inf if is_known else None
 
     def _news(self, state: TargetState, now: float) -> CooldownReport:

@@ -1,7 +1,7 @@
 """The messages between a member of a fleet and its store: a `Report` and an `Answer` about one scope.
 
-Both are flat lists of numbers, the same for a Lua script and for a socket. Times are seconds relative to the sending or
-the receipt of the message, never points in time: each side has its own clock. Money is whole micro-dollars.
+Both consist of numbers alone; a Lua script takes and returns them as flat lists. Times are seconds relative to the
+sending or the receipt of the message, never points in time: each side has its own clock. Money is whole micro-dollars.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,16 +84,6 @@ class Report(NamedTuple):
             self.epoch, self.leaves, *self.requests, *self.tokens, *self.slots, *self.cooldown, *self.spend,
         ]  # fmt: skip
 
-    @classmethod
-    def of(cls, numbers: Sequence[float]) -> Self:
-        """Read `numbers`."""
-        read = iter(map(float, numbers))
-        return cls(
-            next(read), next(read),
-            _read(RateReport, read), _read(RateReport, read), _read(SlotReport, read),
-            _read(CooldownReport, read), _read(SpendReport, read),
-        )  # fmt: skip
-
 
 class RateLease(NamedTuple):
     """Units of a rate: `lump` of them at one instant in `lump_in` s, then `units`, one every `spacing` s from `first_in`.
@@ -130,15 +120,9 @@ class Answer(NamedTuple):
     cooldown: float = 0.0
     spend: SpendAnswer = SpendAnswer()
 
-    def numbers(self) -> list[float]:
-        """Return it as a flat list."""
-        return [
-            self.epoch, self.members, *self.requests, *self.tokens, self.cap, self.cooldown, *self.spend,
-        ]  # fmt: skip
-
     @classmethod
     def of(cls, numbers: Sequence[float | str | bytes]) -> Self:
-        """Read `numbers`."""
+        """Read it from a flat list."""
         read = iter(map(float, numbers))
         return cls(
             next(read), next(read), _read(RateLease, read), _read(RateLease, read),

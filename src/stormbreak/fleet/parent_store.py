@@ -134,7 +134,8 @@ class ParentStore:
             def handle(self) -> None:
                 with suppress(OSError, msgspec.MsgspecError):
                     while line := self.rfile.readline(MAX_LINE):
-                        self.wfile.write(msgspec.json.encode(_answered(store, line)) + b"\n")
+                        answers = store.beat(msgspec.json.decode(line, type=list[Message]))
+                        self.wfile.write(msgspec.json.encode(answers) + b"\n")
 
         self._server = ThreadingUnixStreamServer(str(self._path), Handler)
         self._server.daemon_threads = True
@@ -151,16 +152,6 @@ class ParentStore:
             os.rmdir(self.folder)  # noqa: PTH106
 
 
-def _answered(store: ParentStore, line: bytes) -> list[list[float]]:
-    messages = [
-        Message(scope, member, Report.of(numbers))
-        for scope, member, numbers in msgspec.json.decode(
-            line, type=list[tuple[str, str, list[float]]]
-        )
-    ]
-    return [answer.numbers() for answer in store.beat(messages)]
-
-
 class ParentClient:
     """One connection to the store of a parent process."""
 
@@ -171,12 +162,10 @@ class ParentClient:
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
         """Send reports, and wait for their answers."""
-        lines = [(each.scope, each.member, each.report.numbers()) for each in messages]
         try:
             connection = self._connected()
-            connection.sendall(msgspec.json.encode(lines) + b"\n")
-            line = self._lines.readline(MAX_LINE)
-            return [Answer.of(each) for each in msgspec.json.decode(line, type=list[list[float]])]
+            connection.sendall(msgspec.json.encode(messages) + b"\n")
+            return msgspec.json.decode(self._lines.readline(MAX_LINE), type=list[Answer])
         except TimeoutError:
             self.close()
             raise StoreError("no answer in time") from None

@@ -6,7 +6,7 @@ A scope is what one limit holds for: a target, or a spend limit. Its members lea
 the store keeps without the member: it ends by time, or when the member has acknowledged another one.
 
 - Rates: the generic cell rate algorithm (`core.rate_limit_gate.Bucket`), ahead of time by HORIZON. The answer says at which
-  times units may leave. Who has waited longest is served first, then all by their demand (max-min).
+  times units may leave. The member that has waited longest is served first, then all by their demand (max-min).
 - Slots in flight: a cap for each member, max-min by demand. What a member may still hold is never given to another.
 - Money: three numbers for each member and period, granted, returned and spent, which only ever rise. So a report that
   comes twice, late, or to a store that has forgotten all, changes nothing. Such a store also learns from its members what
@@ -42,7 +42,7 @@ CHUNK = 50.0  # a grant of money is this part of what is left
 QUIET = 5.0  # seconds of a new epoch or server in which members assert what they had, before money is granted
 EVER = 1.0  # the start of the only period of a limit without periods
 FORGOTTEN = (
-    3600.0  # seconds after its lease until the money of a lost member counts as spent for good
+    3600.0  # seconds after its lease until the money of a lost member finally counts as spent
 )
 
 
@@ -363,7 +363,7 @@ def _is_of_period(scope: Scope, report: Report, at: float, now: float) -> bool:
 def _remember(scope: Scope, report: Report, at: float, now: float) -> None:
     """Learn what all had spent before the store forgot it, from a member that reports for the first time since.
 
-    Or take back what counts as spent for good of a member that reports again, if the store has never lost anything: it had
+    Or take back what finally counted as spent of a member that reports again, if the store has never lost anything: it had
     recorded at least that much.
     """
     asked = report.spend

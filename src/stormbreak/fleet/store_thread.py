@@ -1,6 +1,6 @@
 """Carry reports and answers between the engines of this process and one store, on a thread of its own.
 
-The thread alone owns the connection. It starts with the first membership, and begins anew in a forked child.
+The thread alone owns the connection. It starts with the first membership, and starts again in a forked child.
 """
 
 import _thread
@@ -121,7 +121,7 @@ class StoreThread:
             if not self._leaving:
                 try:
                     self._beat(store)
-                except Exception:  # noqa: BLE001 - calls need the thread, whatever it met
+                except Exception:  # noqa: BLE001 - calls need the thread after any error
                     _log.exception("fleet store %s: a report failed", self.place)
                     time.sleep(RETRY)
                 time.sleep(MIN_GAP)
@@ -165,7 +165,7 @@ class StoreThread:
             return
         try:
             answers = store.beat([each.message for each in due])
-        except Exception as error:  # noqa: BLE001 - whatever it is, calls must not wait for it
+        except Exception as error:  # noqa: BLE001 - calls must not wait for any error
             self._note(store, str(error) if isinstance(error, StoreError) else type(error).__name__)
             after = RETRY * (1 + random.random() / 2)  # noqa: S311 - spreads a fleet
             for member, stepper, *_ in due:
@@ -236,12 +236,10 @@ def _message(
 
 
 def _apply(member: Membership, stepper: Stepper, answer: Answer, sent_at: float) -> None:
-    woken: list[bool] = []
-
     def apply(_: Engine, now: float) -> None:
-        woken.append(member.next_at == -inf)  # meanwhile: the answer does not know of that
+        was_woken = member.next_at == -inf  # meanwhile: the answer does not know of that
         member.apply(answer, sent_at, now)
-        if woken[0]:
+        if was_woken:
             member.next_at = min(member.next_at, now + MIN_GAP)
 
     stepper.between_steps(apply)

@@ -12,7 +12,6 @@ from hashlib import sha1
 from importlib.resources import files
 from itertools import groupby
 from math import isfinite
-from types import MappingProxyType
 from typing import Any
 
 from stormbreak.core.fleet_policy import PASSWORD
@@ -99,9 +98,9 @@ class ValkeyStore:
         """Return the end of its first QUIET seconds, by its own clock, and a number of its process; 0 if it does not say."""
         with suppress(self._refused, KeyError, ValueError):
             seconds, micro = self._client.time()
-            told = self._client.info("server")
-            started_at = float(seconds - told["uptime_in_seconds"] + micro / 1e6)
-            return started_at + QUIET, float(int(told.get("run_id", "0")[:12], 16))
+            info = self._client.info("server")
+            started_at = float(seconds - info["uptime_in_seconds"] + micro / 1e6)
+            return started_at + QUIET, float(int(info.get("run_id", "0")[:12], 16))
         return 0.0, 0.0
 
     def warnings(self) -> list[str]:
@@ -181,7 +180,7 @@ def _answers(reply: Any, count: int) -> list[Answer]:
     return [Answer.of(reply[at : at + _NUMBERS]) for at in range(0, len(reply), _NUMBERS)]
 
 
-_NUMBERS = len(Answer().numbers())
+_NUMBERS = sum(len(part) if isinstance(part, tuple) else 1 for part in Answer())
 
 
 def _short(error: BaseException) -> str:
@@ -194,29 +193,25 @@ def _short(error: BaseException) -> str:
 
 _FOREIGN = f"other data than ours is under its keys {PREFIX}*: choose another database or name"
 _CLUSTER = "it is a cluster, which is not supported: use one primary"
-_FAILURES = MappingProxyType(
-    {
-        "Response": f"it refuses the command, perhaps since {_FOREIGN}",
-        "Timeout": "no answer in time",
-        "Connection": "no connection",
-        "Authentication": "it refuses the user or the password",
-        "BusyLoading": "it is loading its data",
-        "NoPermission": "the user may not run scripts",
-        "ReadOnly": "it is a read-only replica",
-        "OutOfMemory": "it is out of memory",
-        "Moved": _CLUSTER,
-        "Ask": _CLUSTER,
-        "ClusterDown": _CLUSTER,
-    }
-)
-_CODES = MappingProxyType(
-    {
-        "BUSY": "another script keeps it busy",
-        "MISCONF": "it refuses to write, since it cannot save its data",
-        "NOREPLICAS": "it refuses to write, since it has too few replicas",
-        "unknown": "it does not know the command EVALSHA or EVAL",
-    }
-)
+_FAILURES = {
+    "Response": f"it refuses the command, perhaps since {_FOREIGN}",
+    "Timeout": "no answer in time",
+    "Connection": "no connection",
+    "Authentication": "it refuses the user or the password",
+    "BusyLoading": "it is loading its data",
+    "NoPermission": "the user may not run scripts",
+    "ReadOnly": "it is a read-only replica",
+    "OutOfMemory": "it is out of memory",
+    "Moved": _CLUSTER,
+    "Ask": _CLUSTER,
+    "ClusterDown": _CLUSTER,
+}
+_CODES = {
+    "BUSY": "another script keeps it busy",
+    "MISCONF": "it refuses to write, since it cannot save its data",
+    "NOREPLICAS": "it refuses to write, since it has too few replicas",
+    "unknown": "it does not know the command EVALSHA or EVAL",
+}
 
 
 # ---------------------------------------------------------------- records, for `fleet status`

@@ -198,7 +198,7 @@ class Attempt:
         self.over = True
         call, running = self._function_call.call, self._running
         assert running is not None
-        running.live = False  # whoever finds it in a context looks further out
+        running.live = False  # `innermost` skips it where a context still has it
         if kind is not GeneratorExit:  # the garbage collector may have come: see `iterators`
             self.step_out()
         try:
@@ -326,6 +326,11 @@ class _Loop:
         self._function_call: FunctionCall | None = None
         self._attempt: Attempt | NestedAttempt | None = None
 
+    def close(self) -> None:
+        """Give the call up, unless it has ended."""
+        if self._function_call is not None:
+            self._function_call.call.close()
+
     def _next(self) -> FunctionCall | None:
         """Return the call, begun if necessary, if it may have a further attempt."""
         if self._attempt is None:
@@ -334,8 +339,7 @@ class _Loop:
                 self._attempt = NestedAttempt()
             return self._function_call
         if not self._attempt.over:
-            if self._function_call is not None:
-                self._function_call.call.close()
+            self.close()
             raise RuntimeError("the attempt was not entered: write `with attempt:` in the loop")
         function_call = self._function_call
         return None if function_call is None or function_call.call.flow is None else function_call

@@ -33,7 +33,7 @@ def streaming(
                     close = getattr(made, "close", None)
                     if close is not None:
                         close()
-        return None  # not reached: an attempt that fails for good raises
+        return None  # not reached: the last attempt raises its error
 
     return guarded
 

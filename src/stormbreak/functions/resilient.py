@@ -107,15 +107,21 @@ class Resilient:
         """
         if is_nested(self.engine, self.target):
             return function(*args, **kwargs)
-        for attempt in Attempts(self._threads, self._begin):
-            with attempt:
-                result = function(*args, **kwargs)
-                if isinstance(result, CoroutineType):
-                    result.close()
-                    attempt.cancel()
-                    raise TypeError("function is asynchronous: use async_call")
-                if attempt.judge(result):
-                    break
+        attempts = Attempts(self._threads, self._begin)
+        try:
+            for attempt in attempts:
+                with attempt:
+                    result = function(*args, **kwargs)
+                    if isinstance(result, CoroutineType):
+                        result.close()
+                        attempt.cancel()
+                        raise TypeError("function is asynchronous: use async_call")  # noqa: TRY301
+                    if attempt.judge(result):
+                        break
+        except BaseException:
+            # After an interrupt between two attempts, the error of the first one would hold the call for ever.
+            attempts.close()
+            raise
         return result
 
     async def async_call(

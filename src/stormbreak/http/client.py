@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from decimal import Decimal
@@ -21,21 +20,20 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.price_source import PriceOf
-from stormbreak.cost.spend_gate import SpendAccounts, allow_spending, spend_accounts
+from stormbreak.cost.spend_gate import allow_spending, spend_accounts
 from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
 from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_for
-from stormbreak.fleet import fleet_for
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Repairs, Schema, schema_of
 from stormbreak.http.endpoint import DynamicKey, KeyFunction
-from stormbreak.http.environment import find_endpoint, in_force, tenants_in_force
+from stormbreak.http.environment import find_endpoint
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.h1.connection_factory import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.models import PreparedRequest
-from stormbreak.http.pricing import check_prices, list_price
+from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import (
     NO_MODEL,
     RequestFields,
@@ -112,7 +110,7 @@ class ClientControls:
         return self._driver.snapshot(pending=pending)
 
     def isolate(self, target: Target | str, *, duration: float | None = None) -> None:
-        """Open the circuit of a target, or of a model, by hand: no call passes.
+        """Open the circuit of a target, or of a model, manually: no call passes.
 
         Until `reset`, or for `duration` seconds, after which probes decide. Calls in the queue that fail fast are
         rejected at once.
@@ -233,9 +231,8 @@ class AsyncClient(ClientControls):
         fleet: FleetPolicy | str | None = None,
         tenants: Mapping[str, TenantLimits] | None = None,
     ) -> None:
-        policy, limits = in_force(policy, fleet), tenants_in_force(tenants)
-        if prices is None:
-            check_prices(policy, limits)
+        engine = engine_for(policy, fleet, tenants, prices)
+        policy = engine.policy
         endpoint = find_endpoint(
             provider,
             base_url=base_url,
@@ -243,19 +240,11 @@ class AsyncClient(ClientControls):
             api_key_env=api_key_env,
             allow_http=allow_http,
         )
-        routes = Routes(
-            endpoint,
-            policy.fallback,
-            allow_http=allow_http,
-            environ=os.environ,
-            connect=partial(connect, POOL_LIMIT),  # the limit may be raised
-        )
+        # the limit may be raised
+        routes = Routes(endpoint, policy.fallback, connect=partial(connect, POOL_LIMIT))
         local_answers = LocalAnswers(policy, degraded)
         config = TargetConfig(policy, routes, local_answers, model, stream_on_wire, policy.reserves)
-        self._use(
-            Engine(policy, SpendAccounts(prices or list_price), fleet_for(policy), limits),
-            SingleTarget(config),
-        )
+        self._use(engine, SingleTarget(config))
 
     @classmethod
     def on(cls, engine: Engine, resolver: TargetResolver, *, blocks: bool = False) -> Self:
@@ -353,7 +342,7 @@ class AsyncClient(ClientControls):
         """Send `payload` as `request` does, and return the answer while it comes: see `http.stream.Stream`.
 
         Use it as ``async with client.stream(...) as stream``, or await it. That waits for the first output; until
-        then attempts are retried as ever, and it raises what `request` raises. `deadline` bounds the whole stream, the
+        then attempts are retried, and it raises what `request` raises. `deadline` bounds the whole stream, the
         policy's attempt timeout the time to its first output, its idle timeout silence. What breaks later raises
         StreamBrokenError, with the part that was received.
         """

@@ -7,7 +7,6 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -216,6 +215,8 @@ def _message(text: str, model: str, _: int) -> dict[str, Any]:
     }
 
 
-_WRITERS: Mapping[Shape, Callable[[str, str, int], dict[str, Any]]] = MappingProxyType(
-    {Shape.CHAT: _chat, Shape.RESPONSES: _response, Shape.MESSAGES: _message}
-)
+_WRITERS: Mapping[Shape, Callable[[str, str, int], dict[str, Any]]] = {
+    Shape.CHAT: _chat,
+    Shape.RESPONSES: _response,
+    Shape.MESSAGES: _message,
+}

@@ -78,8 +78,13 @@ def engine_for(
     policy: Policy | str,
     fleet: FleetPolicy | str | None = None,
     tenants: Mapping[str, TenantLimits] | None = None,
+    prices: PriceOf | None = None,
 ) -> Engine:
-    """Make an engine for a policy, or a preset, as it is in force here; raise as `check_prices` and `fleet_for` do."""
+    """Make an engine for a policy, or a preset, as it is in force here; raise as `check_prices` and `fleet_for` do.
+
+    `prices` are by default today's list prices.
+    """
     chosen, limits = in_force(policy, fleet), tenants_in_force(tenants)
-    check_prices(chosen, limits)
-    return Engine(chosen, SpendAccounts(list_price), fleet_for(chosen), limits)
+    if prices is None:
+        check_prices(chosen, limits)
+    return Engine(chosen, SpendAccounts(prices or list_price), fleet_for(chosen), limits)

@@ -505,9 +505,7 @@ class RequestTemplate:
         if self.shape is Shape.CHAT and provider in _MAX_COMPLETION_TOKENS:
             field = "max_completion_tokens"
         fields = decode_parts(self._unlimited)
-        for name in _limit_names(
-            self.shape
-        ):  # what is there bounds nothing, but a server may heed it
+        for name in _limit_names(self.shape):  # they bound nothing, but a server may respect one
             fields.pop(name, None)
         return msgspec.json.encode({**fields, field: tokens})
 

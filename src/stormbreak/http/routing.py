@@ -90,8 +90,6 @@ class Routes:
         endpoint: ProviderEndpoint,
         rules: tuple[Fallback, ...],
         *,
-        allow_http: bool,
-        environ: Mapping[str, str],
         connect: Callable[[Origin], Connection],
         table: RouteTable | None = None,
     ) -> None:
@@ -100,13 +98,7 @@ class Routes:
         self.route = self._table.route
         self._first: dict[str, Route] = {}  # by model
         self._steps: dict[str, tuple[Step, ...]] = {}
-        self._rules = [
-            (
-                rule,
-                tuple(_fallback_endpoints(rule, endpoint, allow_http=allow_http, environ=environ)),
-            )
-            for rule in rules
-        ]
+        self._rules = [(rule, tuple(_fallback_endpoints(rule, endpoint))) for rule in rules]
         endpoints = (endpoint, *(each for _, several in self._rules for each in several))
         addresses = {each.origin.base_url: each.origin for each in endpoints}
         self._connections = {address: connect(origin) for address, origin in addresses.items()}
@@ -178,18 +170,14 @@ def _route(target: Target, endpoint: ProviderEndpoint, connection: Connection) -
     return Route(target, endpoint.origin, connection, policy, key, allow_http)
 
 
-def _fallback_endpoints(
-    rule: Fallback, own: ProviderEndpoint, *, allow_http: bool, environ: Mapping[str, str]
-) -> Iterator[ProviderEndpoint]:
+def _fallback_endpoints(rule: Fallback, own: ProviderEndpoint) -> Iterator[ProviderEndpoint]:
     if isinstance(rule, ToTargets):
         for number, place in enumerate(rule.targets):
             with errors_at(f"fallback.targets[{number}]"):
-                yield _endpoint(place, own, allow_http=allow_http, environ=environ)
+                yield _endpoint(place, own)
 
 
-def _endpoint(
-    place: Place, own: ProviderEndpoint, *, allow_http: bool, environ: Mapping[str, str]
-) -> ProviderEndpoint:
+def _endpoint(place: Place, own: ProviderEndpoint) -> ProviderEndpoint:
     """Find the endpoint of a fallback. It differs from the client's only in what it names; another address has its own key."""
     elsewhere = place.provider is not None or place.base_url is not None
     if not elsewhere and place.api_key_env is None:
@@ -198,8 +186,7 @@ def _endpoint(
         place.provider,
         base_url=place.base_url if elsewhere else own.origin.base_url,
         api_key_env=place.api_key_env,
-        allow_http=allow_http,
-        environ=environ,
+        allow_http=own.allow_http,
     )
     return found if elsewhere else found._replace(provider=own.provider)
 

@@ -417,8 +417,6 @@ class SettingsBuilder:
         routes = Routes(
             self._endpoint(name, target)._replace(name=name, policy=policy),
             policy.fallback,
-            allow_http=target.allow_http,
-            environ=os.environ,
             connect=self.connections.to,
             table=table,
         )

@@ -75,7 +75,7 @@ class Client(ClientControls):
         return BlockingStream(run(pending.opened()))
 
     def close(self) -> None:
-        """End it for good: every call, now or later, ends with a `ClientClosedError`, and every stream breaks.
+        """Close it: every call, now or later, ends with a `ClientClosedError`, and every stream breaks.
 
         From any thread; a second time does nothing.
         """

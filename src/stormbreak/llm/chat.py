@@ -14,7 +14,8 @@ import msgspec
 
 from stormbreak.llm.stream_deltas import (
     JsonAccumulator,
-    WatchedAssembly,
+    StreamAssembly,
+    StreamWatcher,
     brings_output,
     delta_of,
     expect_finish_reason,
@@ -30,22 +31,106 @@ _OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
 _TAKEN = frozenset({"index", "delta", "message", "text"})
 
 
-class ChatAssembly(WatchedAssembly):
+# ---------------------------------------------------------------- watchers
+
+_KEY = b'"finish_reason"'
+_NULL = b'"finish_reason":null'
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*(?:"[^"]|[^n"\s])')
+_ERROR = re.compile(rb'"error"(?!\s*:\s*n)')
+_ERROR_FIELD = re.compile(rb"(?:^|[\r\n])error:")
+
+
+class ChatWatcher(StreamWatcher):
+    """Watches chunks: the first ones, and all that are not `quiet`. Only `[DONE]` ends the stream."""
+
+    _delta_of: Callable[..., dict[str, Any]] = staticmethod(delta_of)
+
+    def __init__(self, choices: int = 1) -> None:
+        super().__init__(choices)
+        self._reasons: dict[int, str | None] = {}
+        self._first: int | None = None  # the lowest number of a choice
+        self._continued = False  # after a finish reason
+
+    @staticmethod
+    def quiet(block: bytes) -> bool:
+        """Whether whole events can only be output: no finish reason, no error, no `[DONE]`.
+
+        Keys are searched with their quotes: within a text, quotes are escaped.
+        """
+        return not (  # `find` takes half the time of `in`
+            block.find(b"[DONE]") >= 0
+            or block.find(b"event:") >= 0
+            or (block.find(b"error") >= 0 and _may_be_error(block))
+            or (block.count(_KEY) != block.count(_NULL) and _FINISH.search(block))
+        )
+
+    def add(self, data: dict[str, Any]) -> None:
+        """Take one chunk; raise MalformedChunkError."""
+        self.usage = self.usage_in(data) or self.usage
+        for part in map(expect_object, expect_list(data.get("choices"))):
+            index, reason = (
+                expect_index(part.get("index")),
+                expect_finish_reason(part.get("finish_reason")),
+            )
+            delta = self._delta_of(part, begun=self.has_output)
+            brought, before = brings_output(delta), self._reasons.get(index)
+            self.has_output = self.has_output or brought
+            self._continued = self._continued or (before is not None and brought)
+            self._reasons[index] = reason or before
+            self._first = index if self._first is None else min(self._first, index)
+        self.finish_reason = None if self._first is None else self._reasons[self._first]
+
+    def usage_in(self, data: dict[str, Any]) -> Any:
+        """Find the usage in a chunk; Groq has its own place for it."""
+        own = data.get("x_groq")
+        return data.get("usage") or (own.get("usage") if isinstance(own, dict) else None)
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each choice ended."""
+        return list(self._reasons.values())
+
+    def missing(self, *, done: bool = False) -> str | None:
+        """Return what is missing: every choice needs a finish reason.
+
+        With `[DONE]`, fewer choices are enough: some servers do not know `n`. A finish reason with more output after it
+        does not count: some relays of Gemini write one into every chunk.
+        """
+        if self._continued and not done:
+            return UNFINISHED
+        reasons = self._reasons.values()
+        enough = len(reasons) >= self._wanted or (done and bool(reasons))
+        return None if enough and all(reasons) else UNFINISHED
+
+
+def _may_be_error(block: bytes) -> bool:
+    if block.find(b'"error"') >= 0 and _ERROR.search(block):
+        return True
+    return block.find(b"error:") >= 0 and _ERROR_FIELD.search(block) is not None
+
+
+class CompletionWatcher(ChatWatcher):
+    """The same for a text completion."""
+
+    _delta_of = staticmethod(text_of)
+
+
+# ---------------------------------------------------------------- assemblies
+
+
+class ChatAssembly(ChatWatcher, StreamAssembly):
     """Collects chunks; `result` is the completion so far."""
 
     _object = "chat.completion"
 
     def __init__(self, choices: int = 1) -> None:
-        self._watcher: ChatWatcher = self._make_watcher(choices)
+        super().__init__(choices)
         self._top: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
 
-    def _make_watcher(self, choices: int) -> "ChatWatcher":
-        return ChatWatcher(choices)
-
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk; raise MalformedChunkError."""
-        self._watcher.add(chunk)
+        super().add(chunk)
         _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
         for part in map(expect_object, expect_list(chunk.get("choices"))):
             index = expect_index(part.get("index"))
@@ -63,8 +148,7 @@ class ChatAssembly(WatchedAssembly):
             "object": self._object,
             "choices": [self._choices[index].result(index) for index in sorted(self._choices)],
         }
-        usage = self._watcher.usage
-        return whole | {"usage": usage} if usage else whole
+        return whole | {"usage": self.usage} if self.usage else whole
 
 
 class _ToolCall:
@@ -187,8 +271,7 @@ class TextAssembly(ChatAssembly):
 
     _object = "text_completion"
 
-    def _make_watcher(self, choices: int) -> "ChatWatcher":
-        return CompletionWatcher(choices)
+    _delta_of = staticmethod(text_of)
 
     def _new_choice(self) -> _Choice:
         return _TextChoice()
@@ -212,96 +295,3 @@ def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
             _fill(so_far, value)
         elif not so_far and (value or name not in whole):
             whole[name] = value
-
-
-def usage_in(chunk: dict[str, Any]) -> Any:
-    """Find the usage in a chunk; Groq has its own place for it."""
-    own = chunk.get("x_groq")
-    return chunk.get("usage") or (own.get("usage") if isinstance(own, dict) else None)
-
-
-# ---------------------------------------------------------------- watchers
-
-_KEY = b'"finish_reason"'
-_NULL = b'"finish_reason":null'
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*(?:"[^"]|[^n"\s])')
-_ERROR = re.compile(rb'"error"(?!\s*:\s*n)')
-_ERROR_FIELD = re.compile(rb"(?:^|[\r\n])error:")
-
-
-class ChatWatcher:
-    """Watches chunks: the first ones, and all that are not `quiet`. `choices` is what the call asked for (`n`)."""
-
-    ended = False  # only `[DONE]` ends the stream
-    _delta_of: Callable[..., dict[str, Any]] = staticmethod(delta_of)
-
-    def __init__(self, choices: int = 1) -> None:
-        self.has_output = False
-        self.usage: Any = None
-        self.finish_reason: str | None = None  # of the first choice
-        self._wanted = choices
-        self._reasons: dict[int, str | None] = {}
-        self._first: int | None = None  # the lowest number of a choice
-        self._continued = False  # after a finish reason
-
-    @staticmethod
-    def quiet(block: bytes) -> bool:
-        """Whether whole events can only be output: no finish reason, no error, no `[DONE]`.
-
-        Keys are searched with their quotes: within a text, quotes are escaped.
-        """
-        return not (  # `find` takes half the time of `in`
-            block.find(b"[DONE]") >= 0
-            or block.find(b"event:") >= 0
-            or (block.find(b"error") >= 0 and _may_be_error(block))
-            or (block.count(_KEY) != block.count(_NULL) and _FINISH.search(block))
-        )
-
-    def add(self, chunk: dict[str, Any]) -> None:
-        """Take one chunk; raise MalformedChunkError."""
-        self.usage = self.usage_in(chunk) or self.usage
-        for part in map(expect_object, expect_list(chunk.get("choices"))):
-            index, reason = (
-                expect_index(part.get("index")),
-                expect_finish_reason(part.get("finish_reason")),
-            )
-            delta = self._delta_of(part, begun=self.has_output)
-            brought, before = brings_output(delta), self._reasons.get(index)
-            self.has_output = self.has_output or brought
-            self._continued = self._continued or (before is not None and brought)
-            self._reasons[index] = reason or before
-            self._first = index if self._first is None else min(self._first, index)
-        self.finish_reason = None if self._first is None else self._reasons[self._first]
-
-    def usage_in(self, chunk: dict[str, Any]) -> Any:
-        """Find the usage in a chunk."""
-        return usage_in(chunk)
-
-    @property
-    def reasons(self) -> list[str | None]:
-        """Why each choice ended."""
-        return list(self._reasons.values())
-
-    def missing(self, *, done: bool = False) -> str | None:
-        """Return what is missing: every choice needs a finish reason.
-
-        With `[DONE]`, fewer choices are enough: some servers do not know `n`. A finish reason with more output after it
-        does not count: some relays of Gemini write one into every chunk.
-        """
-        if self._continued and not done:
-            return UNFINISHED
-        reasons = self._reasons.values()
-        enough = len(reasons) >= self._wanted or (done and bool(reasons))
-        return None if enough and all(reasons) else UNFINISHED
-
-
-def _may_be_error(block: bytes) -> bool:
-    if block.find(b'"error"') >= 0 and _ERROR.search(block):
-        return True
-    return block.find(b"error:") >= 0 and _ERROR_FIELD.search(block) is not None
-
-
-class CompletionWatcher(ChatWatcher):
-    """The same for a text completion."""
-
-    _delta_of = staticmethod(text_of)

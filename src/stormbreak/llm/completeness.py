@@ -8,7 +8,6 @@ the Messages API have their own modules.
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -33,15 +32,13 @@ _OF_MODELS = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES, Shape.EMBEDDINGS)
 MAX_ITEMS = 10_000
 """Choices or other items of one answer; providers allow 128 choices and 2,048 inputs."""
 _LARGE = 2**18  # bytes; smaller bodies are not checked
-_LISTS: Mapping[Shape, str] = MappingProxyType(
-    {
-        Shape.CHAT: "choices",
-        Shape.COMPLETION: "choices",
-        Shape.EMBEDDINGS: "data",
-        Shape.RESPONSES: "output",
-        Shape.MESSAGES: "content",
-    }
-)
+_LISTS: Mapping[Shape, str] = {
+    Shape.CHAT: "choices",
+    Shape.COMPLETION: "choices",
+    Shape.EMBEDDINGS: "data",
+    Shape.RESPONSES: "output",
+    Shape.MESSAGES: "content",
+}
 _OF_NO_FORMAT = broken("of no known format", None)
 
 
@@ -307,16 +304,12 @@ def _resource(body: bytes, request_id: str | None, _: int | None) -> ParsedRespo
     return ParsedResponse(Verdict.OK, request_id=request_id)
 
 
-_READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], ParsedResponse]] = (
-    MappingProxyType(
-        {
-            Shape.CHAT: _chat,
-            Shape.COMPLETION: _completion,
-            Shape.EMBEDDINGS: _embeddings,
-            Shape.RESPONSES: read_response,
-            Shape.MESSAGES: read_message,
-            Shape.JSON: _json,
-            Shape.RESOURCE: _resource,
-        }
-    )
-)
+_READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], ParsedResponse]] = {
+    Shape.CHAT: _chat,
+    Shape.COMPLETION: _completion,
+    Shape.EMBEDDINGS: _embeddings,
+    Shape.RESPONSES: read_response,
+    Shape.MESSAGES: read_message,
+    Shape.JSON: _json,
+    Shape.RESOURCE: _resource,
+}

@@ -6,7 +6,6 @@ harmless default: an unknown 4xx is final, since sending it again would fail aga
 
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from stormbreak.llm.finish_reasons import FINISH_REASONS
@@ -33,30 +32,28 @@ def _codes(listed: Mapping[Verdict, Mapping[str, str]]) -> tuple[Code, ...]:
 
 
 def _by_name(codes: tuple[Code, ...]) -> Mapping[str, Verdict]:
-    return MappingProxyType({code.name: code.verdict for code in codes})
+    return {code.name: code.verdict for code in codes}
 
 
-STATUSES: Mapping[int, Verdict] = MappingProxyType(
-    {
-        401: _V.AUTH,
-        402: _V.BILLING,
-        403: _V.AUTH,
-        404: _V.NOT_FOUND,
-        405: _V.NOT_FOUND,  # something is there, but not this API
-        407: _V.AUTH,
-        408: _V.TIMEOUT,
-        409: _V.THROTTLED,  # a lock is held: worth a retry, and no sign of ill health
-        410: _V.NOT_FOUND,
-        424: _V.INVALID,
-        425: _V.SERVER_ERROR,  # too early, says a server or its edge: it is about now, not about the request
-        429: _V.THROTTLED,
-        498: _V.OVERLOADED,  # Groq's flex tier: capacity exceeded
-        499: _V.INVALID,  # the server saw a client hang up: about another call
-        501: _V.INVALID,
-        503: _V.OVERLOADED,
-        529: _V.OVERLOADED,
-    }
-)
+STATUSES: Mapping[int, Verdict] = {
+    401: _V.AUTH,
+    402: _V.BILLING,
+    403: _V.AUTH,
+    404: _V.NOT_FOUND,
+    405: _V.NOT_FOUND,  # something is there, but not this API
+    407: _V.AUTH,
+    408: _V.TIMEOUT,
+    409: _V.THROTTLED,  # a lock is held: worth a retry, and no sign of ill health
+    410: _V.NOT_FOUND,
+    424: _V.INVALID,
+    425: _V.SERVER_ERROR,  # too early, says a server or its edge: it is about now, not about the request
+    429: _V.THROTTLED,
+    498: _V.OVERLOADED,  # Groq's flex tier: capacity exceeded
+    499: _V.INVALID,  # the server saw a client hang up: about another call
+    501: _V.INVALID,
+    503: _V.OVERLOADED,
+    529: _V.OVERLOADED,
+}
 
 UNTOUCHED = frozenset({501, 505, 521, 522, 523, 525, 526, 529})
 """Statuses of 500 and above that fail before any work: a refusal, or an edge that did not reach the model's server."""
@@ -162,28 +159,24 @@ BROAD_CODES: tuple[Code, ...] = _codes(
 BROAD = _by_name(BROAD_CODES)
 """Types less specific than any status; they decide only if an error has no status of its own."""
 
-MINIMAX_CODES: Mapping[int, Verdict] = MappingProxyType(
-    {
-        1001: _V.TIMEOUT,
-        1002: _V.THROTTLED,
-        1004: _V.AUTH,
-        1008: _V.BILLING,
-        1026: _V.FILTERED,  # the prompt
-        1027: _V.FILTERED,  # the answer
-        1039: _V.THROTTLED,  # tokens per minute
-        1041: _V.THROTTLED,  # connections
-        1042: _V.INVALID,  # too many invisible characters
-        2013: _V.INVALID,
-        2045: _V.THROTTLED,  # requests grow too quickly
-        2049: _V.AUTH,
-        2056: _V.THROTTLED,  # the quota of a plan, for some hours
-    }
-)
+MINIMAX_CODES: Mapping[int, Verdict] = {
+    1001: _V.TIMEOUT,
+    1002: _V.THROTTLED,
+    1004: _V.AUTH,
+    1008: _V.BILLING,
+    1026: _V.FILTERED,  # the prompt
+    1027: _V.FILTERED,  # the answer
+    1039: _V.THROTTLED,  # tokens per minute
+    1041: _V.THROTTLED,  # connections
+    1042: _V.INVALID,  # too many invisible characters
+    2013: _V.INVALID,
+    2045: _V.THROTTLED,  # requests grow too quickly
+    2049: _V.AUTH,
+    2056: _V.THROTTLED,  # the quota of a plan, for some hours
+}
 """Of MiniMax, in `base_resp` of an HTTP 200: https://platform.minimax.io/docs/api-reference/errorcode. Others fail."""
 
-PAIRS: Mapping[tuple[int, str], Verdict] = MappingProxyType(
-    {(424, "modelstreamerrorexception"): _V.SERVER_ERROR}  # Bedrock; to Groq, 424 is final
-)
+PAIRS: Mapping[tuple[int, str], Verdict] = {(424, "modelstreamerrorexception"): _V.SERVER_ERROR}
 """A status and a code with a meaning of their own together."""
 
 _NUMBER = re.compile("[45][0-9][0-9]")

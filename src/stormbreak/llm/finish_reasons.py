@@ -10,7 +10,6 @@ reject a good answer is to pay for it twice. Without a message the answer is bro
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import NamedTuple
 
 from stormbreak.types import Verdict
@@ -58,106 +57,102 @@ _COMPATIBLE = (
     " cerebras local"
 )
 
-FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
-    dict(
-        (
-            *_rows(
-                FinishMeaning.COMPLETE,
-                Verdict.OK,
-                {
-                    _COMPATIBLE: "stop",
-                    "openai xai": "completed",
-                    "anthropic xai": "end_turn",
-                    "anthropic local cohere": "stop_sequence",
-                    "together": "eos",
-                    "local": "eos_token",
-                    "xai": "reason_stop",
-                    "gemini": "finish_reason_unspecified",
-                    "cohere": "complete",
-                },
-            ),
-            *_rows(
-                FinishMeaning.TRUNCATED,
-                Verdict.OK,
-                {
-                    _COMPATIBLE: "length",
-                    "openai xai": "incomplete max_output_tokens",
-                    "openai": "max_messages steered",
-                    "anthropic gemini cohere": "max_tokens",
-                    "anthropic bedrock": "model_context_window_exceeded",
-                    "anthropic": "pause_turn compaction",
-                    "mistral": "model_length",
-                    "gemini": "continuation too_many_tool_calls",
-                    "xai": "reason_max_len reason_max_context reason_time_limit",
-                    "local": "repetition",
-                    "cohere": "error_limit",
-                },
-            ),
-            *_rows(
-                FinishMeaning.TOOL_CALL,
-                Verdict.OK,
-                {
-                    _COMPATIBLE: "tool_calls",
-                    "openai azure groq together fireworks": "function_call",
-                    "anthropic": "tool_use",
-                    "cohere": "tool_call",
-                    "xai": "reason_tool_calls",
-                },
-            ),
-            *_rows(
-                FinishMeaning.FILTERED,
-                Verdict.FILTERED,
-                {
-                    "openai azure holysheep deepseek groq openrouter gemini cerebras local": """
+FINISH_REASONS: Mapping[str, Reason] = dict(
+    (
+        *_rows(
+            FinishMeaning.COMPLETE,
+            Verdict.OK,
+            {
+                _COMPATIBLE: "stop",
+                "openai xai": "completed",
+                "anthropic xai": "end_turn",
+                "anthropic local cohere": "stop_sequence",
+                "together": "eos",
+                "local": "eos_token",
+                "xai": "reason_stop",
+                "gemini": "finish_reason_unspecified",
+                "cohere": "complete",
+            },
+        ),
+        *_rows(
+            FinishMeaning.TRUNCATED,
+            Verdict.OK,
+            {
+                _COMPATIBLE: "length",
+                "openai xai": "incomplete max_output_tokens",
+                "openai": "max_messages steered",
+                "anthropic gemini cohere": "max_tokens",
+                "anthropic bedrock": "model_context_window_exceeded",
+                "anthropic": "pause_turn compaction",
+                "mistral": "model_length",
+                "gemini": "continuation too_many_tool_calls",
+                "xai": "reason_max_len reason_max_context reason_time_limit",
+                "local": "repetition",
+                "cohere": "error_limit",
+            },
+        ),
+        *_rows(
+            FinishMeaning.TOOL_CALL,
+            Verdict.OK,
+            {
+                _COMPATIBLE: "tool_calls",
+                "openai azure groq together fireworks": "function_call",
+                "anthropic": "tool_use",
+                "cohere": "tool_call",
+                "xai": "reason_tool_calls",
+            },
+        ),
+        *_rows(
+            FinishMeaning.FILTERED,
+            Verdict.FILTERED,
+            {
+                "openai azure holysheep deepseek groq openrouter gemini cerebras local": """
                         content_filter
                     """,
-                    "anthropic": "refusal",
-                    "gemini": """
+                "anthropic": "refusal",
+                "gemini": """
                         safety recitation blocklist prohibited_content spii language other
                         image_safety image_prohibited_content image_recitation image_other
                         no_image escalation jailbreak model_armor
                     """,
-                    "bedrock": "content_filtered guardrail_intervened",
-                    "cohere": "error_toxic",
-                    "zhipu": "sensitive",
-                },
-            ),
-            *_rows(FinishMeaning.FILTERED, Verdict.AUTH, {"gemini": "pup_limited_disabled"}),
-            *_rows(
-                FinishMeaning.MALFORMED,
-                Verdict.BROKEN,
-                {
-                    "gemini": """
+                "bedrock": "content_filtered guardrail_intervened",
+                "cohere": "error_toxic",
+                "zhipu": "sensitive",
+            },
+        ),
+        *_rows(FinishMeaning.FILTERED, Verdict.AUTH, {"gemini": "pup_limited_disabled"}),
+        *_rows(
+            FinishMeaning.MALFORMED,
+            Verdict.BROKEN,
+            {
+                "gemini": """
                         malformed_function_call unexpected_tool_call malformed_response
                     """,
-                    "bedrock": "malformed_model_output malformed_tool_use",
-                },
-            ),
-            *_rows(
-                FinishMeaning.MALFORMED, Verdict.INVALID, {"gemini": "missing_thought_signature"}
-            ),
-            *_rows(
-                FinishMeaning.ABORTED,
-                Verdict.OVERLOADED,
-                {"deepseek": "insufficient_system_resource"},
-            ),
-            *_rows(
-                FinishMeaning.ABORTED,
-                Verdict.SERVER_ERROR,
-                {
-                    "local": "abort cancelled",
-                    "zhipu": "network_error",
-                    "xai": "reason_invalid",
-                    "cohere": "user_cancel",
-                },
-            ),
-            *_rows(FinishMeaning.ABORTED, Verdict.TIMEOUT, {"cohere": "timeout"}),
-            *_rows(
-                FinishMeaning.ERROR,
-                Verdict.SERVER_ERROR,
-                {"openrouter mistral together fireworks local cohere": "error"},
-            ),
-        )
+                "bedrock": "malformed_model_output malformed_tool_use",
+            },
+        ),
+        *_rows(FinishMeaning.MALFORMED, Verdict.INVALID, {"gemini": "missing_thought_signature"}),
+        *_rows(
+            FinishMeaning.ABORTED,
+            Verdict.OVERLOADED,
+            {"deepseek": "insufficient_system_resource"},
+        ),
+        *_rows(
+            FinishMeaning.ABORTED,
+            Verdict.SERVER_ERROR,
+            {
+                "local": "abort cancelled",
+                "zhipu": "network_error",
+                "xai": "reason_invalid",
+                "cohere": "user_cancel",
+            },
+        ),
+        *_rows(FinishMeaning.ABORTED, Verdict.TIMEOUT, {"cohere": "timeout"}),
+        *_rows(
+            FinishMeaning.ERROR,
+            Verdict.SERVER_ERROR,
+            {"openrouter mistral together fireworks local cohere": "error"},
+        ),
     )
 )
 """Every known finish reason, stop reason and reason of an incomplete response, by its name.
@@ -190,7 +185,7 @@ def refused(words: Iterable[str | None], *, has_output: bool) -> Reason | None:
     for word in words:
         reason = reason_of(word) if word else None
         if reason is None or reason.verdict is Verdict.OK:
-            has_output = True  # that is an answer, whatever its content
+            has_output = True  # an answer, even without content
         elif reason.meaning in _NEVER_SUCCESS:
             return reason
         else:

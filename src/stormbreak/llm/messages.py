@@ -9,8 +9,8 @@ from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.stream_deltas import (
     JsonAccumulator,
     MalformedChunkError,
-    TypedEvents,
-    WatchedAssembly,
+    StreamAssembly,
+    StreamWatcher,
     brings_output,
     expect_finish_reason,
     expect_index,
@@ -68,19 +68,14 @@ _INPUT = "partial_json"
 _OWN = frozenset({"type", "delta", "usage"})
 
 
-class MessagesWatcher(TypedEvents):
+class MessagesWatcher(StreamWatcher):
     """Watches the stream: begun, output, usage, stop reason, end."""
 
-    def __init__(self, _: int = 1) -> None:
-        super().__init__()
-        self.ended = False
-        self._usage: dict[str, Any] = {}
-        self._has_final_usage = False
-
-    @property
-    def usage(self) -> dict[str, Any]:
-        """The usage; empty until the output is counted, since the first event counts only the input."""
-        return self._usage if self._has_final_usage else {}
+    def __init__(self, choices: int = 1) -> None:
+        super().__init__(choices)
+        self.usage = {}  # until the output is counted: the first event counts only the input
+        self._counts: dict[str, Any] = {}
+        self._begun = False
 
     @staticmethod
     def quiet(block: bytes) -> bool:
@@ -103,8 +98,8 @@ class MessagesWatcher(TypedEvents):
             reason = expect_finish_reason(expect_object(data.get("delta") or {}).get("stop_reason"))
             self.finish_reason = reason or self.finish_reason
             self._count(data)
-            counted = expect_object(data.get("usage") or {}).get("output_tokens")
-            self._has_final_usage = self._has_final_usage or counted is not None
+            if expect_object(data.get("usage") or {}).get("output_tokens") is not None:
+                self.usage = self._counts
         elif kind == END:
             self.ended = True
 
@@ -129,21 +124,21 @@ class MessagesWatcher(TypedEvents):
     def _count(self, data: dict[str, Any]) -> None:
         """Take the counts: a later one replaces an earlier one."""
         counts = expect_object(data.get("usage") or {})
-        self._usage |= {name: count for name, count in counts.items() if count is not None}
+        self._counts |= {name: count for name, count in counts.items() if count is not None}
 
 
-class MessageAssembly(WatchedAssembly):
+class MessageAssembly(MessagesWatcher, StreamAssembly):
     """Assembles the message; `result` is the body of the same answer without streaming."""
 
-    def __init__(self, _: int = 1) -> None:
-        self._watcher: MessagesWatcher = MessagesWatcher()
+    def __init__(self, choices: int = 1) -> None:
+        super().__init__(choices)
         self._message: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
         self._blocks: dict[int, list[_StreamedBlock]] = {}
 
     def add(self, data: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
-        self._watcher.add(data)
+        super().add(data)
         kind = data.get("type")
         if kind == "message_start":
             self._message = data["message"]
@@ -168,7 +163,7 @@ class MessageAssembly(WatchedAssembly):
         """Return the body of the same answer without streaming."""
         blocks = (block for index in sorted(self._blocks) for block in self._blocks[index])
         content = [block.result() for block in blocks]
-        return self._message | {"content": content} | self._end | {"usage": self._watcher.usage}
+        return self._message | {"content": content} | self._end | {"usage": self.usage}
 
 
 class _StreamedBlock:

@@ -40,15 +40,13 @@ _SHAPES = {
     "/responses": Shape.RESPONSES,
     "/messages": Shape.MESSAGES,
 }
-OPERATIONS: Mapping[Shape, str] = MappingProxyType(
-    {
-        Shape.CHAT: "chat",
-        Shape.COMPLETION: "text_completion",
-        Shape.EMBEDDINGS: "embeddings",
-        Shape.RESPONSES: "chat",
-        Shape.MESSAGES: "chat",
-    }
-)
+OPERATIONS: Mapping[Shape, str] = {
+    Shape.CHAT: "chat",
+    Shape.COMPLETION: "text_completion",
+    Shape.EMBEDDINGS: "embeddings",
+    Shape.RESPONSES: "chat",
+    Shape.MESSAGES: "chat",
+}
 """The operation in the words of OpenTelemetry (gen_ai.operation.name), where it is known."""
 
 FREE = ("/moderations", "/messages/count_tokens", "/responses/input_tokens")

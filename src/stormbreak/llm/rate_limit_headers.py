@@ -19,14 +19,13 @@ call reserves mostly input. No input raises.
 
 import re
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from stormbreak.llm.retry_after import number, parse_reset, parse_server_date
 from stormbreak.types import RateLimits, RateLimitStatus
 
 _SANE = 1e12  # no limit is larger
-_WINDOWS = MappingProxyType({"minute": 60.0, "hour": 3600.0, "day": 86_400.0})
+_WINDOWS = {"minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _IETF_POLICY = re.compile(r'"([^"]{0,64})"([^,]{0,200})', re.ASCII)
 _IETF_ITEM = re.compile(r";\s*([qrtw])=(\d{1,15})(?![\d.])", re.ASCII)
 
@@ -56,9 +55,9 @@ def _dialects() -> Iterator[_Dialect]:
     yield _Dialect("ratelimit-{}", tokens=False, flows=False)
 
 
-_BY_REMAINING: Mapping[str, _Dialect] = MappingProxyType(
-    {dialect.names.format("remaining"): dialect for dialect in _dialects()}
-)
+_BY_REMAINING: Mapping[str, _Dialect] = {
+    dialect.names.format("remaining"): dialect for dialect in _dialects()
+}
 """Without a remainder the other headers are ignored."""
 
 _PARTS = frozenset(f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("input", "output"))

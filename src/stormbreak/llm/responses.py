@@ -15,8 +15,8 @@ from stormbreak.llm.finish_reasons import refused
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.stream_deltas import (
     MalformedChunkError,
-    TypedEvents,
-    WatchedAssembly,
+    StreamAssembly,
+    StreamWatcher,
     expect_finish_reason,
     expect_index,
     expect_list,
@@ -117,18 +117,13 @@ def error_in_event(data: object, *, is_error: bool) -> ProviderError | None:
     return find_error(data, is_error=is_error)
 
 
-class ResponsesWatcher(TypedEvents):
+class ResponsesWatcher(StreamWatcher):
     """Watches the stream: output, and the response that ends it."""
 
-    def __init__(self, _: int = 1) -> None:
-        super().__init__()
-        self.usage: Any = None
+    def __init__(self, choices: int = 1) -> None:
+        super().__init__(choices)
         self.response: dict[str, Any] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the whole response has come."""
-        return self.response is not None
+        self._begun = False
 
     @staticmethod
     def quiet(block: bytes) -> bool:
@@ -165,24 +160,25 @@ class ResponsesWatcher(TypedEvents):
         output = response.get("output")
         expect_list(output)
         self.response = response | {"status": status, "output": output}
+        self.ended = True
         self.usage = response.get("usage")
         self.finish_reason = expect_finish_reason(details.get("reason")) or status
 
 
-class ResponseAssembly(WatchedAssembly):
+class ResponseAssembly(ResponsesWatcher, StreamAssembly):
     """The response itself.
 
     Some servers leave its `output` empty at the end, or out: then the items before count, or else the text.
     """
 
-    def __init__(self, _: int = 1) -> None:
-        self._watcher: ResponsesWatcher = ResponsesWatcher()
+    def __init__(self, choices: int = 1) -> None:
+        super().__init__(choices)
         self._items: dict[int, Any] = {}
         self._texts: list[str] = []
 
     def add(self, data: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
-        self._watcher.add(data)
+        super().add(data)
         kind = data["type"]
         if kind == _ITEM and data.get("item") is not None:
             self._items[expect_index(data.get("output_index"), len(self._items))] = data["item"]
@@ -191,7 +187,7 @@ class ResponseAssembly(WatchedAssembly):
 
     def result(self) -> dict[str, Any]:
         """Return the body of the same answer without streaming."""
-        response = self._watcher.response
+        response = self.response
         assert response is not None
         items = [self._items[index] for index in sorted(self._items)]
         return response | {"output": response["output"] or items or self._message()}

@@ -196,7 +196,7 @@ def without_format(body: bytes) -> bytes:
 def repaired(body: bytes, shape: Shape, *, schema: bytes, answer: str, errors: str) -> bytes:
     """Return the request that goes on with an answer that does not fit, and asks for one that does."""
     fields: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    said = {
+    request = {
         "role": "user",
         "content": "Your answer does not fit the JSON schema below. Answer again, with JSON that fits it and nothing"
         f" else.\n\nErrors:\n{errors}\n\nJSON schema:\n{schema.decode()}",
@@ -206,4 +206,4 @@ def repaired(body: bytes, shape: Shape, *, schema: bytes, answer: str, errors: s
     turns = msgspec.json.decode(fields[name]) if name in fields else []
     if isinstance(turns, str):
         turns = [{"role": "user", "content": turns}]
-    return msgspec.json.encode({**fields, name: [*turns, *more, said]})
+    return msgspec.json.encode({**fields, name: [*turns, *more, request]})

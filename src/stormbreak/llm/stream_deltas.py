@@ -1,6 +1,7 @@
 """Deltas of a stream: check the parts of each event, and join JSON values that arrive in pieces."""
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 # ---------------------------------------------------------------- JSON in pieces
 # Text is joined, a list is extended, an object grows field by field; a number or a boolean replaces the one before,
@@ -203,60 +204,49 @@ def brings_output(delta: dict[str, Any]) -> bool:
     return False
 
 
-# ---------------------------------------------------------------- event consumers
+# ---------------------------------------------------------------- watchers
 
 
-class EventConsumer(Protocol):
-    """Takes the decoded data of events, and knows how far the answer has come."""
+class StreamWatcher(ABC):
+    """Takes the decoded data of events, and knows how far the answer has come. It need not take `quiet` events.
+
+    `choices` is what the call asked for (`n`). `finish_reason` is that of the first choice.
+    """
+
+    has_output = False
+    ended = False  # nothing that may still come can change the answer
+    usage: Any = None
+    finish_reason: str | None = None
+
+    def __init__(self, choices: int = 1) -> None:
+        self._wanted = choices
 
     @property
-    def has_output(self) -> bool:
-        """Whether output has come."""
+    def reasons(self) -> list[str | None]:
+        """Why each choice ended."""
+        return [self.finish_reason]
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing that may still come can change the answer."""
+    @staticmethod
+    @abstractmethod
+    def quiet(block: bytes) -> bool:
+        """Whether these whole events can only be output."""
 
-    def add(self, data: dict[str, Any], /) -> None:
+    def usage_in(self, data: dict[str, Any]) -> Any:  # noqa: ARG002 - only chat completions have it there
+        """Find the usage in the data of a quiet event."""
+        return None
+
+    @abstractmethod
+    def add(self, data: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
 
+    @abstractmethod
     def missing(self, *, done: bool = False) -> str | None:
         """Return what is missing if nothing more comes; None for a complete answer. `done`: after ``[DONE]``."""
 
 
-class TypedEvents:
-    """What the watchers of events with types have in common: one answer, whose usage is in no quiet event."""
+class StreamAssembly(StreamWatcher):
+    """A watcher that also keeps the answer. It has to take every event."""
 
-    def __init__(self, _: int = 1) -> None:
-        self.has_output = False
-        self.finish_reason: str | None = None
-        self._begun = False
-
-    def usage_in(self, data: dict[str, Any]) -> Any:  # noqa: ARG002 - chat completions have it anywhere
-        """Find the usage in a quiet event."""
-        return None
-
-    @property
-    def reasons(self) -> list[str | None]:
-        """Why it ended."""
-        return [self.finish_reason]
-
-
-class WatchedAssembly:
-    """Keeps an answer; its `_watcher`, another consumer, knows how far it has come."""
-
-    _watcher: EventConsumer
-
-    @property
-    def has_output(self) -> bool:
-        """Whether output has come."""
-        return self._watcher.has_output
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing that may still come can change the answer."""
-        return self._watcher.ended
-
-    def missing(self, *, done: bool = False) -> str | None:
-        """Return what is missing if nothing more comes; None for a complete answer."""
-        return self._watcher.missing(done=done)
+    @abstractmethod
+    def result(self) -> dict[str, Any]:
+        """Return the body of the same answer without streaming."""

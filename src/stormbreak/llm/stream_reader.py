@@ -1,14 +1,13 @@
 """Read the bytes of a stream as events, or as a plain body in their place; and assemble the answer.
 
 A server may answer a streaming request with a plain body (an error, JSON, a page of HTML): what opens with a brace, a
-bracket or a tag is no event stream, whatever its content type. The consumer decides what is kept of the events.
+bracket or a tag is no event stream, whatever its content type. A watcher takes the events; one that assembles the answer keeps them.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from enum import Enum
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,40 +18,16 @@ from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
 from stormbreak.llm.response_verdict import is_media, read_answer, read_error, request_id_of
 from stormbreak.llm.responses import ENDS, ResponseAssembly, ResponsesWatcher, error_in_event
 from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
-from stormbreak.llm.stream_deltas import EventConsumer, MalformedChunkError, expect_object
+from stormbreak.llm.stream_deltas import (
+    MalformedChunkError,
+    StreamAssembly,
+    StreamWatcher,
+    expect_object,
+)
 from stormbreak.llm.surrogates import UNREADABLE, decoded
 from stormbreak.types import Verdict
 
 # ---------------------------------------------------------------- formats
-
-
-class StreamAssembly(EventConsumer, Protocol):
-    """A consumer that keeps the answer."""
-
-    def result(self) -> dict[str, Any]:
-        """Return the body of the same answer without streaming."""
-
-
-class StreamWatcher(EventConsumer, Protocol):
-    """A consumer that keeps only how the stream went. It need not take `quiet` events."""
-
-    @property
-    def usage(self) -> Any:
-        """The usage so far."""
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the first choice ended."""
-
-    @property
-    def reasons(self) -> list[str | None]:
-        """Why each choice ended."""
-
-    def quiet(self, block: bytes, /) -> bool:
-        """Whether these whole events can only be output."""
-
-    def usage_in(self, data: dict[str, Any], /) -> Any:
-        """Find the usage in the data of a quiet event."""
 
 
 class Format(NamedTuple):
@@ -67,16 +42,12 @@ class Format(NamedTuple):
     last_events: frozenset[str] = frozenset()
 
 
-FORMATS: Mapping[Shape, Format] = MappingProxyType(
-    {
-        Shape.CHAT: Format(ChatAssembly, ChatWatcher),
-        Shape.COMPLETION: Format(TextAssembly, CompletionWatcher),
-        Shape.RESPONSES: Format(
-            ResponseAssembly, ResponsesWatcher, error_in_event, frozenset(ENDS)
-        ),
-        Shape.MESSAGES: Format(MessageAssembly, MessagesWatcher, last_events=frozenset({END})),
-    }
-)
+FORMATS: Mapping[Shape, Format] = {
+    Shape.CHAT: Format(ChatAssembly, ChatWatcher),
+    Shape.COMPLETION: Format(TextAssembly, CompletionWatcher),
+    Shape.RESPONSES: Format(ResponseAssembly, ResponsesWatcher, error_in_event, frozenset(ENDS)),
+    Shape.MESSAGES: Format(MessageAssembly, MessagesWatcher, last_events=frozenset({END})),
+}
 
 # ---------------------------------------------------------------- reader
 
@@ -123,7 +94,7 @@ class StreamReader(ABC):
         self._size = 0
         self._events = EventReader()
         self._format: Format | None = FORMATS.get(shape)
-        self._consumer: EventConsumer | None = self._format and self._make_consumer(self._format)
+        self._progress: StreamWatcher | None = self._format and self._make_watcher(self._format)
         self._done = False
         self.failed = False  # something came that no complete answer contains
         self.over = False  # nothing that may still come can change the result
@@ -133,13 +104,13 @@ class StreamReader(ABC):
         self._error_body = b""
 
     @abstractmethod
-    def _make_consumer(self, kind: Format) -> EventConsumer:
-        """Make the consumer of the events of this answer."""
+    def _make_watcher(self, kind: Format) -> StreamWatcher:
+        """Make what takes the events of this answer."""
 
     @property
     def first_output(self) -> bool:
         """Whether output has arrived: text, a refusal, reasoning or a tool call."""
-        return self._consumer is not None and self._consumer.has_output
+        return self._progress is not None and self._progress.has_output
 
     @property
     def whole(self) -> bool:
@@ -152,9 +123,9 @@ class StreamReader(ABC):
     @property
     def finished(self) -> bool:
         """Whether it would be a complete answer if its body ended here."""
-        consumer = self._consumer
+        progress = self._progress
         return self.over or (
-            consumer is not None and consumer.missing() is None and not self._is_open()
+            progress is not None and progress.missing() is None and not self._is_open()
         )
 
     @property
@@ -195,7 +166,7 @@ class StreamReader(ABC):
 
     def _check_missing(self) -> None:
         """Fail if a part of a complete answer is missing."""
-        missing = self._consumer and self._consumer.missing(done=self._done)
+        missing = self._progress and self._progress.missing(done=self._done)
         if missing:
             self._break(missing)
 
@@ -234,7 +205,7 @@ class StreamReader(ABC):
 
     def _take(self, event: Event) -> None:
         assert self._format
-        assert self._consumer
+        assert self._progress
         if event.data.strip() == b"[DONE]":
             self._done = self.over = True
             self._check_missing()
@@ -246,8 +217,8 @@ class StreamReader(ABC):
                 self._error_body = event.data
                 self._fail(read_error(self._head, error))
             else:
-                self._consumer.add(expect_object(data))
-                was_done, self._done = self._done, self._consumer.ended
+                self._progress.add(expect_object(data))
+                was_done, self._done = self._done, self._progress.ended
                 if self._done and not was_done:  # once: it looks at all that has come
                     self.over = True
                     self._check_missing()
@@ -267,7 +238,7 @@ class StreamReader(ABC):
             and self._usage_checks < _MAX_USAGE_CHECKS
         ):
             self._usage_checks += 1
-            self._has_final_usage = self._consumer is not None and self._consumer.missing() is None
+            self._has_final_usage = self._progress is not None and self._progress.missing() is None
 
     def _is_open(self) -> bool:
         """Whether an event has begun that has not ended."""
@@ -298,7 +269,7 @@ class StreamAssembler(StreamReader):
 
     _assembly: StreamAssembly
 
-    def _make_consumer(self, kind: Format) -> StreamAssembly:
+    def _make_watcher(self, kind: Format) -> StreamAssembly:
         self._assembly = kind.assembly(self._choices)
         return self._assembly
 

@@ -17,13 +17,12 @@ from stormbreak.llm.finish_reasons import FinishMeaning, refused
 from stormbreak.llm.models import ParsedResponse
 from stormbreak.llm.response_verdict import read_error, request_id_of
 from stormbreak.llm.sse import Event, EventReader
-from stormbreak.llm.stream_deltas import expect_object
+from stormbreak.llm.stream_deltas import StreamWatcher, expect_object
 from stormbreak.llm.stream_reader import (
     TOTAL_LIMIT,
     UNREADABLE_EVENT,
     Format,
     StreamReader,
-    StreamWatcher,
 )
 from stormbreak.llm.success_body import refused_by
 from stormbreak.llm.surrogates import decoded
@@ -44,7 +43,7 @@ class StreamScanner(StreamReader):
     _skims = False
     _counted = b""  # the last quiet events with usage
 
-    def _make_consumer(self, kind: Format) -> StreamWatcher:
+    def _make_watcher(self, kind: Format) -> StreamWatcher:
         self._watcher = kind.watcher(self._choices)
         self._open = bytearray()  # an event that has not ended yet, while skimming
         return self._watcher

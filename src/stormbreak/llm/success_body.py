@@ -1,4 +1,4 @@
-"""What the bodies of all successes have in common, whatever the endpoint."""
+"""What the bodies of successes have in common at all endpoints."""
 
 from typing import Any
 

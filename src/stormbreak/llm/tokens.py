@@ -154,7 +154,7 @@ _ELSEWHERE = re.compile(
 )
 # what no encoder escapes, but any reader understands
 _ESCAPED = re.compile(rb"\\\\|\\u00([3-7][0-9A-Fa-f])")
-_KEPT = re.compile(rb'"ttl"\s*:\s*"(?!5m"|30m")')  # for longer than a cache does unasked
+_KEPT = re.compile(rb'"ttl"\s*:\s*"(?!5m"|30m")')  # for longer than a cache does by default
 _NOTHING = msgspec.Raw(b"null")
 
 

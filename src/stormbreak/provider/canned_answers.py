@@ -26,7 +26,7 @@ class CannedAnswer:
 
     `match` is a text in the newest messages: those after the last answer. `requests` are numbers of requests; the first
     is 1. Both must fit. A request for `n` answers takes as many `choices`, in turn. Without any text the answer is made
-    up as ever, unless it calls tools.
+    up, unless it calls tools.
     """
 
     match: str | None = None

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
 
 
 class WaitForm(StrEnum):
@@ -148,11 +147,11 @@ def _meaningful(kind: Kind) -> frozenset[str]:
     return _CHOSEN
 
 
-ALLOWED_KEYS: Mapping[Kind, frozenset[str]] = MappingProxyType(
-    {kind: _meaningful(kind) for kind in Kind}
-)
+ALLOWED_KEYS: Mapping[Kind, frozenset[str]] = {kind: _meaningful(kind) for kind in Kind}
 
-REQUIRED_KEY: Mapping[Kind, str] = MappingProxyType(
-    {Kind.CAPACITY: "factor", Kind.SERVICE: "factor", Kind.BUDGET: "retry_after"}
-)
+REQUIRED_KEY: Mapping[Kind, str] = {
+    Kind.CAPACITY: "factor",
+    Kind.SERVICE: "factor",
+    Kind.BUDGET: "retry_after",
+}
 """The key that a kind requires."""

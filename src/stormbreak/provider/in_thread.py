@@ -33,16 +33,16 @@ class RunningProvider:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port that it listens on."""
         return self._server.port
 
     @property
     def scenario(self) -> Scenario:
-        """What it plays."""
+        """The scenario that it plays."""
         return self._server.scenario
 
     def stats(self) -> dict[str, Any]:
-        """Tell what happened since the start or the last reset."""
+        """Return the counts since the start or the last reset."""
         return self._ask(self._server.stats)
 
     def billed(self) -> dict[str, Billed]:
@@ -50,7 +50,7 @@ class RunningProvider:
         return self._ask(lambda: dict(self._server.billing.by_digest))
 
     def reset(self) -> None:
-        """Begin the scenario anew, with the next request."""
+        """Restart the scenario with the next request."""
         self._ask(self._server.reset)
 
     def _ask(self, question: Callable[[], T]) -> T:

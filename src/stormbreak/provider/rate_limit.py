@@ -18,7 +18,7 @@ class LimitState(NamedTuple):
     reset: float
 
 
-class _Meter(Protocol):
+class Meter(Protocol):
     """Counts one thing."""
 
     limit: float
@@ -96,8 +96,8 @@ class RequestLimit:
 
     def __init__(self, limit: Limit) -> None:
         self._cost = limit.reject_cost
-        self._requests = _meter(limit, limit.requests, limit.burst)
-        self._tokens = _meter(limit, limit.tokens, None)
+        self._requests = meter_of(limit, limit.requests, limit.burst)
+        self._tokens = meter_of(limit, limit.tokens, None)
 
     def take(self, now: float, tokens: int = 0) -> float | None:
         """Take one request; if it does not fit, charge the reject cost and return the seconds to wait."""
@@ -122,7 +122,8 @@ class RequestLimit:
         ]
 
 
-def _meter(limit: Limit, amount: float | None, burst: float | None) -> _Meter | None:
+def meter_of(limit: Limit, amount: float | None, burst: float | None) -> Meter | None:
+    """Make the meter of `amount` in each period of a limit; None: it has no such limit."""
     if amount is None:
         return None
     if limit.kind is LimitKind.WINDOW:

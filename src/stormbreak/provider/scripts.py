@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """An unsolicited action on a connection that was idle for so many seconds."""
+    """An unsolicited action on a connection that was idle for `pause` seconds."""
 
     pause: float
     data: bytes

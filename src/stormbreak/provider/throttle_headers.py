@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from itertools import islice
-from types import MappingProxyType
 
 from stormbreak.http.h1.server_message import Headers
 from stormbreak.provider.fault_kinds import WaitForm
@@ -38,8 +37,8 @@ def retry_after_headers(
 
 def limit_headers(dialect: Dialect, limit_states: Sequence[LimitState], now: float) -> Headers:
     """Encode limit states; `now` is the wall-clock time, resets are real seconds."""
-    told = [one for one in limit_states if not one.tokens or dialect not in _OF_REQUESTS]
-    return tuple(pair for one in told for pair in _DIALECTS[dialect](one, now))
+    reported = [one for one in limit_states if not one.tokens or dialect not in _OF_REQUESTS]
+    return tuple(pair for one in reported for pair in _DIALECTS[dialect](one, now))
 
 
 _Pairs = Iterator[tuple[str, str]]
@@ -76,24 +75,22 @@ def _ietf(one: LimitState, _: float) -> _Pairs:
     yield "ratelimit", f'"default";r={int(one.remaining)};t={math.ceil(one.reset)}'
 
 
-_DIALECTS: Mapping[Dialect, Callable[[LimitState, float], _Pairs]] = MappingProxyType(
-    {
-        Dialect.OPENAI: _openai,
-        Dialect.GROQ: _openai,
-        Dialect.AZURE: lambda one, _: _pairs(
-            f"x-ratelimit-{{}}-{_thing(one)}", one, str(math.ceil(one.reset))
-        ),
-        Dialect.AZURE_UNKNOWN: _azure_unknown,
-        Dialect.CEREBRAS: _cerebras,
-        Dialect.ANTHROPIC: _anthropic,
-        Dialect.MISTRAL: _mistral,
-        Dialect.OPENROUTER: lambda one, now: _pairs(
-            "x-ratelimit-{}", one, str(math.ceil((now + one.reset) * 1000))
-        ),
-        Dialect.IETF: _ietf,
-        Dialect.IETF_06: lambda one, _: _pairs("ratelimit-{}", one, str(math.ceil(one.reset))),
-    }
-)
+_DIALECTS: Mapping[Dialect, Callable[[LimitState, float], _Pairs]] = {
+    Dialect.OPENAI: _openai,
+    Dialect.GROQ: _openai,
+    Dialect.AZURE: lambda one, _: _pairs(
+        f"x-ratelimit-{{}}-{_thing(one)}", one, str(math.ceil(one.reset))
+    ),
+    Dialect.AZURE_UNKNOWN: _azure_unknown,
+    Dialect.CEREBRAS: _cerebras,
+    Dialect.ANTHROPIC: _anthropic,
+    Dialect.MISTRAL: _mistral,
+    Dialect.OPENROUTER: lambda one, now: _pairs(
+        "x-ratelimit-{}", one, str(math.ceil((now + one.reset) * 1000))
+    ),
+    Dialect.IETF: _ietf,
+    Dialect.IETF_06: lambda one, _: _pairs("ratelimit-{}", one, str(math.ceil(one.reset))),
+}
 _OF_REQUESTS = frozenset({Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06})
 
 

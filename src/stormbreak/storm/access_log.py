@@ -17,7 +17,6 @@ from io import BufferedReader, TextIOWrapper
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Literal, NamedTuple, TypeAlias
 
 from stormbreak import toml_file
@@ -34,7 +33,7 @@ _HOPELESS = 1000  # unreadable lines after which the rest of a hopeless file is 
 
 TimeIs: TypeAlias = Literal["start", "end"]
 Unit: TypeAlias = Literal["s", "ms", "us", "ns"]
-UNITS = MappingProxyType({"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9})
+UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 _TIMES = ("time", "timestamp", "@timestamp", "ts", "at", "msec", "time_iso8601", "time_local")
 _LATENCIES = ("latency", "duration", "request_time", "latency_ms", "duration_ms")

@@ -2,7 +2,7 @@
 
 ::
 
-    assertion      = every { "or" every }
+    assertion  = every { "or" every }
     every      = part { "and" part }
     part       = "(" assertion ")" | measure comparison value
     comparison = "<" | "<=" | ">" | ">=" | "==" | "!="
@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from math import inf
-from types import MappingProxyType
 from typing import TypeAlias, get_type_hints
 
 from stormbreak.errors import ConfigurationError
@@ -27,7 +26,7 @@ from stormbreak.storm.measures import SHARES, Measures, rounded
 NEVER = "never"
 OF_NOTHING = "undefined"
 
-_MAX_LENGTH = 1000  # characters of a assertion
+_MAX_LENGTH = 1000  # characters of an assertion
 _SHOWN = 40  # of them, in a message
 _MAX_DEPTH = 20  # parentheses in parentheses
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
@@ -35,19 +34,20 @@ _TOKEN = re.compile(rf"\s*(?:[A-Za-z_]\w*|{_NUMBER}(?![\w.])|<=|>=|==|!=|<|>|\(|
 _WORD_BREAKS = re.compile(r"[\s<>=!()]+")
 _IN_SHARES = SHARES | {"wasted", "within_1", "within_5"}
 _MAX_SHARE = 1.5  # a larger number is a percentage: the condition would hold always or never
-_HINTS: Mapping[str, str] = MappingProxyType(
-    {"%": "; write 0.9 for 90 %", "=": "; write ==", "&": "; write and", "|": "; write or"}
-)
-_COMPARISONS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
-    {
-        "<": operator.lt,
-        "<=": operator.le,
-        ">": operator.gt,
-        ">=": operator.ge,
-        "==": operator.eq,
-        "!=": operator.ne,
-    }
-)
+_HINTS: Mapping[str, str] = {
+    "%": "; write 0.9 for 90 %",
+    "=": "; write ==",
+    "&": "; write and",
+    "|": "; write or",
+}
+_COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 NAMES = tuple(field.name for field in fields(Measures))
 
 

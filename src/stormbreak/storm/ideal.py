@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.fault_kinds import REFUSALS
-from stormbreak.provider.scenario import Limit, LimitKind, Load, Scenario
+from stormbreak.provider.rate_limit import Meter, meter_of
+from stormbreak.provider.scenario import Limit, Load, Scenario
 from stormbreak.provider.timeline import Phase, forecast
 
 _STEP = 0.05  # seconds; shorter where service is
@@ -92,7 +93,7 @@ class _Fluid:
         self._deadline = deadline
         self._step = step
         self._front_end = step * (scenario.provider.max_requests_per_second or inf)
-        self._quotas = _quotas_of(scenario.limit, scenario.load)
+        self._meters = _meters(scenario.limit, scenario.load)
         self._waiting: deque[tuple[float, float]] = deque()  # (arrival, amount), oldest first
         self._in_service = 0.0
 
@@ -116,13 +117,13 @@ class _Fluid:
         started = self._start(now, part, self._room(now, part))
         if part.service:
             self._in_service += started
-        for quota in self._quotas:
-            quota.left -= started
+        for meter in self._meters:
+            meter.charge(started)
         return started
 
     def _room(self, now: float, part: _Conditions) -> float:
         room = min(max(0.0, part.slots - self._in_service), self._front_end)
-        return min([room, *(quota.at(now) for quota in self._quotas)])
+        return min([room, *(meter.state(now + _NEGLIGIBLE)[0] for meter in self._meters)])
 
     def _start(self, now: float, part: _Conditions, room: float) -> float:
         late = deque[tuple[float, float]]()
@@ -141,38 +142,13 @@ class _Fluid:
         return fsum(parts)
 
 
-class _Quota:
-    """The number of calls that a limit allows at once."""
-
-    def __init__(self, limit: Limit, calls: float, burst: float | None = None) -> None:
-        self._limit = limit
-        self._calls = self._max = calls
-        if limit.kind is LimitKind.BUCKET and burst is not None:
-            self._max = burst
-        self.left = self._max
-        self._since = 0.0
-
-    def at(self, now: float) -> float:
-        limit = self._limit
-        if limit.kind is LimitKind.BUCKET:
-            gained = (now - self._since) * self._calls / limit.period
-            self.left = min(self._max, self.left + gained)
-        elif int((now + _NEGLIGIBLE) / limit.period) != int(
-            (self._since + _NEGLIGIBLE) / limit.period
-        ):
-            self.left = self._max
-        self._since = now
-        return self.left
-
-
-def _quotas_of(limit: Limit | None, load: Load | None) -> list[_Quota]:
-    """The limits of requests and of tokens; every call has the mean number of tokens."""
-    quotas = []
-    if limit is not None and limit.requests is not None:
-        quotas.append(_Quota(limit, limit.requests, limit.burst))
-    if limit is not None and limit.tokens is not None and load is not None and load.tokens:
-        quotas.append(_Quota(limit, limit.tokens / load.tokens))
-    return quotas
+def _meters(limit: Limit | None, load: Load | None) -> list[Meter]:
+    """The limits of requests and of tokens, both in calls: every call has the mean number of tokens."""
+    if limit is None:
+        return []
+    calls = limit.tokens / load.tokens if limit.tokens and load and load.tokens else None
+    both = meter_of(limit, limit.requests, limit.burst), meter_of(limit, calls, None)
+    return [meter for meter in both if meter is not None]
 
 
 def _conditions(scenario: Scenario) -> list[_Conditions]:

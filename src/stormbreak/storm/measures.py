@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, fsum, inf
 from statistics import stdev
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from stormbreak.provider.scenario import RECOVERY_WINDOW, Load
@@ -211,9 +210,7 @@ class Spread:
 def spread(several: Sequence[Measures]) -> Mapping[str, Spread]:
     """Compute the spread of each measure over runs that differ only by seed."""
     tables = [asdict(measures) for measures in several]
-    return MappingProxyType(
-        {name: _of(name, [table[name] for table in tables]) for name in tables[0]}
-    )
+    return {name: _of(name, [table[name] for table in tables]) for name in tables[0]}
 
 
 def plain(spreads: Mapping[str, Spread]) -> dict[str, Any]:
@@ -246,17 +243,15 @@ _SECONDS = _Format(lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.
 _COUNT = _Format(lambda value: f"{value:,.0f}")
 _RATIO = _Format(lambda value: f"{value:.2f}")
 
-FORMATS: Mapping[str, _Format] = MappingProxyType(
-    {
-        **dict.fromkeys(("goodput", "trigger_goodput", "success"), _PERCENT),
-        **dict.fromkeys(("recovery", "p50", "p99", "added_wait_p50", "added_wait_p99"), _SECONDS),
-        **dict.fromkeys(("makespan", "makespan_99"), _SECONDS),
-        **dict.fromkeys(("amplification", "attempts_per_sent_call"), _RATIO),
-        **dict.fromkeys(("peak_attempts", "shed"), _COUNT),
-        "wasted": _PERCENT,
-        **dict.fromkeys(("openings", "calls"), _COUNT),
-    }
-)
+FORMATS: Mapping[str, _Format] = {
+    **dict.fromkeys(("goodput", "trigger_goodput", "success"), _PERCENT),
+    **dict.fromkeys(("recovery", "p50", "p99", "added_wait_p50", "added_wait_p99"), _SECONDS),
+    **dict.fromkeys(("makespan", "makespan_99"), _SECONDS),
+    **dict.fromkeys(("amplification", "attempts_per_sent_call"), _RATIO),
+    **dict.fromkeys(("peak_attempts", "shed"), _COUNT),
+    "wasted": _PERCENT,
+    **dict.fromkeys(("openings", "calls"), _COUNT),
+}
 
 
 def value_text(name: str, value: Value) -> str:

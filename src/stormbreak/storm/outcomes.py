@@ -8,7 +8,6 @@ calls have no connections, and no bodies in which a text could be found.
 
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import quoted
@@ -44,33 +43,31 @@ def _refused(status: int) -> Outcome:
     return Outcome(verdict, status=status, maybe_processed=processed)
 
 
-_OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
-    {
-        **{kind: _refused(int(kind)) for kind in STATUSES},
-        **dict.fromkeys(WELL_FORMED, ANSWERED),
-        **dict.fromkeys(_SPOILT, _BROKEN),
-        Kind.DOWN: _refused(503),
-        Kind.QUOTA: Outcome(Verdict.BILLING, status=429),
-        Kind.BILLING: Outcome(Verdict.BILLING, status=402),
-        Kind.SPEND_LIMIT: Outcome(Verdict.BILLING, status=429),
-        Kind.BALANCE: Outcome(Verdict.BILLING, status=402),
-        Kind.BUDGET: Outcome(Verdict.THROTTLED, status=402),
-        Kind.MODEL_NOT_FOUND: Outcome(Verdict.NOT_FOUND, status=404),
-        Kind.CONTEXT_LENGTH: Outcome(Verdict.TOO_LONG, status=400),
-        Kind.CONTENT_FILTER: Outcome(Verdict.FILTERED, status=400),
-        Kind.REDIRECT: Outcome(Verdict.REDIRECTED, status=307),
-        Kind.RESET: Outcome(Verdict.RESET, maybe_processed=True),
-        Kind.HALF_CLOSE: Outcome(Verdict.RESET, maybe_processed=True),
-        Kind.ERROR_IN_200: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
-        Kind.RATE_LIMIT_IN_200: _BROKEN._replace(verdict=Verdict.THROTTLED),
-        Kind.EMPTY_CHOICES: _BROKEN,
-        Kind.ERROR_EARLY: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
-        Kind.STALE: ANSWERED,  # not detectable
-        Kind.SHORT_LENGTH: _BROKEN,
-        Kind.LONG_HEADER: _BROKEN._replace(status=None),
-        Kind.ENDLESS_HEADERS: _BROKEN._replace(status=None),
-    }
-)
+_OUTCOMES: Mapping[Kind, Outcome] = {
+    **{kind: _refused(int(kind)) for kind in STATUSES},
+    **dict.fromkeys(WELL_FORMED, ANSWERED),
+    **dict.fromkeys(_SPOILT, _BROKEN),
+    Kind.DOWN: _refused(503),
+    Kind.QUOTA: Outcome(Verdict.BILLING, status=429),
+    Kind.BILLING: Outcome(Verdict.BILLING, status=402),
+    Kind.SPEND_LIMIT: Outcome(Verdict.BILLING, status=429),
+    Kind.BALANCE: Outcome(Verdict.BILLING, status=402),
+    Kind.BUDGET: Outcome(Verdict.THROTTLED, status=402),
+    Kind.MODEL_NOT_FOUND: Outcome(Verdict.NOT_FOUND, status=404),
+    Kind.CONTEXT_LENGTH: Outcome(Verdict.TOO_LONG, status=400),
+    Kind.CONTENT_FILTER: Outcome(Verdict.FILTERED, status=400),
+    Kind.REDIRECT: Outcome(Verdict.REDIRECTED, status=307),
+    Kind.RESET: Outcome(Verdict.RESET, maybe_processed=True),
+    Kind.HALF_CLOSE: Outcome(Verdict.RESET, maybe_processed=True),
+    Kind.ERROR_IN_200: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
+    Kind.RATE_LIMIT_IN_200: _BROKEN._replace(verdict=Verdict.THROTTLED),
+    Kind.EMPTY_CHOICES: _BROKEN,
+    Kind.ERROR_EARLY: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
+    Kind.STALE: ANSWERED,  # not detectable
+    Kind.SHORT_LENGTH: _BROKEN,
+    Kind.LONG_HEADER: _BROKEN._replace(status=None),
+    Kind.ENDLESS_HEADERS: _BROKEN._replace(status=None),
+}
 
 
 def outcome_of(reply: Reply, *, streamed: bool = False) -> Outcome:

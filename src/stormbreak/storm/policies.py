@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
 
 from stormbreak.config import resolve_policy
 from stormbreak.core.backoff import Backoff
@@ -76,56 +75,46 @@ _BUDGET = replace(
 _AIMD = replace(_retries(5, Backoff()), limit=AimdLimit(), cooldown=True, queue=QueuePolicy())
 
 # Baselines of a batch: a row is sent until it is answered, at most ten times, 64 rows at a time
-_LOOPS: Mapping[str, Policy] = MappingProxyType(
-    {
-        "loop_naive": _loop(Backoff(kind="constant", initial_delay=0.0)),
-        "loop_exponential": _loop(Backoff(kind="exponential")),
-        "loop_full_jitter": _loop(Backoff()),
-    }
-)
+_LOOPS: Mapping[str, Policy] = {
+    "loop_naive": _loop(Backoff(kind="constant", initial_delay=0.0)),
+    "loop_exponential": _loop(Backoff(kind="exponential")),
+    "loop_full_jitter": _loop(Backoff()),
+}
 
-_IGNORING: Mapping[str, Policy] = MappingProxyType(
-    {
-        "none": OFF,
-        "naive": _retries(5, Backoff(kind="constant", initial_delay=0.0)),
-        "naive_x10": _retries(10, Backoff(kind="constant", initial_delay=0.0)),
-        "fixed": _retries(5, Backoff(kind="constant", initial_delay=1.0)),
-        "exponential": _retries(5, Backoff(kind="exponential")),
-        "full_jitter": _retries(5, Backoff()),
-        "decorrelated": _retries(5, Backoff(kind="decorrelated_jitter")),
-    }
-)
+_IGNORING: Mapping[str, Policy] = {
+    "none": OFF,
+    "naive": _retries(5, Backoff(kind="constant", initial_delay=0.0)),
+    "naive_x10": _retries(10, Backoff(kind="constant", initial_delay=0.0)),
+    "fixed": _retries(5, Backoff(kind="constant", initial_delay=1.0)),
+    "exponential": _retries(5, Backoff(kind="exponential")),
+    "full_jitter": _retries(5, Backoff()),
+    "decorrelated": _retries(5, Backoff(kind="decorrelated_jitter")),
+}
 
-_RESPECTING: Mapping[str, Policy] = MappingProxyType(
-    {
-        "openai_sdk": _retries(2, _SDK),
-        **_LOOPS,
-        "budget": _BUDGET,
-        "aimd": _AIMD,
-        "article": ARTICLE,
-    }
-)
+_RESPECTING: Mapping[str, Policy] = {
+    "openai_sdk": _retries(2, _SDK),
+    **_LOOPS,
+    "budget": _BUDGET,
+    "aimd": _AIMD,
+    "article": ARTICLE,
+}
 
-BASELINES: Mapping[str, NamedPolicy] = MappingProxyType(
-    {
-        name: NamedPolicy(
-            name=name, policy=policy, ignores_retry_after=name in _IGNORING, reschedules=False
-        )
-        for name, policy in {**_IGNORING, **_RESPECTING}.items()
-    }
-)
+BASELINES: Mapping[str, NamedPolicy] = {
+    name: NamedPolicy(
+        name=name, policy=policy, ignores_retry_after=name in _IGNORING, reschedules=False
+    )
+    for name, policy in {**_IGNORING, **_RESPECTING}.items()
+}
 """The baselines by name."""
 
-DISPLAY_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "interactive": "stormbreak",
-        "batch": "stormbreak, batch",
-        "article": "the article's policy",
-        "none": "no retries",
-        "naive": "immediate retries",
-        "openai_sdk": "the SDK's retries",
-    }
-)
+DISPLAY_NAMES: Mapping[str, str] = {
+    "interactive": "stormbreak",
+    "batch": "stormbreak, batch",
+    "article": "the article's policy",
+    "none": "no retries",
+    "naive": "immediate retries",
+    "openai_sdk": "the SDK's retries",
+}
 """Names on pictures, for readers who do not know ours. The others explain themselves."""
 
 
@@ -166,15 +155,6 @@ def own(scenario: Scenario, *, source: str) -> NamedPolicy:
     """
     with errors_at(f"{source}: load.preset"):
         return find(scenario.load.preset if scenario.load else "interactive")
-
-
-def meant(policy: str | Path | Policy | NamedPolicy | None, scenario: Scenario) -> NamedPolicy:
-    """Return a policy from a name, a path, a value, or None for the scenario's own.
-
-    Raises:
-        ConfigurationError: there is none, or the file is invalid.
-    """
-    return own(scenario, source=scenario.name) if policy is None else given(policy)
 
 
 def given(policy: str | Path | Policy | NamedPolicy) -> NamedPolicy:

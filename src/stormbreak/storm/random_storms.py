@@ -8,7 +8,6 @@ and takes a few seconds to simulate. The ranges are wide on purpose: nobody know
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from types import MappingProxyType
 from typing import TypeVar
 
 from stormbreak.errors import ConfigurationError
@@ -516,31 +515,29 @@ def _back_slowly(chance: _Chance, site: _Site) -> _Site:
     return site.with_faults(Fault(kind=Kind.CAPACITY, at=site.at, until=end, factor=0.1, ramp=ramp))
 
 
-FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(
-    {
-        "spike": _spike,
-        "dip": _dip,
-        "slow": _slow,
-        "down": _down,
-        "blackhole": _blackhole,
-        "hang_share": _hang_share,
-        "luck": _random_refusals,
-        "cut": _cut,
-        "throttled": _throttled,
-        "flapping": _flapping,
-        "mixed": _mixed,
-        "overload_luck": _random_overload_answers,
-        "request_limit": _request_limit,
-        "token_limit": _token_limit,
-        "herd": _herd,
-        "ramp": _ramp,
-        "two": _two,
-        "zone_loss": _zone_loss,
-        "crowd": _background_retries,
-        "slow_spare": _slow_spare,
-        "sustained_overload": _sustained_overload,
-    }
-)
+FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = {
+    "spike": _spike,
+    "dip": _dip,
+    "slow": _slow,
+    "down": _down,
+    "blackhole": _blackhole,
+    "hang_share": _hang_share,
+    "luck": _random_refusals,
+    "cut": _cut,
+    "throttled": _throttled,
+    "flapping": _flapping,
+    "mixed": _mixed,
+    "overload_luck": _random_overload_answers,
+    "request_limit": _request_limit,
+    "token_limit": _token_limit,
+    "herd": _herd,
+    "ramp": _ramp,
+    "two": _two,
+    "zone_loss": _zone_loss,
+    "crowd": _background_retries,
+    "slow_spare": _slow_spare,
+    "sustained_overload": _sustained_overload,
+}
 """The function of each family, by name: it makes a storm of a site."""
 
 _OF_TRAFFIC = frozenset({"spike", "herd", "ramp", "sustained_overload"})

@@ -76,7 +76,8 @@ def series(
     for at, calls in ideal:
         if at < length:
             flow[int(at)] += calls
-    seen = samples[:length]
+    columns = zip(*samples[:length], strict=True)
+    states: dict[str, tuple[Any, ...]] = dict(zip(Sample._fields, columns, strict=False))
     return Series(
         calls=_counted((record.arrived for record in records), length),
         attempts=(*attempts, *[0] * (length - len(attempts))),
@@ -84,13 +85,7 @@ def series(
         ideal=tuple(flow),
         failed=_counted((record.ended for record in lost if record.attempts), length),
         shed=_counted((record.ended for record in lost if not record.attempts), length),
-        in_flight=tuple(look.in_flight for look in seen),
-        queued=tuple(look.queued for look in seen),
-        limit=tuple(look.limit for look in seen),
-        limited=tuple(look.limited for look in seen),
-        open_circuits=tuple(look.open_circuits for look in seen),
-        queued_at_provider=tuple(look.queued_at_provider for look in seen),
-        wasted=_differences([look.wasted for look in seen]),
+        **states | {"wasted": _differences(states.get("wasted", ()))},
     )
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import is_off
@@ -18,13 +18,8 @@ from stormbreak.drivers.virtual_time import Timeline, Timer
 from stormbreak.events import Event, RetryPlanned
 from stormbreak.types import CallResult
 
-
-class Start(Protocol):
-    """Start the call of a row."""
-
-    def __call__(self, row_attempt: RowAttempt, done: Callable[[CallResult], None]) -> None:
-        """`done` gets the result."""
-        ...
+Start: TypeAlias = Callable[[RowAttempt, Callable[[CallResult], None]], None]
+"""Starts the call of a row; the function that it gets takes the result."""
 
 
 class End(Protocol):

@@ -148,7 +148,7 @@ class Survey:
     def figures(self) -> Figures:
         """Compute the measures for checks."""
         total = self.summary()
-        own, others = _own_and_others(self.means)
+        own, *others = self.means.values()
         best = (min if self.is_batch else max)(others, default=own)
         behind = 0.0 if own == best else own - best  # both may be infinite
         return Figures(
@@ -288,11 +288,6 @@ def score(of: RandomStorm, policy: str, values: Mapping[str, float], preset: str
     best = max(rivals, key=values.__getitem__, default=policy)
     lost = max(0.0, values[best] - own)
     return Score(draw=of, values=values, lost=lost, best=best if lost else policy)
-
-
-def _own_and_others(means: Mapping[str, float]) -> tuple[float, list[float]]:
-    own, *others = means.values()
-    return own, others
 
 
 def _plain(value: float) -> float | int | None:

@@ -33,7 +33,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
 }
 """The values that are tried, by key of the policy."""
 
-_KEPT = 3  # one of so many candidates stays in a round, and plays so many times more storms
+_KEPT = 3  # one in three candidates stays after a round, and plays three times as many storms
 _FIRST = 3  # storms of each group in the first round
 _Z = 1.96  # standard errors of a 95 % interval of a normal mean
 
@@ -67,8 +67,8 @@ class Difference(NamedTuple):
 class Tuned:
     """The result: the changes by key, and measures on storms that the search did not see.
 
-    `goodput` is in points, by group; `costs` are means over all of these storms: attempts per call, seconds until 99 %
-    of the answers in time came, and calls shed in percent. `alone` is the change of goodput, over all groups, if that
+    `goodput` is in points, by group; `costs` are means over all of these storms: attempts per call, the seconds within
+    which 99 % of the answers in time came, and calls shed in percent. `alone` is the change of goodput, over all groups, if that
     key alone is taken back.
     """
 

@@ -50,23 +50,27 @@ def scaled(scenario: Scenario, factor: float) -> Scenario:
     Raises:
         ConfigurationError: it has no load, or no calls are left.
     """
-    load = scenario.load
-    if load is None:
+    if scenario.load is None:
         raise ConfigurationError(f"{scenario.name}: --scale needs a [load] or --arrivals")
-    if load.arrival_times:
+    return replace(scenario, load=scaled_load(scenario.load, factor))
+
+
+def scaled_load(load: Load, factor: float) -> Load:
+    """Return the load with `factor` times its calls; raise ConfigurationError if none is left."""
+    if load.arrival_times and factor != 1:
         times = scaled_arrivals(load.arrival_times, factor)
         load = replace(load, arrival_times=tuple(times), arrival_tokens=())
     return replace(
-        scenario,
-        load=replace(
-            load,
-            rate=load.rate * factor,
-            steps=tuple(replace(step, rate=step.rate * factor) for step in load.steps),
-            bursts=tuple(
-                replace(burst, calls=max(1, round(burst.calls * factor))) for burst in load.bursts
-            ),
-        ),
+        load,
+        rate=load.rate * factor,
+        steps=tuple(replace(step, rate=step.rate * factor) for step in load.steps),
+        bursts=tuple(replace(each, calls=scaled_count(each.calls, factor)) for each in load.bursts),
     )
+
+
+def scaled_count(count: int, factor: float) -> int:
+    """Multiply a count, of which one stays at least."""
+    return max(1, round(count * factor))
 
 
 def scaled_arrivals(times: Sequence[float], factor: float) -> list[float]:

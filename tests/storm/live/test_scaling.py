@@ -31,6 +31,20 @@ def test_so_are_limits_and_herds():
     assert staged(load("herd"), scale=0.0001).load.bursts[0].calls == 1
 
 
+def test_so_are_calls_at_given_times():
+    listed = parse(
+        "[provider]\nslots = 10\n[load]\narrival_times = ["
+        + ", ".join(str(number / 10) for number in range(100))
+        + "]\narrival_tokens = ["
+        + ", ".join(["7"] * 100)
+        + "]\n"
+    )
+    assert staged(listed).load.arrival_tokens == (7,) * 100
+    half = staged(listed, scale=0.5).load
+    assert 35 <= len(half.arrival_times) <= 65
+    assert set(half.arrival_times) < set(listed.load.arrival_times)
+
+
 def test_what_has_no_bound_gets_none():
     dip = staged(load("dip"), scale=0.1)
     assert (dip.provider.queue, dip.limit) == (None, None)

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider, get_current_span
 from stage import INVALID, OK, TARGET, policy
 from table_test import table_test
+from thread_calls import run_call
 from traces import Traces, events_of, said
 
 from stormbreak.core.engine import Engine
@@ -69,14 +70,14 @@ def test_an_engine_is_traced_once(traces):
     attach(engine, traces.listener)
     with pytest.raises(ConfigurationError, match="traced already"):
         attach(engine, Tracing())
-    ThreadDriver(engine).run(Call(1, TARGET), lambda _: OK)
+    run_call(ThreadDriver(engine), Call(1, TARGET), lambda _: OK)
 
     assert len(traces.spans) == 2
 
 
 def test_an_engine_that_is_gone_is_not_kept(traces):
     engine = engine_of(traces.listener)
-    ThreadDriver(engine).run(Call(1, TARGET), lambda _: OK)
+    run_call(ThreadDriver(engine), Call(1, TARGET), lambda _: OK)
     gone = weakref.ref(engine)
     del engine
     gc.collect()
@@ -103,13 +104,13 @@ def test_what_is_not_sampled_costs_no_spans(provider):
     tracer = tracing._tracer
     start = tracer.start_span
     tracer.start_span = lambda *args: started.append(args[0]) or start(*args)
-    ThreadDriver(engine_of(tracing)).run(Call(1, TARGET), lambda _: OK)
+    run_call(ThreadDriver(engine_of(tracing)), Call(1, TARGET), lambda _: OK)
 
     assert started == ["call large"]
 
 
 def test_without_an_sdk_nothing_happens():
-    assert ThreadDriver(engine_of(Tracing())).run(Call(1, TARGET), lambda _: OK).outcome == OK
+    assert run_call(ThreadDriver(engine_of(Tracing())), Call(1, TARGET), lambda _: OK).outcome == OK
 
 
 def test_what_fails_is_logged_once_and_fails_no_call(caplog):
@@ -122,7 +123,7 @@ def test_what_fails_is_logged_once_and_fails_no_call(caplog):
     engine = engine_of(Tracing(Broken(shutdown_on_exit=False)))
     with caplog.at_level(logging.ERROR, "stormbreak"):
         for number in (1, 2):
-            assert ThreadDriver(engine).run(Call(number, TARGET), lambda _: OK).outcome == OK
+            assert run_call(ThreadDriver(engine), Call(number, TARGET), lambda _: OK).outcome == OK
 
     assert len(caplog.records) == 1
 
@@ -133,7 +134,7 @@ def test_a_forked_child_has_calls_of_its_own(traces):
     flow, _ = stepper.start(Call(77, TARGET))
 
     def child():
-        ThreadDriver(engine).run(Call(engine.number(), TARGET), lambda _: OK)
+        run_call(ThreadDriver(engine), Call(engine.number(), TARGET), lambda _: OK)
         return len(traces.spans) == 2 and not engine.context_listener._calls
 
     assert in_child(child)

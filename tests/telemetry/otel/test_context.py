@@ -13,6 +13,7 @@ from opentelemetry.context import get_current
 from opentelemetry.trace import INVALID_SPAN, get_current_span
 from sockets import End, answer, failing, served
 from stage import OK, SERVER_ERROR, TARGET, policy
+from thread_calls import run_call
 from traces import Traces, said
 
 import stormbreak.httpx2
@@ -185,7 +186,7 @@ def test_a_thread(traces):
     told, engine = iter([SERVER_ERROR, OK]), Engine(RETRIED)
     attach(engine, traces.listener)
     with traces.tracer.start_as_current_span("user's") as span:
-        ThreadDriver(engine).run(Call(1, TARGET), sender)
+        run_call(ThreadDriver(engine), Call(1, TARGET), sender)
         assert get_current_span() is span
 
     attempts = [("attempt large", ["below"])] * 2
@@ -200,7 +201,7 @@ def test_a_sender_that_raises_leaves_nothing_behind(traces, interrupt):
     engine = Engine(RETRIED)
     attach(engine, traces.listener)
     with pytest.raises(interrupt):
-        ThreadDriver(engine).run(Call(1, TARGET), sender)
+        run_call(ThreadDriver(engine), Call(1, TARGET), sender)
 
     call, (attempt,) = traces.only()
     assert said(call, "stormbreak.verdict") == said(attempt, "stormbreak.verdict") == ("cancelled",)

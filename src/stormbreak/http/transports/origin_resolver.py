@@ -5,7 +5,6 @@ knows of their targets, unless a call is in progress there or they have a cooldo
 and no target of the settings uses. A response that is still read keeps its pool, which closes by itself afterwards.
 """
 
-import os
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -91,10 +90,8 @@ class OriginResolver:
         origin = self.origin(base_url, key)
         netloc = urlsplit(origin.base_url).netloc
         return Routes(
-            ProviderEndpoint(_NAMES.get(netloc, netloc), origin),
+            ProviderEndpoint(_NAMES.get(netloc, netloc), origin, allow_http=self._allow_http),
             self._rules,
-            allow_http=self._allow_http,
-            environ=os.environ,
             connect=self.connection,
         )
 

@@ -1,7 +1,6 @@
 """Play each kind of fault: turn a request and its answer into a script."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults import bodies, connections, streams
@@ -13,10 +12,11 @@ from stormbreak.provider.scripts import Script
 _PLAIN: Mapping[Kind, Callable[[FaultContext], Script]] = connections.FAULTS | bodies.FAULTS
 _STREAMED: Mapping[Kind, Callable[[FaultContext], Script]] = connections.FAULTS | streams.FAULTS
 
-GOOD: Mapping[Kind, Callable[[FaultContext], FaultContext]] = MappingProxyType(
-    {Kind.PROSE: FaultContext.without_schema, Kind.EMPTY_CHOICES: FaultContext.without_choices}
-)
-"""What is sent as ever, and is another answer."""
+GOOD: Mapping[Kind, Callable[[FaultContext], FaultContext]] = {
+    Kind.PROSE: FaultContext.without_schema,
+    Kind.EMPTY_CHOICES: FaultContext.without_choices,
+}
+"""Kinds that change the answer, and not how it is sent."""
 
 
 def answered(play: FaultContext, kind: Kind | None) -> Script:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from types import MappingProxyType
 
 from stormbreak.http.h1.server_message import chunk
 from stormbreak.provider.fault_kinds import Kind
@@ -64,22 +63,20 @@ def tiny_chunks(play: FaultContext) -> Script:
     return chunked([Piece(0, play.head()), *pieces])
 
 
-FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
-    {
-        Kind.SLOW_HEADERS: _slow_headers,
-        Kind.SLOW_BODY: _slow_body,
-        Kind.STALL: lambda play: once(_half(play), ending=Ending.HANG),
-        Kind.STALL_EARLY: lambda play: once(play.head(len(play.body)), ending=Ending.HANG),
-        Kind.CUT_BODY: lambda play: once(_half(play), ending=Ending.CLOSE),
-        Kind.EMPTY_BODY: lambda play: plain(200, b"", play.headers),
-        Kind.INVALID_JSON: _invalid_json,
-        Kind.HTML_200: html_200,
-        Kind.ERROR_IN_200: lambda play: plain(200, play.request.format.late_error, play.headers),
-        Kind.RATE_LIMIT_IN_200: lambda play: plain(
-            200, play.request.format.error(THROTTLED), play.headers
-        ),
-        # Add an unknown field.
-        Kind.BIG_BODY: lambda play: plain(200, padded(play.body, BIG), play.headers),
-        Kind.TINY_CHUNKS: tiny_chunks,
-    }
-)
+FAULTS: dict[Kind, Callable[[FaultContext], Script]] = {
+    Kind.SLOW_HEADERS: _slow_headers,
+    Kind.SLOW_BODY: _slow_body,
+    Kind.STALL: lambda play: once(_half(play), ending=Ending.HANG),
+    Kind.STALL_EARLY: lambda play: once(play.head(len(play.body)), ending=Ending.HANG),
+    Kind.CUT_BODY: lambda play: once(_half(play), ending=Ending.CLOSE),
+    Kind.EMPTY_BODY: lambda play: plain(200, b"", play.headers),
+    Kind.INVALID_JSON: _invalid_json,
+    Kind.HTML_200: html_200,
+    Kind.ERROR_IN_200: lambda play: plain(200, play.request.format.late_error, play.headers),
+    Kind.RATE_LIMIT_IN_200: lambda play: plain(
+        200, play.request.format.error(THROTTLED), play.headers
+    ),
+    # Add an unknown field.
+    Kind.BIG_BODY: lambda play: plain(200, padded(play.body, BIG), play.headers),
+    Kind.TINY_CHUNKS: tiny_chunks,
+}

@@ -7,7 +7,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from types import MappingProxyType
 
 from stormbreak.http.h1.server_message import chunk
 from stormbreak.provider.fault_kinds import Kind
@@ -82,29 +81,27 @@ def _nothing(byte: bytes) -> tuple[bytes, int]:
     return packed * (BOMB // _NOTHING), check
 
 
-FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
-    {
-        Kind.STALE: lambda play: once(_someone_elses_answer(play)),
-        Kind.INTERIM: lambda play: once(_HINTS + play.whole()),
-        Kind.TWICE: lambda play: once(play.whole() + _someone_elses_answer(play)),
-        Kind.UNASKED: lambda play: once(play.whole())._replace(
-            idle=Idle(play.after, _someone_elses_answer(play))
-        ),
-        Kind.QUIET_CLOSE: lambda play: once(play.whole())._replace(
-            idle=Idle(play.after, b"", closes=True)
-        ),
-        Kind.CLOSE_RACE: lambda play: once(play.whole(), ending=Ending.RACE),
-        Kind.SHORT_LENGTH: lambda play: once(play.head(len(play.body) - _SHORT) + play.body),
-        Kind.LONG_LENGTH: lambda play: once(
-            play.head(len(play.body) + _SHORT) + play.body, ending=Ending.HANG
-        ),
-        Kind.LONG_HEADER: lambda play: once(
-            play.head(len(play.body), ("x-trace", "." * LONG_HEADER)) + play.body
-        ),
-        Kind.ENDLESS_HEADERS: _endless_headers,
-        Kind.ENDLESS_BODY: _endless_body,
-        Kind.GZIP_LIE: lambda play: once(play.head(len(play.body), _GZIP) + play.body),
-        Kind.GZIP_CUT: _gzip_cut,
-        Kind.GZIP_BOMB: _gzip_bomb,
-    }
-)
+FAULTS: dict[Kind, Callable[[FaultContext], Script]] = {
+    Kind.STALE: lambda play: once(_someone_elses_answer(play)),
+    Kind.INTERIM: lambda play: once(_HINTS + play.whole()),
+    Kind.TWICE: lambda play: once(play.whole() + _someone_elses_answer(play)),
+    Kind.UNASKED: lambda play: once(play.whole())._replace(
+        idle=Idle(play.after, _someone_elses_answer(play))
+    ),
+    Kind.QUIET_CLOSE: lambda play: once(play.whole())._replace(
+        idle=Idle(play.after, b"", closes=True)
+    ),
+    Kind.CLOSE_RACE: lambda play: once(play.whole(), ending=Ending.RACE),
+    Kind.SHORT_LENGTH: lambda play: once(play.head(len(play.body) - _SHORT) + play.body),
+    Kind.LONG_LENGTH: lambda play: once(
+        play.head(len(play.body) + _SHORT) + play.body, ending=Ending.HANG
+    ),
+    Kind.LONG_HEADER: lambda play: once(
+        play.head(len(play.body), ("x-trace", "." * LONG_HEADER)) + play.body
+    ),
+    Kind.ENDLESS_HEADERS: _endless_headers,
+    Kind.ENDLESS_BODY: _endless_body,
+    Kind.GZIP_LIE: lambda play: once(play.head(len(play.body), _GZIP) + play.body),
+    Kind.GZIP_CUT: _gzip_cut,
+    Kind.GZIP_BOMB: _gzip_bomb,
+}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import MappingProxyType
 
 from stormbreak.http.h1.server_message import chunk
 from stormbreak.provider.fault_kinds import Kind
@@ -100,34 +99,30 @@ def _big_body(play: FaultContext) -> Script:
     return chunked(paced(play.head(), [events[0], *padding, *events[1:]], play.lasting))
 
 
-FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
-    {
-        Kind.SLOW_HEADERS: _slow_headers,
-        Kind.SLOW_BODY: lambda play: good(play._replace(lasting=play.lasting + play.slower)),
-        Kind.STALL: lambda play: Script(_half(play), Ending.HANG, 200),
-        Kind.STALL_EARLY: lambda play: Script(_opened(play), Ending.HANG, 200),
-        Kind.CUT_BODY: lambda play: Script(_half(play), Ending.CLOSE, 200),
-        Kind.EMPTY_BODY: lambda play: chunked([Piece(0, play.head())]),
-        Kind.INVALID_JSON: _invalid_json,
-        Kind.HTML_200: bodies.html_200,
-        Kind.ERROR_IN_200: lambda play: chunked(
-            [*_half(play), Piece(0, chunk(play.request.format.late_event))]
-        ),
-        Kind.RATE_LIMIT_IN_200: _rate_limit_in_200,
-        Kind.ERROR_EARLY: lambda play: chunked(
-            [*_opened(play), Piece(0, chunk(play.request.format.late_event))]
-        ),
-        Kind.BIG_BODY: _big_body,
-        Kind.TINY_CHUNKS: bodies.tiny_chunks,
-        Kind.CUT_STREAM: lambda play: chunked(_half(play)),
-        Kind.STREAM_RESET: lambda play: Script(
-            [*_half(play), Piece(_FLUSHED, b"")], Ending.RESET, 200
-        ),
-        Kind.HEARTBEATS: lambda play: Script(_beating(play), Ending.KEEP, 200),
-        Kind.NO_DONE: _no_done,
-        Kind.COMMENTS: _comments,
-        Kind.CRLF: partial(_with_line_ends, end=b"\r\n"),
-        Kind.CR: partial(_with_line_ends, end=b"\r"),
-        Kind.ENDLESS_LINE: lambda play: Script(_line(play), Ending.KEEP, 200),
-    }
-)
+FAULTS: dict[Kind, Callable[[FaultContext], Script]] = {
+    Kind.SLOW_HEADERS: _slow_headers,
+    Kind.SLOW_BODY: lambda play: good(play._replace(lasting=play.lasting + play.slower)),
+    Kind.STALL: lambda play: Script(_half(play), Ending.HANG, 200),
+    Kind.STALL_EARLY: lambda play: Script(_opened(play), Ending.HANG, 200),
+    Kind.CUT_BODY: lambda play: Script(_half(play), Ending.CLOSE, 200),
+    Kind.EMPTY_BODY: lambda play: chunked([Piece(0, play.head())]),
+    Kind.INVALID_JSON: _invalid_json,
+    Kind.HTML_200: bodies.html_200,
+    Kind.ERROR_IN_200: lambda play: chunked(
+        [*_half(play), Piece(0, chunk(play.request.format.late_event))]
+    ),
+    Kind.RATE_LIMIT_IN_200: _rate_limit_in_200,
+    Kind.ERROR_EARLY: lambda play: chunked(
+        [*_opened(play), Piece(0, chunk(play.request.format.late_event))]
+    ),
+    Kind.BIG_BODY: _big_body,
+    Kind.TINY_CHUNKS: bodies.tiny_chunks,
+    Kind.CUT_STREAM: lambda play: chunked(_half(play)),
+    Kind.STREAM_RESET: lambda play: Script([*_half(play), Piece(_FLUSHED, b"")], Ending.RESET, 200),
+    Kind.HEARTBEATS: lambda play: Script(_beating(play), Ending.KEEP, 200),
+    Kind.NO_DONE: _no_done,
+    Kind.COMMENTS: _comments,
+    Kind.CRLF: partial(_with_line_ends, end=b"\r\n"),
+    Kind.CR: partial(_with_line_ends, end=b"\r"),
+    Kind.ENDLESS_LINE: lambda play: Script(_line(play), Ending.KEEP, 200),
+}

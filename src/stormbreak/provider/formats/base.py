@@ -212,15 +212,15 @@ _LATE_ERROR = b'{"error":{"message":"the upstream provider failed","code":502}}'
 
 def openai_error(refusal: Refusal) -> bytes:
     """Encode an error as OpenAI does."""
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "message": refusal.message,
         "type": refusal.kind,
         "param": refusal.param,
         "code": refusal.code,
     }
     if refusal.metadata is not None:
-        said["metadata"] = refusal.metadata
-    return encode({"error": said})
+        fields["metadata"] = refusal.metadata
+    return encode({"error": fields})
 
 
 class Format(NamedTuple):
@@ -253,12 +253,12 @@ class Format(NamedTuple):
 
 # ---------------------------------------------------------------- named events
 
-NamedEvent: TypeAlias = tuple[str, dict[str, Any]]  # the name of an event, and what it says besides
+NamedEvent: TypeAlias = tuple[str, dict[str, Any]]  # the name of an event, and its other fields
 
 
-def named_event(name: str, said: Mapping[str, Any]) -> bytes:
+def named_event(name: str, fields: Mapping[str, Any]) -> bytes:
     """Encode a named event."""
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(said))
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(fields))
 
 
 class Block(NamedTuple):

@@ -114,7 +114,7 @@ def wants_usage(payload: Mapping[str, Any]) -> bool:
 
 
 def _chunk(request: ParsedRequest, choices: list[dict[str, Any]], **more: Any) -> bytes:
-    said = {
+    fields = {
         "id": f"chatcmpl-{request.digest}",
         "object": "chat.completion.chunk",
         "created": BORN,
@@ -122,7 +122,7 @@ def _chunk(request: ParsedRequest, choices: list[dict[str, Any]], **more: Any) -
         "choices": choices,
         **more,
     }
-    return b"data: %b\n\n" % encode(said)
+    return b"data: %b\n\n" % encode(fields)
 
 
 CHAT = Format(body=_body, events=_events, output_tokens=output_tokens, choice_count=choice_count)

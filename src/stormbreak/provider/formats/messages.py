@@ -1,7 +1,6 @@
 """`/v1/messages`, as in Anthropic's API: from `message_start` to `message_stop`; and its count of tokens."""
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -22,19 +21,17 @@ from stormbreak.provider.formats.base import (
     whole_number,
 )
 
-_TYPES: Mapping[int, str] = MappingProxyType(
-    {
-        400: "invalid_request_error",
-        401: "authentication_error",
-        402: "billing_error",
-        403: "permission_error",
-        404: "not_found_error",
-        413: "request_too_large",
-        429: "rate_limit_error",
-        504: "timeout_error",
-        529: "overloaded_error",
-    }
-)
+_TYPES: Mapping[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
 
 _DETAILED = frozenset(
     {
@@ -143,8 +140,8 @@ def _events(request: ParsedRequest) -> Events:
 
 
 def _event(event: NamedEvent) -> bytes:
-    name, said = event
-    return named_event(name, {"type": name, **said})
+    name, fields = event
+    return named_event(name, {"type": name, **fields})
 
 
 def _block(index: int, content: dict[str, Any]) -> Block:
@@ -175,10 +172,10 @@ def _error(refusal: Refusal) -> bytes:
     kind = _TYPES.get(refusal.status)
     if kind is None:
         kind = "invalid_request_error" if refusal.status < 500 else "api_error"
-    said: dict[str, Any] = {"type": kind, "message": refusal.message}
+    fields: dict[str, Any] = {"type": kind, "message": refusal.message}
     if refusal.code in _DETAILED:
-        said["details"] = {"error_code": refusal.code}
-    return encode({"type": "error", "error": said, "request_id": None})
+        fields["details"] = {"error_code": refusal.code}
+    return encode({"type": "error", "error": fields, "request_id": None})
 
 
 _LATE = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -14,16 +13,14 @@ from stormbreak.provider.formats.embeddings import EMBEDDINGS
 from stormbreak.provider.formats.messages import COUNT_TOKENS, MESSAGES
 from stormbreak.provider.formats.responses import RESPONSES
 
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        "/v1/chat/completions": CHAT,
-        "/v1/completions": COMPLETIONS,
-        "/v1/embeddings": EMBEDDINGS,
-        "/v1/responses": RESPONSES,
-        "/v1/messages": MESSAGES,
-        "/v1/messages/count_tokens": COUNT_TOKENS,
-    }
-)
+FORMATS: Mapping[str, Format] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
+    "/v1/responses": RESPONSES,
+    "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": COUNT_TOKENS,
+}
 """The formats by endpoint."""
 
 _SCHEMAS = (

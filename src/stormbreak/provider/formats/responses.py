@@ -98,10 +98,10 @@ def _summary(text: str) -> dict[str, Any]:
 def _events(request: ParsedRequest) -> Events:
     numbers = count()
 
-    def events(said: list[NamedEvent]) -> list[bytes]:
+    def events(named: list[NamedEvent]) -> list[bytes]:
         return [
             named_event(name, {"type": name, "sequence_number": next(numbers), **more})
-            for name, more in said
+            for name, more in named
         ]
 
     begun = {"response": _response(request, "in_progress")}

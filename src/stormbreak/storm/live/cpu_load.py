@@ -60,10 +60,10 @@ class CpuLoad:
 def _of_process(pid: int) -> float | None:
     """User and system time, with waited-for children (proc(5): fields 14 to 17)."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    fields = told.rpartition(")")[2].split()
+    fields = stat.rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 

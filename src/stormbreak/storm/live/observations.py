@@ -43,10 +43,10 @@ class Prompts:
 
     def line(self, number: int, bounds: Bounds, *, called: int, tokens: int = 0) -> bytes:
         """Encode the line for a call; the program sees `called` as its number."""
-        said = {"call": called, "prompt": self.prompt(number), **bounds._asdict()}
+        fields = {"call": called, "prompt": self.prompt(number), **bounds._asdict()}
         if tokens:
-            said["max_tokens"] = max(1, tokens - _PROMPT_TOKENS)
-        return msgspec.json.encode(said) + b"\n"
+            fields["max_tokens"] = max(1, tokens - _PROMPT_TOKENS)
+        return msgspec.json.encode(fields) + b"\n"
 
 
 # ---------------------------------------------------------------- observed calls
@@ -79,7 +79,7 @@ class Observations:
     """The observer of a storm. `matched_by` returns the call of a request; None: no call."""
 
     def __init__(self, matched_by: Callable[[ParsedRequest], Name | None]) -> None:
-        self._known_by = matched_by
+        self._matched_by = matched_by
         self.calls: dict[Name, ObservedCall] = {}
         self.unmatched_requests = 0  # requests for no call
         self.attempts: list[int] = []  # in each second
@@ -90,7 +90,7 @@ class Observations:
         second = int(at)
         self.attempts.extend([0] * (second + 1 - len(self.attempts)))
         self.attempts[second] += 1
-        name = self._known_by(request)
+        name = self._matched_by(request)
         if name is None:
             self.unmatched_requests += 1
             return
@@ -101,7 +101,7 @@ class Observations:
 
     def answered(self, request: ParsedRequest, at: float) -> None:
         """Record an answer."""
-        name = self._known_by(request)
+        name = self._matched_by(request)
         call = None if name is None else self.calls.get(name)
         if call is not None and call.answered_at is None:
             call.answered_at = at

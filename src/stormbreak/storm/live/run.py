@@ -85,12 +85,12 @@ async def play(
     try:
         storm = _Storm(server, program.name, running, scenario, load, progress)
         if own_traffic:
-            storm.attend()
+            storm.observe()
         await start(program, running, copies, environment(server.base_url), fed=not own_traffic)
         if own_traffic:
             await storm.wait_for()
         else:
-            await storm.send_call(calls, f"storm {mix(seed):016x}"[:12])
+            await storm.send_calls(calls, f"storm {mix(seed):016x}"[:12])
         return storm.played(program.name, seed, calls)
     finally:
         await stop(running)
@@ -123,12 +123,12 @@ class _Storm:
         self._progress = progress
         self._seen = Observations(lambda asked: asked.digest)
         self._busiest = PeakCpuLoad()
-        self._handed = 0
+        self._sent = 0
         self._latest = 0.0
 
     # ------------------------------------------------------------ calls sent to the program
 
-    async def send_call(self, calls: Traffic, name: str) -> None:
+    async def send_calls(self, calls: Traffic, name: str) -> None:
         """Rehearse, then send every call when it is due, until the last has ended."""
         bounds = Bounds(
             model=next(iter(self._scenario.provider.models), "storm-1"),
@@ -140,12 +140,12 @@ class _Storm:
         self._seen = Observations(lambda asked: prompts.number_in(asked.essence))
         self._server.play(self._scenario, self._seen)
         self._server.begin()
-        handing = asyncio.create_task(self._hand(calls, prompts, bounds))
+        feeding = asyncio.create_task(self._feed(calls, prompts, bounds))
         try:
-            await self._watch(handing)
+            await self._watch(feeding)
             self._notify()
         finally:
-            handing.cancel()
+            feeding.cancel()
 
     async def _rehearse(self, prompts: Prompts, bounds: Bounds) -> None:
         """Send one call to each copy without faults: a copy that handles it has started and found the provider.
@@ -156,36 +156,36 @@ class _Storm:
         seen = Observations(lambda asked: prompts.number_in(asked.essence))
         self._server.play(rehearsal(self._scenario), seen)
         loop = asyncio.get_running_loop()
-        end, hand_at = loop.time() + PATIENCE, 0.0
+        end, send_at = loop.time() + PATIENCE, 0.0
         while seen.answers < len(self._copies):
-            if loop.time() >= hand_at:
+            if loop.time() >= send_at:
                 for copy in self._copies:
                     if not seen.has_answered(copy.number):
                         copy.feed(prompts.line(copy.number, bounds, called=0))
-                hand_at = loop.time() + bounds.deadline + _SLOW_START
+                send_at = loop.time() + bounds.deadline + _SLOW_START
             await self._check_alive("before the storm began")
             if loop.time() > end:
                 asked = f"{len(seen.calls)} of {len(self._copies)} copies sent a request for their first call"
                 raise self._failed(f"{asked}, and {seen.answers} got its answer, in {PATIENCE:g} s")
             await asyncio.sleep(_LOOK)
 
-    async def _hand(self, calls: Traffic, prompts: Prompts, bounds: Bounds) -> None:
+    async def _feed(self, calls: Traffic, prompts: Prompts, bounds: Bounds) -> None:
         server, copies = self._server, self._copies
         for number, (at, process, tokens) in enumerate(zip(*calls, strict=True), 1):
             await asyncio.sleep(max(0.0, at - server.now) / server.speed)
             line = prompts.line(number, bounds, called=number, tokens=tokens)
             copies[process % len(copies)].feed(line)
-            self._handed = number
+            self._sent = number
             self._latest = max(self._latest, (server.now - at) / server.speed)
         for copy in copies:
             copy.finish()
 
-    async def _watch(self, handing: asyncio.Task[None] | None = None) -> None:
+    async def _watch(self, feeding: asyncio.Task[None] | None = None) -> None:
         """Watch until all calls have ended, or the last deadline has passed."""
         end = self._scenario.duration + self._load.deadline + _AFTERWARDS
         busy = CpuLoad(copy.pid for copy in self._copies)
         while self._server.now < end:
-            if handing is None or handing.done():
+            if feeding is None or feeding.done():
                 if all(copy.code is not None for copy in self._copies):
                     return
             else:
@@ -197,7 +197,7 @@ class _Storm:
 
     # ------------------------------------------------------------ a program's own traffic
 
-    def attend(self) -> None:
+    def observe(self) -> None:
         """Observe every request from now on: a copy may send one while the next copy starts."""
         self._server.play(self._scenario, self._seen)
 
@@ -251,7 +251,7 @@ class _Storm:
     def _notify(self) -> None:
         if self._progress is not None:
             seen, until = self._seen, self._scenario.duration
-            calls = self._handed or len(seen.calls)
+            calls = self._sent or len(seen.calls)
             moment = Moment(self._server.now, until, calls, sum(seen.attempts), seen.answers)
             self._progress(moment)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.provider.scenario import Limit, Load, Provider, Scenario, shortened
+from stormbreak.storm.user_traffic import scaled_count, scaled_load
 
 _MAX_REHEARSAL = 5.0  # seconds of service
 _ANY = Load(rate=1.0)  # deadline and timeout for scenarios without a load
@@ -37,7 +38,7 @@ def staged(
             provider=_provider(scenario.provider, scale),
             limit=None if scenario.limit is None else _limit(scenario.limit, scale),
             background_traffic=None,
-            load=_load(load, scale, copies),
+            load=replace(scaled_load(load, scale), processes=copies),
         )
 
 
@@ -60,7 +61,7 @@ def rehearsal(scenario: Scenario) -> Scenario:
 def _provider(provider: Provider, scale: float) -> Provider:
     return replace(
         provider,
-        slots=None if provider.slots is None else _some(provider.slots, scale),
+        slots=None if provider.slots is None else scaled_count(provider.slots, scale),
         queue=provider.queue and round(provider.queue * scale),
         max_requests_per_second=provider.max_requests_per_second
         and provider.max_requests_per_second * scale,
@@ -77,17 +78,3 @@ def _limit(limit: Limit, scale: float) -> Limit:
         tokens=limit.tokens and limit.tokens * scale,
         burst=limit.burst and limit.burst * scale,
     )
-
-
-def _load(load: Load, scale: float, copies: int) -> Load:
-    return replace(
-        load,
-        rate=load.rate * scale,
-        steps=tuple(replace(step, rate=step.rate * scale) for step in load.steps),
-        bursts=tuple(replace(herd, calls=_some(herd.calls, scale)) for herd in load.bursts),
-        processes=copies,
-    )
-
-
-def _some(count: int, scale: float) -> int:
-    return max(1, round(count * scale))
