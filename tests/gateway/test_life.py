@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 
 import gateway_processes as processes
 import pytest
+from fork_server import PROGRAM, ForkedPopen
 from gateways import (
     ANSWER,
     CHAT,
@@ -272,10 +273,8 @@ def process(path, stormbreak_provider):
             'admin_port = "none"', "admin_port = 0"
         )
         path.write_text(text)
-        program = [sys.executable, "-m", "stormbreak", "gateway", path]
-        running = subprocess.Popen(
-            program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        program = [*PROGRAM, "gateway", path]
+        running = ForkedPopen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(running)
         urls = [running.stdout.readline().split(" on ")[1].strip() for _ in range(2)]
         return running, *urls

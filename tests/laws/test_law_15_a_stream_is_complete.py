@@ -32,16 +32,22 @@ TEXT = "all is well, über all"
 FINISHED = len(WHOLE) - 4  # behind the brace that ends the last event, without its line ends
 
 
+def a_client():
+    """A client, and the wire on which its streams come."""
+    client, wire = AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=OFF), FakeWire()
+    client._resolver.first.routes._connections[client.base_url] = wire
+    return client, wire
+
+
 def read(pieces, end=b"", way="answer", **asked):
     """What a caller gets of a stream that came like this, without any retry."""
 
     return asyncio.run(read_in_loop(pieces, end, way, **asked))
 
 
-async def read_in_loop(pieces, end, way, **asked):
-    client = AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=OFF)
-    wire = FakeWire(FakeIncoming(pieces, end))
-    client._resolver.first.routes._connections[client.base_url] = wire
+async def read_in_loop(pieces, end, way, *, over=None, **asked):
+    (client, wire), incoming = over or a_client(), FakeIncoming(pieces, end)
+    wire.left.append(incoming)
     try:
         async with client.stream("chat/completions", SAY | asked) as stream:
             if way == "texts":
@@ -52,19 +58,22 @@ async def read_in_loop(pieces, end, way, **asked):
                 return b"".join([piece async for piece in stream.raw()])
             return (await stream.answer()).text
     finally:
-        assert wire.opened[0].closed
+        assert wire.opened[-1] is incoming
+        assert incoming.closed
         assert client.engine.target_state(client.target("m")).slots.in_flight == 0
 
 
 @table_test("way", ["answer", "texts", "raw"])
 @table_test("end", [b"", CUT, Outcome(Verdict.TIMEOUT, status=200)])
 async def test_no_cut_stream_is_taken_for_a_whole_one(end, way):
+    over = a_client()
     for size in range(len(WHOLE)):
         if end == b"" and size >= FINISHED:
-            assert await read_in_loop([WHOLE[:size]], end, way) in (TEXT, WHOLE[:size])
+            got = await read_in_loop([WHOLE[:size]], end, way, over=over)
+            assert got in (TEXT, WHOLE[:size])
             continue
         with pytest.raises(UpstreamError) as raised:
-            await read_in_loop([WHOLE[:size]], end, way)
+            await read_in_loop([WHOLE[:size]], end, way, over=over)
         assert raised.value.verdict in (Verdict.BROKEN, Verdict.TIMEOUT)
 
 

@@ -32,7 +32,7 @@ each_way = table_test("way", WAYS)
 
 @each_way
 async def test_no_answer_that_comes_twice_in_one_write_reaches_the_next_call(way):
-    doubles, calls = Doubles(1), 500 if way is None else 150
+    doubles, calls = Doubles(1), 500 if way is None else 100
     async with served([doubles]) as server:
         answered, failed = await ask_all(server.base_url, calls=calls, at_once=10, way=way)
 

@@ -3,12 +3,12 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fork_server import PROGRAM, ForkedPopen
 from table_test import table_test
 
 from stormbreak.core.presets import INTERACTIVE
@@ -72,8 +72,8 @@ def program(tmp_path):
     """A command that simulates for minutes in two processes; its group, so that whoever is left can be seen."""
     (tmp_path / "long.toml").write_text(LONG)
     command = ["storm", "run", "long.toml", "--policy", "none", "--compare", "naive"]
-    program = subprocess.Popen(
-        [sys.executable, "-m", "stormbreak", *command, "--jobs", "2"],
+    program = ForkedPopen(
+        [*PROGRAM, *command, "--jobs", "2"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

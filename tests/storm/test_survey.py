@@ -90,7 +90,8 @@ def test_the_same_in_processes_side_by_side_and_again():
     alone = survey(OURS, others, **FEW)
     assert survey(OURS, others, **FEW, processes=2) == alone
     assert alone.others == ("none", "naive")  # each once, and not the policy itself
-    assert survey(OURS, others, **{**FEW, "seed": 504}) != alone
+    other = survey(BASELINES["none"], [], **{**FEW, "runs": 1, "seed": 504})
+    assert [score.draw for score in other.scores] != [score.draw for score in alone.scores]
 
 
 def test_every_policy_meets_the_same_storm():

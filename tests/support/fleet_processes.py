@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fork_server import PROGRAM, ForkedPopen
 
 SUPPORT = Path(__file__).parent
 
@@ -15,14 +15,13 @@ class Worker:
     """One process, with a clock that is `hours` wrong."""
 
     def __init__(self, *, hours=0, **options):
-        self.process = subprocess.Popen(
-            [sys.executable, str(SUPPORT / "fleet_worker.py"), json.dumps(options)],
+        self.process = ForkedPopen(
+            [*PROGRAM[:3], SUPPORT / "fleet_worker.py", json.dumps(options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={
                 **os.environ,
-                "PYTHONPATH": str(SUPPORT),
                 "STORMBREAK_API_KEY": "",
                 **(wrong_clock(hours) if hours else {}),
             },

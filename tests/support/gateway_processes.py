@@ -3,13 +3,14 @@
 import asyncio
 import json
 import re
-import sys
 import time
 import urllib.request
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from unittest.mock import patch
 from urllib.error import HTTPError
 
+from fork_server import PROGRAM, ForkedPopen
 from gateways import ANSWER, CHAT, read_reply, request_bytes
 
 from stormbreak.http.h1.server_connection import ServerResponse
@@ -70,9 +71,10 @@ async def gateway(path, text=None, workers=2):
     """Start one on a settings file; without `text`, on that of before."""
     if text is not None:
         path.write_text(text.replace('admin_port = "none"', "admin_port = 0"))
-    program = (sys.executable, "-m", "stormbreak", "gateway", path, "--workers", str(workers))
+    program = (*PROGRAM, "gateway", path, "--workers", str(workers))
     pipe = asyncio.subprocess.PIPE
-    running = await asyncio.create_subprocess_exec(*program, stdout=pipe, stderr=pipe)
+    with patch("subprocess.Popen", ForkedPopen):
+        running = await asyncio.create_subprocess_exec(*program, stdout=pipe, stderr=pipe)
     reading = asyncio.create_task(running.stderr.read())  # a full pipe would stop it
     try:
         lines = [

@@ -7,6 +7,9 @@ import time
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from hashlib import sha256
+from unittest.mock import patch
+
+from fork_server import PROGRAM, ForkedPopen
 
 from stormbreak.config.gateway_settings import KeySettings
 from stormbreak.gateway import usage_ledger
@@ -239,8 +242,9 @@ def spend(usd, period=None):
 @asynccontextmanager
 async def priced_process(path):
     """Run a gateway with these prices in a process of its own, which is killed in the end; its port."""
-    program = (sys.executable, __file__, path)
-    process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
+    program = (*PROGRAM[:3], __file__, path)
+    with patch("subprocess.Popen", ForkedPopen):
+        process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
     try:
         yield int(await process.stdout.readline())
     finally:

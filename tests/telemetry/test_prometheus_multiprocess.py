@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fork_server import PROGRAM, ForkedPopen
 from scrapes import by, read, value
 from table_test import table_test
 
@@ -51,19 +52,14 @@ class Process:
 
 @pytest.fixture
 def start(tmp_path):
-    around = {
-        **os.environ,
-        FOLDER: str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path]),
-    }
+    around = {**os.environ, FOLDER: str(tmp_path)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     running = []
 
     def begin(count, *words):
-        script = [sys.executable, str(SUPPORT / "gauging.py"), *words]
+        script = [*PROGRAM[:3], SUPPORT / "gauging.py", *words]
         begun = [
-            subprocess.Popen(script, env=around, start_new_session=True, **pipes)
-            for _ in range(count)
+            ForkedPopen(script, env=around, start_new_session=True, **pipes) for _ in range(count)
         ]
         running.extend(begun)
         return [Process(one) for one in begun]

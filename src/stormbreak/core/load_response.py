@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
 from math import exp, fsum, inf, log, sqrt
-from statistics import median, variance
+from statistics import median
 
 from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
 
@@ -74,6 +74,8 @@ class LoadResponse:
         # By the differences of neighbours (von Neumann, 1941): the wait in a queue changes with time, too.
         steps = len(now) - 1
         spread = fsum((b - a) ** 2 for a, b in pairwise(now)) / 2 / steps
+        mean = fsum(before) / len(before)  # `statistics.variance` computes in fractions
+        variance = fsum((each - mean) ** 2 for each in before) / (len(before) - 1)
         ratio = exp(median(now) - median(before))
         error = sqrt(3 / steps + 2 / len(before))  # of the logarithm of the two variances' quotient
-        return ratio > 1.0 and spread > variance(before) / ratio * exp(error)
+        return ratio > 1.0 and spread > variance / ratio * exp(error)

@@ -14,9 +14,9 @@ from stormbreak.provider.scenario_file import load
 PAGE = Path(__file__).parents[3] / "docs" / "your-storm.md"
 SHOP = Scenario(
     name="shop",
-    duration=60.0,
+    duration=40.0,
     provider=Provider(slots=10, service=1.0, variation=0.5, queue=50),
-    load=Load(rate=5.0, steps=(Step(at=20.0, rate=18.0), Step(at=35.0, rate=5.0)), timeout=10.0),
+    load=Load(rate=5.0, steps=(Step(at=15.0, rate=18.0), Step(at=28.0, rate=5.0)), timeout=10.0),
 )
 
 

@@ -9,12 +9,12 @@ import shlex
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 from contextlib import suppress
 
 import pytest
+from fork_server import PROGRAM, ForkedPopen
 from small_storm import small_storm
 
 from stormbreak.cli.main import main
@@ -276,8 +276,8 @@ def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
         f"    if call['call'] == 1: open({str(path)!r}, 'w').write(f'{{os.getpid()}}.')\n"
         "    live_asker.ask(call)\n"
     )
-    cmd = [sys.executable, "-m", "stormbreak", "storm", "live", small]
-    run = subprocess.Popen(
+    cmd = [*PROGRAM, "storm", "live", small]
+    run = ForkedPopen(
         [*cmd, "--cmd", shlex.join(program.words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -299,11 +299,9 @@ def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
 def test_how_far_it_is_stands_on_a_terminal(brief, asker, typed):
     screen, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
-    cmd = [sys.executable, "-m", "stormbreak", "storm", "live", brief]
+    cmd = [*PROGRAM, "storm", "live", brief]
     seen = b""
-    with subprocess.Popen(
-        [*cmd, "--cmd", typed(asker())], stdout=subprocess.DEVNULL, stderr=end
-    ) as run:
+    with ForkedPopen([*cmd, "--cmd", typed(asker())], stdout=subprocess.DEVNULL, stderr=end) as run:
         os.close(end)
         with suppress(OSError):  # the other end is closed when the process is gone
             while piece := os.read(screen, 1 << 16):
