@@ -10,8 +10,8 @@ A retry is free if there is evidence that it does no harm. `Load` has the eviden
 - after a timeout: if `healthy` and `timeouts_are_luck` (where all hang, nobody overtakes), or if `adaptive`;
 - after a 429: if `healthy` and `slowed_by_429s` (it may stand for a limit), or if `gated`;
 - after another failure: if `healthy` (it was bad luck, and sending less would not help), or if `gated`;
-- while the target is `new` to this process: if an automatic limit is in force (`limited`), since the first burst may
-  itself be the load. Until it is, a retry that cannot be paid waits.
+- while the target is `new` to this process: if a learned limit is in force (`limited`), since the first burst may itself
+  be the load. Until it is, a retry that cannot be paid waits.
 
 A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. Its gates say
 nothing. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone script could not retry at all;
@@ -76,8 +76,8 @@ class Load(NamedTuple):
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
     in_trouble: bool = False  # most answers are late, or none comes: else it need not be healthy
     busy: bool = False  # other calls are in flight or queued
-    new: bool = False  # it answered this process for the first time in the last half minute
-    limited: bool = False  # it answers, and an automatic limit is in force
+    new: bool = False  # no answer to this process is older than half a minute
+    limited: bool = False  # a learned limit is in force, and the target is not dead
     timed_out: bool = False  # an attempt of the last minutes did
 
 
