@@ -1,6 +1,6 @@
 """Law 14. 0.1 retries per call, decaying within a minute, no starting credit. A retry is free when the server
 named the time, unless it is next to none; where answers come and most are on time (after a timeout only if an attempt that left later
-was answered on time; after a 429 only if 429s slow us down, or most beside it are served); when this process's own gates hold the traffic (after a timeout only gates that follow what is served); and in a
+was answered on time; after a 429 only if 429s slow us down, or most beside it are served); when this process's own gates hold the traffic (after a timeout only gates that follow what is served); while the target is new and not dead, when a learned limit is in force (ADR 82); and in a
 process with fewer than 10 recent calls. There timeouts are paid whatever the gates say, and after three failures in a row everything is;
 but a call may make one late retry, at a random time, unless attempts time out (ADR 77), and returns at a random time if it is told to twice (ADR 79).
 Everything else, timeouts first, is paid.
