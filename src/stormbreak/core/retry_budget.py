@@ -11,11 +11,12 @@ A retry is free if there is evidence that it does no harm. `Load` has the eviden
 - after a 429: if `healthy` and `slowed_by_429s` (it may stand for a limit), or if `gated`;
 - after another failure: if `healthy` (it was bad luck, and sending less would not help), or if `gated`;
 - while the target is `new` to this process: if an automatic limit is in force (`limited`), since the first burst may
-  itself be the load. Until it is, a retry that cannot be paid waits.
+  itself be the load. Until it is, a retry that cannot be paid waits. Not with another limit, which would let all that
+  waited leave at the first answer.
 
 A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. Its gates say
-nothing. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone script could not retry at all;
-after timeouts only by the table. Beyond that it pays for all, since free retries of thousands of small processes keep
+nothing, not even of a `new` target. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone
+script could not retry at all; after timeouts only by the table. Beyond that it pays for all, since free retries of thousands of small processes keep
 an overload alive. While the target is healthy, it may fail once more in a row than it lately did before an answer (but
 not with 429s): a row that it survived was bad luck.
 
@@ -76,7 +77,7 @@ class Load(NamedTuple):
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
     in_trouble: bool = False  # most answers are late, or none comes: else it need not be healthy
     busy: bool = False  # other calls are in flight or queued
-    new: bool = False  # it answered this process for the first time in the last half minute
+    new: bool = False  # automatically limited, and not answered until the last half minute
     limited: bool = False  # it answers, and an automatic limit is in force
     timed_out: bool = False  # an attempt of the last minutes did
 
@@ -174,7 +175,7 @@ class Budget:
         lone = self._is_lone(now)
         if lone and self._in_a_row > self._free_in_a_row(outcome, now, load):
             return False
-        if load.new and load.limited:
+        if load.new and load.limited and not lone:
             return True
         if outcome.verdict is Verdict.TIMEOUT:
             lucky = load.healthy and load.timeouts_are_luck
