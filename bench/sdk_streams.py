@@ -48,7 +48,9 @@ def sections() -> list[Section]:
         finally:
             cores.unpin()
             threading.stack_size(before)
-    figures = compared(found, [[one.cpu for one in taken] for taken in rounds], "chunk", "<= 120")
+    figures = compared(
+        found, [[one.cpu for one in taken] for taken in rounds], "chunk", "<= 120", "<= 120"
+    )
     figures += [
         Figure(f"{subject.name}, growth a stream", "KiB", tuple(one.growth for one in taken))
         for subject, taken in zip(found, rounds, strict=True)

@@ -62,16 +62,21 @@ def _ask(sdk: str, client: Any) -> Callable[..., Any]:
 
 
 def compared(
-    found: Sequence[Subject], cpu: Sequence[Sequence[float]], what: str, goal: str
+    found: Sequence[Subject], cpu: Sequence[Sequence[float]], what: str, goal: str, blocking: str
 ) -> list[Figure]:
-    """CPU us a call or a chunk of each, and each of ours beside its pair."""
+    """CPU us a call or a chunk of each, and each of ours beside its pair; `blocking` is the goal of those that block."""
     figures = [
         Figure(f"{subject.name}, CPU a {what}", "us", tuple(taken))
         for subject, taken in zip(found, cpu, strict=True)
     ]
     pairs = zip(found[1::2], cpu[1::2], cpu[::2], strict=True)
     return figures + [
-        Figure(f"{subject.name}, beside its own", "%", share(ours, own), goal)
+        Figure(
+            f"{subject.name}, beside its own",
+            "%",
+            share(ours, own),
+            blocking if subject.blocks else goal,
+        )
         for subject, ours, own in pairs
     ]
 

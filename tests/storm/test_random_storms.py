@@ -31,7 +31,7 @@ def test_draws_stay_within_their_bounds(preset):
         drawn = draw(number, seed=5, preset=preset)
         scenario = drawn.scenario
         load, provider = scenario.load, scenario.provider
-        assert provider.slots >= 10
+        assert provider.slots >= (2 if drawn.family == "burst" else 10)
         assert 0.2 <= provider.service <= 10
         assert 0.2 <= provider.variation <= 1.5
         assert 1 <= load.processes <= 500
@@ -40,6 +40,7 @@ def test_draws_stay_within_their_bounds(preset):
         if drawn.family not in (
             "slow_spare",
             "sustained_overload",
+            "burst",
         ):  # their bounds are tested below
             assert provider.slots <= 5 * 400
             assert 2.99 <= load.timeout / provider.service <= 12.01
@@ -58,7 +59,7 @@ def test_a_storm_can_be_measured_is_not_too_long_and_has_calls_that_can_be_answe
         check_measured(scenario, calls)
         assert 0 < len(calls.times) <= 2.1 * MAX_CALLS
         assert 30 <= scenario.load.trigger_at <= 60 or (
-            drawn.family == "sustained_overload" and scenario.load.trigger_at == 0
+            drawn.family in ("sustained_overload", "burst") and scenario.load.trigger_at == 0
         )
         assert scenario.load.trigger_until <= scenario.duration - RECOVERY_WINDOW
         if number % 15 == 0:  # the ideal of all takes long
@@ -108,6 +109,23 @@ def test_a_sustained_overload_exceeds_the_capacity_at_a_bounded_queue():
     assert set(begins) == {"at once", "after a calm"}
 
 
+def test_a_burst_comes_from_a_few_processes_mostly_at_the_start():
+    begins = Counter()
+    for number in NUMBERS:
+        scenario = draw(number, seed=5, families=["burst"]).scenario
+        load, provider = scenario.load, scenario.provider
+        times = [at for at in calls_of(scenario).times if at >= load.trigger_at]
+        assert 2 <= provider.slots <= 60
+        assert load.processes <= 20
+        assert 2.99 <= load.timeout / provider.service <= 10.01
+        assert 1.49 <= load.deadline / load.timeout <= 10.01
+        sent = sum(at < load.trigger_at + 1.0 for at in times)
+        assert 1 <= sent <= 1.2 * MAX_CALLS / 2
+        begins["at once" if load.trigger_at == 0 else "after a calm"] += 1
+    assert set(begins) == {"at once", "after a calm"}
+    assert begins["at once"] > begins["after a calm"]
+
+
 def test_families_take_turns_and_fleets_of_all_sizes_are_drawn():
     found = [draw(number, seed=0) for number in range(2 * len(FAMILIES))]
     assert Counter(each.family for each in found) == dict.fromkeys(FAMILIES, 2)
@@ -122,6 +140,7 @@ def test_the_traffic_of_a_batch_does_not_change():
         "herd",
         "ramp",
         "sustained_overload",
+        "burst",
     }
     with pytest.raises(
         ConfigurationError, match="no family of batches is named 'herd'; families: dip"

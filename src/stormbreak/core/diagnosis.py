@@ -418,7 +418,7 @@ class Diagnosis:
         return self._are_most_late(now) or self.run.is_unexplained()
 
     def is_new(self, now: float) -> bool:
-        """Whether this process has no answer yet, or got its first in the last half minute."""
+        """Whether no answer to this process is older than half a minute."""
         return now - self._first_answered_at <= RECENTLY
 
     def is_passed(self, sent_at: float) -> bool:

@@ -38,6 +38,7 @@ _LEAD = (30.0, 60.0)  # seconds of calm before the faults
 _TAIL = (60.0, 120.0)  # and after it
 _MAX_BATCH = 200.0  # seconds at full capacity
 _DRIFT = 6  # steps
+_SENDS = 5_000.0  # calls in a second that one program makes
 T = TypeVar("T")
 
 _FORMS = (WaitForm.SECONDS, WaitForm.MS, WaitForm.BARE)
@@ -467,6 +468,32 @@ def _sustained_overload(chance: _Chance, site: _Site) -> _Site:
     return site.with_traffic(use / in_calm)
 
 
+def _burst(chance: _Chance, site: _Site) -> _Site:
+    """A program sends many calls at once, mostly as its first: more than is served before they time out."""
+    slots = int(chance.scale(2.0, 60.0))
+    service = site.provider.service
+    timeout = _short(service * chance.between(3.0, 10.0))
+    deadline = _short(timeout * chance.between(1.5, 10.0))
+    calls = max(3.0, min(slots * chance.scale(0.5, 2 * deadline / service), MAX_CALLS / 2))
+    at = chance.pick((0.0, 0.0, site.at))
+    rate = _short(site.load.rate / site.capacity * slots / service) if at else 0.0
+    load = replace(
+        site.load,
+        rate=rate,
+        steps=(Step(at=at, rate=_SENDS), Step(at=round(at + calls / _SENDS, 4), rate=rate)),
+        processes=chance.pick((1, 1, 1, int(chance.scale(2.0, 20.0)))),
+        timeout=timeout,
+        deadline=deadline,
+    )
+    provider = replace(
+        _provider(chance, slots, service), queue=int(slots * chance.scale(1.0, 50.0))
+    )
+    length = min(deadline, 300.0)
+    site = replace(site, at=at, length=_short(length), provider=provider, load=load)
+    trouble = chance.pick((None, None, _slow, _random_refusals))
+    return site if trouble is None else trouble(chance, site)
+
+
 def _two(chance: _Chance, site: _Site) -> _Site:
     """One fault, a pause, another one."""
     share = chance.between(0.3, 0.6)
@@ -537,10 +564,11 @@ FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = {
     "crowd": _background_retries,
     "slow_spare": _slow_spare,
     "sustained_overload": _sustained_overload,
+    "burst": _burst,
 }
 """The function of each family, by name: it makes a storm of a site."""
 
-_OF_TRAFFIC = frozenset({"spike", "herd", "ramp", "sustained_overload"})
+_OF_TRAFFIC = frozenset({"spike", "herd", "ramp", "sustained_overload", "burst"})
 
 
 def _short(value: float) -> float:
