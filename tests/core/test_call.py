@@ -14,9 +14,10 @@ from stage import (
 )
 from table_test import table_test
 
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy
-from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.flow import Wait
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import QueuePolicy
@@ -267,7 +268,7 @@ def test_with_hardly_any_traffic_a_retry_that_cannot_be_paid_asks_again_after_ea
 
 def test_so_does_one_with_traffic_while_the_target_is_new():
     earns_little = replace(PAID.retry_budget, ratio=0.1, low_traffic_calls=0)
-    stage = Stage(replace(PAID, retry_budget=earns_little))
+    stage = Stage(replace(PAID, retry_budget=earns_little, limit=AutomaticLimit()))
     other = stage.start()
     run = stage.start(patience=60.0, fail_fast=False).step(TIMEOUT)
     assert run.command == Wait(stage.now + 2.0)
@@ -276,6 +277,16 @@ def test_so_does_one_with_traffic_while_the_target_is_new():
     stage.tick(2.0)
     assert run.command == Wait(stage.now + 2.0)
     stage.tick(28.1)
+    assert (run.ended.stopped, run.ended.attempts) == ("budget", 1)
+
+
+@table_test("limit", [FixedLimit(), AimdLimit()])
+def test_but_not_where_no_automatic_limit_would_hold_all_those_that_wait(limit):
+    no_small_process = replace(PAID.retry_budget, ratio=0.1, low_traffic_calls=0)
+    stage = Stage(replace(PAID, retry_budget=no_small_process, limit=limit))
+    stage.start()
+    run = stage.start(patience=60.0, fail_fast=False).step(TIMEOUT)
+
     assert (run.ended.stopped, run.ended.attempts) == ("budget", 1)
 
 

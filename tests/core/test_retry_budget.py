@@ -173,7 +173,7 @@ LOADS = [
     (BUSY, THROTTLED, Load(new=True, limited=True), True),
     (BUSY, TIMEOUT, Load(new=True), False),
     (BUSY, TIMEOUT, Load(limited=True), False),
-    ([], TIMEOUT, Load(new=True, limited=True), True),
+    ([], TIMEOUT, Load(new=True, limited=True), False),
 ]
 
 

@@ -118,7 +118,7 @@ def test_one_that_waits_shows_that_the_gates_hold_the_traffic():
 
 
 def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_it():
-    stage = Stage(policy(retry=ONCE))
+    stage = Stage(policy(retry=ONCE, limit=AutomaticLimit()))
     assert stage.state.load(stage.now) == Load(new=True)
     stage.tick(1.0)
     stage.start().step(OK)
@@ -128,6 +128,11 @@ def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_i
     )
     assert stage.state.load(stage.now, stage.now) == Load(healthy=True, new=True)
     assert stage.state.load(stage.now + 30.1, stage.now) == Load(healthy=True)
+
+
+@table_test("limit", [FixedLimit(), AimdLimit()])
+def test_only_with_an_automatic_limit_is_a_target_new(limit):
+    assert not Stage(policy(limit=limit)).state.load(100.0).new
 
 
 @table_test("adaptive_rate", [False, True])

@@ -1,5 +1,6 @@
 """A KeyboardInterrupt at any moment of a call leaves nothing behind: no slot, no call, and no waiting thread."""
 
+import gc
 import sys
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -110,6 +111,39 @@ def test_an_interrupted_call_to_a_function_leaves_nothing():
     for moment in every_moment(begin):
         assert guard.call(lambda: 2) == 2, moment
         assert leftovers(guard._loops._stepper) == ([], 0, 0), moment
+
+
+def by_loop(guard, make):
+    for attempt in guard:
+        with attempt:
+            return list(make())
+    return None
+
+
+@pytest.mark.parametrize("act", [by_loop, lambda guard, make: list(guard.stream(make))])
+def test_nor_does_an_interrupted_loop_or_generator(act):
+    """Found: the engine kept the error of the first attempt, whose traceback kept the call, for ever."""
+    at_once = RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.0))
+    rules = policy(limit=FixedLimit(max_in_flight=1), retry=at_once)
+    guard = None
+
+    def begin():
+        nonlocal guard
+        guard = resilient(rules, on=ValueError, target="t")
+        numbers = count()
+
+        def items():
+            yield 1 if next(numbers) else int("none")
+
+        return lambda: act(guard, items)
+
+    for moment in every_moment(begin):
+        snapshot = guard.snapshot()
+        if snapshot["pending"]:
+            gc.collect()  # between two lines of ours nobody but the collector finds it
+            snapshot = guard.snapshot()
+        assert snapshot["pending"] == [], moment
+        assert all(target["in_flight"] == 0 for target in snapshot["targets"].values()), moment
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")

@@ -452,3 +452,19 @@ async def test_several_loops_and_threads_share_one_object():
     )
     assert results == [2] * 12
     assert at_rest(guard)
+
+
+def test_a_loop_that_is_left_between_two_attempts_leaves_no_call():
+    """Found: the engine kept the error of the attempt, whose traceback kept the call, for ever."""
+    guard = resilient(on=ValueError, target="t")
+
+    def leave():
+        for attempt in guard:
+            with attempt:
+                raise ValueError
+            break
+
+    leave()
+    gc.collect()
+
+    assert guard.snapshot()["pending"] == []

@@ -23,7 +23,10 @@ from stormbreak.events import RetryPlanned
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
 TRANSIENT = [verdict for verdict in Verdict if TREATMENTS[verdict].retry]
-LOADS = [Load(*each) for each in product([False, True], repeat=5)]
+LOADS = [
+    Load(*each, new=new, limited=limited)
+    for *each, new, limited in product([False, True], repeat=7)
+]
 
 
 def scene(**changes):
@@ -98,10 +101,12 @@ def test_what_is_free(verdict, load, successes, failures):
         budget.record(each, 0.0)
     lone = successes + failures < 10
     if verdict is Verdict.TIMEOUT:
-        free = (load.healthy and load.timeouts_are_luck) or (load.adaptive and not lone)
+        lucky = load.healthy and load.timeouts_are_luck
+        free = lucky or (not lone and (load.adaptive or (load.new and load.limited)))
     else:
         heeded = load.slowed_by_429s or verdict is not Verdict.THROTTLED
-        free = (load.healthy and heeded) or load.gated or lone
+        first = load.new and load.limited
+        free = (load.healthy and heeded) or load.gated or lone or first
 
     assert budget.is_free(outcome, 0.0, load) is free
 

@@ -1,7 +1,11 @@
 """The first calls of a process are a burst that is more than the provider serves in time; in virtual time."""
 
+from dataclasses import replace
+
 from table_test import table_test
 
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
+from stormbreak.core.presets import INTERACTIVE
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Fault, Load, Provider, Scenario
 from stormbreak.storm import simulate
@@ -30,6 +34,20 @@ def test_nearly_all_are_answered_where_most_time_out_at_first(calls, until):
 @table_test("calls", [30, 100])
 def test_and_where_most_are_refused_at_first(calls):
     assert goodput("interactive", calls, queue=8) >= 90.0
+
+
+@table_test("limit", [FixedLimit(), AimdLimit()])
+def test_without_an_automatic_limit_what_fails_at_first_does_not_come_back_all_at_once(limit):
+    storm = Scenario(
+        name="hangs at first",
+        duration=90.0,
+        provider=Provider(slots=40, service=1.0, variation=0.3),
+        faults=(Fault(kind=Kind.HANG, at=0.0, until=20.0),),
+        load=Load(rate=30.0, timeout=5.0, deadline=30.0),
+    )
+    policy = replace(INTERACTIVE, limit=limit, breaker=None)
+
+    assert simulate(storm, policy, seed=1).measures.success >= 0.75
 
 
 def test_a_loop_with_full_jitter_loses_most_of_a_large_one():

@@ -10,12 +10,12 @@ There is a retry if all of these are true, asked in this order:
 6. the delay fits into the patience, and a Retry-After is not above `max_wait`;
 7. the retry is free, or the budget pays. It comes last, so that a refusal costs nothing.
 
-With hardly any traffic, budget and evidence hang on a few calls; in the first half minute with a target, hardly anything
-has been earned, and a burst may fail as a whole. Then a call that has a deadline or patience asks again
-after each backoff, as long as others are in flight or queued: what comes of them may earn a retry, or show that it is
-free. Without them many small processes would wait for nothing, and then come back all at once. So a lone call makes one late
-retry, at a random time within what is left of it. A free retry leaves at such a time, too, if the call returned when the
-server had told it to, and is told to again.
+With hardly any traffic, budget and evidence hang on a few calls. In the first half minute with a target, hardly
+anything has been earned, and a burst may fail as a whole (only with an automatic limit, which then bounds the retries).
+Then a call that has a deadline or patience asks again after each backoff, as long as others are in flight or queued:
+what comes of them may earn a retry, or show that it is free. Without them many small processes would wait for nothing,
+and then come back all at once. So a lone call makes one late retry, at a random time within what is left of it. A free
+retry leaves at such a time, too, if the call returned when the server had told it to, and is told to again.
 
 A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the
 target has answered. So it is free where answers come, and paid where the target is in trouble.

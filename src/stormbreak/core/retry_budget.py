@@ -10,14 +10,15 @@ A retry is free if there is evidence that it does no harm. `Load` has the eviden
 - after a timeout: if `healthy` and `timeouts_are_luck` (where all hang, nobody overtakes), or if `adaptive`;
 - after a 429: if `healthy` and `slowed_by_429s` (it may stand for a limit), or if `gated`;
 - after another failure: if `healthy` (it was bad luck, and sending less would not help), or if `gated`;
-- while the target is `new` to this process: if a learned limit is in force (`limited`), since the first burst may itself
-  be the load. Until it is, a retry that cannot be paid waits.
+- while the target is `new` to this process: if the automatic limit is in force (`limited`), since the first burst may
+  itself be the load. Until it is, a retry that cannot be paid waits. Not with another limit, which would let all that
+  waited leave at the first answer (ADR 82).
 
 A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. Its gates say
-nothing. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone script could not retry at all;
-after timeouts only by the table. Beyond that it pays for all, since free retries of thousands of small processes keep
-an overload alive. While the target is healthy, it may fail once more in a row than it lately did before an answer (but
-not with 429s): a row that it survived was bad luck.
+nothing, not even of a `new` target. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone script
+could not retry at all; after timeouts only by the table. Beyond that it pays for all, since free retries of thousands of
+small processes keep an overload alive. While the target is healthy, it may fail once more in a row than it lately did
+before an answer (but not with 429s): a row that it survived was bad luck.
 
 Everything else costs budget. Where a lone call cannot pay, it may make one *late retry* (`retry`): by itself, and at a
 random time, so that these never come together. Not after a timeout within the last minutes: where calls hang, more of
@@ -76,8 +77,9 @@ class Load(NamedTuple):
     slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
     in_trouble: bool = False  # most answers are late, or none comes: else it need not be healthy
     busy: bool = False  # other calls are in flight or queued
-    new: bool = False  # no answer to this process is older than half a minute
-    limited: bool = False  # a learned limit is in force, and the target is not dead
+    # no answer to this process is older than half a minute; only with an automatic limit
+    new: bool = False
+    limited: bool = False  # that limit is in force, and the target is not dead
     timed_out: bool = False  # an attempt of the last minutes did
 
 
@@ -174,7 +176,7 @@ class Budget:
         lone = self._is_lone(now)
         if lone and self._in_a_row > self._free_in_a_row(outcome, now, load):
             return False
-        if load.new and load.limited:
+        if load.new and load.limited and not lone:
             return True
         if outcome.verdict is Verdict.TIMEOUT:
             lucky = load.healthy and load.timeouts_are_luck

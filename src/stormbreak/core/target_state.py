@@ -343,7 +343,7 @@ class TargetState:
             timeouts_are_luck=self.diagnosis.is_overtaken(sent_at)
             or self.diagnosis.timeouts.are_luck(now),
             busy=not self.idle,
-            new=self.diagnosis.is_new(now),
+            new=self.policy.limit.finds_itself and self.diagnosis.is_new(now),
             limited=learned and not self.diagnosis.is_dead(now),
             timed_out=now - self.diagnosis.timeouts.last_at <= REMEMBERED,
         )

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes, notes_of
-from stormbreak.core.flow import DeliverStream, Send
+from stormbreak.core.flow import Command, DeliverStream, Send
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven
 from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
@@ -65,7 +65,7 @@ class FunctionCall:
     """The state that all attempts of one call share."""
 
     __slots__ = (
-        "_gave_up_within", "call", "engine", "number", "retry_exhausted", "rules", "target", "timed_out",
+        "_error", "_gave_up_within", "call", "engine", "number", "retry_exhausted", "rules", "target", "timed_out",
     )  # fmt: skip
 
     def __init__(
@@ -85,7 +85,28 @@ class FunctionCall:
         self.rules = rules
         self.retry_exhausted = retry_exhausted
         self.timed_out: TimeoutError | None = None  # the end of the last attempt, if we cut it off
-        self._gave_up_within = False  # an inner call gave up on the last error
+        self._error: Exception | None = None  # of the last attempt
+        self._gave_up_within = False  # an inner call gave up on it
+
+    def answer(self, outcome: Outcome, error: Exception | None = None) -> Command | CallResult:
+        """Say what came of an attempt, and learn the next command.
+
+        The engine does not get the `error`: its traceback leads here, and would keep the call alive without an owner.
+        """
+        self._error = error
+        if outcome.error is not None:
+            outcome = outcome._replace(error=None)
+        return self.call.answer(outcome)
+
+    def close(self) -> None:
+        """Give it up, unless it has ended."""
+        self._error = None
+        self.call.close()
+
+    def forget(self) -> None:
+        """Keep no exception any longer: its traceback leads here, and it would hold itself."""
+        self._error = None
+        self.call.forget()
 
     def outcome_of(self, error: Exception, attempt: RunningAttempt) -> Outcome:
         """Judge the error of an attempt. Our own timeout is retried if the rules retry a TimeoutError."""
@@ -106,7 +127,7 @@ class FunctionCall:
         outcome = ended.outcome
         if outcome.verdict is Verdict.OK:
             return None
-        error = outcome.error
+        error = self._error
         if error is not None and error is not self.timed_out:
             _add_history(error, self.target, ended)
             if self._gave_up_within or gave_up(ended):
@@ -116,6 +137,7 @@ class FunctionCall:
             return error
         if error is None and outcome.rejection is None:
             return None
+        ended = ended._replace(outcome=outcome._replace(error=error))
         final = add_attempt_notes(error_for(self.target, ended))
         final.__cause__ = error
         return final
@@ -174,19 +196,23 @@ class Attempt:
 
     def cancel(self) -> None:
         """End the call without a retry; it counts neither as success nor as failure."""
-        self._function_call.call.close()
+        self._function_call.close()
 
     def __enter__(self) -> Self:
         if self._running is not None:
             raise RuntimeError(
                 "an attempt can be entered only once: continue the loop for the next"
             )
-        self._running = RunningAttempt(
-            self._function_call.engine, self._function_call.target, innermost()
-        )
-        self.step_in()
-        if self._cancellable and self._send.timeout is not None:
-            self._arm(self._send.timeout)
+        try:
+            self._running = RunningAttempt(
+                self._function_call.engine, self._function_call.target, innermost()
+            )
+            self.step_in()
+            if self._cancellable and self._send.timeout is not None:
+                self._arm(self._send.timeout)
+        except BaseException:  # as in `Attempts`
+            self.cancel()
+            raise
         return self
 
     def __exit__(
@@ -199,22 +225,23 @@ class Attempt:
         call, running = self._function_call.call, self._running
         assert running is not None
         running.live = False  # `innermost` skips it where a context still has it
-        if kind is not GeneratorExit:  # the garbage collector may have come: see `iterators`
-            self.step_out()
         try:
+            if kind is not GeneratorExit:  # the garbage collector may have come: see `iterators`
+                self.step_out()
             if self._timer is not None:
                 error = self.disarm(kind, error)
             if call.flow is None:  # cancelled
                 return False
             if error is None:
-                call.answer(self._outcome)
+                self._function_call.answer(self._outcome)
                 return False
             if not isinstance(error, Exception):
-                call.close()
+                self._function_call.close()
                 return False
-            command = call.answer(self._function_call.outcome_of(error, running))
+            outcome = self._function_call.outcome_of(error, running)
+            command = self._function_call.answer(outcome, error)
         except BaseException:  # from a rule or a listener
-            call.close()
+            self._function_call.close()
             raise
         finally:
             running.given_up = None
@@ -223,7 +250,7 @@ class Attempt:
     def _end(self, error: Exception) -> bool:
         """End the call with the user's exception, or with ours after a timeout. Returns False to re-raise."""
         final = self._function_call.final()
-        self._function_call.call.forget()
+        self._function_call.forget()
         try:
             if final is None or final is error:
                 return False
@@ -329,7 +356,7 @@ class _Loop:
     def close(self) -> None:
         """Give the call up, unless it has ended."""
         if self._function_call is not None:
-            self._function_call.call.close()
+            self._function_call.close()
 
     def _next(self) -> FunctionCall | None:
         """Return the call, begun if necessary, if it may have a further attempt."""
@@ -352,7 +379,7 @@ class _Loop:
     def _end(self, function_call: FunctionCall) -> None:
         """End the loop: no further attempt may leave. Raises the exception of the call, if it has one."""
         final = function_call.final()
-        function_call.call.forget()
+        function_call.forget()
         try:
             if final is not None:
                 raise final
@@ -373,17 +400,21 @@ class Attempts(_Loop):
         return self
 
     def __next__(self) -> Attempt | NestedAttempt:
-        function_call = self._next()
-        if function_call is None:
-            nested = self._nested_attempt()
-            if nested is None:
-                raise StopIteration
-            return nested
-        send = self._driver.wait_to_send(function_call.call)
-        if send is None:
-            self._end(function_call)
-            raise StopIteration
-        self._attempt = attempt = Attempt(function_call, send, cancellable=False)
+        try:
+            function_call = self._next()
+            if function_call is None:
+                nested = self._nested_attempt()
+                if nested is None:
+                    raise StopIteration  # noqa: TRY301 - it closes nothing
+                return nested
+            send = self._driver.wait_to_send(function_call.call)
+            if send is None:
+                self._end(function_call)
+                raise StopIteration  # noqa: TRY301
+            self._attempt = attempt = Attempt(function_call, send, cancellable=False)
+        except BaseException:  # an interrupt, perhaps: then nobody else closes it soon
+            self.close()
+            raise
         return attempt
 
 

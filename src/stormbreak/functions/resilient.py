@@ -119,7 +119,7 @@ class Resilient:
                     if attempt.judge(result):
                         break
         except BaseException:
-            # After an interrupt between two attempts, the error of the first one would hold the call for ever.
+            # After an interrupt between two attempts, the error of the first one holds the call until it is collected.
             attempts.close()
             raise
         return result
