@@ -178,3 +178,14 @@ def test_what_such_a_file_cannot_say(text, complaint):
     with pytest.raises(ConfigurationError) as caught:
         parse(f"duration = 10\n[load]\n{text}\n")
     assert complaint in str(caught.value)
+
+
+def test_listed_tokens_keep_their_mean_and_variation():
+    times = tuple(float(second) for second in range(1_000))
+    listed = Load(arrival_times=times, arrival_tokens=(100, 300) * 500)
+    storm = Scenario(name="tokens", duration=1_000.0, load=listed)
+    thinned = scaled(storm, 0.5).load
+
+    assert thinned.arrival_tokens == ()
+    assert (thinned.tokens, thinned.tokens_variation) == (200.0, 0.5)
+    assert fmean(traffic(thinned, 1_000.0, seed=1).tokens) == pytest.approx(200.0, rel=0.1)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from math import floor, inf
-from statistics import fmean
+from statistics import fmean, pstdev
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.chance import mix, uniform
@@ -59,13 +59,28 @@ def scaled_load(load: Load, factor: float) -> Load:
     """Return the load with `factor` times its calls; raise ConfigurationError if none is left."""
     if load.arrival_times and factor != 1:
         times = scaled_arrivals(load.arrival_times, factor)
-        load = replace(load, arrival_times=tuple(times), arrival_tokens=())
+        tokens, variation = _typical_tokens(load)
+        load = replace(
+            load,
+            arrival_times=tuple(times),
+            arrival_tokens=(),
+            tokens=tokens,
+            tokens_variation=variation,
+        )
     return replace(
         load,
         rate=load.rate * factor,
         steps=tuple(replace(step, rate=step.rate * factor) for step in load.steps),
         bursts=tuple(replace(each, calls=scaled_count(each.calls, factor)) for each in load.bursts),
     )
+
+
+def _typical_tokens(load: Load) -> tuple[float, float]:
+    """The mean of the tokens, and how they vary: other calls have no place in a list."""
+    if not load.arrival_tokens:
+        return load.tokens, load.tokens_variation
+    mean = fmean(load.arrival_tokens)
+    return mean, pstdev(load.arrival_tokens, mean) / (mean or 1.0)
 
 
 def scaled_count(count: int, factor: float) -> int:
