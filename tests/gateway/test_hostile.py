@@ -1,11 +1,15 @@
 """Clients and providers that mean harm: others are served as ever, and nothing of an answer is the attacker's."""
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 
 import pytest
-from gateways import KEY, running, settings, upstream
+from gateways import CHAT, KEY, running, settings, upstream
+from table_test import table_test
+
+from stormbreak.http.h1.server_connection import ServerResponse
 
 SLOW = 200  # connections that are slow on purpose
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n"
@@ -115,3 +119,15 @@ async def test_blanks_around_a_key_are_no_part_of_it(path):
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         for header in (f"x-api-key: {KEY} \t ", f"x-api-key: \t{KEY}"):
             assert (await gateway.ask(key=None, headers=[header])).status == 200
+
+
+@table_test("status", [600, 999])
+@table_test("stream", [False, True])
+async def test_a_status_that_http_does_not_have_is_a_broken_answer(path, status, stream):
+    """Found: it was passed on."""
+    once = "[retry]\nmax_attempts = 1\n"
+    async with upstream() as provider, running(path, settings(provider.url, top=once)) as gateway:
+        provider.reply = ServerResponse(status, json.dumps({"error": {"message": "odd"}}).encode())
+        reply = await gateway.ask({**CHAT, "stream": stream})
+    assert (reply.status, reply.json["error"]["code"]) == (502, "upstream_broken")
+    assert reply.headers["x-should-retry"] == "false"

@@ -248,18 +248,6 @@ async def test_an_error_about_our_account_is_ours(path, status, body, code):
     assert "location" not in reply.headers
 
 
-@table_test("status", [600, 999])
-@table_test("stream", [False, True])
-async def test_a_status_that_http_does_not_have_is_a_broken_answer(path, status, stream):
-    """Found: it was passed on."""
-    body = json.dumps({"error": {"message": "odd"}}).encode()
-    async with through(path, top="[retry]\nmax_attempts = 1\n") as (gateway, provider):
-        provider.reply = ServerResponse(status, body)
-        reply = await gateway.ask({**CHAT, "stream": stream})
-    assert (reply.status, reply.json["error"]["code"]) == (502, "upstream_broken")
-    assert reply.headers["x-should-retry"] == "false"
-
-
 @table_test("status", [400, 404, 500])
 async def test_no_error_shows_the_key_of_the_provider(path, status):
     body = json.dumps({"error": {"message": f"headers: Bearer {PROVIDER_KEY}"}}).encode()
