@@ -5,8 +5,8 @@ sent at once. Long and short answers side by side are not congestion, nor are fa
 on time. Evidence is the `diagnosis` (answers are late, or nothing is answered), a standing queue
 unless the target is certainly healthy, and 429s without a time that pile up while no slot is free: a refusal
 frees its slot at once, so a batch would ask a full target hundreds of times a second. In a cold start, timeouts that
-pile up are evidence, too: the first burst may be more than is served in time. And the queue must
-wait for slots: one behind a cooldown would turn the throughput of the first few calls into a limit.
+pile up are evidence, too: the first burst may be more than is served in time. A queue is evidence there only if it waits
+for slots: one behind a cooldown would turn the throughput of the first few calls into a limit.
 
 With evidence, an episode begins. Its phases:
 

@@ -344,11 +344,8 @@ class Diagnosis:
         self._late, self._late_share = 0, 0.0
         self.on_time_at = now
 
-    def _are_most_late(self, now: float) -> bool:
-        return self._late_share >= MAJORITY and now - self._answered_at <= REMEMBERED
-
-    def _was_late(self, now: float) -> bool:
-        return self._late_share >= MAJORITY and now - self._answered_at < RECENTLY
+    def _are_most_late(self, now: float, *, within: float = REMEMBERED) -> bool:
+        return self._late_share >= MAJORITY and now - self._answered_at <= within
 
     def _choose_judge(self, now: float) -> None:
         """Measure lateness by first outputs if enough are known."""
@@ -406,7 +403,9 @@ class Diagnosis:
         limit handles. Then only earlier failures count.
         """
         self.look(now)
-        return self.run.is_unexplained(by_quick=self._limited and self._was_late(now))
+        return self.run.is_unexplained(
+            by_quick=self._limited and self._are_most_late(now, within=RECENTLY)
+        )
 
     def is_healthy(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes if there is little traffic."""
