@@ -81,7 +81,9 @@ async def test_a_deadline_bounds_the_whole_call():
         )
         async with client_of(server, policy) as client:
             began = time.monotonic()
-            with pytest.raises(errors.ServerError, match=r"no further retry: (deadline|shed)"):
+            # The last attempt may start so late that the deadline cuts it off.
+            cut_or_not = (errors.ServerError, errors.AttemptTimeoutError)
+            with pytest.raises(cut_or_not, match=r"no further retry: (deadline|shed)"):
                 await client.request("chat/completions", {}, deadline=1.0)
             assert time.monotonic() - began < 20.0  # 999 attempts would take fifty seconds
 
