@@ -24,8 +24,8 @@ import stormbreak
 from stormbreak import AsyncClient
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_lease import Ramp
 from stormbreak.core.fleet_policy import FleetPolicy
-from stormbreak.core.lease import Ramp
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.spend_policy import SpendPolicy

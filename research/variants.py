@@ -29,7 +29,7 @@ from stormbreak.core.automatic_limit import LimitFloor
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.failure_evidence import FailureRun
-from stormbreak.core.load_response import LoadResponse
+from stormbreak.core.late_answers import LateAnswers
 from stormbreak.core.policy import Policy
 from stormbreak.core.random_refusals import RandomRefusals
 from stormbreak.core.retry_budget import Budget
@@ -240,7 +240,7 @@ ABLATIONS = (
     _without("overtaken attempts do not count", (_DIAGNOSIS, "is_overtaken", _constantly(False))),
     _without("no evidence from the queue", (_LIMIT, "_is_queue_evidence", _constantly(False))),
     _without("429s that pile up are no evidence for the limit", (_LIMIT, "_is_too_much", _constantly(False))),
-    _without("a slower target stays late", (LoadResponse, "is_slower", _constantly(False))),
+    _without("a slower target stays late", (LateAnswers, "is_slower", _constantly(False))),
     _without("no limit floor", (LimitFloor, "floor", _constantly(0.0))),
     _without("no hold: the limit grows at once", (automatic_limit, "HOLD", 0.0)),
     _without("no fade: the limit is gone after its hold", (automatic_limit, "FADE", 0.0)),

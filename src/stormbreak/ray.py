@@ -26,9 +26,9 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.batch.input.request_maker import RequestMaker, RowError, plain_value
+from stormbreak.batch.input.table_requests import RequestMaker, RowError, plain_value
 from stormbreak.batch.run_options import TableOptions
-from stormbreak.batch.running.row_calls import RowCall, RowCalls
+from stormbreak.batch.running.rows_in_flight import RowCall, RowCalls
 from stormbreak.batch.running.runner import TICK_EVERY
 from stormbreak.batch.store.durable_file import AppendFile
 from stormbreak.config.load import resolve_policy

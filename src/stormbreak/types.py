@@ -167,7 +167,9 @@ class Call(NamedTuple):
     streams: bool = False  # the sender reports the first output of each attempt
     tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
     delivers: bool = False  # the caller reads the answer as a stream
-    fallbacks: tuple[Any, ...] = ()  # of `core.fallback.Step`, in the order in which they are tried
+    fallbacks: tuple[
+        Any, ...
+    ] = ()  # of `core.fallback_policy.Step`, in the order in which they are tried
     stream_deadline_at: float | None = (
         None  # of a streamed answer; then `deadline_at` bounds only its first output
     )

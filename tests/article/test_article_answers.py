@@ -14,7 +14,7 @@ from sockets import BODY, End, answer, failing, served
 from stormbreak import AsyncClient, errors
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import State
-from stormbreak.core.fallback import ToDegraded
+from stormbreak.core.fallback_policy import ToDegraded
 from stormbreak.core.presets import ARTICLE
 
 KEY = "sk-canary-0123456789"

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from stormbreak.batch.store.output_files import open_store
-from stormbreak.batch.store.record import Failure, Response
+from stormbreak.batch.store.output_line import Failure, Response
 from stormbreak.cli.main import main
 from stormbreak.types import Verdict
 

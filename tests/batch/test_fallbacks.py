@@ -7,7 +7,7 @@ from batches import chat_rows, read, scenario, write
 
 from stormbreak.cli.main import main
 from stormbreak.core.breaker_policy import BreakerPolicy
-from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.fallback_policy import Place, ToTargets
 from stormbreak.core.trip import ConsecutiveFailures
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")

@@ -6,7 +6,7 @@ from collections import Counter
 import msgspec
 from batches import chat_rows
 
-from stormbreak.batch.input import request
+from stormbreak.batch.input import row
 from stormbreak.http.request import RequestFields
 
 ROWS = 7
@@ -27,6 +27,6 @@ def test_a_row_is_parsed_once_before_it_is_sent(run_rows, stormbreak_provider):
         sys.setprofile(None)
 
     assert summary.complete
-    assert decoded[request._Line] == 2 * ROWS  # the line, whose body stays as it is
-    assert decoded[request._ChatBody] == 2 * ROWS  # the body
+    assert decoded[row._Line] == 2 * ROWS  # the line, whose body stays as it is
+    assert decoded[row._ChatBody] == 2 * ROWS  # the body
     assert decoded[RequestFields] == decoded[dict[str, msgspec.Raw]] == 0

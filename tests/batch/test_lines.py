@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.batch.store.reader import read_answers
-from stormbreak.batch.store.record import (
+from stormbreak.batch.store.output_line import (
     Failure,
     Response,
     count_lines,
@@ -15,6 +14,7 @@ from stormbreak.batch.store.record import (
     failure_line,
     success_line,
 )
+from stormbreak.batch.store.reader import read_answers
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 

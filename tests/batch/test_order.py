@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.output_files import order_output
+from stormbreak.batch.store.output_line import Response, success_line
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.batch.store.record import Response, success_line
 from stormbreak.errors import ConfigurationError
 
 

@@ -10,7 +10,7 @@ from stormbreak import toml_file
 from stormbreak.batch.input.index import fingerprint_of
 from stormbreak.batch.store.cost import read_cost
 from stormbreak.batch.store.lock import held
-from stormbreak.batch.store.record import count_lines, entries
+from stormbreak.batch.store.output_line import count_lines, entries
 from stormbreak.batch.store.run_file import check, read_run, record
 from stormbreak.cost.price_lookup import PriceLookup
 from stormbreak.errors import ConfigurationError

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from table_test import table_test
 
-from stormbreak.batch.running import panel as panel_module
-from stormbreak.batch.running.panel import Panel, panel
+from stormbreak.batch.running import progress_panel as panel_module
+from stormbreak.batch.running.progress_panel import Panel, panel
 from stormbreak.cli.batch.progress import Lines, Quiet, progress_on
 from stormbreak.cost.accounts import Cost, SpendLimit
 

@@ -10,7 +10,7 @@ from sockets import End, answer, failing, served, served_aside
 
 from stormbreak.core import row_schedule
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.fallback_policy import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.batch.input.request import InputRowError, parse_row
+from stormbreak.batch.input.row import InputRowError, parse_row
 
 CANARY = "CANARY-PROMPT"
 CHAT = {"model": "own", "messages": [{"role": "user", "content": CANARY}]}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from journals import OK, Ids, failure, ids_in, lines
 
 from stormbreak.batch.store.durable_file import OutputError
+from stormbreak.batch.store.output_line import Response, failure_line, success_line
 from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.batch.store.record import Response, failure_line, success_line
 from stormbreak.batch.store.row_journal import RowJournal
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict

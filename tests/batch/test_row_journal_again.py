@@ -7,7 +7,7 @@ import pytest
 from journals import OK, Ids, failure, ids_in, lines
 
 from stormbreak.batch.run_options import UNFINISHED_ROWS, failed_rows
-from stormbreak.batch.store.record import Response
+from stormbreak.batch.store.output_line import Response
 from stormbreak.batch.store.row_journal import RowJournal
 from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.types import Verdict

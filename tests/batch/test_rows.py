@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.input.request import parse_row
+from stormbreak.batch.input.row import parse_row
 from stormbreak.errors import ConfigurationError
 
 

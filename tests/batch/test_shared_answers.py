@@ -8,7 +8,7 @@ from batches import chat_row, read, run, scenario, write
 
 from stormbreak.batch import results
 from stormbreak.batch import run as run_batch
-from stormbreak.batch.store.record import Response, success_line
+from stormbreak.batch.store.output_line import Response, success_line
 from stormbreak.batch.store.shared_answers import DUPLICATE
 from stormbreak.testing import answer_text
 from stormbreak.types import CACHE

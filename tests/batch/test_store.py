@@ -9,7 +9,7 @@ import pytest
 from stormbreak.batch.input.spool import spooled
 from stormbreak.batch.store.lock import held, locked
 from stormbreak.batch.store.output_files import open_store
-from stormbreak.batch.store.record import Failure, Response
+from stormbreak.batch.store.output_line import Failure, Response
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
@@ -143,7 +143,7 @@ def test_rows_from_python_stay_while_another_run_on_them_begins(files):
 KILLED = """
 import os, sys
 from pathlib import Path
-from stormbreak.batch.store.record import Response
+from stormbreak.batch.store.output_line import Response
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.store.output_files import open_store
 rows = Rows.read(Path(sys.argv[1]), model="m")

@@ -11,7 +11,7 @@ from table_test import table_test
 
 from stormbreak.cache.memory import CacheEntry, MemoryCache
 from stormbreak.cache.sqlite import SqliteCache
-from stormbreak.core.fallback import CachePolicy
+from stormbreak.core.fallback_policy import CachePolicy
 from stormbreak.errors import ConfigurationError
 
 

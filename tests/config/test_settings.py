@@ -12,7 +12,7 @@ from stormbreak.config.gateway_settings import GatewaySettings, KeySettings
 from stormbreak.config.settings import Member, PoolSettings, TargetSettings
 from stormbreak.config.write_policy import SETTINGS
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
-from stormbreak.core.fallback import Place, TargetOrder, ToTargets
+from stormbreak.core.fallback_policy import Place, TargetOrder, ToTargets
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tenant import TenantLimits

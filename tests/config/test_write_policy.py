@@ -15,7 +15,7 @@ from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import FIELDS, Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy, Mode
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
-from stormbreak.core.fallback import (
+from stormbreak.core.fallback_policy import (
     POSSIBLE,
     CachePolicy,
     Place,
@@ -34,8 +34,8 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend_policy import CALENDARS, SpendPolicy
-from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
+from stormbreak.core.verdict_table import COUNTABLE
 from stormbreak.hidden_keys import is_token
 from stormbreak.types import Priority
 

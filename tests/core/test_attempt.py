@@ -11,7 +11,7 @@ from table_test import table_test
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.fallback import Step, TargetOrder
+from stormbreak.core.fallback_policy import Step, TargetOrder
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Returned, Sent

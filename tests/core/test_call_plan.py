@@ -4,7 +4,7 @@ from stage import OK, SERVER_ERROR, Stage, policy, told
 from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.fallback import ELSEWHERE, Step, TargetOrder
+from stormbreak.core.fallback_policy import ELSEWHERE, Step, TargetOrder
 from stormbreak.core.flow import Ask, Send
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy

@@ -19,7 +19,7 @@ from stormbreak.core.checks import (
     shown,
 )
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
-from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.fallback_policy import CachePolicy, Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import QueuePolicy

@@ -10,7 +10,7 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.fallback import ELSEWHERE, Step, TargetOrder
+from stormbreak.core.fallback_policy import ELSEWHERE, Step, TargetOrder
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures

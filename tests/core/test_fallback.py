@@ -3,7 +3,8 @@
 import pytest
 from table_test import table_test
 
-from stormbreak.core.fallback import (
+from stormbreak.core.fallback import ordered
+from stormbreak.core.fallback_policy import (
     CachePolicy,
     Place,
     Step,
@@ -11,7 +12,6 @@ from stormbreak.core.fallback import (
     ToCache,
     ToDegraded,
     ToTargets,
-    ordered,
 )
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Verdict

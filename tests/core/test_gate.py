@@ -9,7 +9,7 @@ from stormbreak.core.breaker import Breaker
 from stormbreak.core.concurrency_limit import AimdLimiter, AutomaticLimiter, FixedLimiter
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.lease import LeasedLimiter
+from stormbreak.core.fleet_lease import LeasedLimiter
 from stormbreak.core.rate_limit_gate import RateLimitGate
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.shadow import ShadowGate

@@ -17,7 +17,7 @@ from tenant_stage import CENT, COMMITTED, DOLLAR, RETRIES, limited, shown, spend
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.core.fallback import ELSEWHERE, Step
+from stormbreak.core.fallback_policy import ELSEWHERE, Step
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy

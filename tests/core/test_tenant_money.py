@@ -6,7 +6,7 @@ from table_test import table_test
 from tenant_stage import CENT, DOLLAR, RETRIES, limited, shown, spending, spent, usd
 
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.fallback import Step
+from stormbreak.core.fallback_policy import Step
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy

@@ -11,7 +11,7 @@ from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.core.fallback import Step
+from stormbreak.core.fallback_policy import Step
 from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.accounts import Bill, PricedSum

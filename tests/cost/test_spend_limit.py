@@ -13,7 +13,7 @@ from stage import OTHER, TARGET, policy
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.engine import Engine
-from stormbreak.core.fallback import Step
+from stormbreak.core.fallback_policy import Step
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy

@@ -10,7 +10,7 @@ from stage import OK, SERVER_ERROR, TARGET, policy
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.core.fallback import ELSEWHERE, Step
+from stormbreak.core.fallback_policy import ELSEWHERE, Step
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.asyncio_driver import AsyncioDriver

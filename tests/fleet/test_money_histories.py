@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
+from stormbreak.core.fleet_lease import SpendLease
 from stormbreak.core.fleet_policy import FleetPolicy
-from stormbreak.core.lease import SpendLease
 from stormbreak.core.spend_policy import SpendPolicy, period_end
 from stormbreak.cost.spend_gate import SpendAccount
 from stormbreak.fleet.lease_renewal import SpendMembership, micro_dollars

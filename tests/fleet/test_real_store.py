@@ -187,7 +187,7 @@ def test_a_target_that_was_forgotten_is_not_kept_by_the_fleet(own_server):
 
 async def test_slots_in_flight_are_shared(own_server, monkeypatch):
     monkeypatch.setattr(
-        "stormbreak.core.lease.PATIENCE", 20.0
+        "stormbreak.core.fleet_lease.PATIENCE", 20.0
     )  # the store is not late, nor is it on a busy machine
     in_flight = most = 0
     own = policy(own_server.url, limit=FixedLimit(max_in_flight=4), rate_limit=RateLimitPolicy())

@@ -27,7 +27,7 @@ from stormbreak import (
 )
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy
-from stormbreak.core.fallback import ToDegraded
+from stormbreak.core.fallback_policy import ToDegraded
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures

@@ -23,17 +23,19 @@ from sockets import BODY, CHUNKED, PATIENCE, End, answer, served_aside, until
 from stormbreak.drivers import blocking as blocking_module
 from stormbreak.drivers.blocking import READ, LateError, SocketWait, blocks_here, run
 from stormbreak.drivers.locks import new_lock
-from stormbreak.http.h1 import blocking_connection
+from stormbreak.http.h1 import blocking_pool
 from stormbreak.http.h1 import connection as connection_module
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.h1.blocking_connect import BlockingResolver
-from stormbreak.http.h1.blocking_connection import BlockingExchange
+from stormbreak.http.h1.blocking_exchange import BlockingExchange
 from stormbreak.http.models import PreparedRequest
 from stormbreak.types import Outcome, Verdict
 
 SLOW = [0.005, answer()]
 HELD = CHUNKED + b"5\r\nhello\r\n"  # the begin of a stream
-SEEN = ("/http/h1/blocking_con", "/http/h1/exchange", "/http/h1/response", "/drivers/blocking.py")
+SEEN = (
+    "/http/h1/blocking_", "/http/h1/exchange", "/http/h1/response_parser", "/http/h1/socket_response", "/drivers/blocking.py",
+)  # fmt: skip
 
 
 def open_files():
@@ -72,12 +74,12 @@ def test_64_threads_over_4_sockets_are_served_in_turn(monkeypatch):
     """Found: a socket that became free woke all threads, and the one that had just used it took it again."""
     made = []
 
-    class Counted(blocking_connection._Turn):
+    class Counted(blocking_pool._Turn):
         def __init__(self):
             made.append(self)
             super().__init__()
 
-    monkeypatch.setattr(blocking_connection, "_Turn", Counted)
+    monkeypatch.setattr(blocking_pool, "_Turn", Counted)
     with connected([0.002, answer()], limit=4) as (server, connection, request):
 
         def work():

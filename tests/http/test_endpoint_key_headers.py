@@ -7,7 +7,7 @@ import pytest
 from sockets import BODY, answer, failing, served
 
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.fallback_policy import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
 from stormbreak.core.retry import RetryPolicy

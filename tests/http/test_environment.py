@@ -8,7 +8,8 @@ from stormbreak.core.presets import BATCH
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import origin_of
-from stormbreak.http.environment import find_endpoint, in_force, is_disabled, proxy_for, tls_context
+from stormbreak.http.environment import find_endpoint, in_force, is_disabled, tls_context
+from stormbreak.http.h1.proxy import proxy_for
 from stormbreak.llm.providers import PRESETS
 
 OPENAI = "https://api.openai.com/v1"

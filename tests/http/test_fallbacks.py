@@ -11,7 +11,7 @@ from sockets import BODY, End, answer, failing, served
 
 from stormbreak import errors
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.fallback_policy import CachePolicy, Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError

@@ -20,7 +20,7 @@ from stream_scene import pieces_of
 import stormbreak
 from stormbreak import AsyncClient, Client, StreamBrokenError
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.fallback_policy import Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.cost.meter import Meter

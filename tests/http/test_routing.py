@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 from table_test import table_test
 
-from stormbreak.core.fallback import Place, TargetOrder, ToCache, ToDegraded, ToTargets
+from stormbreak.core.fallback_policy import Place, TargetOrder, ToCache, ToDegraded, ToTargets
 from stormbreak.errors import ConfigurationError
 from stormbreak.http import routing as module
 from stormbreak.http.environment import find_endpoint

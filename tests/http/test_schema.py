@@ -12,7 +12,7 @@ from table_test import table_test
 
 from stormbreak import Client, UpstreamError
 from stormbreak.core.breaker import State
-from stormbreak.core.fallback import Place, ToDegraded, ToTargets
+from stormbreak.core.fallback_policy import Place, ToDegraded, ToTargets
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.core.retry_budget import BudgetPolicy

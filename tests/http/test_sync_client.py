@@ -18,7 +18,7 @@ from loop_thread import LoopThread
 from sockets import PATIENCE, End, answer, failing, served, until
 
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.fallback import ToDegraded
+from stormbreak.core.fallback_policy import ToDegraded
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.errors import (

@@ -9,7 +9,7 @@ import zlib
 import pytest
 from sockets import BODY, CHUNKED, HALF, End, answer, served
 
-from stormbreak.http.h1 import response_body as h1_response
+from stormbreak.http.h1 import socket_response as h1_response
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse

@@ -13,7 +13,7 @@ from loop_thread import LoopThread
 from on_threads import ConnectionOnThreads
 from sockets import BODY, CHUNKED, HALF, End, answer, free_port, served
 
-from stormbreak.http.h1 import async_connection, blocking_connection
+from stormbreak.http.h1 import async_pool, blocking_pool
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.models import PreparedRequest
 from stormbreak.llm.models import HttpResponse
@@ -202,7 +202,7 @@ async def test_a_task_that_gives_up_waiting_leaves_the_others_their_turn():
 async def test_a_socket_that_is_old_or_was_idle_for_long_is_not_used_again(
     ask, monkeypatch, bound, seconds
 ):
-    for module in (async_connection, blocking_connection):
+    for module in (async_pool, blocking_pool):
         monkeypatch.setattr(module, bound, seconds)
     async with served() as server:
         await ask(server)
@@ -216,7 +216,7 @@ async def test_a_socket_that_is_old_is_not_used_again_by_those_who_wait_for_it(
     monkeypatch, wire_of
 ):
     """Found: with all sockets of a loop in use, none ever grew too old."""
-    for module in (async_connection, blocking_connection):
+    for module in (async_pool, blocking_pool):
         monkeypatch.setattr(module, "MAX_AGE", 0.05)
     wire = wire_of(limit=1)
     async with served([0.03, answer()]) as server:
@@ -228,7 +228,7 @@ async def test_a_socket_that_is_old_is_not_used_again_by_those_who_wait_for_it(
 
 async def test_of_many_idle_sockets_those_used_last_are_kept(ask, monkeypatch):
     """A burst left its sockets open for a minute, however many they were."""
-    for module in (async_connection, blocking_connection):
+    for module in (async_pool, blocking_pool):
         monkeypatch.setattr(module, "MAX_IDLE", 3)
         monkeypatch.setattr(module, "SPARE", 0.3)
     async with served([0.2, answer()]) as server:
@@ -243,8 +243,8 @@ async def test_of_many_idle_sockets_those_used_last_are_kept(ask, monkeypatch):
 
 
 async def test_idle_sockets_that_are_too_many_are_closed_without_a_further_request(monkeypatch):
-    monkeypatch.setattr(async_connection, "MAX_IDLE", 3)
-    monkeypatch.setattr(async_connection, "SPARE", 0.1)
+    monkeypatch.setattr(async_pool, "MAX_IDLE", 3)
+    monkeypatch.setattr(async_pool, "SPARE", 0.1)
     wire = AsyncConnection(limit=9)
     async with served([0.2, answer()]) as server:
         await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(9)))

@@ -50,7 +50,7 @@ def test_a_client_may_be_collected_wherever_a_lock_is_held():
         "stormbreak.drivers.listeners",
         "stormbreak.drivers.flow_stepper",
         "stormbreak.drivers.turn_lock",
-        "stormbreak.http.h1.blocking_connection",
+        "stormbreak.http.h1.blocking_pool",
         "stormbreak.http.transports.origin_resolver",
         "stormbreak.telemetry.logs",
         "stormbreak.telemetry.live_state",

@@ -12,7 +12,7 @@ import pytest
 from forking import in_child
 
 from stormbreak.cache.memory import MemoryCache
-from stormbreak.core.fallback import CachePolicy
+from stormbreak.core.fallback_policy import CachePolicy
 from stormbreak.drivers import flow_stepper, fork_safety, locks
 from stormbreak.httpx2 import Transport
 from stormbreak.telemetry.prometheus_multiprocess import fork_lock

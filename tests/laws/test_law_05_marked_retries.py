@@ -16,7 +16,7 @@ from table_test import table_test
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.run_options import BatchOptions
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.fallback import TRANSIENT, Place, Step, ToTargets
+from stormbreak.core.fallback_policy import TRANSIENT, Place, Step, ToTargets
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import CallEnded, FellBack, RetryPlanned

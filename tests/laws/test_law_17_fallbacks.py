@@ -9,9 +9,9 @@ from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy
-from stormbreak.core.call import GRACE
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.fallback import DEPRIORITIZED, ELSEWHERE, TRANSIENT, Step, TargetOrder
+from stormbreak.core.fallback import DEPRIORITIZED, GRACE
+from stormbreak.core.fallback_policy import ELSEWHERE, TRANSIENT, Step, TargetOrder
 from stormbreak.core.flow import Ask, Send
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy

@@ -18,7 +18,7 @@ from stormbreak import CircuitBreaker
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.explain import MAX_LINES, add_attempt_notes
-from stormbreak.core.fallback import Place, Step, ToTargets
+from stormbreak.core.fallback_policy import Place, Step, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures

@@ -25,7 +25,7 @@ from table_test import table_test
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.run_options import BatchOptions
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToTargets
+from stormbreak.core.fallback_policy import CachePolicy, Place, ToCache, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import for_batch
 from stormbreak.core.retry import RetryPolicy

@@ -33,7 +33,7 @@ from stormbreak.core.queue_order import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.h1 import response_body as h1_response
+from stormbreak.http.h1 import socket_response as h1_response
 from stormbreak.llm import sse, stream_reader
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.assertions import parse_assertion

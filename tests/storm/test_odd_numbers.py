@@ -11,7 +11,7 @@ from types_within import parts_of
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import Limit
-from stormbreak.core.fallback import CachePolicy
+from stormbreak.core.fallback_policy import CachePolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import LARGEST, SMALLEST, Policy
 from stormbreak.core.queue_order import QueuePolicy

@@ -80,7 +80,7 @@ import httpx2  # noqa: E402
 from stormbreak import CircuitBreaker  # noqa: E402
 from stormbreak.cache.memory import MemoryCache  # noqa: E402
 from stormbreak.cache.sqlite import SqliteCache  # noqa: E402
-from stormbreak.core.fallback import CachePolicy  # noqa: E402
+from stormbreak.core.fallback_policy import CachePolicy  # noqa: E402
 from stormbreak.cost.meter import Meter  # noqa: E402
 from stormbreak.http.client import AsyncClient  # noqa: E402
 from stormbreak.httpx2 import AsyncTransport, Transport, wrap  # noqa: E402

@@ -2,8 +2,8 @@
 
 import json
 
-from stormbreak.batch.input.request import Row
-from stormbreak.batch.store.record import Failure, Response
+from stormbreak.batch.input.row import Row
+from stormbreak.batch.store.output_line import Failure, Response
 from stormbreak.http.request import RequestFields
 from stormbreak.types import Verdict
 

@@ -10,7 +10,7 @@ from clients import has_answered, target_state_of
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
-from stormbreak.core.fallback import ToCache, ToDegraded
+from stormbreak.core.fallback_policy import ToCache, ToDegraded
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy

@@ -24,7 +24,7 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import StormbreakError
 
 if TYPE_CHECKING:
-    from stormbreak.batch.running.panel import Panel
+    from stormbreak.batch.running.progress_panel import Panel
 
 OnProgress = Callable[[RunSnapshot], object]
 
@@ -136,7 +136,7 @@ class BackgroundRun:
 def _notebook_panel() -> "Panel | None":
     if "IPython" not in sys.modules:
         return None
-    from stormbreak.batch.running.panel import notebook_panel  # noqa: PLC0415 - loads rich
+    from stormbreak.batch.running.progress_panel import notebook_panel  # noqa: PLC0415 - loads rich
 
     return notebook_panel()
 

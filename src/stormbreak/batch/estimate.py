@@ -10,7 +10,7 @@ from decimal import Decimal
 from math import ceil
 from typing import TypeAlias
 
-from stormbreak.batch.input.request import Row
+from stormbreak.batch.input.row import Row
 from stormbreak.cost.price_source import known_max_cost
 from stormbreak.cost.token_prices import Prices, Service, Tokens
 from stormbreak.http.request import RequestTemplate

@@ -40,7 +40,7 @@ from stormbreak.config.load import resolve_preset
 from stormbreak.config.settings import TargetSettings
 from stormbreak.core.breaker_policy import Mode
 from stormbreak.core.concurrency_limit import Limit
-from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.fallback_policy import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.core.target_state import Listener

@@ -16,9 +16,9 @@ from stormbreak.batch.input.index import Rows, new_fingerprint
 from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.store.durable_file import replacing
 from stormbreak.batch.store.lock import locked
+from stormbreak.batch.store.output_line import entries
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.provider_batches import require_no_batches
-from stormbreak.batch.store.record import entries
 from stormbreak.batch.store.run_file import (
     PINNED,
     Run,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from stormbreak.batch.input.request_maker import text_of
+from stormbreak.batch.input.table_requests import text_of
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain, quoted
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from stormbreak.core.fallback import CachePolicy
+from stormbreak.core.fallback_policy import CachePolicy
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.llm.surrogates import UNREADABLE

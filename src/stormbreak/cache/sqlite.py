@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from stormbreak.cache.memory import SECRET_BYTES, CacheEntry
-from stormbreak.core.fallback import CachePolicy
+from stormbreak.core.fallback_policy import CachePolicy
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError

@@ -13,7 +13,7 @@ from stormbreak.config import literal_keys
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.hidden_keys import has_key_prefix, quoted
 from stormbreak.toml_file import MAX_DEPTH, Table, check_depth
-from stormbreak.toml_values import UNKNOWN, join
+from stormbreak.toml_validation import UNKNOWN, join
 
 PREFIX = "STORMBREAK__"
 PROFILE = "STORMBREAK_PROFILE"

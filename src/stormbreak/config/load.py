@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from stormbreak import toml_file, toml_values
+from stormbreak import toml_file, toml_validation
 from stormbreak.config import literal_keys
 from stormbreak.config.environment_overrides import PROFILE, Overrides, overlay
 from stormbreak.config.settings import Settings
@@ -19,7 +19,7 @@ from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.hidden_keys import has_key_prefix, hidden, looks_like_key, quoted
 from stormbreak.toml_file import Table
-from stormbreak.toml_values import BARE, join, must, one_of
+from stormbreak.toml_validation import BARE, join, must, one_of
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ def _chosen(name: str, profiles: Table, *, by_variable: bool) -> object:
 
 
 def _read(kind: type[T], table: Table) -> T:
-    return toml_values.read(kind, table, none=True, also={Policy: ("preset",)})
+    return toml_validation.read(kind, table, none=True, also={Policy: ("preset",)})
 
 
 def _policy(table: Table) -> Policy:

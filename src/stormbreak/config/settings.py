@@ -13,7 +13,7 @@ from stormbreak.config.gateway_settings import (
     matches,
 )
 from stormbreak.core.checks import check_types, require, require_positive
-from stormbreak.core.fallback import AFTER, ELSEWHERE, TargetOrder, check_rule
+from stormbreak.core.fallback_policy import AFTER, ELSEWHERE, TargetOrder, check_rule
 from stormbreak.core.policy import Policy
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError

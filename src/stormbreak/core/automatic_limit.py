@@ -38,7 +38,7 @@ from stormbreak.types import Outcome, Verdict
 # ---------------------------------------------------------------- limit floor
 # Detects that our limit throttles the target. With total times only, a queue and a slower target look alike: both are
 # late. A stale mean then makes the limit too small, which lowers the proven throughput, and so on. The diagnosis tells
-# the two apart after some answers (`load_response`); the floor bridges them. The yield distinguishes them: late and as
+# the two apart after some answers (`late_answers`); the floor bridges them. The yield distinguishes them: late and as
 # many answers as before means a queue; late, without failures and with *fewer* answers means that we may throttle
 # ourselves. Then a floor under the limit grows until the answers are back.
 

@@ -19,6 +19,9 @@ States and transitions::
 epoch (a probe: the trial) that issued it: a late result of an earlier state changes nothing. An attempt that we ended,
 by a cancel or our deadline, is never a failure; if it was already slow, it counts as a slow call.
 
+The open time begins with the policy's `open_duration` and grows with each failed trial (`BreakerPolicy.longer`).
+`_open_until` adds jitter, and keeps the circuit open until a Retry-After is over.
+
 A trial ends by time without any action: the circuit counts as open from then on,
 and changes at the next step. During a trial, a call without a free place looks again when a lease ends or
 after the open time that follows the trial, whichever is first.

@@ -8,7 +8,7 @@ The evidence is the answers, not the failures:
 - *bad luck*: failures beside answers on time. Sending less changes nothing, and retrying is right.
 
 Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each
-late one is evidence, unless the `load_response` shows that the target is slower: then that time becomes usual. A
+late one is evidence, unless the `late_answers` shows that the target is slower: then that time becomes usual. A
 hanging attempt does not count: it may be lost, and says nothing about those that are served.
 
 A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that
@@ -33,8 +33,8 @@ from stormbreak.core.failure_evidence import (
     Timeouts,
 )
 from stormbreak.core.gate import ANSWERED, READY, Completion, InFlight
+from stormbreak.core.late_answers import LateAnswers
 from stormbreak.core.latency_baseline import LatencyBaseline
-from stormbreak.core.load_response import LoadResponse
 from stormbreak.core.stalls import STALL, Stalls
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Treatment, Verdict
@@ -137,7 +137,7 @@ class Diagnosis:
         self._looked_for: float | None = None  # what was usual at the last look
         self._overdue: set[InFlight] = set()  # under way, and older than is usual
         self._late, self._late_share = 0, 0.0  # the score, and the share of the answers
-        self._response = LoadResponse()
+        self._response = LateAnswers()
         self._compared_at = -inf  # when that was last asked
         self.late_at = -inf
         self.on_time_at = -inf
@@ -355,7 +355,7 @@ class Diagnosis:
             self.judge = judge
             self._late = 0
             self._late_share = 0.0
-            self._response = LoadResponse()
+            self._response = LateAnswers()
             self.run.start()
 
     # ------------------------------------------------------------ failures

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from stormbreak.core.breaker_policy import Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import Limit
+from stormbreak.core.fleet_lease import TargetLease
 from stormbreak.core.flow import Command, Send, WaitFor, held
 from stormbreak.core.gate import Permit, SpendingGate, SpendLimits
-from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import Ticket
 from stormbreak.core.retry_budget import Budget, BudgetPolicy

@@ -1,8 +1,7 @@
-"""Fallbacks of a call whose target cannot answer: ordered rules, each for certain verdicts. `FallbackRun` in `call` follows them.
+"""Fallbacks of a call whose target cannot answer: from target to target, by the rules of its policy (`fallback_policy`).
 
-A rule leads to other targets (another provider, another key, a model with a larger context), to a cached
-answer, or to a degraded one. The rules are tried in order, each once; the first that matches
-the verdict and can serve the call does. One deadline and one budget hold across all of them.
+One deadline and one budget hold across all of them. The result is an answer from any source, or the failure at the
+first target.
 
 While a rule for rejected calls remains, a call waits at most its `max_wait` before it: for a slot, a cooldown or a
 backoff. It does not wait for an open circuit while the circuit of a target of such a rule lets calls pass. If every
@@ -14,163 +13,173 @@ target seems healthy (fewer than `DEPRIORITIZED` failures in a row) or nothing w
 budget like a retry: when everything is down, fallbacks must not double the traffic.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Generator, Sequence
+from math import inf
+from typing import TypeAlias
 
-from stormbreak.core.checks import check_types, require, require_positive
-from stormbreak.types import Target, Verdict
+from stormbreak.core.call_state import CallState
+from stormbreak.core.fallback_policy import Step, TargetOrder
+from stormbreak.core.flow import Ask, Command, Flow, Resume
+from stormbreak.core.retry_loop import run_target
+from stormbreak.events import CallRejected, FallbackRefused, FellBack
+from stormbreak.types import FALLBACK, CallResult, Outcome, Target, Verdict
 
 DEPRIORITIZED = 3
 """Retryable failures in a row of a target, after which a fallback to it costs budget."""
 
-AFTER = 2.0  # maximum seconds of wait if another target can serve the call
-TRANSIENT = (
-    Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.SERVER_ERROR, Verdict.BROKEN, Verdict.RESET, Verdict.TIMEOUT,
-    Verdict.CONNECT_FAILED, Verdict.REJECTED,
-)  # fmt: skip
-ELSEWHERE = (*TRANSIENT, Verdict.BILLING, Verdict.AUTH, Verdict.NOT_FOUND)
-"""Verdicts that another provider or key may avoid; an invalid request would fail there too."""
+GRACE = 0.25  # seconds that a local answer may take beyond the deadline
+_ALL_VERDICTS = frozenset(Verdict)
 
-POSSIBLE = (
-    *ELSEWHERE,
-    Verdict.TOO_LONG,
-    Verdict.FILTERED,
-    Verdict.INVALID,
-    Verdict.REDIRECTED,
-    Verdict.SCHEMA_MISMATCH,
-)
+_FallbackSteps: TypeAlias = Generator[Command, Resume, Outcome]
 
 
-class TargetOrder(StrEnum):
-    """The order of several targets: as listed, random by weight, or the least loaded first."""
+class FallbackRun:
+    """One call with fallbacks; the random number `uniform` draws a target of a weighted pool."""
 
-    IN_ORDER = "in_order"
-    WEIGHTED = "weighted"
-    LEAST_LOADED = "least_loaded"
+    def __init__(self, state: CallState, uniform: float) -> None:
+        state.may_move = True
+        self._engine = state.engine
+        self._state = state
+        self._uniform = uniform
+        self._call = state.call
+        self._met: set[Verdict] = set()
+        self._tried: set[Target] = set()
+        self._retry_at = inf  # when a retry first makes sense at one of them
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A fallback target: None means the value of the call that falls back.
-
-    A `provider` or `base_url` has its own key, from `api_key_env` or the environment; `model` alone stays at the same
-    provider. `weight` counts in a weighted pool.
-
-    `models` maps the model of the call to the model there; other calls use `model`, and if that is None, too, they
-    do not go there.
-    """
-
-    provider: str | None = None
-    base_url: str | None = None
-    api_key_env: str | None = None
-    model: str | None = None
-    models: Mapping[str, str] = field(default_factory=dict, hash=False)
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        words = (self.provider, self.base_url, self.api_key_env, self.model, self.models)
-        require(
-            any(words),
-            "a target must name a provider, base_url, api_key_env, model or models",
-            "none",
+    def run(self, now: float) -> Flow:
+        """Try the target, then every step whose verdicts match a failure."""
+        state, steps = self._state, self._call.fallbacks
+        first = yield from self._run_target(self._call.target, steps, now)
+        outcome = first.outcome
+        for place, step in enumerate(steps, 1):
+            if _is_over(outcome):
+                break
+            if not self._met & step.on:
+                continue
+            if step.targets:
+                outcome = yield from self._move(step, steps[place:], outcome)
+            else:
+                outcome = yield from self._ask(step, outcome)
+        state.may_move = False
+        if outcome.verdict is Verdict.OK:
+            return state.end(outcome, state.ended_at)
+        state.call = state.call._replace(target=self._call.target)
+        last = outcome if outcome.verdict is Verdict.CANCELLED else first.outcome
+        retry_at = None if self._retry_at == inf else self._retry_at
+        stopped, of_tenant = first.stopped, first.of_tenant
+        return state.end(
+            last, state.ended_at, stopped=stopped, retry_at=retry_at, of_tenant=of_tenant
         )
-        require_positive(self, "weight")
-        object.__setattr__(self, "models", dict(self.models))  # the caller's own may change
 
-    def model_for(self, model: str) -> str | None:
-        """Return the model here for a call of `model`; None: the call does not go here."""
-        if self.models:
-            return self.models.get(model, self.model)
-        return self.model or model
+    def _move(self, step: Step, later: Sequence[Step], outcome: Outcome) -> _FallbackSteps:
+        """Try the targets of `step` until one answers."""
+        state = self._state
+        in_order = ordered(step, self._uniform, self._utilization)
+        targets = [target for target in in_order if target not in self._tried]
+        for place, target in enumerate(targets, 1):
+            gate = self._refusing_gate(target, outcome, state.ended_at)
+            if gate is not None:
+                state.note(FallbackRefused, state.ended_at, str(target), gate)
+                continue
+            self._note_fallback(str(target), outcome)
+            others = (step, *later) if place < len(targets) else later
+            ended = yield from self._run_target(target, others, state.ended_at)
+            outcome = ended.outcome
+            if _is_over(outcome):
+                state.source = FALLBACK
+                break
+        return outcome
+
+    def _ask(self, step: Step, outcome: Outcome) -> _FallbackSteps:
+        """Ask the driver for a local answer; without one the failure stays."""
+        state, deadline_at = self._state, self._state.call.deadline_at
+        until = None if deadline_at is None else max(deadline_at, state.ended_at + GRACE)
+        found, now, _ = yield Ask(step, outcome, until)
+        state.ended_at = now
+        if found is None or found.verdict is not Verdict.OK:
+            state.note(FallbackRefused, now, step.source, "nothing found")
+            return outcome
+        self._note_fallback(step.source, outcome)
+        state.source = step.source
+        return found
+
+    def _run_target(
+        self, target: Target, steps: Sequence[Step], now: float
+    ) -> Generator[Command, Resume, CallResult]:
+        state, engine = self._state, self._engine
+        self._tried.add(target)
+        fallback_verdicts = self._fallback_verdicts(steps, now)
+        if target != self._call.target and self._call.patience is None:
+            fallback_verdicts = _ALL_VERDICTS  # it ends, and may begin again at its own target
+        state.move(
+            target,
+            patience=self._patience(steps),
+            fail_fast=self._call.fail_fast or bool(fallback_verdicts),
+            fallback_verdicts=fallback_verdicts,
+            later_verdicts=frozenset[Verdict]().union(*(step.on for step in steps)),
+        )
+        ended = yield from run_target(engine.target_state(target), state, now, self._uniform)
+        outcome = ended.outcome
+        self._met.add(outcome.verdict)
+        if ended.retry_at is not None:
+            self._retry_at = min(self._retry_at, ended.retry_at)
+        if ended.history and isinstance(ended.history[-1], CallRejected):
+            self._met.add(Verdict.REJECTED)  # after a failure, which is what it ended with
+        target_state = engine.target_state(target)  # a new one may have taken its place
+        if outcome.verdict is Verdict.OK:
+            target_state.failed_in_a_row = 0
+        elif target_state.treatments[outcome.verdict].retry:
+            target_state.failed_in_a_row += 1
+        return ended
+
+    def _fallback_verdicts(self, steps: Sequence[Step], now: float) -> frozenset[Verdict]:
+        """The verdicts for which a target of these steps can take the call, so that it need not wait for an open circuit."""
+
+        def is_free(target: Target) -> bool:
+            return target not in self._tried and not self._engine.is_open(target, now)
+
+        open_steps = (
+            step.on
+            for step in steps
+            if step.bounds_waiting and any(is_free(target) for target, _ in step.targets)
+        )
+        return frozenset[Verdict]().union(*open_steps)
+
+    def _patience(self, steps: Sequence[Step]) -> float | None:
+        """Return the maximum time unserved while these steps remain."""
+        waited = self._state.waited
+        bounds = [waited + step.after for step in steps if step.after and step.bounds_waiting]
+        if self._call.patience is not None:
+            bounds.append(self._call.patience)
+        return min(bounds, default=None)
+
+    def _refusing_gate(self, target: Target, outcome: Outcome, now: float) -> str | None:
+        """Return the gate that refuses the fallback, if any; the budget is charged last, if all others agree."""
+        call, target_state = self._state.call, self._engine.target_state(target)
+        if call.max_attempts is not None and self._state.attempts >= call.max_attempts:
+            return "attempts"
+        left = inf if call.deadline_at is None else call.deadline_at - now
+        if left < target_state.policy.retry.min_time_left:
+            return "deadline"
+        is_load = target_state.treatments[
+            outcome.verdict
+        ].retry  # not so where it was rejected here
+        doubted, budget = target_state.failed_in_a_row >= DEPRIORITIZED, target_state.budget
+        if is_load and doubted and budget is not None and not budget.try_pay(now):
+            return "budget"
+        return None
+
+    def _utilization(self, target: Target) -> float:
+        return self._engine.target_state(target).utilization(self._state.ended_at)
+
+    def _note_fallback(self, to: str, outcome: Outcome) -> None:
+        state = self._state
+        state.note(FellBack, state.ended_at, to, outcome.verdict, outcome.maybe_processed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToTargets:
-    """For the verdicts `on`, each of the `targets` in turn, until one answers."""
-
-    kind: Literal["targets"] = "targets"
-    on: tuple[Verdict, ...] = ELSEWHERE
-    max_wait: float | None = AFTER
-    targets: tuple[Place, ...] = ()
-    order: TargetOrder = TargetOrder.IN_ORDER
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_rule(self.on, self.max_wait)
-        require(bool(self.targets), "targets must hold a target", "none")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToCache:
-    """For the verdicts `on`, the cached answer to the same request, if any."""
-
-    kind: Literal["cache"] = "cache"
-    on: tuple[Verdict, ...] = ELSEWHERE
-    max_wait: float | None = None
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_rule(self.on, self.max_wait)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToDegraded:
-    """For the verdicts `on`, `text` as the answer; None: the result of the client's function."""
-
-    kind: Literal["degraded"] = "degraded"
-    on: tuple[Verdict, ...] = ELSEWHERE
-    max_wait: float | None = None
-    text: str | None = None
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_rule(self.on, self.max_wait)
-
-
-Fallback: TypeAlias = ToTargets | ToCache | ToDegraded
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachePolicy:
-    """The cache of good answers for `ToCache` rules: in the file `path` (None: in memory).
-
-    An answer expires after `max_age` seconds; all have at most `max_bytes`.
-    """
-
-    path: str | None = None
-    max_age: float = 86_400.0
-    max_bytes: int = 256 * 1024 * 1024
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require_positive(self, "max_age", "max_bytes")
-
-
-def check_rule(on: Iterable[Verdict], after: float | None) -> None:
-    """Reject invalid verdicts and waits of a rule."""
-    odd = [str(verdict) for verdict in on if verdict not in POSSIBLE]
-    require(not odd, "on must name only verdicts of calls that failed", ", ".join(odd))
-    require(bool(tuple(on)), "on must name a verdict", "none")
-    require(after is None or after > 0, "max_wait must be positive", after)
-
-
-class Step(NamedTuple):
-    """A rule prepared for one call: `targets` with their weights, or a local source for the driver."""
-
-    on: frozenset[Verdict]
-    after: float | None
-    source: str
-    targets: tuple[tuple[Target, float], ...] = ()
-    choose: TargetOrder = TargetOrder.IN_ORDER
-    text: str | None = None
-
-    @property
-    def bounds_waiting(self) -> bool:
-        """Whether this step limits the wait of a call before it."""
-        return self.after is not None and Verdict.REJECTED in self.on
+def _is_over(outcome: Outcome) -> bool:
+    """Whether the call ends here: it is answered, cancelled, or part of it has reached the caller."""
+    return outcome.committed or outcome.verdict in (Verdict.OK, Verdict.CANCELLED)
 
 
 def ordered(step: Step, uniform: float, load: Callable[[Target], float]) -> tuple[Target, ...]:

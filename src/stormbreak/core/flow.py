@@ -21,7 +21,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from stormbreak.core.fallback import Step
+from stormbreak.core.fallback_policy import Step
 from stormbreak.core.gate import Permit
 from stormbreak.core.queue_order import Ticket
 from stormbreak.types import CallResult, Outcome, Target

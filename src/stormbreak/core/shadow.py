@@ -26,7 +26,7 @@ from stormbreak.core.rate_limit_gate import RateLimitGate, RateLimitPolicy
 from stormbreak.core.retry import NoRetry, Retry, RetryPolicy
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.send_rate import AdaptiveSendRate
-from stormbreak.core.tally import check_verdict_lists
+from stormbreak.core.verdict_table import check_verdict_lists
 from stormbreak.types import Call, Outcome, Verdict
 
 DIFFERENT = 0.001  # seconds; two times further apart differ

@@ -18,9 +18,9 @@ from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, L
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.failure_evidence import REMEMBERED
+from stormbreak.core.fleet_lease import TargetLease
 from stormbreak.core.gate import NEVER, Gate, SpendingGate
 from stormbreak.core.hedge import HedgeTimer
-from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import Ticket
 from stormbreak.core.rate_limit_gate import RateLimitGate
@@ -29,8 +29,8 @@ from stormbreak.core.send_rate import FADE as RATE_FADE
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.stalls import Stalls
-from stormbreak.core.tally import tallied
 from stormbreak.core.trip import Counts
+from stormbreak.core.verdict_table import tallied
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
 from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Target
 

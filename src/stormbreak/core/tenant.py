@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from stormbreak.core.checks import check_types, require_positive
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
+from stormbreak.core.fleet_lease import TargetLease
 from stormbreak.core.gate import Permit, SpendingGate, SpendLimits
-from stormbreak.core.lease import TargetLease
 from stormbreak.core.policy import Policy, check_magnitudes
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy

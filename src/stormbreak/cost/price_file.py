@@ -11,7 +11,7 @@ from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 
-from stormbreak import toml_file, toml_values
+from stormbreak import toml_file, toml_validation
 from stormbreak.core.checks import require, shown
 from stormbreak.cost.list_prices import NAME as MARKET
 from stormbreak.cost.money import USD, Currency, check_rate, without_zeros
@@ -220,7 +220,7 @@ def parse(text: str, *, source: str) -> PriceFile:
     with errors_at(source):
         table = toml_file.parse(text, what=_WHAT, parse_float=Decimal)
         table.setdefault("name", Path(source).stem)
-        return toml_values.read(PriceFile, table)
+        return toml_validation.read(PriceFile, table)
 
 
 def _first(asked: Asked, names: tuple[str, ...]) -> Decimal | None:

@@ -20,8 +20,8 @@ from math import inf
 from typing import NamedTuple
 
 from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_lease import SpendLease
 from stormbreak.core.gate import NEVER, READY
-from stormbreak.core.lease import SpendLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import (
     COST,

@@ -20,7 +20,7 @@ from math import exp, inf
 from typing import Protocol
 from weakref import ref
 
-from stormbreak.core.lease import (
+from stormbreak.core.fleet_lease import (
     Lease,
     LeasedLimiter,
     LeasedRate,

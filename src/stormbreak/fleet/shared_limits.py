@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from weakref import ref
 
 from stormbreak.core.engine import Engine
+from stormbreak.core.fleet_lease import SpendLease, TargetLease
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.gate import SpendingGate
-from stormbreak.core.lease import SpendLease, TargetLease
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.target_state import TargetState

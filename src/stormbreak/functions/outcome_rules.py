@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any, TypeAlias
 
 from stormbreak.core.checks import shown
-from stormbreak.core.tally import COUNTABLE
+from stormbreak.core.verdict_table import COUNTABLE
 from stormbreak.drivers.judge import FAILED, OK, UNCOUNTED, Judge, check_function, outcome_of
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Outcome, Verdict

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import msgspec
 
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
-from stormbreak.gateway.answers import our_headers, response_of
 from stormbreak.gateway.client_call import GatewayCall, Limits, Opened
 from stormbreak.gateway.errors import RefusedError, error_event, refusal
 from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, find_key
@@ -27,10 +26,11 @@ from stormbreak.gateway.request import (
     read_request,
     shape_of,
 )
+from stormbreak.gateway.response import our_headers, response_of
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.gateway.streaming import EVENTS, send_stream
+from stormbreak.http.h1.request_parser import Request
 from stormbreak.http.h1.server_connection import ServerConnection, ServerResponse
-from stormbreak.http.h1.server_message import Request
 
 _COMMENT = b": waiting\n\n"
 

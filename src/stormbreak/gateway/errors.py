@@ -4,8 +4,8 @@ from math import ceil
 
 import msgspec
 
+from stormbreak.http.h1.request_parser import Headers
 from stormbreak.http.h1.server_connection import ServerResponse
-from stormbreak.http.h1.server_message import Headers
 from stormbreak.http.transports.sdk_response import error_body
 from stormbreak.llm.models import Shape
 

@@ -20,7 +20,7 @@ import msgspec
 from stormbreak.config import Settings, describe_settings, load_settings
 from stormbreak.config.environment_overrides import PREFIX, PROFILE
 from stormbreak.config.gateway_settings import KeySettings
-from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.fallback_policy import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
 from stormbreak.core.spend_policy import SpendPolicy

@@ -11,7 +11,7 @@ import msgspec
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
-from stormbreak.http.h1.server_message import Request
+from stormbreak.http.h1.request_parser import Request
 from stormbreak.http.request import Parts, RequestFields, decode_parts, read_fields
 from stormbreak.llm.models import Shape, endpoint_of
 from stormbreak.llm.stream_reader import FORMATS

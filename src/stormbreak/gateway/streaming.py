@@ -7,9 +7,9 @@ import msgspec
 
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.errors import StreamBrokenError
-from stormbreak.gateway.answers import our_headers, passed_headers
 from stormbreak.gateway.client_call import GatewayCall
 from stormbreak.gateway.errors import error_event
+from stormbreak.gateway.response import our_headers, passed_headers
 from stormbreak.http.h1.connection import with_repeats
 from stormbreak.http.h1.server_connection import ServerConnection
 from stormbreak.http.stream import Stream

@@ -1,4 +1,4 @@
-"""Settings from the environment: keys, base URLs, proxies, certificates, the off switch.
+"""Settings from the environment: keys, base URLs, certificates, the off switch. Proxies: `h1.proxy`.
 
 Keys come from, in this order: the variable the user named; the named provider's own variable, for its own
 address only; `STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_API_KEY`, but only together with
@@ -13,7 +13,6 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
 from stormbreak.core import presets
 from stormbreak.core.checks import require
@@ -26,8 +25,6 @@ from stormbreak.hidden_keys import VARIABLE, has_key_prefix, holds_token, is_con
 from stormbreak.http.endpoint import (
     DynamicKey,
     Origin,
-    is_host,
-    is_loopback,
     origin_of,
     same_origin,
 )
@@ -156,46 +153,6 @@ def _name_of(origin: Origin) -> str:
         if known.base_url == origin.base_url:
             return known.name
     return urlsplit(origin.base_url).netloc
-
-
-def proxy_for(origin: Origin) -> str | None:
-    """Return the proxy by HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; None for this machine.
-
-    Raises:
-        ConfigurationError: it is no HTTP proxy; names the scheme, never its password.
-    """
-    if is_loopback(origin.host):
-        return None
-    proxies = getproxies_environment()
-    parts = urlsplit(origin.base_url)
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.netloc):
-        return None
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    scheme = proxy.partition("://")[0].lower()
-    if scheme != "http":
-        value = quoted(scheme)
-        raise ConfigurationError(
-            f"the proxy for {parts.scheme} (from the environment) must be an http:// URL, got {value}"
-        )
-    if not is_proxy(proxy):
-        raise ConfigurationError(
-            f"the proxy for {parts.scheme} (from the environment) is no URL such as http://host:3128"
-        )
-    return proxy
-
-
-def is_proxy(proxy: object) -> bool:
-    """Whether it is the http URL of a possible host and port."""
-    if not isinstance(proxy, str):
-        return False
-    try:
-        parts = urlsplit(proxy)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return False
-    return parts.scheme == "http" and bool(host) and is_host(host or "") and port != 0
 
 
 def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:

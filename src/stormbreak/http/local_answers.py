@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from stormbreak.cache.memory import Cache, MemoryCache, cache_key
-from stormbreak.core.fallback import CachePolicy, ToCache
+from stormbreak.core.fallback_policy import CachePolicy, ToCache
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.blocking import blocks_here, foreign

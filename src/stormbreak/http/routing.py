@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from stormbreak.core.fallback import Fallback, Place, Step, TargetOrder, ToDegraded, ToTargets
+from stormbreak.core.fallback_policy import (
+    Fallback,
+    Place,
+    Step,
+    TargetOrder,
+    ToDegraded,
+    ToTargets,
+)
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.http.endpoint import DynamicKey, Origin

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TypeAlias
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.fallback import Step
+from stormbreak.core.fallback_policy import Step
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy

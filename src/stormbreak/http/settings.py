@@ -18,7 +18,8 @@ from stormbreak.config.gateway_settings import ANY
 from stormbreak.config.load import load_settings
 from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.engine import Engine, Fleet
-from stormbreak.core.fallback import Step, ordered
+from stormbreak.core.fallback import ordered
+from stormbreak.core.fallback_policy import Step
 from stormbreak.core.policy import Policy
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.price_source import PriceOf

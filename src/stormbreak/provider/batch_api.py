@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.json import decode
 
-from stormbreak.http.h1.server_message import Request
+from stormbreak.http.h1.request_parser import Request
 from stormbreak.provider.batch_rows import (
     MESSAGES,
     Row,

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
-from stormbreak.http.h1.server_message import CONTINUE, Request, RequestParser, UnreadableError
+from stormbreak.http.h1.request_parser import CONTINUE, Request, RequestParser, UnreadableError
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script
 
 MAX_BODY = 256 * 1024 * 1024  # of a message batch; of a file 200 MB

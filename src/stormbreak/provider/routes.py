@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.http.h1.server_message import Headers, Request
+from stormbreak.http.h1.request_parser import Headers, Request
 from stormbreak.provider.chance import mix
 from stormbreak.provider.formats.base import BORN, Format, Refusal, encode
 from stormbreak.provider.formats.chat import CHAT

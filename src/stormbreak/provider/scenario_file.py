@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from stormbreak import toml_file, toml_values
+from stormbreak import toml_file, toml_validation
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.hidden_keys import quoted
 from stormbreak.provider.canned_answers import CannedAnswer
@@ -63,7 +63,7 @@ def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
     with errors_at(source):
         table = toml_file.parse(text, what=_WHAT)
         table.setdefault("name", Path(source).stem)
-        return toml_values.read(Scenario, table)
+        return toml_validation.read(Scenario, table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def load_answers(path: str | Path) -> tuple[CannedAnswer, ...]:
     """Read a file of `[[answers]]`."""
     with errors_at(path):
         table = toml_file.parse(toml_file.read_text(path, what=_ANSWERS), what=_ANSWERS)
-        return toml_values.read(_Answers, table).answers
+        return toml_validation.read(_Answers, table).answers
 
 
 def answers_of(given: Mapping[str, str | Mapping[str, Any]]) -> tuple[CannedAnswer, ...]:
@@ -89,7 +89,7 @@ def answers_of(given: Mapping[str, str | Mapping[str, Any]]) -> tuple[CannedAnsw
         match: {"text": answer} if isinstance(answer, str) else answer
         for match, answer in given.items()
     }
-    made = toml_values.read(_AnswersByMatch, {"answers": tables}).answers
+    made = toml_validation.read(_AnswersByMatch, {"answers": tables}).answers
     return tuple(replace(answer, match=match) for match, answer in made.items())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from stormbreak.http.h1.server_message import Headers, chunk, response_head
+from stormbreak.http.h1.request_parser import Headers, chunk, response_head
 
 JSON = "application/json"
 EVENTS = "text/event-stream; charset=utf-8"

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.h1.server_message import Headers, Request, UnreadableError
+from stormbreak.http.h1.request_parser import Headers, Request, UnreadableError
 from stormbreak.provider.batch_api import BatchDesk
 from stormbreak.provider.canned_answers import CannedAnswer, answer_for
 from stormbreak.provider.capacity_model import Part, ProviderModel, Reply

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from itertools import islice
 
-from stormbreak.http.h1.server_message import Headers
+from stormbreak.http.h1.request_parser import Headers
 from stormbreak.provider.fault_kinds import WaitForm
 from stormbreak.provider.rate_limit import LimitState
 from stormbreak.provider.scenario import Dialect

@@ -9,14 +9,14 @@ import pytest
 from batches import chat_rows, scenario
 from table_test import table_test
 
-from stormbreak.batch.running.row_calls import RowCall, RowCalls
+from stormbreak.batch.running.rows_in_flight import RowCall, RowCalls
 from stormbreak.batch.running.runner import End, Runner
 from stormbreak.batch.running.snapshot import worst_circuit
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.cli.batch import progress
 from stormbreak.cli.batch.progress import Lines
 from stormbreak.core.breaker_policy import BreakerPolicy
-from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.fallback_policy import Place, ToTargets
 from stormbreak.core.presets import BATCH
 from stormbreak.core.row_schedule import RowAttempt
 from stormbreak.core.trip import ConsecutiveFailures

@@ -7,7 +7,7 @@ import pytest
 from batches import assert_answered, chat_rows, scenario, write
 
 from stormbreak.batch import run
-from stormbreak.batch.running import row_calls
+from stormbreak.batch.running import rows_in_flight
 from stormbreak.core import straggler
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import BATCH
@@ -74,7 +74,7 @@ def test_an_outage_gets_no_more_for_it(go):
 
 def test_a_policy_with_hedges_does_it_itself(go, monkeypatch):
     ended = []
-    monkeypatch.setattr(row_calls.Stragglers, "give_up", lambda _: ended.append(1))
+    monkeypatch.setattr(rows_in_flight.Stragglers, "give_up", lambda _: ended.append(1))
     policy = replace(BATCH, hedge=HedgePolicy(delay=0.2))
     with serve(scenario(HANGS, service=0.02), seed=1) as provider:
         go(provider, policy=policy, timeout=1.5)

@@ -2,8 +2,8 @@ import pytest
 from metering import price_of
 
 from stormbreak.batch.store.output_files import open_store
+from stormbreak.batch.store.output_line import Failure, Response
 from stormbreak.batch.store.reader import read_status
-from stormbreak.batch.store.record import Failure, Response
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 

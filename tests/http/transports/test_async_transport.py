@@ -15,10 +15,10 @@ from doors import ONCE, QUICK, in_flight, until
 from sockets import End, answer, failing, served
 
 from stormbreak import ConfigurationError, explain
-from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.fallback_policy import Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.http.h1 import response_body as h1_response
+from stormbreak.http.h1 import socket_response as h1_response
 from stormbreak.http.transports import wrapped_connection as inner_wire
 from stormbreak.httpx2 import AsyncTransport
 

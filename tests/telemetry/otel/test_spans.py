@@ -13,7 +13,7 @@ from traces import Traces, events_of, said
 
 from stormbreak import Policy, errors
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.fallback import Place, ToDegraded, ToTargets
+from stormbreak.core.fallback_policy import Place, ToDegraded, ToTargets
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.drivers.scope import scope
 from stormbreak.telemetry import attach

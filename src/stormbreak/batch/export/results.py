@@ -11,9 +11,9 @@ from msgspec.json import Decoder, encode
 
 from stormbreak import toml_file
 from stormbreak.batch.input.index import Rows
+from stormbreak.batch.store.output_line import placed
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.reader import Answered, Failed, parse_result
-from stormbreak.batch.store.record import placed
 from stormbreak.cost.price_source import PriceOf, known_cost
 from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError

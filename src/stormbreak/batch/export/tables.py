@@ -14,8 +14,8 @@ import msgspec
 from stormbreak.batch import parquet
 from stormbreak.batch.export.results import RESULT_COLUMNS, Results
 from stormbreak.batch.input.index import Rows as Requests
-from stormbreak.batch.input.request_maker import plain_value, text_of
 from stormbreak.batch.input.table import Record, Table, format_of
+from stormbreak.batch.input.table_requests import plain_value, text_of
 from stormbreak.batch.store.durable_file import replacing
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import quoted

@@ -20,7 +20,7 @@ from msgspec import DecodeError, Struct
 from msgspec.json import Decoder
 
 from stormbreak import toml_file
-from stormbreak.batch.input.request import InputRowError, Row, parse_row
+from stormbreak.batch.input.row import InputRowError, Row, parse_row
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason, system_errors_at
 

@@ -25,9 +25,9 @@ from stormbreak.batch.input.index import (
     fingerprint_of,
     new_fingerprint,
 )
-from stormbreak.batch.input.request import InputRowError, Row, parse_row
-from stormbreak.batch.input.request_maker import RequestMaker, RowError, plain_value
+from stormbreak.batch.input.row import InputRowError, Row, parse_row
 from stormbreak.batch.input.table import WHOLE, Shard, Table, find_format
+from stormbreak.batch.input.table_requests import RequestMaker, RowError, plain_value
 from stormbreak.batch.run_options import BatchOptions, TableOptions, option_flag
 from stormbreak.batch.store.durable_file import fresh_path, replacing
 from stormbreak.batch.store.lock import held, locked

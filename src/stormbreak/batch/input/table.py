@@ -1,6 +1,6 @@
 """The rows of a table in files: CSV, Parquet or JSON lines, with gzip or zstd, one file or several.
 
-Rows are dicts by column, in the order of the files, and read one by one. What a row asks for: `request_maker`.
+Rows are dicts by column, in the order of the files, and read one by one. What a row asks for: `table_requests`.
 """
 
 import glob
@@ -24,7 +24,7 @@ from msgspec.json import Decoder
 
 from stormbreak import toml_file
 from stormbreak.batch import parquet
-from stormbreak.batch.input.csv_rows import numbered_lines, read_csv
+from stormbreak.batch.input.csv_reader import numbered_lines, read_csv
 from stormbreak.batch.store.paths import COMPRESSED
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason

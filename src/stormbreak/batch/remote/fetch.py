@@ -21,8 +21,8 @@ from stormbreak.batch.remote.caller import Caller
 from stormbreak.batch.remote.planning import api_for, prepared
 from stormbreak.batch.running.failure_reasons import FailureReasons, failure_of
 from stormbreak.batch.store.output_files import Store
+from stormbreak.batch.store.output_line import Response
 from stormbreak.batch.store.provider_batches import BatchFolder, RemoteBatch, Step
-from stormbreak.batch.store.record import Response
 from stormbreak.batch.store.run_file import Run, bill_batch
 from stormbreak.core.row_schedule import Final
 from stormbreak.cost.accounts import Account, Bill, ModelUsage

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.input.request import MESSAGES, Row
+from stormbreak.batch.input.row import MESSAGES, Row
 from stormbreak.batch.remote.anthropic_api import MessageBatches
 from stormbreak.batch.remote.api import BatchApi
 from stormbreak.batch.remote.caller import Caller

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from msgspec import DecodeError
 from msgspec.json import decode
 
-from stormbreak.batch.store.record import Failure
+from stormbreak.batch.store.output_line import Failure
 from stormbreak.core.row_schedule import PROBE_ROWS, Final
 from stormbreak.escape import plain
 from stormbreak.events import Returned

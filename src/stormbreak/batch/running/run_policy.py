@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from stormbreak.batch.run_options import AUTO, BatchOptions
-from stormbreak.batch.running.file_limits import make_room, too_many_files
+from stormbreak.batch.running.file_descriptors import make_room, too_many_files
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.fallback import ToTargets
+from stormbreak.core.fallback_policy import ToTargets
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight

@@ -22,7 +22,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.input.request import Row
+from stormbreak.batch.input.row import Row
 from stormbreak.batch.running import signal_handlers
 from stormbreak.batch.running.failure_reasons import (
     ACCOUNT,
@@ -31,13 +31,13 @@ from stormbreak.batch.running.failure_reasons import (
     account_verdict,
     failure_of,
 )
-from stormbreak.batch.running.file_limits import ReservedFiles
-from stormbreak.batch.running.row_calls import RowCall, RowCalls
+from stormbreak.batch.running.file_descriptors import ReservedFiles
+from stormbreak.batch.running.rows_in_flight import RowCall, RowCalls
 from stormbreak.batch.running.snapshot import RunSnapshot, slow_reason_for_run, worst_circuit
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.output_files import Store
-from stormbreak.batch.store.record import Failure, Response
+from stormbreak.batch.store.output_line import Failure, Response
 from stormbreak.batch.store.spend_record import SpendRecord
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.presets import is_off

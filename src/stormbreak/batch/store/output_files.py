@@ -11,9 +11,9 @@ from stormbreak.batch.input.index import Rows
 from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Choice
 from stormbreak.batch.store.durable_file import remove_stale_temp, replacing
 from stormbreak.batch.store.lock import locked
+from stormbreak.batch.store.output_line import placed
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.provider_batches import require_no_batches
-from stormbreak.batch.store.record import placed
 from stormbreak.batch.store.row_journal import RowJournal
 from stormbreak.batch.store.run_file import Option, Run, TableRef, check, note_account, record
 from stormbreak.cost.accounts import Account

@@ -13,9 +13,9 @@ from msgspec.json import Decoder, decode
 from msgspec.structs import asdict
 
 from stormbreak.batch.store.lock import held
+from stormbreak.batch.store.output_line import count_lines, entries, with_readable_numbers
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.provider_batches import BatchFolder
-from stormbreak.batch.store.record import count_lines, entries, with_readable_numbers
 from stormbreak.batch.store.run_file import read_existing_run
 from stormbreak.cost.accounts import Cost
 from stormbreak.cost.price_source import PriceOf

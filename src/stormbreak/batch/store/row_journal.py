@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.input.request import Row
+from stormbreak.batch.input.row import Row
 from stormbreak.batch.run_options import FINAL, UNFINISHED_ROWS, Choice
 from stormbreak.batch.store.durable_file import AppendFile, OutputError, remove, replacing
-from stormbreak.batch.store.paths import BatchPaths
-from stormbreak.batch.store.record import (
+from stormbreak.batch.store.output_line import (
     NO_ATTEMPTS,
     Entry,
     Failure,
@@ -34,6 +33,7 @@ from stormbreak.batch.store.record import (
     placed,
     success_line,
 )
+from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.shared_answers import DUPLICATE, SharedAnswers
 from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.drivers.locks import new_lock

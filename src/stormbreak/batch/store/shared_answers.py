@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stormbreak.batch.input.index import IdTable, Rows
-from stormbreak.batch.input.request import Row
+from stormbreak.batch.input.row import Row
+from stormbreak.batch.store.output_line import Response, placed
 from stormbreak.batch.store.reader import Answered, parse_result
-from stormbreak.batch.store.record import Response, placed
 from stormbreak.cache.memory import SECRET_BYTES, cache_key
 from stormbreak.cache.sqlite import SqliteCache
-from stormbreak.core.fallback import CachePolicy
+from stormbreak.core.fallback_policy import CachePolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, reason
 from stormbreak.types import CACHE

@@ -10,7 +10,7 @@ import click
 
 from stormbreak.batch.estimate import ModelEstimate, Pace, estimate
 from stormbreak.batch.input.index import Rows
-from stormbreak.batch.input.request import Row
+from stormbreak.batch.input.row import Row
 from stormbreak.batch.input.spool import find_table, table_rows
 from stormbreak.batch.run_options import BatchOptions, TableOptions
 from stormbreak.cli.batch.options import (

@@ -19,7 +19,7 @@ from stormbreak.batch.running.workers import Running
 from stormbreak.cost.numbers import format_cost, span
 
 if TYPE_CHECKING:
-    from stormbreak.batch.running.panel import Panel
+    from stormbreak.batch.running.progress_panel import Panel
 
 LINE_EVERY = 5.0  # seconds between plain lines
 _GONE = (OSError, ValueError)  # a pipe without a reader, a terminal that was closed
@@ -92,13 +92,13 @@ def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator["Quiet | Lin
         from rich.console import Console  # noqa: PLC0415 - only a terminal needs rich
         from rich.live import Live  # noqa: PLC0415
 
-        from stormbreak.batch.running import panel  # noqa: PLC0415
+        from stormbreak.batch.running import progress_panel  # noqa: PLC0415
 
         live = Live(console=Console(file=stream), auto_refresh=False, transient=True)  # no thread
         with suppress(*_GONE):
             live.start()
         try:
-            yield panel.Panel(
+            yield progress_panel.Panel(
                 lambda drawn: live.update(drawn, refresh=True), lambda: live.console.width
             )
         finally:

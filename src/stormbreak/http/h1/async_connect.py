@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from stormbreak.http.h1.address import Address
+from stormbreak.http.h1.dns_cache import STAGGER, DnsCache, Found, in_order
 from stormbreak.http.h1.failures import ProxyRefusedError
-from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
-from stormbreak.http.h1.proxy_tunnel import Proxy, Tunnel
+from stormbreak.http.h1.proxy import Proxy
+from stormbreak.http.h1.proxy_tunnel import Tunnel
 from stormbreak.http.h1.response_parser import MAX_HEAD
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -19,7 +20,7 @@ class Resolver:
     """Looks names up; those who ask for one meanwhile share the answer."""
 
     def __init__(self) -> None:
-        self.names = Names()
+        self.names = DnsCache()
         self._asked: dict[tuple[str, int], asyncio.Task[Found]] = {}
 
     async def addresses(self, host: str, port: int) -> Found:

@@ -13,7 +13,7 @@ from weakref import ref
 
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.exchange import LOST, SMALL, UNREAD, Exchange, head_of
-from stormbreak.http.h1.proxy_tunnel import Proxy
+from stormbreak.http.h1.proxy import Proxy
 from stormbreak.http.models import PreparedRequest
 
 

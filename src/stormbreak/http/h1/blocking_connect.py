@@ -13,9 +13,10 @@ from traceback import walk_tb
 
 from stormbreak.drivers.blocking import READ, WRITE, Signal, SocketWait
 from stormbreak.http.h1.address import Address
+from stormbreak.http.h1.dns_cache import STAGGER, DnsCache, Found, in_order
 from stormbreak.http.h1.failures import ProxyRefusedError
-from stormbreak.http.h1.names import STAGGER, Found, Names, in_order
-from stormbreak.http.h1.proxy_tunnel import Proxy, Tunnel
+from stormbreak.http.h1.proxy import Proxy
+from stormbreak.http.h1.proxy_tunnel import Tunnel
 from stormbreak.http.h1.response_parser import MAX_HEAD
 
 _UNDER_WAY = (0, errno.EINPROGRESS)
@@ -25,7 +26,7 @@ class BlockingResolver:
     """Looks names up on threads of its own, since a lookup cannot be given up; who asks meanwhile shares the answer."""
 
     def __init__(self) -> None:
-        self.names = Names()
+        self.names = DnsCache()
         self._asked: dict[tuple[str, int], Future[Found]] = {}
 
     async def addresses(self, host: str, port: int, until: float) -> Found:

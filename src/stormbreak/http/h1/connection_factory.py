@@ -7,8 +7,9 @@ from typing import Any, TypeAlias
 from stormbreak.drivers.locks import cached_value
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import Origin
-from stormbreak.http.environment import is_proxy, proxy_for, tls_context
+from stormbreak.http.environment import tls_context
 from stormbreak.http.h1.connection import POOL_LIMIT, Connection
+from stormbreak.http.h1.proxy import is_proxy, proxy_for
 
 Verify: TypeAlias = ssl.SSLContext | bool
 Cert: TypeAlias = str | tuple[str, str] | tuple[str, str, str]

@@ -10,7 +10,7 @@ from typing import Protocol
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.connection import broken_body, silent_body
 from stormbreak.http.h1.decompression import ACCEPTED
-from stormbreak.http.h1.proxy_tunnel import Proxy
+from stormbreak.http.h1.proxy import Proxy
 from stormbreak.http.h1.response_parser import (
     CutResponseError,
     MalformedResponseError,

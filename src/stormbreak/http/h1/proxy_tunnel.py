@@ -1,37 +1,13 @@
-"""A proxy between us and a provider: the parts of its URL, and the tunnel that it makes of CONNECT, without a socket."""
-
-from base64 import b64encode
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+"""The tunnel that a proxy makes of CONNECT, without a socket."""
 
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.failures import ProxyRefusedError
+from stormbreak.http.h1.proxy import Proxy
 from stormbreak.http.h1.response_parser import (
     CutResponseError,
     MalformedResponseError,
     ResponseParser,
 )
-
-
-class Proxy(NamedTuple):
-    """An HTTP proxy; its repr shows no password. `authorization` is the value of `Proxy-Authorization`."""
-
-    host: str
-    port: int
-    authorization: str | None
-
-    def __repr__(self) -> str:
-        return f"Proxy({self.host!r}, {self.port})"
-
-
-def proxy_of(url: str) -> Proxy:
-    """Take the URL of a proxy apart."""
-    parts = urlsplit(url)
-    given = None
-    if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        given = f"Basic {b64encode(user.encode()).decode()}"
-    return Proxy(parts.hostname or "", parts.port or 80, given)
 
 
 class Tunnel:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from stormbreak.http.h1.server_message import (
+from stormbreak.http.h1.request_parser import (
     CHUNKED,
     CONTINUE,
     UNTIL_CLOSE,

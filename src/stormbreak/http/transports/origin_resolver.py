@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from stormbreak.core.fallback import Fallback
+from stormbreak.core.fallback_policy import Fallback
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.http.endpoint import Origin, origin_of

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from stormbreak.config.load import names_targets
 from stormbreak.core.engine import Engine
-from stormbreak.core.fallback import Step
+from stormbreak.core.fallback_policy import Step
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST

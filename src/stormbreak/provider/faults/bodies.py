@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from stormbreak.http.h1.server_message import chunk
+from stormbreak.http.h1.request_parser import chunk
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.faults.refusals import THROTTLED

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from stormbreak.http.h1.server_message import chunk
+from stormbreak.http.h1.request_parser import chunk
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script, once

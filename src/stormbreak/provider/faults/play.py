@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from stormbreak.http.h1.server_message import CHUNKED, Headers, response_head
+from stormbreak.http.h1.request_parser import CHUNKED, Headers, response_head
 from stormbreak.provider.formats.base import ParsedRequest
 from stormbreak.provider.scripts import EVENTS, JSON
 

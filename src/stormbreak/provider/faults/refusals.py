@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from stormbreak.http.h1.server_message import Headers
+from stormbreak.http.h1.request_parser import Headers
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.formats.base import Format, Refusal
 from stormbreak.provider.scripts import Ending, Script, plain

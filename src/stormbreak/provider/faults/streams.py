@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from stormbreak.http.h1.server_message import chunk
+from stormbreak.http.h1.request_parser import chunk
 from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults import bodies
 from stormbreak.provider.faults.play import FaultContext

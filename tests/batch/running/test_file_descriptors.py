@@ -27,7 +27,7 @@ from sockets import BODY
 from strangers import posted_to
 
 from stormbreak import AsyncClient, RejectedError
-from stormbreak.batch.running.file_limits import RESERVE, ReservedFiles, make_room
+from stormbreak.batch.running.file_descriptors import RESERVE, ReservedFiles, make_room
 from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.output_files import Store
 
@@ -131,7 +131,7 @@ def test_room_is_made_as_far_as_the_hard_limit_goes(monkeypatch, soft, hard, wan
     limits = [(soft, hard)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    monkeypatch.setattr("stormbreak.batch.running.file_limits._open_now", lambda: 100)
+    monkeypatch.setattr("stormbreak.batch.running.file_descriptors._open_now", lambda: 100)
     assert make_room(wanted) == fit
     assert limits[-1][0] == then
 
@@ -142,7 +142,7 @@ def test_a_system_that_lets_nobody_raise_it(monkeypatch):
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", never)
-    monkeypatch.setattr("stormbreak.batch.running.file_limits._open_now", lambda: 100)
+    monkeypatch.setattr("stormbreak.batch.running.file_descriptors._open_now", lambda: 100)
     assert make_room(1000) == 156 - RESERVE
 
 

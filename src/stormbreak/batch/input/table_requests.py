@@ -16,7 +16,7 @@ import msgspec
 from msgspec import DecodeError
 
 from stormbreak import toml_file
-from stormbreak.batch.input.request import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
+from stormbreak.batch.input.row import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
 from stormbreak.batch.run_options import TableOptions, option_flag
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted

@@ -5,9 +5,7 @@ from math import inf
 import pytest
 
 from stormbreak.core.concurrency_limit import FixedLimit
-from stormbreak.core.fleet_policy import FleetPolicy
-from stormbreak.core.gate import NEVER, READY
-from stormbreak.core.lease import (
+from stormbreak.core.fleet_lease import (
     LAPSE,
     LOSS,
     PARENT_PATIENCE,
@@ -16,6 +14,8 @@ from stormbreak.core.lease import (
     SpendLease,
     TargetLease,
 )
+from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.core.gate import NEVER, READY
 
 NOW = 100.0
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from malformed_requests import IN_CHUNKS, MALFORMED, head
 from table_test import table_test
 
-from stormbreak.http.h1.server_message import (
+from stormbreak.http.h1.request_parser import (
     CHUNKED,
     MAX_HEAD,
     MAX_HEADERS,

@@ -5,8 +5,8 @@ from math import inf
 
 from table_test import table_test
 
+from stormbreak.core.late_answers import KEPT, LateAnswers
 from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
-from stormbreak.core.load_response import KEPT, LoadResponse
 
 CALM = 0.5  # seconds
 
@@ -78,7 +78,7 @@ def test_after_as_long_without_evidence_the_wait_is_forgotten(quiet, waits):
 
 
 def test_only_attempts_that_left_in_the_episode_count():
-    response = LoadResponse()
+    response = LateAnswers()
     response.begin(100.0, -inf)
     response.answered(99.9, 6.0)
     response.answered(101.0, 0.0)  # took no time at all
@@ -113,7 +113,7 @@ def test_answers_decide_once_they_suffice(count, decided):
 
 
 def answers(times):
-    response = LoadResponse()
+    response = LateAnswers()
     response.begin(0.0, -inf)
     for took in times:
         response.answered(1.0, took)

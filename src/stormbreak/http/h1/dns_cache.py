@@ -13,7 +13,7 @@ DNS_TTL = 10.0  # seconds
 _MAX_NAMES = 64
 
 
-class Names:
+class DnsCache:
     """What the resolver said, for `DNS_TTL` seconds. From any thread."""
 
     def __init__(self) -> None:

@@ -6,8 +6,8 @@ from functools import lru_cache
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.gateway.errors import FINAL, retry_after
 from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
+from stormbreak.http.h1.request_parser import Headers
 from stormbreak.http.h1.server_connection import JSON, ServerResponse
-from stormbreak.http.h1.server_message import Headers
 from stormbreak.http.models import Response
 from stormbreak.http.transports.sdk_response import Failure, Reply, error_body, response_for
 from stormbreak.llm.models import HttpResponse, Shape

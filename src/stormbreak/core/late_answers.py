@@ -21,7 +21,7 @@ from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
 KEPT = 256  # times
 
 
-class LoadResponse:
+class LateAnswers:
     """The answers of one episode of lateness, and the trials."""
 
     __slots__ = ("_began_at", "_tried_at", "_wait", "times")

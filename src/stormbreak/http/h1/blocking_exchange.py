@@ -1,0 +1,162 @@
+"""An exchange on a thread that blocks; its coroutines are run by `drivers.blocking`."""
+
+import ssl
+import time
+from math import inf
+
+from stormbreak.drivers.blocking import READ, WRITE, SocketWait, running_strand
+from stormbreak.http.h1.blocking_pool import PooledSocket
+from stormbreak.http.h1.exchange import LOST, SMALL, Exchange
+from stormbreak.http.models import PreparedRequest
+from stormbreak.types import Outcome
+
+_CHUNK = 64 * 1024  # bytes that are read at a time
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class BlockingExchange(Exchange):
+    """One exchange on the thread that reads it; another thread may close it."""
+
+    __slots__ = ("_idle", "_is_sent", "socket")
+
+    def __init__(self, carrier: PooledSocket, request: PreparedRequest) -> None:
+        super().__init__(carrier, request)
+        self.socket = carrier
+        self._idle = inf if request.idle_timeout is None else request.idle_timeout
+        self._is_sent = False
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the whole request has left."""
+        return self._is_sent
+
+    async def send(self, request: PreparedRequest, head: bytes, *, chunked: bool) -> None:
+        """Send the request, until an answer comes. Cancelling closes the connection."""
+        body = request.body
+        try:
+            if not isinstance(body, bytes):
+                async for piece in body:
+                    if not piece:
+                        continue
+                    if not head and self._take() and self._has_answer:
+                        return
+                    framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+                    await self._write(head + framed)
+                    head = b""
+                await self._write(head + (b"0\r\n\r\n" if chunked else b""))
+            elif len(body) <= SMALL:
+                await self._write(head + body)
+            else:
+                await self._write(head)
+                await self._write(body)
+        except Exception:  # noqa: BLE001 - the owner of the body knows what it raised
+            self.fail(LOST)
+        except BaseException:
+            self.fail(LOST)
+            raise
+        finally:
+            self._rest()
+        self._is_sent = not self._has_answer
+
+    @property
+    def _has_answer(self) -> bool:
+        return self.over or self.parser.status is not None
+
+    async def _write(self, data: bytes) -> None:
+        """Send `data`, but no more of it once an answer has begun."""
+        left, sock = memoryview(data), self.socket.sock
+        while left and not self._has_answer:
+            try:
+                left = left[sock.send(left) :]
+                continue
+            except _NOT_NOW:
+                pass
+            except OSError:  # what came before the connection failed can still be read
+                while not self.over:
+                    if not self._take():
+                        self.fail(LOST)
+                return
+            until = time.monotonic() + self._idle
+            if not await SocketWait((sock, READ | WRITE), until=until):
+                self.silent()
+            else:
+                self._take()
+
+    async def wait(self) -> None:
+        """Wait until something has come, if nothing has. Cancelling closes the connection."""
+        if self.parser.unread or self.over:  # then another thread may use the socket
+            return
+        self._enter()
+        sock, until = self.socket.sock, time.monotonic() + self._idle
+        try:
+            if isinstance(sock, ssl.SSLSocket) and sock.pending() and self._take():
+                return
+            while not self.over:
+                if not await SocketWait((sock, READ), until=until):
+                    self.silent()
+                elif self._take():
+                    return
+        except BaseException:
+            self.fail(LOST)
+            raise
+        finally:
+            self._rest()
+
+    def _take(self) -> bool:
+        """Take what has come; whether there was something, or an end."""
+        if self.over:
+            return True
+        try:
+            data = self.socket.sock.recv(_CHUNK)
+        except _NOT_NOW:
+            return False
+        except (OSError, ValueError):
+            self.lost(cleanly=False)
+            return True
+        if data:
+            self.received(data)
+        else:
+            self.lost(cleanly=not self._is_shut_here)
+        return True
+
+    @property
+    def _is_shut_here(self) -> bool:
+        """Whether another thread of ours has ended it, and not the server."""
+        strand = running_strand()
+        return self.socket.closed or (strand is not None and strand.is_interrupted)
+
+    def close(self, outcome: Outcome) -> None:
+        """Close the connection; on another thread, wake the one that reads, which closes it."""
+        with self.socket.lock:
+            if self.over:
+                return
+            if self.failure is None:
+                self.failure = outcome
+            if self.socket.in_use:
+                self.socket.shut()
+            else:
+                self.fail(outcome)
+
+    def _enter(self) -> None:
+        """Use the socket, unless it is closed, or no longer ours."""
+        with self.socket.lock:
+            if not self.over and not self.socket.enter():
+                self.fail(LOST)
+
+    def _rest(self) -> None:
+        """Use the socket no longer, for now."""
+        with self.socket.lock:
+            if not self.over:
+                self.socket.rest()
+
+    def _leave(self) -> None:
+        with self.socket.lock:
+            super()._leave()
+
+    def limit_silence(self, seconds: float) -> None:
+        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+        self._idle = min(self._idle, seconds)
+
+    def drop(self) -> None:
+        """Close the connection."""
+        self.fail(LOST)

@@ -1,0 +1,274 @@
+"""A pool of sockets to one origin, for all threads."""
+
+import socket
+import ssl
+import time
+from collections import deque
+from contextlib import suppress
+from weakref import ref
+
+from stormbreak.drivers.blocking import Signal
+from stormbreak.drivers.locks import LiveSet, new_lock
+from stormbreak.http.h1.address import Address
+from stormbreak.http.h1.blocking_connect import BlockingResolver, connect
+from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, SPARE
+from stormbreak.http.h1.failures import PoolClosedError
+from stormbreak.http.h1.proxy import Proxy
+from stormbreak.http.h1.socket_response import SocketResponse
+
+
+class _Place:
+    """A place for one socket in a pool. It is free again when nobody holds it, also where an interrupt lost it."""
+
+    __slots__ = ("__weakref__", "_pool")
+
+    def __init__(self, pool: "BlockingPool") -> None:
+        self._pool = ref(pool)
+        pool.places.add(self)
+
+    def __del__(self) -> None:
+        # an interrupt may have come before it was made
+        if hasattr(self, "_pool") and (pool := self._pool()) is not None:
+            pool.free(self)
+
+
+class PooledSocket:
+    """A connected socket. The thread that uses it closes it: another one only shuts it. One that is lost is closed.
+
+    Under its lock it passes from one exchange, or from one thread, to the next.
+    """
+
+    def __init__(self, pool: "BlockingPool", place: _Place, sock: socket.socket) -> None:
+        self._pool = ref(pool)
+        self._place: _Place | None = place
+        self.lock = new_lock()
+        self.sock = sock
+        self.opened_at = self.idle_since = time.monotonic()
+        self.closed = False
+        self.in_use = True  # a thread sends or reads, or waits for it
+        self.spent = False  # may carry no other request
+        pool.sockets.add(self)
+
+    def enter(self) -> bool:
+        """Use it; False: it is closed."""
+        with self.lock:
+            self.in_use = not self.closed
+            return self.in_use
+
+    def rest(self) -> bool:
+        """Use it no longer, for now; False: another thread shut it meanwhile, and it is closed."""
+        with self.lock:
+            self.in_use = False
+            if self.closed:
+                self.sock.close()
+            return not self.closed
+
+    def free(self, *, reusable: bool) -> None:
+        """The exchange is over: wait for another one, or close."""
+        pool = self._pool()
+        if pool is None or self.spent or not reusable or not self.rest():
+            self.abort()
+        else:
+            pool.put(self)
+
+    def abort(self) -> None:
+        """Close at once, by the thread that uses it, or where none does."""
+        with self.lock:
+            self.closed = True
+            self.in_use = False
+            self.sock.close()
+            place, self._place = self._place, None
+        del place
+
+    def shut(self) -> None:
+        """Close it, from any thread: a thread that uses it wakes."""
+        with self.lock:
+            if not self.in_use:
+                self.abort()
+            elif not self.closed:
+                self.closed = True
+                with suppress(OSError):
+                    # an SSLSocket's own drops its TLS
+                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+    def leave_behind(self) -> None:
+        """In a child: close this copy of the parent's socket, which stays open there."""
+        self.closed = True
+        self.sock.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "closed", True):  # an interrupt may have come before it was made
+            self.abort()
+
+    def pause(self) -> None:
+        """Nothing is read before it is asked for."""
+
+    resume = pause
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has come, and the server has not left."""
+        try:
+            socket.socket.recv(self.sock, 1, socket.MSG_PEEK)  # an SSLSocket's own takes no flags
+        except BlockingIOError:
+            return True
+        except (OSError, ValueError):
+            return False
+        return False
+
+
+class _Turn(Signal):
+    """A thread in the queue of a pool, and what it got there: a free socket, or a place for a new one."""
+
+    got: PooledSocket | _Place | None = None
+
+
+class BlockingPool:
+    """The sockets of all threads to one origin: at most `limit`, those used last are used first.
+
+    Threads that find none queue, and are served first come first served.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.resolver = BlockingResolver()
+        self.streams: LiveSet[SocketResponse] = LiveSet()
+        self.sockets: LiveSet[PooledSocket] = LiveSet()
+        self.places: LiveSet[_Place] = LiveSet()
+        self.closed = False
+        self._lock = new_lock()
+        self._idle: deque[PooledSocket] = deque()
+        self._waiting: deque[_Turn] = deque()
+
+    def idle(self) -> PooledSocket | None:
+        """A socket that is free. While threads wait for one, there is none."""
+        while True:
+            try:
+                found = self._idle.pop()
+            except IndexError:
+                return None
+            if _is_fit(found):
+                return found
+
+    async def take(
+        self, address: Address, proxy: Proxy | None, tls: ssl.SSLContext | None, seconds: float
+    ) -> PooledSocket:
+        """A free socket, or a new one within `seconds`; waits while `limit` are in use.
+
+        Raises:
+            PoolClosedError: the pool was closed meanwhile.
+            OSError, RuntimeError: as `connect` does.
+        """
+        while not isinstance(got := await self._next(), _Place):
+            if got is not None and _is_fit(got):
+                return got
+        until = time.monotonic() + seconds
+        try:
+            made = PooledSocket(self, got, await connect(self.resolver, address, proxy, tls, until))
+        finally:
+            del got  # the traceback of an interrupt would hold it
+        if self.closed:
+            made.abort()
+            raise PoolClosedError
+        return made
+
+    async def _next(self) -> PooledSocket | _Place | None:
+        """A free socket, or a place for a new one, at once or in turn; None: it was woken for another reason."""
+        with self._lock:
+            if self.closed:
+                raise PoolClosedError
+            with suppress(IndexError):  # `idle` takes one without the lock
+                return self._idle.pop()
+            if len(self.places) < self.limit:
+                return _Place(self)
+            turn = _Turn()
+            self._waiting.append(turn)
+        try:
+            await turn.wait()
+            got, turn.got = turn.got, None
+        finally:
+            self._leave_queue(turn)
+        return got
+
+    def _leave_queue(self, turn: _Turn) -> None:
+        with self._lock, suppress(ValueError):
+            self._waiting.remove(turn)
+        unused, turn.got = turn.got, None
+        if isinstance(unused, PooledSocket):
+            self.put(unused)
+
+    def put(self, free: PooledSocket) -> None:
+        """Keep a socket that nobody uses for the next request, and none too many, or idle for too long."""
+        free.idle_since = now = time.monotonic()
+        old = []
+        with self._lock:
+            if self.closed:
+                old.append(free)
+            else:
+                self._idle.append(free)
+                self._hand_out()
+            while self._idle and now - self._idle[0].idle_since >= (
+                SPARE if len(self._idle) > MAX_IDLE else KEEP_ALIVE
+            ):
+                old.append(self._idle.popleft())
+        for each in old:
+            each.abort()
+
+    def free(self, place: _Place) -> None:
+        """A socket was closed: another may be opened."""
+        self.places.discard(place)
+        if self._waiting:
+            with self._lock:
+                self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give what is free to those who wait, under the lock. An interrupt, or a finalizer, may come in anywhere."""
+        while not self.closed and (self._idle or len(self.places) < self.limit):
+            try:
+                turn = self._waiting[0]
+            except IndexError:
+                return
+            if turn.got is None:
+                try:
+                    turn.got = self._idle.pop()
+                except IndexError:
+                    if len(self.places) >= self.limit:
+                        return
+                    turn.got = _Place(self)
+            turn.set()
+            with suppress(ValueError):
+                self._waiting.remove(turn)
+
+    def close(self) -> None:
+        """Close every socket; whoever reads or waits is woken. From any thread."""
+        with self._lock:
+            self.closed = True
+            self._idle.clear()
+            waiting = list(self._waiting)
+        for response in self.streams:
+            response.close()
+        for each in self.sockets:
+            each.shut()
+        for turn in waiting:
+            turn.set()
+
+    def leave_behind(self) -> None:
+        """In a child: close its copies of the parent's sockets."""
+        for response in self.streams:
+            response.abandon()
+        for each in self.sockets:
+            each.leave_behind()
+
+
+def _is_fit(free: PooledSocket) -> bool:
+    """Use a free socket, if it can carry another request; else close it."""
+    now = time.monotonic()
+    if (
+        free.enter()
+        and now - free.idle_since < KEEP_ALIVE
+        and now - free.opened_at < MAX_AGE
+        and free.is_quiet
+    ):
+        return True
+    free.abort()
+    return False
