@@ -7,6 +7,7 @@ The longest tests start first, then those that share a fixture, which stay toget
 for sockets and processes, another computes, and side by side they use all cores.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,11 @@ LONG = {
     "test_the_tests_shown_pass",
 }
 """Tests of ten seconds and more for which all processes would wait at the end."""
+USED_LATE = (
+    "genai_prices.data", "httpcore", "httpcore2", "matplotlib.backends.backend_svg", "matplotlib.style", "openai.resources.chat",
+    "openai.resources.responses", "rich._emoji_codes", "uvloop",
+)  # fmt: skip
+"""Modules that are imported when they are used, and by tests in all processes: once, before these are forked."""
 
 _INDEX = 4  # bytes
 
@@ -53,6 +59,10 @@ class ForkedTests:
         """Run all tests."""
         if session.testsfailed or session.config.option.collectonly:
             return None
+        for name in USED_LATE:
+            with suppress(ImportError):
+                import_module(name)
+        gc.freeze()
         units = _units(session.items)
         tasks, pids = os.pipe(), {}
         os.set_blocking(tasks[1], False)
