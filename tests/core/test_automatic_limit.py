@@ -349,6 +349,18 @@ def test_first_outputs_prove_at_once():
     assert slots.gate.limit == 32
 
 
+def test_first_outputs_in_the_instant_of_a_look_count():
+    slots = SlotGate()
+    flights = slots.take(30, streams=True)
+    slots.tick(0.5)
+    slots.wait(2.0)
+    assert slots.gate.limit == 2
+
+    slots.first(flights[:20])
+
+    assert slots.gate.limit == 32
+
+
 def test_with_first_outputs_known_long_answers_are_not_late():
     slots = SlotGate()
     for _ in range(10):

@@ -19,7 +19,7 @@ With evidence, an episode begins. Its phases:
 The limit is never below the `LimitFloor`, is at least 1 and can always grow again. Lost attempts hold no slot: overdue
 and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
-`limit` is as of the last `tick`; while all is quiet, a tick costs little.
+`limit` is as of the last `tick`; while all is quiet, and where nothing has changed since, a tick costs little.
 """
 
 # ruff: noqa: FURB136, PLR1730 - `max` takes ten times as long, and this is asked several times for each call
@@ -151,6 +151,7 @@ class AutomaticLimiter:
         self._limit_floor = LimitFloor(policy.max_in_flight)
         self._answers = 0  # when the floor was last fed
         self._look_at = -inf  # before this, and without new evidence, there is nothing to see
+        self._looked_at, self._changes = -inf, 0  # the last look: a second one would see the same
         self._control = MIN_LIMIT  # what evidence would make of the limit, at the last look
         self._held = MIN_LIMIT  # the same when the last evidence came
         self._held_at = -inf
@@ -212,10 +213,12 @@ class AutomaticLimiter:
             self._stood_at = now
         held_at = self._held_at
         if (
-            now >= self._look_at
-            or full
-            or diagnosis.evidence_at > held_at
+            diagnosis.evidence_at > held_at
             or self._stood_at > held_at
+            or (
+                (now >= self._look_at or full)
+                and (now > self._looked_at or diagnosis.changes != self._changes)
+            )
         ):
             self._look(now)
 
@@ -251,6 +254,7 @@ class AutomaticLimiter:
     def _look(self, now: float) -> None:
         diagnosis = self._diagnosis
         policy = self._policy
+        self._looked_at, self._changes = now, diagnosis.changes
         evidence_at, stood_at = diagnosis.evidence_at, self._stood_at
         if stood_at > evidence_at:
             evidence_at = stood_at

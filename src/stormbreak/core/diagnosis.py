@@ -85,6 +85,7 @@ class Diagnosis:
         "_streamed_at",
         "_watched",
         "answers",
+        "changes",
         "dead_at",
         "evidence_at",
         "failed_at",
@@ -124,6 +125,7 @@ class Diagnosis:
         self._first_output_estimate = FirstOutputEstimate()
         self._by_rate = RateEstimate()
         self.answers = 0
+        self.changes = 0  # first outputs, and ends of attempts
         self.probed = False  # the circuit is not closed
         self._answered_at = -inf
         self._first_answered_at = inf
@@ -187,6 +189,7 @@ class Diagnosis:
             or flight.completion is not None
         ):
             return
+        self.changes += 1
         flight.first_output_at = now
         flight.stalled = self._stalls.is_recent(now)
         self._overdue.discard(flight)
@@ -198,6 +201,7 @@ class Diagnosis:
             self.on_success(token, outcome, now, _uniform)
             return
         flight, completion = token, token.complete(outcome)
+        self.changes += 1
         self._overdue.discard(flight)
         if flight.first_output_at is not None:
             self._first_output_estimate.ended(now)
@@ -221,6 +225,7 @@ class Diagnosis:
         if sent_at <= self.refusals.heard_at:
             self._compare(flight, outcome, now)
         self.answers += 1
+        self.changes += 1
         if flight.first_output_at is None:
             self._by_rate.answered(now, now - sent_at, self.judge.mean)
         else:
