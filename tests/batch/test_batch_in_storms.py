@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 from batches import (
+    PATIENCE,
     assert_answered,
     chat_rows,
     line_size,
@@ -110,7 +111,7 @@ def test_kill_9_at_three_moments_loses_nothing(tmp_path, count, seed):
             whole = before[: before.rfind(b"\n") + 1]
             assert output.read_bytes().startswith(whole)
         with started(*args) as process:
-            assert process.wait(60) == 0, process.stderr.read()
+            assert process.wait(PATIENCE) == 0, process.stderr.read()
         keys = stats(url)["keys"]
     assert_answered(rows, output)
     paid_twice = keys["answers"] - count
@@ -153,7 +154,7 @@ def test_kill_9_of_a_retry_at_three_moments_loses_nothing(tmp_path, count, seed)
         assert run(*again).returncode == 1  # it goes on with what failed for good: with nothing
         assert (stats(url)["arrivals"], named(read(failed))) == (arrived, unanswered)
         with started(*args) as process:
-            assert process.wait(60) == 1, process.stderr.read()
+            assert process.wait(PATIENCE) == 1, process.stderr.read()
         keys = stats(url)["keys"]
     worse_ids = ids(worse)
     assert_answered([row for row in rows if row["custom_id"] not in worse_ids], output)

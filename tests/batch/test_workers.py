@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from batches import (
+    PATIENCE,
     assert_answered,
     chat_rows,
     line_size,
@@ -38,7 +39,7 @@ finds_workers = pytest.mark.skipif(not Path("/proc/self").exists(), reason="need
 def finished(*args, code=0):
     """Run to the end in a process of its own, which may fork; return stdout."""
     with started(*args) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
     return out
 
@@ -236,7 +237,7 @@ def test_ctrl_c_of_a_terminal_once_drains_and_twice_stops(at):
         with started(*words, start_new_session=True) as process:
             wait_until(lambda: provider.stats()["in_service"] == 10, "ten in flight")
             os.killpg(process.pid, signal.SIGINT)
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=PATIENCE)
         summary = json.loads(out)
         assert process.returncode == 130
         assert (summary["end"], summary["attempts"]) == ("interrupted", summary["successful"])
@@ -266,7 +267,7 @@ def test_a_wrong_key_stops_all_workers(at):
 def test_nobody_answers(at):
     write(at / "in.jsonl", chat_rows(3))
     with started(*batch("http://127.0.0.1:9/v1", "--connect-grace", 1)) as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "nothing answers there" in one_line(err)
 
@@ -292,7 +293,7 @@ def test_a_full_disk_ends_the_run_with_one_line(small_disk, at):
         words = [*batch(url)]
         words[words.index("out.jsonl")] = small_disk / "out.jsonl"
         with started(*words) as process:
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "disk full" in one_line(err)
 

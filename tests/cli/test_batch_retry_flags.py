@@ -4,7 +4,17 @@ import json
 import signal
 
 import pytest
-from batches import assert_answered, one_line, read, run_args, scenario, started, wait_until, write
+from batches import (
+    PATIENCE,
+    assert_answered,
+    one_line,
+    read,
+    run_args,
+    scenario,
+    started,
+    wait_until,
+    write,
+)
 from failing import ill, rows_that_fail
 from metering import prices
 
@@ -365,7 +375,7 @@ def test_what_a_run_can_a_retry_can_too(
         assert (top["total"], top["failed"]) == (40, 0)
         assert 0 < top["left"] <= 36
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
     assert "interrupted; run the same command again" in said
     assert "40 rows that had failed" in said

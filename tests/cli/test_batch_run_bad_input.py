@@ -4,6 +4,7 @@ import json
 
 import pytest
 from batches import (
+    PATIENCE,
     assert_answered,
     chat_row,
     chat_rows,
@@ -149,7 +150,7 @@ def test_a_second_run_at_the_same_time(batch_run, source, output, stormbreak_pro
         code, _, errors = batch_run(provider=provider)
         assert code == 2
         assert f"another run is writing to {output}" in one_line(errors)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     assert_answered(chat_rows(30), output)
     assert provider.stats()["arrivals"] == 30
 

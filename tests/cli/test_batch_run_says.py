@@ -4,6 +4,7 @@ import json
 
 import pytest
 from batches import (
+    PATIENCE,
     assert_answered,
     chat_rows,
     provider_process,
@@ -100,7 +101,7 @@ def test_status_during_and_after(source, output, stormbreak_provider, capsys):
         during = json.loads(capsys.readouterr().out)
         assert during["active"]
         assert 0 < during["done"] < 60
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     assert main(["batch", "status", str(output), "--json"]) == 0
     after = json.loads(capsys.readouterr().out)
     assert (after["active"], after["done"], after["left"], after["failed"]) == (False, 60, 0, {})

@@ -10,7 +10,7 @@ import termios
 from contextlib import suppress
 
 import pytest
-from batches import chat_row, one_line, run, run_args, scenario, started, write
+from batches import PATIENCE, chat_row, one_line, run, run_args, scenario, started, write
 from strangers import talked_to
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
@@ -28,7 +28,7 @@ def on_a_terminal(*args, columns=100):
         with suppress(OSError):  # the other end is closed when the process is gone
             while piece := os.read(screen, 1 << 16):
                 seen.append(piece)
-        code = process.wait(60)
+        code = process.wait(PATIENCE)
     os.close(screen)
     return code, b"".join(seen).decode()
 

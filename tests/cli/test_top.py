@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from batches import (
+    PATIENCE,
     chat_rows,
     one_line,
     run,
@@ -62,7 +63,7 @@ def ended(output):
 
 def run_in(folder, *args):
     with started(*args, cwd=folder) as process:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, out
 
 
@@ -234,7 +235,7 @@ def test_a_left_over_socket_is_taken_over_and_removed_at_the_end(tmp_path):
         with batch_at_work(provider, tmp_path) as (process, output):
             wait_until(lambda: run("top", output, "--once").returncode == 0, "a state")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 130
+            assert process.wait(PATIENCE) == 130
         assert not sock(output).exists()
 
 

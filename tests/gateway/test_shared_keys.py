@@ -191,7 +191,6 @@ async def test_without_the_store_the_allowance_is_spent_and_the_rest_refused(pat
 async def test_a_store_that_has_just_started_is_no_spent_limit(path, tmp_path, monkeypatch):
     """SDKs may ask again when it grants money."""
     monkeypatch.setattr("stormbreak.fleet.valkey.QUIET", 60.0)
-    monkeypatch.setattr("stormbreak.gateway.spending.WAIT", 0.2)
     server = Server("valkey", tmp_path).start()
     try:
         async with gateways(path, server.url, 1, spend(LIMIT)) as (found, provider):

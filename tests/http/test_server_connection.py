@@ -198,7 +198,7 @@ async def test_a_client_that_does_not_read_holds_the_answer_back():
 async def test_a_client_that_never_reads_is_closed():
     async with serving(**SHORT) as (app, server), dialled(server, GET % b"large") as (reader, _):
         reader._transport.pause_reading()
-        await until(lambda: server.connections == 0)
+        await until(lambda: app.cancelled and server.connections == 0)
         assert app.cancelled == [("/large", False)]
 
 

@@ -7,7 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from batches import chat_rows, read, run_args, scenario, size_of, started, wait_until, write
+from batches import (
+    PATIENCE,
+    chat_rows,
+    read,
+    run_args,
+    scenario,
+    size_of,
+    started,
+    wait_until,
+    write,
+)
 from evil import EVIL
 
 from stormbreak.cli.batch import run as batch_work
@@ -114,6 +124,6 @@ def test_a_run_that_is_interrupted_has_its_report(tmp_path, stormbreak_provider)
     with started(*args, "--concurrency", "4", "--report", report) as run:
         wait_until(lambda: size_of(output))
         run.send_signal(signal.SIGINT)
-        assert run.wait(30) == 130
+        assert run.wait(PATIENCE) == 130
 
     assert "The run was interrupted; the same command resumes it." in report.read_text()

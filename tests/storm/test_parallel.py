@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from batches import PATIENCE
 from fork_server import PROGRAM, ForkedPopen
 from table_test import table_test
 
@@ -135,7 +136,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="re
 def test_ctrl_c_ends_all_of_them_and_says_nothing(begun):
     os.killpg(begun.pid, signal.SIGINT)
 
-    out, err = begun.communicate(timeout=60)
+    out, err = begun.communicate(timeout=PATIENCE)
     assert (begun.returncode, out, err.strip()) == (130, "", "")
     wait_for(lambda: not group(begun.pid), "nobody is left")
 
@@ -146,7 +147,7 @@ def test_ctrl_c_while_they_begin(program):
     wait_for(lambda: workers(program.pid, seconds=0.1), "a worker that imports")
     os.killpg(program.pid, signal.SIGINT)
 
-    out, err = program.communicate(timeout=60)
+    out, err = program.communicate(timeout=PATIENCE)
     assert (program.returncode, out, err.strip()) == (130, "", "")
     wait_for(lambda: not group(program.pid), "nobody is left")
 
@@ -162,7 +163,7 @@ def test_workers_end_when_their_parent_was_killed(begun):
 def test_a_worker_that_is_killed_is_one_clear_line(begun):
     os.kill(workers(begun.pid)[0], signal.SIGKILL)
 
-    out, err = begun.communicate(timeout=60)
+    out, err = begun.communicate(timeout=PATIENCE)
     assert (begun.returncode, out) == (2, "")
     assert "a process of the simulation was killed" in err
     assert err.count("\n") == 1

@@ -10,6 +10,7 @@ import pytest
 from batches import read, run, write
 from remote_batches import QUICK, batch, listed, rows_for, text_of
 
+from stormbreak.batch.remote.commands import Poller
 from stormbreak.testing import answer_text
 
 URLS = ["/v1/chat/completions", "/v1/messages"]
@@ -114,8 +115,17 @@ def test_rows_in_an_open_batch_are_sent_by_nothing_else(at, start):
 
 
 def test_fetch_waits_for_the_end(at, start, monkeypatch):
+    provider = start(seconds=3600)
+    polled = Poller._polled
+
+    async def polled_before_the_end(self, batch):
+        found = await polled(self, batch)
+        (running,) = provider._server._desk._batches.values()
+        running.ends_at = 0.0
+        return found
+
+    monkeypatch.setattr(Poller, "_polled", polled_before_the_end)
     monkeypatch.setattr("stormbreak.batch.remote.commands.FIRST_PAUSE", 0.05)
-    provider = start(seconds=0.3)
     write(at / "in.jsonl", rows_for(URLS[0], 3))
     submit(provider)
     fetched = batch("fetch", "--wait", "out.jsonl")

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from batches import PATIENCE
 from fork_server import PROGRAM, ForkedPopen
 from small_storm import small_storm
 
@@ -289,7 +290,7 @@ def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
         assert time.monotonic() < end
         time.sleep(0.02)
     run.send_signal(number)
-    out, err = run.communicate(timeout=60)
+    out, err = run.communicate(timeout=PATIENCE)
 
     assert (run.returncode, out, err) == (130, "", "")
     with pytest.raises(ProcessLookupError):

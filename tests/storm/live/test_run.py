@@ -223,8 +223,7 @@ async def test_a_program_that_never_asks_is_named(script, monkeypatch):
         await play(short(), script(""), own_traffic=True)
 
 
-async def test_an_unparsable_request_gets_the_reason(script, monkeypatch):
-    monkeypatch.setattr(run, "PATIENCE", 1.0)
+async def test_an_unparsable_request_gets_the_reason(script):
     lost = script(
         "import os, urllib.request\n"
         "urllib.request.urlopen(os.environ['OPENAI_BASE_URL'] + '/embeddings', data=b'no JSON')"
