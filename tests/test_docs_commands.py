@@ -2,15 +2,16 @@
 
 import ast
 import json
+import os
 import re
 import shutil
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from command_lines import words_of
 from forked_tests import AfterTheFork
+from forking import in_child
 from table_test import table_test
 
 from stormbreak.cli.main import main
@@ -132,6 +133,20 @@ def test_the_commands_of_a_block_run(block, provider, prepared, tmp_path, monkey
             assert code == 0, (line, capsys.readouterr().err)
 
 
+class Outcomes:
+    """A plugin of pytest that keeps what became of every test, and that there was a warning."""
+
+    def __init__(self):
+        self.all = []
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" or not report.passed:
+            self.all.append(report.outcome)
+
+    def pytest_warning_recorded(self):
+        self.all.append("warned")
+
+
 def test_the_tests_shown_pass(tmp_path):
     (tmp_path / "policy.toml").write_text('preset = "interactive"\n')
     paths = []
@@ -143,13 +158,17 @@ def test_the_tests_shown_pass(tmp_path):
             path = tmp_path / f"test_{number}.py"
             path.write_text(code.replace("seeds=3", "seeds=1"))
             paths.append(path)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     shown = sum(path.read_text().count("def test_") for path in paths)
-    passed = re.search(r"^(\d+) passed in ", done.stdout, re.MULTILINE)
-    assert done.returncode == 0, done.stdout
-    assert passed, done.stdout
-    assert int(passed[1]) >= shown  # more, where one has parameters; and none is skipped
+
+    def passed():
+        os.chdir(tmp_path)
+        seen = Outcomes()
+        warnings.resetwarnings()  # those of this suite are not those of a user
+        assert pytest.main(["-q", "-p", "no:cacheprovider", *map(str, paths)], plugins=[seen]) == 0
+        assert set(seen.all) == {"passed"}  # none is skipped
+        return len(seen.all) >= shown  # more, where one has parameters
+
+    assert in_child(passed, seconds=120)
 
 
 @table_test("code", [each for each in blocks("python no-run") if "article.md" not in each.id])

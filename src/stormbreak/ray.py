@@ -26,7 +26,8 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.batch.input.table_requests import RequestMaker, RowError, plain_value
+from stormbreak.batch.input.row import RowError
+from stormbreak.batch.input.table_requests import RequestMaker, plain_value
 from stormbreak.batch.run_options import TableOptions
 from stormbreak.batch.running.rows_in_flight import RowCall, RowCalls
 from stormbreak.batch.running.runner import TICK_EVERY
@@ -287,12 +288,10 @@ class _Journal:
         return self._answers.get(key)
 
     def keep(self, key: bytes, answer: _Answer) -> None:
-        """Write an answer down."""
         self._file.append(msgspec.json.encode(_Line(key.hex(), answer)) + b"\n")
         self._answers[key] = answer
 
     def sync(self) -> None:
-        """Make what was written durable."""
         self._file.sync()
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.batch.input.row import InputRowError, parse_row
+from stormbreak.batch.input.row import RowError, parse_row
 
 CANARY = "CANARY-PROMPT"
 CHAT = {"model": "own", "messages": [{"role": "user", "content": CANARY}]}
@@ -180,7 +180,7 @@ def test_numbers_beyond_floats_survive_the_filling_in():
     ],
 )
 def test_what_is_wrong_is_said_without_the_prompt(line, said):
-    with pytest.raises(InputRowError) as raised:
+    with pytest.raises(RowError) as raised:
         parse(line)
     assert said in str(raised.value)
     assert CANARY not in str(raised.value)
@@ -188,13 +188,13 @@ def test_what_is_wrong_is_said_without_the_prompt(line, said):
 
 
 def test_a_row_without_any_model_is_refused():
-    with pytest.raises(InputRowError, match="names no model, and there is no --model"):
+    with pytest.raises(RowError, match="names no model, and there is no --model"):
         parse({"prompt": "x"}, model=None)
 
 
 def test_ids_up_to_512_characters():
     assert parse({"prompt": "x", "custom_id": "é" * 512}).custom_id == "é" * 512
-    with pytest.raises(InputRowError) as raised:
+    with pytest.raises(RowError) as raised:
         parse({"prompt": "x", "custom_id": "\x1b[31m" * 200_000})
     assert "has 1,000,000 characters, more than 512" in str(raised.value)
     assert len(str(raised.value)) < 200
@@ -210,7 +210,7 @@ def test_any_bytes_are_a_row_or_an_error(line):
     said = ""
     try:
         json.loads(parse(line).body)
-    except InputRowError as error:
+    except RowError as error:
         said = str(error)
     assert said.isprintable()
 
@@ -231,7 +231,7 @@ def test_any_object_is_a_row_or_an_error(line):
     said = ""
     try:
         parse(line)
-    except InputRowError as error:
+    except RowError as error:
         said = str(error)
     assert said.isprintable()
 
@@ -250,7 +250,7 @@ def test_any_object_is_a_row_or_an_error(line):
 @table_test("form", ["body", "messages"])
 def test_what_the_client_reads_is_checked(wrong, complaint, form):
     row = CHAT | wrong
-    with pytest.raises(InputRowError, match=f"^{complaint}$"):
+    with pytest.raises(RowError, match=f"^{complaint}$"):
         parse(batch(body=row) if form == "body" else row)
 
 
@@ -260,6 +260,6 @@ def test_null_is_as_good_as_absent(fine):
 
 
 def test_embeddings_are_not_streamed():
-    with pytest.raises(InputRowError, match="embeddings are not streamed"):
+    with pytest.raises(RowError, match="embeddings are not streamed"):
         parse(batch(url="/v1/embeddings", body={"input": "x", "stream": True}))
     assert parse(batch(url="/v1/embeddings", body={"input": "x", "stream": False}))

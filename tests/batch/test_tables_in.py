@@ -17,9 +17,10 @@ from table_test import table_test
 
 from stormbreak.batch.export.tables import write_csv
 from stormbreak.batch.input.csv_reader import read_csv
+from stormbreak.batch.input.row import RowError
 from stormbreak.batch.input.spool import find_table
 from stormbreak.batch.input.table import Table
-from stormbreak.batch.input.table_requests import RequestMaker, RowError, Text
+from stormbreak.batch.input.table_requests import RequestMaker, Text
 from stormbreak.batch.run_options import BatchOptions, TableOptions
 from stormbreak.errors import ConfigurationError
 

@@ -7,6 +7,7 @@ The longest tests start first, then those that share a fixture, which stay toget
 for sockets and processes, another computes, and side by side they use all cores.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -14,7 +15,8 @@ import traceback
 from contextlib import suppress
 from importlib import import_module
 from itertools import groupby
-from multiprocessing.connection import Pipe, wait
+from multiprocessing.connection import Pipe
+from selectors import EVENT_READ, DefaultSelector
 
 import pytest
 
@@ -27,6 +29,11 @@ LONG = {
     "test_the_tests_shown_pass",
 }
 """Tests of ten seconds and more for which all processes would wait at the end."""
+USED_LATE = (
+    "genai_prices.data", "httpcore", "httpcore2", "matplotlib.backends.backend_svg", "matplotlib.style", "openai.resources.chat",
+    "openai.resources.responses", "rich._emoji_codes", "uvloop",
+)  # fmt: skip
+"""Modules that are imported when they are used, and by tests in all processes: once, before these are forked."""
 
 _INDEX = 4  # bytes
 
@@ -52,6 +59,10 @@ class ForkedTests:
         """Run all tests."""
         if session.testsfailed or session.config.option.collectonly:
             return None
+        for name in USED_LATE:
+            with suppress(ImportError):
+                import_module(name)
+        gc.freeze()
         units = _units(session.items)
         tasks, pids = os.pipe(), {}
         os.set_blocking(tasks[1], False)
@@ -148,37 +159,44 @@ def _begin(config, number):
 
 
 class _Reporter:
-    """Sends what happens to the first process."""
+    """Sends what happens to the first process, all of a test at once."""
 
     def __init__(self, config, results):
         self._config = config
         self._results = results
+        self._reports = []
 
     def pytest_runtest_logreport(self, report):
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self._results.send(data)
+        self._reports.append(data)
+        if report.when == "teardown":
+            self._results.send(self._reports)
+            self._reports = []
 
 
 def _report(session, pids):
     """Report what the processes send, until the last has ended."""
     config, hook = session.config, session.config.hook
     config.pluginmanager.getplugin("terminalreporter").showfspath = False  # it changes all the time
-    left, open_ = {item.nodeid: item for item in session.items}, set(pids)
-    while open_:
-        for results in wait(open_):
-            try:
-                data = results.recv()
-            except EOFError:
-                data = None
-            if data is None:
-                open_.remove(results)
-            else:
-                report = hook.pytest_report_from_serializable(config=config, data=data)
-                if report.when == "teardown":
-                    left.pop(report.nodeid)
-                hook.pytest_runtest_logreport(report=report)
-        if session.shouldfail:
-            raise session.Failed(session.shouldfail)
+    left = {item.nodeid: item for item in session.items}
+    with DefaultSelector() as running:
+        for results in pids:
+            running.register(results, EVENT_READ)
+        while running.get_map():
+            for key, _ in running.select():
+                try:
+                    reports = key.fileobj.recv()
+                except EOFError:
+                    reports = None
+                if reports is None:
+                    running.unregister(key.fileobj)
+                for data in reports or ():
+                    report = hook.pytest_report_from_serializable(config=config, data=data)
+                    if report.when == "teardown":
+                        left.pop(report.nodeid)
+                    hook.pytest_runtest_logreport(report=report)
+            if session.shouldfail:
+                raise session.Failed(session.shouldfail)
     for nodeid, item in left.items():
         report = pytest.TestReport(
             nodeid, item.location, {}, "failed", "its process ended before this test", "call"

@@ -1,11 +1,15 @@
-"""Checks in a child process."""
+"""Checks and programs in a child process that is forked from this one."""
 
+import atexit
 import os
+import runpy
 import signal
+import threading
+import traceback
 import warnings
 
 
-def in_child(check):
+def in_child(check, *, seconds=20):
     """Run `check()` in a child process; whether it returned True."""
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -14,10 +18,26 @@ def in_child(check):
         child = os.fork()
     if child == 0:
         well = False
-        signal.alarm(20)  # so that a deadlock is a failure
+        signal.alarm(seconds)  # so that a deadlock is a failure
         try:
             well = check()
+        except BaseException:  # noqa: BLE001 - it is seen where the output of the test is shown
+            traceback.print_exc()
         finally:
             os._exit(0 if well else 1)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) == 0
+
+
+def runs(path):
+    """Run a program in its folder, with all that is imported here; whether it ended well within two minutes."""
+
+    def program():
+        atexit._clear()
+        os.chdir(path.parent)
+        runpy.run_path(str(path), run_name="__main__")
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        return True
+
+    return in_child(program, seconds=120)

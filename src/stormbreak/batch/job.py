@@ -323,7 +323,12 @@ def open_job(
     """
     with ExitStack() as stack:
         client = client_of(job, policy)
-        recorded = _recorded_options(job, client.base_url)
+        recorded = {
+            "model": job.options.model,
+            "base_url": hidden(client.base_url),
+            "ordered": job.options.ordered,
+            "schema": None if job.schema is None else job.schema.digest,
+        }
         last = _check_before(job, recorded, submits=submits)
         spool = job.spooled
         if job.table is not None:
@@ -344,15 +349,6 @@ def client_of(job: Job, policy: Policy) -> AsyncClient:
         stream_on_wire=job.stream_on_wire,
         prices=job.price_of,
     )
-
-
-def _recorded_options(job: Job, base_url: str) -> Mapping[str, Option]:
-    return {
-        "model": job.options.model,
-        "base_url": hidden(base_url),
-        "ordered": job.options.ordered,
-        "schema": None if job.schema is None else job.schema.digest,
-    }
 
 
 def _check_before(job: Job, recorded: Mapping[str, Option], *, submits: bool) -> Run | None:

@@ -36,19 +36,15 @@ class Cache(Protocol):
     @property
     def secret(self) -> bytes:
         """The secret of request digests: see `cache_key`."""
-        ...
 
     def get(self, key: bytes) -> CacheEntry | None:
         """Return the answer of that key, unless it has expired."""
-        ...
 
     def put(self, key: bytes, body: bytes) -> None:
         """Store an answer; delete the oldest to make room."""
-        ...
 
     def close(self) -> None:
         """Release its resources; afterwards it stores and finds nothing."""
-        ...
 
 
 # ---------------------------------------------------------------- cache key

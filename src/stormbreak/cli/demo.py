@@ -42,8 +42,8 @@ def command(output: Path, seed: int, report: Path | None) -> int:
         screen.many_lost()
         stage.reset()
         screen.act(2, "stormbreak: the same storm, the same ten at a time")
-        with screen.bar() as bar:
-            after = acts.stormbreak(documents, answers, stage.base_url, scenario.speed, bar.tick)
+        with screen.bar() as move:
+            after = acts.stormbreak(documents, answers, stage.base_url, scenario.speed, move)
     if after.interrupted:
         raise click.Abort
     screen.compare(before, after, spike=spike)

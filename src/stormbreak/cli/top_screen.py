@@ -255,7 +255,6 @@ def _figures(named: dict[str, int]) -> Text:
 
 
 def _circuit(target: TargetSnapshot) -> Text:
-    """Write the state of the circuit."""
     circuit = target.circuit or "none"
     return Text(shown(circuit, 12).replace("_", "-"), style=_STYLES.get(circuit, "dim"))
 

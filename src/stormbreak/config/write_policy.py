@@ -173,12 +173,10 @@ SETTINGS: Mapping[str, str] = {
         for table in ("keys", "tenants")
         for name, meaning in {
             "rpm": "requests per minute",
-            "tpm": "tokens per minute, prompts and answers together",
+            "tpm": UNITS["rate_limit.tpm"],
             "max_in_flight": "calls at once",
             "spend": "more is rejected",
-            "spend.max_usd": "US dollars for all attempts",
-            "spend.period": "seconds, hour, day or month (UTC); none: the life of the process",
-            "spend.max_output_tokens": "for requests without an output limit; none: reject them",
+            **{name: text for name, text in UNITS.items() if name.startswith("spend.")},
         }.items()
     },
 }

@@ -19,22 +19,23 @@ class PriceTable(Protocol):
 
     def cost_of(self, usage: Usage) -> Decimal:
         """Return the cost of one attempt with this usage, in US dollars; raise ConfigurationError if unknown."""
-        ...
 
     def max_cost_of(self, usage: Usage) -> Decimal:
         """Return the maximum cost of attempts with this usage in total. Raises as `cost_of`."""
-        ...
 
     def max_cost_within(self, bound: Usage) -> Decimal:
         """Return the maximum cost of attempts with at most `bound` in total. Raises as `cost_of`.
 
         Any input may have been read from a cache, or written to one; for an hour at most as in the bound.
         """
-        ...
 
 
 PriceOf: TypeAlias = Callable[[str, str], PriceTable | None]
 """By provider and model; None where the price is not known."""
+
+
+def no_price(_provider: str, _model: str) -> None:
+    """Know no price."""
 
 
 def known_prices(price_of: PriceOf, provider: str, model: str) -> PriceTable | None:

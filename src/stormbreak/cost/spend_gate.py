@@ -47,6 +47,8 @@ ALL = ALERTS[-1]
 NOTHING = Decimal(0)
 INFINITE = Decimal("inf")
 MICRO = Decimal("0.000001")  # US dollars
+PART = 50  # of a limit is written down ahead of being spent, at a time ...
+ATTEMPTS = 4  # ... or the cost of four attempts, where that is more
 COMES_BACK = 5.0  # seconds after which a call may try again that a lost store has rejected
 
 
@@ -138,6 +140,11 @@ class SpendAccount:
     def room(self) -> Decimal:
         """What else may be reserved in it by now."""
         return EXACT.subtract(min(self.limit, self.allowed), self.taken)
+
+    @property
+    def step(self) -> Decimal:
+        """US dollars that are written ahead at a time."""
+        return max(self.limit / PART, ATTEMPTS * self.largest)
 
     @property
     def is_periodic(self) -> bool:

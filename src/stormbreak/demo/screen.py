@@ -1,6 +1,6 @@
 """The output of the demo."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -78,8 +78,8 @@ class Screen:
             self._print(f"   [red]✗[/] ... and {self._lost - SHOWN} more", highlight=False)
 
     @contextmanager
-    def bar(self) -> Iterator["Bar"]:
-        """Show a bar of answered rows during the block."""
+    def bar(self) -> Iterator[Callable[[int], None]]:
+        """Show a bar of answered rows during the block; yield what moves it to a number."""
         columns = (
             TextColumn("  "),
             BarColumn(bar_width=40),
@@ -87,7 +87,8 @@ class Screen:
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self._console, transient=True) as progress:
-            yield Bar(progress)
+            task = progress.add_task("", total=ROWS)
+            yield lambda answered: progress.update(task, completed=answered)
 
     def compare(self, before: Result, after: Result, *, spike: tuple[float, float]) -> None:
         """Print both acts side by side, below a chart of their answers."""
@@ -112,18 +113,6 @@ class Screen:
             f"\nstormbreak answered [{style}]{after.answered} of {ROWS}[/].", highlight=False
         )
         self._print(f"The answers are in [bold]{where}[/].", highlight=False)
-
-
-class Bar:
-    """A progress bar."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=ROWS)
-
-    def tick(self, answered: int) -> None:
-        """Move the bar."""
-        self._progress.update(self._task, completed=answered)
 
 
 def _strip(name: str, result: Result, until: float, *, coloured: bool) -> Text:

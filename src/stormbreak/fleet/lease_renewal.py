@@ -380,11 +380,9 @@ class Account(Protocol):
     @property
     def taken(self) -> Decimal:
         """US dollars that are spent or reserved in the period."""
-        ...
 
     def begin_period(self) -> None:
         """Begin another period."""
-        ...
 
 
 class SpendMembership(Membership):

@@ -32,19 +32,15 @@ class Carrier(Protocol):
 
     def add(self, engine: Engine, membership: Membership) -> None:
         """Carry for another membership."""
-        ...
 
     def remove(self, membership: Membership) -> None:
         """Carry no more for this one."""
-        ...
 
     def wake(self, membership: Membership) -> None:
         """Let it report at once."""
-        ...
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return whether the store answers, and since when."""
-        ...
 
 
 class SharedLimits:

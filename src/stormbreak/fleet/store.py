@@ -29,15 +29,12 @@ class Store(Protocol):
         Raises:
             StoreError: it did not answer; each report may have been processed or not.
         """
-        ...
 
     def warnings(self) -> list[str]:
         """Say what makes limits of this store less exact; it may ask the store."""
-        ...
 
     def close(self) -> None:
         """Close the connection, if there is one; the next beat opens another."""
-        ...
 
 
 def open_store(url: str) -> Store:

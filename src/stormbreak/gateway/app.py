@@ -80,7 +80,8 @@ class GatewayApp:
             client = self._known(request, connection)
             record.key = client.key.name
             if request.path in LOOKUPS:
-                found = await self._found(request.path, client.key)
+                is_models = request.path == MODELS
+                found = _models(client) if is_models else await self._usage(client.key)
                 record.outcome = "ok"
                 self._respond(connection, record, found)
                 return
@@ -130,9 +131,6 @@ class GatewayApp:
                 raise self._guesses.wrong(connection.address, given)
         known = connection.client = _Client(self.rules, request.headers, key)
         return known
-
-    async def _found(self, path: str, key: ClientKey) -> ServerResponse:
-        return _models(self.rules.models(key)) if path == MODELS else await self._usage(key)
 
     async def _usage(self, key: ClientKey) -> ServerResponse:
         """Answer what a key may use, and what it has spent, in all processes of a fleet."""
@@ -235,6 +233,8 @@ def _draining() -> RefusedError:
     return RefusedError(503, "draining", message, retry_after=1.0, final=False)
 
 
-def _models(names: list[str]) -> ServerResponse:
+def _models(client: _Client) -> ServerResponse:
+    """Answer which models a client may ask for."""
+    names = client.rules.models(client.key)
     data = [{"id": n, "object": "model", "created": 0, "owned_by": "stormbreak"} for n in names]
     return ServerResponse(200, msgspec.json.encode({"object": "list", "data": data}))

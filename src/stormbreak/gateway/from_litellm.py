@@ -84,12 +84,10 @@ class _Deployment:
 
     @property
     def table(self) -> Table:
-        """The target."""
         return self.address.values | ({"policy": self.policy} if self.policy else {})
 
     @property
     def place(self) -> Table:
-        """The target of a fallback."""
         return {name: it for name, it in self.address.values.items() if name != "allow_http"}
 
 
@@ -105,7 +103,6 @@ class _Section:
         self._left = {str(name): value for name, value in table.items() if value is not None}
 
     def has(self, name: str) -> bool:
-        """Whether there is such a value."""
         return name in self._left
 
     def variables(self) -> dict[str, str]:
@@ -115,11 +112,9 @@ class _Section:
         return {name: value for name, value in found if isinstance(value, str)}
 
     def names(self) -> list[str]:
-        """Return the names of what is left."""
         return [*self._left]
 
     def take(self, name: str, default: Any = None) -> Any:
-        """Take a value out."""
         return self._left.pop(name, default)
 
     def number(self, name: str) -> float | None:
@@ -149,7 +144,6 @@ class _Section:
         return int(value)
 
     def items(self, name: str) -> list[Any]:
-        """Take a list out."""
         given = self.take(name, [])
         if not isinstance(given, list):
             raise ConfigurationError(
@@ -199,7 +193,6 @@ class _Conversion:
         self._fallbacks = {kind: self._fallbacks_of(kind) for kind in _KINDS}
 
     def run(self) -> Converted:
-        """Convert it."""
         for place, entry in enumerate(self._models):
             self._add_model(_Section(f"model_list[{place}]", entry))
         if not self._groups:

@@ -15,8 +15,10 @@ from typing import Self, TextIO
 
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.errors import ConfigurationError
+from stormbreak.gateway.admin import AdminServer
 from stormbreak.gateway.metrics import LOG, GatewayMetrics
 from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.spend_ledger import SpendLedger, ledger_path
 
 WATCH_INTERVAL = 1.0  # seconds between two looks at the file
 
@@ -28,7 +30,6 @@ class _Lines(logging.StreamHandler[TextIO]):
     """Writes lines with the time, and those of the access log without the records of `logging`: that takes a third."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record."""
         return f"{_moment(record.created)} {record.levelname} {super().format(record)}"
 
     def write_line(self, text: str) -> None:
@@ -83,6 +84,7 @@ class Lifecycle(ABC):
         self.path = Path(path)
         self._reading = asyncio.Lock()
         self._seen = self._mark()
+        self._admin: AdminServer | None = None
 
     settings: GatewaySettings
     metrics: GatewayMetrics
@@ -95,9 +97,9 @@ class Lifecycle(ABC):
         """The port for clients."""
 
     @property
-    @abstractmethod
     def admin_port(self) -> int | None:
         """The admin port; None if there is none."""
+        return None if self._admin is None else self._admin.port
 
     @property
     @abstractmethod
@@ -184,6 +186,14 @@ class Lifecycle(ABC):
                     continue
             hung_up.clear()
             await self.reload()
+
+    def _close_admin(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+
+    def _ledger(self) -> SpendLedger | None:
+        path = ledger_path(self.path, self.settings, self._rules.generation.policy)
+        return None if path is None else SpendLedger(path)
 
     def _mark(self) -> tuple[int, ...]:
         """Return what changes with the file."""

@@ -26,7 +26,7 @@ from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics
 from stormbreak.gateway.process import check
 from stormbreak.gateway.rules import GatewayRules
-from stormbreak.gateway.spend_ledger import LedgerRecord, SpendLedger, ledger_path
+from stormbreak.gateway.spend_ledger import LedgerRecord
 from stormbreak.gateway.worker import Reply, Start
 from stormbreak.gateway.workers import WorkerGoneError, WorkerProcess, Workers
 from stormbreak.hidden_keys import hidden
@@ -73,12 +73,12 @@ class GatewayParent(Lifecycle):
         self.settings = change(self._rules.settings)
         self._draining = False
         self._sockets: list[socket.socket] = []
-        self._admin: AdminServer | None = None
         self.metrics = GatewayMetrics()
         self._ended: list[bytes] = []  # what workers have counted that have ended
         self._own_fleet = self._rules.generation.policy.fleet.acts
         _check_shares(self._rules, own_fleet=self._own_fleet)
-        self._record = self._ledger()
+        ledger = self._ledger()
+        self._record = None if ledger is None else LedgerRecord(ledger)
         self._store = ParentStore(record=self._record)
         self._note_keys(self._rules)
         self._workers = Workers(workers, self._start, self._environ(workers), self._on_end)
@@ -88,11 +88,6 @@ class GatewayParent(Lifecycle):
         """The port for clients."""
         number: int = self._sockets[0].getsockname()[1]
         return number
-
-    @property
-    def admin_port(self) -> int | None:
-        """The admin port; None if there is none."""
-        return None if self._admin is None else self._admin.port
 
     @property
     def busy(self) -> str:
@@ -129,8 +124,7 @@ class GatewayParent(Lifecycle):
         self._draining = True
         self._stop_listening()
         await self._workers.close()
-        if self._admin is not None:
-            self._admin.close()
+        self._close_admin()
         self._store.__exit__()
         if self._record is not None:
             self._record.close(self._store)
@@ -183,10 +177,6 @@ class GatewayParent(Lifecycle):
         part = Fraction(share() or 1).limit_denominator(1_000_000) / workers
         store = {} if self._own_fleet else {STORE: self._store.url}
         return {**os.environ, **store, SHARE: str(part)}
-
-    def _ledger(self) -> LedgerRecord | None:
-        path = ledger_path(self.path, self.settings, self._rules.generation.policy)
-        return None if path is None else LedgerRecord(SpendLedger(path))
 
     def _note_keys(self, rules: GatewayRules) -> None:
         self._rules_now = rules
@@ -253,11 +243,9 @@ class _Pages:
             raise PageUnavailableError(silent, status=503)
 
     def metrics(self) -> bytes:
-        """Return the metrics of all workers."""
         return self._parent.counted(self._ask(self._parent.look()))
 
     def state_page(self) -> tuple[str, bytes]:
-        """Return the state of all workers."""
         looks = self._ask(self._parent.look())
         live = LiveState()
         live.workers = [look.state for look in looks if look.state is not None]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from stormbreak.config.gateway_settings import GatewaySettings
-from stormbreak.cost.price_source import PriceOf
+from stormbreak.cost.price_source import PriceOf, no_price
 from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.errors import ConfigurationError, errors_at
@@ -23,7 +23,6 @@ from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.metrics import ACCESS_LOG, LOG, GatewayMetrics, money_text
 from stormbreak.gateway.rules import GatewayRules, rules_of
-from stormbreak.gateway.spend_ledger import SpendLedger, ledger_path
 from stormbreak.gateway.spending import ClientBudgets
 from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer, listen
@@ -70,7 +69,6 @@ class Gateway(Lifecycle):
         self._app = GatewayApp(self._rules, self._driver, self._limits, self.metrics)
         bounds = ServerBounds(max_connections=self.settings.max_connections)
         self._server = HttpServer(self._app, bounds)
-        self._admin: AdminServer | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._use(self._rules)
 
@@ -83,11 +81,6 @@ class Gateway(Lifecycle):
     def port(self) -> int:
         """The port for clients."""
         return self._server.port
-
-    @property
-    def admin_port(self) -> int | None:
-        """The admin port; None if there is none."""
-        return None if self._admin is None else self._admin.port
 
     @property
     def busy(self) -> str:
@@ -141,8 +134,7 @@ class Gateway(Lifecycle):
     async def close(self) -> None:
         """End at once."""
         await self._server.close()
-        if self._admin is not None:
-            self._admin.close()
+        self._close_admin()
         await self._live.close()
         self._limits.queues.driver.rest()
         if self._limits.usage is not None:
@@ -189,10 +181,6 @@ class Gateway(Lifecycle):
         self.apply(prepared)
         return prepared.rules
 
-    def _ledger(self) -> SpendLedger | None:
-        path = ledger_path(self.path, self.settings, self._rules.generation.policy)
-        return None if path is None else SpendLedger(path)
-
     def _usage(self, price_of: PriceOf) -> UsageLedger | None:
         ledger = self._rules.settings.ledger
         if ledger is None:
@@ -202,7 +190,7 @@ class Gateway(Lifecycle):
                 check_installed()
             except ConfigurationError as error:
                 LOG.warning("gateway.ledger counts tokens, and no dollars: %s", error)
-                price_of = _no_price
+                price_of = no_price
         return UsageLedger(self.path.parent / ledger, price_of)
 
     def _use(self, rules: GatewayRules) -> None:
@@ -221,10 +209,6 @@ class Gateway(Lifecycle):
             "held_bytes": server.held,
             "draining": float(server.draining),
         }
-
-
-def _no_price(_provider: str, _model: str) -> None:
-    """Know no price."""
 
 
 def check(path: str | os.PathLike[str], text: str | None = None) -> tuple[GatewayRules, PriceOf]:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import EVER, restored_end
+from stormbreak.cost.spend_gate import PART
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.lease_renewal import MICRO, micro_dollars
@@ -26,7 +27,6 @@ from stormbreak.fleet.parent_store import Money, ParentStore
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.usage_rows import TIMEOUT, check_tables
 
-PARTS = 50  # of a limit are written ahead at a time
 LOWER_AFTER = 1.0  # seconds until less is written ahead, at most so often for a key
 MARGIN = 1.0  # seconds that a period may end later than was written
 _TABLE = (
@@ -173,7 +173,7 @@ class LedgerRecord:
         """Write ahead, if need be, or that less may be spent than was written; return whether enough is written."""
         if scope not in self.scopes:
             return True
-        noted, step, now = self._noted.get(scope), limit / PARTS, self._clock()
+        noted, step, now = self._noted.get(scope), limit / PART, self._clock()
         covers = noted is not None and noted.started == money.started and money.micro <= noted.micro
         if covers and noted is not None:
             much_less = money.micro + 2 * step < noted.micro

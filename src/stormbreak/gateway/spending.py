@@ -29,7 +29,6 @@ from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.gateway.spend_ledger import (
     LOWER_AFTER,
     MARGIN,
-    PARTS,
     LedgerError,
     SpendLedger,
     Spent,
@@ -38,7 +37,6 @@ from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 
 R = TypeVar("R")
 
-ATTEMPTS = 4  # that are written ahead, where they cost more than a part of the limit
 TRIES = 3  # to write ahead; more than one if a period ends meanwhile
 SLOW = 5.0  # seconds that a write may take before a period begins
 WAIT = 2.0  # seconds that an attempt may wait for the store of a fleet; a lost one is known sooner
@@ -166,7 +164,7 @@ class ClientBudgets:
             needed = EXACT.add(taken, bound)
             if needed > account.limit:
                 return
-            upto = min(account.limit, EXACT.add(needed, _step(account)))
+            upto = min(account.limit, EXACT.add(needed, account.step))
             ends_in = account.time_left(now) + (SLOW if begins else 0.0) + MARGIN
             row = Spent(upto, ends_in if account.is_periodic else None)
             account.row_ends = min(now + ends_in, account.row_ends)
@@ -200,7 +198,7 @@ class ClientBudgets:
         async with account.writing:
             if not self._is_far_ahead(account):
                 return
-            upto = max(account.taken, min(account.limit, EXACT.add(account.taken, _step(account))))
+            upto = max(account.taken, min(account.limit, EXACT.add(account.taken, account.step)))
             now = self.clock()
             ends_in = account.time_left(now) + MARGIN
             row = Spent(upto, ends_in if account.is_periodic else None)
@@ -213,7 +211,7 @@ class ClientBudgets:
         now = self.clock()
         if not (account.is_in_period(now) and _has_row(account, now)):
             return False
-        return account.allowed > EXACT.add(account.taken, 2 * _step(account))
+        return account.allowed > EXACT.add(account.taken, 2 * account.step)
 
     def _write(self, writing: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(writing)
@@ -318,11 +316,6 @@ def _on_change(account: ClientAccount, _now: float) -> None:
     for wake in account.waiting:
         with suppress(RuntimeError):  # its loop has ended
             wake()
-
-
-def _step(account: ClientAccount) -> Decimal:
-    """Return the US dollars that are written ahead at a time."""
-    return max(account.limit / PARTS, ATTEMPTS * account.largest)
 
 
 def _ignore(*_: object) -> None:

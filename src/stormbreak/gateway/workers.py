@@ -220,7 +220,8 @@ class Workers:
             self._on_end(worker)
             if loop.time() - since >= STEADY:
                 pause = FIRST_PAUSE
-            LOG.warning("worker %d has ended (%s)", worker.process.pid, _cause(status))
+            cause = f"signal {-status}" if status < 0 else f"status {status}"
+            LOG.warning("worker %d has ended (%s)", worker.process.pid, cause)
             worker, pause = await self._another(pause)
             self._running[slot], since = worker, loop.time()
 
@@ -235,7 +236,3 @@ class Workers:
                     return await WorkerProcess.start(self._start(), self._environ), pause
             except (ConfigurationError, WorkerGoneError, OSError) as error:
                 LOG.error("a worker cannot serve: %s", error)
-
-
-def _cause(status: int) -> str:
-    return f"signal {-status}" if status < 0 else f"status {status}"

@@ -21,6 +21,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -60,29 +61,25 @@ class Reply(NamedTuple):
     retry_after: float | None = None
 
 
+@dataclass(slots=True, eq=False)
 class _Job:
     """One request in the provider; number 0 is background traffic."""
 
-    __slots__ = (
-        "arrived", "attempt", "done_at", "fault", "gone", "key", "number", "span", "streamed", "text", "tokens",
-        "tries",
-    )  # fmt: skip
+    number: int
+    key: int
+    arrived: float
+    streamed: bool = False
+    tokens: int = 0
+    attempt: int = 0
+    span: float = 0.0  # seconds of service
+    text: bytes = b""
+    fault: Fault | None = None
+    tries: int = 0
+    gone: bool = False
+    done_at: float = field(init=False)
 
-    def __init__(
-        self, number: int, key: int, arrived: float, *, streamed: bool = False, tokens: int = 0
-    ) -> None:
-        self.number = number
-        self.key = key
-        self.arrived = arrived
-        self.streamed = streamed
-        self.tokens = tokens
-        self.attempt = 0
-        self.span = 0.0  # seconds of service
-        self.text = b""
-        self.fault: Fault | None = None
-        self.tries = 0
-        self.done_at = arrived
-        self.gone = False
+    def __post_init__(self) -> None:
+        self.done_at = self.arrived
 
 
 class _Refusal(NamedTuple):

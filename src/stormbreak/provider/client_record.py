@@ -5,6 +5,7 @@ monotonic clock, from the time it was written.
 """
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stormbreak.provider.fault_kinds import WaitForm
@@ -12,16 +13,14 @@ from stormbreak.provider.fault_kinds import WaitForm
 _EXAMPLES_KEPT = 20
 
 
+@dataclass(slots=True, eq=False)
 class Record:
     """One request body through all its attempts."""
 
-    __slots__ = ("answers", "attempts", "promised_on", "wait_promised_until")
-
-    def __init__(self) -> None:
-        self.attempts = 0
-        self.answers = 0
-        self.wait_promised_until = 0.0
-        self.promised_on = 0
+    attempts: int = 0
+    answers: int = 0
+    wait_promised_until: float = 0.0
+    promised_on: int = 0
 
 
 class EarlyReturn(NamedTuple):

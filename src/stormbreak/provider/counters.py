@@ -1,6 +1,7 @@
 """Counters of the provider: requests of clients or background traffic, and billed attempts."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stormbreak.provider.formats.base import ParsedRequest
@@ -11,6 +12,7 @@ ARRIVED, OK, REJECTED, FAILED = range(4)
 SERIES = ("arrivals", "ok", "rejected", "failed")
 
 
+@dataclass(slots=True, eq=False)
 class Tally:
     """Counts by outcome, and a series by scenario second.
 
@@ -18,15 +20,12 @@ class Tally:
     (by the front end), `queue_full`, `limit`, `down`, or the kind of its fault.
     """
 
-    __slots__ = ("abandoned", "arrivals", "outcomes", "seconds", "wasted_work", "work")
-
-    def __init__(self) -> None:
-        self.arrivals = 0
-        self.abandoned = 0
-        self.outcomes: dict[str, int] = {}
-        self.work = 0.0  # seconds of service
-        self.wasted_work = 0.0  # of these, for requests whose client had left
-        self.seconds: list[list[int]] = []
+    arrivals: int = 0
+    abandoned: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    work: float = 0.0  # seconds of service
+    wasted_work: float = 0.0  # of these, for requests whose client had left
+    seconds: list[list[int]] = field(default_factory=list)
 
     @property
     def inside(self) -> int:

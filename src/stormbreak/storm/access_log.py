@@ -10,7 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from io import BufferedReader, TextIOWrapper
@@ -128,14 +128,14 @@ def read_log(
 # ---------------------------------------------------------------- lines
 
 
+@dataclass(slots=True, eq=False)
 class _Lines:
     """Counts the lines of a file, and those that cannot be read."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.count = 0  # without blank ones
-        self.left_out = 0
-        self.named: list[tuple[int, str]] = []
+    path: str
+    count: int = 0  # without blank ones
+    left_out: int = 0
+    named: list[tuple[int, str]] = field(default_factory=list)
 
     def leave_out(self, number: int, why: str) -> None:
         """Count a line that cannot be read. Raises ConfigurationError if the file is hopeless."""

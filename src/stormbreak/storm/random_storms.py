@@ -81,7 +81,6 @@ class _Chance:
         return float(low * (high / low) ** self.between(0.0, 1.0))
 
     def pick(self, options: Sequence[T]) -> T:
-        """Draw one item."""
         return options[int(self.between(0.0, len(options)))]
 
 

@@ -27,7 +27,6 @@ class End(Protocol):
 
     def __call__(self, number: int, *, answered: bool, attempts: int, queued: float) -> None:
         """`queued` are the seconds before its calls and in the target's queue."""
-        ...
 
 
 class _Arrived:

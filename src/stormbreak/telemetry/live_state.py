@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from operator import attrgetter, itemgetter
@@ -100,15 +100,13 @@ _SIMILAR: Mapping[type, Callable[[Any], object]] = {
 """Which events are decisions, and what makes two decisions about one target similar."""
 
 
+@dataclass(slots=True, eq=False)
 class _Group:
     """Similar decisions: how many, and the last one."""
 
-    __slots__ = ("key", "last", "times")
-
-    def __init__(self, key: object, event: Any) -> None:
-        self.key = key
-        self.last = event
-        self.times = 1
+    key: object
+    last: Any
+    times: int = 1
 
 
 class RecentDecisions:

@@ -8,6 +8,7 @@ Writing a line may block. Where that matters, give the logger a `logging.handler
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from stormbreak.core.breaker_policy import State
@@ -42,15 +43,13 @@ _FIELDS = (
 _OPENED = (State.OPEN.value, State.ISOLATED.value)
 
 
+@dataclass(slots=True, eq=False)
 class _Burst:
     """The events since the last line: how many were suppressed, and the last of them."""
 
-    __slots__ = ("last", "suppressed", "until")
-
-    def __init__(self, until: float) -> None:
-        self.until = until
-        self.suppressed = 0
-        self.last: Event | None = None
+    until: float
+    suppressed: int = 0
+    last: Event | None = None
 
 
 class Logs:

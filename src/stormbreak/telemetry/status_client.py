@@ -144,7 +144,6 @@ class _Connection(http.client.HTTPConnection):
         self._path = server.path
 
     def connect(self) -> None:
-        """Connect."""
         if self._path is None:
             super().connect()
         else:

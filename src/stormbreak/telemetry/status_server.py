@@ -392,7 +392,6 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 
     def version_string(self) -> str:
-        """Return the header Server."""
         return "stormbreak"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the library

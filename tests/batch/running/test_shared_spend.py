@@ -8,9 +8,8 @@ from metering import prices
 
 from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
 from stormbreak.batch.store.durable_file import OutputError
-from stormbreak.batch.store.spend_record import PART
 from stormbreak.cost.accounts import Account, ModelUsage, TokenSum
-from stormbreak.cost.spend_gate import MICRO
+from stormbreak.cost.spend_gate import MICRO, PART
 from stormbreak.fleet.messages import Report, SpendReport
 from stormbreak.fleet.store import Message
 

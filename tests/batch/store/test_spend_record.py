@@ -11,11 +11,11 @@ from metering import prices, usage
 
 from stormbreak import AsyncClient
 from stormbreak.batch.store.run_file import read_run
-from stormbreak.batch.store.spend_record import ATTEMPTS, PART, SpendRecord
+from stormbreak.batch.store.spend_record import SpendRecord
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.accounts import Account, Bill, Bills, Cost, ModelUsage, PricedSum, TokenSum
-from stormbreak.cost.spend_gate import spend_accounts
+from stormbreak.cost.spend_gate import ATTEMPTS, PART, spend_accounts
 from stormbreak.types import Target
 
 LIMIT = Decimal("0.5")

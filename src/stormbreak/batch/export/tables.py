@@ -144,7 +144,10 @@ def _write_parquet(
 ) -> None:
     pa = parquet.pyarrow()
     own = _schema(rows, columns)
-    types = [pa.field(prefix + name, _type(name)) for name in RESULT_COLUMNS]
+    types = [
+        pa.field(prefix + name, getattr(pa, _TYPES.get(name, "string"))())
+        for name in RESULT_COLUMNS
+    ]
     schema = own
     for field in types:
         schema = schema.append(field)
@@ -163,10 +166,6 @@ def _write_parquet(
     except pa.ArrowException as error:  # its message may repeat a value
         what = f"the rows cannot be written as Parquet ({type(error).__name__})"
         raise ConfigurationError(what) from None
-
-
-def _type(name: str) -> Any:
-    return getattr(parquet.pyarrow(), _TYPES.get(name, "string"))()
 
 
 def _schema(rows: Rows, columns: Sequence[str]) -> Any:

@@ -20,7 +20,7 @@ from msgspec import DecodeError, Struct
 from msgspec.json import Decoder
 
 from stormbreak import toml_file
-from stormbreak.batch.input.row import InputRowError, Row, parse_row
+from stormbreak.batch.input.row import Row, RowError, parse_row
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason, system_errors_at
 
@@ -212,7 +212,7 @@ class Rows(AbstractContextManager["Rows"]):
         number = self._numbers[index]
         try:
             return self._parsed(self._line_at(index), index, number)
-        except InputRowError as error:  # an earlier version has accepted it
+        except RowError as error:  # an earlier version has accepted it
             raise self._wrong(number, str(error)) from None
 
     def _line_at(self, index: int) -> bytes:
@@ -263,7 +263,7 @@ class Rows(AbstractContextManager["Rows"]):
                 digest.update(line)
                 try:
                     self._take(line, number, offset, id_of)
-                except InputRowError as error:
+                except RowError as error:
                     more = self._more_wrong(file, number)
                     raise self._wrong(number, f"{error}{more}") from None
                 offset += len(line)
@@ -289,7 +289,7 @@ class Rows(AbstractContextManager["Rows"]):
         if twin is not None:
             first = self._numbers[twin]
             hint = "; the column of --id needs another value in each row" * (self._unit == "row")
-            raise InputRowError(
+            raise RowError(
                 f"custom_id {quoted(custom_id)} is already on {self._unit} {first}{hint}"
             )
         self._numbers.append(number)
@@ -306,7 +306,7 @@ class Rows(AbstractContextManager["Rows"]):
             try:
                 if line.strip():
                     self._parsed(line, len(self), number)
-            except InputRowError:
+            except RowError:
                 wrong.append(number)
         if not wrong:
             return ""
@@ -329,7 +329,7 @@ def _id_in(line: bytes, number: int) -> str:
     try:
         return _ID.decode(line).custom_id or f"row-{number}"
     except (DecodeError, UnicodeDecodeError, RecursionError):
-        raise InputRowError("is no request") from None
+        raise RowError("is no request") from None
 
 
 def _opened(path: Path) -> int:

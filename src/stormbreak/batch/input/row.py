@@ -84,8 +84,8 @@ ENDPOINTS: Mapping[str, str] = {
 _T = TypeVar("_T")
 
 
-class InputRowError(ValueError):
-    """A line that is no request; the message says why, the caller adds where."""
+class RowError(ValueError):
+    """A line that is no request, or a row of which none can be made; the message says why, the caller adds where."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +110,12 @@ def parse_row(
     """Read the row on line `number`. A row without a model gets `model`, a chat without them the `defaults`.
 
     Raises:
-        InputRowError: the line is no request.
+        RowError: the line is no request.
     """
     try:
         line.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
     except UnicodeDecodeError as error:
-        raise InputRowError(f"invalid UTF-8 at byte {error.start}") from None
+        raise RowError(f"invalid UTF-8 at byte {error.start}") from None
     head = _parse(_LINE, line, f"is not {_OBJECT_EACH}")
     custom_id = _custom_id(head.custom_id, number)
     _check_form(head)
@@ -135,11 +135,11 @@ def _parse(decoder: Decoder[_T], text: bytes, no_object: str) -> _T:
     try:
         return decoder.decode(text)
     except ValidationError as error:
-        raise InputRowError(_wrong_type(str(error), no_object)) from None
+        raise RowError(_wrong_type(str(error), no_object)) from None
     except DecodeError as error:
-        raise InputRowError(_broken(text, str(error))) from None
+        raise RowError(_broken(text, str(error))) from None
     except RecursionError:
-        raise InputRowError("is nested too deeply") from None
+        raise RowError("is nested too deeply") from None
 
 
 def _wrong_type(complaint: str, no_object: str) -> str:
@@ -164,10 +164,10 @@ def _custom_id(custom_id: str | UnsetType, number: int) -> str:
     if custom_id is UNSET:
         return f"row-{number}"
     if not custom_id:
-        raise InputRowError("custom_id is empty")
+        raise RowError("custom_id is empty")
     if len(custom_id) > ID_LIMIT:
         long = f"custom_id {quoted(custom_id)} has {len(custom_id):,} characters"
-        raise InputRowError(f"{long}, more than {ID_LIMIT}")
+        raise RowError(f"{long}, more than {ID_LIMIT}")
     return custom_id
 
 
@@ -176,21 +176,21 @@ def _check_form(head: _Line) -> None:
         return
     forms = [form for form in _FORMS if getattr(head, form) is not UNSET]
     if not forms:
-        raise InputRowError('has none of "body", "messages", "prompt"')
-    raise InputRowError(f'has "{forms[0]}" and "{forms[1]}": one is enough')
+        raise RowError('has none of "body", "messages", "prompt"')
+    raise RowError(f'has "{forms[0]}" and "{forms[1]}": one is enough')
 
 
 def _endpoint(head: _Line) -> str:
     method, url = head.method, head.url
     if method is not UNSET and method.upper() != "POST":
-        raise InputRowError(f"method must be POST, got {quoted(method)}")
+        raise RowError(f"method must be POST, got {quoted(method)}")
     if url is UNSET:
         if head.body is not UNSET:
-            raise InputRowError("has no url")
+            raise RowError("has no url")
         return CHAT
     if url not in ENDPOINTS:
         *others, last = (f"/v1{endpoint}" for endpoint in _BODIES)
-        raise InputRowError(f"url must be {', '.join(others)} or {last}, got {quoted(url)}")
+        raise RowError(f"url must be {', '.join(others)} or {last}, got {quoted(url)}")
     return ENDPOINTS[url]
 
 
@@ -209,16 +209,16 @@ def _spelled_out(line: bytes, endpoint: str) -> bytes:
 
 def _check(fields: _Body, endpoint: str) -> None:
     if isinstance(fields, _ChatBody) and not fields.messages:
-        raise InputRowError("messages is empty")
+        raise RowError("messages is empty")
     if isinstance(fields, _ResponsesBody):
         if fields.input is UNSET and fields.prompt is UNSET:
-            raise InputRowError("has no input in its body")
+            raise RowError("has no input in its body")
         if fields.background:
-            raise InputRowError("background is true, but a batch waits for every answer")
+            raise RowError("background is true, but a batch waits for every answer")
     if fields.stream and endpoint == EMBEDDINGS:
-        raise InputRowError("stream is true, but embeddings are not streamed")
+        raise RowError("stream is true, but embeddings are not streamed")
     if fields.model == "":
-        raise InputRowError("model is empty")
+        raise RowError("model is empty")
 
 
 def _missing(
@@ -232,6 +232,6 @@ def _missing(
         added |= {name: value for name, value in defaults.items() if name not in names}
     if fields.model is UNSET:
         if not model:
-            raise InputRowError("names no model, and there is no --model")
+            raise RowError("names no model, and there is no --model")
         added["model"] = model
     return added

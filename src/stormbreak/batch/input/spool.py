@@ -25,9 +25,9 @@ from stormbreak.batch.input.index import (
     fingerprint_of,
     new_fingerprint,
 )
-from stormbreak.batch.input.row import InputRowError, Row, parse_row
+from stormbreak.batch.input.row import Row, RowError, parse_row
 from stormbreak.batch.input.table import WHOLE, Shard, Table, find_format
-from stormbreak.batch.input.table_requests import RequestMaker, RowError, plain_value
+from stormbreak.batch.input.table_requests import RequestMaker, plain_value
 from stormbreak.batch.run_options import BatchOptions, TableOptions, option_flag
 from stormbreak.batch.store.durable_file import fresh_path, replacing
 from stormbreak.batch.store.lock import held, locked
@@ -43,7 +43,6 @@ class Frame(Protocol):
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Export the rows."""
-        ...
 
 
 RowObjects = Iterable[Mapping[str, Any]]
@@ -167,7 +166,7 @@ def table_rows(source: TableInput, model: str | None) -> Iterator[Row]:
         line = encode_row(request, number)
         try:
             yield parse_row(line, index=number - 1, number=number, model=model)
-        except InputRowError as error:
+        except RowError as error:
             where = f"{source.table.name}: row {number:,}"
             raise ConfigurationError(f"{where}: {error}") from None
 

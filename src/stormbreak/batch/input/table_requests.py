@@ -16,7 +16,7 @@ import msgspec
 from msgspec import DecodeError
 
 from stormbreak import toml_file
-from stormbreak.batch.input.row import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
+from stormbreak.batch.input.row import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES, RowError
 from stormbreak.batch.run_options import TableOptions, option_flag
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
@@ -24,10 +24,6 @@ from stormbreak.escape import path_of, quoted
 ROW = "row"  # in a template, all columns by name: `{{ row["Product name"] }}`
 PROMPT = "the prompt"
 _MAX_NAMED = 20  # columns in a message
-
-
-class RowError(ValueError):
-    """A row of which no request can be made; the message says why, the caller adds where."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,6 @@ class _Usage:
         self._nothing = ModelUsage(provider=provider, model=model, service=Service.BATCH)
 
     def add(self, outcome: Outcome) -> None:
-        """Add a result."""
         bill, ok = self._bill, outcome.verdict is VERDICT_OK
         if outcome.usage is not None:
             (bill.useful if ok else bill.wasted).add(outcome.usage)
@@ -209,7 +208,6 @@ class _Usage:
         self._bill.unbounded += bound is None
 
     def account(self) -> Account:
-        """Return all of it as an account."""
         usage = self._nothing.plus(self._bill)
         waste = self._bill.wasted + self._bill.wasted_open
         return Account(spent=(usage,), waste={_WASTE: waste} if waste.attempts else {})

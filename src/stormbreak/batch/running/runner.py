@@ -271,7 +271,9 @@ class Runner:
                 idempotency_key=self._key_of(row),
                 fields=row.fields,
                 schema=self._schema,
-                repairs=self._repairs_of(row),
+                repairs=None
+                if self._schema is None
+                else self._repairs.setdefault(row.index, Repairs()),
             )
         except ConfigurationError as error:  # about this row alone
             ended = CallResult(Outcome(Verdict.INVALID, detail=str(error)))
@@ -297,10 +299,6 @@ class Runner:
         if refused := self.journal.tries_of_refused(row.index):
             key.update(b" %d" % refused)
         return key.hexdigest()
-
-    def _repairs_of(self, row: Row) -> Repairs | None:
-        """Return what the row goes on with when it is sent again."""
-        return None if self._schema is None else self._repairs.setdefault(row.index, Repairs())
 
     def _settle(self, turn: RowAttempt, row: Row, ended: CallResult, *, sent_at: float) -> None:
         now = time.monotonic()

@@ -225,10 +225,10 @@ class RunStats:
             "circuits_opened",
             "cooldowns",
             "waited",
+            "input_tokens",
+            "output_tokens",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.input_tokens += other.input_tokens
-        self.output_tokens += other.output_tokens
         for name in ("verdicts", "retry_reasons", "failures", "targets", "latencies", "waits"):
             getattr(self, name).update(getattr(other, name))
         self.reasons.merge(other.reasons)

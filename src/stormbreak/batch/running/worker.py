@@ -77,11 +77,9 @@ class View(Protocol):
 
     def state(self) -> bytes:
         """Read the state of this process."""
-        ...
 
     def show(self, states: Sequence[bytes]) -> None:
         """Show the states of all workers."""
-        ...
 
 
 class Reports:
@@ -173,7 +171,7 @@ def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports)
         run=replace(shared.run, account=Account()),
         reports=reports,
     )
-    journal.take_part(lambda index: rows.part_of(index, plan.count) == part)
+    journal.own = lambda index: rows.part_of(index, plan.count) == part
     spend = WorkerSpend(client, store, metered(client), None)
     spend.open()
     recovered, reused, ticks = journal.recovered, journal.reused, 0
@@ -219,7 +217,6 @@ def _follow_share(runner: Runner, count: int) -> None:
 
 
 def _obey(connection: Connection, runner: Runner, folder: Path) -> None:
-    """Carry out an order."""
     order = _next_order(connection)
     if isinstance(order, NewLimit):
         runner.change_limit(order.limit, order.width)

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
@@ -42,15 +42,15 @@ _WORST = (End.REFUSED, End.SPENT, End.UNREACHABLE, End.INTERRUPTED, End.WORKER_L
 _DRAINING = frozenset({End.REFUSED, End.UNREACHABLE})  # what ends the other workers, too
 
 
+@dataclass(slots=True, eq=False)
 class _Worker:
     """What the parent knows of one worker."""
 
-    def __init__(self, process: Any, connection: Connection) -> None:
-        self.process = process
-        self.connection = connection
-        self.snapshot: RunSnapshot | None = None
-        self.state = b""
-        self.end: End | None = None  # once it is over
+    process: Any
+    connection: Connection
+    snapshot: RunSnapshot | None = None
+    state: bytes = b""
+    end: End | None = None  # once it is over
 
     def send(self, order: Order | NewLimit) -> None:
         """Send an order, unless it is over."""

@@ -187,9 +187,5 @@ def _notes(models: tuple[ModelCost, ...], account: Account) -> Iterator[str]:
         yield "A run is at work, or was killed: what it sends from now on is not counted yet."
     if not account.spent:
         yield "The run file does not say what was sent besides the answers; only they are counted."
-    if any(_stepped(each.prices) for each in models):
+    if any(each.prices is not None and each.prices.standard.input.steps for each in models):
         yield "Long prompts have prices of their own, which are taken by the mean length of the prompts."
-
-
-def _stepped(prices: Prices | None) -> bool:
-    return prices is not None and bool(prices.standard.input.steps)

@@ -80,7 +80,7 @@ class RowJournal:
         self._choice = choice
         self._states = mmap(-1, max(1, len(rows)))  # forks share it
         self._tries = None if choice.fresh else _EarlierTries(len(rows))
-        self._own: Callable[[int], bool] | None = None  # of several processes: which rows it sends
+        self.own: Callable[[int], bool] | None = None  # of several processes: which rows it sends
         # The state before and after each line that is written but not durable yet.
         self._pending: list[tuple[int, int]] = []
         self._flushing = new_lock()
@@ -110,10 +110,6 @@ class RowJournal:
         for file in (self._output, self._failed):
             file.share()
 
-    def take_part(self, own: Callable[[int], bool]) -> None:
-        """Send only the rows that are its `own`, by index; other processes send the others."""
-        self._own = own
-
     @property
     def pending(self) -> int:
         """Lines written that are not durable yet."""
@@ -134,13 +130,13 @@ class RowJournal:
         """
         drawn: tuple[int, ...] = ()
         if not self._choice.fresh:
-            drawn = tuple(nsmallest(PROBE_ROWS, self._sent(), key=_random))
+            drawn = tuple(nsmallest(PROBE_ROWS, self._sent(), key=lambda _: random.random()))  # noqa: S311 - no secret
         yield from drawn
         seen = frozenset(drawn)
         yield from (index for index in self._sent() if index not in seen)
 
     def _sent(self) -> Iterator[int]:
-        shared, own = self.shared, self._own
+        shared, own = self.shared, self.own
         return (
             index
             for index in range(len(self._rows))
@@ -309,7 +305,3 @@ class _EarlierTries:
 
     def of_refused(self, index: int) -> int:
         return self._attempts[index] if self._refused[index] else 0
-
-
-def _random(_: int) -> float:
-    return random.random()  # noqa: S311 - no secret

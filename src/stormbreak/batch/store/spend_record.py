@@ -8,20 +8,17 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from decimal import Decimal
 
 from stormbreak.batch.store.output_files import Store
 from stormbreak.cost.accounts import NOTHING, Account, Cost, SpendLimit
 from stormbreak.cost.meter import Meter
-from stormbreak.cost.price_source import PriceOf
+from stormbreak.cost.price_source import PriceOf, no_price
 from stormbreak.cost.spend_gate import SpendAccount, spend_accounts
 from stormbreak.drivers.locks import new_lock
 from stormbreak.events import CooldownStarted
 from stormbreak.http.client import AsyncClient
 
-PART = 50  # of the limit is allowed for at a time ...
 MAX_MODELS = 100_000  # with bills of their own; the others share one, which has no price
-ATTEMPTS = 4  # ... or the cost of four attempts, where that is more
 
 _log = logging.getLogger("stormbreak")
 
@@ -72,7 +69,7 @@ class SpendRecord:
         if self._bound is None:
             return False
         spend, _ = self._bound
-        return self._allowed < spend.limit and spend.room < _step(spend) / 2
+        return self._allowed < spend.limit and spend.room < spend.step / 2
 
     @property
     def is_behind(self) -> bool:
@@ -108,7 +105,7 @@ class SpendRecord:
             account = self.account
             if self._bound is not None:
                 spend, price_of = self._bound
-                upto = min(spend.limit, spend.taken + _step(spend))
+                upto = min(spend.limit, spend.taken + spend.step)
                 self._allowed = max(self._allowed, upto)
                 ahead = max(NOTHING, self._allowed - account.max_cost(price_of))
                 account = replace(account, ahead=ahead)
@@ -135,18 +132,10 @@ class SpendRecord:
                 self.cost = self.account.cost(self._list_price)
             except Exception:  # noqa: BLE001 - such as a price list that is broken
                 _log.warning("the cost of the batch is not known", exc_info=True)
-                self._list_price = _no_price
+                self._list_price = no_price
 
 
 def _future(pauses: Mapping[str, float]) -> dict[str, float]:
     """Those that are not over."""
     now = time.time()
     return {model: until for model, until in pauses.items() if until > now}
-
-
-def _step(spend: SpendAccount) -> Decimal:
-    return max(spend.limit / PART, ATTEMPTS * spend.largest)
-
-
-def _no_price(_provider: str, _model: str) -> None:
-    """Price nothing."""

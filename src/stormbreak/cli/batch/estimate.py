@@ -172,7 +172,6 @@ def _notes(
 
 
 def _unknown(each: ModelEstimate, provider: str) -> Iterator[str]:
-    """Explain unknown sums of a model."""
     if each.prices is None:
         yield f"{each.model} has no known price at {provider}: give a price file with --prices."
         return

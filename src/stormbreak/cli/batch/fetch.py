@@ -22,7 +22,7 @@ from stormbreak.batch.store.provider_batches import RemoteBatch
 from stormbreak.batch.store.run_file import read_existing_run
 from stormbreak.cli.batch.options import API_KEY_ENV, CONNECT_GRACE_OPTION, QUIET
 from stormbreak.cli.batch.retry import input_of_run, options_of_run
-from stormbreak.cli.batch.status import retry_command
+from stormbreak.cli.batch.status import in_journal, retry_command
 from stormbreak.cli.command import flag, options, subcommand
 from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say, warn
@@ -212,18 +212,10 @@ def _summary(summary: FetchSummary) -> str:
         else "",
         "batches": f"{len(summary.batches):,} fetched, {summary.open:,} open",
         "cost": format_cost(summary.cost, None),
-        "answers": _answers(summary, files),
+        "answers": "" if files.table is None or not summary.left else in_journal(summary.output),
         "next": _next(summary),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
-
-
-def _answers(summary: FetchSummary, files: BatchPaths) -> str:
-    """Where the answers are, while there is no table yet."""
-    if files.table is None or not summary.left:
-        return ""
-    export = f"stormbreak batch export {shlex.quote(path_of(summary.output))} FILE"
-    return f"{path_of(files.output)}; as a table: {export}"
 
 
 def _next(summary: FetchSummary) -> str:

@@ -71,11 +71,15 @@ def _answers(summary: Summary) -> str:
     """Where the answers are: in the journal, until the table is made of it."""
     if not summary.successful:
         return ""
-    files = BatchPaths.of(Path(summary.output))
-    if files.table is None or summary.end == End.FINISHED.value:
+    if BatchPaths.of(Path(summary.output)).table is None or summary.end == End.FINISHED.value:
         return path_of(summary.output)
-    export = f"stormbreak batch export {shlex.quote(path_of(summary.output))} FILE"
-    return f"{path_of(files.output)}; as a table: {export}"
+    return in_journal(summary.output)
+
+
+def in_journal(output: str) -> str:
+    """Where the answers are, while there is no table yet, and how to make one."""
+    export = f"stormbreak batch export {shlex.quote(path_of(output))} FILE"
+    return f"{path_of(BatchPaths.of(Path(output)).output)}; as a table: {export}"
 
 
 def retry_command(output: str) -> str:

@@ -37,13 +37,16 @@ _FIELDS: Mapping[str, Callable[[UsageRow], str]] = {
     "day": lambda row: f"{_time(row.hour):%Y-%m-%d}",
     "month": lambda row: f"{_time(row.hour):%Y-%m}",
 }
-_COLUMNS = (
-    Column("answers", "answers", Kind.COUNT),
+TOKENS = (
     Column("input_tokens", "in", Kind.COUNT),
     Column("cached_input_tokens", "cached", Kind.COUNT),
     Column("cache_write_tokens", "written", Kind.COUNT),
     Column("cache_write_1h_tokens", "", Kind.COUNT),
     Column("output_tokens", "out", Kind.COUNT),
+)
+_COLUMNS = (
+    Column("answers", "answers", Kind.COUNT),
+    *TOKENS,
     Column("cost", "{}", Kind.MONEY),
     Column("wasted", "wasted, at least", Kind.MONEY),
     Column("wasted_max", "at most", Kind.MONEY),

@@ -41,7 +41,6 @@ class _Writer:
         return self._bits % max(1, count)
 
     def value(self, schema: Any, depth: int) -> Any:
-        """Make a value."""
         if not isinstance(schema, dict):
             return None
         if "$ref" in schema:

@@ -145,7 +145,6 @@ def _event(event: NamedEvent) -> bytes:
 
 
 def _block(index: int, content: dict[str, Any]) -> Block:
-    """Stream one block."""
     match content["type"]:
         case "text":
             begun = {**content, "text": ""}

@@ -7,6 +7,7 @@ says how long calls are.
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -57,15 +58,13 @@ class Prompts:
 Name: TypeAlias = int | str  # the number of a call, or the digest of its body
 
 
+@dataclass(slots=True, eq=False)
 class ObservedCall:
     """The attempts of one call; times are scenario seconds."""
 
-    __slots__ = ("answered_at", "attempts", "requested_at")
-
-    def __init__(self, requested_at: float) -> None:
-        self.requested_at = requested_at  # at first
-        self.attempts = 0
-        self.answered_at: float | None = None  # at first
+    requested_at: float  # at first
+    attempts: int = 0
+    answered_at: float | None = None  # at first
 
     def record(self, arrived: float, deadline: float) -> Record:
         """Return the record of this call, if it arrived at `arrived`."""

@@ -216,7 +216,6 @@ class _Storm:
     # ------------------------------------------------------------ result
 
     def played(self, program: str, seed: int, calls: Traffic) -> Played:
-        """Compute the measures."""
         scenario, load, seen = self._scenario, self._load, self._seen
         records = (
             seen.for_sent_calls(calls.times, load.deadline)

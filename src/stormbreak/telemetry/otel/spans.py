@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry.context import Context, attach, detach, get_current
@@ -58,18 +59,16 @@ class CurrentSpan:
         detach(self._entered)
 
 
+@dataclass(slots=True, eq=False)
 class ActiveSpan:
     """A call whose span has not ended: that span, the parent context of its attempts, and their open spans by number."""
 
-    __slots__ = ("attempts", "began", "context", "operation", "source", "span")
-
-    def __init__(self, span: Span, context: Context, *, operation: str, began: float) -> None:
-        self.span = span
-        self.context = context
-        self.operation = operation
-        self.began = began  # on the clock of the engine
-        self.source = TARGET
-        self.attempts: dict[int, Span] = {}
+    span: Span
+    context: Context
+    operation: str
+    began: float  # on the clock of the engine
+    source: str = TARGET
+    attempts: dict[int, Span] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- span events
@@ -97,8 +96,8 @@ _ATTRIBUTES = {
 def name_and_attributes(event: Event) -> tuple[str, names.Attributes]:
     """Return the name and the attributes of an event; `stormbreak.seconds` is how long something takes or took."""
     attributes: names.Attributes = {}
-    for field, name in _ATTRIBUTES.items():
-        value = getattr(event, field, None)
+    for key, name in _ATTRIBUTES.items():
+        value = getattr(event, key, None)
         if value is not None:
             attributes[name] = _attribute(value)
     seconds = _seconds(event)
