@@ -154,19 +154,41 @@ def test_when_a_trial_has_found_a_limit_it_is_no_lower_than_half_of_what_was_ser
     assert rate.rate_at(114.3) < 10.0
 
 
-def test_where_all_is_refused_a_third_leaves_until_an_answer_comes_and_half_from_then_on():
-    """A bucket that refused requests empty, too, would stay empty for ever."""
+def used_up(rate, now):
+    """Nothing was served in the last ten seconds; the lesson is the second, two seconds after the first."""
+    for _ in range(20):
+        rate.take(None, now - 6.0)
+    for refused_at in (*[now - 2.1] * 200, now):
+        rate.settle(None, THROTTLED, refused_at, 0.5)
+
+
+def test_a_limit_that_is_used_up_is_probed_until_an_answer_comes():
     heard = [0]
     rate = spent(200, 20, answers=lambda: heard[0])  # 18 a second
-    for _ in range(200):
-        rate.settle(None, THROTTLED, 101.0, 0.5)
-    for now in (102.1, 104.2, 106.3):
-        rate.settle(None, THROTTLED, now, 0.5)
-        assert rate.rate_at(now) == pytest.approx(18.0 / 2 / 3)
-    assert 25 <= len(left(rate, 106.3, 116.3)) <= 40
+    used_up(rate, 104.2)
+    assert rate.rate_at(104.2) == 1.0
+    assert 9 <= len(left(rate, 104.2, 114.2)) <= 12
     heard[0] += 1
 
-    assert rate.rate_at(116.3) >= 9.0
+    assert rate.rate_at(114.2) >= 18.0
+
+
+def test_slow_probes_are_a_third_of_the_rate():
+    rate = spent(20, 2)  # 1.8 a second
+    used_up(rate, 104.2)
+
+    assert rate.rate_at(104.2) == pytest.approx(1.8 / 3)
+
+
+def test_a_limit_used_up_again_within_half_a_minute_bears_half():
+    """A bucket that refused requests empty, too, would be used up again each time."""
+    heard = [0]
+    rate = spent(200, 20, answers=lambda: heard[0])
+    for now, floor in ((104.2, 18.0), (120.0, 9.0), (149.0, 4.5), (180.0, 4.5)):
+        used_up(rate, now)
+        assert rate.rate_at(now) == 1.0
+        heard[0] += 1
+        assert rate.rate_at(now) == pytest.approx(floor)
 
 
 def test_a_few_refusals_do_not_show_that_a_limit_is_used_up():

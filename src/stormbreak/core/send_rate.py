@@ -8,8 +8,8 @@ A lesson also begins a trial of whether refusals are bad luck (`random_refusals`
 against. Until a trial has found a limit, the rate goes no lower than what was served when it began; then no lower than
 half of that. If it is bad luck, the rate is dropped, and refusals that it explains teach nothing.
 
-Where refused requests use up the limit, too, or a window is used up, nothing at all is served. Then a third of that rate
-leaves until an answer comes, and half of it from then on: else refusals alone would keep the limit used up for ever.
+A limit that is *used up* refuses all: a window until its end, and a bucket that refusals empty, too, for as long as they
+come. Then a probe a second leaves until an answer comes. If it is used up again soon, half of the rate is the floor.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,8 @@ SLOWER = 0.5  # of what was served, once a trial has shown that sending less hel
 QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
 ALL_REFUSED = 20  # refusals and no answer within `WINDOW`: the limit is used up
 PROBES = 1 / 3  # of the rate, until an answer comes
+MOST_PROBES = 1.0  # per second
+SOON = 30.0  # seconds: a limit used up again so soon bears half of the rate
 
 
 class AdaptiveSendRate:
@@ -56,7 +58,8 @@ class AdaptiveSendRate:
         self.learned_at = -inf
         self._quiet_since = -inf  # the rate grows from then on
         self._slowest = MIN_SPEED
-        self._used_up_after = -1  # answers, then the limit was used up
+        self._used_up_after = -1  # answers, then the limit was used up ...
+        self._used_up_at = -inf  # ... and still was at that time
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
         self._earning = MIN_SPEED  # per second, since then
@@ -79,7 +82,8 @@ class AdaptiveSendRate:
         """Sends per second; inf where none is in force."""
         if not self.in_force(now):
             return inf
-        return self._grown(now) * (PROBES if self._is_used_up() else 1.0)
+        rate = self._grown(now)
+        return min(PROBES * rate, MOST_PROBES) if self._is_used_up() else rate
 
     def _grown(self, now: float) -> float:
         """The rate, had the limit not been used up."""
@@ -103,7 +107,7 @@ class AdaptiveSendRate:
         """
         if not self.in_force(now):
             return 0.0
-        rate, quiet, seconds = self.rate_at(now), self._quiet(now), 0.0
+        rate, quiet, seconds = self._grown(now), self._quiet(now), 0.0
         for _ in range(GUESSES):
             growth = log(GROWTH) * (1 + 2 * (quiet + seconds / 3) / FASTER)
             seconds = log(1 + sends * growth / rate) / growth
@@ -170,11 +174,12 @@ class AdaptiveSendRate:
         self._rate = self._earning = max(self._slowest, accepted)
 
     def _slow_down(self, now: float) -> None:
-        """Leave the limit alone until an answer comes, and send less then."""
+        """Leave the limit alone until an answer comes; and send less then, if it was so a moment ago."""
         if not self._is_used_up():
             self._used_up_after = self._answers()
-            self._slowest = max(MIN_SPEED, SLOWER * self._slowest)
-        self.learned_at = self._quiet_since = now
+            if now - self._used_up_at < SOON:
+                self._slowest = max(MIN_SPEED, SLOWER * self._slowest)
+        self.learned_at = self._quiet_since = self._used_up_at = now
         self._rate = self._slowest
         self._earn(now)
 
