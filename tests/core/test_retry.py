@@ -79,13 +79,15 @@ def test_decisions(question, answer):
     ],
 )
 @table_test("attempt", [1, 5])
-def test_a_named_time_does_not_undercut_the_floor_where_no_budget_bounds_retries(
+def test_a_very_short_named_time_replaces_neither_the_floor_nor_where_there_is_a_budget_the_backoff(
     backoff, floor, attempt
 ):
     policy = RetryPolicy(max_attempts=9, backoff=backoff)
     assert ask(told(0.02), policy, attempt=attempt) == Retry(100.0 + floor, free=True)
     budget = Budget(BudgetPolicy())
-    assert ask(told(0.02), policy, attempt=attempt, budget=budget).until == 100.02
+    backs_off = 100.0 + backoff.delay(attempt, 0.0, 0.0)
+    assert ask(told(0.02), policy, attempt=attempt, budget=budget).until == max(100.02, backs_off)
+    assert ask(told(0.5), policy, attempt=attempt, budget=budget).until == 100.5
 
 
 def test_backoff_counts_retries_from_one():

@@ -10,9 +10,13 @@ from stormbreak.core.gate import READY
 from stormbreak.core.send_rate import AdaptiveSendRate
 
 
-def spent(sent, refused, now=100.0, seconds=9.0, outcome=THROTTLED):
+def send_rate(on_random=lambda _: None, *, answers=lambda: 0):
+    return AdaptiveSendRate(answers, on_random)
+
+
+def spent(sent, refused, now=100.0, seconds=9.0, outcome=THROTTLED, answers=lambda: 0):
     """A rate after so many sends in the last seconds, the last of which were refused."""
-    rate = AdaptiveSendRate()
+    rate = send_rate(answers=answers)
     if seconds == 9.0:
         rate.take(
             None, now - 10.0
@@ -32,7 +36,7 @@ def limited():
 
 
 def test_nothing_is_learned_at_first():
-    rate = AdaptiveSendRate()
+    rate = send_rate()
 
     assert (rate.ready_at(None, 0.0), rate.rate_at(0.0), rate.in_force(0.0)) == (READY, inf, False)
 
@@ -90,7 +94,7 @@ def test_a_lesson_every_two_seconds():
 
 @table_test(("pause", "learned"), [(10.0, True), (10.1, False)])
 def test_who_pauses_for_more_than_ten_seconds_begins_anew(pause, learned):
-    rate = AdaptiveSendRate()
+    rate = send_rate()
     rate.take(None, 0.0)
     for _ in range(9):
         rate.take(None, pause)
@@ -113,7 +117,7 @@ def test_half_of_what_was_sent_where_no_rate_was_known():
 
 
 def test_half_of_what_was_sent_where_all_of_it_was_refused():
-    rate = AdaptiveSendRate()
+    rate = send_rate()
     for second in range(6):
         rate.take(None, float(second))
         rate.settle(None, THROTTLED, float(second), 0.5)
@@ -122,7 +126,7 @@ def test_half_of_what_was_sent_where_all_of_it_was_refused():
 
 
 def test_never_slower_than_one_in_twenty_seconds():
-    rate = AdaptiveSendRate()
+    rate = send_rate()
     for second in range(6):
         rate.take(None, float(second))
         rate.settle(None, THROTTLED, float(second), 0.5)
@@ -135,7 +139,7 @@ def test_never_slower_than_one_in_twenty_seconds():
 
 def test_until_a_trial_has_found_a_limit_it_is_no_lower_than_what_was_served():
     rate = spent(200, 20)  # 18 a second
-    for refused_at in (*[101.0] * 50, *[102.1] * 200, *[104.2] * 200):
+    for refused_at in (*[101.0] * 50, *[102.1] * 30, *[104.2] * 30):
         rate.settle(None, THROTTLED, refused_at, 0.5)
 
     assert rate.rate_at(104.2) == pytest.approx(18.0)
@@ -143,11 +147,57 @@ def test_until_a_trial_has_found_a_limit_it_is_no_lower_than_what_was_served():
 
 def test_when_a_trial_has_found_a_limit_it_is_no_lower_than_half_of_what_was_served():
     rate = limited()
-    for refused_at in (*[110.1] * 200, *[112.2] * 200, *[114.3] * 200):
+    for refused_at in (*[110.1] * 40, *[112.2] * 40, *[114.3] * 40):
         rate.settle(None, THROTTLED, refused_at, 0.5)
         assert rate.rate_at(refused_at) >= 8.0
 
     assert rate.rate_at(114.3) < 10.0
+
+
+def used_up(rate, now):
+    """Nothing was served in the last ten seconds; the lesson is the second, two seconds after the first."""
+    for _ in range(20):
+        rate.take(None, now - 6.0)
+    for refused_at in (*[now - 2.1] * 200, now):
+        rate.settle(None, THROTTLED, refused_at, 0.5)
+
+
+def test_a_limit_that_is_used_up_is_probed_until_an_answer_comes():
+    heard = [0]
+    rate = spent(200, 20, answers=lambda: heard[0])  # 18 a second
+    used_up(rate, 104.2)
+    assert rate.rate_at(104.2) == 1.0
+    assert 9 <= len(left(rate, 104.2, 114.2)) <= 12
+    heard[0] += 1
+
+    assert rate.rate_at(114.2) >= 18.0
+
+
+def test_slow_probes_are_a_third_of_the_rate():
+    rate = spent(20, 2)  # 1.8 a second
+    used_up(rate, 104.2)
+
+    assert rate.rate_at(104.2) == pytest.approx(1.8 / 3)
+
+
+def test_a_limit_used_up_again_within_half_a_minute_bears_half():
+    """A bucket that refused requests empty, too, would be used up again each time."""
+    heard = [0]
+    rate = spent(200, 20, answers=lambda: heard[0])
+    for now, floor in ((104.2, 18.0), (120.0, 9.0), (149.0, 4.5), (180.0, 4.5)):
+        used_up(rate, now)
+        assert rate.rate_at(now) == 1.0
+        heard[0] += 1
+        assert rate.rate_at(now) == pytest.approx(floor)
+
+
+def test_a_few_refusals_do_not_show_that_a_limit_is_used_up():
+    rate = spent(40, 4)  # 3.6 a second
+    for refused_at in [112.0] * 19:
+        rate.take(None, 111.0)
+        rate.settle(None, THROTTLED, refused_at, 0.5)
+
+    assert rate.rate_at(112.0) == pytest.approx(3.6)
 
 
 def test_a_trial_takes_the_floor_down_by_half_at_most():
@@ -232,7 +282,7 @@ def test_what_was_earned_before_a_lesson_was_earned_at_the_rate_of_then():
     )
 )
 def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
-    rate, now = AdaptiveSendRate(), 0.0
+    rate, now = send_rate(), 0.0
     for pause, count, outcome in steps:
         now += pause
         before = [getattr(rate, name) for name in ("_credit", "_earned_at", "_earning", "_rate")]
@@ -252,7 +302,7 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
 
 def test_the_time_for_sends_at_a_rate_that_grows():
     rate = spent(200, 20)
-    assert AdaptiveSendRate().time_to_send(1000, 0.0) == 0.0
+    assert send_rate().time_to_send(1000, 0.0) == 0.0
     left(rate, 100.0, 115.0)  # from now on it grows
     assert len(left(rate, 115.0, 115.0 + rate.time_to_send(100, 115.0))) == pytest.approx(
         100, abs=2
@@ -278,7 +328,7 @@ def at_random(number):
 
 def test_refusals_at_random_slow_it_down_for_a_while_and_then_no_more():
     found = []
-    rate, calls = AdaptiveSendRate(found.append), iter(range(10**6))
+    rate, calls = send_rate(found.append), iter(range(10**6))
     sent = [
         of_a_second(rate, second, [at_random(next(calls)) for _ in range(20)])
         for second in range(120)
@@ -293,7 +343,7 @@ def test_refusals_at_random_slow_it_down_for_a_while_and_then_no_more():
 
 
 def test_during_a_trial_the_rate_stands_still_and_then_grows():
-    rate = AdaptiveSendRate()
+    rate = send_rate()
     for second in range(6):
         of_a_second(rate, second, [at_random(number) for number in range(20)])
     learned = rate.rate_at(6.0)
@@ -304,7 +354,7 @@ def test_during_a_trial_the_rate_stands_still_and_then_grows():
 
 @table_test("refused_at", [[2.0, 2.0, 2.0, 4.0, 5.0], [2.0, 2.0, 2.0, 2.0, 5.0]])
 def test_a_lesson_begins_a_trial_however_its_refusals_are_spread_over_the_seconds(refused_at):
-    rate = AdaptiveSendRate()
+    rate = send_rate()
     for number in range(11):
         now = number / 2
         rate.take(None, now)
@@ -316,7 +366,7 @@ def test_a_lesson_begins_a_trial_however_its_refusals_are_spread_over_the_second
 
 
 def test_a_limit_is_no_bad_luck():
-    rate, found = AdaptiveSendRate(lambda now: pytest.fail("no luck")), []
+    rate, found = send_rate(lambda now: pytest.fail("no luck")), []
     for second in range(300):
         room = 10
         for number in range(40):
@@ -332,7 +382,7 @@ def test_a_limit_is_no_bad_luck():
 
 
 def test_bad_luck_that_becomes_an_outage_teaches_a_rate_again():
-    rate, calls = AdaptiveSendRate(), iter(range(10**6))
+    rate, calls = send_rate(), iter(range(10**6))
     for second in range(60):
         of_a_second(rate, second, [at_random(next(calls)) for _ in range(20)])
     assert rate.is_random(60.0)

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.checks import check_types, require_at_least, require_positive
 from stormbreak.core.cooldown import SPREAD
-from stormbreak.core.retry_budget import UNKNOWN, Budget, Load
+from stormbreak.core.retry_budget import UNKNOWN, Budget, Load, was_invited_by_server
 from stormbreak.types import Outcome, Treatment, Verdict
 
 ASK_AGAIN = 0.1  # seconds, at least, until the budget is asked again
@@ -110,9 +110,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     target can take the call.
     """
     repairs = outcome.repair is not None
-    delay = 0.0 if repairs else _delay(policy, outcome, attempt, uniform, previous)
-    if budget is None and outcome.retry_after is not None:
-        delay = max(delay, _floor(policy.backoff))
+    delay = 0.0 if repairs else _delay(policy, outcome, attempt, uniform, previous, budget)
     gates = (
         (
             "repairs" if outcome.verdict is Verdict.SCHEMA_MISMATCH else "verdict",
@@ -153,9 +151,19 @@ def _floor(backoff: Backoff) -> float:
 
 
 def _delay(
-    policy: RetryPolicy, outcome: Outcome, attempt: int, uniform: float, previous: float
+    policy: RetryPolicy,
+    outcome: Outcome,
+    attempt: int,
+    uniform: float,
+    previous: float,
+    budget: Budget | None,
 ) -> float:
-    if outcome.retry_after is not None:
-        return outcome.retry_after * (1 + policy.retry_after_jitter * uniform)
+    """Return the delay. A very short named time is when one request has a place, of all that wait: it replaces no backoff."""
     longer = outcome.status in policy.longer_backoff_on
-    return policy.backoff.delay(attempt + longer, uniform, previous)
+    backoff = policy.backoff.delay(attempt + longer, uniform, previous)
+    if outcome.retry_after is None:
+        return backoff
+    named = outcome.retry_after * (1 + policy.retry_after_jitter * uniform)
+    if budget is None:  # then nothing else bounds retries
+        return max(named, _floor(policy.backoff))
+    return named if was_invited_by_server(outcome) else max(named, backoff)

@@ -7,6 +7,9 @@ longer there is no 429 at all, and is gone after two minutes. One stray 429 has 
 A lesson also begins a trial of whether refusals are bad luck (`random_refusals`), which no slower sending would help
 against. Until a trial has found a limit, the rate goes no lower than what was served when it began; then no lower than
 half of that. If it is bad luck, the rate is dropped, and refusals that it explains teach nothing.
+
+A limit that is *used up* refuses all: a window until its end, and a bucket that refusals empty, too, for as long as they
+come. Then a probe a second leaves until an answer comes. If it is used up again soon, half of the rate is the floor.
 """
 
 from collections.abc import Callable
@@ -30,6 +33,10 @@ FASTER = 10.0  # seconds without a refusal after which the growth has trebled
 FADE = 120.0  # seconds without a lesson
 SLOWER = 0.5  # of what was served, once a trial has shown that sending less helps
 QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
+ALL_REFUSED = 20  # refusals and no answer within `WINDOW`: the limit is used up
+PROBES = 1 / 3  # of the rate, until an answer comes
+MOST_PROBES = 1.0  # per second
+SOON = 30.0  # seconds: a limit used up again so soon bears half of the rate
 
 
 class AdaptiveSendRate:
@@ -39,8 +46,11 @@ class AdaptiveSendRate:
     takes = True
     on_success = None
 
-    def __init__(self, on_random: Callable[[float], None] = lambda _: None) -> None:
-        """`on_random(now)` is called when refusals have proved to be bad luck."""
+    def __init__(
+        self, answers: Callable[[], int], on_random: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """`answers` counts those of the target; `on_random(now)` is called when refusals have proved to be bad luck."""
+        self._answers = answers
         self._refused = TimeWindow(WINDOW)
         self._random_refusals = RandomRefusals(self._found)
         self._on_random_refusals = on_random
@@ -48,6 +58,8 @@ class AdaptiveSendRate:
         self.learned_at = -inf
         self._quiet_since = -inf  # the rate grows from then on
         self._slowest = MIN_SPEED
+        self._used_up_after = -1  # answers, then the limit was used up ...
+        self._used_up_at = -inf  # ... and still was at that time
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
         self._earning = MIN_SPEED  # per second, since then
@@ -70,9 +82,17 @@ class AdaptiveSendRate:
         """Sends per second; inf where none is in force."""
         if not self.in_force(now):
             return inf
+        rate = self._grown(now)
+        return min(PROBES * rate, MOST_PROBES) if self._is_used_up() else rate
+
+    def _grown(self, now: float) -> float:
+        """The rate, had the limit not been used up."""
         quiet = self._quiet(now)
         growth: float = GROWTH ** (quiet + quiet * quiet / FASTER)
         return self._rate * growth
+
+    def _is_used_up(self) -> bool:
+        return self._used_up_after == self._answers()
 
     def _quiet(self, now: float) -> float:
         """Return the seconds of growth without a refusal."""
@@ -87,7 +107,7 @@ class AdaptiveSendRate:
         """
         if not self.in_force(now):
             return 0.0
-        rate, quiet, seconds = self.rate_at(now), self._quiet(now), 0.0
+        rate, quiet, seconds = self._grown(now), self._quiet(now), 0.0
         for _ in range(GUESSES):
             growth = log(GROWTH) * (1 + 2 * (quiet + seconds / 3) / FASTER)
             seconds = log(1 + sends * growth / rate) / growth
@@ -131,10 +151,13 @@ class AdaptiveSendRate:
     def _keep_growth(self, now: float) -> None:
         """Begin the quiet anew, from the present rate."""
         if self._quiet_since < now < self.learned_at + FADE:
-            self._rate, self._quiet_since = self.rate_at(now), now
+            self._rate, self._quiet_since = self._grown(now), now
 
     def _learn(self, sent: int, refused: int, now: float) -> None:
-        before = self.rate_at(now)
+        before = self._grown(now) if self.in_force(now) else inf
+        if before < inf and refused >= sent >= ALL_REFUSED:
+            self._slow_down(now)
+            return
         seconds = min(WINDOW, now - self._busy_since)
         served = (sent - refused) / seconds
         accepted = BELOW * served
@@ -149,6 +172,16 @@ class AdaptiveSendRate:
         self.learned_at = now
         self._quiet_since = now + QUIET_AFTER if self._random_refusals.on_trial(now) else now
         self._rate = self._earning = max(self._slowest, accepted)
+
+    def _slow_down(self, now: float) -> None:
+        """Leave the limit alone until an answer comes; and send less then, if it was so a moment ago."""
+        if not self._is_used_up():
+            self._used_up_after = self._answers()
+            if now - self._used_up_at < SOON:
+                self._slowest = max(MIN_SPEED, SLOWER * self._slowest)
+        self.learned_at = self._quiet_since = self._used_up_at = now
+        self._rate = self._slowest
+        self._earn(now)
 
     def _found(self, now: float) -> None:
         """Drop the rate: refusals are bad luck."""

@@ -105,9 +105,9 @@ class TargetState:
             affects_one_call=self._affects_one_call,
         )
         self.pace = Pace()
-        self.rate = (
-            AdaptiveSendRate(on_random=self._on_random_refusals) if policy.adaptive_rate else None
-        )
+        self.rate: AdaptiveSendRate | None = None
+        if policy.adaptive_rate:
+            self.rate = AdaptiveSendRate(lambda: self.diagnosis.answers, self._on_random_refusals)
         self.lease = lease = engine.lease(self)
         self.quota = (
             RateLimitGate(

@@ -1,0 +1,57 @@
+"""A bucket that refused requests empty, too: it was kept empty for minutes, and a batch lost its rows to it."""
+
+from stormbreak.core.presets import BATCH, INTERACTIVE
+from stormbreak.provider.fault_kinds import WaitForm
+from stormbreak.provider.scenario import Burst, Limit, LimitKind, Load, Provider, Scenario, Step
+from stormbreak.storm import simulate
+
+
+def test_a_busy_process_leaves_it_alone_until_it_answers():
+    """30 calls a second where 15.5 are served: with this luck 13 % were answered, long after the trouble, too."""
+    scenario = Scenario(
+        name="bucket",
+        duration=190.0,
+        provider=Provider(slots=95, service=0.4, variation=0.7, queue=67),
+        limit=Limit(
+            kind=LimitKind.BUCKET,
+            requests=932.0,
+            burst=174.0,
+            reject_cost=1.0,
+            retry_after_form=WaitForm.MS,
+        ),
+        load=Load(
+            rate=13.5,
+            steps=(Step(at=40.0, rate=30.0), Step(at=130.0, rate=13.5)),
+            deadline=17.0,
+            timeout=3.7,
+            trigger_at=40.0,
+            trigger_until=130.0,
+        ),
+    )
+    measures = simulate(scenario, INTERACTIVE, seed=1).measures
+    assert measures.goodput > 0.75
+    assert measures.amplification < 1.2
+
+
+def test_a_batch_loses_no_row_to_short_waits():
+    """300 rows in one instant, 8 a second: five in six had met ten refusals within seconds, and failed."""
+    scenario = Scenario(
+        name="rows",
+        duration=30.0,
+        provider=Provider(slots=200, service=0.5),
+        limit=Limit(
+            kind=LimitKind.BUCKET,
+            requests=83.0,
+            period=10.0,
+            burst=23.0,
+            reject_cost=0.2,
+            retry_after_form=WaitForm.MS,
+        ),
+        load=Load(
+            bursts=(Burst(at=0.0, calls=300),), deadline=3000.0, timeout=10.0, preset="batch"
+        ),
+    )
+    measures = simulate(scenario, BATCH).measures
+    assert measures.success == 1.0
+    assert measures.makespan is not None
+    assert measures.makespan < 60.0
