@@ -27,7 +27,7 @@ def by_hand():
 
 def test_regret_is_what_the_best_of_the_others_has_more():
     scores = by_hand().scores
-    assert [(score.lost, score.best) for score in scores] == [
+    assert [(score.regret, score.best) for score in scores] == [
         (0.0, "ours"), (10.0, "a"), (1.0, "b"), (3.0, "a"),
     ]  # fmt: skip
 
@@ -66,7 +66,7 @@ def test_a_batch_is_measured_by_the_time_of_the_fastest_other():
         {"ours": 30.0, "a": inf, "b": inf},
         preset="batch",
     )
-    assert [(score.lost, score.best) for score in found.scores] == [
+    assert [(score.regret, score.best) for score in found.scores] == [
         (1.5, "a"), (0.25, "ours"), (inf, "a"), (1.0, "ours"), (1.0, "ours"),
     ]  # fmt: skip
     assert (found.figures.regret_median, found.figures.regret_worst) == (1.0, inf)
@@ -98,7 +98,7 @@ def test_every_policy_meets_the_same_storm():
     twin = replace(BASELINES["naive"], name="twin")
     for score in survey(BASELINES["naive"], [twin], **FEW).scores:
         assert score.values["naive"] == score.values["twin"]
-        assert score.lost == 0.0
+        assert score.regret == 0.0
 
 
 def test_the_progress_of_every_run_is_reported():

@@ -58,7 +58,7 @@ def test_json_is_all_there_is_and_saved_storms_give_the_same_figures_when_they_a
     ]
     assert set(told["families"]) == {"luck", "cut"}
     assert {"mean", "median", "p90", "worst", "within_1", "within_5"} < set(told)
-    scores = sorted(told["scores"], key=lambda score: -score["lost"])
+    scores = sorted(told["scores"], key=lambda score: -score["regret"])
     saved = sorted(folder.iterdir())
     assert [path.name for path in saved] == [
         f"{place:02d}-{score['family']}.toml" for place, score in enumerate(scores, 1)

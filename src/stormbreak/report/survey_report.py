@@ -42,7 +42,7 @@ def _worst(found: Survey) -> Section:
         rows=[
             [
                 f"{score.draw.number} {score.draw.family}",
-                _number(score.lost),
+                _number(score.regret),
                 _number(score.values[found.policy]),
                 _number(score.values[score.best]),
                 shown(score.best),

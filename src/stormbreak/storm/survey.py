@@ -34,13 +34,13 @@ class Score:
     """One draw: the value of each policy.
 
     `values` are the means over the runs: goodput in points (100 is all that was possible), or for a batch seconds
-    until 99 % of the rows are answered (inf: never). `lost` is the regret in points; for a batch the ratio of
+    until 99 % of the rows are answered (inf: never). `regret` is in points; for a batch the ratio of
     makespans: below 1 if the policy is faster than all others, 1 if no policy answers 99 %.
     """
 
     draw: RandomStorm
     values: Mapping[str, float]
-    lost: float
+    regret: float
     best: str
 
     @property
@@ -102,15 +102,17 @@ class Survey:
 
     def summary(self, scores: Sequence[Score] | None = None) -> Summary:
         """Summarise all draws, or some of them."""
-        lost = sorted(score.lost for score in (self.scores if scores is None else scores))
+        regrets = sorted(score.regret for score in (self.scores if scores is None else scores))
         near = () if self.is_batch else NEAR
         return Summary(
-            draws=len(lost),
-            mean=sum(lost) / len(lost),
-            median=median(lost),
-            p90=quantile(lost, 0.9) or 0.0,
-            worst=lost[-1],
-            within={points: sum(each <= points for each in lost) / len(lost) for points in near},
+            draws=len(regrets),
+            mean=sum(regrets) / len(regrets),
+            median=median(regrets),
+            p90=quantile(regrets, 0.9) or 0.0,
+            worst=regrets[-1],
+            within={
+                points: sum(each <= points for each in regrets) / len(regrets) for points in near
+            },
         )
 
     @property
@@ -142,7 +144,7 @@ class Survey:
     def worst(self, count: int) -> list[Score]:
         """The draws that another policy wins, the largest loss first."""
         behind = [score for score in self.scores if score.best != self.policy]
-        return sorted(behind, key=lambda score: (-score.lost, score.draw.number))[:count]
+        return sorted(behind, key=lambda score: (-score.regret, score.draw.number))[:count]
 
     @property
     def figures(self) -> Figures:
@@ -194,7 +196,7 @@ class Survey:
                     "draw": score.draw.number,
                     "family": score.draw.family,
                     "about": score.about,
-                    "lost": _plain(score.lost),
+                    "regret": _plain(score.regret),
                     "best": score.best,
                     "values": {name: _plain(value) for name, value in score.values.items()},
                 }
@@ -283,11 +285,13 @@ def score(of: RandomStorm, policy: str, values: Mapping[str, float], preset: str
     own = values[policy]
     if preset == BATCH:
         best = min(rivals, key=values.__getitem__, default=policy)
-        lost = own / values[best] if values[best] < inf else 1.0
-        return Score(draw=of, values=values, lost=lost, best=best if values[best] < own else policy)
+        regret = own / values[best] if values[best] < inf else 1.0
+        return Score(
+            draw=of, values=values, regret=regret, best=best if values[best] < own else policy
+        )
     best = max(rivals, key=values.__getitem__, default=policy)
-    lost = max(0.0, values[best] - own)
-    return Score(draw=of, values=values, lost=lost, best=best if lost else policy)
+    regret = max(0.0, values[best] - own)
+    return Score(draw=of, values=values, regret=regret, best=best if regret else policy)
 
 
 def _plain(value: float) -> float | int | None:

@@ -204,7 +204,7 @@ def _worst(found: Survey) -> Table:
         [f"best {unit}", f"ours {unit}", "lost"],
     )
     for score in found.worst(WORST):
-        numbers = (score.values[score.best], score.values[found.policy], score.lost)
+        numbers = (score.values[score.best], score.values[found.policy], score.regret)
         names = (f"{score.draw.number}", score.draw.family, _name(score.best))
         table.add_row(*names, *map(_number, numbers))
     return table
