@@ -23,7 +23,7 @@ def _paced():
 
 
 def _slowed():
-    rate = AdaptiveSendRate(lambda: 0)
+    rate = AdaptiveSendRate(lambda: 0.0)
     for second in range(20):
         token = rate.take(None, float(second))
         rate.settle(token, told(None), second + 0.5, 0.5)

@@ -237,6 +237,19 @@ def test_with_first_outputs_known_they_are_what_is_usual():
     assert line.baseline.mean == pytest.approx(4.0)
 
 
+def test_other_first_outputs_that_become_usual_leave_the_mean_that_of_whole_answers():
+    line = Line(streams=True)
+    for at in (0, 1, 100):
+        if at == 100:
+            line.baseline.restart([1.5] * 256)
+        flights = line.send(BLOCK, at)
+        for flight in flights:
+            flight.first_output_at = at + 0.5
+        line.land(flights, at + 4.0)
+
+    assert line.baseline.mean == pytest.approx(4.0)
+
+
 def test_of_uneven_first_outputs_nine_in_ten_are_usual():
     line = Line(streams=True)
     for at in range(2):

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -10,13 +11,13 @@ from stormbreak.core.gate import READY
 from stormbreak.core.send_rate import AdaptiveSendRate
 
 
-def send_rate(on_random=lambda _: None, *, answers=lambda: 0):
-    return AdaptiveSendRate(answers, on_random)
+def send_rate(on_random=lambda _: None, *, answered_sent_at=lambda: -inf):
+    return AdaptiveSendRate(answered_sent_at, on_random)
 
 
-def spent(sent, refused, now=100.0, seconds=9.0, outcome=THROTTLED, answers=lambda: 0):
+def spent(sent, refused, now=100.0, seconds=9.0, outcome=THROTTLED, answered_sent_at=lambda: -inf):
     """A rate after so many sends in the last seconds, the last of which were refused."""
-    rate = send_rate(answers=answers)
+    rate = send_rate(answered_sent_at=answered_sent_at)
     if seconds == 9.0:
         rate.take(
             None, now - 10.0
@@ -162,15 +163,70 @@ def used_up(rate, now):
         rate.settle(None, THROTTLED, refused_at, 0.5)
 
 
+def refused(rate, since, until):
+    """When calls leave that all wait already, and are refused."""
+    times, now = [], since
+    while (now := max(now, rate.ready_at(None, now))) < until:
+        rate.take(None, now)
+        rate.settle(None, THROTTLED, now, 0.5)
+        times.append(now)
+        assert len(times) < 1_000, "it holds nobody back"
+    return times
+
+
 def test_a_limit_that_is_used_up_is_probed_until_an_answer_comes():
-    heard = [0]
-    rate = spent(200, 20, answers=lambda: heard[0])  # 18 a second
+    answered = [-inf]
+    rate = spent(200, 20, answered_sent_at=lambda: answered[0])  # 18 a second
     used_up(rate, 104.2)
     assert rate.rate_at(104.2) == 1.0
-    assert 9 <= len(left(rate, 104.2, 114.2)) <= 12
-    heard[0] += 1
+    assert 9 <= len(refused(rate, 104.2, 114.2)) <= 12
+    answered[0] = 110.0
 
     assert rate.rate_at(114.2) >= 18.0
+
+
+def test_a_probe_that_is_refused_brings_no_other_forward():
+    """A lesson, every two seconds, let the next leave at the rate of before."""
+    rate = spent(200, 20)
+    used_up(rate, 104.2)
+    times = refused(rate, 104.2, 130.0)
+
+    assert min(after - before for before, after in pairwise(times)) >= 0.99
+
+
+def test_answers_to_what_left_before_do_not_show_that_a_limit_is_no_longer_used_up():
+    """Answers take up to minutes: each had ended it, and the next lesson had halved the floor."""
+    answered = [-inf]
+    rate = spent(200, 20, answered_sent_at=lambda: answered[0])
+    for now in (104.2, 106.4, 108.6):
+        used_up(rate, now)
+        answered[0] = now - 10.0
+        assert rate.rate_at(now) == 1.0
+    answered[0] = 109.0
+
+    assert rate.rate_at(109.0) == pytest.approx(18.0, rel=0.05)
+
+
+def test_where_no_more_is_refused_a_limit_is_no_longer_used_up():
+    """Answers take up to minutes, or are errors: one probe a second left for two minutes."""
+    rate = spent(200, 20)
+    used_up(rate, 104.2)
+    refused(rate, 104.2, 110.0)
+    assert rate.rate_at(112.0) == 1.0
+    assert rate.rate_at(116.0) > 18.0
+    rate.settle(None, THROTTLED, 120.0, 0.5)  # one stray refusal
+
+    assert rate.rate_at(120.0) > 18.0
+
+
+def test_who_has_never_been_answered_probes_no_slower_for_it():
+    """The floor of a process that began in trouble is the least there is: a probe a minute left."""
+    rate = send_rate()
+    for tenth in range(73):  # lessons after 5 and 7 seconds
+        rate.take(None, tenth / 10)
+        rate.settle(None, THROTTLED, tenth / 10, 0.5)
+
+    assert rate.rate_at(7.2) == pytest.approx(2.5 / 3, rel=0.1)
 
 
 def test_slow_probes_are_a_third_of_the_rate():
@@ -182,12 +238,12 @@ def test_slow_probes_are_a_third_of_the_rate():
 
 def test_a_limit_used_up_again_within_half_a_minute_bears_half():
     """A bucket that refused requests empty, too, would be used up again each time."""
-    heard = [0]
-    rate = spent(200, 20, answers=lambda: heard[0])
+    answered = [-inf]
+    rate = spent(200, 20, answered_sent_at=lambda: answered[0])
     for now, floor in ((104.2, 18.0), (120.0, 9.0), (149.0, 4.5), (180.0, 4.5)):
         used_up(rate, now)
         assert rate.rate_at(now) == 1.0
-        heard[0] += 1
+        answered[0] = now
         assert rate.rate_at(now) == pytest.approx(floor)
 
 

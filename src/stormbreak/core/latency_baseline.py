@@ -95,8 +95,9 @@ class LatencyBaseline:
         self._kept.clear()
         # The first blocks to end are those with short answers, so they may not be all that is known.
         parts = max(1, len(samples) // BLOCK)
+        mean = self.mean if self.streams else None  # then samples are no whole answers
         for mixed in (samples[first::parts] for first in range(parts)):
-            self._kept.append(_Kept(mixed, fsum(mixed)))
+            self._kept.append(_Kept(mixed, fsum(mixed) if mean is None else mean * len(mixed)))
         self._opine(samples)
         if not self.streams:
             self.mean = fsum(samples) / len(samples)

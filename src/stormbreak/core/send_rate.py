@@ -9,7 +9,8 @@ against. Until a trial has found a limit, the rate goes no lower than what was s
 half of that. If it is bad luck, the rate is dropped, and refusals that it explains teach nothing.
 
 A limit that is *used up* refuses all: a window until its end, and a bucket that refusals empty, too, for as long as they
-come. Then a probe a second leaves until an answer comes. If it is used up again soon, half of the rate is the floor.
+come. Then a probe a second leaves until one is answered, or none is refused any more. If it is used up again soon, half
+of the rate is the floor.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,7 @@ ALL_REFUSED = 20  # refusals and no answer within `WINDOW`: the limit is used up
 PROBES = 1 / 3  # of the rate, until an answer comes
 MOST_PROBES = 1.0  # per second
 SOON = 30.0  # seconds: a limit used up again so soon bears half of the rate
+SILENT = 5.0  # seconds without a refusal: the limit is no longer used up, although no answer has come yet
 
 
 class AdaptiveSendRate:
@@ -47,10 +49,15 @@ class AdaptiveSendRate:
     on_success = None
 
     def __init__(
-        self, answers: Callable[[], int], on_random: Callable[[float], None] = lambda _: None
+        self,
+        answered_sent_at: Callable[[], float],
+        on_random: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """`answers` counts those of the target; `on_random(now)` is called when refusals have proved to be bad luck."""
-        self._answers = answers
+        """`answered_sent_at` is when the newest attempt left that was answered.
+
+        `on_random(now)` is called when refusals have proved to be bad luck.
+        """
+        self._answered_sent_at = answered_sent_at
         self._refused = TimeWindow(WINDOW)
         self._random_refusals = RandomRefusals(self._found)
         self._on_random_refusals = on_random
@@ -58,8 +65,9 @@ class AdaptiveSendRate:
         self.learned_at = -inf
         self._quiet_since = -inf  # the rate grows from then on
         self._slowest = MIN_SPEED
-        self._used_up_after = -1  # answers, then the limit was used up ...
-        self._used_up_at = -inf  # ... and still was at that time
+        self._used_up_since = -inf  # the limit ...
+        self._used_up_at = -inf  # ... which still was at that time
+        self._refused_at = -inf  # the last refusal
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
         self._earning = MIN_SPEED  # per second, since then
@@ -83,7 +91,7 @@ class AdaptiveSendRate:
         if not self.in_force(now):
             return inf
         rate = self._grown(now)
-        return min(PROBES * rate, MOST_PROBES) if self._is_used_up() else rate
+        return min(PROBES * rate, MOST_PROBES) if self._is_used_up(now) else rate
 
     def _grown(self, now: float) -> float:
         """The rate, had the limit not been used up."""
@@ -91,8 +99,13 @@ class AdaptiveSendRate:
         growth: float = GROWTH ** (quiet + quiet * quiet / FASTER)
         return self._rate * growth
 
-    def _is_used_up(self) -> bool:
-        return self._used_up_after == self._answers()
+    def _is_used_up(self, now: float) -> bool:
+        """Whether no attempt that left since has been answered, and refusals still come.
+
+        Attempts may take minutes to be answered, or be answered with an error that is no refusal.
+        """
+        unheard = self._answered_sent_at() < self._used_up_since
+        return unheard and now - self._refused_at < SILENT
 
     def _quiet(self, now: float) -> float:
         """Return the seconds of growth without a refusal."""
@@ -135,6 +148,9 @@ class AdaptiveSendRate:
         if outcome.verdict is not Verdict.THROTTLED:
             return
         self._keep_growth(now)
+        if not self._is_used_up(now):
+            self._used_up_since = -inf
+        self._refused_at = now
         self._refused.add(now, 1)
         self._random_refusals.refused(now)
         if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:
@@ -156,7 +172,7 @@ class AdaptiveSendRate:
     def _learn(self, sent: int, refused: int, now: float) -> None:
         before = self._grown(now) if self.in_force(now) else inf
         if before < inf and refused >= sent >= ALL_REFUSED:
-            self._slow_down(now)
+            self._slow_down(before, now)
             return
         seconds = min(WINDOW, now - self._busy_since)
         served = (sent - refused) / seconds
@@ -171,16 +187,18 @@ class AdaptiveSendRate:
         self._earn(now)
         self.learned_at = now
         self._quiet_since = now + QUIET_AFTER if self._random_refusals.on_trial(now) else now
-        self._rate = self._earning = max(self._slowest, accepted)
+        self._rate = max(self._slowest, accepted)
+        self._earning = self.rate_at(now)
 
-    def _slow_down(self, now: float) -> None:
+    def _slow_down(self, before: float, now: float) -> None:
         """Leave the limit alone until an answer comes; and send less then, if it was so a moment ago."""
-        if not self._is_used_up():
-            self._used_up_after = self._answers()
+        if not self._is_used_up(now):
+            self._used_up_since = now
             if now - self._used_up_at < SOON:
                 self._slowest = max(MIN_SPEED, SLOWER * self._slowest)
         self.learned_at = self._quiet_since = self._used_up_at = now
-        self._rate = self._slowest
+        # What is served may never have been seen: then the floor says nothing.
+        self._rate = self._slowest if self._slowest > MIN_SPEED else max(MIN_SPEED, before / 2)
         self._earn(now)
 
     def _found(self, now: float) -> None:

@@ -94,7 +94,7 @@ class ShadowGate:
         self._refusal = "refuse" if fail_fast else "wait"
         self._gates: list[Gate] = []
         if policy.adaptive_rate:
-            self._gates.append(AdaptiveSendRate(lambda: diagnosis.answers))
+            self._gates.append(AdaptiveSendRate(lambda: diagnosis.run.answered_sent_at))
         if policy.rate_limit is not None:
             self.quota = RateLimitGate(policy.rate_limit, max_wait=retry.max_wait, share=share)
             self._gates.append(self.quota)

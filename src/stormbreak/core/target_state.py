@@ -107,7 +107,9 @@ class TargetState:
         self.pace = Pace()
         self.rate: AdaptiveSendRate | None = None
         if policy.adaptive_rate:
-            self.rate = AdaptiveSendRate(lambda: self.diagnosis.answers, self._on_random_refusals)
+            self.rate = AdaptiveSendRate(
+                lambda: self.diagnosis.run.answered_sent_at, self._on_random_refusals
+            )
         self.lease = lease = engine.lease(self)
         self.quota = (
             RateLimitGate(
