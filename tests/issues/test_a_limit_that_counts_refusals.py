@@ -33,11 +33,11 @@ def test_a_busy_process_leaves_it_alone_until_it_answers():
     assert measures.amplification < 1.2
 
 
-def test_a_batch_loses_no_row_to_short_waits():
-    """300 rows in one instant, 8 a second: five in six had met ten refusals within seconds, and failed."""
-    scenario = Scenario(
-        name="rows",
-        duration=30.0,
+def burst(**load):
+    """300 calls in one instant where 8 a second are served; a 429 names the time at which one of them has a place."""
+    return Scenario(
+        name="burst",
+        duration=200.0,
         provider=Provider(slots=200, service=0.5),
         limit=Limit(
             kind=LimitKind.BUCKET,
@@ -47,11 +47,19 @@ def test_a_batch_loses_no_row_to_short_waits():
             reject_cost=0.2,
             retry_after_form=WaitForm.MS,
         ),
-        load=Load(
-            bursts=(Burst(at=0.0, calls=300),), deadline=3000.0, timeout=10.0, preset="batch"
-        ),
+        load=Load(bursts=(Burst(at=0.0, calls=300),), timeout=10.0, **load),
     )
-    measures = simulate(scenario, BATCH).measures
+
+
+def test_a_batch_loses_no_row_to_short_waits():
+    """Five in six had met ten refusals within seconds, and failed."""
+    measures = simulate(burst(deadline=3000.0, preset="batch"), BATCH).measures
     assert measures.success == 1.0
     assert measures.makespan is not None
     assert measures.makespan < 60.0
+
+
+def test_a_first_burst_survives_short_waits():
+    """Eleven in a hundred did."""
+    measures = simulate(burst(deadline=120.0), INTERACTIVE).measures
+    assert measures.success > 0.9
