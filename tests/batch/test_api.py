@@ -233,8 +233,9 @@ def test_who_is_cancelled_while_the_rows_are_read_has_sent_nothing(output, place
 
 
 PROGRAM = """
-import sys
+import signal, sys
 from stormbreak.batch import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the suite in the background may ignore it
 rows = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(400)]
 try:
     run(rows, output=sys.argv[1], base_url=sys.argv[2], model="storm-1", concurrency=5)
