@@ -7,7 +7,7 @@ import pytest
 from batches import assert_answered, chat_rows, scenario, write
 
 from stormbreak.batch import run
-from stormbreak.batch.running import rows_in_flight
+from stormbreak.batch.running import rows_in_flight, runner
 from stormbreak.core import straggler
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import BATCH
@@ -36,7 +36,8 @@ def go(tmp_path, output):
     return run_them
 
 
-def test_hanging_rows_are_sent_again_and_the_run_ends_soon(go, output):
+def test_hanging_rows_are_sent_again_and_the_run_ends_soon(go, monkeypatch, output):
+    monkeypatch.setattr(runner, "TICK_EVERY", 0.02)
     seen = []
     with serve(scenario(HANGS, service=0.02), seed=1) as provider:
         summary, took = go(provider, on_progress=seen.append)
