@@ -8,7 +8,7 @@ The evidence is the answers, not the failures:
 - *bad luck*: failures beside answers on time. Sending less changes nothing, and retrying is right.
 
 Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each
-late one is evidence, unless the `late_answers` shows that the target is slower: then that time becomes usual. A
+late one is evidence, unless `late_answers` shows that the target is slower: then that time becomes usual. A
 hanging attempt does not count: it may be lost, and says nothing about those that are served.
 
 A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that
@@ -71,6 +71,7 @@ class Diagnosis:
         "_first_output_estimate",
         "_is_luck",
         "_late",
+        "_late_answers",
         "_late_share",
         "_limited",
         "_looked_for",
@@ -79,7 +80,6 @@ class Diagnosis:
         "_overdue",
         "_overloaded_at",
         "_plain",
-        "_response",
         "_stalls",
         "_streamed",
         "_streamed_at",
@@ -139,7 +139,7 @@ class Diagnosis:
         self._looked_for: float | None = None  # what was usual at the last look
         self._overdue: set[InFlight] = set()  # under way, and older than is usual
         self._late, self._late_share = 0, 0.0  # the score, and the share of the answers
-        self._response = LateAnswers()
+        self._late_answers = LateAnswers()
         self._compared_at = -inf  # when that was last asked
         self.late_at = -inf
         self.on_time_at = -inf
@@ -257,7 +257,7 @@ class Diagnosis:
             self._late_share -= WEIGHT * self._late_share
         if self._late:
             self._late -= 1
-            self._response.answered(sent_at, took)
+            self._late_answers.answered(sent_at, took)
         self.on_time_at = now
         if sent_at > self._on_time_sent_at:
             self._on_time_sent_at, self._on_time_took = sent_at, took
@@ -304,15 +304,15 @@ class Diagnosis:
     # ------------------------------------------------------------ lateness
 
     def _late_answer(self, flight: InFlight, took: float, now: float) -> None:
-        response, judge = self._response, self.judge
+        late_answers, judge = self._late_answers, self.judge
         by_first_output = judge.streams and flight.first_output_at is not None
         if flight.stalled if by_first_output else self._stalls.is_recent(now):
             return
         self.timeouts.answered_late()
         self._late_share += WEIGHT * (1 - self._late_share)
         if not self._late:
-            response.begin(now, self.evidence_at)
-        response.answered(flight.sent_at, took)
+            late_answers.begin(now, self.evidence_at)
+        late_answers.answered(flight.sent_at, took)
         if judge.streams and flight.sent_at <= self._on_time_sent_at:
             return  # of a burst the longest come last: one that left later was on time
         top = TOP_FIRST if judge.streams else TOP_TOTAL
@@ -323,10 +323,10 @@ class Diagnosis:
             self.late_at = -inf
             self._get_used_to(now)
             return
-        if response.end_trial(now):
+        if late_answers.end_trial(now):
             judge.roll_back()
-        elif response.is_trial_due(now):
-            response.begin_trial(now)
+        elif late_answers.is_trial_due(now):
+            late_answers.begin_trial(now)
             self._get_used_to(now)
             return
         self.late_at = self.evidence_at = now
@@ -341,11 +341,11 @@ class Diagnosis:
         if self.judge.streams or now - trouble_at <= REMEMBERED or now - self._compared_at < LOOK:
             return False
         self._compared_at = now
-        return self._response.is_slower(self.judge.samples)
+        return self._late_answers.is_slower(self.judge.samples)
 
     def _get_used_to(self, now: float) -> None:
         """Take the time of these answers for usual."""
-        self.judge.restart(sorted(self._response.times))
+        self.judge.restart(sorted(self._late_answers.times))
         self._late, self._late_share = 0, 0.0
         self.on_time_at = now
 
@@ -360,7 +360,7 @@ class Diagnosis:
             self.judge = judge
             self._late = 0
             self._late_share = 0.0
-            self._response = LateAnswers()
+            self._late_answers = LateAnswers()
             self.run.start()
 
     # ------------------------------------------------------------ failures
@@ -369,7 +369,7 @@ class Diagnosis:
         """Add to the run of failures."""
         if self.run.count(flight, quick=quick):
             self.dead_at = self.evidence_at = now
-            if self._response.end_trial(now):  # too late to be answered at all
+            if self._late_answers.end_trial(now):  # too late to be answered at all
                 self.judge.roll_back()
 
     def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:

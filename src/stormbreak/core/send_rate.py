@@ -35,8 +35,8 @@ FADE = 120.0  # seconds without a lesson
 SLOWER = 0.5  # of what was served, once a trial has shown that sending less helps
 QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
 ALL_REFUSED = 20  # sends within `WINDOW`, and as many refusals: the limit is used up
-PROBES = 1 / 3  # of the rate, until an answer comes
-MOST_PROBES = 1.0  # per second
+PROBES = 1 / 3  # of the rate, while the limit is used up ...
+MOST_PROBES = 1.0  # ... and at most so many per second
 SOON = 30.0  # seconds: a limit used up again so soon bears half of the rate
 SILENT = 5.0  # seconds without a refusal: the limit is no longer used up, although no answer has come yet
 
