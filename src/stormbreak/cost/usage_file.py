@@ -43,10 +43,13 @@ class _Page(msgspec.Struct):
     has_more: bool = False
 
 
+_READ_PAGES = msgspec.json.Decoder(list[_Page] | _Page).decode
+
+
 def read_pages(raw: bytes) -> Traffic:
     """Read a page of the API, or a list of pages. Raises ConfigurationError."""
     try:
-        pages = msgspec.json.decode(raw, type=list[_Page] | _Page)
+        pages = _READ_PAGES(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ConfigurationError(
             "neither output of a batch, nor a page of OpenAI's usage API, nor its CSV"

@@ -26,6 +26,10 @@ from stormbreak.fleet.store_rules import EVER, Scope, beat
 
 MAX_LINE = 16_000_000  # bytes
 
+# Made here: msgspec prepares a type when it is first used, and two threads that do crash the process.
+_READ_MESSAGES = msgspec.json.Decoder(list[Message]).decode
+_READ_ANSWERS = msgspec.json.Decoder(list[Answer]).decode
+
 
 class Money(NamedTuple):
     """Micro-dollars that may be spent in a period, the seconds until it ends (None: never), and when it `started`."""
@@ -134,11 +138,16 @@ class ParentStore:
             def handle(self) -> None:
                 with suppress(OSError, msgspec.MsgspecError):
                     while line := self.rfile.readline(MAX_LINE):
-                        answers = store.beat(msgspec.json.decode(line, type=list[Message]))
+                        answers = store.beat(_READ_MESSAGES(line))
                         self.wfile.write(msgspec.json.encode(answers) + b"\n")
 
-        self._server = ThreadingUnixStreamServer(str(self._path), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingUnixStreamServer):
+            daemon_threads = True
+            request_queue_size = (
+                1024  # all workers may connect at once: when it is full, they are refused
+            )
+
+        self._server = Server(str(self._path), Handler)
         threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         ).start()
@@ -165,7 +174,7 @@ class ParentClient:
         try:
             connection = self._connected()
             connection.sendall(msgspec.json.encode(messages) + b"\n")
-            return msgspec.json.decode(self._lines.readline(MAX_LINE), type=list[Answer])
+            return _READ_ANSWERS(self._lines.readline(MAX_LINE))
         except TimeoutError:
             self.close()
             raise StoreError("no answer in time") from None

@@ -215,6 +215,7 @@ for _ in range(8):  # levels; deeper payloads take the slow check
 
 # A class, since msgspec would prepare any other type at each call.
 _Plain = msgspec.defstruct("_Plain", [("value", _DEEP)])
+msgspec.json.Decoder(_Plain)  # prepares it now: if threads do, the process can crash
 _UNFIT = (bytes, bytearray, memoryview)
 _MAX_SHOWN = 40  # characters of a name in a path
 

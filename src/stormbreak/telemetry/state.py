@@ -115,6 +115,9 @@ class _Format(msgspec.Struct):
     format: int
 
 
+_READ_FORMAT = msgspec.json.Decoder(_Format).decode
+
+
 def encoded(state: State) -> bytes:
     """Encode as JSON."""
     return msgspec.json.encode(state)
@@ -127,7 +130,7 @@ def decoded(body: bytes) -> State:
         ValueError: it is no state, or has another format. The message quotes nothing of the body.
     """
     try:
-        found = msgspec.json.decode(body, type=_Format).format
+        found = _READ_FORMAT(body).format
         if found == FORMAT:
             return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

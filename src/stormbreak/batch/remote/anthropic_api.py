@@ -53,6 +53,7 @@ class _Line(Struct):
     result: _Result
 
 
+_BATCH = Decoder(_Batch)
 _LINE = Decoder(_Line)
 
 
@@ -80,7 +81,7 @@ class MessageBatches(BatchApi):
     async def find(self, batch: RemoteBatch, known: frozenset[str]) -> RemoteStatus | None:
         """Find the batch by the ids in its results."""
         unsure = ""
-        async for found in self._listed(_Batch, f"{self.place}?", batch):
+        async for found in self._listed(_BATCH, f"{self.place}?", batch):
             if found.id in known or found.request_counts.total != len(batch.ranges):
                 continue
             if found.processing_status != "ended":
@@ -113,7 +114,7 @@ class MessageBatches(BatchApi):
             return False
 
     def _status(self, body: bytes, what: str) -> RemoteStatus:
-        return self._read(decoded(_Batch, body, what))
+        return self._read(decoded(_BATCH, body, what))
 
     def _read(self, batch: _Batch) -> RemoteStatus:
         ended, counted = batch.processing_status == "ended", batch.request_counts

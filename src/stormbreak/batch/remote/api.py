@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import msgspec
+from msgspec.json import Decoder
 
 from stormbreak.batch.remote.caller import Caller, RemoteError
 from stormbreak.batch.store.provider_batches import Counts, RemoteBatch
@@ -27,11 +28,15 @@ class Listed(msgspec.Struct):
 
 
 Found = TypeVar("Found", bound=Listed)
+T = TypeVar("T")
 
 
 class _Page(msgspec.Struct):
     data: list[msgspec.Raw]
     has_more: bool = False
+
+
+_PAGE = Decoder(_Page)
 
 
 class BatchError(NamedTuple):
@@ -194,16 +199,16 @@ class BatchApi(ABC):
         return Resource(method, place, dialect=self.dialect, **more)
 
     async def _listed(
-        self, kind: type[Found], place: str, batch: RemoteBatch
+        self, decoder: Decoder[Found], place: str, batch: RemoteBatch
     ) -> AsyncIterator[Found]:
         """List what is not much older than the last step of `batch`, newest first; `place` ends in `?` or `&`."""
         what, after = "search the list", ""
         for _ in range(_MAX_PAGES):
             more = f"&{self.after}={after}" if after else ""
             body = await self._caller.send(self._resource("GET", f"{place}limit=100{more}"), what)
-            page, last = decoded(_Page, body, what), after
+            page, last = decoded(_PAGE, body, what), after
             for raw in page.data:
-                found = decoded(kind, raw, what)
+                found = decoded(decoder, raw, what)
                 last = path_part(found.id)
                 created = found.created_at
                 if isinstance(created, datetime):
@@ -216,10 +221,10 @@ class BatchApi(ABC):
             after = last
 
 
-def decoded(kind: type[Any], body: bytes, what: str) -> Any:
+def decoded(decoder: Decoder[T], body: bytes, what: str) -> T:
     """Decode an answer of the API; raise RemoteError if it is none."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = str(error) if isinstance(error, msgspec.ValidationError) else "no JSON"
         raise RemoteError(f"cannot {what}: the answer is none: {why}", Verdict.BROKEN) from None

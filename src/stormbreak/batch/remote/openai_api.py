@@ -75,6 +75,8 @@ class _Line(Struct):
     error: _RowError | None = None
 
 
+_BATCH = Decoder(_Batch)
+_FILE = Decoder(_File)
 _LINE = Decoder(_Line)
 
 
@@ -110,11 +112,11 @@ class FileBatches(BatchApi):
             "POST", "files", body=content, content_type=form, key=f"{batch.token}-file"
         )
         body = await self._caller.send(upload, "upload the requests")
-        return path_part(decoded(_File, body, "upload the requests").id)
+        return path_part(decoded(_FILE, body, "upload the requests").id)
 
     async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
         """Find a whole file of that name; return its id."""
-        async for file in self._listed(_File, "files?purpose=batch&order=desc&", batch):
+        async for file in self._listed(_FILE, "files?purpose=batch&order=desc&", batch):
             if file.filename == _name(batch) and file.bytes in (None, content.lines_size):
                 return path_part(file.id)
         return None
@@ -134,7 +136,7 @@ class FileBatches(BatchApi):
         known: frozenset[str],  # noqa: ARG002
     ) -> RemoteStatus | None:
         """Find the batch by its metadata or its file."""
-        async for found in self._listed(_Batch, f"{self.place}?", batch):
+        async for found in self._listed(_BATCH, f"{self.place}?", batch):
             ours = (found.metadata or {}).get(LABEL) == batch.token
             if ours or found.input_file_id == batch.file:  # not all servers keep metadata
                 return _read(found)
@@ -159,7 +161,7 @@ class FileBatches(BatchApi):
         return RowResult(found.custom_id, HttpResponse(200, {}, body, now))
 
     def _status(self, body: bytes, what: str) -> RemoteStatus:
-        return _read(decoded(_Batch, body, what))
+        return _read(decoded(_BATCH, body, what))
 
 
 def _name(batch: RemoteBatch) -> str:
