@@ -46,6 +46,22 @@ LEFT_OUT = {
     "trip.SHOWN_SECONDS": "of what a breaker shows",
     "window.LONG_AGO": "no quantity",
 }
+UNUSED = {
+    "checks": "of what a policy may be",
+    "circuit_snapshot": "of state that is handed over",
+    "engine": "of more targets than these storms have",
+    "explain": "of what a call can tell afterwards",
+    "fallback": "of several targets",
+    "fallback_policy": "of several targets",
+    "fleet_lease": "of fleets",
+    "row_schedule": "of batches",
+    "shadow": "of a second policy",
+    "spend_policy": "of money",
+    "stalls": "of the clocks of event loops",
+    "straggler": "of batches",
+    "tenant": "of tenants",
+}
+"""Modules that take no part in a random storm."""
 SCENARIOS_OWN = {
     "deadline",
     "patience",
@@ -54,6 +70,8 @@ SCENARIOS_OWN = {
     "stall_timeout",
     "process_share",
     "spend",
+    "cache.max_age",
+    "cache.max_bytes",
 }
 """Parameters that the load of a scenario replaces, or that have no place in a simulation."""
 
@@ -119,7 +137,7 @@ def constants() -> Iterator[Variant]:
     for module, name in found():
         short = f"{module.__name__.rpartition('.')[2]}.{name}"
         value = getattr(module, name)
-        if short in LEFT_OUT or not _is_quantity(value):
+        if short in LEFT_OUT or short.partition(".")[0] in UNUSED or not _is_quantity(value):
             continue
         whole = value if isinstance(value, tuple) else (value,)
         for which in (0, 1):
