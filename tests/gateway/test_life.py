@@ -385,3 +385,17 @@ async def test_a_gateway_listens_before_the_prices_are_loaded(path, stormbreak_p
         await until(lambda: in_time)
     assert reply.status == 200
     assert in_time == [True]
+
+
+async def test_a_mistake_of_ours_is_no_unreadable_request(path, monkeypatch, caplog):
+    def fails(*_):
+        raise RuntimeError(CHAT["messages"])
+
+    async with upstream() as provider, running(path, settings(provider.url)) as gateway:
+        monkeypatch.setattr(gateway.gateway._app, "_call", fails)
+        with caplog.at_level(logging.ERROR):
+            reply = await gateway.ask()
+    error = reply.json["error"]
+    assert (reply.status, error["code"], provider.seen) == (500, "internal_error", [])
+    assert "RuntimeError" in caplog.text
+    assert "tell me" not in caplog.text + error["message"]

@@ -33,6 +33,7 @@ from stormbreak.http.h1.request_parser import Request
 from stormbreak.http.h1.server_connection import ServerConnection, ServerResponse
 
 _COMMENT = b": waiting\n\n"
+_CODES = {500: "internal_error", 503: "gateway_full"}  # of what is no request that cannot be read
 
 
 @dataclass(slots=True)
@@ -68,8 +69,8 @@ class GatewayApp:
         return None
 
     def unreadable(self, status: int, message: str, path: str) -> ServerResponse:
-        """Answer a request that cannot be read."""
-        error = RefusedError(status, "unreadable_request", message)
+        """Answer a request that cannot be read, or that we failed at."""
+        error = RefusedError(status, _CODES.get(status, "unreadable_request"), message)
         return self._refused(RequestRecord("-", path), error)
 
     async def answer(self, request: Request, connection: ServerConnection) -> None:

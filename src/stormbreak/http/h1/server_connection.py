@@ -72,7 +72,7 @@ class Application(Protocol):
         """Refuse a request whose body is still to come, or return None."""
 
     def unreadable(self, status: int, message: str, path: str) -> ServerResponse:
-        """Answer a request that cannot be read, or breaks a bound. Its path may be unknown (empty)."""
+        """Answer a request that cannot be read (its path may be unknown: empty), or breaks a bound, or that `answer` failed at (500)."""
 
     async def answer(self, request: Request, connection: "ServerConnection") -> None:
         """Answer with `respond`, or with `begin`, `send` and `end`. It is cancelled when the client leaves."""
