@@ -37,6 +37,7 @@ from stormbreak.gateway import parent
 from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.usage_ledger import read_usage
 from stormbreak.gateway.worker import Ask, Reply, Worker, line_of
+from stormbreak.gateway.workers import ANSWER_TIMEOUT
 from stormbreak.http.pricing import list_price
 
 STREAM = {**CHAT, "stream": True}
@@ -80,6 +81,26 @@ async def test_two_workers_are_one_gateway(path):
     assert "Traceback" not in log
     for secret in (KEY, "tell me", "canary"):
         assert secret not in log
+
+
+async def test_a_worker_that_is_slow_to_drain_is_not_killed(path):
+    """Found on a busy machine: after two seconds it was, and its streams were cut."""
+    async with upstream() as provider:
+        provider.reply = streams = Streams()
+        async with gateway(path, settings(provider.url)) as process:
+            streaming = [asyncio.create_task(process.ask(STREAM)) for _ in range(4)]
+            await until(lambda: len(provider.seen) == 4, PATIENCE)
+            for pid in process.workers:
+                os.kill(pid, signal.SIGSTOP)
+            process.running.send_signal(signal.SIGTERM)
+            await asyncio.sleep(ANSWER_TIMEOUT + 1.0)
+            for pid in process.workers:
+                os.kill(pid, signal.SIGCONT)
+            streams.end.set()
+            replies = await asyncio.gather(*streaming)
+            assert all(reply.body.endswith(b"data: [DONE]\n\n") for reply in replies)
+            status, _ = await process.ended()
+    assert status == 0
 
 
 async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path):
@@ -131,7 +152,7 @@ async def test_all_workers_use_a_new_file_or_none(path, monkeypatch, caplog):
             slow, _ = whole._workers.running
             os.kill(slow.process.pid, signal.SIGSTOP)
             with monkeypatch.context() as impatient:
-                impatient.setattr(parent, "READ_TIMEOUT", 1.0)
+                impatient.setattr(parent, "CHANGE_TIMEOUT", 1.0)
                 assert not await whole.reload()
             os.kill(slow.process.pid, signal.SIGCONT)
             assert await statuses() == {404}

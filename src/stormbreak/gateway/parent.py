@@ -28,7 +28,7 @@ from stormbreak.gateway.process import check
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.gateway.spend_ledger import LedgerRecord
 from stormbreak.gateway.worker import Reply, Start
-from stormbreak.gateway.workers import WorkerGoneError, WorkerProcess, Workers
+from stormbreak.gateway.workers import CHANGE_TIMEOUT, WorkerGoneError, WorkerProcess, Workers
 from stormbreak.hidden_keys import hidden
 from stormbreak.http.environment import SHARE, share
 from stormbreak.http.h1.server import listen
@@ -41,7 +41,6 @@ from stormbreak.toml_file import read_text
 R = TypeVar("R")
 
 PAGE_TIMEOUT = 5.0  # seconds in which all workers must have answered, or not
-READ_TIMEOUT = 30.0  # seconds in which each worker must have read a new file
 
 STORE = "STORMBREAK__FLEET__URL"
 """The variable that leads workers to the parent's store; it is that of the setting `fleet.url`."""
@@ -142,7 +141,7 @@ class GatewayParent(Lifecycle):
 
     async def _prepare(self, text: str) -> None:
         """Let all workers read a text; raise ConfigurationError if one cannot, and none will use it."""
-        replies = await self._workers.ask_all("prepare", text=text, within=READ_TIMEOUT)
+        replies = await self._workers.ask_all("prepare", text=text, within=CHANGE_TIMEOUT)
         for worker, reply in replies.items():
             if isinstance(reply, WorkerGoneError):
                 wrong = str(reply) if worker in self._workers.running else None
@@ -154,7 +153,8 @@ class GatewayParent(Lifecycle):
 
     async def _apply(self) -> None:
         """Let all workers use what they have prepared; one that does not is replaced by one that does."""
-        for worker, reply in (await self._workers.ask_all("apply")).items():
+        replies = await self._workers.ask_all("apply", within=CHANGE_TIMEOUT)
+        for worker, reply in replies.items():
             if isinstance(reply, WorkerGoneError) or reply.error is not None:
                 await worker.kill()
 

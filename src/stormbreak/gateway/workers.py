@@ -17,7 +17,8 @@ from stormbreak.gateway.metrics import LOG
 from stormbreak.gateway.worker import MAX_LINE, Ask, Reply, Start, line_of
 
 START_TIMEOUT = 60.0  # seconds until a worker must serve
-ANSWER_TIMEOUT = 2.0  # seconds in which it must answer
+ANSWER_TIMEOUT = 2.0  # seconds in which it must answer ...
+CHANGE_TIMEOUT = 30.0  # ... when it is to read a new file, to use it, or to drain: a busy one is not killed for that
 FIRST_PAUSE = 1.0  # seconds before a worker is started again ...
 MAX_PAUSE = 30.0  # ... and at most
 STEADY = 30.0  # seconds after which a worker has not failed at its start
@@ -194,7 +195,7 @@ class Workers:
     async def drain(self) -> None:
         """Let their answers end, for as long as the settings say, and wait until they have ended."""
         await self._stop_keeping()
-        for worker, reply in (await self.ask_all("drain")).items():
+        for worker, reply in (await self.ask_all("drain", within=CHANGE_TIMEOUT)).items():
             if isinstance(reply, WorkerGoneError):
                 await worker.kill()
         await asyncio.gather(*(worker.ended() for worker in self.running))
