@@ -134,10 +134,10 @@ def test_a_bomb_below_the_limit_of_size_is_refused(form, size):
 
 
 def test_what_repeats_itself_is_no_bomb():
-    """A model that repeats a word until it may say no more, short events that are equal, and 33 MiB that differ in a word."""
+    """A model that repeats a word until it may say no more, short events that are equal, and 8 MiB that differ in a word."""
     repeated = json.dumps({"content": "the same " * (2**20 // 9)}).encode()
     words = [b"%x" % (number * 2654435761 % 2**32) for number in range(1000)]
-    events = b"".join(SSE + words[number * number % 1000] for number in range(2**25 // len(SSE)))
+    events = b"".join(SSE + words[number * number % 1000] for number in range(2**23 // len(SSE)))
     short = (
         b'data: {"choices":[{"index":0,"delta":{"content":" the"},"finish_reason":null}]}\n\n'
         * 64_000
