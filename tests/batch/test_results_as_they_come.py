@@ -48,7 +48,7 @@ def test_failures_come_too(output, stormbreak_provider):
 
 
 def test_a_slow_reader_holds_the_run_back(output, place):
-    rows = chat_rows(2_000)
+    rows = chat_rows(600)
     reader = results(rows, output=output, concurrency=16, **place)
     found = [next(reader)]
     lines = 0
@@ -59,7 +59,7 @@ def test_a_slow_reader_holds_the_run_back(output, place):
 
 
 def test_a_reader_that_leaves_stops_the_run(output, place):
-    rows = chat_rows(2_000)
+    rows = chat_rows(600)
     for _ in results(rows, output=output, concurrency=16, **place):
         break
     kept = len(read(output))
@@ -69,7 +69,7 @@ def test_a_reader_that_leaves_stops_the_run(output, place):
 
 
 async def test_an_async_reader_that_leaves_stops_the_run(output, place):
-    rows = chat_rows(2_000)
+    rows = chat_rows(600)
     async with aclosing(aresults(rows, output=output, concurrency=16, **place)) as found:
         async for _ in found:
             break

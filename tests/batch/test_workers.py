@@ -1,6 +1,7 @@
 """`batch run --workers N`: several processes, one batch. Real processes, signals and kills."""
 
 import csv
+import gc
 import json
 import os
 import random
@@ -27,8 +28,10 @@ from batches import (
     wait_until,
     write,
 )
+from forking import in_child
 
 from stormbreak.batch import run as run_batch
+from stormbreak.cli.main import main
 from stormbreak.errors import ConfigurationError
 from stormbreak.testing import serve
 
@@ -106,6 +109,15 @@ def test_a_table_with_duplicates(at):
         table = [*csv.DictReader(file)]
     assert [row["id"] for row in table] == [str(number) for number in range(80)]
     assert all(row["answer"] for row in table)
+
+
+def test_what_the_program_keeps_from_the_garbage_collector_stays_kept(at, monkeypatch):
+    """Found: the first collection after such a run looked at all that was imported."""
+    write(at / "in.jsonl", chat_rows(4))
+    monkeypatch.setattr(gc, "unfreeze", None)
+    with serve(scenario()) as provider:
+        words = [*map(str, batch(provider.base_url))]
+        assert in_child(lambda: main(words) == 0, seconds=60)
 
 
 # ------------------------------------------------------------ what they share

@@ -75,7 +75,7 @@ def test_where_nothing_binds_there_is_no_limit(policy):
 
 
 def test_an_automatic_limit_is_one_while_congestion_lasts():
-    told = simulate(replace(load("dip"), duration=120.0), INTERACTIVE, seed=1).series
+    told = simulate(replace(load("dip"), duration=70.0), INTERACTIVE, seed=1).series
 
     assert set(told.limit[:30]) == {None}
     assert max(told.limit[36:50]) < 256
@@ -128,7 +128,7 @@ def test_wasted_work_is_counted_when_it_ends():
 
 def test_looking_changes_nothing(monkeypatch):
     """The events that are stored in `test_simulation` are from before anybody looked, too."""
-    storm = replace(load("dip"), duration=90.0)
+    storm = replace(load("dip"), duration=70.0)
     events = {True: [], False: []}
     seen = simulate(storm, INTERACTIVE, seed=1, listener=events[True].append)
     monkeypatch.setattr(Sampler, "sample", lambda *_: NOTHING)

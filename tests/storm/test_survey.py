@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from math import inf
 
+import pytest
 from surveyed import a_survey
 
 from stormbreak.core.presets import INTERACTIVE
@@ -85,31 +86,36 @@ def test_a_survey_of_nothing_but_the_policy_loses_nothing():
     assert (found.figures.regret_worst, found.figures.ahead) == (0.0, 0.0)
 
 
-def test_the_same_in_processes_side_by_side_and_again():
-    others = [BASELINES["none"], BASELINES["naive"], OURS, BASELINES["none"]]
-    alone = survey(OURS, others, **FEW)
-    assert survey(OURS, others, **FEW, processes=2) == alone
-    assert alone.others == ("none", "naive")  # each once, and not the policy itself
-    other = survey(BASELINES["none"], [], **{**FEW, "runs": 1, "seed": 504})
-    assert [score.draw for score in other.scores] != [score.draw for score in alone.scores]
+TWIN = replace(BASELINES["naive"], name="twin")
+OTHERS = [BASELINES["none"], BASELINES["naive"], OURS, TWIN, BASELINES["none"]]
 
 
-def test_every_policy_meets_the_same_storm():
-    twin = replace(BASELINES["naive"], name="twin")
-    for score in survey(BASELINES["naive"], [twin], **FEW).scores:
-        assert score.values["naive"] == score.values["twin"]
-        assert score.regret == 0.0
-
-
-def test_the_progress_of_every_run_is_reported():
+@pytest.fixture(scope="module")
+def alone():
+    """A survey in one process, and the progress that it reported."""
     told = {}
-    survey(
-        OURS,
-        [BASELINES["none"]],
-        **FEW,
-        progress=lambda run, share, runs: told.update({(run, runs): share}),
+    found = survey(
+        OURS, OTHERS, **FEW, progress=lambda run, share, runs: told.update({(run, runs): share})
     )
-    assert told == {(run, 8): 1.0 for run in range(8)}
+    return found, told
+
+
+def test_the_same_in_processes_side_by_side_and_again(alone):
+    found, _ = alone
+    beside = survey(OURS, OTHERS, **{**FEW, "draws": 1}, processes=2)
+    assert beside.scores == found.scores[:1]
+    assert beside.others == found.others == ("none", "naive", "twin")  # each once, and not itself
+    other = survey(BASELINES["none"], [], **{**FEW, "runs": 1, "seed": 504})
+    assert [score.draw for score in other.scores] != [score.draw for score in found.scores]
+
+
+def test_every_policy_meets_the_same_storm(alone):
+    for score in alone[0].scores:
+        assert score.values["twin"] == score.values["naive"] != score.values["none"]
+
+
+def test_the_progress_of_every_run_is_reported(alone):
+    assert alone[1] == {(run, 16): 1.0 for run in range(16)}
 
 
 def test_a_survey_of_batches():

@@ -26,7 +26,7 @@ NARROW = replace(
 )  # one at a time, where 20 would fit
 WIDE = Scenario(
     name="wide",
-    duration=20.0,
+    duration=12.0,
     provider=Provider(slots=20, service=1.0, variation=0.2),
     load=Load(rate=8.0, timeout=5.0, deadline=6.0),
 )

@@ -42,8 +42,8 @@ class Doubles:
     With `late`, so many calls wait for each other, each on its own connection, and some are answered late, too.
     """
 
-    def __init__(self, seed, *, late=0):
-        self._chance = random.Random(seed)
+    def __init__(self, seed, *, late=0, share=SHARE):
+        self._chance, self._share = random.Random(seed), share
         self._late = asyncio.Barrier(late) if late else None
         self._later = set()
         self.twice = self.later = 0
@@ -55,11 +55,11 @@ class Doubles:
             async with asyncio.timeout(PATIENCE):
                 await self._late.wait()
         drawn = self._chance.random()
-        at_once = drawn < SHARE
+        at_once = drawn < self._share
         self.twice += at_once
         writer.write(whole * (1 + at_once))
         await writer.drain()
-        if self._late and SHARE <= drawn < 2 * SHARE:
+        if self._late and self._share <= drawn < 2 * self._share:
             self.later += 1
             task = asyncio.create_task(self._again(whole, writer))
             self._later.add(task)

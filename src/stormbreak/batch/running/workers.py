@@ -4,7 +4,6 @@ It sends nothing itself. Its store shares limits and money between the workers; 
 worker that is killed loses what it had in flight, and the others go on; its rows are left for the next run.
 """
 
-import gc
 import logging
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from stormbreak.batch.running.worker import (
 )
 from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.core.concurrency_limit import Limit
+from stormbreak.drivers.garbage import collecting_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
@@ -128,19 +128,17 @@ class Workers:
         self.journal.share()
         context = get_context("fork")
         pipes = [context.Pipe() for _ in range(self._plan.count)]
-        gc.collect()
-        gc.freeze()  # forks share the memory of the index, as long as nobody touches it
         try:
-            for part, (ours, theirs) in enumerate(pipes):
-                others = [end for pipe in pipes for end in pipe if end is not theirs]
-                process = context.Process(target=work, args=(self._plan, part, theirs, others))
-                process.start()
-                self._workers.append(_Worker(process, ours))
+            with collecting_less_often():  # forks share the memory of what nobody looks at
+                for part, (ours, theirs) in enumerate(pipes):
+                    others = [end for pipe in pipes for end in pipe if end is not theirs]
+                    process = context.Process(target=work, args=(self._plan, part, theirs, others))
+                    process.start()
+                    self._workers.append(_Worker(process, ours))
         except OSError as error:
             why = f"cannot start {self._plan.count} processes: {error.strerror}"
             raise ConfigurationError(f"workers: {why}") from error
         finally:
-            gc.unfreeze()
             for _, theirs in pipes:
                 theirs.close()
 
