@@ -25,6 +25,7 @@ THREADS = """
 import sys, threading, msgspec
 from stormbreak.fleet.lease_renewal import Report
 from stormbreak.fleet.parent_store import ParentClient, ParentStore
+from stormbreak.fleet.store_thread import _thread_for
 
 sys.setswitchinterval(1e-6)
 with ParentStore() as store:
@@ -32,15 +33,16 @@ with ParentStore() as store:
 
     def ask(number):
         start.wait()
+        stores.add(_thread_for(store.url))
         answers.append(ParentClient(store.url).beat([("scope", str(number), Report())]))
 
-    answers = []
+    answers, stores = [], set()
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
     for each in threads:
         each.start()
     for each in threads:
         each.join()
-print(len(answers))
+print(len(answers), len(stores))
 """
 
 
@@ -85,8 +87,8 @@ def test_classes_are_prepared_on_import():
     assert found == OF_ONE_THREAD.keys()
 
 
-def test_many_threads_may_be_the_first_to_ask_the_store():
+def test_many_threads_may_be_the_first_to_ask_the_store_and_share_a_thread_for_it():
     ended = subprocess.run(
         [sys.executable, "-c", THREADS], check=False, capture_output=True, text=True, timeout=60
     )
-    assert (ended.returncode, ended.stdout) == (0, "16\n"), ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, "16 1\n"), ended.stderr

@@ -21,6 +21,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.drivers.flow_stepper import Stepper, stepper_of
 from stormbreak.drivers.fork_safety import reset_in_child
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.lease_renewal import Membership, SpendMembership
 from stormbreak.fleet.messages import Answer
@@ -258,9 +259,13 @@ def _place(url: str) -> str:
 # ---------------------------------------------------------------- one for each store
 
 
-@cache
+_making = new_lock()
+_made = cache(StoreThread)
+
+
 def _thread_for(url: str) -> StoreThread:
-    return StoreThread(url)
+    with _making:  # two threads that are the first must not get one each
+        return _made(url)
 
 
 def leave(url: str) -> None:
