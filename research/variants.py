@@ -133,7 +133,8 @@ def varied(value: float) -> tuple[float, float]:
 
 
 def constants() -> Iterator[Variant]:
-    """Each constant of the core, less and more."""
+    """Each constant of the core, less and more, also in the modules that import it."""
+    imported = imports()
     for module, name in found():
         short = f"{module.__name__.rpartition('.')[2]}.{name}"
         value = getattr(module, name)
@@ -144,12 +145,14 @@ def constants() -> Iterator[Variant]:
             new = tuple(varied(part)[which] for part in whole)
             changed = new if isinstance(value, tuple) else new[0]
             if changed != value:
-                yield Variant(short, _shown(value, changed), (Patch(module, name, changed),))
+                holders = [(module, name), *imported.get((module.__name__, name), ())]
+                patches = tuple(Patch(owner, held, changed) for owner, held in holders)
+                yield Variant(short, _shown(value, changed), patches)
 
 
 def found() -> Iterator[tuple[ModuleType, str]]:
     """Every module of the core with each name in capitals that it assigns."""
-    for path in sorted(Path(stormbreak.core.__path__[0]).glob("[a-z]*.py")):
+    for path in _modules():
         module = import_module(f"stormbreak.core.{path.stem}")
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign | ast.AnnAssign):
@@ -159,6 +162,23 @@ def found() -> Iterator[tuple[ModuleType, str]]:
                     for name in names:
                         if isinstance(name, ast.Name) and name.id.isupper():
                             yield module, name.id
+
+
+def imports() -> dict[tuple[str, str], list[tuple[ModuleType, str]]]:
+    """By module and name, what modules of the core import from another, and under which name."""
+    holders: dict[tuple[str, str], list[tuple[ModuleType, str]]] = {}
+    for path in _modules():
+        module = import_module(f"stormbreak.core.{path.stem}")
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    held = module, alias.asname or alias.name
+                    holders.setdefault((node.module, alias.name), []).append(held)
+    return holders
+
+
+def _modules() -> list[Path]:
+    return sorted(Path(stormbreak.core.__path__[0]).glob("[a-z]*.py"))
 
 
 def _is_quantity(value: object) -> bool:
