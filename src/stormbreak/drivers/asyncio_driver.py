@@ -7,7 +7,7 @@ cancelled caller closes its flow at once; the cancelled sender closes its connec
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -26,8 +26,8 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.timeouts import AnsweredError, Pulse, Timeout
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
-Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
-Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
+Sender: TypeAlias = Callable[[Send], Coroutine[Any, Any, Outcome]]
+Asker: TypeAlias = Callable[[Ask], Coroutine[Any, Any, Outcome | None]]
 
 
 def timed_out(seconds: float | None) -> Outcome:

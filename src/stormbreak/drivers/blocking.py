@@ -77,10 +77,6 @@ class Strand(Generic[T]):
         )
         self.on_interrupt: Callable[[], None] | None = None  # ends what blocks elsewhere
 
-    def resume(self, ready: list[socket.socket] | None) -> None:
-        """Go on, until it waits again or is over."""
-        self._step(self._coroutine.send, ready)
-
     def block(self, wait: SocketWait) -> list[socket.socket] | None:
         """Wait here, and return the sockets that are ready; None: it has to suspend, since it races, or is to end."""
         if self._context is not None:
@@ -92,15 +88,12 @@ class Strand(Generic[T]):
             self.waits_for = None
         return None if self.is_interrupted or now >= self.until else wait.ready(numbers)
 
-    def throw(self, error: BaseException) -> None:
-        """Go on with `error`, raised where it waits."""
-        try:
-            self._step(self._coroutine.throw, error)
-        finally:
-            # its traceback leads here: it would hold itself, and all that the coroutine holds
-            del error
-
-    def _step(self, go_on: Callable[[Any], Any], value: object) -> None:
+    def resume(self, ready: list[socket.socket] | None, error: BaseException | None = None) -> None:
+        """Go on, until it waits again or is over; with an `error`, that is raised where it waits."""
+        go_on: Callable[[Any], Any] = self._coroutine.send
+        value: object = ready
+        if error is not None:
+            go_on, value = self._coroutine.throw, error
         within, _here.strand = _here.strand, self
         self.waits_for = None  # another may use its sockets from now on
         try:
@@ -114,7 +107,8 @@ class Strand(Generic[T]):
             raise
         finally:
             _here.strand = within
-            del value
+            # its traceback leads here: it would hold itself, and all that the coroutine holds
+            del error, value
         if not isinstance(wanted, SocketWait):
             self.close()
             raise RuntimeError("code that blocks may not wait for an event loop")  # noqa: TRY004
@@ -142,7 +136,7 @@ class Strand(Generic[T]):
         """Give it up: raise `error` where it waits."""
         try:
             if getcoroutinestate(self._coroutine) == CORO_SUSPENDED:
-                self.throw(error)
+                self.resume(None, error)
             self.close()
         finally:
             del error
@@ -179,8 +173,7 @@ def _poll(waits: Sequence[SocketWait], until: float) -> tuple[set[int], float]:
                 poller.register(number, events)
     if not found:
         left = until - time.monotonic()
-        events_of = poller.poll(ceil(min(max(0.0, left), _LONGEST) * 1000))
-        found = {number for number, _ in events_of}
+        found.update(dict(poller.poll(ceil(min(max(0.0, left), _LONGEST) * 1000))))
     return found, time.monotonic()
 
 
@@ -243,7 +236,7 @@ def _end_late(strand: Strand[Any]) -> None:
         strand.resume([])
         return
     try:
-        strand.throw(asyncio.CancelledError())
+        strand.resume(None, asyncio.CancelledError())
     except asyncio.CancelledError:
         raise LateError from None
 

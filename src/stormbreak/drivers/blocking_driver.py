@@ -4,9 +4,10 @@ Attempts may race: the thread waits for the sockets of all of them. Another thre
 """
 
 import random
+import socket
 import time
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from math import inf
 from typing import Any, TypeVar, cast
@@ -24,49 +25,39 @@ from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
-S = TypeVar("S")
 T = TypeVar("T")
 
 _LAST = (CallResult, DeliverStream)
 
 
-class _Attempt:
-    """One attempt under way."""
+class _Attempt(Strand[Outcome]):
+    """One attempt under way; once it is over, its `result` is how it ended, unless it raised."""
 
-    __slots__ = ("_outcome", "_seconds", "strand")
+    __slots__ = ("_seconds",)
 
-    def __init__(self, strand: Strand[Outcome], seconds: float | None) -> None:
-        self.strand = strand
+    def __init__(
+        self,
+        attempt: Coroutine[Any, Any, Outcome],
+        seconds: float | None,
+        until: float,
+        context: Context | None,
+    ) -> None:
+        super().__init__(attempt, until, context)
         self._seconds = seconds
-        self._outcome: Outcome | None = None
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How it ended; None: it has not, or it raised."""
-        return self._outcome or self.strand.result
 
     @property
     def has_succeeded(self) -> bool:
-        outcome = self.outcome
-        return outcome is not None and outcome.verdict is Verdict.OK
+        return self.result is not None and self.result.verdict is Verdict.OK
 
-    def begin(self) -> None:
-        self._go_on(self.strand.resume, None)
-
-    def end_if_late(self, now: float) -> None:
-        """End it at its timeout."""
-        if now >= self.strand.until and not self.strand.over:
-            self._go_on(self.strand.throw, CancelledError())
-
-    def _go_on(self, go_on: Callable[[Any], None], value: object) -> None:
+    def resume(self, ready: list[socket.socket] | None, error: BaseException | None = None) -> None:
         try:
-            go_on(value)
+            super().resume(ready, error)
         except AnsweredError as answered:
-            self._outcome = answered.outcome
+            self.result = answered.outcome
         except CancelledError:
-            self._outcome = timed_out(self._seconds)
+            self.result = timed_out(self._seconds)
         finally:
-            del value  # an exception, whose traceback leads here
+            del error  # its traceback leads here
 
 
 class BlockingDriver(Driver):
@@ -75,7 +66,7 @@ class BlockingDriver(Driver):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine, time.monotonic, random.random)
         self._threads = ThreadDriver(engine)
-        self._attempts: set[Strand[Outcome]] = set()
+        self.attempts: set[_Attempt] = set()  # which `close` interrupts
         self._streams: LiveSet[BlockingDelivery] = LiveSet()
         self._closed = False
         reset_in_child(self._forget)
@@ -103,7 +94,8 @@ class BlockingDriver(Driver):
         try:
             while not isinstance(command, _LAST):
                 _, command = self._stepper.step(flow, running.execute(command))
-                running.keep(command.sends if isinstance(command, Race) else ())
+                if running.attempts:
+                    running.keep(command.sends if isinstance(command, Race) else ())
             if isinstance(command, DeliverStream):
                 return cast("CallResult", self._delivery(flow, command))  # to `open`
         except BaseException as error:
@@ -134,7 +126,7 @@ class BlockingDriver(Driver):
         """End every call, now or later: waiting, in flight, or streaming. From any thread."""
         self._closed = True
         self._threads.drain()
-        for attempt in tuple(self._attempts):
+        for attempt in tuple(self.attempts):
             attempt.interrupt()
         for delivery in self._streams:
             delivery.cut_off()
@@ -146,30 +138,23 @@ class BlockingDriver(Driver):
         Raises:
             StreamCutError: the driver was closed.
         """
-        strands = [attempt.strand for attempt in attempts.values()]
-        self._attempts.update(strands)
-        earliest = min([until, *[strand.until for strand in strands]])
+        running = tuple(attempts.values())
+        self.attempts.update(running)
+        earliest = min([until, *[attempt.until for attempt in running]])
         try:
-            while not [strand for strand in strands if strand.over]:
+            while not [attempt for attempt in running if attempt.over]:
                 self._check_open(attempts)
-                now = poll(strands, earliest)
+                now = poll(running, earliest)
                 if now >= earliest:
-                    for attempt in attempts.values():
-                        attempt.end_if_late(now)
+                    for attempt in running:
+                        if now >= attempt.until and not attempt.over:
+                            attempt.resume(None, CancelledError())
                     if now >= until:
                         return
         finally:
-            self._attempts.difference_update(strands)
-        if self._closed and not any(attempt.has_succeeded for attempt in attempts.values()):
+            self.attempts.difference_update(running)
+        if self._closed and not any(attempt.has_succeeded for attempt in running):
             self._check_open(attempts)
-
-    def begin(self, attempt: _Attempt) -> None:
-        """Begin an attempt; `close` finds it."""
-        self._attempts.add(attempt.strand)
-        try:
-            attempt.begin()
-        finally:
-            self._attempts.discard(attempt.strand)
 
     def _check_open(self, attempts: "dict[Send, _Attempt]") -> None:
         if self._closed:
@@ -192,7 +177,7 @@ class BlockingDriver(Driver):
             self._stepper.close(flow)
 
     def _forget(self) -> None:
-        self._attempts.clear()
+        self.attempts.clear()
         self._streams = LiveSet()
 
 
@@ -203,15 +188,17 @@ class _RunningCall:
         self._driver = driver
         self._sender = sender
         self._asker = asker
-        self._running: dict[Send, _Attempt] = {}
+        self.attempts: dict[Send, _Attempt] = {}
         self.sent = 0  # the number of the last attempt
 
     def execute(self, command: Send | Race | Ask | Wait | WaitFor) -> Outcome | None:
         """Do what the flow asks for, and return what came of it."""
         if isinstance(command, Send):
-            self._begin(command, None)
-            self._driver.poll(self._running, inf)
-            return self._running.pop(command).outcome
+            attempt = self._begin(command, None)
+            if not attempt.has_succeeded:
+                self._driver.poll(self.attempts, inf)
+            del self.attempts[command]
+            return attempt.result
         if isinstance(command, Race):
             return self._first_of(command)
         if isinstance(command, Ask):
@@ -224,43 +211,44 @@ class _RunningCall:
             return None
         until = inf if command.until is None else command.until
         try:
-            return run(_awaited(self._asker, command), until)
+            return run(self._asker(command), until)
         except LateError:
             return None
 
     def _first_of(self, race: Race) -> Outcome | None:
         """Run all of `race` until the first ends, with its outcome, or until its time, with None."""
         for send in race.sends:
-            if send not in self._running:
+            if send not in self.attempts:
                 self._begin(send, copy_context())
-        self._driver.poll(self._running, race.until)
-        for send, attempt in self._running.items():
-            if attempt.strand.over:
+        self._driver.poll(self.attempts, race.until)
+        for send, attempt in self.attempts.items():
+            if attempt.over:
                 race.first = send
-                del self._running[send]
-                return attempt.outcome
+                del self.attempts[send]
+                return attempt.result
         return None
 
     def keep(self, sends: tuple[Send, ...]) -> None:
         """Cancel all attempts but these."""
-        for send in [each for each in self._running if each not in sends]:
-            attempt = self._running.pop(send)
-            outcome = attempt.outcome
-            if not attempt.strand.over:
-                attempt.strand.close()
+        for send in [each for each in self.attempts if each not in sends]:
+            attempt = self.attempts.pop(send)
+            outcome = attempt.result
+            if not attempt.over:
+                attempt.close()
             elif outcome is not None and outcome.committed:  # just when it was given up
                 outcome.value.close()
 
-    def _begin(self, send: Send, context: Context | None) -> None:
-        self.sent = send.attempt
-        until = inf if send.timeout is None else self._driver.clock() + send.timeout
-        strand = Strand(_awaited(self._sender, send), until, context)
-        attempt = self._running[send] = _Attempt(strand, send.timeout)
-        self._driver.begin(attempt)
-
-
-async def _awaited(sender: Callable[[S], Awaitable[T]], command: S) -> T:
-    return await sender(command)
+    def _begin(self, send: Send, context: Context | None) -> _Attempt:
+        self.sent, driver = send.attempt, self._driver
+        until = inf if send.timeout is None else driver.clock() + send.timeout
+        attempt = _Attempt(self._sender(send), send.timeout, until, context)
+        self.attempts[send] = attempt
+        driver.attempts.add(attempt)
+        try:
+            attempt.resume(None)
+        finally:
+            driver.attempts.discard(attempt)
+        return attempt
 
 
 class BlockingDelivery(Delivery):

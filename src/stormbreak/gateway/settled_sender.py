@@ -1,8 +1,8 @@
 """A sender around another that takes something for each attempt of a call, and settles it when the attempt has ended."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
-from typing import Generic, TypeVar
+from collections.abc import Coroutine
+from typing import Any, Generic, TypeVar
 
 from stormbreak.core.flow import Send
 from stormbreak.drivers.asyncio_driver import Sender
@@ -25,7 +25,7 @@ class SettledSender(ABC, Generic[T]):
         self._open: list[T] = []  # of streams that go on
 
     @abstractmethod
-    def __call__(self, command: Send) -> Awaitable[Outcome]:
+    def __call__(self, command: Send) -> Coroutine[Any, Any, Outcome]:
         """Send once."""
 
     @abstractmethod

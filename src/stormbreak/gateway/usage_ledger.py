@@ -4,13 +4,13 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from decimal import Decimal
 from math import inf
 from pathlib import Path
 from secrets import token_hex
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -222,7 +222,7 @@ class MeteredSender(SettledSender[Sent]):
         self._key = key
         self._bound = bound
 
-    def __call__(self, command: Send) -> Awaitable[Outcome]:
+    def __call__(self, command: Send) -> Coroutine[Any, Any, Outcome]:
         """Send once."""
         sent = self._ledger.sent(self._key, command.target, self._bound)
         return self._send(command, sent)

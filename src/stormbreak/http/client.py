@@ -295,9 +295,9 @@ class AsyncClient(ClientControls):
         template = RequestTemplate(
             endpoint, body, key=idempotency_key, fields=fields, schema=checks
         )
-        config = self._resolver.resolve(template.fields.model)
+        config = self._resolver.resolve(template.model)
         ended = await self._run(config, template, _CallOptions(priority, deadline, tenant))
-        target = ended.target or self.target(template.fields.model)
+        target = ended.target or self.target(template.model)
         if ended.outcome.verdict is not Verdict.OK:
             raise add_attempt_notes(error_for(target, ended)) from ended.outcome.error
         return answer_of(target, ended, self._price_of)
@@ -357,7 +357,7 @@ class AsyncClient(ClientControls):
         set_stream(payload, endpoint_of(endpoint))
         body = encode_payload(payload)
         template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
-        config = self._resolver.resolve(template.fields.model)
+        config = self._resolver.resolve(template.model)
         call = self._call(config, template, options, delivers=True)
         sender = StreamSender(
             template,
@@ -412,7 +412,7 @@ class AsyncClient(ClientControls):
         template = RequestTemplate(
             endpoint, body, key=idempotency_key, fields=fields, schema=schema, repairs=repairs
         )
-        config = self._resolver.resolve(template.fields.model)
+        config = self._resolver.resolve(template.model)
         options = _CallOptions(priority, deadline, tenant, queue_is_free, attempts)
         return await self._run(config, template, options)
 
@@ -422,8 +422,8 @@ class AsyncClient(ClientControls):
         Raises:
             ConfigurationError: the endpoint is no path.
         """
-        config = self._resolver.resolve(template.fields.model)
-        route, _ = config.route_and_steps(template.fields.model)
+        config = self._resolver.resolve(template.model)
+        route, _ = config.route_and_steps(template.model)
         return self._prepare(config, template, route, current().tenant or "")
 
     def _prepare(
@@ -498,7 +498,7 @@ class AsyncClient(ClientControls):
         *,
         delivers: bool = False,
     ) -> Call:
-        policy, model = config.policy, template.fields.model
+        policy, model = config.policy, template.model
         route, steps = config.route_and_steps(model)
         scope = current()
         tenant = options.tenant or scope.tenant or ""

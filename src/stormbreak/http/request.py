@@ -329,7 +329,8 @@ class RequestTemplate:
         self._has_format = False
         if schema is not None:
             body, self._has_format = _with_format(body, shape, schema)
-        self.streamed = bool(fields.stream)
+        self.model = fields.model
+        self.streamed = self.delivers = bool(fields.stream)  # it delivers if the body itself asks
         self.reports_output = self.streamed and shape in FORMATS  # before the end of the answer
         self._given = self._body = self._unlimited = body
         self._parts = parts
@@ -340,16 +341,6 @@ class RequestTemplate:
         self._choices = (fields.n or 1) * (self._prompts or 1)  # that are returned
         self._inputs = count_inputs(body) if shape is Shape.EMBEDDINGS else None
         self.prepared: dict[Target, tuple[Route, PreparedRequest]] = {}
-
-    @property
-    def model(self) -> str:
-        """The model that the body names."""
-        return self.fields.model
-
-    @property
-    def delivers(self) -> bool:
-        """Whether the body itself asks for a stream."""
-        return bool(self.fields.stream)
 
     def stream_on_wire(self) -> None:
         """Ask for a stream, to be assembled, where the answer is the same."""

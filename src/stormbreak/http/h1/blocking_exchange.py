@@ -17,21 +17,20 @@ _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class BlockingExchange(Exchange):
     """One exchange on the thread that reads it; another thread may close it."""
 
-    __slots__ = ("_idle", "_is_sent", "socket")
+    __slots__ = ("_idle", "is_sent", "socket")
+    is_sent: bool
 
     def __init__(self, carrier: PooledSocket, request: PreparedRequest) -> None:
         super().__init__(carrier, request)
         self.socket = carrier
         self._idle = inf if request.idle_timeout is None else request.idle_timeout
-        self._is_sent = False
-
-    @property
-    def is_sent(self) -> bool:
-        """Whether the whole request has left."""
-        return self._is_sent
+        self.is_sent = False
 
     async def send(self, request: PreparedRequest, head: bytes, *, chunked: bool) -> None:
-        """Send the request, until an answer comes. Cancelling closes the connection."""
+        """Send the request, until an answer comes; then the socket is in use until `wait` ends.
+
+        Cancelling closes the connection.
+        """
         body = request.body
         try:
             if not isinstance(body, bytes):
@@ -55,8 +54,9 @@ class BlockingExchange(Exchange):
             self.fail(LOST)
             raise
         finally:
-            self._rest()
-        self._is_sent = not self._has_answer
+            self.is_sent = not self._has_answer
+            if not self.is_sent:  # nothing may be left to wait for
+                self._rest()
 
     @property
     def _has_answer(self) -> bool:

@@ -206,7 +206,8 @@ class BlockingPool:
                 old.append(free)
             else:
                 self._idle.append(free)
-                self._hand_out()
+                if self._waiting:
+                    self._hand_out()
             while self._idle and now - self._idle[0].idle_since >= (
                 SPARE if len(self._idle) > MAX_IDLE else KEEP_ALIVE
             ):

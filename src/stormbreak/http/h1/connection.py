@@ -46,15 +46,6 @@ def with_repeats(
     return kept
 
 
-def split_repeats(headers: RepeatableHeaders) -> list[tuple[str, str]]:
-    """Return a line for each value."""
-    return [
-        (name, each)
-        for name, value in headers.items()
-        for each in ((value,) if isinstance(value, str) else value)
-    ]
-
-
 # ---------------------------------------------------------------- memory for bodies
 # A body may grow to 64 MiB, and a few KiB of gzip are enough for that: many at once would not fit.
 # Beyond its first `FREE` bytes a body takes from a common budget. If that is empty, reading waits

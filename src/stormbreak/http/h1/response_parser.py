@@ -94,7 +94,7 @@ class ResponseParser:
         if not self.complete:
             if not (self._until_close and cleanly):  # RFC 9112, section 9.8
                 raise CutResponseError
-            self._finish()
+            self.complete = True
 
     def take(self) -> bytes:
         """The bytes of the body that nobody has taken."""
@@ -162,7 +162,7 @@ class ResponseParser:
         self.status = status
         if self._is_head:  # its head tells of a body that does not come
             self.reusable = False
-            self._finish()
+            self.complete = True
 
     def on_body(self, piece: bytes) -> None:
         """Keep a piece of the body."""
@@ -174,11 +174,8 @@ class ResponseParser:
         """Note the end of the response."""
         if self._interim:
             self._interim = False
-        elif not self.complete:
-            self._finish()
-
-    def _finish(self) -> None:
-        self.complete = True
+        else:
+            self.complete = True
 
     def close(self) -> None:
         """Let go of llhttp's parser, which holds this object."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -13,7 +14,6 @@ from stormbreak.http.h1.connection import (
     RepeatableHeaders,
     ResponseStream,
     repeated_headers,
-    split_repeats,
 )
 from stormbreak.http.h1.response_parser import NAMES, lower_name
 from stormbreak.http.stream import Stream
@@ -40,33 +40,32 @@ class BufferedBody:
     async def aread(self) -> bytes:
         """Read the body, and close the response."""
         response: Any = self
-        if self._use_ready(response):
-            await response.aclose()
+        if self.ready is not None and self._use_ready(response):
+            await response.stream.aclose()
         body: bytes = await super().aread()  # type: ignore[misc]  # of the library
         return body
 
     def read(self) -> bytes:
         """Read the body, and close the response."""
         response: Any = self
-        if self._use_ready(response):
-            response.close()
+        if self.ready is not None and self._use_ready(response):
+            response.stream.close()
         body: bytes = super().read()  # type: ignore[misc]  # of the library
         return body
 
     def _use_ready(self, response: Any) -> bool:
-        """Set the ready body as the content, if reading has not begun."""
+        """Set the ready body as the content of the closed response, if reading has not begun."""
         ready, self.ready = self.ready, None
-        if ready is None or response.is_stream_consumed or response.is_closed:
+        if response.is_stream_consumed or response.is_closed:
             return False
         response._content = ready  # noqa: SLF001 - where httpx2 and httpx keep it
-        response.is_stream_consumed = True
+        response.is_stream_consumed = response.is_closed = True
         return True
 
 
 # ---------------------------------------------------------------- library classes
 
 _TIMEOUTS = ("connect", "read", "write", "pool")
-_PROTOCOL = {"http_version": b"HTTP/1.1"}
 _OURS = OURS.encode()
 
 
@@ -77,6 +76,7 @@ class Library:
         """`buffered` is its class of response, for a body that is ready."""
         self._module: Any = module
         self.name = module.__name__
+        self._extensions = lru_cache(maxsize=64)(self._extensions_of)
         reading, blocking = self._module.AsyncByteStream, self._module.SyncByteStream
         self._buffered: Any = buffered
         self._wrapped = _subclass(WrappedBody, blocking, reading)
@@ -89,6 +89,11 @@ class Library:
             True: _subclass(PassThroughBody, SyncBody, blocking),
             False: _subclass(PassThroughBody, AsyncBody, reading),
         }
+
+    def _extensions_of(self, status: int) -> dict[str, Any]:
+        """Make those that the library's own transport gives to a response."""
+        reason = self._module.codes.get_reason_phrase(status).encode()
+        return {"http_version": b"HTTP/1.1", "reason_phrase": reason}
 
     def read(self, request: Any) -> SdkRequest:
         """Read all of a request but its body."""
@@ -150,7 +155,9 @@ class Library:
         **body: Any,
     ) -> Any:
         """Make a response; its body is `content` or `stream`."""
-        extensions = _PROTOCOL if history is None else _PROTOCOL | {KEPT_AS: history}
+        extensions = self._extensions(status)
+        if history is not None:
+            extensions = extensions | {KEPT_AS: history}
         content, kind = body.get("content"), self._module.Response
         if content is not None:
             kind, body = self._buffered, {"stream": self._module.ByteStream(content)}
@@ -203,9 +210,10 @@ def _is_of_parser(error: Exception) -> bool:
 
 def _as_sent(headers: RepeatableHeaders) -> list[tuple[bytes, bytes]]:
     """Return headers as the library takes them: as bytes, since it encodes only what is ASCII."""
-    lines = split_repeats(headers)
     return [
-        (name.encode("ascii"), value.encode("utf-8", "surrogateescape")) for name, value in lines
+        (name.encode("ascii"), each.encode("utf-8", "surrogateescape"))
+        for name, value in headers.items()
+        for each in ((value,) if isinstance(value, str) else value)
     ]
 
 

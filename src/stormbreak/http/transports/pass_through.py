@@ -136,7 +136,7 @@ async def _open(connection: Connection, request: PreparedRequest) -> ResponseStr
 
 
 def _request(sdk_request: SdkRequest, upload: Upload) -> PreparedRequest:
-    headers = sdk_request.forwarded_headers()
+    headers = without_hops(sdk_request.headers)
     has_body = {"content-length", "transfer-encoding"} & sdk_request.headers.keys()
     if "content-length" in sdk_request.headers:
         headers["content-length"] = sdk_request.headers["content-length"]

@@ -93,10 +93,6 @@ class SdkRequest(NamedTuple):
         """The base URL and the endpoint after it, both without a query."""
         return _place(self.url.partition("?")[0])
 
-    def forwarded_headers(self) -> dict[str, str]:
-        """Return its headers, without those of one hop and those that are meant for us."""
-        return without_hops(self.headers)
-
     def __repr__(self) -> str:
         return f"SdkRequest({self.method} {self.url.partition('?')[0]!r})"
 
@@ -172,7 +168,7 @@ class ModelCall(RequestTemplate):
     def _head(self, route: Route, accept: Passed, key: str) -> tuple[str, Mapping[str, str], float]:
         if self.is_led or self.prepared:
             return super()._head(route, accept, key)
-        headers = self._request.forwarded_headers()  # the first request is the SDK's own
+        headers = without_hops(self._request.headers)  # the first request is the SDK's own
         headers.setdefault("idempotency-key", key)
         if self.streamed and not self.delivers:
             headers["accept"] = "text/event-stream"
@@ -180,16 +176,16 @@ class ModelCall(RequestTemplate):
 
 
 def read_call(
-    request: SdkRequest, endpoint: str, body: bytes, *, stream_on_wire: bool
+    request: SdkRequest, body: bytes, *, stream_on_wire: bool
 ) -> ModelCall | Lookup | None:
-    """Read what the request asks for; None if it is not known to be safe to repeat."""
-    if request.is_lookup:
-        headers, connect = request.forwarded_headers(), _connect_timeout(request)
+    """Read what a model call or a lookup asks for; None if it is not known to be safe to repeat."""
+    if request.method == "GET":
+        headers, connect = without_hops(request.headers), _connect_timeout(request)
         return Lookup(
             PreparedRequest(request.url, headers, b"", connect_timeout=connect, method="GET")
         )
     try:
-        call = ModelCall(request, endpoint, body, stream_on_wire=stream_on_wire)
+        call = ModelCall(request, request.place[1], body, stream_on_wire=stream_on_wire)
     except ConfigurationError:  # it names no model, or is no JSON: the server will say so
         return None
     if call.shape is Shape.RESPONSES:

@@ -210,10 +210,6 @@ class SdkTransport:
         """Make a connection of an inner transport."""
         return WrappedConnection(self.library, inner)
 
-    def _read_call(self, request: SdkRequest, body: bytes) -> ModelCall | Lookup | None:
-        """Read what the engine may repeat; None: it passes through."""
-        return read_call(request, request.place[1], body, stream_on_wire=self._stream_on_wire)
-
     async def _run(self, source: ModelCall | Lookup, sdk_request: SdkRequest, request: Any) -> Any:
         """Run a call to its end, or to the first output of a stream: return its response, or raise an exception.
 
@@ -239,7 +235,7 @@ class SdkTransport:
 
     def _config_of(self, kept: KeptRoutes) -> TargetConfig:
         """Return the config of calls to the SDK's own address, made anew when the policy has changed."""
-        policy, config = self.policy, kept.config
+        policy, config = self.engine.policy, kept.config
         if config is None or config.policy is not policy:
             answers, reserves = self._local_answers, policy.reserves
             kept.config = config = TargetConfig(policy, kept.routes, answers, reserves=reserves)
@@ -482,7 +478,8 @@ class AsyncSdkTransport(SdkTransport):
         sdk_request = self.library.read(request)
         source = None
         if sdk_request.is_model_call or sdk_request.is_lookup:
-            source = self._read_call(sdk_request, await request.aread())
+            body = await request.aread()
+            source = read_call(sdk_request, body, stream_on_wire=self._stream_on_wire)
         if source is not None:
             return await self._run(source, sdk_request, request)
         if self._exceeds_spend_limit(sdk_request):

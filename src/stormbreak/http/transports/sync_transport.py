@@ -11,6 +11,7 @@ from stormbreak.drivers.blocking import run
 from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.http.h1.connection import Connection
 from stormbreak.http.transports.interruptible import interruptible
+from stormbreak.http.transports.sdk_request import read_call
 from stormbreak.http.transports.sdk_transport import SdkTransport
 from stormbreak.http.transports.wrapped_connection import BlockingWrappedConnection
 
@@ -48,7 +49,7 @@ class SyncSdkTransport(SdkTransport):
         sdk_request = self.library.read(request)
         source = None
         if sdk_request.is_model_call or sdk_request.is_lookup:
-            source = self._read_call(sdk_request, request.read())
+            source = read_call(sdk_request, request.read(), stream_on_wire=self._stream_on_wire)
         if source is not None:
             return run(self._run(source, sdk_request, request))
         if self._exceeds_spend_limit(sdk_request):
