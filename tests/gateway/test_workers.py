@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from unittest.mock import AsyncMock, Mock
 
@@ -33,7 +34,7 @@ from gateways import (
     upstream,
 )
 
-from stormbreak.gateway import parent
+from stormbreak.gateway import parent, workers
 from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.usage_ledger import read_usage
 from stormbreak.gateway.worker import Ask, Reply, Worker, line_of
@@ -101,6 +102,21 @@ async def test_a_worker_that_is_slow_to_drain_is_not_killed(path):
             assert all(reply.body.endswith(b"data: [DONE]\n\n") for reply in replies)
             status, _ = await process.ended()
     assert status == 0
+
+
+async def test_a_worker_that_hears_nothing_does_not_hold_up_the_end(path, monkeypatch):
+    """A supervisor kills the parent ten seconds after the grace, and the exact sum of what keys have spent with it."""
+    monkeypatch.setattr(workers, "AFTER_GRACE", 0.5)
+    async with upstream() as provider:
+        path.write_text(settings(provider.url, gateway="grace = 0.5"))
+        whole = GatewayParent(path, workers=2)
+        await whole.start()
+        slow, _ = whole._workers.running
+        os.kill(slow.process.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        await whole.drain()
+        assert time.monotonic() - began < workers.CHANGE_TIMEOUT
+        assert slow.process.returncode == -signal.SIGKILL
 
 
 async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path):

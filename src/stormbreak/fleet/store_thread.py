@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -260,12 +260,17 @@ def _place(url: str) -> str:
 
 
 _making = new_lock()
-_made = cache(StoreThread)
+_threads: dict[str, StoreThread] = {}
 
 
 def _thread_for(url: str) -> StoreThread:
-    with _making:  # two threads that are the first must not get one each
-        return _made(url)
+    known = _threads.get(url)
+    if known is None:
+        with _making:  # two threads that are the first must not get one each
+            known = _threads.get(url)
+            if known is None:
+                known = _threads[url] = StoreThread(url)
+    return known
 
 
 def leave(url: str) -> None:

@@ -115,7 +115,7 @@ class GatewayParent(Lifecycle):
         """Stop accepting, let answers end within the grace, and close."""
         self._draining = True
         self._stop_listening()
-        await self._workers.drain()
+        await self._workers.drain(self._rules_now.settings.grace)
         await self.close()
 
     async def close(self) -> None:

@@ -18,7 +18,10 @@ from stormbreak.gateway.worker import MAX_LINE, Ask, Reply, Start, line_of
 
 START_TIMEOUT = 60.0  # seconds until a worker must serve
 ANSWER_TIMEOUT = 2.0  # seconds in which it must answer ...
-CHANGE_TIMEOUT = 30.0  # ... when it is to read a new file, to use it, or to drain: a busy one is not killed for that
+CHANGE_TIMEOUT = (
+    30.0  # ... when it is to read a new file, or to use it: a busy one is not killed for that
+)
+AFTER_GRACE = 8.0  # seconds in which it tells the last clients, and ends: supervisors wait for 10
 FIRST_PAUSE = 1.0  # seconds before a worker is started again ...
 MAX_PAUSE = 30.0  # ... and at most
 STEADY = 30.0  # seconds after which a worker has not failed at its start
@@ -192,13 +195,14 @@ class Workers:
         replies = await asyncio.gather(*map(ask, workers))
         return dict(zip(workers, replies, strict=True))
 
-    async def drain(self) -> None:
-        """Let their answers end, for as long as the settings say, and wait until they have ended."""
+    async def drain(self, grace: float) -> None:
+        """Let their answers end for `grace` seconds, and wait until they have ended, if they do in time."""
         await self._stop_keeping()
-        for worker, reply in (await self.ask_all("drain", within=CHANGE_TIMEOUT)).items():
-            if isinstance(reply, WorkerGoneError):
-                await worker.kill()
-        await asyncio.gather(*(worker.ended() for worker in self.running))
+        seconds = grace + AFTER_GRACE
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.ask_all("drain", within=seconds)
+                await asyncio.gather(*(worker.ended() for worker in self.running))
 
     async def close(self) -> None:
         """End them at once."""

@@ -35,13 +35,13 @@ class BufferedBody:
     Iterating, or closing it unread, works as in the library.
     """
 
-    ready: bytes | None = None
+    ready: tuple[bytes, object] | None = None  # the body, and the stream that stands for it
 
     async def aread(self) -> bytes:
         """Read the body, and close the response."""
         response: Any = self
         if self.ready is not None and self._use_ready(response):
-            await response.stream.aclose()
+            await response.aclose()
         body: bytes = await super().aread()  # type: ignore[misc]  # of the library
         return body
 
@@ -49,17 +49,21 @@ class BufferedBody:
         """Read the body, and close the response."""
         response: Any = self
         if self.ready is not None and self._use_ready(response):
-            response.stream.close()
+            response.close()
         body: bytes = super().read()  # type: ignore[misc]  # of the library
         return body
 
     def _use_ready(self, response: Any) -> bool:
-        """Set the ready body as the content of the closed response, if reading has not begun."""
-        ready, self.ready = self.ready, None
-        if response.is_stream_consumed or response.is_closed:
+        """Set the ready body as the content, if reading has not begun, and nobody has put a stream around ours."""
+        (content, ours), self.ready = self.ready, None  # type: ignore[misc]
+        stream = response.stream
+        bound = (
+            stream is ours or getattr(stream, "_stream", None) is ours
+        )  # by the library's client
+        if not bound or response.is_stream_consumed or response.is_closed:
             return False
-        response._content = ready  # noqa: SLF001 - where httpx2 and httpx keep it
-        response.is_stream_consumed = response.is_closed = True
+        response._content = content  # noqa: SLF001 - where httpx2 and httpx keep it
+        response.is_stream_consumed = True
         return True
 
 
@@ -165,7 +169,7 @@ class Library:
         sent = _as_sent(headers)
         made = kind(status, headers=sent, extensions=extensions, **body)
         if content is not None:
-            made.ready = content
+            made.ready = content, made.stream
         if b"".join([value for _, value in sent]).isascii():
             made.headers.encoding = "ascii"  # else the library tries each of them
         return made
