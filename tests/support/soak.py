@@ -90,13 +90,14 @@ class Soak:
         child = os.fork()
         if child == 0:
             faulthandler.register(signal.SIGALRM, chain=True)  # a timer's thread is not forked
-            signal.alarm(int(PATIENCE))
             code = 1
             try:
                 for part in self.lazy:  # no fork gives them back what another thread holds
                     part.lock = threading.RLock()
                 for kind in KINDS:
+                    signal.alarm(int(PATIENCE))  # each is progress
                     use(kind, self.base_url)
+                signal.alarm(int(PATIENCE))
                 gc.collect()
                 code = 0
             finally:
