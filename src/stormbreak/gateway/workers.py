@@ -18,9 +18,7 @@ from stormbreak.gateway.worker import MAX_LINE, Ask, Reply, Start, line_of
 
 START_TIMEOUT = 60.0  # seconds until a worker must serve
 ANSWER_TIMEOUT = 2.0  # seconds in which it must answer ...
-CHANGE_TIMEOUT = (
-    30.0  # ... when it is to read a new file, or to use it: a busy one is not killed for that
-)
+CHANGE_TIMEOUT = 30.0  # ... when it is to read or to use a new file: a busy one is not killed
 AFTER_GRACE = 8.0  # seconds in which it tells the last clients, and ends: supervisors wait for 10
 FIRST_PAUSE = 1.0  # seconds before a worker is started again ...
 MAX_PAUSE = 30.0  # ... and at most

@@ -15,12 +15,7 @@ from stormbreak.http.h1.connection import ExchangeResult
 from stormbreak.http.h1.exchange import BAD_HEADER, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import Proxy
-from stormbreak.http.h1.socket_response import (
-    SocketResponse,
-    came_whole,
-    open_response,
-    whole_response,
-)
+from stormbreak.http.h1.socket_response import SocketResponse, open_response, whole_response
 from stormbreak.http.models import PreparedRequest
 from stormbreak.types import Outcome
 
@@ -43,11 +38,7 @@ class BlockingConnection:
         """Send once and read the whole answer. Cancelling closes the connection."""
         pool = self._pool
         begun = await self._begin(pool, request)
-        if isinstance(begun, Outcome):
-            return begun
-        while begun.parser.status is None and begun.failure is None:  # here: each frame costs
-            await begun.wait()
-        return came_whole(begun) or await whole_response(begun, request, pool)
+        return begun if isinstance(begun, Outcome) else await whole_response(begun, request, pool)
 
     async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""

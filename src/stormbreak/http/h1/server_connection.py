@@ -72,7 +72,7 @@ class Application(Protocol):
         """Refuse a request whose body is still to come, or return None."""
 
     def unreadable(self, status: int, message: str, path: str) -> ServerResponse:
-        """Answer a request that cannot be read (its path may be unknown: empty), or breaks a bound, or that `answer` failed at (500)."""
+        """Answer a request that cannot be read, breaks a bound, or made `answer` fail (500). Its path may be unknown (empty)."""
 
     async def answer(self, request: Request, connection: "ServerConnection") -> None:
         """Answer with `respond`, or with `begin`, `send` and `end`. It is cancelled when the client leaves."""

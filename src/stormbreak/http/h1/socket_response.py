@@ -125,9 +125,11 @@ async def open_response(
 async def whole_response(
     exchange: Exchange, request: PreparedRequest, pool: ResponseOwner
 ) -> ExchangeResult:
-    """Wait for the rest of a response that did not come whole with its head."""
-    response = await open_response(exchange, request, pool)
-    return response if isinstance(response, Outcome) else await collect(response)
+    """Wait for a whole response."""
+    head = await exchange.head()
+    if isinstance(head, Outcome):
+        return head
+    return came_whole(exchange) or await collect(SocketResponse(exchange, head, request, pool))
 
 
 def came_whole(exchange: Exchange) -> ExchangeResult | None:
