@@ -155,6 +155,48 @@ def test_when_a_trial_has_found_a_limit_it_is_no_lower_than_half_of_what_was_ser
     assert rate.rate_at(114.3) < 10.0
 
 
+def first_burst(sent, refused):
+    """A rate whose first `sent` leave in one instant, and half a second later so many are refused."""
+    rate = send_rate()
+    for _ in range(sent):
+        rate.take(None, 10.0)
+    for _ in range(refused):
+        rate.settle(None, THROTTLED, 10.5, 0.5)
+    return rate
+
+
+@table_test(("sent", "refused"), [(100, 90), (19, 19)])
+def test_a_first_burst_is_not_held_back_unless_nearly_all_of_at_least_twenty_are_refused(
+    sent, refused
+):
+    assert not first_burst(sent, refused).in_force(10.5)
+
+
+@table_test(("sent", "refused", "per_second"), [(100, 95, 5.0), (20, 20, 1.0)])
+def test_until_a_first_lesson_a_brake_holds_sending_to_what_was_accepted(sent, refused, per_second):
+    rate = first_burst(sent, refused)
+
+    assert rate.rate_at(10.5) == pytest.approx(per_second)
+    times = left(rate, 10.5, 14.4)
+    assert len(times) == pytest.approx(3.9 * per_second, abs=1)
+
+
+def test_a_brake_ends_when_there_could_have_been_a_lesson():
+    rate = first_burst(100, 95)
+
+    assert rate.in_force(16.9)
+    assert (rate.in_force(17.0), rate.ready_at(None, 17.0)) == (False, READY)
+
+
+def test_a_lesson_replaces_a_brake():
+    rate = first_burst(100, 95)
+    later = len(left(rate, 11.0, 14.9))
+    rate.settle(None, THROTTLED, 15.0, 0.5)
+
+    assert rate.rate_at(15.0) == pytest.approx((4 + later) / 5)
+    assert rate.in_force(120.0)
+
+
 def used_up(rate, now):
     """Nothing was served in the last ten seconds; the lesson is the second, two seconds after the first."""
     for _ in range(20):
@@ -312,7 +354,7 @@ def test_it_opens_exactly_when_it_said_and_when_the_rate_is_gone():
 
     for second in range(116, 219):  # or it would grow out of sight
         rate.settle(None, THROTTLED, float(second), 0.5)
-    rate.learned_at = 100.0
+    rate.ends_at = 220.0
     left(rate, 219.999, 219.9999)  # all that was earned
     assert rate.ready_at(None, 219.9999) == 220.0
     assert rate.ready_at(None, 220.0) == READY
@@ -451,7 +493,7 @@ def test_bad_luck_that_becomes_an_outage_teaches_a_rate_again():
 
 @table_test(("since", "learned"), [(4.9, False), (5.0, True), (5.1, True)])
 def test_nothing_is_learned_in_the_first_seconds_of_sending(since, learned):
-    rate = spent(30, 30, seconds=since)
+    rate = spent(30, 15, seconds=since)
 
     assert rate.in_force(100.0) is learned
     if learned:  # and then it is measured over the seconds there were
