@@ -175,10 +175,24 @@ def test_a_first_burst_is_not_held_back_unless_nearly_all_of_at_least_twenty_are
 @table_test(("sent", "refused", "per_second"), [(100, 95, 5.0), (20, 20, 1.0)])
 def test_until_a_first_lesson_a_brake_holds_sending_to_what_was_accepted(sent, refused, per_second):
     rate = first_burst(sent, refused)
-
-    assert rate.rate_at(10.5) == pytest.approx(per_second)
     times = left(rate, 10.5, 14.4)
+
+    assert rate.rate_at(10.5) == rate.rate_at(14.4) == pytest.approx(per_second)
+    assert times[0] == pytest.approx(10.5 + 1 / per_second)
     assert len(times) == pytest.approx(3.9 * per_second, abs=1)
+
+
+def test_a_brake_counts_what_was_accepted_in_all_the_seconds_so_far():
+    rate = first_burst(100, 80)  # not yet nearly all
+    for _ in range(12):
+        rate.settle(None, THROTTLED, 12.0, 0.5)
+    assert rate.rate_at(12.0) == pytest.approx(8 / 2)
+    later = len(left(rate, 12.0, 14.0))
+    for _ in range(later):
+        rate.settle(None, THROTTLED, 14.0, 0.5)
+
+    assert later == pytest.approx(8, abs=1)
+    assert rate.rate_at(14.0) == pytest.approx(8 / 4)
 
 
 def test_a_brake_ends_when_there_could_have_been_a_lesson():
