@@ -5,6 +5,7 @@ and numbers that are too small or too large to make sense.
 """
 
 import math
+from functools import cache
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from stormbreak.core.checks import shown
@@ -58,6 +59,7 @@ Count = Annotated[int, Range("at least 1", lower=1)]
 Depth = Annotated[int, Range("zero or positive")]
 
 
+@cache
 def _ranges(kind: type) -> tuple[tuple[str, Range], ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple((name, found) for name, hint in hints.items() if (found := _range_in(hint)))
