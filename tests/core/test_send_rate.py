@@ -175,11 +175,11 @@ def test_a_first_burst_is_not_held_back_unless_nearly_all_of_at_least_twenty_are
 @table_test(("sent", "refused", "per_second"), [(100, 95, 5.0), (20, 20, 1.0)])
 def test_until_a_first_lesson_a_brake_holds_sending_to_what_was_accepted(sent, refused, per_second):
     rate = first_burst(sent, refused)
-    times = left(rate, 10.5, 14.4)
+    times = left(rate, 10.5, 12.4)
 
-    assert rate.rate_at(10.5) == rate.rate_at(14.4) == pytest.approx(per_second)
+    assert rate.rate_at(10.5) == rate.rate_at(12.4) == pytest.approx(per_second)
     assert times[0] == pytest.approx(10.5 + 1 / per_second)
-    assert len(times) == pytest.approx(3.9 * per_second, abs=1)
+    assert len(times) == pytest.approx(1.9 * per_second, abs=1)
 
 
 def test_a_brake_counts_what_was_accepted_in_all_the_seconds_so_far():
@@ -187,7 +187,7 @@ def test_a_brake_counts_what_was_accepted_in_all_the_seconds_so_far():
     for _ in range(12):
         rate.settle(None, THROTTLED, 12.0, 0.5)
     assert rate.rate_at(12.0) == pytest.approx(8 / 2)
-    later = len(left(rate, 12.0, 14.0))
+    later = len(left(rate, 12.0, 13.9))
     for _ in range(later):
         rate.settle(None, THROTTLED, 14.0, 0.5)
 
@@ -195,20 +195,46 @@ def test_a_brake_counts_what_was_accepted_in_all_the_seconds_so_far():
     assert rate.rate_at(14.0) == pytest.approx(8 / 4)
 
 
-def test_a_brake_ends_when_there_could_have_been_a_lesson():
+@table_test(("refused_at", "ends_at"), [((), 12.5), ((12.0,), 14.0), ((12.0, 13.5, 14.9), 16.9)])
+def test_a_brake_ends_two_seconds_after_the_last_refusal(refused_at, ends_at):
     rate = first_burst(100, 95)
+    for each in refused_at:
+        rate.take(None, each)
+        rate.settle(None, THROTTLED, each, 0.5)
 
-    assert rate.in_force(16.9)
-    assert (rate.in_force(17.0), rate.ready_at(None, 17.0)) == (False, READY)
+    assert rate.in_force(ends_at - 0.1)
+    assert (rate.in_force(ends_at), rate.ready_at(None, ends_at)) == (False, READY)
+
+
+def test_whoever_waits_knows_that_a_brake_will_end():
+    rate = first_burst(100, 100)
+
+    assert rate.time_to_send(100, 10.5) == pytest.approx(2.0)
 
 
 def test_a_lesson_replaces_a_brake():
     rate = first_burst(100, 95)
-    later = len(left(rate, 11.0, 14.9))
-    rate.settle(None, THROTTLED, 15.0, 0.5)
+    later = len(left(rate, 11.0, 12.4))
+    rate.settle(None, THROTTLED, 12.4, 0.5)
+    later += len(left(rate, 12.4, 14.3))
+    for _ in range(2):
+        rate.settle(None, THROTTLED, 15.0, 0.5)
 
-    assert rate.rate_at(15.0) == pytest.approx((4 + later) / 5)
+    assert rate.rate_at(15.0) == pytest.approx((100 + later - 97) / 5, rel=0.15)
     assert rate.in_force(120.0)
+
+
+def test_seconds_in_which_the_target_was_dead_do_not_count():
+    rate = send_rate()
+    for second in range(10):
+        rate.take(None, float(second))  # a probe
+    rate.restart(10.0)
+    for number in range(100):
+        rate.take(None, 10.0 + number / 20)
+    for _ in range(20):
+        rate.settle(None, THROTTLED, 15.0, 0.5)
+
+    assert rate.rate_at(15.0) == pytest.approx(90 / 5, rel=0.1)  # the tenth taught
 
 
 def used_up(rate, now):

@@ -5,7 +5,8 @@ A refusal frees its slot at once, so a limit on what is in flight alone lets tho
 longer there is no 429 at all, and is gone after two minutes. One stray 429 has no effect.
 
 The first seconds of sending teach nothing: a bucket serves more in them than later. If nearly all of what is sent is
-refused then, a *brake* holds sending to what was accepted per second so far, until there can be a first lesson.
+refused then, a *brake* holds sending to what was accepted per second so far, until two seconds without a refusal or a
+first lesson.
 
 A lesson also begins a trial of whether refusals are bad luck (`random_refusals`), which no slower sending would help
 against. Until a trial has found a limit, the rate goes no lower than what was served when it began; then no lower than
@@ -77,6 +78,7 @@ class AdaptiveSendRate:
         self._earning = MIN_SPEED  # per second, since then
         self._sent_at = -inf  # the last send
         self._busy_since = -inf
+        self._counted_since = -inf  # ... or since the target was last dead
 
     def in_force(self, now: float) -> bool:
         """Whether a rate is in force."""
@@ -128,7 +130,7 @@ class AdaptiveSendRate:
         for _ in range(GUESSES):
             growth = log(GROWTH) * (1 + 2 * (quiet + seconds / 3) / FASTER)
             seconds = log(1 + sends * growth / rate) / growth
-        return seconds
+        return min(seconds, self.ends_at - now)
 
     def ready_at(self, _call: object, now: float) -> float:
         """READY, or when the next send has been earned."""
@@ -161,7 +163,7 @@ class AdaptiveSendRate:
             return
         sent, refused = self._random_refusals.sent_lately(now), self._refused.calls
         if now - self._busy_since < BUSY:
-            if sent >= ALL_REFUSED and refused > MAX_SHARE * sent:
+            if self._brakes(now) or (sent >= ALL_REFUSED and refused > MAX_SHARE * sent):
                 self._brake(max(0, sent - refused), now)
             return
         if refused < max(MIN_REFUSALS, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
@@ -172,13 +174,25 @@ class AdaptiveSendRate:
             self._random_refusals.revoke(now)
         self._learn(sent, refused, now)
 
+    def restart(self, now: float) -> None:
+        """Count anew: the target was dead, and next to nothing was sent."""
+        self._counted_since = now
+        if not self.in_force(now):
+            self._busy_since = now
+        self._refused.clear()
+        self._random_refusals.restart()
+
     def _keep_growth(self, now: float) -> None:
         """Begin the quiet anew, from the present rate."""
         if self._quiet_since < now < self.ends_at:
             self._rate, self._quiet_since = self._grown(now), now
 
+    def _brakes(self, now: float) -> bool:
+        """Whether what is in force is a brake."""
+        return self.in_force(now) and now - self._learned_at >= FADE
+
     def _brake(self, accepted: int, now: float) -> None:
-        """Hold sending to what was accepted per second, unless a lesson is in force."""
+        """Hold sending to what was accepted per second, until a while after the last refusal."""
         if now - self._learned_at < FADE:
             return
         if not self.in_force(now):
@@ -186,14 +200,14 @@ class AdaptiveSendRate:
         self._earn(now)
         self._rate = self._earning = max(MOST_PROBES, accepted / max(1.0, now - self._busy_since))
         self._quiet_since = inf
-        self.ends_at = self._busy_since + BUSY + PAUSE
+        self.ends_at = min(now, self._busy_since + BUSY) + PAUSE
 
     def _learn(self, sent: int, refused: int, now: float) -> None:
         before = self._grown(now) if now - self._learned_at < FADE else inf
         if before < inf and refused >= sent >= ALL_REFUSED:
             self._slow_down(before, now)
             return
-        seconds = min(WINDOW, now - self._busy_since)
+        seconds = min(WINDOW, max(1.0, now - max(self._busy_since, self._counted_since)))
         served = (sent - refused) / seconds
         accepted = BELOW * served
         if accepted <= 0:

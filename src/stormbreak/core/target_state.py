@@ -269,6 +269,8 @@ class TargetState:
         self.admission.end_calm()
         if after is State.CLOSED:
             self._closing_until = now + PACED_CIRCUIT
+            if self.rate is not None:
+                self.rate.restart(now)
             self.pace.start(now, PACED_CIRCUIT, self.slots.limit)
         elif after in (State.OPEN, State.ISOLATED):
             self.openings += after is State.OPEN
