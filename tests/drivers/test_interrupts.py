@@ -20,6 +20,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.blocking import run
 from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.thread_driver import ThreadDriver
+from stormbreak.functions.nesting import innermost
 from stormbreak.functions.resilient import resilient
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
@@ -111,6 +112,7 @@ def test_an_interrupted_call_to_a_function_leaves_nothing():
     for moment in every_moment(begin):
         assert guard.call(lambda: 2) == 2, moment
         assert leftovers(guard._loops._stepper) == ([], 0, 0), moment
+        assert innermost() is None, f"{moment}: later calls would be part of it"
 
 
 def by_loop(guard, make):

@@ -167,6 +167,12 @@ class Attempt:
         self._until: float | None = None
         self.over = False
 
+    def __del__(self) -> None:
+        """Be no running attempt any more: an interrupt may have come before it could leave its context."""
+        running = getattr(self, "_running", None)
+        if running is not None:
+            running.live = False
+
     @property
     def number(self) -> int:
         """The number of the attempt, from 1."""
