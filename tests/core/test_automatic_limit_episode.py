@@ -216,7 +216,17 @@ def test_not_where_late_answers_came_until_a_moment_before():
     assert slots.gate.limit < 19
 
 
-def test_another_death_does_not_make_less_of_it():
+def test_the_growth_does_not_multiply_it():
+    slots = dead_after(SlotGate())
+    slots.tick(18.0)  # the limit doubles every ten seconds
+    probe = slots.take()
+    slots.tick(2.0)
+    slots.settle(probe)
+
+    assert slots.gate.limit == pytest.approx(20, abs=1)
+
+
+def test_a_death_soon_after_leaves_what_has_been_proven_since():
     slots = dead_after(SlotGate())
     slots.tick(0.5)
     slots.settle(slots.take())
@@ -228,4 +238,18 @@ def test_another_death_does_not_make_less_of_it():
     slots.tick(2.0)
     slots.settle(probe)
 
+    assert slots.gate.limit <= 4
+
+
+def test_late_answers_end_it():
+    slots = dead_after(SlotGate())
+    probe = slots.take()
+    slots.tick(2.0)
+    slots.settle(probe)
     assert slots.gate.limit >= 19
+    slots.diagnosis.late_at = slots.diagnosis.evidence_at = slots.now
+    slots.tick(0.1)
+    assert slots.gate.limit < 10
+    slots.tick(2.0)
+
+    assert slots.gate.limit < 10

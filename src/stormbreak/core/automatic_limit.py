@@ -120,26 +120,29 @@ class _Recovery:
         self._before = 0.0  # proven ...
         self._answered_at = -inf  # ... and when it last answered on time
         self._died_at = -inf
-        self._until = -inf  # the limit bears `_before`; inf: it has not been answered yet
+        self._until = (
+            -inf
+        )  # the limit is no lower than `_before`; inf: there has been no answer yet
 
     def limit(self, now: float, proven: float, diagnosis: Diagnosis, *, late: bool) -> float:
         """Return what was proven before the last death, from the first answer on time until as much is proven again; else 0.
 
-        Not while answers are late, not after less than `SILENCE`, and not for longer than that should take. An overload
-        may look like death for a moment.
+        Not after less than `SILENCE`, since an overload may look like death for a moment; until an answer is evidence of
+        lateness, the target dies again, or `GRACE` seconds and the time of some answers are over.
         """
         if diagnosis.dead_at > self._died_at:
+            if self._until < inf:
+                self._before, self._answered_at = proven, diagnosis.on_time_at
             self._died_at, self._until = diagnosis.dead_at, inf
         elif self._until == inf and diagnosis.on_time_at > self._died_at:
             silent_since = max(self._answered_at, diagnosis.late_at)
             silent = diagnosis.on_time_at - silent_since >= SILENCE
             long_enough = max(GRACE, GRACE_TIMES * (diagnosis.mean or 0.0))
             self._until = now + long_enough if silent else -inf
-        if now >= self._until or (self._until < inf and proven >= self._before):
+        if self._until < inf and (late or now >= self._until or proven >= self._before):
             self._until = -inf
-        if self._until == -inf:
             self._before, self._answered_at = proven, diagnosis.on_time_at
-        return self._before if self._until < inf and not late else 0.0
+        return self._before if -inf < self._until < inf else 0.0
 
 
 # ---------------------------------------------------------------- automatic limit
@@ -304,13 +307,15 @@ class AutomaticLimiter:
         dead = now - diagnosis.dead_at < HOLD
         plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, MIN_LIMIT)
         control, ceiling = gain * proven + plus, policy.max_in_flight
-        least = max(least, self._recovery.limit(now, proven, diagnosis, late=late))
         self._control = control if control > least else least
         self.max_limit = self._control if proven and self._control > ceiling else ceiling
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now, binds=binds)
         limit = self._limit(now, evidence_at, floor_)
+        before = self._recovery.limit(now, proven, diagnosis, late=late)
+        if limit < before:
+            limit = before
         if limit < 1.0:
             limit = 1.0
         if now - diagnosis.late_at >= HOLD:

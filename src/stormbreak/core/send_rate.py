@@ -27,7 +27,7 @@ from stormbreak.types import Outcome, Verdict
 
 SHARE = 0.1  # of what was sent that must have been refused ...
 MIN_REFUSALS = 2  # ... and at least so many
-ENOUGH = 5  # sends that a first lesson needs, or chance decides
+ENOUGH = 5  # sends that a first lesson needs, also after a death, or chance decides
 BUSY = 5.0  # seconds of sending before a first lesson: a brake at most
 PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate
@@ -166,7 +166,9 @@ class AdaptiveSendRate:
             if self._brakes(now) or (sent >= ALL_REFUSED and refused > MAX_SHARE * sent):
                 self._brake(max(0, sent - refused), now)
             return
-        if refused < max(MIN_REFUSALS, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
+        if refused < max(MIN_REFUSALS, SHARE * sent):
+            return
+        if sent < ENOUGH and not (self.in_force(now) and now - self._counted_since > BUSY):
             return
         if self._random_refusals.holds(now):
             if self._random_refusals.explains(sent, refused):
@@ -175,10 +177,10 @@ class AdaptiveSendRate:
         self._learn(sent, refused, now)
 
     def restart(self, now: float) -> None:
-        """Count anew: the target was dead, and next to nothing was sent."""
-        self._counted_since = now
-        if not self.in_force(now):
+        """Count anew: the target was dead, and next to nothing was sent. One that dies again and again puts off no lesson."""
+        if not self.in_force(now) and now - self._counted_since > WINDOW:
             self._busy_since = now
+        self._counted_since = now
         self._refused.clear()
         self._random_refusals.restart()
 
@@ -186,6 +188,10 @@ class AdaptiveSendRate:
         """Begin the quiet anew, from the present rate."""
         if self._quiet_since < now < self.ends_at:
             self._rate, self._quiet_since = self._grown(now), now
+
+    def _seconds(self, now: float) -> float:
+        """Return for how long sends and refusals have been counted."""
+        return min(WINDOW, max(1.0, now - max(self._busy_since, self._counted_since)))
 
     def _brakes(self, now: float) -> bool:
         """Whether what is in force is a brake."""
@@ -198,7 +204,7 @@ class AdaptiveSendRate:
         if not self.in_force(now):
             self._credit, self._earned_at = 0.0, now
         self._earn(now)
-        self._rate = self._earning = max(MOST_PROBES, accepted / max(1.0, now - self._busy_since))
+        self._rate = self._earning = max(MOST_PROBES, accepted / self._seconds(now))
         self._quiet_since = inf
         self.ends_at = min(now, self._busy_since + BUSY) + PAUSE
 
@@ -207,7 +213,7 @@ class AdaptiveSendRate:
         if before < inf and refused >= sent >= ALL_REFUSED:
             self._slow_down(before, now)
             return
-        seconds = min(WINDOW, max(1.0, now - max(self._busy_since, self._counted_since)))
+        seconds = self._seconds(now)
         served = (sent - refused) / seconds
         accepted = BELOW * served
         if accepted <= 0:
