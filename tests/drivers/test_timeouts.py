@@ -8,7 +8,8 @@ import pytest
 from table_test import table_test
 from virtual_loop import now, run
 
-from stormbreak.drivers.timeouts import EXACT, GRAIN, Timeout, Timeouts
+from stormbreak.core.stalls import STALL
+from stormbreak.drivers.timeouts import EXACT, GRAIN, TURNS, Timeout, Timeouts
 
 LONG = 2 * EXACT
 AMONG = Timeouts()
@@ -38,6 +39,21 @@ def test_a_long_one_is_never_early_and_late_by_a_grain_at_most(seconds, begins):
     async def main():
         await asyncio.sleep(begins)
         assert seconds <= await _ends_after(seconds) <= seconds + GRAIN + 1e-6
+
+    run(main)
+
+
+@table_test("seconds", [1.0, LONG])
+def test_who_stands_still_all_the_time_has_timeouts_too(seconds):
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def stand_still():
+            loop._jumping.now += 2 * STALL
+            loop.call_later(STALL, stand_still)
+
+        stand_still()
+        assert seconds <= await _ends_after(seconds) <= seconds + (TURNS + 1) * 3 * STALL
 
     run(main)
 
@@ -155,3 +171,18 @@ async def test_one_that_is_ended_twice_leaves_no_cancel_behind(seconds):
     with pytest.raises(TimeoutError), Timeout(seconds, among):
         await loop.create_future()
     assert asyncio.current_task().cancelling() == 0
+
+
+def test_a_short_one_is_freed_without_the_garbage_collector():
+    async def main():
+        timeout = Timeout(1.0, AMONG)
+        with timeout:
+            known = ref(timeout)
+        del timeout
+        assert known() is None
+
+    gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()

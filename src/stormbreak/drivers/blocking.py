@@ -17,7 +17,9 @@ from inspect import CORO_RUNNING, CORO_SUSPENDED, getcoroutinestate
 from math import ceil, inf
 from typing import Any, Generic, TypeVar
 
+from stormbreak.core.stalls import STALL
 from stormbreak.drivers.locks import new_lock
+from stormbreak.drivers.timeouts import LATE, TURNS, Timeout
 
 T = TypeVar("T")
 
@@ -55,7 +57,7 @@ class Strand(Generic[T]):
     """
 
     __slots__ = (
-        "_context", "_coroutine", "_loop", "at_until", "is_interrupted", "on_interrupt", "over", "result",
+        "_context", "_coroutine", "_loop", "_turns", "at_until", "is_interrupted", "on_interrupt", "over", "result",
         "until", "waits_for",
     )  # fmt: skip
 
@@ -68,6 +70,7 @@ class Strand(Generic[T]):
         self._coroutine = coroutine
         self._context = context
         self._loop = asyncio._get_running_loop()  # noqa: SLF001 - which it blocks; the public form raises
+        self._turns = TURNS
         self.until = until  # when its runner ends it, on the monotonic clock
         self.over = self.is_interrupted = False
         self.result: T | None = None
@@ -84,9 +87,20 @@ class Strand(Generic[T]):
         self.waits_for = wait  # before the look: `interrupt` does both the other way round
         try:
             numbers, now = _poll((wait,), -inf if self.is_interrupted else self.until)
+            while self.try_extend(now) and not numbers:
+                numbers, now = _poll((wait,), self.until)
         finally:
             self.waits_for = None
         return None if self.is_interrupted or now >= self.until else wait.ready(numbers)
+
+    def try_extend(self, now: float) -> bool:
+        """Whether its thread stood still at `until`; then it has a little longer, to read what came meanwhile."""
+        late = now - self.until
+        if late <= LATE or not self._turns or self.is_interrupted:
+            return False
+        self._turns -= 1
+        self.until = now + min(late, STALL)
+        return True
 
     def resume(self, ready: list[socket.socket] | None, error: BaseException | None = None) -> None:
         """Go on, until it waits again or is over; with an `error`, that is raised where it waits."""
@@ -282,11 +296,12 @@ async def in_time(coroutine: Coroutine[Any, Any, T], until: float | None) -> T:
         raise LateError
     if blocks_here():
         return run(coroutine, until)
+    bound = Timeout(left)
     try:
-        async with asyncio.timeout(left) as bound:
+        with bound:
             return await coroutine
     except TimeoutError:
-        if bound.expired():  # else it is the coroutine's own
+        if bound.alone:  # else it is the coroutine's own
             raise LateError from None
         raise
 

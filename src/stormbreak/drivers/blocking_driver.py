@@ -140,14 +140,15 @@ class BlockingDriver(Driver):
         """
         running = tuple(attempts.values())
         self.attempts.update(running)
-        earliest = min([until, *[attempt.until for attempt in running]])
         try:
             while not [attempt for attempt in running if attempt.over]:
                 self._check_open(attempts)
+                earliest = min([until, *[attempt.until for attempt in running]])
                 now = poll(running, earliest)
                 if now >= earliest:
                     for attempt in running:
-                        if now >= attempt.until and not attempt.over:
+                        late = now >= attempt.until and not attempt.over
+                        if late and not attempt.try_extend(now):
                             attempt.resume(None, CancelledError())
                     if now >= until:
                         return

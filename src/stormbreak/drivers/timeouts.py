@@ -4,6 +4,9 @@ Nearly every timeout is cancelled, by an answer, long before its time; setting a
 then costs more than anything else on the way of a call. So long timeouts are rounded up to the next `GRAIN`, and
 all that end with the same one share a timer, as aiohttp does it. Short ones are exact.
 
+After a stall (ADR 78) a loop comes late to its timers, and to its sockets: uvloop to the timers first, and asyncio ends a
+task whose answer it has just read. So a timer that comes late waits again, until the loop has read what came in time.
+
 The owner of `Timeouts` can end all that runs within them early.
 """
 
@@ -15,12 +18,14 @@ from functools import partial
 from typing import NamedTuple
 from weakref import ref
 
-from stormbreak.core.stalls import BEAT, Stalls
+from stormbreak.core.stalls import BEAT, STALL, Stalls
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.types import Outcome
 
 EXACT = 60.0  # seconds; a shorter timeout has a timer of its own
 GRAIN = 0.25  # seconds
+LATE = 0.01  # seconds; what comes later than that comes after a stall
+TURNS = 4  # so often it waits again at most: who stands still all the time has timeouts, too
 
 _CANCELLED = asyncio.CancelledError
 
@@ -42,6 +47,35 @@ class Pulse(NamedTuple):
 
     stalls: Stalls
     clock: Callable[[], float]
+
+
+def call_at(
+    loop: asyncio.AbstractEventLoop, at: float, do: Callable[[], object]
+) -> asyncio.TimerHandle:
+    """Call `do` at `at`; if that comes late, wait for as long again, but at most `STALL` seconds.
+
+    While it waits again, cancelling has no effect: `do` must see that it is not wanted any more.
+    """
+    return loop.call_at(at, _ring, loop, at, do)
+
+
+def _ring(
+    loop: asyncio.AbstractEventLoop,
+    at: float,
+    do: Callable[[], object],
+    grace: float = STALL,
+    turns: int = TURNS,
+) -> None:
+    now = loop.time()
+    if turns and now - at > LATE:
+        at = now + min(now - at, grace)
+        loop.call_at(at, _ring, loop, at, do, grace, turns - 1)
+    else:
+        do()
+
+
+class _Here(threading.local):
+    last: "_OnLoop | None" = None  # of the loop that ran last in this thread
 
 
 class Timeouts:
@@ -72,6 +106,9 @@ class Timeouts:
             on_loop(each.loop, loop, each.end)
 
 
+_APART = Timeouts()
+
+
 class Timeout:
     """Raises TimeoutError after `seconds`: `asyncio.timeout` without what is not needed here.
 
@@ -79,8 +116,9 @@ class Timeout:
     """
 
     __slots__ = ("__weakref__", "_among", "_cancelling", "_fired", "_handle", "_on", "_seconds", "_task", "_with", "alone")  # fmt: skip
+    grace = STALL  # seconds that a short one waits again at most
 
-    def __init__(self, seconds: float | None, among: Timeouts) -> None:
+    def __init__(self, seconds: float | None, among: Timeouts = _APART) -> None:
         self._seconds = seconds
         self._among = among
         self._fired = False
@@ -107,7 +145,7 @@ class Timeout:
             self._with = here.exact
             here.exact.add(self)
             if seconds is not None:
-                self._handle = loop.call_later(seconds, self.fire)
+                self._handle = loop.call_later(seconds, self._ring)
         if not here.beats:
             here.beat()
 
@@ -119,6 +157,10 @@ class Timeout:
             self.alone = self._uncancel()
             if self.alone and kind is _CANCELLED:
                 raise TimeoutError
+
+    def _ring(self) -> None:
+        assert self._handle is not None, "its own timer rings"
+        _ring(self._on.loop, self._handle.when(), self.fire, self.grace)
 
     def fire(self) -> None:
         """End what runs within; a second time does nothing.
@@ -156,7 +198,7 @@ class _OnLoop:
     def new_grain(self, grain: int) -> set[Timeout]:
         """Fire at the end of this grain the timeouts that are then still in the returned set."""
         due = self.due[grain] = set()
-        self.loop.call_at(grain * GRAIN, self._fire, grain)
+        call_at(self.loop, grain * GRAIN, partial(self._fire, grain))
         return due
 
     def beat(self) -> None:
@@ -184,10 +226,6 @@ def _runs(known: "ref[_OnLoop]") -> bool:
     """Whether its loop runs."""
     here = known()
     return here is not None and here.loop.is_running()
-
-
-class _Here(threading.local):
-    last: _OnLoop | None = None  # of the loop that ran last in this thread
 
 
 def on_loop(

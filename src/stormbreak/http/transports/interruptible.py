@@ -15,9 +15,11 @@ from contextlib import suppress
 from math import inf
 from typing import Any, Generic, TypeVar
 
+from stormbreak.core.stalls import STALL
 from stormbreak.drivers.blocking import Strand, running_strand
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
+from stormbreak.drivers.timeouts import LATE, TURNS
 
 T = TypeVar("T")
 
@@ -150,10 +152,17 @@ class _Watch:
         self._work.discard(work)
 
     def _look(self) -> None:
-        unused = 0.0
+        unused, turns = 0.0, TURNS
         while True:
+            before = time.monotonic()
             time.sleep(_PAUSE)
             now = time.monotonic()
+            late = now - before - _PAUSE
+            if turns and late > LATE:  # a stall: what came in it is read first
+                turns -= 1
+                time.sleep(min(late, STALL))
+                continue
+            turns = TURNS
             for work in tuple(self._work):
                 if now >= work.until:
                     work.interrupt()
