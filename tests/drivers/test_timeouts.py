@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+from math import inf
 from weakref import ref
 
 import pytest
+import uvloop
 from table_test import table_test
 from virtual_loop import now, run
 
@@ -31,6 +33,13 @@ def test_a_short_one_is_exact(seconds, begins):
         assert await _ends_after(seconds) == pytest.approx(seconds, abs=1e-6)
 
     run(main)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.0001, 0.002])
+def test_the_shortest_ones_end_on_uvloop(seconds):
+    """It makes no timer of what rounds to no millisecond."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(asyncio.wait_for(_ends_after(seconds), 60.0)) < 60.0
 
 
 @table_test("begins", BEGINS)
@@ -97,7 +106,7 @@ def test_of_those_that_share_a_timer_only_who_still_waits_is_ended():
     run(main)
 
 
-@table_test("seconds", [EXACT - 1, LONG])
+@table_test("seconds", [EXACT - 1, LONG, inf])
 def test_nothing_stays_behind(seconds):
     async def main():
         for _ in range(100):

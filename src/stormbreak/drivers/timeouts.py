@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import NamedTuple
 from weakref import ref
 
@@ -136,7 +137,7 @@ class Timeout:
         self._task = ref(task)  # weak: a loop that was closed silently takes its tasks along
         self._cancelling = task.cancelling()
         self._on = here  # which lives as long
-        if seconds is not None and seconds >= EXACT:
+        if seconds is not None and EXACT <= seconds < inf:
             grain = int((loop.time() + seconds) / GRAIN) + 1
             due = here.due.get(grain)
             self._with = here.new_grain(grain) if due is None else due
@@ -159,8 +160,11 @@ class Timeout:
                 raise TimeoutError
 
     def _ring(self) -> None:
-        assert self._handle is not None, "its own timer rings"
-        _ring(self._on.loop, self._handle.when(), self.fire, self.grace)
+        loop = self._on.loop
+        at = getattr(
+            self._handle, "when", loop.time
+        )()  # uvloop makes no timer of less than a millisecond
+        _ring(loop, at, self.fire, self.grace)
 
     def fire(self) -> None:
         """End what runs within; a second time does nothing.
