@@ -11,7 +11,7 @@ from table_test import table_test
 from virtual_loop import now, run
 
 from stormbreak.core.stalls import STALL
-from stormbreak.drivers.timeouts import EXACT, GRAIN, TURNS, Timeout, Timeouts
+from stormbreak.drivers.timeouts import EXACT, GRAIN, Timeout, Timeouts
 
 LONG = 2 * EXACT
 AMONG = Timeouts()
@@ -58,13 +58,24 @@ def test_who_stands_still_all_the_time_has_timeouts_too(seconds):
         loop = asyncio.get_running_loop()
 
         def stand_still():
-            loop._jumping.now += 2 * STALL
-            loop.call_later(STALL, stand_still)
+            loop._jumping.now += 1.0
+            loop.call_later(0.001, stand_still)
 
         stand_still()
-        assert seconds <= await _ends_after(seconds) <= seconds + (TURNS + 1) * 3 * STALL
+        assert seconds <= await _ends_after(seconds) <= seconds + GRAIN + STALL + 2 * 1.001
 
     run(main)
+
+
+@table_test("seconds", [1.0, LONG])
+def test_the_last_loop_of_a_thread_is_not_kept(seconds):
+    async def main():
+        with Timeout(seconds):
+            return ref(asyncio.get_running_loop())
+
+    known = asyncio.run(main())
+    gc.collect()
+    assert known() is None
 
 
 def test_those_that_end_with_the_same_grain_share_one_timer():

@@ -11,11 +11,13 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing import Value
+from types import SimpleNamespace
 
 import httpx
+import pytest
 import uvloop
 from clients import ONCE, SAY, client_of, hedging
 from forking import in_child
@@ -23,14 +25,17 @@ from gateways import ANSWER, CHAT
 from sockets import CHUNKED
 from streamed import chat
 from table_test import table_test
-from virtual_loop import in_virtual_time
+from virtual_loop import in_virtual_time, run
 
-from stormbreak import AsyncClient, Client, Verdict
+from stormbreak import AsyncClient, Client, StreamBrokenError, Verdict
 from stormbreak.core.policy import HedgePolicy
 from stormbreak.core.stalls import STALL
 from stormbreak.drivers import blocking
 from stormbreak.http.h1.address import address_of
+from stormbreak.http.h1.async_exchange import AsyncExchange
 from stormbreak.http.h1.async_pool import AsyncPool
+from stormbreak.http.models import PreparedRequest
+from stormbreak.http.transports import interruptible
 from stormbreak.httpx import Transport
 
 SPAN = 1.0  # seconds of a timeout
@@ -191,6 +196,80 @@ def test_the_rest_of_a_stream(loop, limit):
                     assert (await reading).text == "Hello there"
 
     run_on(loop, main())
+
+
+@table_test("gap, thinks", [(0.1, 0.09), (0.01, 0.015)])
+def test_a_reader_who_thinks_is_no_stall(gap, thinks):
+    """Each of its pauses made the deadline of a stream come later; and where data always waited, it never came."""
+    events = [b"%x\r\n%b\r\n" % (len(each), each) for each in chat(["x"] * int(4 / gap))]
+
+    def serve():
+        client, _ = listener.accept()
+        with client, suppress(OSError):  # the reader has left
+            assert client.recv(65536)
+            client.sendall(CHUNKED)
+            for event in [*events, LAST]:
+                client.sendall(event)
+                time.sleep(gap)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=serve)
+        serving.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        policy = replace(ONCE, attempt_timeout=None, deadline=SPAN)
+        with (
+            Client(base_url=url, model="m", policy=policy) as client,
+            client.stream("chat/completions", {"messages": SAY}) as stream,
+            pytest.raises(StreamBrokenError),
+        ):
+            all(time.sleep(thinks) is None for _ in stream)
+        serving.join()
+
+
+def test_a_watch_that_is_always_late_looks(monkeypatch):
+    now = 0.0
+
+    def sleep(seconds):
+        nonlocal now
+        now += seconds + 1.0
+
+    class Work:
+        until = 0.5
+
+        def interrupt(self):
+            raise StopAsyncIteration
+
+    monkeypatch.setattr(interruptible, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    watch = interruptible._Watch()
+    watch._work.add(Work())
+    with pytest.raises(StopAsyncIteration):
+        watch._look()
+    assert now <= 2 * (1.0 + STALL)
+
+
+def test_who_looks_for_silence_is_one():
+    """While one that was late waits again, another may begin; both went on."""
+    looks = 0
+
+    class Exchange(AsyncExchange):
+        def _look(self):
+            nonlocal looks
+            looks += 1
+            super()._look()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport = SimpleNamespace(get_write_buffer_size=lambda: 0)
+        request = PreparedRequest("http://x/", {}, b"")
+        exchange = Exchange(loop, SimpleNamespace(transport=transport), request)
+        exchange.limit_silence(1.0)
+        loop._jumping.now += 1.0 + STALL
+        await asyncio.sleep(STALL / 2)
+        exchange.limit_silence(0.9)
+        await asyncio.sleep(9.0)
+        assert 9 <= looks <= 11
+
+    run(main)
 
 
 @in_virtual_time

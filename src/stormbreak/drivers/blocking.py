@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from stormbreak.core.stalls import STALL
 from stormbreak.drivers.locks import new_lock
-from stormbreak.drivers.timeouts import LATE, TURNS, Timeout
+from stormbreak.drivers.timeouts import LATE, Timeout
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Strand(Generic[T]):
     """
 
     __slots__ = (
-        "_context", "_coroutine", "_loop", "_turns", "at_until", "is_interrupted", "on_interrupt", "over", "result",
+        "_context", "_coroutine", "_is_exact", "_loop", "at_until", "is_interrupted", "on_interrupt", "over", "result",
         "until", "waits_for",
     )  # fmt: skip
 
@@ -70,8 +70,8 @@ class Strand(Generic[T]):
         self._coroutine = coroutine
         self._context = context
         self._loop = asyncio._get_running_loop()  # noqa: SLF001 - which it blocks; the public form raises
-        self._turns = TURNS
         self.until = until  # when its runner ends it, on the monotonic clock
+        self._is_exact = time.monotonic() >= until  # whoever begins late did not stand still here
         self.over = self.is_interrupted = False
         self.result: T | None = None
         self.waits_for: SocketWait | None = None
@@ -87,18 +87,16 @@ class Strand(Generic[T]):
         self.waits_for = wait  # before the look: `interrupt` does both the other way round
         try:
             numbers, now = _poll((wait,), -inf if self.is_interrupted else self.until)
-            while self.try_extend(now) and not numbers:
-                numbers, now = _poll((wait,), self.until)
         finally:
             self.waits_for = None
         return None if self.is_interrupted or now >= self.until else wait.ready(numbers)
 
     def try_extend(self, now: float) -> bool:
-        """Whether its thread stood still at `until`; then it has a little longer, to read what came meanwhile."""
+        """Whether its thread stood still at `until`; then it has a little longer, once, to read what came meanwhile."""
         late = now - self.until
-        if late <= LATE or not self._turns or self.is_interrupted:
+        if late <= LATE or self._is_exact or self.is_interrupted:
             return False
-        self._turns -= 1
+        self._is_exact = True
         self.until = now + min(late, STALL)
         return True
 
@@ -228,7 +226,8 @@ def run(
         strand.at_until = at_until
         strand.resume(None)
         while not strand.over:
-            if poll((strand,), strand.until) >= strand.until:
+            now = poll((strand,), strand.until)
+            if now >= strand.until and not strand.try_extend(now):
                 _end_late(strand)
     except BaseException as error:
         if strand is None:

@@ -136,9 +136,12 @@ class AsyncExchange(Exchange):
         """Wait no longer than so many seconds for each of the bytes that are still to come."""
         if seconds < self._idle and not self.over:
             self._idle = seconds
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = call_at(self._loop, self._loop.time() + seconds, self._look)
+            self._look_at(self._loop.time() + seconds)
+
+    def _look_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = call_at(self._loop, at, self._look)
 
     def _look(self) -> None:
         """See how long the server has been silent, or has taken nothing of the request, while we waited for it."""
@@ -151,7 +154,7 @@ class AsyncExchange(Exchange):
         self._unsent = unsent
         due = self._waiting_since + self._idle
         if now < due:
-            self._timer = call_at(self._loop, min(due, now + self._idle), self._look)
+            self._look_at(min(due, now + self._idle))
             return
         self.silent()
         self.wake()

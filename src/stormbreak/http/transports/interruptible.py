@@ -19,7 +19,7 @@ from stormbreak.core.stalls import STALL
 from stormbreak.drivers.blocking import Strand, running_strand
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
-from stormbreak.drivers.timeouts import LATE, TURNS
+from stormbreak.drivers.timeouts import LATE
 
 T = TypeVar("T")
 
@@ -152,17 +152,14 @@ class _Watch:
         self._work.discard(work)
 
     def _look(self) -> None:
-        unused, turns = 0.0, TURNS
+        unused = 0.0
         while True:
             before = time.monotonic()
             time.sleep(_PAUSE)
-            now = time.monotonic()
-            late = now - before - _PAUSE
-            if turns and late > LATE:  # a stall: what came in it is read first
-                turns -= 1
+            late = time.monotonic() - before - _PAUSE
+            if late > LATE:  # a stall: what came in it is read first
                 time.sleep(min(late, STALL))
-                continue
-            turns = TURNS
+            now = time.monotonic()
             for work in tuple(self._work):
                 if now >= work.until:
                     work.interrupt()
