@@ -1,10 +1,11 @@
 import json
+import os
+import signal
 import stat
-import subprocess
-import sys
 from contextlib import ExitStack
 
 import pytest
+from forking import exit_code_of
 
 from stormbreak.batch.input.spool import spooled
 from stormbreak.batch.store.lock import held, locked
@@ -140,25 +141,17 @@ def test_rows_from_python_stay_while_another_run_on_them_begins(files):
     assert not files.input.exists()
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from stormbreak.batch.store.output_line import Response
-from stormbreak.batch.input.index import Rows
-from stormbreak.batch.store.output_files import open_store
-rows = Rows.read(Path(sys.argv[1]), model="m")
-with open_store(Path(sys.argv[2]), rows, recorded={"model": "m"}) as store:
-    for index in list(store.journal.left())[:300]:
-        store.journal.succeed(rows.row_at(index), Response(status_code=200, body=b"{}"))
-    os.kill(os.getpid(), 9)
-"""
-
-
 def test_kill_9_loses_no_line_that_was_written(files, make_rows):
     rows = make_rows(*(f"id {number}" for number in range(1000)))
+
+    def write_some_and_die():
+        with open_store(files.output, rows, recorded=OPTIONS) as store:
+            for index in list(store.journal.left())[:300]:
+                store.journal.succeed(rows.row_at(index), OK)
+            os.kill(os.getpid(), signal.SIGKILL)
+
     for _ in range(3):
-        command = [sys.executable, "-c", KILLED, rows.path, files.output]
-        assert subprocess.run(command, check=False).returncode == -9
+        assert exit_code_of(write_some_and_die) == -signal.SIGKILL
     with open_store(files.output, rows, recorded=OPTIONS) as store:
         assert store.journal.done == 900
         for index in store.journal.left():

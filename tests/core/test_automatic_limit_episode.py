@@ -2,6 +2,7 @@
 
 from math import inf
 
+import pytest
 from slots import SlotGate
 from stage import OK, SERVER_ERROR
 from table_test import table_test
@@ -166,3 +167,65 @@ def test_failures_take_the_floor_away():
         slots.tick(0.05)
 
     assert slots.gate.limit <= 1.5 * (2.0 * 4 / 3) + 2  # of what is still proven
+
+
+def dead_after(served):
+    """A limit whose target served 20 at once, and has then failed for ten seconds."""
+    served.serve(60, rate=10, took=2.0)
+    for _ in range(5):
+        served.fail()
+        served.tick(2.0)
+    assert served.gate.limit <= 2
+    return served
+
+
+def test_the_first_answer_on_time_brings_back_what_was_proven_before_a_death():
+    slots = dead_after(SlotGate())
+    (probe,) = slots.take()
+    slots.tick(1.0)
+    assert slots.gate.limit <= 2  # an attempt under way shows nothing
+    slots.tick(1.0)
+    slots.settle([probe])
+
+    assert slots.gate.limit == pytest.approx(20, abs=1)
+    assert slots.tick(9.9) >= 19
+    assert slots.tick(0.1) < 10  # it has not been proven again
+
+
+def test_not_if_that_answer_is_late():
+    slots = dead_after(SlotGate())
+    late = slots.take()
+    slots.tick(9.0)
+    slots.settle(late)
+
+    assert slots.gate.limit <= 4
+
+
+def test_not_where_late_answers_came_until_a_moment_before():
+    """An overload may look like death: answers on time beside late ones do not show that it is over."""
+    slots = dead_after(SlotGate())
+    for _ in range(12):
+        flights = slots.take(2)
+        slots.tick(3.0)
+        slots.settle(flights)
+    assert slots.diagnosis.late_at > -inf
+    slots.fail()
+    slots.tick(2.0)
+    slots.settle(slots.take())
+
+    assert slots.gate.limit < 19
+
+
+def test_another_death_does_not_make_less_of_it():
+    slots = dead_after(SlotGate())
+    slots.tick(0.5)
+    slots.settle(slots.take())
+    slots.tick(0.1)
+    slots.fail()
+    slots.tick(5.1)
+    assert slots.gate.limit <= 2
+    probe = slots.take()
+    slots.tick(2.0)
+    slots.settle(probe)
+
+    assert slots.gate.limit >= 19

@@ -155,6 +155,88 @@ def test_when_a_trial_has_found_a_limit_it_is_no_lower_than_half_of_what_was_ser
     assert rate.rate_at(114.3) < 10.0
 
 
+def first_burst(sent, refused):
+    """A rate whose first `sent` leave in one instant, and half a second later so many are refused."""
+    rate = send_rate()
+    for _ in range(sent):
+        rate.take(None, 10.0)
+    for _ in range(refused):
+        rate.settle(None, THROTTLED, 10.5, 0.5)
+    return rate
+
+
+@table_test(("sent", "refused"), [(100, 90), (19, 19)])
+def test_a_first_burst_is_not_held_back_unless_nearly_all_of_at_least_twenty_are_refused(
+    sent, refused
+):
+    assert not first_burst(sent, refused).in_force(10.5)
+
+
+@table_test(("sent", "refused", "per_second"), [(100, 95, 5.0), (20, 20, 1.0)])
+def test_until_a_first_lesson_a_brake_holds_sending_to_what_was_accepted(sent, refused, per_second):
+    rate = first_burst(sent, refused)
+    times = left(rate, 10.5, 12.4)
+
+    assert rate.rate_at(10.5) == rate.rate_at(12.4) == pytest.approx(per_second)
+    assert times[0] == pytest.approx(10.5 + 1 / per_second)
+    assert len(times) == pytest.approx(1.9 * per_second, abs=1)
+
+
+def test_a_brake_counts_what_was_accepted_in_all_the_seconds_so_far():
+    rate = first_burst(100, 80)  # not yet nearly all
+    for _ in range(12):
+        rate.settle(None, THROTTLED, 12.0, 0.5)
+    assert rate.rate_at(12.0) == pytest.approx(8 / 2)
+    later = len(left(rate, 12.0, 13.9))
+    for _ in range(later):
+        rate.settle(None, THROTTLED, 14.0, 0.5)
+
+    assert later == pytest.approx(8, abs=1)
+    assert rate.rate_at(14.0) == pytest.approx(8 / 4)
+
+
+@table_test(("refused_at", "ends_at"), [((), 12.5), ((12.0,), 14.0), ((12.0, 13.5, 14.9), 16.9)])
+def test_a_brake_ends_two_seconds_after_the_last_refusal(refused_at, ends_at):
+    rate = first_burst(100, 95)
+    for each in refused_at:
+        rate.take(None, each)
+        rate.settle(None, THROTTLED, each, 0.5)
+
+    assert rate.in_force(ends_at - 0.1)
+    assert (rate.in_force(ends_at), rate.ready_at(None, ends_at)) == (False, READY)
+
+
+def test_whoever_waits_knows_that_a_brake_will_end():
+    rate = first_burst(100, 100)
+
+    assert rate.time_to_send(100, 10.5) == pytest.approx(2.0)
+
+
+def test_a_lesson_replaces_a_brake():
+    rate = first_burst(100, 95)
+    later = len(left(rate, 11.0, 12.4))
+    rate.settle(None, THROTTLED, 12.4, 0.5)
+    later += len(left(rate, 12.4, 14.3))
+    for _ in range(2):
+        rate.settle(None, THROTTLED, 15.0, 0.5)
+
+    assert rate.rate_at(15.0) == pytest.approx((100 + later - 97) / 5, rel=0.15)
+    assert rate.in_force(120.0)
+
+
+def test_seconds_in_which_the_target_was_dead_do_not_count():
+    rate = send_rate()
+    for second in range(10):
+        rate.take(None, float(second))  # a probe
+    rate.restart(10.0)
+    for number in range(100):
+        rate.take(None, 10.0 + number / 20)
+    for _ in range(20):
+        rate.settle(None, THROTTLED, 15.0, 0.5)
+
+    assert rate.rate_at(15.0) == pytest.approx(90 / 5, rel=0.1)  # the tenth taught
+
+
 def used_up(rate, now):
     """Nothing was served in the last ten seconds; the lesson is the second, two seconds after the first."""
     for _ in range(20):
@@ -312,7 +394,7 @@ def test_it_opens_exactly_when_it_said_and_when_the_rate_is_gone():
 
     for second in range(116, 219):  # or it would grow out of sight
         rate.settle(None, THROTTLED, float(second), 0.5)
-    rate.learned_at = 100.0
+    rate.ends_at = 220.0
     left(rate, 219.999, 219.9999)  # all that was earned
     assert rate.ready_at(None, 219.9999) == 220.0
     assert rate.ready_at(None, 220.0) == READY
@@ -451,7 +533,7 @@ def test_bad_luck_that_becomes_an_outage_teaches_a_rate_again():
 
 @table_test(("since", "learned"), [(4.9, False), (5.0, True), (5.1, True)])
 def test_nothing_is_learned_in_the_first_seconds_of_sending(since, learned):
-    rate = spent(30, 30, seconds=since)
+    rate = spent(30, 15, seconds=since)
 
     assert rate.in_force(100.0) is learned
     if learned:  # and then it is measured over the seconds there were

@@ -57,6 +57,7 @@ def test_a_batch_loses_no_row_to_short_waits():
     assert measures.success == 1.0
     assert measures.makespan is not None
     assert measures.makespan < 60.0
+    assert measures.amplification < 3.0  # 4.4 before there was a brake
 
 
 def test_a_first_burst_survives_short_waits():

@@ -63,8 +63,8 @@ def test_a_stray_429_teaches_nothing(good):
 
 def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
     stage = scene()
-    for _ in range(30):
-        stage.start().step(THROTTLED)
+    for number in range(30):
+        stage.start().step(OK if number % 2 else THROTTLED)
         stage.tick(0.2)
     waiting = [stage.start() for _ in range(30)]
     assert stage.state.rate.in_force(stage.now)

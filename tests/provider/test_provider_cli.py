@@ -4,9 +4,9 @@ import http.client
 import signal
 import socket
 import subprocess
-import sys
 
 import pytest
+from fork_server import PROGRAM, ForkedPopen
 
 from stormbreak.cli.main import main
 
@@ -15,9 +15,9 @@ from stormbreak.cli.main import main
 def test_it_prints_its_address_and_stops_on_a_signal(number, tmp_path):
     answers = tmp_path / "answers.toml"
     answers.write_text('[[answers]]\ntext = "as the file says"\n')
-    command = [sys.executable, "-m", "stormbreak", "provider", "serve", "--port", "0"]
+    command = [*PROGRAM, "provider", "serve", "--port", "0"]
     command += ["--answers", str(answers), "--speed", "100"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
+    with ForkedPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
         line = it.stdout.readline()
         assert line.startswith("listening on http://127.0.0.1:")
         assert line.endswith("/v1\n")

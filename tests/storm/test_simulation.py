@@ -83,7 +83,7 @@ LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=Tr
     ("scenario", "policy", "stored"),
     [
         (STORM, FROZEN, "06bb81fb83c61e23"),
-        (replace(load("tokens"), duration=210.0), LEARNING, "bb03b8004a425849"),
+        (replace(load("tokens"), duration=210.0), LEARNING, "00ee2aed7bbd7340"),
     ],
     ids=["few mechanisms", "all of them"],
 )

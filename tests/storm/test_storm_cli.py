@@ -5,13 +5,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+from fork_server import PROGRAM, ForkedPopen
 from measured import MEASURES
 from rich.console import Console
 from small_storm import small_storm
@@ -153,9 +153,10 @@ def test_it_is_drawn_when_asked_for(capsys, small, monkeypatch):
 
 def test_it_is_drawn_on_a_terminal_unasked(small):
     reader, writer = os.openpty()
-    command = [sys.executable, "-m", "stormbreak", "storm", "run", small]
+    command = [*PROGRAM, "storm", "run", small]
     environ = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}
-    subprocess.run(command, stdout=writer, stderr=subprocess.DEVNULL, env=environ, check=True)
+    with ForkedPopen(command, stdout=writer, stderr=subprocess.DEVNULL, env=environ) as process:
+        assert process.wait() == 0
     os.close(writer)
     shown = os.read(reader, 100_000).decode()
     os.close(reader)

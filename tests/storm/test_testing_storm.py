@@ -1,10 +1,11 @@
 """`stormbreak.testing.storm` and `survey`: what users write into their own tests."""
 
-import subprocess
+import os
 import sys
 from dataclasses import replace
 
 import pytest
+from forking import in_child
 
 from stormbreak.core.presets import OFF
 from stormbreak.core.retry import RetryPolicy
@@ -67,7 +68,7 @@ def test_an_assertion_is_parsed_before_anything_is_simulated():
         storm("incident", check="godput > 1")
 
 
-def test_in_a_test_of_a_user_it_fails_like_an_assert(tmp_path):
+def test_in_a_test_of_a_user_it_fails_like_an_assert(tmp_path, capfd):
     (tmp_path / "test_mine.py").write_text(
         f"""
 from stormbreak.testing import storm, survey
@@ -76,13 +77,18 @@ def test_mine():
     storm({SMALL!r}, check="shed > 0")
 """
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert run.returncode == 1
-    assert "AssertionError: small under off answers " in run.stdout
-    assert "does not hold: shed is 0" in run.stdout
-    assert "simulate_all" not in run.stdout  # our own lines are hidden
+    def failed():
+        os.chdir(tmp_path)
+        code = pytest.main(["-q", "-p", "no:cacheprovider", "test_mine.py"])
+        sys.stdout.flush()
+        return code == 1
+
+    assert in_child(failed, seconds=60)
+    shown = capfd.readouterr().out
+    assert "AssertionError: small under off answers " in shown
+    assert "does not hold: shed is 0" in shown
+    assert "simulate_all" not in shown  # our own lines are hidden
 
 
 def test_a_survey_takes_what_a_storm_takes(tmp_path):

@@ -11,6 +11,11 @@ import warnings
 
 def in_child(check, *, seconds=20):
     """Run `check()` in a child process; whether it returned True."""
+    return exit_code_of(check, seconds=seconds) == 0
+
+
+def exit_code_of(check, *, seconds=20):
+    """Run `check()` in a child process: 0 if it returned True, 1 if not, and less for a signal that ended it."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
@@ -26,7 +31,7 @@ def in_child(check, *, seconds=20):
         finally:
             os._exit(0 if well else 1)
     _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 0
+    return os.waitstatus_to_exitcode(status)
 
 
 def runs(path):

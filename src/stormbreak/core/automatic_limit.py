@@ -16,6 +16,9 @@ With evidence, an episode begins. Its phases:
   seconds.
 - *quiet*, until new evidence: the ceiling.
 
+While nothing is answered, the limit falls to one. The first answer on time brings back what was proven before
+(`_Recovery`): else it would have to be proven anew, from one, each time a target returns.
+
 The limit is never below the `LimitFloor`, is at least 1 and can always grow again. Lost attempts hold no slot: overdue
 and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
@@ -105,6 +108,40 @@ class LimitFloor:
             self._floor *= 0.5**steps
 
 
+# ---------------------------------------------------------------- recovery
+
+SILENCE = 5.0  # seconds: for so long the throughput estimate remembers anyway
+
+
+class _Recovery:
+    """What a target served before it died, for when it answers on time again."""
+
+    def __init__(self) -> None:
+        self._before = 0.0  # proven ...
+        self._answered_at = -inf  # ... and when it last answered on time
+        self._died_at = -inf
+        self._until = -inf  # the limit bears `_before`; inf: it has not been answered yet
+
+    def limit(self, now: float, proven: float, diagnosis: Diagnosis, *, late: bool) -> float:
+        """Return what was proven before the last death, from the first answer on time until as much is proven again; else 0.
+
+        Not while answers are late, not after less than `SILENCE`, and not for longer than that should take. An overload
+        may look like death for a moment.
+        """
+        if diagnosis.dead_at > self._died_at:
+            self._died_at, self._until = diagnosis.dead_at, inf
+        elif self._until == inf and diagnosis.on_time_at > self._died_at:
+            silent_since = max(self._answered_at, diagnosis.late_at)
+            silent = diagnosis.on_time_at - silent_since >= SILENCE
+            long_enough = max(GRACE, GRACE_TIMES * (diagnosis.mean or 0.0))
+            self._until = now + long_enough if silent else -inf
+        if now >= self._until or (self._until < inf and proven >= self._before):
+            self._until = -inf
+        if self._until == -inf:
+            self._before, self._answered_at = proven, diagnosis.on_time_at
+        return self._before if self._until < inf and not late else 0.0
+
+
 # ---------------------------------------------------------------- automatic limit
 
 HOLD, DOUBLING = 5.0, 10.0  # seconds
@@ -149,6 +186,7 @@ class AutomaticLimiter:
         self._diagnosis = diagnosis
         self._paused = paused
         self._limit_floor = LimitFloor(policy.max_in_flight)
+        self._recovery = _Recovery()
         self._answers = 0  # when the floor was last fed
         self._look_at = -inf  # before this, and without new evidence, there is nothing to see
         self._looked_at, self._changes = -inf, 0  # the last look: a second one would see the same
@@ -266,6 +304,7 @@ class AutomaticLimiter:
         dead = now - diagnosis.dead_at < HOLD
         plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, MIN_LIMIT)
         control, ceiling = gain * proven + plus, policy.max_in_flight
+        least = max(least, self._recovery.limit(now, proven, diagnosis, late=late))
         self._control = control if control > least else least
         self.max_limit = self._control if proven and self._control > ceiling else ceiling
         if evidence_at > self._held_at:

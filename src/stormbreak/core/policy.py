@@ -1,6 +1,6 @@
 """A policy: everything that is configured about how calls are treated, as one frozen value."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -28,28 +28,21 @@ SMALLEST = 1e-6
 LARGEST = 1e12
 
 
-def check_magnitudes(part: Any) -> None:
+def check_magnitudes(part: Any, path: str = "") -> None:
     """Raise ConfigurationError for the first number in `part`, at any depth, that is out of bounds; names its path."""
-    for path, number in _numbers(part, ""):
-        if number:
-            rule = f"{path} must be at least {SMALLEST:g} and at most {LARGEST:g}"
-            require(SMALLEST <= abs(number) <= LARGEST, rule, number)
-
-
-def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        yield path, value
-    for step, below in _steps(value):
-        yield from _numbers(below, f"{path}{step}".removeprefix("."))
-
-
-def _steps(value: Any) -> Iterator[tuple[str, Any]]:
-    if is_dataclass(value):
-        yield from ((f".{field.name}", getattr(value, field.name)) for field in fields(value))
-    elif isinstance(value, Mapping):
-        yield from ((f".{key}", below) for key, below in value.items())
-    elif isinstance(value, tuple):
-        yield from ((f"[{place}]", below) for place, below in enumerate(value))
+    if isinstance(part, int | float):
+        if part and not SMALLEST <= abs(part) <= LARGEST:
+            rule = f"must be at least {SMALLEST:g} and at most {LARGEST:g}"
+            require(False, f"{path.removeprefix('.')} {rule}", part)
+    elif isinstance(part, tuple):
+        for place, below in enumerate(part):
+            check_magnitudes(below, f"{path}[{place}]")
+    elif is_dataclass(part):
+        for each in fields(part):
+            check_magnitudes(getattr(part, each.name), f"{path}.{each.name}")
+    elif isinstance(part, Mapping):
+        for key, below in part.items():
+            check_magnitudes(below, f"{path}.{key}")
 
 
 # ---------------------------------------------------------------- policy

@@ -87,6 +87,11 @@ class RandomRefusals:
         self._trial = _HypothesisTest(share, now)
         return True
 
+    def restart(self) -> None:
+        """Forget what was sent in the last seconds."""
+        self._sent_before.clear()
+        self._sent = self._refused = 0
+
     def on_send(self, now: float) -> None:
         """Count an attempt."""
         if now >= self._second + 1:

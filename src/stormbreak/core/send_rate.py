@@ -4,6 +4,10 @@ A refusal frees its slot at once, so a limit on what is in flight alone lets tho
 429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly, faster the
 longer there is no 429 at all, and is gone after two minutes. One stray 429 has no effect.
 
+The first seconds of sending teach nothing: a bucket serves more in them than later. If nearly all of what is sent is
+refused then, a *brake* holds sending to what was accepted per second so far, until two seconds without a refusal or a
+first lesson.
+
 A lesson also begins a trial of whether refusals are bad luck (`random_refusals`), which no slower sending would help
 against. Until a trial has found a limit, the rate goes no lower than what was served when it began; then no lower than
 half of that. If it is bad luck, the rate is dropped, and refusals that it explains teach nothing.
@@ -17,14 +21,14 @@ from collections.abc import Callable
 from math import inf, log
 
 from stormbreak.core.gate import READY
-from stormbreak.core.random_refusals import WINDOW, RandomRefusals
+from stormbreak.core.random_refusals import MAX_SHARE, WINDOW, RandomRefusals
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import Outcome, Verdict
 
 SHARE = 0.1  # of what was sent that must have been refused ...
 MIN_REFUSALS = 2  # ... and at least so many
 ENOUGH = 5  # sends that a first lesson needs, or chance decides
-BUSY = 5.0  # seconds of sending before a first lesson
+BUSY = 5.0  # seconds of sending before a first lesson: a brake at most
 PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate
 MIN_SPEED = 0.05  # per second
@@ -36,7 +40,7 @@ SLOWER = 0.5  # of what was served, once a trial has shown that sending less hel
 QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
 ALL_REFUSED = 20  # sends within `WINDOW`, and as many refusals: the limit is used up
 PROBES = 1 / 3  # of the rate, while the limit is used up ...
-MOST_PROBES = 1.0  # ... and at most so many per second
+MOST_PROBES = 1.0  # ... and at most so many per second; a brake lets at least so many leave
 SOON = 30.0  # seconds: a limit used up again so soon bears half of the rate
 SILENT = 5.0  # seconds without a refusal: the limit is no longer used up, although no answer has come yet
 
@@ -61,8 +65,9 @@ class AdaptiveSendRate:
         self._refused = TimeWindow(WINDOW)
         self._random_refusals = RandomRefusals(self._found)
         self._on_random_refusals = on_random
-        self._rate = inf  # when it was learned
-        self.learned_at = -inf
+        self._rate = inf  # when it was learned, or the brake set
+        self._learned_at = -inf
+        self.ends_at = -inf
         self._quiet_since = -inf  # the rate grows from then on
         self._slowest = MIN_SPEED
         self._used_up_since = -inf  # the limit ...
@@ -73,10 +78,11 @@ class AdaptiveSendRate:
         self._earning = MIN_SPEED  # per second, since then
         self._sent_at = -inf  # the last send
         self._busy_since = -inf
+        self._counted_since = -inf  # ... or since the target was last dead
 
     def in_force(self, now: float) -> bool:
         """Whether a rate is in force."""
-        return now - self.learned_at < FADE
+        return now < self.ends_at
 
     def paces(self, _call: object, now: float) -> bool:
         """Whether a rate is in force."""
@@ -124,14 +130,14 @@ class AdaptiveSendRate:
         for _ in range(GUESSES):
             growth = log(GROWTH) * (1 + 2 * (quiet + seconds / 3) / FASTER)
             seconds = log(1 + sends * growth / rate) / growth
-        return seconds
+        return min(seconds, self.ends_at - now)
 
     def ready_at(self, _call: object, now: float) -> float:
         """READY, or when the next send has been earned."""
-        if now - self.learned_at >= FADE:
+        if now >= self.ends_at:
             return READY
         earned_at = self._earned_at + (1 - self._credit) / self._earning
-        return READY if now >= earned_at else min(earned_at, self.learned_at + FADE)
+        return READY if now >= earned_at else min(earned_at, self.ends_at)
 
     def take(self, _call: object, now: float) -> None:
         """Let one call leave."""
@@ -139,7 +145,7 @@ class AdaptiveSendRate:
             self._busy_since = now
         self._sent_at = now
         self._random_refusals.on_send(now)
-        if now - self.learned_at < FADE:
+        if now < self.ends_at:
             self._earn(now)
             self._credit = max(0.0, self._credit - 1)
 
@@ -153,9 +159,13 @@ class AdaptiveSendRate:
         self._refused_at = now
         self._refused.add(now, 1)
         self._random_refusals.refused(now)
-        if now - self.learned_at < PAUSE or now - self._busy_since < BUSY:
+        if now - self._learned_at < PAUSE:
             return
         sent, refused = self._random_refusals.sent_lately(now), self._refused.calls
+        if now - self._busy_since < BUSY:
+            if self._brakes(now) or (sent >= ALL_REFUSED and refused > MAX_SHARE * sent):
+                self._brake(max(0, sent - refused), now)
+            return
         if refused < max(MIN_REFUSALS, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
             return
         if self._random_refusals.holds(now):
@@ -164,17 +174,40 @@ class AdaptiveSendRate:
             self._random_refusals.revoke(now)
         self._learn(sent, refused, now)
 
+    def restart(self, now: float) -> None:
+        """Count anew: the target was dead, and next to nothing was sent."""
+        self._counted_since = now
+        if not self.in_force(now):
+            self._busy_since = now
+        self._refused.clear()
+        self._random_refusals.restart()
+
     def _keep_growth(self, now: float) -> None:
         """Begin the quiet anew, from the present rate."""
-        if self._quiet_since < now < self.learned_at + FADE:
+        if self._quiet_since < now < self.ends_at:
             self._rate, self._quiet_since = self._grown(now), now
 
+    def _brakes(self, now: float) -> bool:
+        """Whether what is in force is a brake."""
+        return self.in_force(now) and now - self._learned_at >= FADE
+
+    def _brake(self, accepted: int, now: float) -> None:
+        """Hold sending to what was accepted per second, until a while after the last refusal."""
+        if now - self._learned_at < FADE:
+            return
+        if not self.in_force(now):
+            self._credit, self._earned_at = 0.0, now
+        self._earn(now)
+        self._rate = self._earning = max(MOST_PROBES, accepted / max(1.0, now - self._busy_since))
+        self._quiet_since = inf
+        self.ends_at = min(now, self._busy_since + BUSY) + PAUSE
+
     def _learn(self, sent: int, refused: int, now: float) -> None:
-        before = self._grown(now) if self.in_force(now) else inf
+        before = self._grown(now) if now - self._learned_at < FADE else inf
         if before < inf and refused >= sent >= ALL_REFUSED:
             self._slow_down(before, now)
             return
-        seconds = min(WINDOW, now - self._busy_since)
+        seconds = min(WINDOW, max(1.0, now - max(self._busy_since, self._counted_since)))
         served = (sent - refused) / seconds
         accepted = BELOW * served
         if accepted <= 0:
@@ -185,7 +218,7 @@ class AdaptiveSendRate:
         if self._random_refusals.suppose(refused / max(sent, refused), now) or before == inf:
             self._slowest = max(MIN_SPEED, slower * served, self._slowest / 2)
         self._earn(now)
-        self.learned_at = now
+        self._learned_at, self.ends_at = now, now + FADE
         self._quiet_since = now + QUIET_AFTER if self._random_refusals.on_trial(now) else now
         self._rate = max(self._slowest, accepted)
         self._earning = self.rate_at(now)
@@ -196,14 +229,15 @@ class AdaptiveSendRate:
             self._used_up_since = now
             if now - self._used_up_at < SOON:
                 self._slowest = max(MIN_SPEED, SLOWER * self._slowest)
-        self.learned_at = self._quiet_since = self._used_up_at = now
+        self._learned_at = self._quiet_since = self._used_up_at = now
+        self.ends_at = now + FADE
         # What is served may never have been seen: then the floor says nothing.
         self._rate = self._slowest if self._slowest > MIN_SPEED else max(MIN_SPEED, before / 2)
         self._earn(now)
 
     def _found(self, now: float) -> None:
         """Drop the rate: refusals are bad luck."""
-        self.learned_at = -inf
+        self._learned_at = self.ends_at = -inf
         self._on_random_refusals(now)
 
     def _earn(self, now: float) -> None:

@@ -25,7 +25,6 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import Ticket
 from stormbreak.core.rate_limit_gate import RateLimitGate
 from stormbreak.core.retry_budget import Budget, Load
-from stormbreak.core.send_rate import FADE as RATE_FADE
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.stalls import Stalls
@@ -211,7 +210,7 @@ class TargetState:
             not self._depends_on_call
             and self.cooldown.until <= now
             and self.pace.ends_at <= now
-            and (rate is None or now - rate.learned_at >= RATE_FADE)
+            and (rate is None or rate.ends_at <= now)
             and (breaker is None or breaker.state is CLOSED)
         )
 
@@ -270,6 +269,8 @@ class TargetState:
         self.admission.end_calm()
         if after is State.CLOSED:
             self._closing_until = now + PACED_CIRCUIT
+            if self.rate is not None:
+                self.rate.restart(now)
             self.pace.start(now, PACED_CIRCUIT, self.slots.limit)
         elif after in (State.OPEN, State.ISOLATED):
             self.openings += after is State.OPEN

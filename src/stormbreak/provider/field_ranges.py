@@ -5,7 +5,9 @@ and numbers that are too small or too large to make sense.
 """
 
 import math
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from collections.abc import Hashable
+from functools import cache
+from typing import Annotated, Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
@@ -58,7 +60,8 @@ Count = Annotated[int, Range("at least 1", lower=1)]
 Depth = Annotated[int, Range("zero or positive")]
 
 
-def _ranges(kind: type) -> tuple[tuple[str, Range], ...]:
+@cache
+def _ranges(kind: Hashable) -> tuple[tuple[str, Range], ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple((name, found) for name, hint in hints.items() if (found := _range_in(hint)))
 
@@ -72,7 +75,7 @@ def _range_in(hint: Any) -> Range | None:
 
 def check_ranges(value: object) -> None:
     """Raise ConfigurationError for the first field of a dataclass that is out of its range."""
-    for name, allowed in _ranges(type(value)):
+    for name, allowed in _ranges(cast("Hashable", type(value))):
         given = getattr(value, name)
         for number in given if isinstance(given, tuple) else (given,):
             problem = None if number is None else allowed.problem(number)

@@ -7,13 +7,13 @@ journal and each write of the account, which is after the act before it. Then th
 import json
 import os
 import signal
-import warnings
 from collections import Counter
 from contextlib import ExitStack
 from unittest.mock import patch
 
 import pytest
 from batches import provider_process, read, started, wait_until, write
+from forking import exit_code_of
 from remote_batches import QUICK, batch, listed, rows_for, text_of
 
 from stormbreak.batch.remote import fetch
@@ -59,22 +59,17 @@ class Points:
 
 def is_killed(last, *words):
     """Run the command in a child that is killed at its `last` point; whether it got that far."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the test runner has threads
-        child = os.fork()
-    if child == 0:
-        try:
-            signal.alarm(30)
-            points = Points(last)
-            with ExitStack() as patched:
-                for owner, name in ACTS:
-                    act = points.before(getattr(owner, name))
-                    patched.enter_context(patch.object(owner, name, act))
-                batch(*words)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    ended = os.waitstatus_to_exitcode(status)
+
+    def command():
+        points = Points(last)
+        with ExitStack() as patched:
+            for owner, name in ACTS:
+                act = points.before(getattr(owner, name))
+                patched.enter_context(patch.object(owner, name, act))
+            batch(*words)
+        return True
+
+    ended = exit_code_of(command, seconds=30)
     assert ended in (0, -signal.SIGKILL)
     return ended != 0
 

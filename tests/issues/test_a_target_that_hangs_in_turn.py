@@ -1,0 +1,20 @@
+"""A target that hangs for six of 25 seconds, and a process with all its calls: 70 % were answered, full jitter 95 %."""
+
+from stormbreak.core.presets import INTERACTIVE
+from stormbreak.provider.fault_kinds import Kind
+from stormbreak.provider.scenario import Fault, Load, Provider, Scenario
+from stormbreak.storm import simulate
+
+
+def test_it_is_used_again_as_before_when_it_answers():
+    """The limit grew from one each time, and a send rate was learned from the seconds in which nothing could be accepted."""
+    hangs = [(36.0 + 25.5 * turn, 42.3 + 25.5 * turn) for turn in range(3)]
+    scenario = Scenario(
+        name="hangs in turn",
+        duration=142.0,
+        provider=Provider(slots=12, service=0.271, variation=0.89, queue=9),
+        faults=tuple(Fault(kind=Kind.HANG, share=1.0, at=at, until=until) for at, until in hangs),
+        load=Load(rate=37.1, deadline=9.38, timeout=1.21, trigger_at=36.0, trigger_until=112.0),
+    )
+    for seed in 1, 2:
+        assert simulate(scenario, INTERACTIVE, seed=seed).measures.goodput > 0.8
