@@ -49,6 +49,16 @@ def test_it_runs_here_in_the_context_of_the_caller():
     assert not blocks_here()
 
 
+def test_only_who_began_in_time_has_longer_after_a_stall_and_once(pair):
+    now = time.monotonic()
+    strand, late = Strand(read(pair[0]), now + PATIENCE), Strand(read(pair[0]), now - 1.0)
+    assert strand.try_extend(strand.until + 1.0)
+    assert not strand.try_extend(strand.until + 1.0)
+    assert not late.try_extend(now)
+    strand.close()
+    late.close()
+
+
 def test_what_it_raises_is_raised():
     async def fails():
         raise LookupError("gone")

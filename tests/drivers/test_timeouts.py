@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+from math import inf
 from weakref import ref
 
 import pytest
+import uvloop
 from table_test import table_test
 from virtual_loop import now, run
 
+from stormbreak.core.stalls import STALL
 from stormbreak.drivers.timeouts import EXACT, GRAIN, Timeout, Timeouts
 
 LONG = 2 * EXACT
@@ -32,6 +35,13 @@ def test_a_short_one_is_exact(seconds, begins):
     run(main)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.0001, 0.002])
+def test_the_shortest_ones_end_on_uvloop(seconds):
+    """It makes no timer of what rounds to no millisecond."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(asyncio.wait_for(_ends_after(seconds), 60.0)) < 60.0
+
+
 @table_test("begins", BEGINS)
 @table_test("seconds", [EXACT, EXACT + GRAIN / 3, 600.0])
 def test_a_long_one_is_never_early_and_late_by_a_grain_at_most(seconds, begins):
@@ -40,6 +50,32 @@ def test_a_long_one_is_never_early_and_late_by_a_grain_at_most(seconds, begins):
         assert seconds <= await _ends_after(seconds) <= seconds + GRAIN + 1e-6
 
     run(main)
+
+
+@table_test("seconds", [1.0, LONG])
+def test_who_stands_still_all_the_time_has_timeouts_too(seconds):
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def stand_still():
+            loop._jumping.now += 1.0
+            loop.call_later(0.001, stand_still)
+
+        stand_still()
+        assert seconds <= await _ends_after(seconds) <= seconds + GRAIN + STALL + 2 * 1.001
+
+    run(main)
+
+
+@table_test("seconds", [1.0, LONG])
+def test_the_last_loop_of_a_thread_is_not_kept(seconds):
+    async def main():
+        with Timeout(seconds):
+            return ref(asyncio.get_running_loop())
+
+    known = asyncio.run(main())
+    gc.collect()
+    assert known() is None
 
 
 def test_those_that_end_with_the_same_grain_share_one_timer():
@@ -81,7 +117,7 @@ def test_of_those_that_share_a_timer_only_who_still_waits_is_ended():
     run(main)
 
 
-@table_test("seconds", [EXACT - 1, LONG])
+@table_test("seconds", [EXACT - 1, LONG, inf])
 def test_nothing_stays_behind(seconds):
     async def main():
         for _ in range(100):
@@ -155,3 +191,18 @@ async def test_one_that_is_ended_twice_leaves_no_cancel_behind(seconds):
     with pytest.raises(TimeoutError), Timeout(seconds, among):
         await loop.create_future()
     assert asyncio.current_task().cancelling() == 0
+
+
+def test_a_short_one_is_freed_without_the_garbage_collector():
+    async def main():
+        timeout = Timeout(1.0, AMONG)
+        with timeout:
+            known = ref(timeout)
+        del timeout
+        assert known() is None
+
+    gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()

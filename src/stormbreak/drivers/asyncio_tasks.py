@@ -9,7 +9,7 @@ from stormbreak.core.flow import Command, Flow, Race, Send
 from stormbreak.drivers.delivery import CLOSED, DRAINED, STREAM_CUT, LoopDelivery
 from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.drivers.locks import LiveSet
-from stormbreak.drivers.timeouts import Pulse, Timeouts, on_loop
+from stormbreak.drivers.timeouts import Pulse, Timeouts, call_at, on_loop
 from stormbreak.types import Call, CallResult, Outcome
 
 _cancelled_tasks: set["asyncio.Task[Outcome]"] = set()
@@ -63,7 +63,8 @@ class HedgeTasks:
         loop, timer = asyncio.get_running_loop(), None
         self._wake = loop.create_future()
         if until != inf:
-            timer = loop.call_later(until - self._stepper.clock(), self._wake_up)
+            at = loop.time() + until - self._stepper.clock()
+            timer = call_at(loop, at, partial(wake, self._wake))
         try:
             await self._wake
         finally:

@@ -17,7 +17,9 @@ from inspect import CORO_RUNNING, CORO_SUSPENDED, getcoroutinestate
 from math import ceil, inf
 from typing import Any, Generic, TypeVar
 
+from stormbreak.core.stalls import STALL
 from stormbreak.drivers.locks import new_lock
+from stormbreak.drivers.timeouts import LATE, Timeout
 
 T = TypeVar("T")
 
@@ -55,7 +57,7 @@ class Strand(Generic[T]):
     """
 
     __slots__ = (
-        "_context", "_coroutine", "_loop", "at_until", "is_interrupted", "on_interrupt", "over", "result",
+        "_context", "_coroutine", "_is_exact", "_loop", "at_until", "is_interrupted", "on_interrupt", "over", "result",
         "until", "waits_for",
     )  # fmt: skip
 
@@ -69,6 +71,7 @@ class Strand(Generic[T]):
         self._context = context
         self._loop = asyncio._get_running_loop()  # noqa: SLF001 - which it blocks; the public form raises
         self.until = until  # when its runner ends it, on the monotonic clock
+        self._is_exact = time.monotonic() >= until  # whoever begins late did not stand still here
         self.over = self.is_interrupted = False
         self.result: T | None = None
         self.waits_for: SocketWait | None = None
@@ -87,6 +90,15 @@ class Strand(Generic[T]):
         finally:
             self.waits_for = None
         return None if self.is_interrupted or now >= self.until else wait.ready(numbers)
+
+    def try_extend(self, now: float) -> bool:
+        """Whether its thread stood still at `until`; then it has a little longer, once, to read what came meanwhile."""
+        late = now - self.until
+        if late <= LATE or self._is_exact or self.is_interrupted:
+            return False
+        self._is_exact = True
+        self.until = now + min(late, STALL)
+        return True
 
     def resume(self, ready: list[socket.socket] | None, error: BaseException | None = None) -> None:
         """Go on, until it waits again or is over; with an `error`, that is raised where it waits."""
@@ -214,7 +226,8 @@ def run(
         strand.at_until = at_until
         strand.resume(None)
         while not strand.over:
-            if poll((strand,), strand.until) >= strand.until:
+            now = poll((strand,), strand.until)
+            if now >= strand.until and not strand.try_extend(now):
                 _end_late(strand)
     except BaseException as error:
         if strand is None:
@@ -282,11 +295,12 @@ async def in_time(coroutine: Coroutine[Any, Any, T], until: float | None) -> T:
         raise LateError
     if blocks_here():
         return run(coroutine, until)
+    bound = Timeout(left)
     try:
-        async with asyncio.timeout(left) as bound:
+        with bound:
             return await coroutine
     except TimeoutError:
-        if bound.expired():  # else it is the coroutine's own
+        if bound.alone:  # else it is the coroutine's own
             raise LateError from None
         raise
 

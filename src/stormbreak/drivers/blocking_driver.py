@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, DeliverStream, Flow, Race, Send, Wait, WaitFor
+from stormbreak.core.stalls import STALL
 from stormbreak.drivers.asyncio_driver import Asker, Sender, in_context, timed_out
 from stormbreak.drivers.asyncio_tasks import RejectedWhileClosingError, StreamCutError
 from stormbreak.drivers.blocking import LateError, Strand, poll, run
@@ -140,14 +141,15 @@ class BlockingDriver(Driver):
         """
         running = tuple(attempts.values())
         self.attempts.update(running)
-        earliest = min([until, *[attempt.until for attempt in running]])
         try:
             while not [attempt for attempt in running if attempt.over]:
                 self._check_open(attempts)
+                earliest = min([until, *[attempt.until for attempt in running]])
                 now = poll(running, earliest)
                 if now >= earliest:
                     for attempt in running:
-                        if now >= attempt.until and not attempt.over:
+                        late = now >= attempt.until and not attempt.over
+                        if late and not attempt.try_extend(now):
                             attempt.resume(None, CancelledError())
                     if now >= until:
                         return
@@ -252,15 +254,20 @@ class _RunningCall:
 
 
 class BlockingDelivery(Delivery):
-    """A delivery that a thread reads: it ends at its deadline while it is read, or when it is read next."""
+    """A delivery that a thread reads: it ends at its deadline while it is read, or when it is read soon after."""
 
     def __init__(self, stepper: Stepper, flow: Flow, command: DeliverStream) -> None:
         super().__init__(stepper, flow, command)
         self._began = stepper.clock()
+        self._last = inf  # when no read may begin any more
 
     def read(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run what reads the stream, on this thread."""
-        until = self.command.until
+        until, now = self.command.until, self._stepper.clock()
+        if until is not None and now >= until:  # what came in a stall is read, for a moment
+            self._last = min(self._last, now + STALL)
+            if now >= self._last:
+                self._end_late()
         return run(coroutine, inf if until is None else until, at_until=self._end_late)
 
     def _end_late(self) -> None:

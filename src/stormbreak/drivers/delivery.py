@@ -8,11 +8,13 @@ thread the garbage collector runs, is closed.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from weakref import ref
 
 from stormbreak.core.flow import Command, DeliverStream, Flow
 from stormbreak.core.queue_order import Ticket
 from stormbreak.drivers.flow_stepper import Stepper
+from stormbreak.drivers.timeouts import call_at
 from stormbreak.errors import ENDED_BY_CLOSING
 from stormbreak.types import (
     CANCELLED,
@@ -208,7 +210,8 @@ class LoopDelivery(Delivery):
         if command.until is not None:
             left = command.until - stepper.clock()
             # The timer must not keep the delivery alive.
-            self._timer = self.loop.call_later(left, _time_is_over, ref(self), left)
+            over = partial(_time_is_over, ref(self), left)
+            self._timer = call_at(self.loop, self.loop.time() + left, over)
 
     def drop(self, outcome: Outcome | None = None) -> None:
         """Close it in a finalizer, on any thread; with an outcome, end with that."""

@@ -4,6 +4,9 @@ Nearly every timeout is cancelled, by an answer, long before its time; setting a
 then costs more than anything else on the way of a call. So long timeouts are rounded up to the next `GRAIN`, and
 all that end with the same one share a timer, as aiohttp does it. Short ones are exact.
 
+After a stall (ADR 78) a loop comes late to its timers, and to its sockets: uvloop to the timers first, and asyncio ends a
+task whose answer it has just read. So a timer that comes late waits again, once, until the loop has read what came in time.
+
 The owner of `Timeouts` can end all that runs within them early.
 """
 
@@ -12,15 +15,17 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import NamedTuple
 from weakref import ref
 
-from stormbreak.core.stalls import BEAT, Stalls
+from stormbreak.core.stalls import BEAT, STALL, Stalls
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.types import Outcome
 
 EXACT = 60.0  # seconds; a shorter timeout has a timer of its own
 GRAIN = 0.25  # seconds
+LATE = 0.01  # seconds; what comes later than that comes after a stall
 
 _CANCELLED = asyncio.CancelledError
 
@@ -44,6 +49,30 @@ class Pulse(NamedTuple):
     clock: Callable[[], float]
 
 
+def call_at(
+    loop: asyncio.AbstractEventLoop, at: float, do: Callable[[], object], grace: float = STALL
+) -> asyncio.TimerHandle:
+    """Call `do` at `at`; if that comes late, wait once for as long again, but at most `grace` seconds.
+
+    While it waits again, cancelling has no effect: `do` must see that it is not wanted any more.
+    """
+    return loop.call_at(at, _ring, loop, at, do, grace)
+
+
+def _ring(
+    loop: asyncio.AbstractEventLoop, at: float, do: Callable[[], object], grace: float
+) -> None:
+    late = loop.time() - at
+    if late > LATE:
+        loop.call_later(min(late, grace), do)
+    else:
+        do()
+
+
+class _Here(threading.local):
+    last: "_OnLoop | None" = None  # of the loop that ran last in this thread
+
+
 class Timeouts:
     """The timeouts of one driver, on any loop. With a `pulse`, loops beat while anything runs within one."""
 
@@ -61,7 +90,7 @@ class Timeouts:
     def here(self) -> "_OnLoop":
         """Those of the running loop."""
         loop, here = asyncio.get_running_loop(), self.local.last
-        if here is None or here.loop is not loop:
+        if here is None or here.loop() is not loop:
             here = self.local.last = _OnLoop(loop, self._pulse)
             self._all.add(here)
         return here
@@ -69,7 +98,10 @@ class Timeouts:
     def end(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """End what runs within one of them on `loop`, or on any loop. From any thread."""
         for each in self._all:
-            on_loop(each.loop, loop, each.end)
+            on_loop(each.loop(), loop, each.end)
+
+
+_APART = Timeouts()
 
 
 class Timeout:
@@ -79,8 +111,9 @@ class Timeout:
     """
 
     __slots__ = ("__weakref__", "_among", "_cancelling", "_fired", "_handle", "_on", "_seconds", "_task", "_with", "alone")  # fmt: skip
+    grace = STALL  # seconds that a short one waits again at most
 
-    def __init__(self, seconds: float | None, among: Timeouts) -> None:
+    def __init__(self, seconds: float | None, among: Timeouts = _APART) -> None:
         self._seconds = seconds
         self._among = among
         self._fired = False
@@ -89,27 +122,27 @@ class Timeout:
 
     def __enter__(self) -> None:
         here, seconds = self._among.local.last, self._seconds
-        if here is None or here.loop is not asyncio.get_running_loop():
+        loop = asyncio.get_running_loop()
+        if here is None or here.loop() is not loop:
             here = self._among.here()
-        loop = here.loop
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("an attempt with a timeout needs a task to run in")
         self._task = ref(task)  # weak: a loop that was closed silently takes its tasks along
         self._cancelling = task.cancelling()
         self._on = here  # which lives as long
-        if seconds is not None and seconds >= EXACT:
+        if seconds is not None and EXACT <= seconds < inf:
             grain = int((loop.time() + seconds) / GRAIN) + 1
             due = here.due.get(grain)
-            self._with = here.new_grain(grain) if due is None else due
+            self._with = here.new_grain(loop, grain) if due is None else due
             self._with.add(self)
         else:
             self._with = here.exact
             here.exact.add(self)
             if seconds is not None:
-                self._handle = loop.call_later(seconds, self.fire)
+                self._handle = call_at(loop, loop.time() + seconds, self.fire, self.grace)
         if not here.beats:
-            here.beat()
+            here.beat(loop)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._with.discard(self)
@@ -125,9 +158,10 @@ class Timeout:
 
         What ends itself ends as soon as it waits: a cancel that meets no wait in here would meet one outside.
         """
-        task, loop = self._task(), self._on.loop
+        task = self._task()
         if task is None or self._fired or self not in self._with:
             return
+        loop = task.get_loop()
         if task is asyncio.current_task(loop):
             loop.call_soon(self.fire)
             return
@@ -146,27 +180,27 @@ class _OnLoop:
     __slots__ = ("__weakref__", "_pulse", "_runs", "beats", "due", "exact", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pulse: Pulse | None) -> None:
-        self.loop = loop
+        self.loop = ref(loop)  # weak: a thread keeps those of its last loop
         self._pulse = pulse
         self._runs = partial(_runs, ref(self))  # weak: the engine keeps it
         self.beats = pulse is None  # then there is nothing to begin
         self.exact: set[Timeout] = set()
         self.due: dict[int, set[Timeout]] = {}  # by the number of the grain they end with
 
-    def new_grain(self, grain: int) -> set[Timeout]:
+    def new_grain(self, loop: asyncio.AbstractEventLoop, grain: int) -> set[Timeout]:
         """Fire at the end of this grain the timeouts that are then still in the returned set."""
         due = self.due[grain] = set()
-        self.loop.call_at(grain * GRAIN, self._fire, grain)
+        call_at(loop, grain * GRAIN, partial(self._fire, grain))
         return due
 
-    def beat(self) -> None:
+    def beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """Beat until nothing runs within a timeout any more."""
         assert self._pulse is not None, "without a pulse nothing has to begin to beat"
         stalls, clock = self._pulse
         self.beats = bool(self.exact) or any(self.due.values())
         if self.beats:
             stalls.beat(clock(), self._runs)
-            self.loop.call_later(BEAT, self.beat)
+            loop.call_later(BEAT, self.beat, loop)
         else:
             stalls.rest()
 
@@ -183,20 +217,17 @@ class _OnLoop:
 def _runs(known: "ref[_OnLoop]") -> bool:
     """Whether its loop runs."""
     here = known()
-    return here is not None and here.loop.is_running()
-
-
-class _Here(threading.local):
-    last: _OnLoop | None = None  # of the loop that ran last in this thread
+    loop = None if here is None else here.loop()
+    return loop is not None and loop.is_running()
 
 
 def on_loop(
-    home: asyncio.AbstractEventLoop,
+    home: asyncio.AbstractEventLoop | None,
     wanted: asyncio.AbstractEventLoop | None,
     do: Callable[[], None],
 ) -> None:
     """Do something on its `home` loop, if that is the wanted one; on the running one at once."""
-    if wanted not in (None, home):
+    if home is None or wanted not in (None, home):
         return
     if asyncio._get_running_loop() is home:  # noqa: SLF001 - the public form raises
         do()

@@ -11,6 +11,7 @@ from math import inf
 from typing import Any, Protocol
 from weakref import ref
 
+from stormbreak.drivers.timeouts import call_at
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.exchange import LOST, SMALL, UNREAD, Exchange, head_of
 from stormbreak.http.h1.proxy import Proxy
@@ -135,12 +136,17 @@ class AsyncExchange(Exchange):
         """Wait no longer than so many seconds for each of the bytes that are still to come."""
         if seconds < self._idle and not self.over:
             self._idle = seconds
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_later(seconds, self._look)
+            self._look_at(self._loop.time() + seconds)
+
+    def _look_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = call_at(self._loop, at, self._look)
 
     def _look(self) -> None:
         """See how long the server has been silent, or has taken nothing of the request, while we waited for it."""
+        if self.over:
+            return
         now = self._loop.time()
         unsent = self.socket.transport.get_write_buffer_size()
         if unsent < self._unsent:
@@ -148,7 +154,7 @@ class AsyncExchange(Exchange):
         self._unsent = unsent
         due = self._waiting_since + self._idle
         if now < due:
-            self._timer = self._loop.call_at(min(due, now + self._idle), self._look)
+            self._look_at(min(due, now + self._idle))
             return
         self.silent()
         self.wake()

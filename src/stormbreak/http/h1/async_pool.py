@@ -9,6 +9,7 @@ from contextlib import suppress
 from weakref import ref
 
 from stormbreak.drivers.locks import LiveSet
+from stormbreak.drivers.timeouts import Timeout
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.async_connect import Resolver, connect
 from stormbreak.http.h1.async_exchange import Owner, Socket
@@ -16,6 +17,11 @@ from stormbreak.http.h1.connection import KEEP_ALIVE, MAX_AGE, MAX_IDLE, SPARE
 from stormbreak.http.h1.failures import PoolClosedError
 from stormbreak.http.h1.proxy import Proxy
 from stormbreak.http.h1.socket_response import SocketResponse
+
+
+class _Connecting(Timeout):
+    __slots__ = ()
+    grace = 0.02  # less than that of an attempt, which would else time out first
 
 
 class AsyncPool:
@@ -64,7 +70,7 @@ class AsyncPool:
             if socket is not None:
                 return socket
             if len(self.sockets) + self._connecting < self.limit:
-                async with asyncio.timeout(seconds):
+                with _Connecting(seconds):
                     return await self._connect(address, proxy, tls)
             socket = await self._turn(first=has_waited)
             has_waited = True

@@ -15,9 +15,11 @@ from contextlib import suppress
 from math import inf
 from typing import Any, Generic, TypeVar
 
+from stormbreak.core.stalls import STALL
 from stormbreak.drivers.blocking import Strand, running_strand
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
+from stormbreak.drivers.timeouts import LATE
 
 T = TypeVar("T")
 
@@ -152,7 +154,11 @@ class _Watch:
     def _look(self) -> None:
         unused = 0.0
         while True:
+            before = time.monotonic()
             time.sleep(_PAUSE)
+            late = time.monotonic() - before - _PAUSE
+            if late > LATE:  # a stall: what came in it is read first
+                time.sleep(min(late, STALL))
             now = time.monotonic()
             for work in tuple(self._work):
                 if now >= work.until:

@@ -1,11 +1,11 @@
 """Response bodies over a wrapped transport, with deadlines, interrupts and a check for stale bytes."""
 
-import asyncio
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
+from stormbreak.drivers.timeouts import Timeout
 from stormbreak.http.transports.interruptible import interruptible
 from stormbreak.http.transports.sdk_response import Failure
 
@@ -125,11 +125,12 @@ class WrappedBody:
 
     async def _in_time(self, coming: Any) -> bytes | None:
         assert self._late is not None
+        bound = Timeout(seconds_to(self._until))
         try:
-            async with asyncio.timeout(seconds_to(self._until)) as bound:
+            with bound:
                 chunk: bytes | None = await coming
         except TimeoutError:
-            if not bound.expired():
+            if not bound.alone:
                 raise
             raise self._late() from None
         return chunk

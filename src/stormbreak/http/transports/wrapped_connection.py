@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from stormbreak.drivers.blocking import Strand, running_strand
 from stormbreak.drivers.locks import LiveSet
+from stormbreak.drivers.timeouts import Timeout
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.connection import (
     BODY_LIMIT,
@@ -243,7 +244,7 @@ class WrappedResponse(_WrappedResponse):
     def __init__(self, response: Any, library: Library, max_bytes: float | None) -> None:
         super().__init__(response, library, max_bytes)
         self._chunks = response.aiter_bytes()
-        self._waiting: asyncio.Timeout | None = None
+        self._waiting: Timeout | None = None
         self.loop = asyncio.get_running_loop()
         self._cut = False  # closed while it was read
 
@@ -253,9 +254,9 @@ class WrappedResponse(_WrappedResponse):
         return self._waiting is not None
 
     async def _next(self) -> bytes | Outcome:
-        patience = None if self._patience == inf else self._patience
+        self._waiting = Timeout(None if self._patience == inf else self._patience)
         try:
-            async with asyncio.timeout(patience) as self._waiting:
+            with self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
             if not self._cut:
@@ -278,7 +279,7 @@ class WrappedResponse(_WrappedResponse):
         self._closed = True
         if self._waiting is not None:
             self._cut = True
-            self._waiting.reschedule(self.loop.time())
+            self._waiting.fire()
         else:
             _start(self.loop, self._response.aclose())
 
