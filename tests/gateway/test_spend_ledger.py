@@ -413,9 +413,15 @@ class Machine:
         return True
 
 
-@pytest.mark.parametrize("killed", [True, False])
-async def test_an_hour_that_ends_during_a_restart_is_over_and_else_goes_on(path, killed):
+@pytest.fixture
+def machine(path):
     machine = Machine(path)
+    yield machine
+    machine.ledger.close()
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_an_hour_that_ends_during_a_restart_is_over_and_else_goes_on(machine, killed):
     assert await machine.spend(1)
     machine.go(699.9)
     machine.restart(killed=killed)
@@ -431,8 +437,10 @@ async def test_an_hour_that_ends_during_a_restart_is_over_and_else_goes_on(path,
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_no_hour_has_more_than_its_money_over_restarts_kills_and_clocks_set_back(path, seed):
-    chance, machine = random.Random(seed), Machine(path)
+async def test_no_hour_has_more_than_its_money_over_restarts_kills_and_clocks_set_back(
+    machine, seed
+):
+    chance = random.Random(seed)
     latest, hours, back = machine.wall, {}, 0.0
     for _ in range(250):
         what = chance.random()
@@ -453,9 +461,8 @@ async def test_no_hour_has_more_than_its_money_over_restarts_kills_and_clocks_se
 
 
 @pytest.mark.parametrize("killed", [True, False])
-async def test_a_month_in_place_of_an_hour_has_its_money_once(path, killed):
+async def test_a_month_in_place_of_an_hour_has_its_money_once(machine, killed):
     """Found: what was spent of the month was forgotten when the hour ended that the file spoke of."""
-    machine = Machine(path)
     assert await machine.spend("0.1")
     machine.holder = LimitHolder(
         "key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period="month"))
@@ -505,9 +512,11 @@ def test_a_parent_keeps_each_period_in_a_row_of_its_own(path):
         assert store.beat([Message(scope, "a", asked)])[0].spend.granted >= micro
     record.close(store)
 
-    record = LedgerRecord(SpendLedger(path))
+    ledger = SpendLedger(path)
+    record = LedgerRecord(ledger)
     record.scopes = {"day": day, "ever": ever}
     assert record.restored("day").micro >= 600_000 > record.restored("ever").micro >= 200_000
+    ledger.close()
 
 
 def test_a_parent_goes_on_with_an_hour_that_is_not_over(path):
