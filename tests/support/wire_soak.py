@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from fuzz_rig import Footprint
@@ -251,6 +252,8 @@ def main(kind, seconds):
             side = {"loop": OnLoop, "threads": OnThreads}[kind]
 
             async def run():
+                # A pool of more may start a second thread for the next function, though the first has just ended.
+                asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
                 gc.collect()
                 await soak(side(f"http://127.0.0.1:{port}/v1"), seconds)
 
