@@ -169,6 +169,12 @@ def test_failures_take_the_floor_away():
     assert slots.gate.limit <= 1.5 * (2.0 * 4 / 3) + 2  # of what is still proven
 
 
+def answer(slots, took):
+    probe = slots.take()
+    slots.tick(took)
+    slots.settle(probe)
+
+
 def dead_after(served):
     """A limit whose target served 20 at once, and has then failed for ten seconds."""
     served.serve(60, rate=10, took=2.0)
@@ -194,9 +200,7 @@ def test_the_first_answer_on_time_brings_back_what_was_proven_before_a_death():
 
 def test_not_if_that_answer_is_late():
     slots = dead_after(SlotGate())
-    late = slots.take()
-    slots.tick(9.0)
-    slots.settle(late)
+    answer(slots, took=9.0)
 
     assert slots.gate.limit <= 4
 
@@ -219,9 +223,7 @@ def test_not_where_late_answers_came_until_a_moment_before():
 def test_the_growth_does_not_multiply_it():
     slots = dead_after(SlotGate())
     slots.tick(18.0)  # the limit doubles every ten seconds
-    probe = slots.take()
-    slots.tick(2.0)
-    slots.settle(probe)
+    answer(slots, took=2.0)
 
     assert slots.gate.limit == pytest.approx(20, abs=1)
 
@@ -234,18 +236,14 @@ def test_a_death_soon_after_leaves_what_has_been_proven_since():
     slots.fail()
     slots.tick(5.1)
     assert slots.gate.limit <= 2
-    probe = slots.take()
-    slots.tick(2.0)
-    slots.settle(probe)
+    answer(slots, took=2.0)
 
     assert slots.gate.limit <= 4
 
 
 def test_late_answers_end_it():
     slots = dead_after(SlotGate())
-    probe = slots.take()
-    slots.tick(2.0)
-    slots.settle(probe)
+    answer(slots, took=2.0)
     assert slots.gate.limit >= 19
     slots.diagnosis.late_at = slots.diagnosis.evidence_at = slots.now
     slots.tick(0.1)

@@ -120,9 +120,8 @@ class _Recovery:
         self._before = 0.0  # proven ...
         self._answered_at = -inf  # ... and when it last answered on time
         self._died_at = -inf
-        self._until = (
-            -inf
-        )  # the limit is no lower than `_before`; inf: there has been no answer yet
+        # The limit is no lower than `_before` until then; inf: there has been no answer yet.
+        self._until = -inf
 
     def limit(self, now: float, proven: float, diagnosis: Diagnosis, *, late: bool) -> float:
         """Return what was proven before the last death, from the first answer on time until as much is proven again; else 0.

@@ -163,7 +163,8 @@ class AdaptiveSendRate:
             return
         sent, refused = self._random_refusals.sent_lately(now), self._refused.calls
         if now - self._busy_since < BUSY:
-            if self._brakes(now) or (sent >= ALL_REFUSED and refused > MAX_SHARE * sent):
+            nearly_all = sent >= ALL_REFUSED and refused > MAX_SHARE * sent
+            if not self._has_learned(now) and (nearly_all or self.in_force(now)):
                 self._brake(max(0, sent - refused), now)
             return
         if refused < max(MIN_REFUSALS, SHARE * sent):
@@ -193,14 +194,12 @@ class AdaptiveSendRate:
         """Return for how long sends and refusals have been counted."""
         return min(WINDOW, max(1.0, now - max(self._busy_since, self._counted_since)))
 
-    def _brakes(self, now: float) -> bool:
-        """Whether what is in force is a brake."""
-        return self.in_force(now) and now - self._learned_at >= FADE
+    def _has_learned(self, now: float) -> bool:
+        """Whether a lesson is in force; what else is in force is a brake."""
+        return now - self._learned_at < FADE
 
     def _brake(self, accepted: int, now: float) -> None:
         """Hold sending to what was accepted per second, until a while after the last refusal."""
-        if now - self._learned_at < FADE:
-            return
         if not self.in_force(now):
             self._credit, self._earned_at = 0.0, now
         self._earn(now)
@@ -209,7 +208,7 @@ class AdaptiveSendRate:
         self.ends_at = min(now, self._busy_since + BUSY) + PAUSE
 
     def _learn(self, sent: int, refused: int, now: float) -> None:
-        before = self._grown(now) if now - self._learned_at < FADE else inf
+        before = self._grown(now) if self._has_learned(now) else inf
         if before < inf and refused >= sent >= ALL_REFUSED:
             self._slow_down(before, now)
             return

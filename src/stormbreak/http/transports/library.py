@@ -57,9 +57,8 @@ class BufferedBody:
         """Set the ready body as the content, if reading has not begun, and nobody has put a stream around ours."""
         (content, ours), self.ready = self.ready, None  # type: ignore[misc]
         stream = response.stream
-        bound = (
-            stream is ours or getattr(stream, "_stream", None) is ours
-        )  # by the library's client
+        # The library's client puts a stream of its own around ours.
+        bound = stream is ours or getattr(stream, "_stream", None) is ours
         if not bound or response.is_stream_consumed or response.is_closed:
             return False
         response._content = content  # noqa: SLF001 - where httpx2 and httpx keep it
