@@ -98,7 +98,6 @@ class Job:
 
     @property
     def files(self) -> BatchPaths:
-        """OUTPUT and its neighbours."""
         return BatchPaths.of(self.output, flatten=self.options.flatten)
 
     def limit_for(self, concurrency: int | Literal["auto"]) -> tuple[Limit, int]:

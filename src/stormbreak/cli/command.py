@@ -28,7 +28,6 @@ class Value(ParamType[T], Generic[T]):
     """A type of options and arguments: `parse` makes a value of a text, or raises ValueError with what it must be."""
 
     def parse(self, text: str) -> T:
-        """Return the value."""
         raise NotImplementedError
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:

@@ -64,7 +64,6 @@ class Row:
 
     @property
     def yearly(self) -> Decimal | None:
-        """The cost of twelve months."""
         return None if self.monthly is None else self.monthly * MONTHS
 
     @property

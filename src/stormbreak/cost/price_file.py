@@ -191,7 +191,6 @@ class PriceFile:
 
 
 def builtin_names() -> list[str]:
-    """List the built-in price files."""
     folder = files("stormbreak.cost") / "files"
     return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
 

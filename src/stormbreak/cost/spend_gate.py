@@ -457,7 +457,6 @@ class SpendAccounts:
         return {policy: (each.taken_at(now), each.limit) for policy, each in accounts}
 
     def snapshot(self, now: float) -> list[dict[str, str | float | None]]:
-        """Return the state of each account."""
         return [account.snapshot(now) for account in self._accounts.values()]
 
 

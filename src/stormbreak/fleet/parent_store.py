@@ -195,7 +195,6 @@ class ParentClient:
         return []
 
     def close(self) -> None:
-        """Close the connection."""
         connection, self._socket = self._socket, None
         if connection is not None:
             connection.close()

@@ -33,7 +33,6 @@ class _Lines(logging.StreamHandler[TextIO]):
         return f"{_moment(record.created)} {record.levelname} {super().format(record)}"
 
     def write_line(self, text: str) -> None:
-        """Write a line of the level INFO."""
         try:
             with self.lock or nullcontext():
                 self.stream.write(f"{_moment(time.time())} INFO {text}\n")

@@ -84,13 +84,11 @@ class GatewayParent(Lifecycle):
 
     @property
     def port(self) -> int:
-        """The port for clients."""
         number: int = self._sockets[0].getsockname()[1]
         return number
 
     @property
     def busy(self) -> str:
-        """What is under way, for the log."""
         return f"workers: {len(self._workers.running)}"
 
     async def start(self) -> None:
@@ -112,14 +110,12 @@ class GatewayParent(Lifecycle):
             raise
 
     async def drain(self) -> None:
-        """Stop accepting, let answers end within the grace, and close."""
         self._draining = True
         self._stop_listening()
         await self._workers.drain(self._rules_now.settings.grace)
         await self.close()
 
     async def close(self) -> None:
-        """End at once."""
         self._draining = True
         self._stop_listening()
         await self._workers.close()

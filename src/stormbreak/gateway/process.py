@@ -74,17 +74,14 @@ class Gateway(Lifecycle):
 
     @property
     def rules(self) -> GatewayRules:
-        """What is in force."""
         return self._app.rules
 
     @property
     def port(self) -> int:
-        """The port for clients."""
         return self._server.port
 
     @property
     def busy(self) -> str:
-        """What is under way, for the log."""
         return f"{self._server.busy} requests are being answered"
 
     def metrics_text(self) -> bytes:
@@ -96,7 +93,6 @@ class Gateway(Lifecycle):
         return text + money_text(spent, tuple(self.rules.keys.values()), limits)
 
     async def start(self) -> None:
-        """Listen."""
         settings = self.settings
         await self.serve(listen(settings.host, settings.port))
         if settings.admin_port is not None:
@@ -123,7 +119,6 @@ class Gateway(Lifecycle):
         return AdminPages(self._live.engine, self.metrics_text)
 
     async def drain(self) -> None:
-        """Stop accepting, let answers end within the grace, and close."""
         await self.drain_within(self.rules.settings.grace)
 
     async def drain_within(self, grace: float) -> None:
@@ -132,7 +127,6 @@ class Gateway(Lifecycle):
         await self.close()
 
     async def close(self) -> None:
-        """End at once."""
         await self._server.close()
         self._close_admin()
         await self._live.close()

@@ -223,7 +223,6 @@ class MeteredSender(SettledSender[Sent]):
         self._bound = bound
 
     def __call__(self, command: Send) -> Coroutine[Any, Any, Outcome]:
-        """Send once."""
         sent = self._ledger.sent(self._key, command.target, self._bound)
         return self._send(command, sent)
 

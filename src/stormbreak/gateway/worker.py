@@ -58,7 +58,6 @@ _READ_ASK = msgspec.json.Decoder(Ask).decode
 
 
 def line_of(message: msgspec.Struct) -> bytes:
-    """Write a message."""
     return msgspec.json.encode(message) + b"\n"
 
 

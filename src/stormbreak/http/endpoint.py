@@ -76,7 +76,6 @@ class Origin:
 
     @property
     def host(self) -> str:
-        """Host name of the base URL."""
         return urlsplit(self.base_url).hostname or ""
 
     @property

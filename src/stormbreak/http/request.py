@@ -566,7 +566,6 @@ class Lookup:
         self.prepared: dict[Target, tuple[Route, PreparedRequest]] = {}
 
     def prepare(self, _route: Route) -> PreparedRequest:
-        """Return the request."""
         return self._request
 
     def check(self, outcome: Outcome, _target: Target) -> Outcome:

@@ -110,7 +110,6 @@ class HttpResponse(Value, frozen=True):
 
     @property
     def succeeded(self) -> bool:
-        """Whether the status is 2xx."""
         return 200 <= self.status <= 299
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -49,7 +49,6 @@ class StreamScanner(StreamReader):
         return self._watcher
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes, and return whether the result is final (`whole`): then they are ignored."""
         size = self._size + len(chunk)
         if self._skims and not self._open and size <= TOTAL_LIMIT and self._is_quiet(chunk):
             self._size = size

@@ -146,7 +146,6 @@ class ProviderServer:
 
     @property
     def base_url(self) -> str:
-        """The base URL for clients."""
         return f"http://{HOST}:{self.port}/v1"
 
     async def start(self, port: int = 0) -> None:
@@ -233,7 +232,6 @@ class ProviderServer:
             self._model.abandon(number, self._pace.now())
 
     def unreadable(self, connection: Connection, error: UnreadableError) -> None:
-        """Send the error and close."""
         self._send_error(connection, Refusal(error.status, str(error)), "", keep_alive=False)
 
     def begun(self, request: Request) -> Script | None:

@@ -185,7 +185,6 @@ class LiveState:
         self._recent = RecentDecisions()
 
     def watch(self, engine: Engine) -> None:
-        """Include the state of this engine."""
         self._engines.add(engine)
 
     def unwatch(self, engine: Engine) -> None:
@@ -193,7 +192,6 @@ class LiveState:
         self._engines.discard(engine)
 
     def __call__(self, event: Event) -> None:
-        """Count an event."""
         counter = _COUNTERS.get(type(event))
         with self._lock:
             if counter is not None:
@@ -211,7 +209,6 @@ class LiveState:
             self._recent.add(event)
 
     def state(self) -> State:
-        """Read the state."""
         workers = self.workers
         return self._own() if not workers else self._merged(workers)
 

@@ -95,7 +95,6 @@ class Results(AbstractContextManager["Results"]):
         return RowCounts(len(self), failed, self._begins.count(0))
 
     def at(self, index: int) -> Result:
-        """Read the result of a row."""
         begin = self._begins[index]
         if not begin:
             return _NOTHING_YET

@@ -48,7 +48,6 @@ class Plan:
     max_usd: Decimal | None
 
     def add(self, row: "Plan") -> None:
-        """Add a row."""
         self.indices += row.indices
         self.size += row.size
         self.weight += row.weight

@@ -91,7 +91,6 @@ class Entry(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset behind the line."""
         return self.offset + len(self.raw)
 
 

@@ -122,7 +122,6 @@ class RemoteBatch(Struct, frozen=True, kw_only=True):
 
     @property
     def ranges(self) -> RowRanges:
-        """Its rows."""
         return RowRanges(self.rows)
 
     @property
@@ -181,7 +180,6 @@ class BatchFolder:
         return path
 
     def drop_results(self, batch: RemoteBatch) -> None:
-        """Remove that file."""
         remove(self.path_of(batch, ".results"))
 
 

@@ -180,7 +180,6 @@ def source_notes(rows: Sequence[Row], lookup: PriceLookup) -> Iterator[str]:
 
 
 def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
-    """Describe the sources of prices."""
     for source in dict.fromkeys(prices.source for prices in priced):
         yield source_note(source)
         file = lookup.files.get(source.name)

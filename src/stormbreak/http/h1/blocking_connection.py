@@ -31,7 +31,6 @@ class BlockingConnection:
 
     @property
     def blocking(self) -> Self:
-        """Itself."""
         return self
 
     async def exchange(self, request: PreparedRequest) -> ExchangeResult:

@@ -154,7 +154,6 @@ class BlockingExchange(Exchange):
             super()._leave()
 
     def limit_silence(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
         self._idle = min(self._idle, seconds)
 
     def drop(self) -> None:

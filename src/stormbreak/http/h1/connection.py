@@ -141,7 +141,6 @@ class ThreadsMemory(BodyMemory):
         reset_in_child(self._forget)
 
     async def take(self, held: "Held", size: int) -> None:
-        """Wait until a body has `size` more bytes."""
         with self._lock:
             if not self.waiting and self.grants(held, size):
                 return

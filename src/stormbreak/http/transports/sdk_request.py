@@ -108,7 +108,6 @@ def without_hops(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_timeouts(extensions: Mapping[str, Any]) -> SdkTimeouts:
-    """Read the timeouts in the extensions of a request."""
     timeouts = extensions.get("timeout") or {}
     return SdkTimeouts(_seconds(timeouts.get("connect")), _seconds(timeouts.get("read")))
 

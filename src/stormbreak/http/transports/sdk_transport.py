@@ -207,7 +207,6 @@ class SdkTransport:
         return AsyncioDriver(self.engine)
 
     def _wrap(self, inner: Any) -> Connection:
-        """Make a connection of an inner transport."""
         return WrappedConnection(self.library, inner)
 
     async def _run(self, source: ModelCall | Lookup, sdk_request: SdkRequest, request: Any) -> Any:
@@ -513,7 +512,6 @@ class RecentFailures:
         self._kept: OrderedDict[bytes, tuple[float, Failure]] = OrderedDict()
 
     def keep(self, request: SdkRequest, body: bytes, failure: Failure) -> None:
-        """Remember the failure of a request."""
         self._kept[_digest(request, body)] = self._clock(), failure
         while len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)

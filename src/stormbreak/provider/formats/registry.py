@@ -75,7 +75,6 @@ def _schema_of(payload: Mapping[str, Any]) -> Any:
 
 
 def text_of(payload: Mapping[str, Any]) -> str:
-    """Return the text that answers a request."""
     return text_for(request_digest(payload), _schema_of(payload))
 
 

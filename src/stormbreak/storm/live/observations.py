@@ -34,7 +34,6 @@ class Prompts:
         self._mark = re.compile(rb"call (\d{1,9}) of " + re.escape(of.encode()))
 
     def prompt(self, number: int) -> str:
-        """The prompt of a call."""
         return f"call {number} of {self._of}: say something about the weather."
 
     def number_in(self, body: bytes) -> int | None:
@@ -107,7 +106,6 @@ class Observations:
             self.answers += 1
 
     def has_answered(self, name: Name) -> bool:
-        """Whether that call is answered."""
         call = self.calls.get(name)
         return call is not None and call.answered_at is not None
 
