@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.config.load import SETTINGS
 from stormbreak.errors import ConfigurationError, errors_at
+from stormbreak.file_reader import read_text
 from stormbreak.fleet.lease_renewal import MICRO
 from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.fleet.shared_limits import client_spend, scope_of
@@ -36,7 +37,6 @@ from stormbreak.telemetry.gauges import Rule
 from stormbreak.telemetry.live_state import LiveState
 from stormbreak.telemetry.merged_metrics import counts_of, merged_metrics
 from stormbreak.telemetry.status_server import PageUnavailableError
-from stormbreak.toml_file import read_text
 
 R = TypeVar("R")
 

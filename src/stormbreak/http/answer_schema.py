@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.core.checks import require
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
@@ -134,7 +134,7 @@ def read_schema(path: Path, *, repairs: int = REPAIRS, asks: bool = True) -> Ans
     """Read a JSON schema from a file. Raises ConfigurationError."""
     try:
         return AnswerSchema(
-            msgspec.json.decode(toml_file.read_text(str(path), what="a JSON schema")),
+            msgspec.json.decode(file_reader.read_text(str(path), what="a JSON schema")),
             repairs=repairs,
             asks=asks,
         )

@@ -19,7 +19,7 @@ from typing import BinaryIO, Self
 from msgspec import DecodeError, Struct
 from msgspec.json import Decoder
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.input.row import Row, RowError, parse_row
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason, system_errors_at
@@ -127,7 +127,7 @@ def new_fingerprint() -> blake2b:
 
 def fingerprint_of(path: Path) -> str:
     """Hash the content of an INPUT. Raises OSError if it cannot be read."""
-    with toml_file.opened(path) as file:
+    with file_reader.opened(path) as file:
         return file_digest(file, new_fingerprint).hexdigest()
 
 

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal, Self, TypeVar, cast
 from msgspec import DecodeError
 from msgspec.json import Decoder
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch import parquet
 from stormbreak.batch.input.csv_reader import numbered_lines, read_csv
 from stormbreak.batch.store.paths import COMPRESSED
@@ -253,7 +253,7 @@ def _opened(path: Path) -> Iterator[Any]:
         if path == STDIN:
             yield sys.stdin.buffer
             return
-        with toml_file.opened(path, buffering=2**20) as file:
+        with file_reader.opened(path, buffering=2**20) as file:
             yield file
     except OSError as error:
         why = f"cannot read the input: {reason(error)}"

@@ -7,7 +7,7 @@ from stormbreak.cli.output import say
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.keys import digest_of, new_key
 from stormbreak.hidden_keys import quoted
-from stormbreak.toml_validation import BARE
+from stormbreak.toml_reader import BARE
 
 
 @subcommand("stormbreak gateway key new app >> gateway.toml")

@@ -22,7 +22,7 @@ from stormbreak.gateway.process import Gateway, check, with_options
 from stormbreak.gateway.rules import GatewayRules
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.http.h1.server import new_loop
-from stormbreak.toml_validation import word_of
+from stormbreak.toml_reader import word_of
 
 MAX_WORKERS = 128
 _SPANS = (("hour", 3600.0), ("minute", 60.0))
