@@ -22,15 +22,11 @@ from stormbreak.gateway.rules import GatewayRules
 from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.gateway.spending import ClientBudgets, SpendingSender
 from stormbreak.gateway.usage_ledger import MeteredSender, UsageLedger
-from stormbreak.http.request import RequestTemplate, with_fields
+from stormbreak.http.request import REPORTS_USAGE, RequestTemplate, with_fields
 from stormbreak.http.session import BufferedSender, StreamSender, make_call
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_response import is_filtered
-from stormbreak.llm.models import Shape
 from stormbreak.types import CANCELLED, Call, CallResult, Outcome, Target, Verdict
-
-_ASKED_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
-"""Formats that report the usage of a stream only on request."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -78,7 +74,7 @@ class GatewayCall:
         self.reports_usage = (
             (key.metered or limits.usage is not None)
             and request.streamed
-            and request.head.shape in _ASKED_USAGE
+            and request.head.shape in REPORTS_USAGE
             and request.fields.stream_options is None
         )
         """Whether the stream has an event with its usage that the client has not asked for."""

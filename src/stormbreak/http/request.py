@@ -27,7 +27,7 @@ NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
 """Why a request has no token bound, where a limit of its output is all that is missing."""
 
 NO_MODEL = "-"  # the model of targets of lookups
-_REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
+REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 """Formats that report the usage of a stream only on request."""
 
 _MAX_COMPLETION_TOKENS = frozenset({"openai", "azure"})
@@ -112,7 +112,7 @@ Parts: TypeAlias = dict[str, msgspec.Raw]  # the fields of a body, each as it wa
 
 decode_parts = msgspec.json.Decoder(Parts).decode
 _BUILTIN = frozenset({str, bool, int, float, list, dict, type(None)})
-_FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
+FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
 
 
 def read_fields(body: bytes) -> RequestFields:
@@ -129,7 +129,7 @@ def read_fields(body: bytes) -> RequestFields:
 
 def fields_of(payload: Mapping[str, Any], body: bytes) -> RequestFields:
     """Read the fields of a payload that was encoded as `body`; raise ConfigurationError as `read_fields` does."""
-    names = payload.keys() & _FIELD_NAMES
+    names = payload.keys() & FIELD_NAMES
     if len(names) == 1:  # the model
         return RequestFields(payload["model"])
     fields = {name: payload[name] for name in names}
@@ -146,7 +146,7 @@ def set_stream(payload: dict[str, Any], shape: Shape) -> None:
 
     ``"stream_options": None`` asks for nothing, and is left out.
     """
-    usage = {"include_usage": True} if shape in _REPORTS_USAGE else None
+    usage = {"include_usage": True} if shape in REPORTS_USAGE else None
     if payload.setdefault("stream_options", usage) is None:
         del payload["stream_options"]
     payload["stream"] = True

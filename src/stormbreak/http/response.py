@@ -1,6 +1,7 @@
 """What a response means: whole, or put together from a stream; and the answer made of it."""
 
 from asyncio import CancelledError
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias, TypeVar
@@ -17,7 +18,7 @@ from stormbreak.http.h1.connection import (
 from stormbreak.http.models import PreparedRequest, Response
 from stormbreak.http.pricing import cost_of
 from stormbreak.http.redact import redact, repeats
-from stormbreak.llm.models import BOM, HttpResponse, ParsedResponse, Shape, without_mark
+from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape, without_mark
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.stream_reader import FORMATS, StreamAssembler, StreamReader
@@ -38,7 +39,9 @@ def parse_response(result: ExchangeResult, request: PreparedRequest) -> Parsed |
     """Read a response that came whole."""
     if isinstance(result, Outcome):
         return result
-    if result.body.startswith(BOM) and request.shape is not Shape.RESOURCE:  # that may be a file
+    if (
+        result.body.startswith(BOM_UTF8) and request.shape is not Shape.RESOURCE
+    ):  # that may be a file
         result = result._replace(body=without_mark(result.body))
     parsed = read_answer(result, request.shape, choices=request.choices, inputs=request.inputs)
     if (

@@ -3,6 +3,7 @@
 Nothing here reads a clock: the time of receipt is part of the input.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
@@ -53,8 +54,6 @@ FREE = ("/moderations", "/messages/count_tokens", "/responses/input_tokens")
 """Endpoints that cost nothing, since no model answers."""
 
 _ENDPOINTS = 64  # that are remembered; few users have more than three
-BOM = b"\xef\xbb\xbf"
-"""A byte order mark, which some servers write before JSON, and decoders reject."""
 
 _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are OpenAI objects
 
@@ -78,10 +77,10 @@ def is_fim(endpoint: str) -> bool:
 
 
 def without_mark(body: bytes) -> bytes:
-    """Return JSON without its byte order mark; anything else as it is."""
-    if not body.startswith(BOM) or not body[len(BOM) :].lstrip().startswith((b"{", b"[")):
+    """Return JSON without the byte order mark that some servers write and decoders reject; anything else as it is."""
+    if not body.startswith(BOM_UTF8) or not body[len(BOM_UTF8) :].lstrip().startswith((b"{", b"[")):
         return body
-    return body[len(BOM) :]
+    return body[len(BOM_UTF8) :]
 
 
 def path_of(endpoint: str) -> str:

@@ -26,7 +26,7 @@ from stormbreak.types import Priority
 R = TypeVar("R")
 
 OURS = "x-stormbreak-"  # the prefix of the headers that are meant for us
-_KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"
 _MAX_URLS = 64  # that are remembered
@@ -57,7 +57,7 @@ class SdkRequest(NamedTuple):
     @property
     def key(self) -> str | None:
         """Its API key, from a header or the URL."""
-        for name in _KEY_HEADERS:
+        for name in KEY_HEADERS:
             word = self.headers.get(name, "").rpartition(" ")[2]
             if word:
                 return word
