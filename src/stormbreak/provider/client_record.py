@@ -32,7 +32,7 @@ class EarlyReturn(NamedTuple):
     arrived_on: int  # the connection that carried the attempt
 
 
-class Ledger:
+class ClientRecord:
     """Counts attempts and answers in one run of a scenario."""
 
     def __init__(self) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from stormbreak import events
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.explain import slow_reason
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
+from stormbreak.drivers.slow_reason import slow_reason
 from stormbreak.escape import shown
 from stormbreak.events import Event
 from stormbreak.telemetry.event_text import describe, name_of
