@@ -27,7 +27,7 @@ from stormbreak.gateway.request import (
     shape_of,
 )
 from stormbreak.gateway.response import our_headers, response_of
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.streaming import EVENTS, send_stream
 from stormbreak.http.h1.request_parser import Request
 from stormbreak.http.h1.server_connection import ServerConnection, ServerResponse

@@ -18,7 +18,7 @@ from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.limits import ClientQueues, Place
 from stormbreak.gateway.request import ClientRequest, reference_in
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.gateway.spending import ClientBudgets, SpendingSender
 from stormbreak.gateway.usage_ledger import MeteredSender, UsageLedger

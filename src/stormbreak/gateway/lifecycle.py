@@ -17,7 +17,7 @@ from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminServer
 from stormbreak.gateway.metrics import LOG, GatewayMetrics
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.spend_ledger import SpendLedger, ledger_path
 
 WATCH_INTERVAL = 1.0  # seconds between two looks at the file

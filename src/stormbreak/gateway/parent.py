@@ -26,7 +26,7 @@ from stormbreak.gateway.keys import LimitHolder, all_holders
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics
 from stormbreak.gateway.process import check
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.spend_ledger import LedgerRecord
 from stormbreak.gateway.worker import Reply, Start
 from stormbreak.gateway.workers import CHANGE_TIMEOUT, WorkerGoneError, WorkerProcess, Workers

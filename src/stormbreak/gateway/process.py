@@ -22,7 +22,7 @@ from stormbreak.gateway.keys import all_holders
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.limits import ClientQueues
 from stormbreak.gateway.metrics import ACCESS_LOG, LOG, GatewayMetrics, money_text
-from stormbreak.gateway.rules import GatewayRules, rules_of
+from stormbreak.gateway.routing import GatewayRules, rules_of
 from stormbreak.gateway.spending import ClientBudgets
 from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer, listen

@@ -19,7 +19,7 @@ from stormbreak.batch.running.snapshot import (
     stopping,
 )
 from stormbreak.batch.running.workers import Running
-from stormbreak.cost.numbers import format_cost, short, span
+from stormbreak.cost.formatting import format_cost, short, span
 
 WIDEST = 100  # columns
 _NAME = 8  # columns of a name

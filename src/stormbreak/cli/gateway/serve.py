@@ -19,7 +19,7 @@ from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.lifecycle import Lifecycle, log_to_stderr
 from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.process import Gateway, check, with_options
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.http.h1.server import new_loop
 from stormbreak.toml_reader import word_of
