@@ -541,10 +541,10 @@ class RequestTemplate:
             output_tokens=self.fields.choices * length if self._has_output else 0,
         )
 
-    def local_request(self, base_url: str, api_key: str | None) -> LocalRequest:
-        """Return what a local answer depends on."""
+    def local_request(self, origin: Origin) -> LocalRequest:
+        """Return what a local answer depends on; `origin` is that of the first target."""
         asked = self.endpoint, self.shape, self._given, self.fields.model
-        return LocalRequest(base_url, *asked, api_key, self._choices, self._inputs)
+        return LocalRequest(origin.base_url, *asked, origin.api_key, self._choices, self._inputs)
 
 
 def headers_for(origin: Origin, request: PreparedRequest) -> dict[str, str]:
