@@ -22,7 +22,7 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import allow_spending, spend_accounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking_driver import BlockingDriver
-from stormbreak.drivers.listeners import Attached, subscribe
+from stormbreak.drivers.listeners import Attached
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Repairs, Schema, schema_of
@@ -108,7 +108,7 @@ class ClientControls:
 
         It may not make calls on this client.
         """
-        return subscribe(self.engine, listener)
+        return Attached(self.engine, listener)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget.

@@ -28,7 +28,7 @@ from stormbreak.drivers.blocking import LateError, in_time
 from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.explain import AttemptHistory
-from stormbreak.drivers.listeners import Attached, subscribe
+from stormbreak.drivers.listeners import Attached
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import same_origin
@@ -442,7 +442,7 @@ class SdkTransport:
 
         It may not make calls through this transport.
         """
-        return subscribe(self.engine, listener)
+        return Attached(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget."""
