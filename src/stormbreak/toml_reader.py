@@ -118,7 +118,6 @@ def show(value: Any) -> str:
 
 
 def one_of(words: Iterable[str]) -> str:
-    """List the allowed words."""
     return f"one of {', '.join(words)}"
 
 

@@ -122,7 +122,6 @@ class Job:
 
     @property
     def prices(self) -> PriceOf:
-        """Gives what a model costs."""
         return self.price_of or list_price
 
 

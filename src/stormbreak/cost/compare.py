@@ -75,7 +75,6 @@ class Row:
 
     @property
     def saved_a_year(self) -> Decimal | None:
-        """Savings in twelve months."""
         return None if self.saved is None else self.saved * MONTHS
 
     @property

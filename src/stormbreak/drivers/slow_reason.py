@@ -44,7 +44,6 @@ def _cooldown(target: Mapping[str, Any]) -> str:
 
 
 def _gate(target: Mapping[str, Any], at: datetime) -> str:
-    """The gate that holds the queue."""
     gate, seconds = target["held_by"], target["held_for"]
     if gate == "spend":
         if seconds is None:

@@ -79,7 +79,6 @@ class ParentStore:
         self.url = f"parent://{quote(str(self._path))}"
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
-        """Process reports, and answer each of them."""
         with self._turn:
             return [self._answer(each, self._clock()) for each in messages]
 

@@ -62,7 +62,6 @@ class AdminPages:
         return self._live.page()
 
     def close(self) -> None:
-        """Stop watching."""
         self._attached.detach()
 
 

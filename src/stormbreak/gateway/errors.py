@@ -43,7 +43,6 @@ def error_event(shape: Shape, status: int, code: str, message: str) -> bytes:
 
 
 def refusal(shape: Shape, error: RefusedError) -> ServerResponse:
-    """Answer a request that is refused."""
     headers: Headers = () if error.retry_after is None else (retry_after(error.retry_after),)
     if error.final:
         headers += (FINAL,)

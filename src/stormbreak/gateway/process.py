@@ -85,7 +85,6 @@ class Gateway(Lifecycle):
         return f"{self._server.busy} requests are being answered"
 
     def metrics_text(self) -> bytes:
-        """Write the metrics of the gateway itself."""
         text = self.metrics.text(self._gauges(), self._limits.budgets.spent())
         usage = self._limits.usage
         spent = {} if usage is None else usage.spent

@@ -99,7 +99,6 @@ class UsageLedger:
         return sent
 
     def ended(self, sent: Sent, outcome: Outcome) -> None:
-        """Count an attempt that has ended."""
         if self._going.pop(sent.number, None) is None:  # the ledger was closed meanwhile
             return
         is_free = outcome.usage is None and sent.bound == _NO_TOKENS  # to count tokens costs none

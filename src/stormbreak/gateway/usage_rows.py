@@ -83,7 +83,6 @@ class UsageSum(PricedSum):
         self.unpriced += usage is not None and usd is None
 
     def merge(self, other: "UsageSum") -> None:
-        """Add another sum."""
         self.add(other.usage, other.attempts)
         self.usd = EXACT.add(self.usd, other.usd)
         self.unpriced += other.unpriced

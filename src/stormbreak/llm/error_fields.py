@@ -83,7 +83,6 @@ def parse_error(body: bytes, *, is_error: bool) -> ProviderError | None:
 
 
 def find_error(data: object, *, is_error: bool) -> ProviderError | None:
-    """Find the error in a decoded body."""
     if isinstance(data, list) and data and (is_error or _is_of_gemini(data[0])):
         data = data[0]
     if not isinstance(data, dict):

@@ -214,6 +214,5 @@ def _detail(verdict: Verdict, answer: HttpResponse, *, inside: bool) -> str | No
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """Return the provider's id of this request."""
     name = headers.get("x-request-id") or headers.get("request-id")
     return name if name is not None and _REQUEST_ID.fullmatch(name) else None

@@ -76,7 +76,6 @@ class ClientRecord:
         record.promised_on = connection
 
     def summary(self) -> dict[str, Any]:
-        """Return the counts as plain values."""
         records = self.records.values()
         return {
             "answers": dict(self.statuses),

@@ -119,5 +119,4 @@ class Billing:
             bills[name] = bills.get(name, Billed()).plus(request)
 
     def summary(self) -> Mapping[str, Any]:
-        """Return the bills by model as plain values."""
         return {model: billed._asdict() for model, billed in self.by_model.items()}

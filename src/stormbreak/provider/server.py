@@ -218,7 +218,6 @@ class ProviderServer:
     # ------------------------------------------------------------ called by connections
 
     def opened(self, connection: Connection) -> int:
-        """Register a connection and return its number."""
         self._connections.add(connection)
         self._opened += 1
         return self._opened

@@ -188,7 +188,6 @@ class LiveState:
         self._engines.add(engine)
 
     def unwatch(self, engine: Engine) -> None:
-        """Leave out the state of this engine."""
         self._engines.discard(engine)
 
     def __call__(self, event: Event) -> None:

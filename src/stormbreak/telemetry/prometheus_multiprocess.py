@@ -45,7 +45,6 @@ class GaugeCollector(Collector):
         return _families().values()
 
     def collect(self) -> Iterable[Metric]:
-        """Return the gauges with their present values."""
         families = _families()
         for (name, labels), value in _read(self._gauges).items():
             families[name].add_metric(labels, value)

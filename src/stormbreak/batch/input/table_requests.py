@@ -149,7 +149,6 @@ class RequestMaker:
         return {"custom_id": custom_id, "method": "POST", "url": self._url, "body": body}
 
     def _named(self) -> dict[str, frozenset[str]]:
-        """The columns that each option names."""
         columns = {"id": self._id, "body": self._body}
         named = {
             self._name_of(option): frozenset((column,))

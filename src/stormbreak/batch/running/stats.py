@@ -203,7 +203,6 @@ class RunStats:
         self.maybe_processed += 1
 
     def add_usage(self, usage: Usage) -> None:
-        """Count the tokens of one answer."""
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
 

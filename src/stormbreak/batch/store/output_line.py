@@ -72,7 +72,6 @@ class Tries(NamedTuple):
     maybe_processed: int
 
     def plus(self, more: "Tries") -> "Tries":
-        """Both together."""
         return Tries(self.attempts + more.attempts, self.maybe_processed + more.maybe_processed)
 
 

@@ -189,7 +189,6 @@ def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
 
 
 def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
-    """List the notes on single prices."""
     for prices in dict.fromkeys(priced):
         if prices.notes:
             yield f"{prices.place}: {'; '.join(prices.notes)}."
@@ -198,7 +197,6 @@ def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
 
 
 def sentence(text: str) -> str:
-    """Write a reason as a sentence."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
 
 

@@ -32,5 +32,4 @@ def show_key(name: str, key: str) -> None:
 
 
 def lines_of(name: str, key: str) -> str:
-    """Return the lines for the settings file."""
     return f'\n[keys.{name}]\nsha256 = "{digest_of(key.encode())}"'

@@ -190,7 +190,6 @@ class Socket(asyncio.Protocol):
             self._ended = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio closed it."""
         self.resume_writing()
         exchange = self.exchange
         if exc is not None and exchange is not None:

@@ -157,5 +157,4 @@ class BlockingExchange(Exchange):
         self._idle = min(self._idle, seconds)
 
     def drop(self) -> None:
-        """Close the connection."""
         self.fail(LOST)

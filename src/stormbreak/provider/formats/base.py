@@ -35,7 +35,6 @@ def text_for(digest: str, schema: Any = None) -> str:
 
 
 def pieces(text: str) -> list[str]:
-    """Split a text into its streamed pieces."""
     first, *rest = text.split(" ")
     return [first, *(f" {word}" for word in rest)]
 

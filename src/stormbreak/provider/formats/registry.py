@@ -79,7 +79,6 @@ def text_of(payload: Mapping[str, Any]) -> str:
 
 
 def request_digest(payload: Mapping[str, Any]) -> str:
-    """Compute the digest that identifies a request."""
     return _digest(_essence(payload))
 
 

@@ -84,7 +84,6 @@ class Observations:
         self.answers = 0  # first answers of calls
 
     def received(self, request: ParsedRequest, at: float) -> None:
-        """Record an attempt."""
         second = int(at)
         self.attempts.extend([0] * (second + 1 - len(self.attempts)))
         self.attempts[second] += 1
@@ -98,7 +97,6 @@ class Observations:
         call.attempts += 1
 
     def answered(self, request: ParsedRequest, at: float) -> None:
-        """Record an answer."""
         name = self._matched_by(request)
         call = None if name is None else self.calls.get(name)
         if call is not None and call.answered_at is None:
