@@ -24,13 +24,13 @@ from stormbreak.gateway.request import (
     credentials,
     read_head,
     read_request,
-    shape_of,
 )
 from stormbreak.gateway.response import our_headers, response_of
 from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.streaming import EVENTS, send_stream
 from stormbreak.http.h1.request_parser import Request
 from stormbreak.http.h1.server_connection import ServerConnection, ServerResponse
+from stormbreak.llm.endpoints import shape_of
 
 _COMMENT = b": waiting\n\n"
 _CODES = {500: "internal_error", 503: "gateway_full"}  # of what is no request that cannot be read

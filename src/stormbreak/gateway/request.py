@@ -19,7 +19,7 @@ from stormbreak.http.request import (
     decode_parts,
     read_fields,
 )
-from stormbreak.llm.models import Shape, endpoint_of
+from stormbreak.llm.endpoints import Shape, shape_of
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.surrogates import UNREADABLE
 
@@ -27,7 +27,7 @@ MODELS, USAGE = "/v1/models", "/v1/usage"
 LOOKUPS = (MODELS, USAGE)
 ENDPOINTS: Mapping[str, Shape] = MappingProxyType(
     {
-        f"/v1/{endpoint}": endpoint_of(endpoint)
+        f"/v1/{endpoint}": shape_of(endpoint)
         for endpoint in (
             "chat/completions", "responses", "embeddings", "completions", "messages", "messages/count_tokens",
         )
@@ -104,11 +104,6 @@ _IN_TOOLS = (b"file_id", b"vector_store_id", b"container", b"\\u00")
 
 _DECODE_NAMES = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name).decode
 _SMALL = 2**16  # bytes; to count commas in more takes longer than to read the names one by one
-
-
-def shape_of(path: str) -> Shape:
-    """Return the shape of answers on a path; of an unknown one, JSON."""
-    return ENDPOINTS.get(path) or endpoint_of(path)
 
 
 def credentials(headers: Mapping[bytes, bytes]) -> tuple[bytes | None, bytes | None]:

@@ -16,7 +16,7 @@ from stormbreak import file_reader
 from stormbreak.core.checks import require
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.schema_request import response_format
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import Target

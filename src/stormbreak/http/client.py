@@ -31,7 +31,7 @@ from stormbreak.http.environment import find_endpoint
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.h1.connection_factory import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import (
     NO_MODEL,
@@ -54,7 +54,8 @@ from stormbreak.http.session import (
 )
 from stormbreak.http.stream import PendingStream, Stream
 from stormbreak.http.stream_source import LocalSource
-from stormbreak.llm.models import HttpResponse, endpoint_of
+from stormbreak.llm.endpoints import shape_of
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import (
     CACHE,
     DEGRADED,
@@ -362,7 +363,7 @@ class AsyncClient(ClientControls):
         self, endpoint: str, payload: Mapping[str, Any], options: _CallOptions
     ) -> Stream:
         payload = {**payload, "model": self._resolver.first.model_of(payload)}
-        set_stream(payload, endpoint_of(endpoint))
+        set_stream(payload, shape_of(endpoint))
         body = encode_payload(payload)
         template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
         config = self._resolver.resolve(template.model)

@@ -20,8 +20,8 @@ from stormbreak.drivers.blocking import foreign
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import has_key_prefix, holds_token, quoted
 from stormbreak.http.h1.address import PORTS
-from stormbreak.http.models import FixedHeaders
-from stormbreak.llm.models import Shape
+from stormbreak.http.prepared_request import FixedHeaders
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.providers import key_headers
 from stormbreak.types import Outcome, Verdict
 

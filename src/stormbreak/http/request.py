@@ -12,10 +12,11 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.answer_schema import AnswerSchema, Misfit, Repairs
 from stormbreak.http.endpoint import Origin, Passed
 from stormbreak.http.local_answers import LocalRequest
-from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest, Response
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.response import Response
 from stormbreak.http.routing import Route
+from stormbreak.llm.endpoints import FREE, Shape, is_fim, path_of, shape_of
 from stormbreak.llm.finish_reasons import FinishMeaning, reason_of
-from stormbreak.llm.models import FREE, Shape, endpoint_of, is_fim, path_of
 from stormbreak.llm.providers import VERSION
 from stormbreak.llm.schema_request import CHECKED, UNASKED, format_field, repaired, without_format
 from stormbreak.llm.stream_reader import FORMATS
@@ -311,7 +312,7 @@ class RequestTemplate:
     ) -> None:
         """`fields` and `parts` are those of the body, where they are known; `passed` are further headers."""
         self.endpoint = endpoint
-        self.shape = shape = endpoint_of(endpoint)
+        self.shape = shape = shape_of(endpoint)
         if fields is None:
             fields = read_fields(body)
         self.fields = fields

@@ -13,12 +13,12 @@ from stormbreak.drivers.asyncio_driver import Asker
 from stormbreak.drivers.scope import Scope
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.h1.connection import Connection
-from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate, headers_for
 from stormbreak.http.response import assemble_stream, outcome_of, parse_response
 from stormbreak.http.routing import Routes, TargetConfig
 from stormbreak.http.stream_source import Source, open_source
-from stormbreak.llm.models import OPERATIONS
+from stormbreak.llm.endpoints import OPERATIONS
 from stormbreak.types import Call, CallResult, Outcome, Priority, Target, Verdict
 
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that the connection failed

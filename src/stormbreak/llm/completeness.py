@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.error_fields import is_error_value
 from stormbreak.llm.finish_reasons import FINISH_REASONS, reason_of, refused
 from stormbreak.llm.messages import read_message
-from stormbreak.llm.models import ParsedResponse, Shape, without_mark
+from stormbreak.llm.parsed_response import ParsedResponse, without_mark
 from stormbreak.llm.responses import read_response
 from stormbreak.llm.stream_deltas import brings_output
 from stormbreak.llm.success_body import ERROR_INSIDE, SuccessBody, broken, refused_by

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stormbreak.llm.error_tables import MINIMAX_CODES
-from stormbreak.llm.models import without_mark
+from stormbreak.llm.parsed_response import without_mark
 from stormbreak.llm.retry_after import GO_DURATION, duration
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import Verdict

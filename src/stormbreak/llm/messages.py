@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from stormbreak.llm.finish_reasons import refused
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.stream_deltas import (
     JsonAccumulator,
     MalformedChunkError,

@@ -12,7 +12,7 @@ import msgspec
 
 from stormbreak.llm.error_fields import ProviderError, find_error
 from stormbreak.llm.finish_reasons import refused
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.stream_deltas import (
     MalformedChunkError,
     StreamAssembly,

@@ -14,7 +14,7 @@ from typing import Any
 
 from stormbreak.llm.error_fields import ProviderError
 from stormbreak.llm.finish_reasons import FinishMeaning, refused
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.response_verdict import read_error, request_id_of
 from stormbreak.llm.sse import Event, EventReader
 from stormbreak.llm.stream_deltas import StreamWatcher, expect_object

@@ -19,7 +19,7 @@ from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.llm.completeness import read_any
-from stormbreak.llm.models import NO_USAGE
+from stormbreak.llm.parsed_response import NO_USAGE
 from stormbreak.types import Usage
 
 

@@ -15,7 +15,7 @@ from stormbreak.drivers.timeouts import call_at
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.exchange import LOST, SMALL, UNREAD, Exchange, head_of
 from stormbreak.http.h1.proxy import Proxy
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 
 
 class Owner(Protocol):

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 from stormbreak.drivers.blocking import Signal, blocks_here
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
-from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- repeated headers

@@ -20,7 +20,7 @@ from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_request import OURS, SdkRequest, read_timeouts
 from stormbreak.http.transports.sdk_response import Failure, failure_of
 from stormbreak.http.transports.wrapped_body import LATE, WrappedBody, parser_of
-from stormbreak.llm.models import HttpResponse
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 T = TypeVar("T")

@@ -16,10 +16,10 @@ from stormbreak.drivers.scope import Scope, checked_labels, checked_text, curren
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import quoted
 from stormbreak.http.endpoint import Passed
-from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate
 from stormbreak.http.routing import Route
-from stormbreak.llm.models import FREE, Shape, endpoint_of, known_end
+from stormbreak.llm.endpoints import FREE, Shape, known_end, shape_of
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.types import Priority
 
@@ -135,7 +135,7 @@ def _endpoint_in(url: str) -> str | None:
     for end in FREE:
         if path.endswith(end):
             return end
-    if endpoint_of(path) is Shape.JSON:
+    if shape_of(path) is Shape.JSON:
         return None
     return known_end(path) or path[path.rindex("/") :]
 

@@ -68,7 +68,7 @@ from stormbreak.http.transports.sdk_response import (
 )
 from stormbreak.http.transports.wrapped_body import LATE, seconds_to
 from stormbreak.http.transports.wrapped_connection import WrappedConnection, check_wrapped
-from stormbreak.llm.models import endpoint_of
+from stormbreak.llm.endpoints import shape_of
 from stormbreak.types import Call, CallResult, Outcome, Rejection, Target, Verdict
 
 UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or lasts on the server"
@@ -368,7 +368,7 @@ class SdkTransport:
             Outcome(Verdict.REJECTED, rejection=Rejection(COST, UNCOUNTED)), stopped=COST
         )
         history = AttemptHistory(target, ended)
-        reply = response_for(endpoint_of(endpoint), history, ended, self._driver.clock())
+        reply = response_for(shape_of(endpoint), history, ended, self._driver.clock())
         assert isinstance(reply, Reply), "a rejection is answered"
         return self.library.response(
             reply.status, reply.headers, history=history, content=reply.body

@@ -24,7 +24,7 @@ from stormbreak.http.h1.connection import (
     collect,
     silent_body,
 )
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.transports.interruptible import interruptible
 from stormbreak.http.transports.library import Library
 from stormbreak.types import Outcome
