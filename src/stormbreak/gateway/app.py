@@ -14,7 +14,8 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.gateway.client_call import GatewayCall, Limits, Opened
 from stormbreak.gateway.errors import RefusedError, error_event, refusal
 from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, find_key
-from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
+from stormbreak.gateway.logs import RequestRecord
+from stormbreak.gateway.metrics import GatewayMetrics
 from stormbreak.gateway.request import (
     LOOKUPS,
     MODELS,

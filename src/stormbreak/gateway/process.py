@@ -21,7 +21,8 @@ from stormbreak.gateway.client_call import Limits
 from stormbreak.gateway.keys import all_holders
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.limits import ClientQueues
-from stormbreak.gateway.metrics import ACCESS_LOG, LOG, GatewayMetrics, money_text
+from stormbreak.gateway.logs import ACCESS_LOG, LOG
+from stormbreak.gateway.metrics import GatewayMetrics, money_text
 from stormbreak.gateway.routing import GatewayRules, rules_of
 from stormbreak.gateway.spending import ClientBudgets
 from stormbreak.gateway.usage_ledger import UsageLedger

@@ -18,8 +18,7 @@ from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.drivers.garbage import collect_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminPages
-from stormbreak.gateway.lifecycle import log_to_stderr
-from stormbreak.gateway.metrics import LOG
+from stormbreak.gateway.logs import LOG, log_to_stderr
 from stormbreak.gateway.process import Gateway, Prepared
 from stormbreak.http.h1.server import new_loop
 from stormbreak.telemetry.state import State

@@ -16,7 +16,8 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.drivers.garbage import collect_less_often
 from stormbreak.escape import LABEL, shown
 from stormbreak.gateway.keys import ClientKey
-from stormbreak.gateway.lifecycle import Lifecycle, log_to_stderr
+from stormbreak.gateway.lifecycle import Lifecycle
+from stormbreak.gateway.logs import log_to_stderr
 from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.process import Gateway, check, with_options
 from stormbreak.gateway.routing import GatewayRules
