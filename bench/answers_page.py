@@ -17,9 +17,10 @@ from answer_examples import (
     ErrorShape,
     StreamEnding,
 )
+from stormbreak.llm.endpoints import Shape, shape_of
 from stormbreak.llm.error_tables import BROAD_CODES, CODES, MINIMAX_CODES, PHRASES, Code
 from stormbreak.llm.finish_reasons import FINISH_REASONS
-from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.providers import PRESETS
 from stormbreak.llm.response_verdict import read_answer, verdict_of_status
 from stormbreak.llm.stream_reader import StreamAssembler
@@ -110,7 +111,7 @@ def verdict_of_shape(shape: ErrorShape) -> Verdict:
 
 def verdict_of_ending(ending: StreamEnding) -> Verdict:
     """Read the example of an ending."""
-    assembler = StreamAssembler(endpoint_of(ending.format))
+    assembler = StreamAssembler(shape_of(ending.format))
     for block in ending.blocks():
         assembler.feed(block.encode())
     return assembler.end()[0].verdict

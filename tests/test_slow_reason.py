@@ -16,7 +16,7 @@ from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.cost.spend_gate import SpendAccounts
-from stormbreak.drivers.explain import slow_reason
+from stormbreak.drivers.slow_reason import slow_reason
 from stormbreak.types import RateLimits, RateLimitStatus
 
 AT = datetime(2026, 11, 28, 13, 59, tzinfo=UTC)

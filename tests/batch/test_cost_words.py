@@ -5,7 +5,7 @@ from decimal import Decimal
 from table_test import table_test
 
 from stormbreak.cost.accounts import Cost, SpendLimit
-from stormbreak.cost.numbers import format_cost
+from stormbreak.cost.formatting import format_cost
 
 
 def cost(low="0", high="0", **changes):

@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.input.index import fingerprint_of
 from stormbreak.batch.store.cost import read_cost
 from stormbreak.batch.store.lock import held
@@ -18,7 +18,7 @@ from stormbreak.errors import ConfigurationError
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    monkeypatch.setattr(toml_file, "PIPE_PATIENCE", 0.01)
+    monkeypatch.setattr(file_reader, "PIPE_PATIENCE", 0.01)
 
 
 def ended(do, pipe):

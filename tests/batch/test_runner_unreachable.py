@@ -8,7 +8,7 @@ from batches import assert_answered, chat_rows, read, scenario, write
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.run_options import BatchOptions
 from stormbreak.core.presets import BATCH
-from stormbreak.http.models import CONNECT_TIMEOUT
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT
 
 
 def test_nothing_there(tmp_path, output, free_port):

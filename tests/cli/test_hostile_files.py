@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.cli.main import main
 from stormbreak.config import load_settings
 from stormbreak.errors import ConfigurationError
@@ -99,7 +99,7 @@ def test_one_line_and_code_2(command, hostile, monkeypatch, capsys):
     folder, names = hostile
     monkeypatch.chdir(folder)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
-    monkeypatch.setattr(toml_file, "PIPE_PATIENCE", 0.01)
+    monkeypatch.setattr(file_reader, "PIPE_PATIENCE", 0.01)
     wrong = []
     for name in names:
         code = main([word.format(f"./{name}") for word in command.split()])
@@ -139,6 +139,6 @@ def test_a_pipe_that_somebody_writes_to_is_a_file():
         os.write(into, b"deadline = 7\n")
         os.close(into)
         assert stat.S_ISFIFO(os.fstat(out).st_mode)
-        assert toml_file.read_text(Path(f"/dev/fd/{out}"), what="a policy") == "deadline = 7\n"
+        assert file_reader.read_text(Path(f"/dev/fd/{out}"), what="a policy") == "deadline = 7\n"
     finally:
         os.close(out)

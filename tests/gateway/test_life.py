@@ -30,8 +30,8 @@ from gateways import (
 )
 from sockets import free_port
 
-from stormbreak.gateway.lifecycle import log_to_stderr
-from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
+from stormbreak.gateway.logs import RequestRecord, log_to_stderr
+from stormbreak.gateway.metrics import GatewayMetrics
 from stormbreak.gateway.process import Gateway
 from stormbreak.http.h1.server_connection import ServerResponse
 

@@ -6,7 +6,7 @@ from on_threads import ConnectionOnThreads
 from stream_scene import StreamScene
 
 from stormbreak.http.h1.async_connection import AsyncConnection
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ from stormbreak.http.h1 import connection as connection_module
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.h1.blocking_connect import BlockingResolver
 from stormbreak.http.h1.blocking_exchange import BlockingExchange
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome, Verdict
 
 SLOW = [0.005, answer()]

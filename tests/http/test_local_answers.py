@@ -3,7 +3,8 @@
 from table_test import table_test
 
 from stormbreak.http.local_answers import ID, write_answer
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.types import Usage, Verdict
 

@@ -15,8 +15,8 @@ from sockets import End, answer, served, tls
 
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.async_connection import AsyncConnection
-from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Verdict
 
 KINDS = pytest.mark.parametrize("kind", ["awaits", "blocks"])

@@ -7,7 +7,7 @@ from table_test import table_test
 
 from stormbreak.http import redact as echoes
 from stormbreak.http.redact import redact
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.types import Verdict
 
 IMAGE = "data:image/png;base64," + b64encode(bytes(range(256)) * 40).decode()

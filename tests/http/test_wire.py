@@ -11,8 +11,8 @@ from sockets import BODY, CHUNKED, HALF, End, answer, served
 
 from stormbreak.http.h1 import socket_response as h1_response
 from stormbreak.http.h1.async_connection import AsyncConnection
-from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 ZIPPED = gzip.compress(BODY)

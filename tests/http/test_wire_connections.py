@@ -15,8 +15,8 @@ from sockets import BODY, CHUNKED, HALF, End, answer, free_port, served
 
 from stormbreak.http.h1 import async_pool, blocking_pool
 from stormbreak.http.h1.async_connection import AsyncConnection
-from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Verdict
 
 

@@ -20,8 +20,8 @@ from stormbreak.drivers.blocking import run
 from stormbreak.http.h1.address import address_of
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.h1.blocking_connect import _secured
-from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Verdict
 
 TO_THE_CLOSE = b"HTTP/1.1 200 OK\r\n\r\n" + BODY  # the body ends with the connection

@@ -6,8 +6,8 @@ import traceback
 import pytest
 from sockets import CHUNKED, HALF, End, answer, served
 
-from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome
 
 

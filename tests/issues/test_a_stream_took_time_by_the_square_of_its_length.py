@@ -5,7 +5,7 @@ import time
 
 from table_test import table_test
 
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.stream_reader import StreamAssembler
 
 EVENTS = 30_000

@@ -9,8 +9,8 @@ from table_test import table_test
 
 from stormbreak import errors, explain
 from stormbreak.errors import CallError, StormbreakError, StreamBrokenError, error_for
-from stormbreak.http.models import Response
-from stormbreak.llm.models import HttpResponse, ParsedResponse
+from stormbreak.http.response import Response
+from stormbreak.llm.parsed_response import HttpResponse, ParsedResponse
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 
 ENDED = CallResult(Outcome(Verdict.BROKEN, status=200, error=OSError(1, "gone")), attempts=1)

@@ -34,7 +34,7 @@ from stormbreak.drivers import blocking
 from stormbreak.http.h1.address import address_of
 from stormbreak.http.h1.async_exchange import AsyncExchange
 from stormbreak.http.h1.async_pool import AsyncPool
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.transports import interruptible
 from stormbreak.httpx import Transport
 

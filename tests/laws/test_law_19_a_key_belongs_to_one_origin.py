@@ -36,7 +36,7 @@ from stormbreak.http.endpoint import is_loopback, origin_of, same_origin
 from stormbreak.http.environment import find_endpoint
 from stormbreak.http.redact import SECRET, redact
 from stormbreak.httpx2 import AsyncTransport
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Verdict
 

@@ -7,10 +7,11 @@ from table_test import table_test
 
 import answers_page
 from answer_examples import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
+from stormbreak.llm.endpoints import Shape, shape_of
 from stormbreak.llm.error_fields import parse_error
 from stormbreak.llm.error_tables import BROAD, BROAD_CODES, CODES, NAMED, PHRASES
 from stormbreak.llm.finish_reasons import FINISH_REASONS, FinishMeaning, Reason, reason_of
-from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.providers import PRESETS
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.stream_reader import FORMATS
@@ -82,14 +83,14 @@ def test_an_error_is_seen_in_every_form(shape):
 def test_every_format_has_its_endings():
     examples = {shape: [] for shape in FORMATS}
     for ending in STREAM_ENDINGS:
-        examples[endpoint_of(ending.format)].append(ending.example[-1])
+        examples[shape_of(ending.format)].append(ending.example[-1])
     for shape, format_ in FORMATS.items():
         assert all(any(last in each for each in examples[shape]) for last in format_.last_events)
 
 
 @table_test("ending", STREAM_ENDINGS)
 def test_a_stream_that_is_passed_on_ends_in_the_same_way(ending):
-    scanner = StreamScanner(endpoint_of(ending.format))
+    scanner = StreamScanner(shape_of(ending.format))
     for block in ending.blocks():
         scanner.feed(block.encode())
     assert scanner.end()[0].verdict is answers_page.verdict_of_ending(ending)

@@ -9,7 +9,8 @@ from streamed import whole_message, whole_response
 from table_test import table_test
 
 from stormbreak.llm.completeness import read_body
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.types import Usage, Verdict
 

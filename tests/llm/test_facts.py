@@ -5,8 +5,9 @@ import json
 from facts import FACTS, anthropic, aws
 from table_test import table_test
 
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.error_tables import is_known
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.types import TREATMENTS, Tally, Verdict
 

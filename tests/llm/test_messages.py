@@ -4,7 +4,7 @@ from readings import Reader
 from streamed import MESSAGE_USAGE, PING, event, message, typed, whole_message
 from table_test import table_test
 
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 from stormbreak.types import Usage, Verdict
 
 TEXTS = ["Hé", "llo"]

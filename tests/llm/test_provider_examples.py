@@ -5,14 +5,15 @@ import json
 from streamed import DONE, chunk, event, message, response, typed, whole_message, whole_response
 from table_test import table_test
 
-from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
+from stormbreak.llm.endpoints import Shape, shape_of
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.llm.stream_scanner import StreamScanner
 from stormbreak.types import TREATMENTS, Tally, Usage, Verdict
 
 MESSAGE = {"role": "assistant", "content": "Hi"}
-TEXTS = endpoint_of("https://host/v1/completions")
+TEXTS = shape_of("https://host/v1/completions")
 
 
 def read(body, shape=Shape.CHAT, status=200, **asked):
@@ -511,8 +512,8 @@ def test_a_tool_call_whose_name_is_repeated_is_one():
 
 
 def test_a_filled_in_middle_of_mistral_is_answered_as_a_chat():
-    assert endpoint_of("/v1/fim/completions") is Shape.CHAT
-    assert endpoint_of("/v1/completions") is TEXTS
+    assert shape_of("/v1/fim/completions") is Shape.CHAT
+    assert shape_of("/v1/completions") is TEXTS
 
 
 def test_a_chat_is_no_text_completion():

@@ -2,7 +2,7 @@
 
 from table_test import table_test
 
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.providers import key_headers
 
 KEY = "canary-0123456789"

@@ -5,8 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from table_test import table_test
 
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.error_tables import BROAD, NAMED, STATUSES
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer, verdict_of_status
 from stormbreak.types import TREATMENTS, Verdict
 

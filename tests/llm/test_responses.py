@@ -6,7 +6,7 @@ from readings import Reader
 from streamed import event, response, typed, whole_response
 from table_test import table_test
 
-from stormbreak.llm.models import Shape, endpoint_of
+from stormbreak.llm.endpoints import Shape, shape_of
 from stormbreak.types import TREATMENTS, Usage, Verdict
 
 TEXTS = ["Hé", "llo"]
@@ -136,4 +136,4 @@ def test_a_malformed_event_breaks_the_stream(odd):
     ],
 )
 def test_the_shape_of_an_endpoint(endpoint, shape):
-    assert endpoint_of(endpoint) is shape
+    assert shape_of(endpoint) is shape

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from table_test import table_test
 
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.retry_after import retry_after
 from stormbreak.types import TREATMENTS, Tally, Verdict

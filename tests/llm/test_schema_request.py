@@ -5,7 +5,7 @@ import json
 import msgspec
 from table_test import table_test
 
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.schema_request import format_field, repaired, response_format, schema_for
 
 HOTEL = {

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from table_test import table_test
 
 from stormbreak.llm import stream_reader as module
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.sse import LINE_LIMIT
 from stormbreak.llm.stream_reader import StreamAssembler

@@ -11,8 +11,9 @@ from table_test import table_test
 from stormbreak.llm import sse
 from stormbreak.llm import stream_reader as module
 from stormbreak.llm.chat import ChatWatcher
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.messages import MessagesWatcher
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.responses import ResponsesWatcher
 from stormbreak.llm.stream_reader import StreamAssembler

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_test import table_test
 
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.surrogates import MAX_SURROGATES, decoded, replace_lone_surrogates
 from stormbreak.types import Verdict

@@ -1,6 +1,6 @@
 """A wire without sockets, on which streams come as a test wrote them down."""
 
-from stormbreak.llm.models import HttpResponse
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 CUT = Outcome(Verdict.BROKEN, status=200, detail="body was cut", maybe_processed=True)

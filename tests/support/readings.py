@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from streamed import DONE
 
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.types import Verdict

@@ -15,7 +15,8 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.flow_stepper import Stepper
-from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics, RequestRecord, money_text
+from stormbreak.gateway.logs import RequestRecord
+from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics, money_text
 from stormbreak.gateway.usage_ledger import SpentBy
 from stormbreak.telemetry import Metrics, attach, dashboard
 from stormbreak.telemetry.event_metrics import FAMILIES

@@ -17,7 +17,7 @@ from table_test import table_test
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.drivers.listeners import subscribe
+from stormbreak.drivers.listeners import Attached
 from stormbreak.events import CallRejected, CircuitChanged, RetryPlanned, Returned, Sent
 from stormbreak.telemetry.labels import MAX_TARGETS
 from stormbreak.telemetry.live_state import GROUPED_WITHIN, MAX_DECISIONS, LiveState
@@ -175,7 +175,7 @@ class Stepped(Stage):
     def __init__(self, watch, *args, **options):
         super().__init__(*args, now=1000.0, **options)
         self.engine.look = lambda: lambda **_: self.engine.snapshot(self.now)
-        subscribe(self.engine, watch)
+        Attached(self.engine, watch)
 
 
 def test_what_stands_where(watch):
@@ -226,7 +226,7 @@ def test_of_their_reasons_that_of_the_longest_queue_is_told(watch):
 
 
 def test_an_engine_that_nobody_steps_has_nothing_to_say(watch):
-    subscribe(Stage().engine, watch)
+    Attached(Stage().engine, watch)
     assert watch.state().targets == ()
 
 

@@ -55,7 +55,6 @@ class BackgroundRun:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended."""
         return self._ended.done()
 
     def when_over(self, call: Callable[[], object]) -> None:

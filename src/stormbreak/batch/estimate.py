@@ -37,7 +37,6 @@ class ModelEstimate:
     unbounded: int = 0  # rows without a bound
 
     def add(self, expected: Usage, bound: Usage | None) -> None:
-        """Add a row."""
         self.rows += 1
         self.unbounded += bound is None
         self.input_tokens += expected.input_tokens

@@ -98,7 +98,6 @@ class Job:
 
     @property
     def files(self) -> BatchPaths:
-        """OUTPUT and its neighbours."""
         return BatchPaths.of(self.output, flatten=self.options.flatten)
 
     def limit_for(self, concurrency: int | Literal["auto"]) -> tuple[Limit, int]:
@@ -123,7 +122,6 @@ class Job:
 
     @property
     def prices(self) -> PriceOf:
-        """Gives what a model costs."""
         return self.price_of or list_price
 
 

@@ -10,7 +10,7 @@ from functools import reduce
 from itertools import zip_longest
 from pathlib import Path
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.export.export import export
 from stormbreak.batch.input.index import Rows, new_fingerprint
 from stormbreak.batch.run_options import BatchOptions
@@ -105,7 +105,7 @@ def _merged_requests(files: BatchPaths, found: list[_Shard]) -> Rows:
     """Put the requests of all shards into the order of the table."""
     with ExitStack() as opened, replacing(files.input) as file:
         try:
-            spools = [opened.enter_context(toml_file.opened(run.input)) for _, run, _ in found]
+            spools = [opened.enter_context(file_reader.opened(run.input)) for _, run, _ in found]
         except OSError as error:
             raise ConfigurationError(f"{path_of(error.filename)}: {reason(error)}") from None
         digests = [new_fingerprint() for _ in found]

@@ -16,7 +16,6 @@ READ_ROWS = 4_096  # rows in memory at a time, and in a row group of a file that
 
 
 def pyarrow() -> Any:
-    """Import pyarrow."""
     try:
         import pyarrow as pa  # type: ignore[import-untyped] # noqa: PLC0415 - optional
     except ImportError:
@@ -26,7 +25,6 @@ def pyarrow() -> Any:
 
 
 def pyarrow_parquet() -> Any:
-    """Import pyarrow.parquet."""
     pyarrow()
     from pyarrow import parquet  # noqa: PLC0415 - optional
 
@@ -71,12 +69,10 @@ def write_frame(frame: Any, file: BinaryIO) -> None:
 
 
 def read_file(path: Path) -> Any:
-    """Read a whole Parquet file as a pyarrow table."""
     return pyarrow_parquet().read_table(path, memory_map=False)
 
 
 def to_polars(table: Any) -> Any:
-    """Make a polars frame of a pyarrow table."""
     try:
         import polars as pl  # noqa: PLC0415 - optional
     except ImportError:

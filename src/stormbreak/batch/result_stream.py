@@ -29,7 +29,6 @@ class ResultStream:
 
     @property
     def is_empty(self) -> bool:
-        """Whether every result has been read."""
         return not self._lines
 
     def put(self, line: bytes) -> None:

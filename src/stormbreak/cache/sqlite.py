@@ -108,7 +108,6 @@ class SqliteCache:
         self._with(keep)
 
     def close(self) -> None:
-        """Close the file."""
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:

@@ -28,7 +28,6 @@ class Value(ParamType[T], Generic[T]):
     """A type of options and arguments: `parse` makes a value of a text, or raises ValueError with what it must be."""
 
     def parse(self, text: str) -> T:
-        """Return the value."""
         raise NotImplementedError
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
@@ -151,7 +150,6 @@ class Group(Command, click.Group):
         return [*self.lazy]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import a subcommand."""
         if cmd_name not in self.lazy:
             return None
         module, _, attribute = self.lazy[cmd_name][0].partition(":")

@@ -1,7 +1,7 @@
 """`stormbreak config`: check a policy or settings file, and print every value of it."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import click
 
@@ -21,23 +21,23 @@ from stormbreak.http.environment import key_variables
 from stormbreak.llm.providers import PRESETS
 
 
-def key_sources(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+def key_sources(settings: Settings) -> Iterator[str]:
     """Say in a line for each target where it is and where its key comes from, but never the key."""
     for name, target in settings.targets.items():
         known = PRESETS.get(target.provider or "")
         address = target.base_url or (known.base_url if known else "the address in the environment")
-        yield f"Target {name}: {address}, its key {_key(target, environ)}."
+        yield f"Target {name}: {address}, its key {_key(target)}."
 
 
-def _key(target: TargetSettings, environ: Mapping[str, str]) -> str:
+def _key(target: TargetSettings) -> str:
     if target.api_key_env is not None:
         variables = [target.api_key_env]
     else:
         try:
-            variables = key_variables(target.provider, target.base_url, environ)
+            variables = key_variables(target.provider, target.base_url)
         except ConfigurationError:
             return "unknown: no address is set"
-    sources = [f"${name} ({'set' if environ.get(name) else 'not set'})" for name in variables]
+    sources = [f"${name} ({'set' if os.environ.get(name) else 'not set'})" for name in variables]
     return f"from {' or '.join(sources)}" if sources else "from the program"
 
 

@@ -23,7 +23,6 @@ class Integer(Value[int]):
         self._high = high
 
     def parse(self, text: str) -> int:
-        """Return the number."""
         try:
             number = int(text)
         except ValueError:

@@ -23,7 +23,7 @@ from stormbreak.cli.command import flag, option, options, subcommand
 from stormbreak.cli.options import FILE, JSON
 from stormbreak.cli.output import draw, save_picture, say
 from stormbreak.cli.top_screen import ASCII, Frame, Glyphs
-from stormbreak.cost.numbers import short
+from stormbreak.cost.formatting import short
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, system_errors_at
 from stormbreak.telemetry.state import State, encoded

@@ -10,8 +10,8 @@ from decimal import Decimal
 
 from rich.text import Text
 
+from stormbreak.cost.formatting import dollars, short, span
 from stormbreak.cost.money import USD
-from stormbreak.cost.numbers import dollars, short, span
 from stormbreak.escape import shown
 from stormbreak.telemetry.state import (
     BatchSnapshot,

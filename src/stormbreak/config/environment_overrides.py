@@ -12,8 +12,7 @@ from typing import Any
 from stormbreak.config import literal_keys
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.hidden_keys import has_key_prefix, quoted
-from stormbreak.toml_file import MAX_DEPTH, Table, check_depth
-from stormbreak.toml_validation import UNKNOWN, join
+from stormbreak.toml_reader import MAX_DEPTH, UNKNOWN, Table, check_depth, join
 
 PREFIX = "STORMBREAK__"
 PROFILE = "STORMBREAK_PROFILE"

@@ -8,7 +8,7 @@ from typing import Any
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import is_constant, is_secret_name, is_token
-from stormbreak.toml_validation import join
+from stormbreak.toml_reader import join
 
 TENANTS = "queue.tenant_weights"  # names of tenants may be ids and hashes
 MODELS = "models"  # names of models, by names of models

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from stormbreak import toml_file, toml_validation
+from stormbreak import file_reader, toml_reader
 from stormbreak.config import literal_keys
 from stormbreak.config.environment_overrides import PROFILE, Overrides, overlay
 from stormbreak.config.settings import Settings
@@ -18,8 +18,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.hidden_keys import has_key_prefix, hidden, looks_like_key, quoted
-from stormbreak.toml_file import Table
-from stormbreak.toml_validation import BARE, join, must, one_of
+from stormbreak.toml_reader import BARE, Table, join, must, one_of
 
 T = TypeVar("T")
 
@@ -106,8 +105,8 @@ def profiles_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _table(path: str | os.PathLike[str], what: str, text: str | None = None) -> Table:
     if text is None:
-        text = toml_file.read_text(path, what=what)
-    table = toml_file.parse(text, what=what)
+        text = file_reader.read_text(path, what=what)
+    table = toml_reader.parse(text, what=what)
     literal_keys.refuse(table)
     return table
 
@@ -157,7 +156,7 @@ def _chosen(name: str, profiles: Table, *, by_variable: bool) -> object:
 
 
 def _read(kind: type[T], table: Table) -> T:
-    return toml_validation.read(kind, table, none=True, also={Policy: ("preset",)})
+    return toml_reader.read(kind, table, none=True, also={Policy: ("preset",)})
 
 
 def _policy(table: Table) -> Policy:

@@ -11,7 +11,7 @@ from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
-from stormbreak.toml_validation import BARE, NONE, join, word_of
+from stormbreak.toml_reader import BARE, NONE, join, word_of
 
 # ---------------------------------------------------------------- policy as plain values
 

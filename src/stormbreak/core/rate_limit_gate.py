@@ -245,7 +245,7 @@ def _used(outcome: Outcome, reserved: int) -> int:
 
 
 class Rate(Protocol):
-    """What counts a configured limit: a `Bucket`, or leases (`core.lease.LeasedRate`)."""
+    """What counts a configured limit: a `Bucket`, or leases (`core.fleet_lease.LeasedRate`)."""
 
     full_at: float
 

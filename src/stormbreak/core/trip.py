@@ -82,14 +82,14 @@ class ConsecutiveCounter(TripCounter):
         self._threshold = threshold
         self._failures = 0
 
-    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002, D102
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002
         self._failures = self._failures + 1 if failed else 0
         return self._failures >= self._threshold
 
-    def counts(self, now: float) -> Counts:  # noqa: ARG002, D102
+    def counts(self, now: float) -> Counts:  # noqa: ARG002
         return Counts(calls=self._failures, failures=self._failures)
 
-    def reset(self) -> None:  # noqa: D102
+    def reset(self) -> None:
         self._failures = 0
 
 
@@ -109,7 +109,7 @@ class DeadTargetCounter(TripCounter):
         self._counted_since = inf
         self._ended = 0  # since then
 
-    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002, D102
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002
         self._window.add(now, failed)
         self._ended += 1
         if not 0.0 <= now - self._counted_since < RATE_TIME:
@@ -125,14 +125,14 @@ class DeadTargetCounter(TripCounter):
             self._rate.add(self._ended / span, span)
         self._counted_since, self._ended = now, 0
 
-    def probe_gap(self) -> float:  # noqa: D102
+    def probe_gap(self) -> float:
         rate = self._rate.mean() if self._diagnosis.hangs else 0.0
         return min(MAX_PROBE_GAP, 1 / (PROBE_SHARE * rate)) if rate else 0.0
 
-    def counts(self, now: float) -> Counts:  # noqa: D102
+    def counts(self, now: float) -> Counts:
         return _failures_in(self._window, now)
 
-    def reset(self) -> None:  # noqa: D102
+    def reset(self) -> None:
         self._diagnosis.run.start()
         self._window.clear()
         self._counted_since = inf
@@ -155,27 +155,27 @@ class RateCounter(TripCounter):
         self._min_calls = min_calls
         self._slow_call_threshold = slow_call_threshold
 
-    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: D102
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:
         counted = failed if self._slow_call_threshold is None else self.is_slow(took)
         window = self._window
         window.add(now, counted)
         enough = self._ratio * window.calls - ROUNDING
         return bool(counted) and window.calls >= self._min_calls and window.failures >= enough
 
-    def cut(self, now: float, took: float) -> bool:  # noqa: D102
+    def cut(self, now: float, took: float) -> bool:
         return self.is_slow(took) and self.record(now, 0, took)
 
-    def is_slow(self, took: float) -> bool:  # noqa: D102
+    def is_slow(self, took: float) -> bool:
         return self._slow_call_threshold is not None and took >= self._slow_call_threshold
 
-    def counts(self, now: float) -> Counts:  # noqa: D102
+    def counts(self, now: float) -> Counts:
         counts = _failures_in(self._window, now)
         if self._slow_call_threshold is None:
             return counts
         calls, slow, rate = counts.calls, counts.failures, counts.failure_rate
         return Counts(calls, slow_calls=slow, slow_call_rate=rate)
 
-    def reset(self) -> None:  # noqa: D102
+    def reset(self) -> None:
         self._window.clear()
 
 
@@ -187,27 +187,27 @@ class AnyCounter(TripCounter):
     def __init__(self, counters: Sequence[TripCounter]) -> None:
         self._counters = tuple(counters)
 
-    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: D102
+    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:
         trips = [counter.record(now, failed, took) for counter in self._counters]
         return any(trips)
 
-    def cut(self, now: float, took: float) -> bool:  # noqa: D102
+    def cut(self, now: float, took: float) -> bool:
         trips = [counter.cut(now, took) for counter in self._counters]
         return any(trips)
 
-    def is_slow(self, took: float) -> bool:  # noqa: D102
+    def is_slow(self, took: float) -> bool:
         return any(counter.is_slow(took) for counter in self._counters)
 
-    def probe_gap(self) -> float:  # noqa: D102
+    def probe_gap(self) -> float:
         return max(counter.probe_gap() for counter in self._counters)
 
-    def counts(self, now: float) -> Counts:  # noqa: D102
+    def counts(self, now: float) -> Counts:
         counted = [counter.counts(now) for counter in self._counters]
         slow = max(counted, key=lambda it: (it.slow_call_rate or 0.0, it.slow_calls))
         failed = max(counted, key=lambda it: (it.failure_rate or 0.0, it.failures, it.calls))
         return failed._replace(slow_calls=slow.slow_calls, slow_call_rate=slow.slow_call_rate)
 
-    def reset(self) -> None:  # noqa: D102
+    def reset(self) -> None:
         for counter in self._counters:
             counter.reset()
 

@@ -64,7 +64,6 @@ class Row:
 
     @property
     def yearly(self) -> Decimal | None:
-        """The cost of twelve months."""
         return None if self.monthly is None else self.monthly * MONTHS
 
     @property
@@ -76,7 +75,6 @@ class Row:
 
     @property
     def saved_a_year(self) -> Decimal | None:
-        """Savings in twelve months."""
         return None if self.saved is None else self.saved * MONTHS
 
     @property

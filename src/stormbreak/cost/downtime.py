@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.core.checks import require
 from stormbreak.errors import ConfigurationError, errors_at
 
@@ -77,7 +77,7 @@ def read_storm_result(path: Path) -> Storm:
     """Read a result. Raises ConfigurationError, which names the file."""
     try:
         storm = msgspec.json.decode(
-            toml_file.read_bytes(path, what=_WHAT, largest=LARGEST), type=Storm
+            file_reader.read_bytes(path, what=_WHAT, largest=LARGEST), type=Storm
         )
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None

@@ -44,7 +44,6 @@ class ListPrices:
         self.on = on or datetime.now(UTC).date()
 
     def providers(self) -> list[str]:
-        """The names of all providers."""
         return sorted(self._by_name)
 
     def models(self, provider: str) -> list[str]:
@@ -84,7 +83,6 @@ class ListPrices:
 
     @property
     def installed(self) -> bool:
-        """Whether genai-prices is installed."""
         return find_spec("genai_prices") is not None
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 
-from stormbreak import toml_file, toml_validation
+from stormbreak import file_reader, toml_reader
 from stormbreak.core.checks import require, shown
 from stormbreak.cost.list_prices import NAME as MARKET
 from stormbreak.cost.money import USD, Currency, check_rate, without_zeros
@@ -191,7 +191,6 @@ class PriceFile:
 
 
 def builtin_names() -> list[str]:
-    """List the built-in price files."""
     folder = files("stormbreak.cost") / "files"
     return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
 
@@ -211,16 +210,16 @@ def load(name_or_path: str | Path) -> PriceFile:
         named = path_of(name) if os.sep in name else quote_model(name)
         raise ConfigurationError(f"no price file is named {named}; built-in price files: {known}")
     with errors_at(name):
-        text = toml_file.read_text(name, what=_WHAT)
+        text = file_reader.read_text(name, what=_WHAT)
     return parse(text, source=name)
 
 
 def parse(text: str, *, source: str) -> PriceFile:
     """Read prices from TOML; `source` names it in messages, and gives it a name if it has none."""
     with errors_at(source):
-        table = toml_file.parse(text, what=_WHAT, parse_float=Decimal)
+        table = toml_reader.parse(text, what=_WHAT, parse_float=Decimal)
         table.setdefault("name", Path(source).stem)
-        return toml_validation.read(PriceFile, table)
+        return toml_reader.read(PriceFile, table)
 
 
 def _first(asked: Asked, names: tuple[str, ...]) -> Decimal | None:

@@ -68,7 +68,6 @@ class Sheet:
         ]
 
     def csv(self) -> str:
-        """Write CSV with a header."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(column.key for column in self.columns)

@@ -322,7 +322,6 @@ class SpendGate:
         return NEVER if bound is None else self.account.ready_at(bound, now)
 
     def take(self, call: Call, now: float) -> Reservation:
-        """Reserve for one attempt."""
         bound = self.max_cost(call)
         assert bound is not None, "the gate was ready"
         return Reservation(bound, self.account.reserve(bound, now))
@@ -457,7 +456,6 @@ class SpendAccounts:
         return {policy: (each.taken_at(now), each.limit) for policy, each in accounts}
 
     def snapshot(self, now: float) -> list[dict[str, str | float | None]]:
-        """Return the state of each account."""
         return [account.snapshot(now) for account in self._accounts.values()]
 
 

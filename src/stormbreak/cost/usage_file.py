@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.core.checks import shown
 from stormbreak.cost.token_prices import Service, Tokens
 from stormbreak.cost.usage_records import Counted, Kind, Traffic, is_line, read_answers, sum_usage
@@ -170,7 +170,7 @@ def read_traffic(path: Path) -> Traffic:
 
 def _read(path: Path) -> Traffic:
     """Read it once, from the start: it may be a pipe."""
-    with toml_file.opened(path) as file:
+    with file_reader.opened(path) as file:
         first = file.readline(LARGEST)
         if is_line(first):
             return Traffic(uses=sum_usage(read_answers(chain([first], file))))

@@ -10,6 +10,7 @@ from stormbreak.doctor.findings import LONG, Finding, Severity
 from stormbreak.doctor.retries import attempts_of
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import origin_of
+from stormbreak.http.transports.sdk_request import KEY_HEADERS
 
 DEFAULT_POOL = 100  # connections of httpx2 and httpx by default
 
@@ -93,7 +94,6 @@ def _pool_of_sdk(path: RequestPath) -> int | None:
 # ---------------------------------------------------------------- addresses and keys
 
 _NO_KEY = "<missing API key>"  # openai's Azure clients without a key: they use tokens
-_KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
 
 def check_address(path: RequestPath) -> Iterator[Finding]:
@@ -127,7 +127,7 @@ def _key(layer: ClientLayer) -> str | None:
         if key:
             return "made-for-each-request"
     headers = getattr(thing, "headers", {})
-    key = next((headers[name] for name in _KEY_HEADERS if name in headers), None)
+    key = next((headers[name] for name in KEY_HEADERS if name in headers), None)
     return key.rpartition(" ")[2] or None if isinstance(key, str) else None
 
 

@@ -132,7 +132,6 @@ class ActiveCalls:
         self.ending = False  # drained, or closed somewhere: else there is nothing to look at
 
     def closed_here(self) -> bool:
-        """Whether it is closed on the running loop."""
         return self._closed or asyncio.get_running_loop() in self._closed_on
 
     def may_wait(self) -> None:

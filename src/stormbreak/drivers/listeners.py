@@ -10,7 +10,10 @@ from stormbreak.drivers.locks import new_lock
 class Attached:
     """Listeners attached to an engine until `detach`, or the end of a `with` block.
 
-    A listener that was attached before stays attached. A method `watch` of a listener gets
+    A listener gets every event, after its step, on any thread. It may not make calls on this engine. Its exceptions are
+    logged once, and fail no call.
+
+    A listener that was attached before stays attached, and gets no event twice. A method `watch` of a listener gets
     the engine first, a method `unwatch` gets it last. Thread-safe.
     """
 
@@ -54,15 +57,6 @@ class Attached:
 
 # One attaches or detaches at a time. What a `watch` does in its turn may do so, too.
 _turn = new_lock()
-
-
-def subscribe(engine: Engine, listener: Listener) -> Attached:
-    """Call `listener` with every event of `engine` from now on, once, however often it subscribes.
-
-    It is called after the step of an event, on any thread, and may not make calls on this engine. Its exceptions
-    are logged once, and fail no call.
-    """
-    return Attached(engine, listener)
 
 
 def _notify(listener: Listener, what: str, engine: Engine) -> None:

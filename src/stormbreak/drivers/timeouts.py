@@ -215,7 +215,6 @@ class _OnLoop:
 
 
 def _runs(known: "ref[_OnLoop]") -> bool:
-    """Whether its loop runs."""
     here = known()
     loop = None if here is None else here.loop()
     return loop is not None and loop.is_running()

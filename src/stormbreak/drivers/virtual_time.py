@@ -210,7 +210,6 @@ class _Run:
             give_up()
 
     def execute(self, command: Command | CallResult) -> None:
-        """Execute the next command of the flow."""
         if self._rivals and not isinstance(command, Race):
             self._lose()
         if isinstance(command, Send):

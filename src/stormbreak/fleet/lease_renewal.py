@@ -187,7 +187,6 @@ class _Use:
 
     @property
     def ahead(self) -> int:
-        """What to lease ahead."""
         return int(self.per_second * FETCHED)
 
 
@@ -214,7 +213,6 @@ class TargetMembership(Membership):
         return self._state() is None
 
     def pump(self, now: float) -> None:
-        """Let calls leave that waited for the answer."""
         state = self._state()
         if state is not None and state.admission.queued:
             state.admission.pump(now)
@@ -431,7 +429,6 @@ class SpendMembership(Membership):
             lease.wake()
 
     def pump(self, now: float) -> None:
-        """Let calls leave that waited for the answer."""
         self._on_change(now)
 
     def _look_again_at(self, now: float) -> float | None:

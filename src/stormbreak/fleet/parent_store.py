@@ -79,7 +79,6 @@ class ParentStore:
         self.url = f"parent://{quote(str(self._path))}"
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
-        """Process reports, and answer each of them."""
         with self._turn:
             return [self._answer(each, self._clock()) for each in messages]
 
@@ -195,7 +194,6 @@ class ParentClient:
         return []
 
     def close(self) -> None:
-        """Close the connection."""
         connection, self._socket = self._socket, None
         if connection is not None:
             connection.close()

@@ -119,7 +119,6 @@ class ValkeyStore:
         return found
 
     def close(self) -> None:
-        """Close the connection."""
         with suppress(*self._failures):
             self._client.connection_pool.disconnect()
 

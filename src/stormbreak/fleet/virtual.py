@@ -37,7 +37,6 @@ class VirtualStore:
         self._chance = random.Random(seed).random  # noqa: S311 - reproducible, not secret
 
     def fleet(self) -> SharedLimits:
-        """Make the fleet of one engine."""
         return SharedLimits(lambda _: self, self._chance, lambda: f"m{next(self._names):05}")
 
     # ------------------------------------------------------------ a carrier

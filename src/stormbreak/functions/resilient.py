@@ -19,7 +19,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
 from stormbreak.core.tenant import TenantLimits, check_tenants
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
-from stormbreak.drivers.listeners import Attached, subscribe
+from stormbreak.drivers.listeners import Attached
 from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver, Waiter
 from stormbreak.errors import ConfigurationError
@@ -173,7 +173,7 @@ class Resilient:
 
         The listener may not make calls on the engine.
         """
-        return subscribe(self.engine, listener)
+        return Attached(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the circuit, queue, limit and cooldown of every target, and the retry budget."""

@@ -48,7 +48,6 @@ class AdminPages:
         """Do nothing: the event loop that serves clients is that of the server."""
 
     def metrics(self) -> bytes:
-        """Return the metrics of the gateway and its engine."""
         try:
             _, text = self._engine_metrics()
         except PageUnavailableError as missing:  # the extra is not installed
@@ -56,7 +55,6 @@ class AdminPages:
         return text + self._own_metrics()
 
     def state(self) -> State:
-        """Return the state of the engine."""
         return self._live.state()
 
     def state_page(self) -> tuple[str, bytes]:
@@ -64,7 +62,6 @@ class AdminPages:
         return self._live.page()
 
     def close(self) -> None:
-        """Stop watching."""
         self._attached.detach()
 
 
@@ -89,7 +86,6 @@ class AdminServer:
         self.port = self._server.port
 
     def close(self) -> None:
-        """Stop serving."""
         self._pages.close()
         self._server.close()
 

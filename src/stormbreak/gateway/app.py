@@ -14,7 +14,8 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.gateway.client_call import GatewayCall, Limits, Opened
 from stormbreak.gateway.errors import RefusedError, error_event, refusal
 from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, find_key
-from stormbreak.gateway.metrics import GatewayMetrics, RequestRecord
+from stormbreak.gateway.logs import RequestRecord
+from stormbreak.gateway.metrics import GatewayMetrics
 from stormbreak.gateway.request import (
     LOOKUPS,
     MODELS,
@@ -24,13 +25,13 @@ from stormbreak.gateway.request import (
     credentials,
     read_head,
     read_request,
-    shape_of,
 )
 from stormbreak.gateway.response import our_headers, response_of
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.streaming import EVENTS, send_stream
 from stormbreak.http.h1.request_parser import Request
 from stormbreak.http.h1.server_connection import ServerConnection, ServerResponse
+from stormbreak.llm.endpoints import shape_of
 
 _COMMENT = b": waiting\n\n"
 _CODES = {500: "internal_error", 503: "gateway_full"}  # of what is no request that cannot be read

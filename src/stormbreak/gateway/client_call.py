@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.core.flow import Ask, DeliverStream
-from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver, Sender
+from stormbreak.core.flow import DeliverStream
+from stormbreak.drivers.asyncio_driver import AsyncioDriver, Sender
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.errors import ConfigurationError
@@ -18,19 +18,15 @@ from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import ClientKey
 from stormbreak.gateway.limits import ClientQueues, Place
 from stormbreak.gateway.request import ClientRequest, reference_in
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.gateway.spending import ClientBudgets, SpendingSender
 from stormbreak.gateway.usage_ledger import MeteredSender, UsageLedger
-from stormbreak.http.request import RequestTemplate, with_fields
-from stormbreak.http.session import BufferedSender, StreamSender, make_call
+from stormbreak.http.request import REPORTS_USAGE, RequestTemplate, with_fields
+from stormbreak.http.session import BufferedSender, StreamSender, asker_of, cache_answer, make_call
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_response import is_filtered
-from stormbreak.llm.models import Shape
 from stormbreak.types import CANCELLED, Call, CallResult, Outcome, Target, Verdict
-
-_ASKED_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
-"""Formats that report the usage of a stream only on request."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -78,7 +74,7 @@ class GatewayCall:
         self.reports_usage = (
             (key.metered or limits.usage is not None)
             and request.streamed
-            and request.head.shape in _ASKED_USAGE
+            and request.head.shape in REPORTS_USAGE
             and request.fields.stream_options is None
         )
         """Whether the stream has an event with its usage that the client has not asked for."""
@@ -103,7 +99,7 @@ class GatewayCall:
         self._outcome, self._sent = None, True  # from now on it may be sent
         call = self._made(template, deadline, whole)
         sender = self._sender(template)
-        asker = self._asker(template) if call.fallbacks else None
+        asker = asker_of(self.lead.config, template) if call.fallbacks else None
         opened = await self._driver.open(call, self._counted(sender, call, template), asker)
         source = sender.stream_source
         if isinstance(opened, LoopDelivery):
@@ -117,11 +113,7 @@ class GatewayCall:
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
             return Opened(history, Stream(history.target, source, opened), opened)
-        config = self.lead.config
-        if config.local_answers.caches:
-            config.local_answers.store(
-                template.local_request(config.origin.base_url, config.origin.api_key), opened
-            )
+        cache_answer(self.lead.config, template, opened)
         return Opened(history, None, opened)
 
     def ended(self, outcome: Outcome) -> None:
@@ -225,12 +217,3 @@ class GatewayCall:
     def _settling(self, sender: SettledSender[Any]) -> Sender:
         self._settled.append(sender)
         return sender
-
-    def _asker(self, template: RequestTemplate) -> Asker:
-        config = self.lead.config
-        local = template.local_request(config.origin.base_url, config.origin.api_key)
-
-        async def ask(ask: Ask) -> Outcome | None:
-            return await config.local_answers.find(ask, local)
-
-        return ask

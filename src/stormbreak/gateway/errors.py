@@ -7,7 +7,7 @@ import msgspec
 from stormbreak.http.h1.request_parser import Headers
 from stormbreak.http.h1.server_connection import ServerResponse
 from stormbreak.http.transports.sdk_response import error_body
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 
 FINAL = ("x-should-retry", "false")
 """The header that keeps an SDK from sending the same request again."""
@@ -43,7 +43,6 @@ def error_event(shape: Shape, status: int, code: str, message: str) -> bytes:
 
 
 def refusal(shape: Shape, error: RefusedError) -> ServerResponse:
-    """Answer a request that is refused."""
     headers: Headers = () if error.retry_after is None else (retry_after(error.retry_after),)
     if error.final:
         headers += (FINAL,)

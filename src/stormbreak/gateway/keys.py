@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -104,15 +104,14 @@ def client_keys(
 class Guesses:
     """Throttles wrong keys by address. A valid key is never held: many clients may share an address."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def wrong(self, address: str, given: bytes | None) -> RefusedError:
         """Return the error for a request without a valid key."""
         if given is None:
             return RefusedError(401, "missing_api_key", "no API key was sent")
-        now, buckets = self._clock(), self._buckets
+        now, buckets = time.monotonic(), self._buckets
         bucket = buckets.get(address)
         if bucket is None:
             bucket = buckets[address] = Bucket(GUESSES / 60, 60.0)

@@ -1,80 +1,24 @@
 """The life of a gateway's process: it reads its file again on SIGHUP or a change, drains on SIGTERM, and ends."""
 
 import asyncio
-import logging
 import os
 import signal
-import sys
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Self
 
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminServer
-from stormbreak.gateway.metrics import LOG, GatewayMetrics
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.logs import LOG
+from stormbreak.gateway.metrics import GatewayMetrics
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.spend_ledger import SpendLedger, ledger_path
 
 WATCH_INTERVAL = 1.0  # seconds between two looks at the file
 
-_LOOKED_UP = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
 _FIXED = ("host", "port", "admin_host", "admin_port", "max_connections", "ledger")
-
-
-class _Lines(logging.StreamHandler[TextIO]):
-    """Writes lines with the time, and those of the access log without the records of `logging`: that takes a third."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{_moment(record.created)} {record.levelname} {super().format(record)}"
-
-    def write_line(self, text: str) -> None:
-        """Write a line of the level INFO."""
-        try:
-            with self.lock or nullcontext():
-                self.stream.write(f"{_moment(time.time())} INFO {text}\n")
-                self.flush()
-        except (OSError, ValueError):  # a log that cannot be written fails no request
-            pass
-
-
-def _moment(at: float) -> str:
-    """Return local time with milliseconds, as `logging` does."""
-    return f"{_second(int(at))},{int(at % 1 * 1000):03}"
-
-
-@lru_cache(maxsize=1)
-def _second(at: int) -> str:
-    return time.strftime(logging.Formatter.default_time_format, time.localtime(at))
-
-
-@contextmanager
-def log_to_stderr() -> Iterator[Callable[[str], None]]:
-    """Write the log of this process to standard error; yield what writes a line for each request.
-
-    What no line shows is not looked up ("Optimization" in the HOWTO of `logging`).
-    """
-    log, handler, looks_up = (
-        logging.getLogger("stormbreak"),
-        _Lines(sys.stderr),
-        dict.fromkeys(_LOOKED_UP),
-    )
-    before = log.level, log.propagate, {name: getattr(logging, name) for name in looks_up}
-    try:
-        vars(logging).update(looks_up)
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        yield handler.write_line
-    finally:
-        log.removeHandler(handler)
-        level, log.propagate, looked_up = before
-        log.setLevel(level)
-        vars(logging).update(looked_up)
 
 
 class Lifecycle(ABC):

@@ -1,4 +1,4 @@
-"""What the gateway counts, as text for Prometheus, and the lines of its access log. Neither holds a key or a prompt."""
+"""What the gateway counts, as text for Prometheus. It holds no key and no prompt."""
 
 import logging
 import re
@@ -7,27 +7,15 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from itertools import count
-from secrets import token_hex
-
-import msgspec
 
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.gateway.keys import ClientKey
-from stormbreak.gateway.request import ENDPOINTS, LOOKUPS
+from stormbreak.gateway.logs import ACCESS_LOG, LOG, RequestRecord
 from stormbreak.gateway.usage_ledger import SpentBy
-
-LOG = logging.getLogger("stormbreak.gateway")
-ACCESS_LOG = logging.getLogger("stormbreak.gateway.access")
 
 _BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _BOUNDS = (*_BUCKETS, float("inf"))
 _PREFIX = "stormbreak_gateway"
-_PROCESS = (
-    f"gw_{token_hex(10)}_"  # then a number: a random id for each request would take a system call
-)
-_NUMBERS = count(1)
 _HELP: Mapping[str, tuple[str, str]] = {
     "requests_total": ("counter", "Requests by client key, endpoint and status."),
     "outcomes_total": (
@@ -61,25 +49,6 @@ _OUTSIDE = re.compile(r"\W", re.ASCII)  # what the name of a label of Prometheus
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-class RequestRecord(msgspec.Struct):  # its constructor is not written in Python
-    """One request, for the log and the metrics. `model` is set once it is known to lead somewhere."""
-
-    method: str
-    path: str
-    key: str = "-"
-    model: str = "-"
-    status: int = 0
-    outcome: str = "refused"
-    history: AttemptHistory | None = None
-    began: float = msgspec.field(default_factory=time.monotonic)
-    request_id: str = msgspec.field(default_factory=lambda: f"{_PROCESS}{next(_NUMBERS):x}")
-
-    @property
-    def endpoint(self) -> str:
-        """Its path, if that is served."""
-        return self.path if self.path in ENDPOINTS or self.path in LOOKUPS else "other"
-
-
 class GatewayMetrics:
     """Counts requests, on the event loop; `text` may be called from any thread.
 
@@ -111,13 +80,7 @@ class GatewayMetrics:
         self._seconds[_BOUNDS[bisect_left(_BUCKETS, took)]] += 1
         self._sum += took
         if self.access_log and ACCESS_LOG.isEnabledFor(logging.INFO):
-            history = record.history
-            target = "-" if history is None else history.target.place
-            attempts = 0 if history is None else history.attempts
-            self._write_line(
-                f"{record.method} {record.endpoint} {record.status} {took:.3f}s key={record.key} model={record.model}"
-                f" target={target} attempts={attempts} {record.outcome} {record.request_id}"
-            )
+            self._write_line(record.line(took))
 
     def text(self, gauges: Mapping[str, float], spent: Mapping[str, tuple[str, str]]) -> bytes:
         """Write all metrics; `gauges` are those without labels, `spent` the dollars of keys and tenants, by title, and their limits."""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.config.load import SETTINGS
 from stormbreak.errors import ConfigurationError, errors_at
+from stormbreak.file_reader import read_text
 from stormbreak.fleet.lease_renewal import MICRO
 from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.fleet.shared_limits import client_spend, scope_of
@@ -25,7 +26,7 @@ from stormbreak.gateway.keys import LimitHolder, all_holders
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.metrics import GAUGE_NAMES, GatewayMetrics
 from stormbreak.gateway.process import check
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.spend_ledger import LedgerRecord
 from stormbreak.gateway.worker import Reply, Start
 from stormbreak.gateway.workers import CHANGE_TIMEOUT, WorkerGoneError, WorkerProcess, Workers
@@ -36,7 +37,6 @@ from stormbreak.telemetry.gauges import Rule
 from stormbreak.telemetry.live_state import LiveState
 from stormbreak.telemetry.merged_metrics import counts_of, merged_metrics
 from stormbreak.telemetry.status_server import PageUnavailableError
-from stormbreak.toml_file import read_text
 
 R = TypeVar("R")
 
@@ -84,13 +84,11 @@ class GatewayParent(Lifecycle):
 
     @property
     def port(self) -> int:
-        """The port for clients."""
         number: int = self._sockets[0].getsockname()[1]
         return number
 
     @property
     def busy(self) -> str:
-        """What is under way, for the log."""
         return f"workers: {len(self._workers.running)}"
 
     async def start(self) -> None:
@@ -112,14 +110,12 @@ class GatewayParent(Lifecycle):
             raise
 
     async def drain(self) -> None:
-        """Stop accepting, let answers end within the grace, and close."""
         self._draining = True
         self._stop_listening()
         await self._workers.drain(self._rules_now.settings.grace)
         await self.close()
 
     async def close(self) -> None:
-        """End at once."""
         self._draining = True
         self._stop_listening()
         await self._workers.close()

@@ -21,8 +21,9 @@ from stormbreak.gateway.client_call import Limits
 from stormbreak.gateway.keys import all_holders
 from stormbreak.gateway.lifecycle import Lifecycle
 from stormbreak.gateway.limits import ClientQueues
-from stormbreak.gateway.metrics import ACCESS_LOG, LOG, GatewayMetrics, money_text
-from stormbreak.gateway.rules import GatewayRules, rules_of
+from stormbreak.gateway.logs import ACCESS_LOG, LOG
+from stormbreak.gateway.metrics import GatewayMetrics, money_text
+from stormbreak.gateway.routing import GatewayRules, rules_of
 from stormbreak.gateway.spending import ClientBudgets
 from stormbreak.gateway.usage_ledger import UsageLedger
 from stormbreak.http.h1.server import HttpServer, listen
@@ -74,21 +75,17 @@ class Gateway(Lifecycle):
 
     @property
     def rules(self) -> GatewayRules:
-        """What is in force."""
         return self._app.rules
 
     @property
     def port(self) -> int:
-        """The port for clients."""
         return self._server.port
 
     @property
     def busy(self) -> str:
-        """What is under way, for the log."""
         return f"{self._server.busy} requests are being answered"
 
     def metrics_text(self) -> bytes:
-        """Write the metrics of the gateway itself."""
         text = self.metrics.text(self._gauges(), self._limits.budgets.spent())
         usage = self._limits.usage
         spent = {} if usage is None else usage.spent
@@ -96,7 +93,6 @@ class Gateway(Lifecycle):
         return text + money_text(spent, tuple(self.rules.keys.values()), limits)
 
     async def start(self) -> None:
-        """Listen."""
         settings = self.settings
         await self.serve(listen(settings.host, settings.port))
         if settings.admin_port is not None:
@@ -123,7 +119,6 @@ class Gateway(Lifecycle):
         return AdminPages(self._live.engine, self.metrics_text)
 
     async def drain(self) -> None:
-        """Stop accepting, let answers end within the grace, and close."""
         await self.drain_within(self.rules.settings.grace)
 
     async def drain_within(self, grace: float) -> None:
@@ -132,7 +127,6 @@ class Gateway(Lifecycle):
         await self.close()
 
     async def close(self) -> None:
-        """End at once."""
         await self._server.close()
         self._close_admin()
         await self._live.close()

@@ -29,7 +29,7 @@ from stormbreak.gateway.keys import digest_of, new_key
 from stormbreak.gateway.process import Gateway
 from stormbreak.hidden_keys import quote_model
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.models import Response
+from stormbreak.http.response import Response
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.server import ProviderServer
 from stormbreak.storm.ideal import ideal_throughput

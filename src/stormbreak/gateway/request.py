@@ -12,8 +12,14 @@ import msgspec
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.http.h1.request_parser import Request
-from stormbreak.http.request import Parts, RequestFields, decode_parts, read_fields
-from stormbreak.llm.models import Shape, endpoint_of
+from stormbreak.http.request import (
+    FIELD_NAMES,
+    Parts,
+    RequestFields,
+    decode_parts,
+    read_fields,
+)
+from stormbreak.llm.endpoints import Shape, shape_of
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.llm.surrogates import UNREADABLE
 
@@ -21,7 +27,7 @@ MODELS, USAGE = "/v1/models", "/v1/usage"
 LOOKUPS = (MODELS, USAGE)
 ENDPOINTS: Mapping[str, Shape] = MappingProxyType(
     {
-        f"/v1/{endpoint}": endpoint_of(endpoint)
+        f"/v1/{endpoint}": shape_of(endpoint)
         for endpoint in (
             "chat/completions", "responses", "embeddings", "completions", "messages", "messages/count_tokens",
         )
@@ -98,12 +104,6 @@ _IN_TOOLS = (b"file_id", b"vector_store_id", b"container", b"\\u00")
 
 _DECODE_NAMES = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name).decode
 _SMALL = 2**16  # bytes; to count commas in more takes longer than to read the names one by one
-_FIELDS = frozenset(RequestFields.__struct_fields__)
-
-
-def shape_of(path: str) -> Shape:
-    """Return the shape of answers on a path; of an unknown one, JSON."""
-    return ENDPOINTS.get(path) or endpoint_of(path)
 
 
 def credentials(headers: Mapping[bytes, bytes]) -> tuple[bytes | None, bytes | None]:
@@ -179,12 +179,12 @@ def _read_body(body: bytes) -> tuple[RequestFields, Parts]:
     except UNREADABLE:
         read_fields(body)  # says why
         raise RefusedError(400, "invalid_body", "the body is not readable") from None
-    used = _FIELDS.intersection(parts)
+    used = FIELD_NAMES.intersection(parts)
     fields = read_fields(msgspec.json.encode({name: parts[name] for name in used}))
     if not _is_plain(body, parts):
         names = [name.text for name in _DECODE_NAMES(body)]
         folded = set(map(str.casefold, names))
-        if len(folded) < len(names) or not _FIELDS.intersection(folded) <= used:
+        if len(folded) < len(names) or not FIELD_NAMES.intersection(folded) <= used:
             message = "the body has a field twice, or one of the API's in capital letters"
             raise RefusedError(400, "invalid_body", message)
     return fields, parts

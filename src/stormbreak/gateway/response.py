@@ -8,9 +8,10 @@ from stormbreak.gateway.errors import FINAL, retry_after
 from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
 from stormbreak.http.h1.request_parser import Headers
 from stormbreak.http.h1.server_connection import JSON, ServerResponse
-from stormbreak.http.models import Response
+from stormbreak.http.response import Response
 from stormbreak.http.transports.sdk_response import Failure, Reply, error_body, response_for
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import VERDICT_OK, CallResult, Outcome, Target, Verdict
 
 PASSED = frozenset(

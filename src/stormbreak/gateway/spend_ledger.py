@@ -118,7 +118,6 @@ class SpendLedger:
             raise LedgerError(str(error)) from error
 
     def close(self) -> None:
-        """Close the file."""
         with self._lock:
             self._db.close()
         os.close(self._held)

@@ -99,7 +99,6 @@ class UsageLedger:
         return sent
 
     def ended(self, sent: Sent, outcome: Outcome) -> None:
-        """Count an attempt that has ended."""
         if self._going.pop(sent.number, None) is None:  # the ledger was closed meanwhile
             return
         is_free = outcome.usage is None and sent.bound == _NO_TOKENS  # to count tokens costs none
@@ -223,7 +222,6 @@ class MeteredSender(SettledSender[Sent]):
         self._bound = bound
 
     def __call__(self, command: Send) -> Coroutine[Any, Any, Outcome]:
-        """Send once."""
         sent = self._ledger.sent(self._key, command.target, self._bound)
         return self._send(command, sent)
 

@@ -26,7 +26,7 @@ FREE = "free"
 KNOWN = (
     "useful",
     "wasted",
-)  # the kinds of `cost.ledger.Bill` that have a usage; the others have bounds
+)  # the kinds of `cost.accounts.Bill` that have a usage; the others have bounds
 
 _SUMS = (
     "attempts", "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens",
@@ -56,7 +56,7 @@ _READ = f"SELECT {', '.join(_COLUMNS)} FROM usage WHERE hour >= ? AND hour < ?" 
 class UsageRow(NamedTuple):
     """Whose attempts a row adds up. `hour` counts from the epoch, `target` is its name in the settings, or "".
 
-    `kind` is one of `cost.ledger.KINDS`, or "free".
+    `kind` is one of `cost.accounts.KINDS`, or "free".
     """
 
     hour: int
@@ -83,7 +83,6 @@ class UsageSum(PricedSum):
         self.unpriced += usage is not None and usd is None
 
     def merge(self, other: "UsageSum") -> None:
-        """Add another sum."""
         self.add(other.usage, other.attempts)
         self.usd = EXACT.add(self.usd, other.usd)
         self.unpriced += other.unpriced

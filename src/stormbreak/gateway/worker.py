@@ -18,8 +18,7 @@ from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.drivers.garbage import collect_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminPages
-from stormbreak.gateway.lifecycle import log_to_stderr
-from stormbreak.gateway.metrics import LOG
+from stormbreak.gateway.logs import LOG, log_to_stderr
 from stormbreak.gateway.process import Gateway, Prepared
 from stormbreak.http.h1.server import new_loop
 from stormbreak.telemetry.state import State
@@ -58,7 +57,6 @@ _READ_ASK = msgspec.json.Decoder(Ask).decode
 
 
 def line_of(message: msgspec.Struct) -> bytes:
-    """Write a message."""
     return msgspec.json.encode(message) + b"\n"
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 import msgspec
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.gateway.metrics import LOG
+from stormbreak.gateway.logs import LOG
 from stormbreak.gateway.worker import MAX_LINE, Ask, Reply, Start, line_of
 
 START_TIMEOUT = 60.0  # seconds until a worker must serve

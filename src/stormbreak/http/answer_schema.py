@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.core.checks import require
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.schema_request import response_format
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import Target
@@ -134,7 +134,7 @@ def read_schema(path: Path, *, repairs: int = REPAIRS, asks: bool = True) -> Ans
     """Read a JSON schema from a file. Raises ConfigurationError."""
     try:
         return AnswerSchema(
-            msgspec.json.decode(toml_file.read_text(str(path), what="a JSON schema")),
+            msgspec.json.decode(file_reader.read_text(str(path), what="a JSON schema")),
             repairs=repairs,
             asks=asks,
         )

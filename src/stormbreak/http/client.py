@@ -5,25 +5,24 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes
 from stormbreak.core.fleet_policy import FleetPolicy
-from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import allow_spending, spend_accounts
-from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking_driver import BlockingDriver
-from stormbreak.drivers.listeners import Attached, subscribe
+from stormbreak.drivers.listeners import Attached
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Repairs, Schema, schema_of
@@ -32,7 +31,7 @@ from stormbreak.http.environment import find_endpoint
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.h1.connection_factory import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import (
     NO_MODEL,
@@ -45,10 +44,18 @@ from stormbreak.http.request import (
 from stormbreak.http.resource import Resource, ResourceSender
 from stormbreak.http.response import answer_of, outcome_of, parse_response
 from stormbreak.http.routing import Route, Routes, SingleTarget, TargetConfig, TargetResolver
-from stormbreak.http.session import BufferedSender, StreamSender, limit_output, make_call
+from stormbreak.http.session import (
+    BufferedSender,
+    StreamSender,
+    asker_of,
+    cache_answer,
+    limit_output,
+    make_call,
+)
 from stormbreak.http.stream import PendingStream, Stream
 from stormbreak.http.stream_source import LocalSource
-from stormbreak.llm.models import HttpResponse, endpoint_of
+from stormbreak.llm.endpoints import shape_of
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import (
     CACHE,
     DEGRADED,
@@ -62,6 +69,8 @@ from stormbreak.types import (
     Target,
     Verdict,
 )
+
+S = TypeVar("S")
 
 
 class _CallOptions(NamedTuple):
@@ -100,7 +109,7 @@ class ClientControls:
 
         It may not make calls on this client.
         """
-        return subscribe(self.engine, listener)
+        return Attached(self.engine, listener)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget.
@@ -354,19 +363,13 @@ class AsyncClient(ClientControls):
         self, endpoint: str, payload: Mapping[str, Any], options: _CallOptions
     ) -> Stream:
         payload = {**payload, "model": self._resolver.first.model_of(payload)}
-        set_stream(payload, endpoint_of(endpoint))
+        set_stream(payload, shape_of(endpoint))
         body = encode_payload(payload)
         template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
         config = self._resolver.resolve(template.model)
         call = self._call(config, template, options, delivers=True)
-        sender = StreamSender(
-            template,
-            config.routes,
-            self.engine.policy,
-            self._driver.first_output,
-            blocks=self.blocks,
-        )
-        asker = _asker(config, template) if call.fallbacks else None
+        sender = self._sender(StreamSender, template, config)
+        asker = asker_of(config, template) if call.fallbacks else None
         opened = await self._driver.open(call, sender, asker)
         target, source = sender.target or call.target, sender.stream_source
         price_of = self._price_of
@@ -464,13 +467,7 @@ class AsyncClient(ClientControls):
             deadline_at=None if policy.deadline is None else time.monotonic() + policy.deadline,
             attempts=attempts,
         )
-        sender = ResourceSender(
-            resource,
-            config.routes,
-            self.engine.policy,
-            self._driver.first_output,
-            blocks=self.blocks,
-        )
+        sender = self._sender(ResourceSender, resource, config)
         return await self._driver.run(call, sender)
 
     def _run(
@@ -479,16 +476,16 @@ class AsyncClient(ClientControls):
         if config.stream_on_wire:
             template.stream_on_wire()
         call = self._call(config, template, options)
-        sender = BufferedSender(
-            template,
-            config.routes,
-            self.engine.policy,
-            self._driver.first_output,
-            blocks=self.blocks,
-        )
-        asker = _asker(config, template) if call.fallbacks else None
+        sender = self._sender(BufferedSender, template, config)
+        asker = asker_of(config, template) if call.fallbacks else None
         running = self._driver.run(call, sender, asker)  # not awaited: a frame less in every call
-        return _stored(config, template, running) if config.local_answers.caches else running
+        return _cached(config, template, running) if config.local_answers.caches else running
+
+    def _sender(
+        self, kind: Callable[..., S], source: RequestTemplate | Resource, config: TargetConfig
+    ) -> S:
+        on_output = self._driver.first_output
+        return kind(source, config.routes, self.engine.policy, on_output, blocks=self.blocks)
 
     def _call(
         self,
@@ -542,22 +539,10 @@ class AsyncClient(ClientControls):
         await self.close()
 
 
-async def _stored(
+async def _cached(
     config: TargetConfig, template: RequestTemplate, running: Coroutine[Any, Any, CallResult]
 ) -> CallResult:
     """Wait for the end of a call, and cache its answer."""
     ended = await running
-    request = template.local_request(config.origin.base_url, config.origin.api_key)
-    config.local_answers.store(request, ended)
+    cache_answer(config, template, ended)
     return ended
-
-
-def _asker(config: TargetConfig, template: RequestTemplate) -> Asker:
-    """Return what finds the local answers that a fallback asks for."""
-    request = template.local_request(config.origin.base_url, config.origin.api_key)
-
-    async def find(ask: Ask) -> Outcome | None:
-        found = await config.local_answers.find(ask, request)
-        return None if found is None else template.check(found, None)
-
-    return find

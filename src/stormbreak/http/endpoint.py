@@ -19,8 +19,9 @@ from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 from stormbreak.drivers.blocking import foreign
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import has_key_prefix, holds_token, quoted
-from stormbreak.http.models import FixedHeaders
-from stormbreak.llm.models import Shape
+from stormbreak.http.h1.address import PORTS
+from stormbreak.http.prepared_request import FixedHeaders
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.providers import key_headers
 from stormbreak.types import Outcome, Verdict
 
@@ -28,7 +29,6 @@ _SALT = secrets.token_bytes(16)  # digests distinguish the keys of one process o
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:.]+(%[\w.-]+)?")
 _PATH = re.compile(r"[\w.~:@-]+(/[\w.~:@-]+)*/?", re.ASCII)  # no "%": it can spell ".." and "/"
 _QUERY = re.compile(r"[\w.~:@/=&%+-]*", re.ASCII)
-_PORTS = {"http": 80, "https": 443}
 _OWN_HEADERS = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
 _HIDDEN = "what looks like a key"
 _SCHEMES = ("http", "https")
@@ -76,7 +76,6 @@ class Origin:
 
     @property
     def host(self) -> str:
-        """Host name of the base URL."""
         return urlsplit(self.base_url).hostname or ""
 
     @property
@@ -167,7 +166,7 @@ def same_origin(one: str, other: str) -> bool:
 
 def _place(url: str) -> tuple[str, str | None, int | None]:
     parts = _split(url)
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or PORTS.get(parts.scheme)
 
 
 def _split(url: str) -> SplitResult:

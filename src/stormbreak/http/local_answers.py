@@ -16,8 +16,9 @@ from stormbreak.core.fallback_policy import CachePolicy, ToCache
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.blocking import blocks_here, foreign
-from stormbreak.http.models import Response
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.http.response import Response
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.types import CACHE, TARGET, CallResult, Outcome, Verdict
 

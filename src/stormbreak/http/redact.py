@@ -14,7 +14,7 @@ import msgspec
 
 from stormbreak.hidden_keys import may_be_secret
 from stormbreak.llm.error_tables import is_known
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.surrogates import UNREADABLE
 
 REDACTED = b"[...]"

@@ -12,10 +12,11 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.answer_schema import AnswerSchema, Misfit, Repairs
 from stormbreak.http.endpoint import Origin, Passed
 from stormbreak.http.local_answers import LocalRequest
-from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest, Response
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.response import Response
 from stormbreak.http.routing import Route
+from stormbreak.llm.endpoints import FREE, Shape, is_fim, path_of, shape_of
 from stormbreak.llm.finish_reasons import FinishMeaning, reason_of
-from stormbreak.llm.models import FREE, Shape, endpoint_of, is_fim, path_of
 from stormbreak.llm.providers import VERSION
 from stormbreak.llm.schema_request import CHECKED, UNASKED, format_field, repaired, without_format
 from stormbreak.llm.stream_reader import FORMATS
@@ -27,7 +28,7 @@ NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
 """Why a request has no token bound, where a limit of its output is all that is missing."""
 
 NO_MODEL = "-"  # the model of targets of lookups
-_REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
+REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 """Formats that report the usage of a stream only on request."""
 
 _MAX_COMPLETION_TOKENS = frozenset({"openai", "azure"})
@@ -112,7 +113,7 @@ Parts: TypeAlias = dict[str, msgspec.Raw]  # the fields of a body, each as it wa
 
 decode_parts = msgspec.json.Decoder(Parts).decode
 _BUILTIN = frozenset({str, bool, int, float, list, dict, type(None)})
-_FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
+FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
 
 
 def read_fields(body: bytes) -> RequestFields:
@@ -129,7 +130,7 @@ def read_fields(body: bytes) -> RequestFields:
 
 def fields_of(payload: Mapping[str, Any], body: bytes) -> RequestFields:
     """Read the fields of a payload that was encoded as `body`; raise ConfigurationError as `read_fields` does."""
-    names = payload.keys() & _FIELD_NAMES
+    names = payload.keys() & FIELD_NAMES
     if len(names) == 1:  # the model
         return RequestFields(payload["model"])
     fields = {name: payload[name] for name in names}
@@ -146,7 +147,7 @@ def set_stream(payload: dict[str, Any], shape: Shape) -> None:
 
     ``"stream_options": None`` asks for nothing, and is left out.
     """
-    usage = {"include_usage": True} if shape in _REPORTS_USAGE else None
+    usage = {"include_usage": True} if shape in REPORTS_USAGE else None
     if payload.setdefault("stream_options", usage) is None:
         del payload["stream_options"]
     payload["stream"] = True
@@ -311,7 +312,7 @@ class RequestTemplate:
     ) -> None:
         """`fields` and `parts` are those of the body, where they are known; `passed` are further headers."""
         self.endpoint = endpoint
-        self.shape = shape = endpoint_of(endpoint)
+        self.shape = shape = shape_of(endpoint)
         if fields is None:
             fields = read_fields(body)
         self.fields = fields
@@ -541,10 +542,10 @@ class RequestTemplate:
             output_tokens=self.fields.choices * length if self._has_output else 0,
         )
 
-    def local_request(self, base_url: str, api_key: str | None) -> LocalRequest:
-        """Return what a local answer depends on."""
+    def local_request(self, origin: Origin) -> LocalRequest:
+        """Return what a local answer depends on; `origin` is that of the first target."""
         asked = self.endpoint, self.shape, self._given, self.fields.model
-        return LocalRequest(base_url, *asked, api_key, self._choices, self._inputs)
+        return LocalRequest(origin.base_url, *asked, origin.api_key, self._choices, self._inputs)
 
 
 def headers_for(origin: Origin, request: PreparedRequest) -> dict[str, str]:
@@ -566,7 +567,6 @@ class Lookup:
         self.prepared: dict[Target, tuple[Route, PreparedRequest]] = {}
 
     def prepare(self, _route: Route) -> PreparedRequest:
-        """Return the request."""
         return self._request
 
     def check(self, outcome: Outcome, _target: Target) -> Outcome:

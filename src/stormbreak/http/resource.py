@@ -9,12 +9,13 @@ from math import inf
 from typing import BinaryIO, Protocol
 
 from stormbreak.http.h1.connection import ResponseStream, collect
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.request import ACCEPT_ANY, IDEMPOTENCY_KEY, Lookup
 from stormbreak.http.response import Parsed, outcome_of, parse_response
 from stormbreak.http.routing import Route
 from stormbreak.http.session import PreparedAttempt, Sender
-from stormbreak.llm.models import ParsedResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.response_verdict import request_id_of
 from stormbreak.types import Outcome, Verdict
 

@@ -1,9 +1,10 @@
 """What a response means: whole, or put together from a stream; and the answer made of it."""
 
 from asyncio import CancelledError
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.http.h1.connection import (
@@ -14,10 +15,11 @@ from stormbreak.http.h1.connection import (
     ResponseStream,
     collect,
 )
-from stormbreak.http.models import PreparedRequest, Response
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.pricing import cost_of
 from stormbreak.http.redact import redact, repeats
-from stormbreak.llm.models import BOM, HttpResponse, ParsedResponse, Shape, without_mark
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse, ParsedResponse, Value, without_mark
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.stream_reader import FORMATS, StreamAssembler, StreamReader
@@ -31,6 +33,24 @@ Parsed: TypeAlias = tuple[HttpResponse, ParsedResponse]
 GRACE = 0.25  # seconds that a body may go on after the end of its answer, to reuse the connection
 MAX_PIECES_AFTER_END = 16  # a server may never stop
 
+
+class Response(Value, frozen=True):
+    """A response and what it means; the body of a stream is assembled. Its repr shows no text.
+
+    `original` is what came, headers included. It may repeat the request: only the caller may see it. `value` is what
+    the text holds, where a schema was checked.
+    """
+
+    status: int
+    body: bytes
+    parsed: ParsedResponse
+    original: HttpResponse | None = None
+    value: Any = None
+
+    def __repr__(self) -> str:
+        return f"Response({self.status}, {len(self.body)} bytes, {self.parsed.verdict})"
+
+
 # ---------------------------------------------------------------- a whole body
 
 
@@ -38,7 +58,9 @@ def parse_response(result: ExchangeResult, request: PreparedRequest) -> Parsed |
     """Read a response that came whole."""
     if isinstance(result, Outcome):
         return result
-    if result.body.startswith(BOM) and request.shape is not Shape.RESOURCE:  # that may be a file
+    if (
+        result.body.startswith(BOM_UTF8) and request.shape is not Shape.RESOURCE
+    ):  # that may be a file
         result = result._replace(body=without_mark(result.body))
     parsed = read_answer(result, request.shape, choices=request.choices, inputs=request.inputs)
     if (

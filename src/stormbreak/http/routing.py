@@ -301,7 +301,6 @@ class SingleTarget:
         return self.first
 
     def owned(self) -> tuple[LocalAnswers | Connection, ...]:
-        """Return all it has."""
         return self.first.local_answers, *self.first.routes.connections()
 
 

@@ -6,19 +6,20 @@ from typing import TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback_policy import Step
-from stormbreak.core.flow import Send
+from stormbreak.core.flow import Ask, Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.drivers.asyncio_driver import Asker
 from stormbreak.drivers.scope import Scope
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.h1.connection import Connection
-from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate, headers_for
 from stormbreak.http.response import assemble_stream, outcome_of, parse_response
-from stormbreak.http.routing import Routes
+from stormbreak.http.routing import Routes, TargetConfig
 from stormbreak.http.stream_source import Source, open_source
-from stormbreak.llm.models import OPERATIONS
-from stormbreak.types import Call, Outcome, Priority, Target, Verdict
+from stormbreak.llm.endpoints import OPERATIONS
+from stormbreak.types import Call, CallResult, Outcome, Priority, Target, Verdict
 
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that the connection failed
 
@@ -74,6 +75,23 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
         bound=bound,
         unbounded=template.unbounded_reason() if reserves and bound is None else "",
     )
+
+
+def asker_of(config: TargetConfig, template: RequestTemplate) -> Asker:
+    """Return what finds the local answers that a fallback of a call asks for."""
+    request = template.local_request(config.origin)
+
+    async def find(ask: Ask) -> Outcome | None:
+        found = await config.local_answers.find(ask, request)
+        return None if found is None else template.check(found, None)
+
+    return find
+
+
+def cache_answer(config: TargetConfig, template: RequestTemplate, ended: CallResult) -> None:
+    """Cache the answer of a call, if its fallbacks use a cache."""
+    if config.local_answers.caches:
+        config.local_answers.store(template.local_request(config.origin), ended)
 
 
 def limit_output(

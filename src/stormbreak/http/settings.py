@@ -28,6 +28,7 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking import run
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError, errors_at
+from stormbreak.file_reader import read_text
 from stormbreak.fleet import fleet_for
 from stormbreak.hidden_keys import hidden, quoted
 from stormbreak.http.client import AsyncClient
@@ -39,7 +40,6 @@ from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import check_prices, list_price, prices_in
 from stormbreak.http.routing import OriginConnections, Pool, Routes, RouteTable, TargetConfig
 from stormbreak.http.sync_client import Client
-from stormbreak.toml_file import read_text
 from stormbreak.types import Target
 
 # ---------------------------------------------------------------- settings in use

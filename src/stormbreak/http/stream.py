@@ -17,9 +17,8 @@ from stormbreak.drivers.blocking import run
 from stormbreak.drivers.blocking_driver import BlockingDelivery
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.errors import broken_stream
-from stormbreak.http.models import Response
 from stormbreak.http.pricing import cost_of
-from stormbreak.http.response import answer_of
+from stormbreak.http.response import Response, answer_of
 from stormbreak.http.stream_source import LocalSource, Source
 from stormbreak.llm.sse import EventReader
 from stormbreak.llm.stream_event_text import is_last, is_readable, text_of

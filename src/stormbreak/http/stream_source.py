@@ -10,10 +10,10 @@ from math import inf
 
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.h1.connection import Connection, ResponseStream
-from stormbreak.http.models import PreparedRequest, Response
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.redact import repeats
-from stormbreak.http.response import StreamedBody, outcome_of, read_failure, stream_reader
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.response import Response, StreamedBody, outcome_of, read_failure, stream_reader
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.llm.response_verdict import request_id_of
 from stormbreak.llm.stream_reader import FORMATS, StreamAssembler

@@ -87,7 +87,6 @@ class ChatWatcher(StreamWatcher):
 
     @property
     def reasons(self) -> list[str | None]:
-        """Why each choice ended."""
         return list(self._reasons.values())
 
     def missing(self, *, done: bool = False) -> str | None:
@@ -129,7 +128,6 @@ class ChatAssembly(ChatWatcher, StreamAssembly):
         self._choices: dict[int, _Choice] = {}
 
     def add(self, chunk: dict[str, Any]) -> None:
-        """Take one chunk; raise MalformedChunkError."""
         super().add(chunk)
         _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
         for part in map(expect_object, expect_list(chunk.get("choices"))):
@@ -143,7 +141,6 @@ class ChatAssembly(ChatWatcher, StreamAssembly):
         return _Choice()
 
     def result(self) -> dict[str, Any]:
-        """Return the body of the same answer without streaming."""
         whole = self._top | {
             "object": self._object,
             "choices": [self._choices[index].result(index) for index in sorted(self._choices)],

@@ -6,16 +6,18 @@ the Messages API have their own modules.
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.error_fields import is_error_value
 from stormbreak.llm.finish_reasons import FINISH_REASONS, reason_of, refused
 from stormbreak.llm.messages import read_message
-from stormbreak.llm.models import BOM, ParsedResponse, Shape, without_mark
+from stormbreak.llm.parsed_response import ParsedResponse, without_mark
 from stormbreak.llm.responses import read_response
 from stormbreak.llm.stream_deltas import brings_output
 from stormbreak.llm.success_body import ERROR_INSIDE, SuccessBody, broken, refused_by
@@ -95,7 +97,7 @@ def read_body(
     A byte order mark at its start is ignored. `wanted`: how many choices or embeddings were asked for; None if not
     known.
     """
-    if body.startswith(BOM):
+    if body.startswith(BOM_UTF8):
         body = without_mark(body)
     try:
         if not body.isascii():

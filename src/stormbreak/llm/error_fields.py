@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stormbreak.llm.error_tables import MINIMAX_CODES
-from stormbreak.llm.models import without_mark
+from stormbreak.llm.parsed_response import without_mark
 from stormbreak.llm.retry_after import GO_DURATION, duration
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import Verdict
@@ -83,7 +83,6 @@ def parse_error(body: bytes, *, is_error: bool) -> ProviderError | None:
 
 
 def find_error(data: object, *, is_error: bool) -> ProviderError | None:
-    """Find the error in a decoded body."""
     if isinstance(data, list) and data and (is_error or _is_of_gemini(data[0])):
         data = data[0]
     if not isinstance(data, dict):

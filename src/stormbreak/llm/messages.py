@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from stormbreak.llm.finish_reasons import refused
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.stream_deltas import (
     JsonAccumulator,
     MalformedChunkError,
@@ -85,7 +85,6 @@ class MessagesWatcher(StreamWatcher):
         )
 
     def add(self, data: dict[str, Any]) -> None:
-        """Take the data of one event; raise MalformedChunkError."""
         kind = data.get("type")
         if kind == "message_start":
             self._begin(expect_object(data.get("message")))
@@ -137,7 +136,6 @@ class MessageAssembly(MessagesWatcher, StreamAssembly):
         self._blocks: dict[int, list[_StreamedBlock]] = {}
 
     def add(self, data: dict[str, Any]) -> None:
-        """Take the data of one event; raise MalformedChunkError."""
         super().add(data)
         kind = data.get("type")
         if kind == "message_start":
@@ -160,7 +158,6 @@ class MessageAssembly(MessagesWatcher, StreamAssembly):
             blocks.append(_StreamedBlock(start))
 
     def result(self) -> dict[str, Any]:
-        """Return the body of the same answer without streaming."""
         blocks = (block for index in sorted(self._blocks) for block in self._blocks[index])
         content = [block.result() for block in blocks]
         return self._message | {"content": content} | self._end | {"usage": self.usage}

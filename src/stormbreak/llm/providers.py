@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import quoted
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 
 
 class KnownProvider(NamedTuple):

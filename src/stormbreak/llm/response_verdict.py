@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 
 from stormbreak.llm.completeness import read_body
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.error_fields import ProviderError, parse_error
 from stormbreak.llm.error_tables import (
     BROAD,
@@ -28,7 +29,7 @@ from stormbreak.llm.error_tables import (
     STATUSES,
     UNTOUCHED,
 )
-from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
+from stormbreak.llm.parsed_response import HttpResponse, ParsedResponse
 from stormbreak.llm.retry_after import WAITS, retry_after
 from stormbreak.llm.success_body import ERROR_INSIDE
 from stormbreak.types import TREATMENTS, Tally, Verdict
@@ -214,6 +215,5 @@ def _detail(verdict: Verdict, answer: HttpResponse, *, inside: bool) -> str | No
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """Return the provider's id of this request."""
     name = headers.get("x-request-id") or headers.get("request-id")
     return name if name is not None and _REQUEST_ID.fullmatch(name) else None

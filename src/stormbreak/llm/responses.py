@@ -12,7 +12,7 @@ import msgspec
 
 from stormbreak.llm.error_fields import ProviderError, find_error
 from stormbreak.llm.finish_reasons import refused
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.stream_deltas import (
     MalformedChunkError,
     StreamAssembly,
@@ -133,7 +133,6 @@ class ResponsesWatcher(StreamWatcher):
         )
 
     def add(self, data: dict[str, Any]) -> None:
-        """Take the data of one event; raise MalformedChunkError."""
         kind = data.get("type")
         if not isinstance(kind, str):
             raise MalformedChunkError
@@ -177,7 +176,6 @@ class ResponseAssembly(ResponsesWatcher, StreamAssembly):
         self._texts: list[str] = []
 
     def add(self, data: dict[str, Any]) -> None:
-        """Take the data of one event; raise MalformedChunkError."""
         super().add(data)
         kind = data["type"]
         if kind == _ITEM and data.get("item") is not None:
@@ -186,7 +184,6 @@ class ResponseAssembly(ResponsesWatcher, StreamAssembly):
             self._texts.append(data["delta"])
 
     def result(self) -> dict[str, Any]:
-        """Return the body of the same answer without streaming."""
         response = self.response
         assert response is not None
         items = [self._items[index] for index in sorted(self._items)]

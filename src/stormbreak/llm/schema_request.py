@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 
 NAME = "answer"  # of the format, which OpenAI's API wants
 

@@ -43,7 +43,6 @@ def is_readable(data: bytes) -> bool:
 
 
 def is_last(data: bytes, last_events: frozenset[str]) -> bool:
-    """Whether the event has one of these types."""
     for last in last_events:
         if data.find(last.encode()) >= 0:
             try:

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stormbreak.llm.chat import ChatAssembly, ChatWatcher, CompletionWatcher, TextAssembly
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.error_fields import ProviderError, find_error
 from stormbreak.llm.messages import END, MessageAssembly, MessagesWatcher
-from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
+from stormbreak.llm.parsed_response import HttpResponse, ParsedResponse
 from stormbreak.llm.response_verdict import is_media, read_answer, read_error, request_id_of
 from stormbreak.llm.responses import ENDS, ResponseAssembly, ResponsesWatcher, error_in_event
 from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError

@@ -14,7 +14,7 @@ from typing import Any
 
 from stormbreak.llm.error_fields import ProviderError
 from stormbreak.llm.finish_reasons import FinishMeaning, refused
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.response_verdict import read_error, request_id_of
 from stormbreak.llm.sse import Event, EventReader
 from stormbreak.llm.stream_deltas import StreamWatcher, expect_object
@@ -49,7 +49,6 @@ class StreamScanner(StreamReader):
         return self._watcher
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes, and return whether the result is final (`whole`): then they are ignored."""
         size = self._size + len(chunk)
         if self._skims and not self._open and size <= TOTAL_LIMIT and self._is_quiet(chunk):
             self._size = size

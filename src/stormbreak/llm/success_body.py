@@ -6,7 +6,7 @@ import msgspec
 
 from stormbreak.llm.error_fields import error_next_to_result, is_error_value
 from stormbreak.llm.finish_reasons import FinishMeaning, Reason
-from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.models import NO_USAGE
+from stormbreak.llm.parsed_response import NO_USAGE
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import Usage
 

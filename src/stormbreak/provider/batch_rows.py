@@ -37,7 +37,6 @@ class RowError(NamedTuple):
 
 
 def read_line(line: bytes) -> Row:
-    """Read a line of the file of a batch."""
     try:
         asked = decode(line, type=dict[str, Any])
         custom_id, url, body = asked["custom_id"], asked["url"], asked["body"]
@@ -108,7 +107,6 @@ def _response(status: int, body: bytes) -> dict[str, Any]:
 
 
 def message_rows(asked: Mapping[str, Any]) -> list[Row] | Refusal:
-    """Read the requests of a message batch."""
     requests = asked.get("requests")
     if not isinstance(requests, list) or not requests:
         return Refusal(400, "requests: a list is required")

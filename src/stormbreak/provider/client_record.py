@@ -32,7 +32,7 @@ class EarlyReturn(NamedTuple):
     arrived_on: int  # the connection that carried the attempt
 
 
-class Ledger:
+class ClientRecord:
     """Counts attempts and answers in one run of a scenario."""
 
     def __init__(self) -> None:
@@ -76,7 +76,6 @@ class Ledger:
         record.promised_on = connection
 
     def summary(self) -> dict[str, Any]:
-        """Return the counts as plain values."""
         records = self.records.values()
         return {
             "answers": dict(self.statuses),

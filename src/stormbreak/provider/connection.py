@@ -90,7 +90,6 @@ class Connection(asyncio.Protocol):
         self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Close."""
         self._transport = None
         self._stop_timer()
         self._parser.close()

@@ -33,7 +33,6 @@ class Tally:
         return self.arrivals - sum(self.outcomes.values())
 
     def arrived(self, now: float) -> None:
-        """Count an arrival."""
         self.arrivals += 1
         self._mark(now, ARRIVED)
 
@@ -107,7 +106,6 @@ class Billing:
         self._open: dict[int, ParsedRequest] = {}
 
     def arrived(self, number: int, request: ParsedRequest) -> None:
-        """Register a request."""
         self._open[number] = request
 
     def ended(self, number: int, *, worked: bool) -> None:
@@ -117,10 +115,8 @@ class Billing:
             self.add(request)
 
     def add(self, request: ParsedRequest) -> None:
-        """Bill a request."""
         for bills, name in ((self.by_model, request.model), (self.by_digest, request.digest)):
             bills[name] = bills.get(name, Billed()).plus(request)
 
     def summary(self) -> Mapping[str, Any]:
-        """Return the bills by model as plain values."""
         return {model: billed._asdict() for model, billed in self.by_model.items()}

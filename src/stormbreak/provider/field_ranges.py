@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, cast, get_args, get_origin, get_t
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
-from stormbreak.toml_validation import MAX_SHOWN
+from stormbreak.toml_reader import MAX_SHOWN
 
 SMALLEST = 1e-6
 """Minimum of a number that is not 0: smaller ones vanish in sums and overflow in quotients."""

@@ -114,7 +114,6 @@ class RequestLimit:
         return max(wait for wait in waits if wait is not None)
 
     def limit_states(self, now: float) -> list[LimitState]:
-        """Return the state of each limit."""
         return [
             LimitState(meter is self._tokens, meter.limit, *meter.state(now))
             for meter in (self._requests, self._tokens)

@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from stormbreak import toml_file, toml_validation
+from stormbreak import file_reader, toml_reader
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.hidden_keys import quoted
 from stormbreak.provider.canned_answers import CannedAnswer
@@ -51,7 +51,7 @@ def text_of(name_or_path: str | Path) -> str:
             f"no scenario or file is named {quoted(name)}; {hint}scenarios: {', '.join(known)}"
         )
     with errors_at(name):
-        return toml_file.read_text(name, what=_WHAT)
+        return file_reader.read_text(name, what=_WHAT)
 
 
 def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
@@ -61,9 +61,9 @@ def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
         ConfigurationError: it is invalid; names key and value.
     """
     with errors_at(source):
-        table = toml_file.parse(text, what=_WHAT)
+        table = toml_reader.parse(text, what=_WHAT)
         table.setdefault("name", Path(source).stem)
-        return toml_validation.read(Scenario, table)
+        return toml_reader.read(Scenario, table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class _AnswersByMatch:
 def load_answers(path: str | Path) -> tuple[CannedAnswer, ...]:
     """Read a file of `[[answers]]`."""
     with errors_at(path):
-        table = toml_file.parse(toml_file.read_text(path, what=_ANSWERS), what=_ANSWERS)
-        return toml_validation.read(_Answers, table).answers
+        table = toml_reader.parse(file_reader.read_text(path, what=_ANSWERS), what=_ANSWERS)
+        return toml_reader.read(_Answers, table).answers
 
 
 def answers_of(given: Mapping[str, str | Mapping[str, Any]]) -> tuple[CannedAnswer, ...]:
@@ -89,7 +89,7 @@ def answers_of(given: Mapping[str, str | Mapping[str, Any]]) -> tuple[CannedAnsw
         match: {"text": answer} if isinstance(answer, str) else answer
         for match, answer in given.items()
     }
-    made = toml_validation.read(_AnswersByMatch, {"answers": tables}).answers
+    made = toml_reader.read(_AnswersByMatch, {"answers": tables}).answers
     return tuple(replace(answer, match=match) for match, answer in made.items())
 
 

@@ -18,7 +18,7 @@ from stormbreak.provider.batch_api import BatchDesk
 from stormbreak.provider.canned_answers import CannedAnswer, answer_for
 from stormbreak.provider.capacity_model import Part, ProviderModel, Reply
 from stormbreak.provider.chance import mix
-from stormbreak.provider.client_record import Ledger, Record
+from stormbreak.provider.client_record import ClientRecord, Record
 from stormbreak.provider.connection import Connection
 from stormbreak.provider.counters import Billing, Tally, peak_arrivals
 from stormbreak.provider.fault_kinds import CONDITIONS, REFUSALS, WELL_FORMED, Kind
@@ -146,7 +146,6 @@ class ProviderServer:
 
     @property
     def base_url(self) -> str:
-        """The base URL for clients."""
         return f"http://{HOST}:{self.port}/v1"
 
     async def start(self, port: int = 0) -> None:
@@ -204,9 +203,9 @@ class ProviderServer:
             "speed": self.speed,
             "time": round(self._pace.now(), 3),
             "arrivals": model.clients.arrivals,
-            **self._ledger.summary(),
+            **self._client_record.summary(),
             "billed": self.billing.summary(),
-            "faults": self._ledger.faults | _silent(model.clients),
+            "faults": self._client_record.faults | _silent(model.clients),
             "in_service": model.busy,
             "queue": model.queued,
             "waiting": len(self._waiting),
@@ -219,7 +218,6 @@ class ProviderServer:
     # ------------------------------------------------------------ called by connections
 
     def opened(self, connection: Connection) -> int:
-        """Register a connection and return its number."""
         self._connections.add(connection)
         self._opened += 1
         return self._opened
@@ -233,7 +231,6 @@ class ProviderServer:
             self._model.abandon(number, self._pace.now())
 
     def unreadable(self, connection: Connection, error: UnreadableError) -> None:
-        """Send the error and close."""
         self._send_error(connection, Refusal(error.status, str(error)), "", keep_alive=False)
 
     def begun(self, request: Request) -> Script | None:
@@ -244,8 +241,8 @@ class ProviderServer:
         if not self._model.answers_early(self._pace.now(), self._heads):
             return None
         self._pace.begin()
-        self._ledger.faults[Kind.EARLY_ANSWER.value] += 1
-        self._ledger.statuses["200"] += 1
+        self._client_record.faults[Kind.EARLY_ANSWER.value] += 1
+        self._client_record.statuses["200"] += 1
         other = ParsedRequest(
             FORMATS[request.path], "storm-1", self._previous[0], b"", {"input": ""}, False
         )
@@ -271,7 +268,7 @@ class ProviderServer:
     def _send_error(
         self, connection: Connection, refusal: Refusal, path: str, *, keep_alive: bool
     ) -> None:
-        self._ledger.statuses[str(refusal.status)] += 1
+        self._client_record.statuses[str(refusal.status)] += 1
         connection.play(self._routes.error(refusal, path), keep_alive=keep_alive, done=None)
 
     # ------------------------------------------------------------ work
@@ -291,7 +288,7 @@ class ProviderServer:
     def _work_on(self, connection: Connection, request: Request, parsed: ParsedRequest) -> None:
         self._pace.begin()
         is_call = parsed.model != NO_MODEL
-        record = self._ledger.record_attempt(
+        record = self._client_record.record_attempt(
             parsed.digest,
             time.monotonic(),
             connection.number,
@@ -360,12 +357,12 @@ class ProviderServer:
             if exchange.parsed.streamed and not _is_refusal(reply):
                 return  # the stream plays since its first token
         if reply.fault is not None:
-            self._ledger.faults[reply.fault.kind.value] += 1
+            self._client_record.faults[reply.fault.kind.value] += 1
         refusal = None
         if exchange.request is not None and not _is_refusal(reply):
             refusal, exchange = self._done_at_desk(exchange.request, exchange)
         script = refusal or self._script(reply, exchange)
-        self._ledger.statuses[str(script.status or "none")] += 1
+        self._client_record.statuses[str(script.status or "none")] += 1
         done = partial(self._written, reply, exchange)
         exchange.connection.play(script, keep_alive=exchange.keep_alive, done=done)
 
@@ -384,7 +381,7 @@ class ProviderServer:
     def _processed(self, row: ParsedRequest) -> None:
         """Bill and record a row that a batch has answered."""
         self.billing.add(row)
-        record = self._ledger.record_attempt(row.digest, time.monotonic(), 0, None)
+        record = self._client_record.record_attempt(row.digest, time.monotonic(), 0, None)
         record.answers += 1
 
     def _written(self, reply: Reply, exchange: _Exchange) -> None:
@@ -423,7 +420,7 @@ class ProviderServer:
         headers, promise = retry_after_headers(form, reply.retry_after / self.speed, time.time())
         if promise is not None:
             until = time.monotonic() + promise
-            self._ledger.promised(exchange.record, until, form, exchange.connection.number)
+            self._client_record.promised(exchange.record, until, form, exchange.connection.number)
         return headers
 
     # ------------------------------------------------------------ time
@@ -432,7 +429,7 @@ class ProviderServer:
         self._pace.stop()
         self.billing = Billing()
         self._model = ProviderModel(self.scenario, self.seed, self.billing.ended)
-        self._ledger = Ledger()
+        self._client_record = ClientRecord()
         self._desk = BatchDesk(self.scenario.batches, seed=self.seed, processed=self._processed)
         self._heads = 0
         self._previous = f"{mix(self.seed):016x}", None

@@ -67,7 +67,6 @@ class Clock:
     seconds: float
 
     def label(self, since: str) -> str:
-        """Return the label of the axis."""
         return f"{self.unit} since {since}"
 
 

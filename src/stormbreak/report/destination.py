@@ -74,7 +74,6 @@ class ReportFile:
         )
 
     def batch(self, summary: "Summary", stats: "RunStats", cost: "BatchCost | None" = None) -> None:
-        """Write the report of a batch run."""
         from stormbreak.report import batch_report as report  # noqa: PLC0415 - drawing code
 
         self._write(
@@ -85,7 +84,6 @@ class ReportFile:
     def cost(
         self, facts: "CostFacts", sentences: Sequence[str], sheets: "Mapping[str, Sheet]"
     ) -> None:
-        """Write the report of costs."""
         from stormbreak.report import cost_report as report  # noqa: PLC0415 - drawing code
 
         self._write(
@@ -93,7 +91,6 @@ class ReportFile:
         )
 
     def survey(self, found: "Survey") -> None:
-        """Write the page of a survey."""
         from stormbreak.report import survey_report as report  # noqa: PLC0415 - drawing code
 
         self._write(lambda: report.survey_page(found))

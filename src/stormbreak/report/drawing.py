@@ -82,7 +82,6 @@ def _frame(panel: Panel, axes: Axes, paint: Colours, size: float) -> None:
 
 
 def number(value: float) -> str:
-    """Format the number of a tick."""
     return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) else f"{value:g}"
 
 

@@ -101,7 +101,6 @@ class Page:
 
 
 def keys_of(lines: Sequence[Line]) -> list[Key]:
-    """Return the legend of these lines."""
     return [
         Key(name=line.name, stroke=None if line.stroke is None else STROKES[line.stroke])
         for line in lines

@@ -55,7 +55,6 @@ class Picture:
 
 
 def png_of(picture: Picture) -> bytes:
-    """Draw a picture."""
     verdict, note = wrap(picture.verdict, HEADLINE_LETTERS), wrap(picture.note, _NOTE_LETTERS)
     keys = list(_rows_of_keys(picture.keys, _INNER))
     starts = range(0, len(picture.charts), _COLUMNS)

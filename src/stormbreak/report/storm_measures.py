@@ -106,7 +106,6 @@ def cost_basis(comparison: Comparison) -> str:
 
 
 def format_span(seconds: float) -> str:
-    """Format a time span."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

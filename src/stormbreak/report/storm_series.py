@@ -65,7 +65,6 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the runs."""
         return [result.seed for result in self._first]
 
     @property
@@ -78,11 +77,9 @@ class Comparison:
         return next(iter(self.runs.values()))
 
     def measures(self, policy: str) -> list[Measures]:
-        """Return the measures of each run."""
         return [result.measures for result in self.runs[policy]]
 
     def mean(self, policy: str) -> Measures:
-        """Return the mean measures of all runs."""
         return average(self.measures(policy))
 
     def knows(self, pick: Pick) -> bool:
@@ -96,7 +93,6 @@ class Comparison:
         )
 
     def panel(self, view: View, quantity: Quantity, policies: Sequence[str]) -> Panel:
-        """Make the panel of a quantity under these policies."""
         length = view.end - view.start
         step, clock = stride(length), clock_for(length)
         lines = [self._line(view, step, policy, quantity.pick) for policy in policies]

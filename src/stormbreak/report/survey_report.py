@@ -12,7 +12,6 @@ _WORST = 50  # storms on the page
 
 
 def survey_page(found: Survey) -> Page:
-    """Make the page of a survey."""
     return Page(
         kind="a survey of random batches" if found.is_batch else "a survey of random storms",
         title=shown(found.policy),

@@ -19,7 +19,7 @@ from math import isfinite
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, TypeAlias
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import quoted
 from stormbreak.provider.chance import mix, uniform
@@ -102,7 +102,7 @@ def read_log(
     """
     lines = _Lines(str(path))
     try:
-        with toml_file.opened(path) as file, _text(file) as text:
+        with file_reader.opened(path) as file, _text(file) as text:
             rows = list(_rows(text, lines, fields or Fields()))
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise ConfigurationError(f"{path}: a damaged gzip file") from None

@@ -60,14 +60,12 @@ class Comparison:
     value: float
 
     def holds(self, measures: object) -> bool:
-        """Whether it holds."""
         number = getattr(measures, self.measure)
         if number is None and self.measure in _IN_SHARES:
             return False
         return _COMPARISONS[self.sign](inf if number is None else number, self.value)
 
     def names(self) -> tuple[str, ...]:
-        """The name of the measure."""
         return (self.measure,)
 
 
@@ -79,7 +77,6 @@ class AndOr:
     parts: tuple["Assertion", ...]
 
     def holds(self, measures: object) -> bool:
-        """Whether it holds."""
         return self.together([part.holds(measures) for part in self.parts])
 
     def names(self) -> tuple[str, ...]:
@@ -105,7 +102,6 @@ def parse_assertion(text: str, *, source: str = "--assert", about: type = Measur
 
 
 def values(assertion: Assertion, measures: object) -> str:
-    """Describe the values of the measures of a condition."""
     found = ((name, rounded(getattr(measures, name))) for name in assertion.names())
     return ", ".join(f"{name} is {_describe(name, value)}" for name, value in found)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.ideal import Amount
@@ -172,7 +172,7 @@ def read(path: str | Path) -> tuple[Document, list[Result]]:
     """
     try:
         document = msgspec.json.decode(
-            toml_file.read_bytes(path, what=_WHAT, largest=LARGEST), type=Document
+            file_reader.read_bytes(path, what=_WHAT, largest=LARGEST), type=Document
         )
         return document, document.results()
     except OSError as error:

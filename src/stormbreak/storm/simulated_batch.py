@@ -82,7 +82,6 @@ class Batch:
         return len(self._arrived.rows)
 
     def add(self, number: int) -> None:
-        """Add a row."""
         self._arrived.rows.append((number, self._timeline.now))
         self._wake(self._timeline.now)
 

@@ -126,7 +126,7 @@ def tune(
     settings = _candidates(policy, candidates, seed)
     count, left = min(_FIRST, storms), settings
     while len(left) > 1:
-        scores = arena.scores([_with(policy, each) for each in left], range(count))
+        scores = arena.scores([replace(policy, **each) for each in left], range(count))
         order = sorted(range(len(left)), key=lambda place: -scores[place])
         if count == storms:
             left = [left[order[0]]]
@@ -150,10 +150,6 @@ def _candidates(policy: Policy, count: int, seed: int) -> list[dict[str, Any]]:
     several = [each for each in every if len(each) > 1]
     order = sorted(range(len(several)), key=lambda place: mix(mix(seed) + place))
     return [{}, *single, *(several[place] for place in order)][:count]
-
-
-def _with(policy: Policy, changes: Mapping[str, Any]) -> Policy:
-    return replace(policy, **changes)
 
 
 # ---------------------------------------------------------------- storms
@@ -230,11 +226,10 @@ class _Arena:
 
 def _judge(policy: Policy, changes: Mapping[str, Any], arena: _Arena, candidates: int) -> Tuned:
     """Compare the winner with the policy as it is, on storms that the search did not play."""
-    tuned = _with(policy, changes)
+    tuned = replace(policy, **changes)
     several = len(changes) > 1
     without = [
-        _with(policy, {key: value for key, value in changes.items() if key != taken})
-        for taken in (changes if several else ())
+        replace(tuned, **{taken: getattr(policy, taken)}) for taken in (changes if several else ())
     ]
     before, after, *others = arena.play(
         [policy, tuned, *without], range(arena.storms, 2 * arena.storms)

@@ -109,7 +109,6 @@ class Gauge(NamedTuple):
         return _RULES.get(self.field, "sum")
 
     def values(self, readings: Readings) -> GaugeValues:
-        """Compute the values from the snapshots of each label."""
         kind = self.labels[0]
         for label, snapshots in readings["counts" if self.counts else kind].items():
             if self.field:

@@ -60,7 +60,6 @@ class Targets:
         self._known: set[str] = set()
 
     def label(self, target: Target) -> str:
-        """Return the label of a target."""
         label = self._labels.get(target)
         if label is None:
             label = self.label_of(target.place)

@@ -16,9 +16,9 @@ from typing import Any
 
 from stormbreak import events
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.explain import slow_reason
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
+from stormbreak.drivers.slow_reason import slow_reason
 from stormbreak.escape import shown
 from stormbreak.events import Event
 from stormbreak.telemetry.event_text import describe, name_of
@@ -185,15 +185,12 @@ class LiveState:
         self._recent = RecentDecisions()
 
     def watch(self, engine: Engine) -> None:
-        """Include the state of this engine."""
         self._engines.add(engine)
 
     def unwatch(self, engine: Engine) -> None:
-        """Leave out the state of this engine."""
         self._engines.discard(engine)
 
     def __call__(self, event: Event) -> None:
-        """Count an event."""
         counter = _COUNTERS.get(type(event))
         with self._lock:
             if counter is not None:
@@ -211,7 +208,6 @@ class LiveState:
             self._recent.add(event)
 
     def state(self) -> State:
-        """Read the state."""
         workers = self.workers
         return self._own() if not workers else self._merged(workers)
 

@@ -45,7 +45,6 @@ class GaugeCollector(Collector):
         return _families().values()
 
     def collect(self) -> Iterable[Metric]:
-        """Return the gauges with their present values."""
         families = _families()
         for (name, labels), value in _read(self._gauges).items():
             families[name].add_metric(labels, value)
@@ -62,7 +61,6 @@ def _families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
 
 
 def _read(gauges: EngineGauges) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Return the values by gauge name and label values."""
     return {
         (name, tuple(labels[label] for label in GAUGES[name].labels)): value
         for name, values in gauges.values().items()
@@ -167,7 +165,6 @@ class SharedGauges:
                 raise
 
     def write(self) -> None:
-        """Write the present values."""
         with fork_lock:  # also while reading: an earlier reading must not be written last
             now = _read(self._source)
             self._processes.set(1)

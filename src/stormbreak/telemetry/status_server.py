@@ -69,7 +69,6 @@ class SocketFile:
         self._made = found.st_dev, found.st_ino
 
     def connected(self, timeout: float) -> socket.socket:
-        """Return a socket connected to it."""
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             client.settimeout(timeout)
@@ -309,7 +308,6 @@ class _Server(ThreadingMixIn, TCPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and release the slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:

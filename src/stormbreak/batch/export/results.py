@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, encode
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.store.output_line import placed
 from stormbreak.batch.store.paths import BatchPaths
@@ -19,7 +19,7 @@ from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.llm.completeness import read_any
-from stormbreak.llm.models import NO_USAGE
+from stormbreak.llm.parsed_response import NO_USAGE
 from stormbreak.types import Usage
 
 
@@ -95,7 +95,6 @@ class Results(AbstractContextManager["Results"]):
         return RowCounts(len(self), failed, self._begins.count(0))
 
     def at(self, index: int) -> Result:
-        """Read the result of a row."""
         begin = self._begins[index]
         if not begin:
             return _NOTHING_YET
@@ -114,7 +113,7 @@ class Results(AbstractContextManager["Results"]):
     def _source(self, *, is_answer: bool) -> BinaryIO:
         if is_answer not in self._sources:
             path = self._files.output if is_answer else self._files.failed
-            self._sources[is_answer] = self._open.enter_context(toml_file.opened(path))
+            self._sources[is_answer] = self._open.enter_context(file_reader.opened(path))
         return self._sources[is_answer]
 
     def _answered(self, answered: Answered) -> Result:

@@ -36,7 +36,6 @@ class RequestIds:
         return ("custom_id",)
 
     def records(self) -> Iterator[Record]:
-        """Read the ids."""
         return ({"custom_id": custom_id} for custom_id in self._requests.ids())
 
 
@@ -77,7 +76,6 @@ def write_table(
 
 
 def names(prefix: str) -> tuple[str, ...]:
-    """The names of the result columns."""
     return tuple(prefix + name for name in RESULT_COLUMNS)
 
 

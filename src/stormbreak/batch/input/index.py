@@ -10,6 +10,7 @@ If an earlier run has checked the same bytes, only the ids are read, in a third 
 import os
 import stat
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from hashlib import blake2b, file_digest
@@ -19,7 +20,7 @@ from typing import BinaryIO, Self
 from msgspec import DecodeError, Struct
 from msgspec.json import Decoder
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.input.row import Row, RowError, parse_row
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason, system_errors_at
@@ -106,7 +107,6 @@ LINE_LIMIT = 64 * 2**20  # bytes of one line
 REPORT_EVERY = 4096  # lines
 MORE_WRONG = 10  # lines named besides the first that is wrong
 
-_BOM = b"\xef\xbb\xbf"
 _HASH_BITS = 0xFFFF_FFFF
 
 
@@ -127,7 +127,7 @@ def new_fingerprint() -> blake2b:
 
 def fingerprint_of(path: Path) -> str:
     """Hash the content of an INPUT. Raises OSError if it cannot be read."""
-    with toml_file.opened(path) as file:
+    with file_reader.opened(path) as file:
         return file_digest(file, new_fingerprint).hexdigest()
 
 
@@ -277,8 +277,8 @@ class Rows(AbstractContextManager["Rows"]):
     def _take(self, line: bytes, number: int, offset: int, id_of: _IdOf) -> None:
         if len(line) > LINE_LIMIT:
             raise self._wrong(number, f"longer than {LINE_LIMIT:,} bytes")
-        if number == 1 and line.startswith(_BOM):
-            line, offset = line[len(_BOM) :], offset + len(_BOM)
+        if number == 1 and line.startswith(BOM_UTF8):
+            line, offset = line[len(BOM_UTF8) :], offset + len(BOM_UTF8)
         stripped = line.strip()
         if not stripped:
             return

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch import parquet
 from stormbreak.batch.export.tables import check_columns
 from stormbreak.batch.input.index import (
@@ -104,7 +104,7 @@ class TableInput:
         )
         if options.template is not None:
             with system_errors_at(options.template):
-                key.update(toml_file.read_bytes(options.template, what="a template"))
+                key.update(file_reader.read_bytes(options.template, what="a template"))
         paths = (files.rows,) if self.copy else tuple(path.absolute() for path in table.paths)
         return TableRef(
             name=table.name,

@@ -11,6 +11,7 @@ import shutil
 import stat
 import sys
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO, Literal, Self, TypeVar, cast
 from msgspec import DecodeError
 from msgspec.json import Decoder
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch import parquet
 from stormbreak.batch.input.csv_reader import numbered_lines, read_csv
 from stormbreak.batch.store.paths import COMPRESSED
@@ -39,7 +40,6 @@ _FORMATS: dict[str, Format] = {
 }  # fmt: skip
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _PARQUET = b"PAR1"
-_BOM = b"\xef\xbb\xbf"
 _RECORD = Decoder(Record)
 
 
@@ -214,7 +214,7 @@ class Table:
 def read_json_lines(file: BinaryIO, name: str) -> Iterator[Record]:
     """Read a JSON object from each line that is not empty."""
     for number, read in numbered_lines(file, name):
-        line = (read.removeprefix(_BOM) if number == 1 else read).strip()
+        line = (read.removeprefix(BOM_UTF8) if number == 1 else read).strip()
         if not line:
             continue
         try:
@@ -253,7 +253,7 @@ def _opened(path: Path) -> Iterator[Any]:
         if path == STDIN:
             yield sys.stdin.buffer
             return
-        with toml_file.opened(path, buffering=2**20) as file:
+        with file_reader.opened(path, buffering=2**20) as file:
             yield file
     except OSError as error:
         why = f"cannot read the input: {reason(error)}"
@@ -266,7 +266,7 @@ def find_format(path: Path) -> Format:
         head = file.read(2**16)
     if head.startswith(_PARQUET):
         return "parquet"
-    return "jsonl" if head.removeprefix(_BOM).lstrip().startswith(b"{") else "csv"
+    return "jsonl" if head.removeprefix(BOM_UTF8).lstrip().startswith(b"{") else "csv"
 
 
 def _is_regular(path: Path) -> bool:

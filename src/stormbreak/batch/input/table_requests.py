@@ -15,7 +15,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import DecodeError
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.input.row import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES, RowError
 from stormbreak.batch.run_options import TableOptions, option_flag
 from stormbreak.errors import ConfigurationError
@@ -66,7 +66,7 @@ class Text:
             raise ConfigurationError(what) from None
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=text_of)
         try:
-            source = toml_file.read_text(path, what="a template")
+            source = file_reader.read_text(path, what="a template")
             template = environment.from_string(source)
             columns = meta.find_undeclared_variables(environment.parse(source))
         except TemplateError as error:
@@ -149,7 +149,6 @@ class RequestMaker:
         return {"custom_id": custom_id, "method": "POST", "url": self._url, "body": body}
 
     def _named(self) -> dict[str, frozenset[str]]:
-        """The columns that each option names."""
         columns = {"id": self._id, "body": self._body}
         named = {
             self._name_of(option): frozenset((column,))

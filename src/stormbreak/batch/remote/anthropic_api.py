@@ -22,7 +22,8 @@ from stormbreak.batch.remote.api import (
     path_part,
 )
 from stormbreak.batch.store.provider_batches import Counts, RemoteBatch
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 
 
 class _Counts(Struct):

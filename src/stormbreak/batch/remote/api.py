@@ -13,7 +13,8 @@ from stormbreak.batch.remote.caller import Caller, RemoteError
 from stormbreak.batch.store.provider_batches import Counts, RemoteBatch
 from stormbreak.errors import StormbreakError
 from stormbreak.http.resource import Resource
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Verdict
 
 PIECE = 256 * 1024  # bytes of an upload that are sent at once

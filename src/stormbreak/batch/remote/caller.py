@@ -19,9 +19,9 @@ from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Final, Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError, StormbreakError
 from stormbreak.hidden_keys import hidden
-from stormbreak.http import models
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.resource import Resource
+from stormbreak.http.response import Response
 from stormbreak.types import CallResult, Verdict
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Caller:
             fate = schedule.settle(turn, ended, time.monotonic(), random.random())  # noqa: S311 - no secret
             if ended.outcome.verdict is Verdict.OK:
                 self._reached = True
-                response: models.Response = ended.outcome.value
+                response: Response = ended.outcome.value
                 return response.body
             self._check_reached(ended, began)
             if found is not None and ended.maybe_processed:
@@ -110,7 +110,7 @@ class Caller:
     def _explained(self, ended: CallResult, fate: Final, what: str) -> str:
         failure = failure_of(ended, fate, time.monotonic())
         received = ended.outcome.value
-        body = received.body if isinstance(received, models.Response) else b""
+        body = received.body if isinstance(received, Response) else b""
         parts = [
             f"{hidden(self.client.base_url)}: cannot {what}",
             failure.message,

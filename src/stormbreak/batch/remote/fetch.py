@@ -27,8 +27,8 @@ from stormbreak.batch.store.run_file import Run, bill_batch
 from stormbreak.core.row_schedule import Final
 from stormbreak.cost.accounts import Account, Bill, ModelUsage
 from stormbreak.cost.token_prices import Service
-from stormbreak.http import models
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.response import Response as ReceivedResponse
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import VERDICT_OK, CallResult, Outcome, Usage, Verdict
 
 TRIES = 3  # downloads of results that are not whole
@@ -142,7 +142,7 @@ class Fetcher:
         if journal.is_done(index):  # by an earlier call, which was killed
             return True
         received = outcome.value
-        assert isinstance(received, models.Response)
+        assert isinstance(received, ReceivedResponse)
         written = Response(
             status_code=response.status,
             request_id=received.parsed.request_id,

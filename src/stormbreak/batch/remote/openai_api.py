@@ -21,7 +21,8 @@ from stormbreak.batch.remote.api import (
     path_part,
 )
 from stormbreak.batch.store.provider_batches import Counts, RemoteBatch
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 
 LABEL = "stormbreak"  # of our metadata
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -91,7 +92,6 @@ class FileBatches(BatchApi):
     skew = 86_400
 
     def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
-        """Encode a line."""
         head = encode({"custom_id": f"{token}-{index}", "method": "POST", "url": f"/v1{endpoint}"})
         return b'%b,"body":%b}\n' % (head[:-1], body)
 
@@ -135,7 +135,6 @@ class FileBatches(BatchApi):
         batch: RemoteBatch,
         known: frozenset[str],  # noqa: ARG002
     ) -> RemoteStatus | None:
-        """Find the batch by its metadata or its file."""
         async for found in self._listed(_BATCH, f"{self.place}?", batch):
             ours = (found.metadata or {}).get(LABEL) == batch.token
             if ours or found.input_file_id == batch.file:  # not all servers keep metadata

@@ -16,7 +16,7 @@ from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.request import RequestTemplate, without_stream
 
 _TOKEN = "0" * 16  # as long as any other one
@@ -48,7 +48,6 @@ class Plan:
     max_usd: Decimal | None
 
     def add(self, row: "Plan") -> None:
-        """Add a row."""
         self.indices += row.indices
         self.size += row.size
         self.weight += row.weight

@@ -19,7 +19,7 @@ from stormbreak.batch.running.snapshot import (
     stopping,
 )
 from stormbreak.batch.running.workers import Running
-from stormbreak.cost.numbers import format_cost, short, span
+from stormbreak.cost.formatting import format_cost, short, span
 
 WIDEST = 100  # columns
 _NAME = 8  # columns of a name
@@ -45,7 +45,6 @@ class Panel:
             self._show(Text(reading(rows), style="dim"))
 
     def tick(self, runner: Running) -> None:
-        """Show the snapshot of the runner."""
         snapshot = runner.snapshot
         self._show(panel(snapshot, *self._throughput.update(snapshot), self._width()))
 
@@ -61,7 +60,6 @@ def notebook_panel() -> Panel | None:
 
 
 def panel(snapshot: RunSnapshot, rate: float, eta: float | None, width: int) -> RenderableType:
-    """Draw the panel."""
     table = Table.grid(expand=True)
     table.width = min(width - 2, WIDEST)  # or the ^C that a terminal echoes breaks the line
     table.add_row(_bar(snapshot, eta))

@@ -44,12 +44,12 @@ from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Sent
-from stormbreak.http import models
 from stormbreak.http.answer_schema import AnswerSchema, Repairs
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.failures import OPEN_FILES, is_out_of_files
 from stormbreak.http.h1.server import new_loop
-from stormbreak.http.models import CONNECT_TIMEOUT
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT
+from stormbreak.http.response import Response as ReceivedResponse
 from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
@@ -311,7 +311,7 @@ class Runner:
         self._repairs.pop(row.index, None)
         received = ended.outcome.value
         response = None
-        if isinstance(received, models.Response):
+        if isinstance(received, ReceivedResponse):
             who = _answered_by(ended) if fate.ok else None
             response = _response(received, who, attempts=fate.attempts)
         if fate.ok:
@@ -569,7 +569,7 @@ def _answered_by(ended: CallResult) -> str | None:
     return None if ended.source == TARGET else ended.source
 
 
-def _response(received: models.Response, answered_by: str | None, *, attempts: int) -> Response:
+def _response(received: ReceivedResponse, answered_by: str | None, *, attempts: int) -> Response:
     return Response(
         status_code=received.status,
         request_id=received.parsed.request_id,

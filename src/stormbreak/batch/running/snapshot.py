@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any
 
 from stormbreak.cost.accounts import Cost, SpendLimit
-from stormbreak.drivers.explain import slow_reason
+from stormbreak.drivers.slow_reason import slow_reason
 from stormbreak.escape import plain
 from stormbreak.events import Returned
 

@@ -48,12 +48,10 @@ class Histogram:
         return self._counts.total()
 
     def add(self, seconds: float) -> None:
-        """Count one."""
         bounded = min(max(seconds, LEAST), MOST) if seconds == seconds else LEAST  # noqa: PLR0124 - NaN
         self._counts[floor(log(bounded / LEAST) / _LOG)] += 1
 
     def update(self, other: "Histogram") -> None:
-        """Add the counts of the other one."""
         self._counts.update(other._counts)  # noqa: SLF001 - of this very class
 
     def quantile(self, ratio: float) -> float | None:
@@ -184,7 +182,6 @@ class RunStats:
         return now - min(self._sent.values(), default=now)
 
     def hear(self, event: Event) -> None:
-        """Count an event."""
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
@@ -206,7 +203,6 @@ class RunStats:
         self.maybe_processed += 1
 
     def add_usage(self, usage: Usage) -> None:
-        """Count the tokens of one answer."""
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
 

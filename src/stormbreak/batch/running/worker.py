@@ -90,7 +90,6 @@ class Reports:
         self._lock = new_lock()
 
     def send(self, report: RunSnapshot | bytes | Spent | Ended | Failed) -> None:
-        """Send one."""
         with self._lock, suppress(OSError):
             self._connection.send(report)
 
@@ -102,7 +101,6 @@ class WorkerStore(Store):
     reports: Reports
 
     def note(self, account: Account, pauses: Mapping[str, float]) -> None:
-        """Report what has been spent by now."""
         self.reports.send(Spent(account, pauses))
 
 

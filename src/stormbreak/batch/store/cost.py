@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import reduce
 from pathlib import Path
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.run_file import read_existing_run
 from stormbreak.cost.accounts import Account, ModelUsage, Span, TokenSum
@@ -100,7 +100,7 @@ def _uses(output: Path) -> tuple[Use, ...]:
         system_errors_at(output),
         errors_at(path_of(output)),
         suppress(FileNotFoundError),
-        toml_file.opened(output) as file,
+        file_reader.opened(output) as file,
     ):
         return sum_usage(read_answers(file))
     return ()

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import DecodeError, Raw, Struct, ValidationError
 from msgspec.json import Decoder, encode
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.input.index import Rows
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, system_errors_at
@@ -72,7 +72,6 @@ class Tries(NamedTuple):
     maybe_processed: int
 
     def plus(self, more: "Tries") -> "Tries":
-        """Both together."""
         return Tries(self.attempts + more.attempts, self.maybe_processed + more.maybe_processed)
 
 
@@ -91,7 +90,6 @@ class Entry(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset behind the line."""
         return self.offset + len(self.raw)
 
 
@@ -133,7 +131,7 @@ def entries(path: Path) -> Iterator[Entry]:
     with (
         system_errors_at(path),
         suppress(FileNotFoundError),
-        toml_file.opened(path, buffering=2**20) as file,
+        file_reader.opened(path, buffering=2**20) as file,
     ):
         offset = 0
         for number, raw in enumerate(file, 1):
@@ -156,7 +154,7 @@ def count_lines(path: Path) -> int:
     with (
         system_errors_at(path),
         suppress(FileNotFoundError),
-        toml_file.opened(path, buffering=2**20) as file,
+        file_reader.opened(path, buffering=2**20) as file,
     ):
         return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
     return 0

@@ -21,7 +21,7 @@ from msgspec import DecodeError, Struct
 from msgspec.json import Decoder, encode
 from msgspec.structs import replace
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.store.durable_file import PRIVATE, remove, replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.errors import ConfigurationError
@@ -122,7 +122,6 @@ class RemoteBatch(Struct, frozen=True, kw_only=True):
 
     @property
     def ranges(self) -> RowRanges:
-        """Its rows."""
         return RowRanges(self.rows)
 
     @property
@@ -181,7 +180,6 @@ class BatchFolder:
         return path
 
     def drop_results(self, batch: RemoteBatch) -> None:
-        """Remove that file."""
         remove(self.path_of(batch, ".results"))
 
 
@@ -203,7 +201,7 @@ def require_no_batches(files: BatchPaths) -> None:
 def _read(path: Path) -> RemoteBatch:
     try:
         with system_errors_at(path):
-            batch = _DECODER.decode(toml_file.read_bytes(path, what="a batch"))
+            batch = _DECODER.decode(file_reader.read_bytes(path, what="a batch"))
     except (DecodeError, UnicodeDecodeError, RecursionError):
         raise ConfigurationError(f"{path_of(path)}: not a batch of stormbreak") from None
     if batch.version != VERSION:

@@ -151,7 +151,6 @@ class RowJournal:
         return state == _RETRY or (state == _LEFT and self._choice.fresh)
 
     def is_done(self, index: int) -> bool:
-        """Whether the row is answered."""
         return self._states[index] == _DONE
 
     def tries_of_refused(self, index: int) -> int:

@@ -21,7 +21,7 @@ from msgspec import DecodeError, convert, to_builtins
 from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
-from stormbreak import toml_file
+from stormbreak import file_reader
 from stormbreak.batch.input.index import Rows
 from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Choice
 from stormbreak.batch.store.durable_file import replacing
@@ -85,7 +85,7 @@ _RUN = Decoder(Run)
 def read_run(files: BatchPaths) -> Run | None:
     """Read the run file; None if there is none."""
     try:
-        with toml_file.opened(files.run) as file:
+        with file_reader.opened(files.run) as file:
             content = file.read()
     except FileNotFoundError:
         return None

@@ -26,7 +26,7 @@ from stormbreak.cli.batch.status import in_journal, retry_command
 from stormbreak.cli.command import flag, options, subcommand
 from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say, warn
-from stormbreak.cost.numbers import format_cost
+from stormbreak.cost.formatting import format_cost
 from stormbreak.escape import path_of, plain
 
 F = TypeVar("F", bound=Callable[..., Any])

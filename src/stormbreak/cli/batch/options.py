@@ -194,7 +194,6 @@ _TIMEOUTS = options(
 
 
 def run_options(command: F) -> F:
-    """Add the options of a run."""
     return _DESTINATION(_ANSWERS(_CONCURRENCY(_LIMITS(_TIMEOUTS(_RESULTS(command))))))
 
 

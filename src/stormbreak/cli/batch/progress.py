@@ -16,7 +16,7 @@ from stormbreak.batch.running.snapshot import (
     stopping,
 )
 from stormbreak.batch.running.workers import Running
-from stormbreak.cost.numbers import format_cost, span
+from stormbreak.cost.formatting import format_cost, span
 
 if TYPE_CHECKING:
     from stormbreak.batch.running.progress_panel import Panel

@@ -16,7 +16,7 @@ from stormbreak.cli.command import options, subcommand
 from stormbreak.cli.options import FILE, JSON, PRICES
 from stormbreak.cli.output import json_text, say
 from stormbreak.core.row_schedule import PROBE_ROWS
-from stormbreak.cost.numbers import format_cost
+from stormbreak.cost.formatting import format_cost
 from stormbreak.escape import path_of
 from stormbreak.types import Verdict
 

@@ -68,7 +68,6 @@ class StatusSocket(AbstractContextManager["StatusSocket"]):
         return encoded(self._status.live.state())
 
     def show(self, states: Sequence[bytes]) -> None:
-        """Show the states of all workers."""
         self._status.live.workers = [decoded(each) for each in states]
 
     def _open_socket(self) -> None:

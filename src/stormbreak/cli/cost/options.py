@@ -41,7 +41,6 @@ class Amount(Value[Decimal]):
         self._zero = zero
 
     def parse(self, text: str) -> Decimal:
-        """Return the number."""
         number = Decimal(text) if _NUMBER.fullmatch(text) else None
         if number is None or not self._fits(number):
             raise ValueError(f"must be {self._wanted}, got {quoted(text)}")
@@ -59,7 +58,6 @@ class Volume(Value[tuple[int, ...]]):
         self._several = several
 
     def parse(self, text: str) -> tuple[int, ...]:
-        """Return the numbers."""
         words = text.split(",") if self._several else [text]
         return tuple(dict.fromkeys(self._one(word.strip()) for word in words))
 

@@ -180,7 +180,6 @@ def source_notes(rows: Sequence[Row], lookup: PriceLookup) -> Iterator[str]:
 
 
 def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
-    """Describe the sources of prices."""
     for source in dict.fromkeys(prices.source for prices in priced):
         yield source_note(source)
         file = lookup.files.get(source.name)
@@ -190,7 +189,6 @@ def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
 
 
 def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
-    """List the notes on single prices."""
     for prices in dict.fromkeys(priced):
         if prices.notes:
             yield f"{prices.place}: {'; '.join(prices.notes)}."
@@ -199,7 +197,6 @@ def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
 
 
 def sentence(text: str) -> str:
-    """Write a reason as a sentence."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
 
 

@@ -49,7 +49,6 @@ class Result:
     move: Migration | None = None
 
     def write(self, output: Output) -> None:
-        """Print it, and write the report."""
         facts = CostFacts(
             kind="what a move brings" if self.move else "what an outage costs",
             title="; ".join(self.titles),

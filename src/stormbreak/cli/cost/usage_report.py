@@ -72,7 +72,6 @@ class Hour(Value[float]):
     name = "DAY"
 
     def parse(self, text: str) -> float:
-        """Return the time."""
         try:
             at = datetime.fromisoformat(text)
             seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

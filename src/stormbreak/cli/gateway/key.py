@@ -7,7 +7,7 @@ from stormbreak.cli.output import say
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.keys import digest_of, new_key
 from stormbreak.hidden_keys import quoted
-from stormbreak.toml_validation import BARE
+from stormbreak.toml_reader import BARE
 
 
 @subcommand("stormbreak gateway key new app >> gateway.toml")
@@ -32,5 +32,4 @@ def show_key(name: str, key: str) -> None:
 
 
 def lines_of(name: str, key: str) -> str:
-    """Return the lines for the settings file."""
     return f'\n[keys.{name}]\nsha256 = "{digest_of(key.encode())}"'

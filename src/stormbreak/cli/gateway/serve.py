@@ -16,13 +16,14 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.drivers.garbage import collect_less_often
 from stormbreak.escape import LABEL, shown
 from stormbreak.gateway.keys import ClientKey
-from stormbreak.gateway.lifecycle import Lifecycle, log_to_stderr
+from stormbreak.gateway.lifecycle import Lifecycle
+from stormbreak.gateway.logs import log_to_stderr
 from stormbreak.gateway.parent import GatewayParent
 from stormbreak.gateway.process import Gateway, check, with_options
-from stormbreak.gateway.rules import GatewayRules
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.http.h1.server import new_loop
-from stormbreak.toml_validation import word_of
+from stormbreak.toml_reader import word_of
 
 MAX_WORKERS = 128
 _SPANS = (("hour", 3600.0), ("minute", 60.0))

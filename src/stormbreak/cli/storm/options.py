@@ -48,7 +48,6 @@ JOBS = option("-j --jobs", Integer(), "Simulations in parallel.", default=1)
 
 
 def policy(default: str) -> Callable[..., Any]:
-    """Return the option for the policy to test."""
     return option("-p --policy", POLICY_METAVAR, "The policy to test.", show_default=default)
 
 

@@ -83,7 +83,6 @@ def summary_of(storm: Scenario, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def measures_of(results: Sequence[Result]) -> list[Measures]:
-    """Return the measures of each run."""
     return [one.measures for one in results]
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 _REMEMBERED = 256  # URLs; hardly anybody uses more than some endpoints
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 _SAFE = "/:?#[]@!$&'()*+,;=%~"  # is in a URL as it is (RFC 3986, section 2)
 
 
@@ -32,5 +32,5 @@ def address_of(url: str) -> Address:
     if not target.isascii() or " " in target:
         target = quote(target, safe=_SAFE)
     secure = parts.scheme == "https"
-    authority = name if port in (None, _PORTS[parts.scheme]) else f"{name}:{port}"
-    return Address(secure, host, port or _PORTS[parts.scheme], authority, target)
+    authority = name if port in (None, PORTS[parts.scheme]) else f"{name}:{port}"
+    return Address(secure, host, port or PORTS[parts.scheme], authority, target)

@@ -24,7 +24,7 @@ from stormbreak.http.h1.socket_response import (
     open_response,
     whole_response,
 )
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome
 
 _PARENTS: list[object] = []  # never collected in a child, since that would close it

@@ -15,7 +15,7 @@ from stormbreak.drivers.timeouts import call_at
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.exchange import LOST, SMALL, UNREAD, Exchange, head_of
 from stormbreak.http.h1.proxy import Proxy
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 
 
 class Owner(Protocol):
@@ -87,13 +87,11 @@ class AsyncExchange(Exchange):
 
     @property
     def is_sent(self) -> bool:
-        """Whether the whole request has left."""
         upload = self.upload
         done = upload is None or upload.done()
         return done and not self.socket.transport.get_write_buffer_size()
 
     def drop(self) -> None:
-        """Close the connection, on whatever thread a finalizer runs."""
         with suppress(RuntimeError):  # a loop that is closed
             self._loop.call_soon_threadsafe(self.fail, LOST)
 
@@ -108,7 +106,6 @@ class AsyncExchange(Exchange):
             self.upload = None  # its traceback holds the body
 
     def wake(self) -> None:
-        """Wake the reader."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -133,7 +130,6 @@ class AsyncExchange(Exchange):
             self._waiting_since = inf
 
     def limit_silence(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
         if seconds < self._idle and not self.over:
             self._idle = seconds
             self._look_at(self._loop.time() + seconds)
@@ -176,7 +172,6 @@ class Socket(asyncio.Protocol):
         self._poller: select.poll | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio connected it."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -195,7 +190,6 @@ class Socket(asyncio.Protocol):
             self._ended = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio closed it."""
         self.resume_writing()
         exchange = self.exchange
         if exc is not None and exchange is not None:

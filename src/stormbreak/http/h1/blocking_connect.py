@@ -150,7 +150,6 @@ async def _tunnel(sock: socket.socket, address: Address, proxy: Proxy, until: fl
 async def _secured(
     sock: socket.socket, address: Address, tls: ssl.SSLContext, until: float
 ) -> ssl.SSLSocket:
-    """The socket with TLS on it."""
     try:
         secured = tls.wrap_socket(
             sock,

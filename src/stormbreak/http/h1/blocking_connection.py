@@ -16,7 +16,7 @@ from stormbreak.http.h1.exchange import BAD_HEADER, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import Proxy
 from stormbreak.http.h1.socket_response import SocketResponse, open_response, whole_response
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome
 
 
@@ -31,7 +31,6 @@ class BlockingConnection:
 
     @property
     def blocking(self) -> Self:
-        """Itself."""
         return self
 
     async def exchange(self, request: PreparedRequest) -> ExchangeResult:

@@ -7,7 +7,7 @@ from math import inf
 from stormbreak.drivers.blocking import READ, WRITE, SocketWait, running_strand
 from stormbreak.http.h1.blocking_pool import PooledSocket
 from stormbreak.http.h1.exchange import LOST, SMALL, Exchange
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome
 
 _CHUNK = 64 * 1024  # bytes that are read at a time
@@ -154,9 +154,7 @@ class BlockingExchange(Exchange):
             super()._leave()
 
     def limit_silence(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
         self._idle = min(self._idle, seconds)
 
     def drop(self) -> None:
-        """Close the connection."""
         self.fail(LOST)

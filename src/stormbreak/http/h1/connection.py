@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 from stormbreak.drivers.blocking import Signal, blocks_here
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
-from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- repeated headers
@@ -141,7 +141,6 @@ class ThreadsMemory(BodyMemory):
         reset_in_child(self._forget)
 
     async def take(self, held: "Held", size: int) -> None:
-        """Wait until a body has `size` more bytes."""
         with self._lock:
             if not self.waiting and self.grants(held, size):
                 return

@@ -79,7 +79,6 @@ class ConnectionFactory:
             )  # wrong files fail at the start
 
     def connection_to(self, origin: Origin) -> Connection:
-        """Make the connection to an origin."""
         from stormbreak.http.h1.async_connection import AsyncConnection  # noqa: PLC0415 - only when needed
 
         if self._wrapped is not None:

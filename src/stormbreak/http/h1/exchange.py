@@ -18,8 +18,8 @@ from stormbreak.http.h1.response_parser import (
     given_names,
     request_head,
 )
-from stormbreak.http.models import KeyedHeaders, PreparedRequest
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.prepared_request import KeyedHeaders, PreparedRequest
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 UNREAD = 256 * 1024  # bytes of a body that wait to be read; beyond it the server has to wait

@@ -58,7 +58,6 @@ class ServerResponse(msgspec.Struct, frozen=True):  # its constructor is not wri
     media: str = JSON
 
     def with_headers(self, *headers: tuple[str, str]) -> "ServerResponse":
-        """Return it with further headers."""
         return ServerResponse(self.status, self.body, self.headers + headers, self.media)
 
     def __repr__(self) -> str:
@@ -125,7 +124,6 @@ class ServerConnection(asyncio.Protocol):
     # ------------------------------------------------------------ called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Open."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else ""
@@ -177,7 +175,6 @@ class ServerConnection(asyncio.Protocol):
         self._since = self._loop.time()
 
     def resume_writing(self) -> None:
-        """Note that it does."""
         self.is_full = False
         self._wake()
 

@@ -12,8 +12,8 @@ from stormbreak.http.h1.decompression import (
     decoder_of,
 )
 from stormbreak.http.h1.exchange import Exchange
-from stormbreak.http.models import PreparedRequest
-from stormbreak.llm.models import HttpResponse
+from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 

@@ -20,7 +20,7 @@ from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_request import OURS, SdkRequest, read_timeouts
 from stormbreak.http.transports.sdk_response import Failure, failure_of
 from stormbreak.http.transports.wrapped_body import LATE, WrappedBody, parser_of
-from stormbreak.llm.models import HttpResponse
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 T = TypeVar("T")
@@ -105,7 +105,6 @@ class Library:
         return SdkRequest(request.method.upper(), str(request.url), headers, timeouts)
 
     def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
-        """Make a request for an inner transport."""
         return self._module.Request(method, url, headers=_as_sent(headers), **more)
 
     def wrap_response(
@@ -313,7 +312,6 @@ class StreamBody(Body):
         return self._stream.run(reading)
 
     async def free(self) -> None:
-        """Close the connection, and free what the call holds. A second time does nothing."""
         await self._stream.aclose()
 
 

@@ -129,7 +129,6 @@ class OriginResolver:
                     self._connections.pop(place, None)
 
     def connections(self) -> tuple[Connection, ...]:
-        """Return all of them."""
         return tuple(self._connections.values())
 
 

@@ -7,11 +7,11 @@ from urllib.parse import urljoin
 from stormbreak.drivers.blocking import LateError, in_time
 from stormbreak.http.endpoint import same_origin
 from stormbreak.http.h1.connection import Connection, ResponseStream
-from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.transports.sdk_request import SdkRequest, without_hops
 from stormbreak.http.transports.sdk_response import Failure, failure_of
 from stormbreak.http.transports.wrapped_body import LATE
-from stormbreak.llm.models import HttpResponse
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome
 
 # ---------------------------------------------------------------- upload

@@ -16,17 +16,17 @@ from stormbreak.drivers.scope import Scope, checked_labels, checked_text, curren
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import quoted
 from stormbreak.http.endpoint import Passed
-from stormbreak.http.models import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate
 from stormbreak.http.routing import Route
-from stormbreak.llm.models import FREE, Shape, endpoint_of, known_end
+from stormbreak.llm.endpoints import FREE, Shape, known_end, shape_of
 from stormbreak.llm.stream_reader import FORMATS
 from stormbreak.types import Priority
 
 R = TypeVar("R")
 
 OURS = "x-stormbreak-"  # the prefix of the headers that are meant for us
-_KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"
 _MAX_URLS = 64  # that are remembered
@@ -57,7 +57,7 @@ class SdkRequest(NamedTuple):
     @property
     def key(self) -> str | None:
         """Its API key, from a header or the URL."""
-        for name in _KEY_HEADERS:
+        for name in KEY_HEADERS:
             word = self.headers.get(name, "").rpartition(" ")[2]
             if word:
                 return word
@@ -108,7 +108,6 @@ def without_hops(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_timeouts(extensions: Mapping[str, Any]) -> SdkTimeouts:
-    """Read the timeouts in the extensions of a request."""
     timeouts = extensions.get("timeout") or {}
     return SdkTimeouts(_seconds(timeouts.get("connect")), _seconds(timeouts.get("read")))
 
@@ -136,7 +135,7 @@ def _endpoint_in(url: str) -> str | None:
     for end in FREE:
         if path.endswith(end):
             return end
-    if endpoint_of(path) is Shape.JSON:
+    if shape_of(path) is Shape.JSON:
         return None
     return known_end(path) or path[path.rindex("/") :]
 

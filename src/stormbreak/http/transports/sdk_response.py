@@ -12,9 +12,10 @@ import msgspec
 from stormbreak.core.spend_policy import COST
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
-from stormbreak.http.models import Response
+from stormbreak.http.response import Response
 from stormbreak.http.transports.sdk_request import without_hops
-from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import TREATMENTS, CallResult, Outcome, Rejection, Target, Verdict
 

@@ -23,22 +23,29 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
 from stormbreak.core.target_state import Listener
 from stormbreak.core.tenant import TenantLimits
-from stormbreak.drivers.asyncio_driver import Asker, AsyncioDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking import LateError, in_time
 from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.explain import AttemptHistory
-from stormbreak.drivers.listeners import Attached, subscribe
+from stormbreak.drivers.listeners import Attached
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import same_origin
 from stormbreak.http.h1.connection import Connection, RepeatableHeaders, with_repeats
 from stormbreak.http.h1.connection_factory import Cert, ConnectionFactory, Verify
-from stormbreak.http.local_answers import Degraded, LocalAnswers, LocalRequest
+from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import NO_MODEL, Lookup
 from stormbreak.http.routing import OriginConnections, Routes, TargetConfig
-from stormbreak.http.session import BufferedSender, StreamSender, limit_output, make_call
+from stormbreak.http.session import (
+    BufferedSender,
+    StreamSender,
+    asker_of,
+    cache_answer,
+    limit_output,
+    make_call,
+)
 from stormbreak.http.settings import LiveSettings
 from stormbreak.http.stream import Stream
 from stormbreak.http.stream_source import Source
@@ -61,7 +68,7 @@ from stormbreak.http.transports.sdk_response import (
 )
 from stormbreak.http.transports.wrapped_body import LATE, seconds_to
 from stormbreak.http.transports.wrapped_connection import WrappedConnection, check_wrapped
-from stormbreak.llm.models import endpoint_of
+from stormbreak.llm.endpoints import shape_of
 from stormbreak.types import Call, CallResult, Outcome, Rejection, Target, Verdict
 
 UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or lasts on the server"
@@ -70,17 +77,6 @@ UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or 
 
 def _forget(driver: AsyncioDriver | BlockingDriver, targets: Iterable[Target]) -> bool:
     return driver.between_steps(lambda engine, now: engine.forget(targets, now))
-
-
-def _local_request(source: ModelCall, config: TargetConfig) -> LocalRequest:
-    return source.local_request(config.origin.base_url, config.origin.api_key)
-
-
-def _asker(source: ModelCall | Lookup, config: TargetConfig) -> Asker | None:
-    if not isinstance(source, ModelCall):
-        return None
-    local = _local_request(source, config)
-    return lambda ask: config.local_answers.find(ask, local)
 
 
 def _with_own_cookies(
@@ -207,7 +203,6 @@ class SdkTransport:
         return AsyncioDriver(self.engine)
 
     def _wrap(self, inner: Any) -> Connection:
-        """Make a connection of an inner transport."""
         return WrappedConnection(self.library, inner)
 
     async def _run(self, source: ModelCall | Lookup, sdk_request: SdkRequest, request: Any) -> Any:
@@ -276,7 +271,8 @@ class SdkTransport:
         call = self._make_call(source, target, config, steps, sdk_request.timeouts, scope)
         driver = self._driver
         sender = self._sender(source, config, sdk_request.timeouts)
-        opened = await driver.open(call, sender, _asker(source, config) if steps else None)
+        asker = asker_of(config, source) if steps and isinstance(source, ModelCall) else None
+        opened = await driver.open(call, sender, asker)
         stream_source = sender.stream_source
         if isinstance(opened, Delivery):
             assert stream_source is not None
@@ -291,8 +287,8 @@ class SdkTransport:
             return self._stream_response(
                 stream_source, config.routes, history, opened, sdk_request, request
             )
-        if config.local_answers.caches and isinstance(source, ModelCall):
-            config.local_answers.store(_local_request(source, config), opened)
+        if isinstance(source, ModelCall):
+            cache_answer(config, source, opened)
         result = response_for(source.shape, history, opened, driver.clock())
         if isinstance(result, Failure):
             return result
@@ -372,7 +368,7 @@ class SdkTransport:
             Outcome(Verdict.REJECTED, rejection=Rejection(COST, UNCOUNTED)), stopped=COST
         )
         history = AttemptHistory(target, ended)
-        reply = response_for(endpoint_of(endpoint), history, ended, self._driver.clock())
+        reply = response_for(shape_of(endpoint), history, ended, self._driver.clock())
         assert isinstance(reply, Reply), "a rejection is answered"
         return self.library.response(
             reply.status, reply.headers, history=history, content=reply.body
@@ -446,7 +442,7 @@ class SdkTransport:
 
         It may not make calls through this transport.
         """
-        return subscribe(self.engine, listener)
+        return Attached(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget."""
@@ -513,7 +509,6 @@ class RecentFailures:
         self._kept: OrderedDict[bytes, tuple[float, Failure]] = OrderedDict()
 
     def keep(self, request: SdkRequest, body: bytes, failure: Failure) -> None:
-        """Remember the failure of a request."""
         self._kept[_digest(request, body)] = self._clock(), failure
         while len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)

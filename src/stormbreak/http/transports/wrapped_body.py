@@ -136,13 +136,11 @@ class WrappedBody:
         return chunk
 
     def close(self) -> None:
-        """Close the response."""
         if self._parser is not None:
             close_if_unrequested(self._parser, self._network_stream)
         self._stream.close()
 
     async def aclose(self) -> None:
-        """Close the response."""
         if self._parser is not None:
             close_if_unrequested(self._parser, self._network_stream)
         await self._stream.aclose()

@@ -24,7 +24,7 @@ from stormbreak.http.h1.connection import (
     collect,
     silent_body,
 )
-from stormbreak.http.models import PreparedRequest
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.transports.interruptible import interruptible
 from stormbreak.http.transports.library import Library
 from stormbreak.types import Outcome
@@ -95,7 +95,6 @@ class WrappedConnection(_WrappedConnection):
         raise AssertionError("an asynchronous transport does not send for blocking code")
 
     async def open(self, request: PreparedRequest) -> "WrappedResponse | Outcome":
-        """Send once, and wait for the head of the response. Cancelling closes the connection."""
         try:
             response = await self._inner.handle_async_request(self._made(request))
         except self._library.errors as error:
@@ -126,11 +125,9 @@ class BlockingWrappedConnection(_WrappedConnection):
 
     @property
     def blocking(self) -> Self:
-        """Itself."""
         return self
 
     async def open(self, request: PreparedRequest) -> "BlockingWrappedResponse | Outcome":
-        """Send once, and wait for the head of the response. Cancelling closes the connection."""
         made = self._made(request)
         try:
             response = interruptible(partial(self._inner.handle_request, made), undo=_close)
@@ -140,7 +137,6 @@ class BlockingWrappedConnection(_WrappedConnection):
         return BlockingWrappedResponse(response, self._library, request.max_bytes)
 
     async def close(self) -> None:
-        """Close the inner transport."""
         self._inner.close()
 
 
@@ -223,7 +219,6 @@ class BlockingWrappedResponse(_WrappedResponse):
                 self._response.close()
 
     def close(self) -> None:
-        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
         if self._closed:
             return
         self._closed = True
@@ -273,7 +268,6 @@ class WrappedResponse(_WrappedResponse):
             self._waiting = None
 
     def close(self) -> None:
-        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
         if self._closed:
             return
         self._closed = True

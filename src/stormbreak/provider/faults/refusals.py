@@ -62,7 +62,6 @@ _REFUSALS: Mapping[Kind, Refusal] = {
 
 
 def refused(kind: Kind, format_: Format, headers: Headers) -> Script:
-    """Make the script of a refusal."""
     if kind in _CONNECTION:
         return _CONNECTION[kind]
     if kind in _EDGE:

@@ -35,7 +35,6 @@ def text_for(digest: str, schema: Any = None) -> str:
 
 
 def pieces(text: str) -> list[str]:
-    """Split a text into its streamed pieces."""
     first, *rest = text.split(" ")
     return [first, *(f" {word}" for word in rest)]
 
@@ -103,7 +102,6 @@ class ParsedRequest(NamedTuple):
 
     @property
     def choices(self) -> list[Choice]:
-        """The choices of its answer."""
         if self.empty:
             return []
         return [self._choice(place) for place in range(self.format.choice_count(self.payload))]
@@ -159,7 +157,6 @@ class ParsedRequest(NamedTuple):
 
     @property
     def key(self) -> int:
-        """The digest as a number."""
         return int(self.digest, 16)
 
     def __repr__(self) -> str:
@@ -257,7 +254,6 @@ NamedEvent: TypeAlias = tuple[str, dict[str, Any]]  # the name of an event, and 
 
 
 def named_event(name: str, fields: Mapping[str, Any]) -> bytes:
-    """Encode a named event."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(fields))
 
 

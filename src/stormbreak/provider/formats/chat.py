@@ -26,12 +26,10 @@ def output_tokens(payload: Mapping[str, Any], default: int) -> int:
 
 
 def choice_count(payload: Mapping[str, Any]) -> int:
-    """Return the number of choices."""
     return min(max(whole_number(payload.get("n"), 1), 1), _MAX_CHOICES)
 
 
 def usage_of(request: ParsedRequest) -> dict[str, Any]:
-    """Return the usage."""
     return {
         "prompt_tokens": request.input_tokens,
         "total_tokens": request.input_tokens + request.answer_tokens,

@@ -75,12 +75,10 @@ def _schema_of(payload: Mapping[str, Any]) -> Any:
 
 
 def text_of(payload: Mapping[str, Any]) -> str:
-    """Return the text that answers a request."""
     return text_for(request_digest(payload), _schema_of(payload))
 
 
 def request_digest(payload: Mapping[str, Any]) -> str:
-    """Compute the digest that identifies a request."""
     return _digest(_essence(payload))
 
 

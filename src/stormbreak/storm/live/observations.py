@@ -34,7 +34,6 @@ class Prompts:
         self._mark = re.compile(rb"call (\d{1,9}) of " + re.escape(of.encode()))
 
     def prompt(self, number: int) -> str:
-        """The prompt of a call."""
         return f"call {number} of {self._of}: say something about the weather."
 
     def number_in(self, body: bytes) -> int | None:
@@ -85,7 +84,6 @@ class Observations:
         self.answers = 0  # first answers of calls
 
     def received(self, request: ParsedRequest, at: float) -> None:
-        """Record an attempt."""
         second = int(at)
         self.attempts.extend([0] * (second + 1 - len(self.attempts)))
         self.attempts[second] += 1
@@ -99,7 +97,6 @@ class Observations:
         call.attempts += 1
 
     def answered(self, request: ParsedRequest, at: float) -> None:
-        """Record an answer."""
         name = self._matched_by(request)
         call = None if name is None else self.calls.get(name)
         if call is not None and call.answered_at is None:
@@ -107,7 +104,6 @@ class Observations:
             self.answers += 1
 
     def has_answered(self, name: Name) -> bool:
-        """Whether that call is answered."""
         call = self.calls.get(name)
         return call is not None and call.answered_at is not None
 

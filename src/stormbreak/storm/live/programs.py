@@ -176,7 +176,6 @@ async def _gone(copies: Sequence[Copy]) -> None:
 
 
 def environment(base_url: str) -> dict[str, str]:
-    """Return the environment of a program."""
     away = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
     direct = ",".join(filter(None, ["127.0.0.1", away]))
     return {

@@ -14,7 +14,7 @@ from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.listeners import subscribe
+from stormbreak.drivers.listeners import Attached
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
 from stormbreak.telemetry.event_metrics import FAMILIES, updates_of
@@ -71,7 +71,7 @@ class Tracing:
                 "the engine is traced already: attach only one Tracing object to it"
             )
         spans = Spans(self._tracer, self._genai, labels=self._labels, max_calls=self._max_calls)
-        subscribe(engine, spans)
+        Attached(engine, spans)
         engine.context_listener = spans  # call numbers are unique per engine only
         self._gauges.engines.add(engine)
 

@@ -1,10 +1,10 @@
-"""The values of one attempt over HTTP: the request that is sent, and the response that was read."""
+"""A request as an attempt sends it: everything but the connection is known."""
 
 from collections.abc import AsyncIterable, Mapping
-from typing import Any
 
 from stormbreak.http.h1.address import Address
-from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape, Value
+from stormbreak.llm.endpoints import Shape
+from stormbreak.llm.parsed_response import Value
 
 CONNECT_TIMEOUT = 10.0  # seconds
 
@@ -66,20 +66,3 @@ class PreparedRequest(Value, frozen=True):
     def __repr__(self) -> str:
         size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "a stream"
         return f"PreparedRequest({self.url.partition('?')[0]!r}, {size})"
-
-
-class Response(Value, frozen=True):
-    """A response and what it means; the body of a stream is assembled. Its repr shows no text.
-
-    `original` is what came, headers included. It may repeat the request: only the caller may see it. `value` is what
-    the text holds, where a schema was checked.
-    """
-
-    status: int
-    body: bytes
-    parsed: ParsedResponse
-    original: HttpResponse | None = None
-    value: Any = None
-
-    def __repr__(self) -> str:
-        return f"Response({self.status}, {len(self.body)} bytes, {self.parsed.verdict})"

@@ -1,6 +1,6 @@
 from table_test import table_test
 
-from stormbreak.llm.models import Shape, endpoint_of
+from stormbreak.llm.endpoints import Shape, shape_of
 
 
 @table_test(
@@ -19,4 +19,4 @@ from stormbreak.llm.models import Shape, endpoint_of
     ],
 )
 def test_shape_of_an_endpoint(endpoint, shape):
-    assert endpoint_of(endpoint) is shape
+    assert shape_of(endpoint) is shape

@@ -1,4 +1,4 @@
-"""What one reading of the settings file says: the keys, and where each model name leads. Complete before it is used."""
+"""Where the calls of a client key go, by the model that they name: one reading of the settings file, complete before it is used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

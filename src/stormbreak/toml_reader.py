@@ -1,14 +1,18 @@
-"""Convert TOML tables to dataclasses.
+"""Read TOML: parse a text, and convert its tables to dataclasses.
+
+Errors do not name the file: callers prepend it. A text that contains an API key is rejected, and the key is never
+repeated, since such files are shared.
 
 The fields of the dataclasses, their types and defaults are the schema. Unknown
 keys, wrong types and NaN are rejected at every level with one line: the path of the key, what it must be, what it
-is. Callers prepend the name of the file. For a union of dataclasses, `kind` selects one.
+is. For a union of dataclasses, `kind` selects one.
 Dataclasses check ranges themselves; their messages get the path of their table.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -21,10 +25,16 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
-from stormbreak.hidden_keys import is_secret_name, looks_like_key, quoted
-from stormbreak.toml_file import Table
+from stormbreak.hidden_keys import (
+    has_key_prefix,
+    holds_token,
+    is_secret_name,
+    looks_like_key,
+    quoted,
+)
 
 T = TypeVar("T")
+Table = dict[str, Any]
 
 NONE = "none"
 """None in a policy file: unbounded, or a part that is left out. TOML has no null."""
@@ -32,9 +42,56 @@ NONE = "none"
 BARE = re.compile(r"[\w-]{1,40}", re.ASCII)  # keys that need no quotes in TOML
 MAX_SHOWN = 40  # characters of a key or of the digits of a number
 MAX_ITEMS = 1000  # maximum items of a list
+MAX_DEPTH = 32  # nested tables and lists
 _WANTED = {int: "a whole number", bool: "true or false", str: "a string", Decimal: "a number"}
 
 UNKNOWN = "unknown key "  # the start of messages about unknown keys; all others begin with the path
+
+# ---------------------------------------------------------------- text
+
+
+def parse(text: str, *, what: str, parse_float: Callable[[str], Any] = float) -> Table:
+    """Parse TOML; `parse_float` converts fractions."""
+    _refuse_familiar(text, what)
+    try:
+        table = tomllib.loads(text, parse_float=parse_float)
+    except tomllib.TOMLDecodeError as error:
+        reason = "a key that looks like a secret" if holds_token(str(error)) else error
+        raise ConfigurationError(f"invalid TOML: {reason}") from None
+    except ValueError:  # Python refuses to read an integer of thousands of digits
+        raise ConfigurationError("a number is too long") from None
+    except RecursionError:
+        raise ConfigurationError("nested too deeply") from None
+    check_depth(table)
+    return table
+
+
+def check_depth(table: Table) -> None:
+    """Reject a table that is nested too deeply for recursion; each part of a dotted key is a table."""
+    level: list[tuple[str, object]] = [*table.items()]
+    for _ in range(MAX_DEPTH):
+        level = [(top, inner) for top, value in level for inner in _inside(value)]
+        if not level:
+            return
+    top = quoted(level[0][0])
+    raise ConfigurationError(f"{top} is nested too deeply: more than {MAX_DEPTH} levels")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _refuse_familiar(text: str, what: str) -> None:
+    """Reject a text with an API key in any line, comments included."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if has_key_prefix(line):
+            raise ConfigurationError(
+                f"line {number} looks like it contains an API key; {what} must not contain keys,"
+                " use environment variables"
+            )
+
 
 # ---------------------------------------------------------------- messages
 
@@ -61,7 +118,6 @@ def show(value: Any) -> str:
 
 
 def one_of(words: Iterable[str]) -> str:
-    """List the allowed words."""
     return f"one of {', '.join(words)}"
 
 
