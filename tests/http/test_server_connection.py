@@ -1,6 +1,7 @@
 """A server connection on real sockets: one request at a time, bounds, clients that leave, and a good end."""
 
 import asyncio
+import socket
 import time
 from contextlib import asynccontextmanager
 
@@ -383,6 +384,19 @@ async def test_an_old_client_whose_answer_cancels_itself_is_not_kept():
                 await reader.read()
         await until(lambda: server.connections == 0)
         assert app.finished == []
+
+
+async def test_a_drain_serves_those_who_wait_to_be_accepted():
+    """Found: a burst of 500 in whose midst two workers were told to end; the system reset 397 of them."""
+    async with serving() as (_, server):
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
+        for client in clients:
+            client.sendall(GET % b"a")  # nothing of this lets the event loop accept one
+        clients[0].close()
+        await server.drain(5.0)
+        for client in clients[1:]:
+            with client:
+                assert client.recv(1_000).endswith(b"/a")
 
 
 class Transport:

@@ -29,6 +29,7 @@ class HttpServer:
         self.port = 0
         self._connections: set[ServerConnection] = set()
         self._empty = asyncio.Event()
+        self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -49,6 +50,7 @@ class HttpServer:
                 await loop.create_server(lambda: ServerConnection(self), sock=each, backlog=1)
             )
             each.listen(BACKLOG)
+        self._sockets += sockets
         self.port = sockets[0].getsockname()[1]
         self._watch()
 
@@ -65,9 +67,11 @@ class HttpServer:
     async def drain(self, grace: float) -> None:
         """Stop listening, let answers end for `grace` seconds, then cancel them; close every connection.
 
-        An idle connection may send one more request within a second: the client could not know.
+        An idle connection may send one more request within a second: the client could not know. So may those that wait
+        in the backlog: the system would reset them.
         """
         self.draining = True
+        await self._accept_all()
         for listener in self._listeners:
             listener.close()
         if not await self._emptied(grace):
@@ -102,6 +106,19 @@ class HttpServer:
             self._empty.set()
 
     # ------------------------------------------------------------ internal
+
+    async def _accept_all(self) -> None:
+        """Accept the connections that wait."""
+        loop = asyncio.get_running_loop()
+        for listening in self._sockets:
+            for _ in range(BACKLOG):
+                try:
+                    client, _ = listening.accept()
+                except OSError:  # there is no other
+                    break
+                client.setblocking(False)
+                with suppress(OSError):  # it has left
+                    await loop.connect_accepted_socket(lambda: ServerConnection(self), client)
 
     async def _emptied(self, seconds: float) -> bool:
         """Wait until no connection is left; return whether that was within `seconds`."""
