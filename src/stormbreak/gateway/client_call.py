@@ -116,6 +116,7 @@ class GatewayCall:
         if source is not None and is_filtered(opened.outcome):
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
+            source.make_events(opened.outcome)
             return Opened(history, Stream(history.target, source, opened), opened)
         config = self.lead.config
         if config.local_answers.caches:

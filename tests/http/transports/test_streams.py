@@ -10,8 +10,8 @@ import httpx2
 import openai
 import pytest
 from door_streams import HEAD, event, hello
-from doors import QUICK, SAY, SDKS, door, each_sdk, in_flight, until
-from sockets import EVENTS, End, answer, failing, served
+from doors import MESSAGE, QUICK, SAY, SDKS, door, each_sdk, in_flight, until
+from sockets import BODY, EVENTS, End, answer, failing, served
 from table_test import table_test
 
 
@@ -44,6 +44,26 @@ async def test_bytes_are_untouched(stormbreak_provider, kind):
         direct = await bare.post(url, json=payload)
     assert len(through.content) == len(direct.content)
     assert through.content[-14:] == direct.content[-14:]
+
+
+@each_sdk
+async def test_an_answer_in_one_piece_comes_as_events(sdk):
+    """An SDK finds no events in it: its caller got a stream without text, and no error."""
+    whole = MESSAGE if sdk.module is anthropic else answer()
+    async with served(whole) as server, door(sdk, server.base_url) as (client, _):
+        stream = await sdk.ask(client, stream=True)
+        events = await sdk.read(stream)
+        assert stream.response.headers["content-type"] == "text/event-stream"
+    if sdk.module is anthropic:
+        assert [each.type for each in events][-1] == "message_stop"
+        assert [each.delta.text for each in events if each.type == "content_block_delta"] == [
+            "fine"
+        ]
+    else:
+        said = json.loads(BODY)["choices"][0]
+        assert [each.choices[0].delta.content for each in events] == [said["message"]["content"]]
+        assert events[0].choices[0].finish_reason == said["finish_reason"]
+    assert len(server.requests) == 1
 
 
 @each_sdk
