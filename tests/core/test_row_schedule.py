@@ -261,6 +261,20 @@ def test_never_before_the_named_time_and_spread_beyond_it(uniform, wait):
     assert fate.due <= 10 + 1.5 * wait + 1e-6
 
 
+def test_a_row_that_the_server_asks_to_wait_for_more_than_a_day_fails():
+    """Found: a run never ended for one `Retry-After` of a year. A limit of our own may hold a row for longer."""
+    for verdict, wait, comes_back in (
+        (Verdict.THROTTLED, 86_400.0, True),
+        (Verdict.THROTTLED, 86_401.0, False),
+        (Verdict.OVERLOADED, 3e8, False),
+        (Verdict.REJECTED, 2_592_000.0, True),
+    ):
+        made = proven(2)
+        told = ended(verdict, status=None, retry_at=10 + wait)
+        fate = made.settle(made.take(0.0), told, 10.0, 0.5)
+        assert isinstance(fate, Reschedule) is comes_back, (verdict, wait)
+
+
 def test_rows_with_the_same_retry_after_are_spread_out():
     made = proven(12)
     turns = taken(made)[0]

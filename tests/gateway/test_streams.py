@@ -271,11 +271,14 @@ async def test_usage_that_was_not_asked_for_is_not_shown(path):
         assert reply.body == chunk("a") + STOP + USAGE + DONE
 
 
-async def test_an_answer_that_is_no_stream_is_passed_on_as_it_is(path):
+async def test_an_answer_in_one_piece_comes_as_events(path):
+    """An SDK finds none in it: its caller got a stream without text, and no error."""
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         reply = await gateway.ask(STREAM)
-    assert reply.headers["content-type"] == "application/json"
-    assert reply.json["choices"][0]["message"]["content"] == "Hello."
+    assert reply.headers["content-type"] == "text/event-stream"
+    answer, done = reply.events
+    assert json.loads(answer)["choices"][0]["delta"]["content"] == "Hello."
+    assert done == "[DONE]"
 
 
 async def test_a_plain_answer_may_be_a_stream_on_the_wire(path, stormbreak_provider):

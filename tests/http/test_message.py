@@ -84,6 +84,14 @@ def test_interim_responses_are_skipped_and_bounded():
         fed(*[hint] * MAX_HEADERS, hint)
 
 
+@table_test("status", ["000", "099", "102", "104", "199"])
+def test_an_interim_response_has_no_body(status):
+    """Found: nobody took the bytes, so whoever waited for the head was woken for them without end."""
+    for more in (b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"):
+        with pytest.raises(MalformedResponseError):
+            fed(b"HTTP/1.1 %b No\r\n" % status.encode() + more)
+
+
 def test_a_head_is_bounded():
     for line in (b"X: " + b"y" * MAX_HEAD, b"X: y\r\n" * MAX_HEADERS + b"X: y"):
         for pieces in ([OK + line + b"\r\n\r\n"], one_by_one(OK + line + b"\r\n\r\n")):

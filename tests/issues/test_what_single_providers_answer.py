@@ -1,5 +1,6 @@
 """Found from outside: answers that are final were sent for again, and good ones were refused, through client and SDK."""
 
+import asyncio
 import json
 
 import httpx2
@@ -152,9 +153,14 @@ async def test_n_that_a_server_passes_over_is_paid_once():
 
 
 async def test_half_a_stream_is_told_when_it_was_handed_over():
-    script = in_events(chunk("Hi"), chunk(None, "insufficient_system_resource"), DONE)
+    abort = chunk(None, "insufficient_system_resource")
+    whole = in_events(chunk("Hi"), abort, DONE)
+    at = whole.index(abort)
+    handed_over = asyncio.Event()
+    script = [whole[:at], lambda *_: handed_over.wait(), whole[at:]]
     async with served(script) as server, client_of(server) as client:
         stream = await client.stream("chat/completions", {"model": "m", "messages": SAY})
+        handed_over.set()
         with pytest.raises(Exception, match="overloaded"):
             async for _ in stream.texts():
                 pass

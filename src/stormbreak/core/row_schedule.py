@@ -2,7 +2,8 @@
 
 `batch run` and the simulator use it.
 
-A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts; one that never got a connection says
+A row fails only on a final verdict, on its deadline, after `ATTEMPTS` attempts, or if it is asked to wait for more than a
+day; one that never got a connection says
 nothing of the row, and does not count. Any other end of a call (an empty retry budget, used-up retries, a pause longer
 than a call may wait) reschedules the row: it is sent after the Retry-After, or after a backoff. The backoff grows with
 each round. It does not where another row was answered in this one, for then it was bad luck; but the last `SPREAD_OUT`
@@ -39,6 +40,9 @@ UNPROVEN = frozenset({Verdict.INVALID, Verdict.SCHEMA_MISMATCH})
 SPREAD_OUT = 4  # attempts of a row that are kept for later: an outage may last for a minute or two
 _BACKOFF = Backoff(initial_delay=2.0, max_delay=60.0)
 _MIN = 0.5  # seconds before a row is sent again
+_MAX_WAIT = (
+    86_400.0  # seconds that a server may ask a row to wait; for longer, the run does not stay
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +171,7 @@ class Schedule:
                 deadline_at=ended.deadline_at if turn.deadline_at is None else turn.deadline_at,
             )
             due = now + self._pause(turn, ended, now, uniform)
-            if self._may_come_back(turn, ended, due):
+            if self._may_come_back(turn, ended, now, due):
                 heappush(self._later, (due, turn.index, replace(turn, rounds=turn.rounds + 1)))
                 return Reschedule(due)
         if self._is_probing:
@@ -206,7 +210,7 @@ class Schedule:
             self._is_probing = False
             self._scouted.clear()
 
-    def _may_come_back(self, turn: RowAttempt, ended: CallResult, due: float) -> bool:
+    def _may_come_back(self, turn: RowAttempt, ended: CallResult, now: float, due: float) -> bool:
         verdict = ended.outcome.verdict
         if (
             turn.left < 1
@@ -219,6 +223,8 @@ class Schedule:
             return True
         if ended.outcome.repair is not None:  # another gate refused it
             return True
+        if ended.retry_at is not None and ended.retry_at - now > _MAX_WAIT:
+            return False
         return TREATMENTS[verdict].retry and not ended.outcome.own_deadline
 
     def _pause(self, turn: RowAttempt, ended: CallResult, now: float, uniform: float) -> float:

@@ -112,6 +112,7 @@ class GatewayCall:
         if source is not None and is_filtered(opened.outcome):
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
+            source.make_events(opened.outcome)
             return Opened(history, Stream(history.target, source, opened), opened)
         cache_answer(self.lead.config, template, opened)
         return Opened(history, None, opened)

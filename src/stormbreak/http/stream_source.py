@@ -18,8 +18,10 @@ from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.llm.response_verdict import request_id_of
 from stormbreak.llm.stream_reader import FORMATS, StreamAssembler
 from stormbreak.llm.stream_scanner import StreamScanner
+from stormbreak.llm.whole_as_events import whole_as_events
 from stormbreak.types import Outcome, Verdict
 
+EVENT_STREAM = "text/event-stream"
 KEPT = 16 * 1024  # bytes of what came, to explain a stream that broke
 
 
@@ -150,6 +152,15 @@ class Source:
             (self.head._replace(body=body), parsed), self._request, self._api_key, learn=False
         )
         return Response(self.head.status, outcome.value.body, outcome.value.parsed)
+
+    def make_events(self, ended: Outcome) -> None:
+        """Hold events instead of an answer that came in one piece, for a caller who passes on nothing else."""
+        if self.is_plain and isinstance(ended.value, Response):
+            events = whole_as_events(self._request.shape, ended.value.body)
+            if events is not None:
+                self.held = [events]
+                headers = {**self.head.headers, "content-type": EVENT_STREAM}
+                self.head = self.head._replace(headers=headers)
 
     def malformed(self) -> Outcome:
         """Return the outcome of an event that is no JSON, and that the scanner did not look into."""

@@ -69,18 +69,28 @@ class StreamScanner(StreamReader):
         failure = self._finish()
         return (failure, self._error_body) if failure else (self._complete(), b"")
 
-    def _complete(self) -> ParsedResponse:
+    def _check_missing(self) -> None:
+        """Fail also if the server aborted the answer: a caller who gets the end marker would take it for a whole one."""
+        super()._check_missing()
+        if not self.failed and self._watcher.has_output:
+            unusable = self._refused()
+            if unusable is not None:
+                self._fail(unusable)
+
+    def _refused(self) -> ParsedResponse | None:
+        """Return what the finish reasons mean, if they make the answer no success."""
         watcher, request_id = self._watcher, request_id_of(self._head.headers)
         reason = refused(watcher.reasons, has_output=watcher.has_output)
         if reason is not None and reason.meaning is FinishMeaning.ERROR:
             return read_error(self._head, ProviderError())._replace(request_id=request_id)
-        if reason is not None:
-            return refused_by(reason, self._usage(), request_id)
-        return ParsedResponse(
+        return None if reason is None else refused_by(reason, self._usage(), request_id)
+
+    def _complete(self) -> ParsedResponse:
+        return self._refused() or ParsedResponse(
             Verdict.OK,
             usage=usage_of(self._usage()),
-            finish_reason=watcher.finish_reason,
-            request_id=request_id,
+            finish_reason=self._watcher.finish_reason,
+            request_id=request_id_of(self._head.headers),
         )
 
     def _read_events(self, chunk: bytes) -> None:

@@ -1,5 +1,6 @@
 """Streams through the door: what of them comes, how they break, and that nothing of them stays behind."""
 
+import asyncio
 import gc
 import json
 import time
@@ -9,9 +10,9 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from door_streams import HEAD, event, hello
-from doors import QUICK, SAY, SDKS, door, each_sdk, in_flight, until
-from sockets import EVENTS, End, answer, failing, served
+from door_streams import HEAD, chunk, event, hello
+from doors import MESSAGE, QUICK, SAY, SDKS, door, each_sdk, in_flight, until
+from sockets import BODY, EVENTS, End, answer, failing, served
 from table_test import table_test
 
 
@@ -47,12 +48,46 @@ async def test_bytes_are_untouched(stormbreak_provider, kind):
 
 
 @each_sdk
+async def test_an_answer_in_one_piece_comes_as_events(sdk):
+    """An SDK finds no events in it: its caller got a stream without text, and no error."""
+    whole = MESSAGE if sdk.module is anthropic else answer()
+    async with served(whole) as server, door(sdk, server.base_url) as (client, _):
+        stream = await sdk.ask(client, stream=True)
+        events = await sdk.read(stream)
+        assert stream.response.headers["content-type"] == "text/event-stream"
+    if sdk.module is anthropic:
+        assert [each.type for each in events][-1] == "message_stop"
+        assert [each.delta.text for each in events if each.type == "content_block_delta"] == [
+            "fine"
+        ]
+    else:
+        said = json.loads(BODY)["choices"][0]
+        assert [each.choices[0].delta.content for each in events] == [said["message"]["content"]]
+        assert events[0].choices[0].finish_reason == said["finish_reason"]
+    assert len(server.requests) == 1
+
+
+@each_sdk
 async def test_a_stream_without_an_end_raises(sdk):
     head = answer(hello(sdk), **EVENTS)
     async with served(head) as server, door(sdk, server.base_url) as (client, _):
         stream = await sdk.ask(client, stream=True)
         with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)):
             await sdk.read(stream)
+    assert len(server.requests) == 1
+
+
+@table_test("finish", ["error", "abort", "insufficient_system_resource"])
+async def test_a_stream_that_the_server_aborted_raises_before_its_end_marker(finish):
+    """The SDK of openai stops at the marker, and would take half an answer for a whole one."""
+    end = chunk("", finish) + b"data: [DONE]\n\n"
+    handed_over = asyncio.Event()
+    script = [HEAD, chunk("hello"), lambda *_: handed_over.wait(), end, End.CLOSE]
+    async with served(script) as server, door(SDKS[0], server.base_url) as (client, _):
+        stream = await SDKS[0].ask(client, stream=True)
+        handed_over.set()
+        with pytest.raises(openai.APIConnectionError):
+            await SDKS[0].read(stream)
     assert len(server.requests) == 1
 
 

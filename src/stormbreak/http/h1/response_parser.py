@@ -147,7 +147,7 @@ class ResponseParser:
         if status < 200:
             self._interim = True
             self.headers, self.repeated = {}, {}
-            if status == 101:  # nobody asked for another protocol
+            if status < 100 or status == 101:  # none, or one that nobody asked for
                 raise MalformedResponseError
             return
         coding = self.headers.get("transfer-encoding")
@@ -166,6 +166,8 @@ class ResponseParser:
 
     def on_body(self, piece: bytes) -> None:
         """Keep a piece of the body."""
+        if self._interim:  # it has none (RFC 9110, section 15.2), and none would take it
+            raise MalformedResponseError
         if not self.complete:
             self.body.append(piece)
             self.unread += len(piece)

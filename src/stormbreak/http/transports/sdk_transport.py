@@ -284,6 +284,7 @@ class SdkTransport:
         if stream_source is not None and is_filtered(opened.outcome):
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if stream_source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
+            stream_source.make_events(opened.outcome)
             return self._stream_response(
                 stream_source, config.routes, history, opened, sdk_request, request
             )
