@@ -5,7 +5,7 @@ import json
 import pytest
 from table_test import table_test
 
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.llm.whole_as_events import whole_as_events
 from stormbreak.types import Verdict

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.models import Shape
+from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.surrogates import UNREADABLE, decoded
 
 _Object = dict[str, Any]
