@@ -110,14 +110,15 @@ def test_where_first_outputs_are_known_the_end_does_not_matter():
     assert watch.diagnosis.late_at == watch.now
 
 
-def test_a_first_output_counts_once_and_not_after_the_end_and_not_where_nothing_streams():
+@table_test("outcome", [OK, SERVER_ERROR])
+def test_a_first_output_counts_once_and_not_after_the_end_and_not_where_nothing_streams(outcome):
     watch = Watch()
     one, two = watch.send(2, streams=True)
     watch.first([one, one])
-    watch.end([two])
+    watch.end([two], outcome)
     watch.first([two, *watch.send(3)])
     assert watch.diagnosis._first_output_estimate.serving == 1
-    watch.end([one])
+    watch.end([one], outcome)
 
     assert watch.diagnosis._first_output_estimate.serving == 0
 
@@ -129,6 +130,29 @@ def test_beside_streams_whole_answers_have_no_vote():
         watch.late(1)
 
     assert watch.diagnosis.late_at == -inf
+
+
+@table_test(
+    ("streams", "at_first", "at_end", "late"),
+    [
+        (True, False, False, True),
+        (True, True, False, False),
+        (True, False, True, True),
+        (False, True, False, True),
+        (False, False, True, False),
+    ],
+)
+def test_what_may_have_waited_for_this_process_is_not_late(streams, at_first, at_end, late):
+    watch = Watch().know(streams=streams)
+    flights = watch.send(TOP_TOTAL, streams=streams)
+    watch.now += 2.0
+    watch.stall(stalled=at_first)
+    watch.first(flights)
+    watch.now += 1.0
+    watch.stall(stalled=at_end)
+    watch.end(flights)
+
+    assert (watch.diagnosis.late_at == watch.now) is late
 
 
 @table_test(("age", "streams"), [(119.9, True), (120.0, False)])
@@ -175,6 +199,14 @@ def test_failures_beside_answers_on_time_change_nothing():
     assert watch.is_healthy
 
     assert not watch.fail().is_healthy  # it is dead
+
+
+def test_attempts_that_hang_are_trouble_though_nobody_has_looked():
+    watch = Watch().know()
+    watch.send(8)
+    watch.now += 50.0
+
+    assert not watch.is_healthy
 
 
 def test_where_most_answers_are_late_it_is_not_well():
@@ -260,6 +292,7 @@ def test_no_attempt_is_overtaken_while_all_hang():
 def test_the_cause_is_bad_luck_for_a_while_after_a_failure():
     watch = Watch().know()
     assert watch.cause is Cause.NONE
+    assert Watch().know().fail(1, THROTTLED).cause is Cause.NONE
     assert watch.fail(2).cause is Cause.BAD_LUCK
     assert watch.answer().cause is Cause.BAD_LUCK
 
@@ -282,8 +315,11 @@ def test_refusals_alone_are_an_overload_until_an_answer():
     watch = Watch().know().wait(11.0)
     assert watch.fail(7, THROTTLED).cause is Cause.BAD_LUCK
     assert watch.fail(1, THROTTLED).cause is Cause.OVERLOAD
+    assert Watch().know().fail(8, THROTTLED).cause is Cause.BAD_LUCK  # for less than ten seconds
 
     assert watch.answer().cause is Cause.BAD_LUCK
+    assert watch.wait(11.0).fail(7, THROTTLED).cause is Cause.BAD_LUCK  # they count anew
+    assert watch.fail(1, THROTTLED).cause is Cause.OVERLOAD
 
 
 def test_429s_that_have_proved_to_be_luck_are_no_evidence():
@@ -294,7 +330,8 @@ def test_429s_that_have_proved_to_be_luck_are_no_evidence():
     assert diagnosis.throttled_at == 4.0
 
 
-def test_lost_is_what_is_overdue_and_overtaken():
+@table_test("outcome", [OK, TIMEOUT, CANCELLED])
+def test_lost_is_what_is_overdue_and_overtaken(outcome):
     watch = Watch().know()
     early = watch.send()
     watch.answer()
@@ -302,9 +339,35 @@ def test_lost_is_what_is_overdue_and_overtaken():
     assert watch.wait(2.0).diagnosis.lost == 1
     watch.send()
     assert watch.wait(2.0).diagnosis.lost == 1  # nobody overtook the later one
-    watch.end(early)
+    watch.end(early, outcome)
 
     assert watch.diagnosis.lost == 0
+
+
+def test_what_is_overdue_is_lost_while_the_circuit_sets_the_pace_unless_most_answers_were_late():
+    watch = Watch().know()
+    watch.end(watch.send())
+    sent_at = watch.now
+    watch.send()
+    assert (watch.diagnosis.lost_after, watch.diagnosis.overdue_at()) == (pytest.approx(USUAL), inf)
+    watch.diagnosis.probed = True
+    assert watch.diagnosis.overdue_at() == pytest.approx(sent_at + USUAL)
+    assert watch.wait(2.0).diagnosis.lost == 1
+    watch.late(7)
+    assert (watch.diagnosis.lost_after, watch.diagnosis.overdue_at()) == (None, inf)
+
+    assert watch.diagnosis.lost == 0
+
+
+def test_an_attempt_is_passed_by_one_that_left_later_and_was_answered_late_or_not():
+    watch = Watch().know()
+    early = watch.now
+    watch.now += 0.1
+    sent_at = watch.now
+    watch.late(1)
+
+    assert watch.diagnosis.is_passed(early)
+    assert not watch.diagnosis.is_passed(sent_at)
 
 
 def test_a_stream_that_is_late_and_then_begins_is_not_lost():
@@ -371,6 +434,76 @@ def test_answers_prove_what_is_served_at_once():
     assert watch.diagnosis.mean == pytest.approx(0.1)
 
     assert watch.diagnosis.proven(watch.now, late=False) == pytest.approx(0.9, rel=0.2)
+
+
+@table_test(("outcome", "proven"), [(Outcome(Verdict.BROKEN), 0.45), (SERVER_ERROR, 0.0)])
+def test_an_answer_that_is_cut_proves_the_part_of_it_that_was_served(outcome, proven):
+    watch = Watch().answer(27)
+    for _ in range(100):  # nine a second, of half the usual time
+        flights = watch.send()
+        watch.now += 0.05
+        watch.end(flights, outcome)
+        watch.now += 0.06
+
+    assert watch.diagnosis.proven(watch.now, late=False) == pytest.approx(proven, rel=0.2)
+
+
+@table_test("streams", [False, True])
+@table_test("outcome", [OK, SERVER_ERROR])
+def test_what_is_usual_is_known_once_the_last_has_ended_well_or_not(streams, outcome):
+    watch = Watch()
+    flights = watch.send(32, streams=streams)
+    watch.now += 0.3
+    watch.first(flights[:30])
+    watch.now += 0.7
+    watch.end(flights[:31])
+    assert watch.diagnosis.judge.usual is None
+    watch.end(flights[31:], outcome)
+
+    assert watch.wait(1.0).diagnosis.judge.usual == pytest.approx(FIRST if streams else USUAL)
+
+
+@table_test("outcome", [OK, SERVER_ERROR])
+def test_once_it_is_known_what_is_usual_the_next_look_is_at_once(outcome):
+    watch = Watch()
+    flights = watch.send(33)
+    watch.wait(0.9)
+    watch.now += 0.1
+    watch.end(flights[:31])
+    assert watch.diagnosis.look_at > watch.now
+    watch.end(flights[31:32], outcome)
+
+    assert watch.diagnosis.look_at <= watch.now
+
+
+@table_test("renewed", [False, True])
+def test_a_target_is_new_until_its_first_answer_is_half_a_minute_old(renewed):
+    watch = Watch()
+    assert watch.diagnosis.is_new(watch.now)
+    first = watch.answer().now
+    watch.now += 10.0
+    if renewed:
+        watch.answer()
+
+    assert watch.diagnosis.is_new(first + 29.9)
+    assert not watch.diagnosis.is_new(first + 30.1)
+
+
+@table_test(
+    ("outcomes", "hangs"),
+    [
+        ([TIMEOUT], True),
+        ([SERVER_ERROR], False),
+        ([TIMEOUT, OK], False),
+        ([TIMEOUT, SERVER_ERROR], False),
+    ],
+)
+def test_it_hangs_if_the_last_attempt_that_ended_timed_out(outcomes, hangs):
+    watch = Watch()
+    for outcome in outcomes:
+        watch.fail(1, outcome)
+
+    assert watch.diagnosis.hangs is hangs
 
 
 def test_failures_stand_out_when_a_third_fails():
