@@ -85,7 +85,7 @@ class Judged(NamedTuple):
 
 
 class _Lines:
-    """The lines of one code object that run; looks away after `IDLE` calls without a new one."""
+    """The lines of one code object that run. After `IDLE` calls without a new one it looks away: any may run."""
 
     __slots__ = ("idle", "lines")
 
@@ -124,7 +124,10 @@ class _Tracer:
         for code, seen in self._codes.items():
             if seen:
                 module = Path(code.co_filename).stem
-                found[module] = found.get(module, 0) | sum(1 << line for line in seen.lines)
+                lines = seen.lines
+                if seen.idle > IDLE:
+                    lines = {line for *_, line in code.co_lines() if line}
+                found[module] = found.get(module, 0) | sum(1 << line for line in lines)
         return found
 
     def functions(self) -> frozenset[str]:

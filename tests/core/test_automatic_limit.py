@@ -170,9 +170,12 @@ def test_a_queue_that_stands_while_all_is_well_is_none():
         (7, SERVER_ERROR, False),
     ],
 )
-def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, binds):
+@table_test("pause", [0.0, 10.0])
+def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, binds, pause):
     slots = SlotGate()
-    slots.settle(slots.take(256)[:refused], outcome)
+    flights = slots.take(256)
+    slots.now += pause  # without a look
+    slots.settle(flights[:refused], outcome)
 
     assert slots.gate.binds(slots.now) is binds
 
@@ -419,6 +422,34 @@ def test_behind_one_that_hangs_at_a_dead_target_another_leaves_after_the_hold():
     assert at == slots.now + 5.0
     slots.tick(5.0)
     assert slots.gate.ready_at(None, slots.now) == READY
+
+
+@table_test(("late", "slots_more"), [(5.0, 1), (4.9, 0)])
+def test_an_attempt_that_is_lost_takes_no_slot_unless_answers_were_late_just_now(late, slots_more):
+    slots = SlotGate()
+    slots.serve(60)
+    slots.stand()
+    (hung,) = slots.take()
+    slots.serve(5)
+    slots.now += 0.1
+    slots.diagnosis.late_at = slots.now - late
+    slots.tick()
+    limit, lost = slots.gate.limit, slots.diagnosis.lost
+    slots.settle([hung], CANCELLED)
+
+    assert (lost, slots.diagnosis.lost) == (1, 0)
+    assert limit - slots.gate.limit == slots_more
+
+
+def test_behind_a_probe_that_hangs_another_leaves_once_it_is_older_than_usual():
+    slots = SlotGate()
+    slots.serve(60)
+    slots.fail()
+    slots.take(int(slots.gate.limit))
+    held = slots.gate.ready_at(None, slots.now)
+    slots.diagnosis.probed = True
+
+    assert slots.gate.ready_at(None, slots.now) == slots.diagnosis.overdue_at() < held
 
 
 STEPS = st.lists(
