@@ -167,7 +167,7 @@ def test_streams_are_the_judges_until_none_has_left_for_two_minutes(age, streams
 
 def test_with_another_judge_scores_and_runs_begin_anew():
     watch = Watch().know(streams=True).know().wait(200.0)
-    watch.late(TOP_TOTAL - 1).fail(7)
+    watch.late(1).late(TOP_TOTAL - 2).fail(7)
     assert (watch.diagnosis._late, len(watch.diagnosis.run)) == (TOP_TOTAL - 1, 7)
     watch.send(1, streams=True)
     watch.wait(0.1)
@@ -176,7 +176,9 @@ def test_with_another_judge_scores_and_runs_begin_anew():
         watch.diagnosis._late,
         watch.diagnosis._late_share,
         len(watch.diagnosis.run),
+        len(watch.diagnosis._late_answers.times),
     ) == (
+        0,
         0,
         0,
         0,
@@ -474,6 +476,16 @@ def test_once_it_is_known_what_is_usual_the_next_look_is_at_once(outcome):
     watch.end(flights[31:32], outcome)
 
     assert watch.diagnosis.look_at <= watch.now
+
+
+def test_the_next_look_is_when_the_first_of_those_under_way_is_older_than_usual():
+    watch = Watch().answer(32).wait(1.0)
+    first = watch.now
+    watch.send()
+    watch.now += 0.2
+    watch.send()
+
+    assert watch.diagnosis.look_at == first + watch.diagnosis.judge.usual
 
 
 @table_test("renewed", [False, True])
