@@ -280,6 +280,38 @@ def test_that_timeouts_are_luck_is_known_for_some_minutes_or_until_an_answer_is_
     assert not watch.late(1).diagnosis.timeouts.are_luck(now)
 
 
+@table_test(("took", "luck"), [(0.9, True), (1.2, False)])
+def test_timeouts_are_luck_no_more_once_an_answer_takes_half_their_time_though_it_is_on_time(
+    took, luck
+):
+    watch = Watch().know()
+    early = watch.send()
+    watch.answer()
+    watch.now += 1.89
+    watch.end(early, TIMEOUT)
+    assert watch.diagnosis.timeouts.are_luck(watch.now)
+
+    assert watch.answer(took=took).diagnosis.timeouts.are_luck(watch.now) is luck
+
+
+@table_test(("later", "luck"), [(False, False), (True, True)])
+def test_a_stream_shows_that_timeouts_are_luck_only_if_it_left_after_them(later, luck):
+    """However long it lasts: it counts when it ends, by the time of its first output."""
+    watch = Watch().know(streams=True)
+    before = watch.send(streams=True)
+    watch.now += 0.1
+    hung = watch.send()
+    watch.now += 0.1
+    after = watch.send(streams=True)
+    watch.now += 0.1
+    watch.first(before + after)
+    watch.now += 3.0
+    watch.end(hung, TIMEOUT)
+    watch.end(after if later else before)
+
+    assert watch.diagnosis.timeouts.are_luck(watch.now) is luck
+
+
 def test_no_attempt_is_overtaken_while_all_hang():
     watch = Watch().know()
     early = watch.now
@@ -395,7 +427,8 @@ def test_after_late_answers_timeouts_are_a_matter_of_the_limit_and_quick_failure
     slow, quick = (Watch(limited=limited).know().late(20) for _ in range(2))
 
     assert slow.fail(8, TIMEOUT).is_dead is not limited
-    assert quick.fail(8).is_dead
+    assert not quick.fail(7).late(1).fail(7).is_dead  # an answer ends the run
+    assert quick.fail(1).is_dead
 
 
 def test_timeouts_are_death_again_when_the_late_answers_are_half_a_minute_old():
