@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -82,6 +83,10 @@ class Judged(NamedTuple):
 
     came: str
     test: str = ""
+
+
+class NotSwappedError(Exception):
+    """The code of this function cannot be swapped: it has to be imported."""
 
 
 class _Lines:
@@ -166,7 +171,8 @@ class Collected:
     def run(self, files: Sequence[Path]) -> None:
         """Collect the tests of these files, then work."""
         self._tracer.start()
-        _pytest(files, self)
+        if _pytest(files, self) == pytest.ExitCode.INTERNAL_ERROR:
+            raise RuntimeError("the work ended with an error (see above)")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -175,7 +181,11 @@ class Collected:
         self.imported = self._tracer.functions()
         self._items = {item.nodeid: item for item in session.items}
         gc.freeze()
-        self._work(self)
+        try:
+            self._work(self)
+        except BaseException:
+            traceback.print_exc()
+            raise
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -352,9 +362,13 @@ def _limit(cpu: float) -> None:
 def _swapped(module: ModuleType, mutant: Mutant) -> Iterator[None]:
     """Give a function of the module its code in the mutant."""
     name = mutant.function or ""
-    function = _function(module, name)
-    (code,) = _codes(compile(mutant.source, f"<mutant of {module.__name__}>", "exec"), name)
-    original, function.__code__ = function.__code__, code
+    try:
+        function = _function(module, name)
+        original = function.__code__
+        (code,) = _codes(compile(mutant.source, f"<mutant of {module.__name__}>", "exec"), name)
+        function.__code__ = code
+    except (TypeError, ValueError) as error:  # decorated, or without a `super()` that it had
+        raise NotSwappedError from error
     try:
         yield
     finally:

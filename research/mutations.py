@@ -13,6 +13,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from itertools import accumulate
@@ -20,7 +21,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from marked import Block
-from mutant_tests import CORE, ROOT, SURVIVED, Collected, Judged, Measured, file_of, judge_import
+from mutant_tests import (
+    CORE,
+    ROOT,
+    SURVIVED,
+    Collected,
+    Judged,
+    Measured,
+    NotSwappedError,
+    file_of,
+    judge_import,
+)
 from mutants import Mutant, mutants
 
 KEPT = ROOT / "bench-results" / "mutations"
@@ -30,7 +41,8 @@ TABLE = Block(
 )
 TESTS = KEPT / "tests.pickle"
 
-ENOUGH = 0.3  # seconds of a processor for the tests of other modules against one mutant
+# Seconds of a processor for the tests of other modules against one mutant; and if it survives and has no verdict.
+ENOUGH, MORE = 0.3, 3.0
 
 SOURCE = CORE.parent
 FILES = sorted(f"core/{path.name}" for path in CORE.glob("[a-z]*.py"))
@@ -45,12 +57,11 @@ def main() -> int:
     KEPT.mkdir(parents=True, exist_ok=True)
     modules = [Path(file).stem for file in files]
     run(modules)
-    verdicts = tomllib.loads(VERDICTS.read_text())
     rows, open_ = {}, 0
     for file, module in zip(files, modules, strict=True):
         results = Results(module).names()
         survivors = [name for name, came in results.items() if came == SURVIVED]
-        known = verdicts.get(file, {})
+        known = verdicts().get(file, {})
         rows[file] = row(file, results, known)
         for name in survivors:
             print(f"{file}: survived: {name}\n    {known.get(name, 'NO VERDICT')}")
@@ -76,6 +87,7 @@ class Results:
         self.own = own_files(module)
         self._path = KEPT / f"{module}.pickle"
         self._kept: dict[str, Kept] = _load(self._path)
+        self._verdicts = verdicts().get(f"core/{module}.py", {})
         self._mutants = list(mutants((CORE / f"{module}.py").read_text()))
 
     def missing(self) -> list[tuple[Mutant, str]]:
@@ -116,8 +128,11 @@ class Results:
         return [
             name
             for (is_other, _, _, name), before in zip(found, spent, strict=False)
-            if not is_other or before < ENOUGH
+            if not is_other or before < self._enough(mutant)
         ]
+
+    def _enough(self, mutant: Mutant) -> float:
+        return ENOUGH if mutant.name in self._verdicts else MORE
 
     def is_named(self, test: str) -> bool:
         """Whether a test is in a file with the name of the module."""
@@ -130,7 +145,7 @@ class Results:
 
     def _digest(self, mutant: Mutant, judged: Judged) -> str:
         files = [file_of(judged.test)] if judged.test else sorted(self.own)
-        salt = "" if judged.test else f"{ENOUGH}"
+        salt = "" if judged.test else f"{self._enough(mutant)}"
         return _digest(
             [mutant.source.encode(), salt.encode(), *(_bytes(ROOT / file) for file in files)]
         )
@@ -168,7 +183,7 @@ def run(modules: Sequence[str]) -> None:
 
 
 def _of_functions(collected: Collected, modules: Sequence[str]) -> None:
-    """Measure the tests, then judge the mutants whose function did not run before them."""
+    """Measure the tests, then judge the mutants of functions. One that ran on import, and survives, is imported, too."""
     kept: dict[str, tuple[str, Measured]] = _load(TESTS)
     core = _digest(map(_bytes, sorted(CORE.glob("*.py"))))
     now = {name: _digest([core.encode(), _bytes(ROOT / file_of(name))]) for name in collected.names}
@@ -179,9 +194,20 @@ def _of_functions(collected: Collected, modules: Sequence[str]) -> None:
     for module in modules:
         results = Results(module)
         for mutant, noticed in results.missing():
-            if mutant.function and f"{module}:{mutant.function}" not in collected.imported:
-                tests = results.tests(mutant, collected.measured)
-                results.keep(mutant, collected.judge(mutant, module, tests, noticed))
+            if not mutant.function:
+                continue
+            tests = results.tests(mutant, collected.measured)
+            ran = f"{module}:{mutant.function}" in collected.imported
+            with suppress(NotSwappedError):
+                judged = collected.judge(mutant, module, tests, noticed)
+                if judged.came != SURVIVED or not ran:
+                    results.keep(mutant, judged)
+
+
+@cache
+def verdicts() -> dict[str, dict[str, str]]:
+    """The verdicts, by file and name."""
+    return tomllib.loads(VERDICTS.read_text())
 
 
 def test_files() -> list[Path]:
