@@ -263,18 +263,19 @@ def by_target(ward, *, short_way):
 def test_a_success_counts_the_same_by_the_short_way(short_way):
     ward = Ward()
     breaker, succeed = by_target(ward, short_way=short_way)
-    old = breaker.take(None, 0.0)
-    breaker.settle(breaker.take(None, 0.0), told(100.0, Verdict.SERVER_ERROR), 1.0, 0.5)
-    succeed(breaker.take(None, 1.0), OK, 2.0, 0.5)  # the time that was named is forgotten
+    old = breaker.take(None, 100.0)
+    breaker.settle(breaker.take(None, 100.0), told(100.0, Verdict.SERVER_ERROR), 101.0, 0.5)
+    succeed(breaker.take(None, 101.0), OK, 102.0, 0.5)  # the time that was named is forgotten
+    assert breaker.state is CLOSED
     for _ in range(2):
-        succeed(breaker.take(None, 2.0), OK, 12.0, 0.5)  # both are slow
-    assert (breaker.state, breaker.until) == (OPEN, 22.0)
-    succeed(old, OK, 13.0, 0.5)
+        succeed(breaker.take(None, 102.0), OK, 112.0, 0.5)  # both are slow
+    assert (breaker.state, breaker.until) == (OPEN, 122.0)
+    succeed(old, OK, 113.0, 0.5)
     assert breaker.state is OPEN
-    probe = breaker.take(None, 22.0)
-    succeed(probe, OK, 23.0, 0.5)
+    probe = breaker.take(None, 122.0)
+    succeed(probe, OK, 123.0, 0.5)
     assert breaker.state is HALF_OPEN
-    succeed(breaker.take(None, 23.0), OK, 24.0, 0.5)
+    succeed(breaker.take(None, 123.0), OK, 124.0, 0.5)
 
     assert breaker.state is CLOSED
 
