@@ -186,6 +186,7 @@ def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, 
         (False, 20, 3, False),  # not a third of the newest outcomes
         (False, 20, 4, True),
         (False, 5, 4, False),  # hardly another is in flight
+        (False, 6, 4, True),
         (True, 20, 7, False),
     ],
 )
@@ -362,6 +363,18 @@ def test_first_outputs_in_the_instant_of_a_look_count():
     slots.first(flights[:20])
 
     assert slots.gate.limit == 32
+
+
+def test_answers_in_the_instant_of_a_look_count():
+    slots = SlotGate()
+    flights = slots.take(30)
+    slots.tick(0.5)
+    slots.wait(2.0)
+    assert slots.gate.limit == 2
+
+    slots.settle(flights[:20])
+
+    assert slots.gate.limit == 17  # twenty in a second, of half a second each
 
 
 def test_with_first_outputs_known_long_answers_are_not_late():

@@ -225,6 +225,14 @@ def test_forced_open_stays_so_when_an_isolation_is_over():
     assert ward.breaker.ready_at(None, 61.0) == inf
 
 
+@table_test(("duration", "until"), [(None, None), (0.5, 0.5)])
+def test_listeners_hear_until_when_it_is_isolated_if_that_is_known(duration, until):
+    ward = Ward()
+    ward.breaker.isolate(0.0, duration=duration)
+
+    assert ward.changes == [(CLOSED, ISOLATED, 0.0, until)]
+
+
 @table_test("duration", [0, -1.0, inf, float("nan"), "60", True, 1e9])
 def test_a_duration_that_is_none_is_refused(duration):
     ward = Ward()

@@ -429,6 +429,9 @@ def test_after_late_answers_timeouts_are_a_matter_of_the_limit_and_quick_failure
     assert slow.fail(8, TIMEOUT).is_dead is not limited
     assert not quick.fail(7).late(1).fail(7).is_dead  # an answer ends the run
     assert quick.fail(1).is_dead
+    hung = Watch(limited=limited).know().late(20)
+    hung.send(8)
+    assert hung.wait(5.0).is_dead is not limited
 
 
 def test_timeouts_are_death_again_when_the_late_answers_are_half_a_minute_old():
