@@ -75,6 +75,7 @@ def test_as_soon_as_their_time_is_usual_they_are_no_evidence_any_more():
     assert (load.diagnosis.late_at, load.watch.cause) == (-inf, Cause.NONE)
     assert load.watch.is_healthy
 
+
 def test_if_neighbours_wait_alike_it_is_a_queue():
     load = Load()
     usual = load.diagnosis.judge.usual
