@@ -46,6 +46,7 @@ ENOUGH, MORE = 0.3, 3.0
 
 SOURCE = CORE.parent
 FILES = sorted(f"core/{path.name}" for path in CORE.glob("[a-z]*.py"))
+NOT_RUN = "not run"
 ROOMS = "core", "laws", "drivers", "issues"  # of tests
 
 
@@ -115,7 +116,11 @@ class Results:
 
     def names(self) -> dict[str, str]:
         """What came of each mutant of today's module."""
-        return {mutant.name: self._kept[mutant.name].judged.came for mutant in self._mutants}
+        kept = self._kept
+        return {
+            each.name: kept[each.name].judged.came if each.name in kept else NOT_RUN
+            for each in self._mutants
+        }
 
     def tests(self, mutant: Mutant, measured: Mapping[str, Measured]) -> list[str]:
         """The tests that run a mutant, or may, the shortest first: those of the module, and as many others as time allows."""
@@ -250,22 +255,25 @@ def row(file: str, results: dict[str, str], verdicts: dict[str, str]) -> str:
     said = [verdicts.get(name, "") for name in survivors]
     equivalent = sum(text.startswith("equivalent") for text in said)
     accepted = sum(text.startswith("accepted") for text in said)
-    killed = len(results) - len(survivors)
+    missing = sum(came == NOT_RUN for came in results.values())
+    killed = len(results) - len(survivors) - missing
     today = datetime.now(UTC).date().isoformat()
     return (
         f"| `{file}` | {len(results)} | {killed} | {equivalent} | {accepted} "
-        f"| {len(survivors) - equivalent - accepted} | {today} |"
+        f"| {len(survivors) - equivalent - accepted} | {missing} | {today} |"
     )
 
 
 def write(rows: dict[str, str]) -> None:
     """Put new lines into the table, and keep those of other files."""
     kept = {
-        line.split("`")[1]: line for line in TABLE.read().splitlines() if line.startswith("| `")
+        file: line
+        for line in TABLE.read().splitlines()
+        if line.startswith("| `") and (file := line.split("`")[1]) in FILES
     }
     head = [
-        "| file | mutants | noticed | survive: equivalent | accepted | without a verdict | on |",
-        "|---|--:|--:|--:|--:|--:|---|",
+        "| file | mutants | noticed | survive: equivalent | accepted | without a verdict | not run | on |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     lines = [*head, *(line for _, line in sorted((kept | rows).items()))]
     TABLE.write("\n".join(lines) + "\n")
