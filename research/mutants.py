@@ -24,11 +24,16 @@ _NAMES = "__slots__", "name", "kind"
 
 
 class Mutant(NamedTuple):
-    """One change: its name, the line it is in, and the whole module with it."""
+    """One change: its name, the line it is in, and the whole module with it.
+
+    `lines` are those of its statement, and `function` is the outermost function whose body has the change: None for
+    one that happens on import.
+    """
 
     name: str
-    line: int
+    lines: range
     source: str
+    function: str | None
 
 
 class _Change(NamedTuple):
@@ -46,7 +51,8 @@ def mutants(source: str) -> Iterator[Mutant]:
     """Every mutant of a module, in order."""
     tree = ast.parse(source)
     seen: Counter[str] = Counter()
-    for where, change in _changes(tree, ""):
+    statements = _statements(tree)
+    for where, function, change in _changes(tree, "", None):
         kept = getattr(change.node, change.field)
         setattr(change.node, change.field, change.value)
         mutated = ast.unparse(ast.fix_missing_locations(tree))
@@ -55,22 +61,38 @@ def mutants(source: str) -> Iterator[Mutant]:
         seen[name] += 1
         if seen[name] > 1:
             name += f" ({seen[name]})"
-        yield Mutant(name, change.line, mutated)
+        lines = statements.get(change.line, range(change.line, change.line + 1))
+        yield Mutant(name, lines, mutated, function)
 
 
-def _changes(node: ast.AST, where: str) -> Iterator[tuple[str, _Change]]:
+def _statements(tree: ast.Module) -> dict[int, range]:
+    """The lines of the statement that each line belongs to, without the statements inside."""
+    found: dict[int, range] = {}
+    for node in ast.walk(tree):  # the outer ones first
+        if isinstance(node, ast.stmt):
+            inner = getattr(node, "body", None)
+            end = max(node.lineno, inner[0].lineno - 1) if inner else node.end_lineno or node.lineno
+            lines = range(node.lineno, end + 1)
+            found |= dict.fromkeys(lines, lines)
+    return found
+
+
+def _changes(
+    node: ast.AST, where: str, function: str | None
+) -> Iterator[tuple[str, str | None, _Change]]:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         where = f"{where}.{node.name}".lstrip(".")
     if _is_kept(node):
         return
+    inside = function or (where if isinstance(node, ast.FunctionDef) else None)
     for change in _of(node):
-        yield where or "module", change
+        yield where or "module", inside, change
     for field, value in ast.iter_fields(node):
         if field in {"annotation", "returns", "decorator_list", "bases", "type_params"}:
             continue
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, ast.AST):
-                yield from _changes(part, where)
+                yield from _changes(part, where, inside if field == "body" else function)
 
 
 def _is_kept(node: ast.AST) -> bool:

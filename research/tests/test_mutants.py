@@ -60,6 +60,17 @@ def test_names_are_told_apart():
     ]  # fmt: skip
 
 
+def test_each_knows_its_statement_and_the_function_in_which_it_runs():
+    found = {
+        mutant.name.split(": ")[1]: (mutant.function, mutant.lines) for mutant in mutants(SOURCE)
+    }
+
+    assert found["2 -> 3"] == (None, range(3, 4))
+    assert found["1.5 -> 2.5"] == (None, range(8, 9))  # a default: it runs on import
+    assert found["1 -> 2"] == ("Machine.step", range(11, 12))
+    assert found["self.stop() -> (nothing)"] == ("Machine.step", range(15, 16))
+
+
 @pytest.mark.parametrize("source", ["if ready(): pass", "while busy: pass"])
 def test_a_bare_condition_is_negated(source):
     (name,) = names(source)

@@ -170,9 +170,12 @@ def test_a_queue_that_stands_while_all_is_well_is_none():
         (7, SERVER_ERROR, False),
     ],
 )
-def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, binds):
+@table_test("pause", [0.0, 10.0])
+def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, binds, pause):
     slots = SlotGate()
-    slots.settle(slots.take(256)[:refused], outcome)
+    flights = slots.take(256)
+    slots.now += pause  # without a look
+    slots.settle(flights[:refused], outcome)
 
     assert slots.gate.binds(slots.now) is binds
 
@@ -183,6 +186,7 @@ def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, 
         (False, 20, 3, False),  # not a third of the newest outcomes
         (False, 20, 4, True),
         (False, 5, 4, False),  # hardly another is in flight
+        (False, 6, 4, True),
         (True, 20, 7, False),
     ],
 )
@@ -361,6 +365,18 @@ def test_first_outputs_in_the_instant_of_a_look_count():
     assert slots.gate.limit == 32
 
 
+def test_answers_in_the_instant_of_a_look_count():
+    slots = SlotGate()
+    flights = slots.take(30)
+    slots.tick(0.5)
+    slots.wait(2.0)
+    assert slots.gate.limit == 2
+
+    slots.settle(flights[:20])
+
+    assert slots.gate.limit == 17  # twenty in a second, of half a second each
+
+
 def test_with_first_outputs_known_long_answers_are_not_late():
     slots = SlotGate()
     for _ in range(10):
@@ -419,6 +435,34 @@ def test_behind_one_that_hangs_at_a_dead_target_another_leaves_after_the_hold():
     assert at == slots.now + 5.0
     slots.tick(5.0)
     assert slots.gate.ready_at(None, slots.now) == READY
+
+
+@table_test(("late", "slots_more"), [(5.0, 1), (4.9, 0)])
+def test_an_attempt_that_is_lost_takes_no_slot_unless_answers_were_late_just_now(late, slots_more):
+    slots = SlotGate()
+    slots.serve(60)
+    slots.stand()
+    (hung,) = slots.take()
+    slots.serve(5)
+    slots.now += 0.1
+    slots.diagnosis.late_at = slots.now - late
+    slots.tick()
+    limit, lost = slots.gate.limit, slots.diagnosis.lost
+    slots.settle([hung], CANCELLED)
+
+    assert (lost, slots.diagnosis.lost) == (1, 0)
+    assert limit - slots.gate.limit == slots_more
+
+
+def test_behind_a_probe_that_hangs_another_leaves_once_it_is_older_than_usual():
+    slots = SlotGate()
+    slots.serve(60)
+    slots.fail()
+    slots.take(int(slots.gate.limit))
+    held = slots.gate.ready_at(None, slots.now)
+    slots.diagnosis.probed = True
+
+    assert slots.gate.ready_at(None, slots.now) == slots.diagnosis.overdue_at() < held
 
 
 STEPS = st.lists(

@@ -1,13 +1,16 @@
 from math import inf
 
 import pytest
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 from table_test import table_test
-from ward import CLOSED, HALF_OPEN, ISOLATED, OPEN, Ward
+from ward import CLOSED, HALF_OPEN, ISOLATED, OPEN, RULES, Ward
 
+from stormbreak.core.breaker import Breaker
 from stormbreak.core.breaker_policy import BreakerPolicy, Mode
+from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.core.trip import SlowRate
 from stormbreak.errors import ConfigurationError
-from stormbreak.types import CANCELLED
+from stormbreak.types import CANCELLED, TREATMENTS, Verdict
 
 
 def sends(*outcomes):
@@ -222,9 +225,81 @@ def test_forced_open_stays_so_when_an_isolation_is_over():
     assert ward.breaker.ready_at(None, 61.0) == inf
 
 
+@table_test(("duration", "until"), [(None, None), (0.5, 0.5)])
+def test_listeners_hear_until_when_it_is_isolated_if_that_is_known(duration, until):
+    ward = Ward()
+    ward.breaker.isolate(0.0, duration=duration)
+
+    assert ward.changes == [(CLOSED, ISOLATED, 0.0, until)]
+
+
 @table_test("duration", [0, -1.0, inf, float("nan"), "60", True, 1e9])
 def test_a_duration_that_is_none_is_refused(duration):
     ward = Ward()
     with pytest.raises(ConfigurationError, match="duration must be"):
         ward.breaker.isolate(ward.now, duration=duration)
     assert ward.state is CLOSED
+
+
+@table_test(
+    ("state", "waited", "seconds"),
+    [
+        (CLOSED, 0.0, None),
+        (OPEN, 0.0, 10.0),
+        (OPEN, 4.0, 6.0),
+        (OPEN, 11.0, 0.0),
+        (HALF_OPEN, 0.0, None),
+        (ISOLATED, 0.0, None),
+    ],
+)
+def test_it_knows_in_how_many_seconds_a_probe_may_leave(state, waited, seconds):
+    ward = Ward().bring_to(state)
+    ward.now += waited
+
+    assert ward.breaker.next_probe(ward.now) == seconds
+
+
+def by_target(ward, *, short_way):
+    """A breaker that shares the diagnosis of its target, and what it does with a success."""
+    trip = SlowRate(ratio=0.5, slow_call_threshold=10.0, min_calls=2)
+    policy = BreakerPolicy(**RULES | {"trip": trip})
+    breaker = Breaker(policy, TREATMENTS, ward.on_change, diagnosis=Diagnosis(TREATMENTS))
+    return breaker, breaker.on_success if short_way else breaker.settle
+
+
+@table_test("short_way", [False, True])
+def test_a_success_counts_the_same_by_the_short_way(short_way):
+    ward = Ward()
+    breaker, succeed = by_target(ward, short_way=short_way)
+    old = breaker.take(None, 100.0)
+    breaker.settle(breaker.take(None, 100.0), told(100.0, Verdict.SERVER_ERROR), 101.0, 0.5)
+    succeed(breaker.take(None, 101.0), OK, 102.0, 0.5)  # the time that was named is forgotten
+    assert breaker.state is CLOSED
+    for _ in range(2):
+        succeed(breaker.take(None, 102.0), OK, 112.0, 0.5)  # both are slow
+    assert (breaker.state, breaker.until) == (OPEN, 122.0)
+    succeed(old, OK, 113.0, 0.5)
+    assert breaker.state is OPEN
+    probe = breaker.take(None, 122.0)
+    succeed(probe, OK, 123.0, 0.5)
+    assert breaker.state is HALF_OPEN
+    succeed(breaker.take(None, 123.0), OK, 124.0, 0.5)
+
+    assert breaker.state is CLOSED
+
+
+def test_the_diagnosis_knows_while_the_circuit_sets_the_pace():
+    ward = Ward()
+    diagnosis = Diagnosis(TREATMENTS)
+    breaker = Breaker(BreakerPolicy(**RULES), TREATMENTS, ward.on_change, diagnosis=diagnosis)
+    seen = []
+    for _ in range(2):
+        breaker.settle(breaker.take(None, 0.0), SERVER_ERROR, 0.0, 0.5)
+    seen.append(diagnosis.probed)  # open
+    breaker.take(None, 10.0)
+    seen.append(diagnosis.probed)  # half-open
+    breaker.isolate(10.0)
+    seen.append(diagnosis.probed)
+    breaker.reset(10.0)
+
+    assert [*seen, diagnosis.probed] == [True, True, False, False]

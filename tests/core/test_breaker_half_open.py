@@ -16,9 +16,10 @@ def test_at_most_so_many_probes_at_once():
     assert ward.ready
 
 
-def test_no_more_probes_than_are_still_to_be_counted():
-    ward = Ward(probes=3, max_concurrent_probes=3, success_ratio=1.0).bring_to(HALF_OPEN)
-    ward.send(OK)
+@table_test("counted", [OK, SERVER_ERROR])
+def test_no_more_probes_than_are_still_to_be_counted(counted):
+    ward = Ward(probes=3, max_concurrent_probes=3, success_ratio=0.5).bring_to(HALF_OPEN)
+    ward.send(counted)
     ward.take()
     ward.take()
 

@@ -63,6 +63,28 @@ def test_what_is_usual_is_learned_within_a_minute_or_two():
     assert 2.0 <= gap(ward) <= 3.0
 
 
+def test_a_circuit_that_is_reset_counts_anew():
+    ward = dead(0.5)
+    assert ward.breaker.counts(ward.now).calls > 0
+    ward.breaker.reset(ward.now)
+
+    assert ward.breaker.counts(ward.now).calls == 0
+
+
+def test_the_time_in_which_the_circuit_was_open_is_not_usual():
+    ward = dead(0.5)
+    ward.now += 300.0
+    ward.breaker.reset(ward.now)
+    ward.send(OK)
+    while ward.ready:
+        ward.now += 0.5
+        ward.send(TIMEOUT)
+    ward.now = ward.breaker.ready_at(None, ward.now)
+    ward.send(TIMEOUT)
+
+    assert gap(ward) == pytest.approx(5.0, rel=0.1)
+
+
 def test_a_rule_of_several_takes_the_longest_gap_and_one_without_a_diagnosis_has_none():
     both = AnyRule(rules=(FailureRate(), DeadTarget()))
 

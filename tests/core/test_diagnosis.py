@@ -110,14 +110,15 @@ def test_where_first_outputs_are_known_the_end_does_not_matter():
     assert watch.diagnosis.late_at == watch.now
 
 
-def test_a_first_output_counts_once_and_not_after_the_end_and_not_where_nothing_streams():
+@table_test("outcome", [OK, SERVER_ERROR])
+def test_a_first_output_counts_once_and_not_after_the_end_and_not_where_nothing_streams(outcome):
     watch = Watch()
     one, two = watch.send(2, streams=True)
     watch.first([one, one])
-    watch.end([two])
+    watch.end([two], outcome)
     watch.first([two, *watch.send(3)])
     assert watch.diagnosis._first_output_estimate.serving == 1
-    watch.end([one])
+    watch.end([one], outcome)
 
     assert watch.diagnosis._first_output_estimate.serving == 0
 
@@ -129,6 +130,29 @@ def test_beside_streams_whole_answers_have_no_vote():
         watch.late(1)
 
     assert watch.diagnosis.late_at == -inf
+
+
+@table_test(
+    ("streams", "at_first", "at_end", "late"),
+    [
+        (True, False, False, True),
+        (True, True, False, False),
+        (True, False, True, True),
+        (False, True, False, True),
+        (False, False, True, False),
+    ],
+)
+def test_what_may_have_waited_for_this_process_is_not_late(streams, at_first, at_end, late):
+    watch = Watch().know(streams=streams)
+    flights = watch.send(TOP_TOTAL, streams=streams)
+    watch.now += 2.0
+    watch.stall(stalled=at_first)
+    watch.first(flights)
+    watch.now += 1.0
+    watch.stall(stalled=at_end)
+    watch.end(flights)
+
+    assert (watch.diagnosis.late_at == watch.now) is late
 
 
 @table_test(("age", "streams"), [(119.9, True), (120.0, False)])
@@ -143,7 +167,7 @@ def test_streams_are_the_judges_until_none_has_left_for_two_minutes(age, streams
 
 def test_with_another_judge_scores_and_runs_begin_anew():
     watch = Watch().know(streams=True).know().wait(200.0)
-    watch.late(TOP_TOTAL - 1).fail(7)
+    watch.late(1).late(TOP_TOTAL - 2).fail(7)
     assert (watch.diagnosis._late, len(watch.diagnosis.run)) == (TOP_TOTAL - 1, 7)
     watch.send(1, streams=True)
     watch.wait(0.1)
@@ -152,7 +176,9 @@ def test_with_another_judge_scores_and_runs_begin_anew():
         watch.diagnosis._late,
         watch.diagnosis._late_share,
         len(watch.diagnosis.run),
+        len(watch.diagnosis._late_answers.times),
     ) == (
+        0,
         0,
         0,
         0,
@@ -175,6 +201,14 @@ def test_failures_beside_answers_on_time_change_nothing():
     assert watch.is_healthy
 
     assert not watch.fail().is_healthy  # it is dead
+
+
+def test_attempts_that_hang_are_trouble_though_nobody_has_looked():
+    watch = Watch().know()
+    watch.send(8)
+    watch.now += 50.0
+
+    assert not watch.is_healthy
 
 
 def test_where_most_answers_are_late_it_is_not_well():
@@ -246,6 +280,38 @@ def test_that_timeouts_are_luck_is_known_for_some_minutes_or_until_an_answer_is_
     assert not watch.late(1).diagnosis.timeouts.are_luck(now)
 
 
+@table_test(("took", "luck"), [(0.9, True), (1.2, False)])
+def test_timeouts_are_luck_no_more_once_an_answer_takes_half_their_time_though_it_is_on_time(
+    took, luck
+):
+    watch = Watch().know()
+    early = watch.send()
+    watch.answer()
+    watch.now += 1.89
+    watch.end(early, TIMEOUT)
+    assert watch.diagnosis.timeouts.are_luck(watch.now)
+
+    assert watch.answer(took=took).diagnosis.timeouts.are_luck(watch.now) is luck
+
+
+@table_test(("later", "luck"), [(False, False), (True, True)])
+def test_a_stream_shows_that_timeouts_are_luck_only_if_it_left_after_them(later, luck):
+    """However long it lasts: it counts when it ends, by the time of its first output."""
+    watch = Watch().know(streams=True)
+    before = watch.send(streams=True)
+    watch.now += 0.1
+    hung = watch.send()
+    watch.now += 0.1
+    after = watch.send(streams=True)
+    watch.now += 0.1
+    watch.first(before + after)
+    watch.now += 3.0
+    watch.end(hung, TIMEOUT)
+    watch.end(after if later else before)
+
+    assert watch.diagnosis.timeouts.are_luck(watch.now) is luck
+
+
 def test_no_attempt_is_overtaken_while_all_hang():
     watch = Watch().know()
     early = watch.now
@@ -260,6 +326,7 @@ def test_no_attempt_is_overtaken_while_all_hang():
 def test_the_cause_is_bad_luck_for_a_while_after_a_failure():
     watch = Watch().know()
     assert watch.cause is Cause.NONE
+    assert Watch().know().fail(1, THROTTLED).cause is Cause.NONE
     assert watch.fail(2).cause is Cause.BAD_LUCK
     assert watch.answer().cause is Cause.BAD_LUCK
 
@@ -282,8 +349,11 @@ def test_refusals_alone_are_an_overload_until_an_answer():
     watch = Watch().know().wait(11.0)
     assert watch.fail(7, THROTTLED).cause is Cause.BAD_LUCK
     assert watch.fail(1, THROTTLED).cause is Cause.OVERLOAD
+    assert Watch().know().fail(8, THROTTLED).cause is Cause.BAD_LUCK  # for less than ten seconds
 
     assert watch.answer().cause is Cause.BAD_LUCK
+    assert watch.wait(11.0).fail(7, THROTTLED).cause is Cause.BAD_LUCK  # they count anew
+    assert watch.fail(1, THROTTLED).cause is Cause.OVERLOAD
 
 
 def test_429s_that_have_proved_to_be_luck_are_no_evidence():
@@ -294,7 +364,8 @@ def test_429s_that_have_proved_to_be_luck_are_no_evidence():
     assert diagnosis.throttled_at == 4.0
 
 
-def test_lost_is_what_is_overdue_and_overtaken():
+@table_test("outcome", [OK, TIMEOUT, CANCELLED])
+def test_lost_is_what_is_overdue_and_overtaken(outcome):
     watch = Watch().know()
     early = watch.send()
     watch.answer()
@@ -302,9 +373,35 @@ def test_lost_is_what_is_overdue_and_overtaken():
     assert watch.wait(2.0).diagnosis.lost == 1
     watch.send()
     assert watch.wait(2.0).diagnosis.lost == 1  # nobody overtook the later one
-    watch.end(early)
+    watch.end(early, outcome)
 
     assert watch.diagnosis.lost == 0
+
+
+def test_what_is_overdue_is_lost_while_the_circuit_sets_the_pace_unless_most_answers_were_late():
+    watch = Watch().know()
+    watch.end(watch.send())
+    sent_at = watch.now
+    watch.send()
+    assert (watch.diagnosis.lost_after, watch.diagnosis.overdue_at()) == (pytest.approx(USUAL), inf)
+    watch.diagnosis.probed = True
+    assert watch.diagnosis.overdue_at() == pytest.approx(sent_at + USUAL)
+    assert watch.wait(2.0).diagnosis.lost == 1
+    watch.late(7)
+    assert (watch.diagnosis.lost_after, watch.diagnosis.overdue_at()) == (None, inf)
+
+    assert watch.diagnosis.lost == 0
+
+
+def test_an_attempt_is_passed_by_one_that_left_later_and_was_answered_late_or_not():
+    watch = Watch().know()
+    early = watch.now
+    watch.now += 0.1
+    sent_at = watch.now
+    watch.late(1)
+
+    assert watch.diagnosis.is_passed(early)
+    assert not watch.diagnosis.is_passed(sent_at)
 
 
 def test_a_stream_that_is_late_and_then_begins_is_not_lost():
@@ -330,7 +427,11 @@ def test_after_late_answers_timeouts_are_a_matter_of_the_limit_and_quick_failure
     slow, quick = (Watch(limited=limited).know().late(20) for _ in range(2))
 
     assert slow.fail(8, TIMEOUT).is_dead is not limited
-    assert quick.fail(8).is_dead
+    assert not quick.fail(7).late(1).fail(7).is_dead  # an answer ends the run
+    assert quick.fail(1).is_dead
+    hung = Watch(limited=limited).know().late(20)
+    hung.send(8)
+    assert hung.wait(5.0).is_dead is not limited
 
 
 def test_timeouts_are_death_again_when_the_late_answers_are_half_a_minute_old():
@@ -371,6 +472,86 @@ def test_answers_prove_what_is_served_at_once():
     assert watch.diagnosis.mean == pytest.approx(0.1)
 
     assert watch.diagnosis.proven(watch.now, late=False) == pytest.approx(0.9, rel=0.2)
+
+
+@table_test(("outcome", "proven"), [(Outcome(Verdict.BROKEN), 0.45), (SERVER_ERROR, 0.0)])
+def test_an_answer_that_is_cut_proves_the_part_of_it_that_was_served(outcome, proven):
+    watch = Watch().answer(27)
+    for _ in range(100):  # nine a second, of half the usual time
+        flights = watch.send()
+        watch.now += 0.05
+        watch.end(flights, outcome)
+        watch.now += 0.06
+
+    assert watch.diagnosis.proven(watch.now, late=False) == pytest.approx(proven, rel=0.2)
+
+
+@table_test("streams", [False, True])
+@table_test("outcome", [OK, SERVER_ERROR])
+def test_what_is_usual_is_known_once_the_last_has_ended_well_or_not(streams, outcome):
+    watch = Watch()
+    flights = watch.send(32, streams=streams)
+    watch.now += 0.3
+    watch.first(flights[:30])
+    watch.now += 0.7
+    watch.end(flights[:31])
+    assert watch.diagnosis.judge.usual is None
+    watch.end(flights[31:], outcome)
+
+    assert watch.wait(1.0).diagnosis.judge.usual == pytest.approx(FIRST if streams else USUAL)
+
+
+@table_test("outcome", [OK, SERVER_ERROR])
+def test_once_it_is_known_what_is_usual_the_next_look_is_at_once(outcome):
+    watch = Watch()
+    flights = watch.send(33)
+    watch.wait(0.9)
+    watch.now += 0.1
+    watch.end(flights[:31])
+    assert watch.diagnosis.look_at > watch.now
+    watch.end(flights[31:32], outcome)
+
+    assert watch.diagnosis.look_at <= watch.now
+
+
+def test_the_next_look_is_when_the_first_of_those_under_way_is_older_than_usual():
+    watch = Watch().answer(32).wait(1.0)
+    first = watch.now
+    watch.send()
+    watch.now += 0.2
+    watch.send()
+
+    assert watch.diagnosis.look_at == first + watch.diagnosis.judge.usual
+
+
+@table_test("renewed", [False, True])
+def test_a_target_is_new_until_its_first_answer_is_half_a_minute_old(renewed):
+    watch = Watch()
+    assert watch.diagnosis.is_new(watch.now)
+    first = watch.answer().now
+    watch.now += 10.0
+    if renewed:
+        watch.answer()
+
+    assert watch.diagnosis.is_new(first + 29.9)
+    assert not watch.diagnosis.is_new(first + 30.1)
+
+
+@table_test(
+    ("outcomes", "hangs"),
+    [
+        ([TIMEOUT], True),
+        ([SERVER_ERROR], False),
+        ([TIMEOUT, OK], False),
+        ([TIMEOUT, SERVER_ERROR], False),
+    ],
+)
+def test_it_hangs_if_the_last_attempt_that_ended_timed_out(outcomes, hangs):
+    watch = Watch()
+    for outcome in outcomes:
+        watch.fail(1, outcome)
+
+    assert watch.diagnosis.hangs is hangs
 
 
 def test_failures_stand_out_when_a_third_fails():

@@ -1,6 +1,7 @@
 """A target that is slower, with slots to spare: its time becomes the usual one, since sending less does not help."""
 
 import random
+from math import inf
 
 import pytest
 from stage import SERVER_ERROR, THROTTLED, TIMEOUT
@@ -40,13 +41,15 @@ class Load:
         """As in a longer queue."""
         return 12.0 + self.service()
 
-    def run(self, count, time_of):
-        """Let so many attempts leave, three a second, and wait for their answers."""
+    def run(self, count, time_of, *, until=lambda: False):
+        """Let so many attempts leave, three a second, and wait for their answers, or until something is so."""
         began = self.watch.now
         leaves = [(began + number / 3, number, False) for number in range(count)]
         moments = sorted(leaves + [(at + time_of(), number, True) for at, number, _ in leaves])
         flights = {}
         for at, number, ends in moments:
+            if until():
+                return
             self.watch.now = at
             if ends:
                 self.watch.end([flights.pop(number)])
@@ -60,6 +63,17 @@ def test_if_late_answers_spread_as_in_a_calm_their_time_becomes_usual():
     load.run(60, load.slower)
 
     assert load.diagnosis.mean > 2.5  # the first answers to come are short ones
+    assert load.diagnosis.judge.usual < 4.0  # of all answers, not only of the late ones
+
+
+def test_as_soon_as_their_time_is_usual_they_are_no_evidence_any_more():
+    load = Load()
+    load.run(60, load.slower, until=lambda: load.diagnosis.late_at > 0)
+    assert load.watch.cause is Cause.OVERLOAD
+    load.run(60, load.slower, until=lambda: load.diagnosis.mean > 2.5)
+
+    assert (load.diagnosis.late_at, load.watch.cause) == (-inf, Cause.NONE)
+    assert load.watch.is_healthy
 
 
 def test_if_neighbours_wait_alike_it_is_a_queue():

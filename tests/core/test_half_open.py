@@ -30,3 +30,30 @@ def test_a_spent_trial_waits_for_the_last_of_those_still_under_way():
 
     assert trial.spent
     assert trial.ends_at == 65.0
+
+
+@table_test(
+    ("lost_after", "leases"),
+    [
+        (
+            2.0,
+            [5.0, 10.0, 15.0, 25.0],
+        ),  # one place in each open time, twice as long after the first
+        (12.0, [12.0, 17.0, 22.0, 32.0]),  # later, where an answer may take longer
+        (58.0, [58.0, 60.0, 60.0, 116.0]),  # and no later than the lease
+        (None, [60.0, 60.0, 60.0, 120.0]),
+    ],
+)
+def test_probes_that_hang_give_their_places_away_one_in_each_open_time(lost_after, leases):
+    policy = BreakerPolicy(
+        probes=3,
+        max_concurrent_probes=3,
+        probe_lease=60.0,
+        open_duration_factor=2.0,
+        max_open_duration=60.0,
+    )
+    trial = Trial(policy, 0.0, pace=5.0)
+    probes = [trial.take(0.0, lost_after=lost_after) for _ in range(3)]
+    probes.append(trial.take(probes[0].lease_until, lost_after=lost_after))
+
+    assert [probe.lease_until for probe in probes] == leases

@@ -49,12 +49,23 @@ def test_the_same_share_although_less_is_sent_is_bad_luck():
     assert len(draw.found) == 1
     assert draw.luck.holds(draw.now)
     assert not draw.luck.on_trial(draw.now)
+    assert not draw.luck.is_limit
 
 
 def test_refusals_that_become_few_are_a_limit():
     draw = RandomStorm(0.3).play(30, 10, [1, 0])
 
     assert (draw.found, draw.luck.on_trial(draw.now)) == ([], False)
+    assert draw.luck.is_limit
+
+
+def test_a_restart_forgets_what_was_sent():
+    draw = RandomStorm(0.3).play(5, 10, 3)
+    draw.luck.on_send(draw.now)
+    assert draw.luck.sent_lately(draw.now) == 51
+    draw.luck.restart()
+
+    assert draw.luck.sent_lately(draw.now) == 0
 
 
 def test_the_first_five_seconds_do_not_count():
@@ -108,6 +119,7 @@ def test_silence_ends_a_trial_undecided():
 
     assert not draw.luck.on_trial(draw.now + 1.0)
     assert draw.found == []
+    assert not draw.luck.is_limit
 
 
 def test_refusals_that_decide_nothing_keep_a_trial_going():

@@ -87,6 +87,9 @@ def test_decay_does_not_depend_on_how_often_one_earns():
     assert budget.balance(30.0) == pytest.approx(5.0 * e**-0.5)
     budget.earn(30.0)
     assert budget.balance(60.0) == pytest.approx((5.0 * e**-0.5 + 0.1) * e**-0.5)
+    budget.earn(60.0), budget.earn(60.5)
+    left = ((5.0 * e**-0.5 + 0.1) * e**-0.5 + 0.1) * e ** (-0.5 / 60.0) + 0.1
+    assert budget.balance(60.5) == pytest.approx(left, abs=1e-6)
 
 
 def test_paying_restarts_the_decay_from_what_is_left():

@@ -46,6 +46,37 @@ def taken(made, now=0.0):
 # ------------------------------------------------------------ order
 
 
+@table_test(
+    ("rows", "backing_off", "room"),
+    [
+        (1, 0, True),
+        (2, 0, False),
+        (4, 2, False),
+        (4, 3, True),
+        (9, 8, True),
+        (10, 9, False),  # four times as many back off
+    ],
+)
+def test_so_many_are_sent_at_once_and_four_times_as_many_back_off(rows, backing_off, room):
+    made = proven(50, width=2)
+    for _ in range(rows):
+        made.take(0.0)
+
+    assert made.has_room(backing_off) is room
+
+
+def test_it_knows_when_the_next_row_comes_back_and_whether_any_will():
+    made = proven(3)
+    first, second = made.take(0.0), made.take(0.0)
+    assert (made.next_at, made.all_under_way) == (None, False)  # there may be a fourth
+    assert made.take(0.0) == inf
+    assert made.all_under_way
+    for turn, back_at in ((first, 7.0), (second, 5.0)):
+        made.settle(turn, ended(Verdict.THROTTLED, retry_at=back_at), 1.0, 0.0)
+
+    assert (made.next_at, made.all_under_way, made.waiting) == (5.0, False, 2)
+
+
 def test_rows_go_in_the_order_of_the_input():
     turns, then = taken(proven(50))
     assert [turn.index for turn in turns] == list(range(1, 50))
@@ -220,6 +251,20 @@ def test_a_final_verdict_ends_the_row(verdict):
     made = proven(5)
     fate = made.settle(made.take(0.0), ended(verdict, attempts=3), 1.0, 0.5)
     assert fate == Final(ok=False, attempts=3)
+
+
+@table_test(
+    ("answered", "verdict", "may_stop"),
+    [
+        (False, Verdict.AUTH, True),
+        (False, Verdict.SERVER_ERROR, False),
+        (True, Verdict.AUTH, False),
+    ],
+)
+def test_a_run_may_stop_for_a_final_verdict_until_a_row_is_answered(answered, verdict, may_stop):
+    made = (proven if answered else schedule)(5)
+
+    assert made.may_stop_for(verdict) is may_stop
 
 
 def test_a_row_fails_after_so_many_attempts_over_all_rounds():

@@ -206,6 +206,17 @@ def test_a_brake_ends_two_seconds_after_the_last_refusal(refused_at, ends_at):
     assert (rate.in_force(ends_at), rate.ready_at(None, ends_at)) == (False, READY)
 
 
+def test_a_brake_saves_up_nothing_and_what_is_earned_lasts_over_the_next():
+    rate = first_burst(100, 100)  # one a second
+    assert rate.ready_at(None, 10.5) == pytest.approx(11.5)
+    for _ in range(50):
+        rate.take(None, 10.5)
+    rate.settle(None, THROTTLED, 11.0, 0.5)
+
+    assert rate.rate_at(11.0) == pytest.approx(49.0)
+    assert rate.ready_at(None, 11.0) == pytest.approx(11.0 + 0.5 / 49.0, abs=0.001)
+
+
 def test_whoever_waits_knows_that_a_brake_will_end():
     rate = first_burst(100, 100)
 
@@ -235,6 +246,58 @@ def test_seconds_in_which_the_target_was_dead_do_not_count():
         rate.settle(None, THROTTLED, 15.0, 0.5)
 
     assert rate.rate_at(15.0) == pytest.approx(90 / 5, rel=0.1)  # the tenth taught
+
+
+def died(rate, *deaths):
+    """Twenty a second left until 100.0, of which a few were refused; then the target was dead at these times."""
+    for number in range(400):
+        rate.take(None, 80.0 + number / 20)
+    for _ in range(9):
+        rate.settle(None, THROTTLED, 98.0, 0.5)
+    for death in deaths:
+        rate.restart(death)
+    return rate
+
+
+@table_test(
+    ("deaths", "refused", "now", "learned"),
+    [
+        ([100.0], 1, 106.0, False),  # those of before do not count, ...
+        ([100.0], 3, 106.0, True),  # ... nor what was sent
+        ([100.0], 3, 103.0, False),  # the first seconds teach nothing
+        ([100.0, 105.0], 3, 106.0, True),  # nor does one that dies again and again put off a lesson
+        ([100.0, 111.0], 3, 113.0, False),
+    ],
+)
+def test_after_a_death_sends_and_refusals_count_anew(deaths, refused, now, learned):
+    rate = died(send_rate(), *deaths)
+    for _ in range(10):
+        rate.take(None, now)
+    for _ in range(refused):
+        rate.settle(None, THROTTLED, now, 0.5)
+
+    assert rate.in_force(now) is learned
+
+
+def test_a_death_puts_off_no_lesson_while_a_rate_is_in_force():
+    rate = spent(200, 20)
+    left(rate, 100.0, 130.0)
+    rate.restart(130.0)
+    before = rate.rate_at(132.0)
+    for _ in range(10):
+        rate.take(None, 132.0)
+    for _ in range(5):
+        rate.settle(None, THROTTLED, 132.0, 0.5)
+
+    assert rate.rate_at(132.0) < before / 2
+
+
+def test_a_limit_that_is_used_up_keeps_the_rate_for_two_minutes():
+    rate = spent(200, 20)
+    used_up(rate, 150.0)
+
+    assert rate.in_force(150.0 + 119.9)
+    assert not rate.in_force(150.0 + 120.0)
 
 
 def used_up(rate, now):

@@ -3,6 +3,7 @@
 from stage import OK, SERVER_ERROR, TARGET
 
 from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.core.stalls import Stalls
 from stormbreak.types import TREATMENTS, Call
 
 
@@ -10,7 +11,8 @@ class Watch:
     """A diagnosis with a clock, and attempts that are sent and ended by hand."""
 
     def __init__(self, treatments=TREATMENTS, *, limited=False):
-        self.diagnosis = Diagnosis(treatments, limited=limited)
+        self.stalls = Stalls()
+        self.diagnosis = Diagnosis(treatments, limited=limited, stalls=self.stalls)
         self.now = 100.0
 
     def send(self, count=1, *, streams=False):
@@ -24,6 +26,13 @@ class Watch:
     def first(self, flights):
         for flight in flights:
             self.diagnosis.first_output(flight, self.now)
+
+    def stall(self, *, stalled):
+        """Make this process one that has not run for a second, or one that runs."""
+        if stalled:
+            self.stalls.beat(self.now - 1.0, lambda: True)
+        else:
+            self.stalls.rest()
 
     def wait(self, seconds):
         self.now += seconds

@@ -315,8 +315,6 @@ class AutomaticLimiter:
         before = self._recovery.limit(now, proven, diagnosis, late=late)
         if limit < before:
             limit = before
-        if limit < 1.0:
-            limit = 1.0
         if now - diagnosis.late_at >= HOLD:
             limit += diagnosis.lost
         self.limit = floor(limit if limit < self.max_limit else self.max_limit)

@@ -205,8 +205,8 @@ class Diagnosis:
         self._overdue.discard(flight)
         if flight.first_output_at is not None:
             self._first_output_estimate.ended(now)
-        if flight.sent_at <= self.refusals.heard_at or outcome.verdict is Verdict.THROTTLED:
-            self._compare(flight, outcome, now)
+        if outcome.verdict is Verdict.THROTTLED:
+            self._refused(flight, now)
         if completion is not Completion.CUT:
             self._failed(flight, outcome, now)
             if outcome.verdict is Verdict.BROKEN and self.judge.mean:
@@ -216,14 +216,14 @@ class Diagnosis:
         if self.judge.usual != self._looked_for:
             self.look_at = -inf
 
-    def on_success(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
+    def on_success(self, token: InFlight, _outcome: Outcome, now: float, _uniform: float) -> None:
         """Record an answer."""
         flight, sent_at = token, token.sent_at
         flight.completion = ANSWERED
         if self._overdue:
             self._overdue.discard(flight)
         if sent_at <= self.refusals.heard_at:
-            self._compare(flight, outcome, now)
+            self.refusals.compare(flight, VERDICT_OK, now)
         self.answers += 1
         self.changes += 1
         if flight.first_output_at is None:
@@ -372,10 +372,9 @@ class Diagnosis:
             if self._late_answers.end_trial(now):  # too late to be answered at all
                 self.judge.roll_back()
 
-    def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:
-        refusals, verdict = self.refusals, outcome.verdict
-        refusals.compare(flight, verdict, now)
-        if verdict is Verdict.THROTTLED and not (refusals.are_random or self._is_luck(now)):
+    def _refused(self, flight: InFlight, now: float) -> None:
+        self.refusals.compare(flight, Verdict.THROTTLED, now)
+        if not (self.refusals.are_random or self._is_luck(now)):
             self.throttled_at = now
 
     def _is_everybody_refused(self) -> bool:

@@ -109,17 +109,17 @@ class Refusals:
         self.heard_at = -inf  # ... and when that was heard
 
     def compare(self, flight: InFlight, verdict: Verdict, now: float) -> None:
-        """Take note of an attempt that was refused, or left before the last refusal was heard."""
+        """Take note of an attempt that was refused, or that was answered and left before the last refusal was heard."""
         beside = self.sent_at <= flight.sent_at <= self.heard_at
         if verdict is Verdict.OK:
             if beside:
                 self._served += WEIGHT * (1 - self._served)
-        elif verdict is Verdict.THROTTLED:
-            if beside:
-                self._served -= WEIGHT * self._served
-            self.sent_at = max(self.sent_at, flight.sent_at)
-            self.heard_at = now
-            self.count += 1
+            return
+        if beside:
+            self._served -= WEIGHT * self._served
+        self.sent_at = max(self.sent_at, flight.sent_at)
+        self.heard_at = now
+        self.count += 1
 
     @property
     def are_random(self) -> bool:
