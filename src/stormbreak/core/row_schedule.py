@@ -3,13 +3,13 @@
 `batch run` and the simulator use it.
 
 A row fails only on a final verdict, on its deadline, after `ATTEMPTS` attempts, or if it is asked to wait for more than a
-day; one that never got a connection says
-nothing of the row, and does not count. Any other end of a call (an empty retry budget, used-up retries, a pause longer
-than a call may wait) reschedules the row: it is sent after the Retry-After, or after a backoff. The backoff grows with
-each round. It does not where another row was answered in this one, for then it was bad luck; but the last `SPREAD_OUT`
-sends are spread out, since an outage may last. With `once`, one attempt is all. Fresh rows are held back while many
-wait to come back, so that an outage does not drag the whole input through its first failure, and memory stays bounded.
-A row is taken only when there is room for it: a call that backs off makes room for another one.
+day. An attempt that never got a connection says nothing of the row, and does not count. Any other end of a call (an empty
+retry budget, used-up retries, a pause longer than a call may wait) reschedules the row: it is sent after the Retry-After,
+or after a backoff. The backoff grows with each round. It does not where another row was answered in this one, for then it
+was bad luck; but the last `SPREAD_OUT` sends are spread out, since an outage may last. With `once`, one attempt is all.
+Fresh rows are held back while many wait to come back, so that an outage does not drag the whole input through its first
+failure, and memory stays bounded. A row is taken only when there is room for it: a call that backs off makes room for
+another one.
 
 The first rows are probes: until one of them shows that address, key, model and account are right, at most `PROBE_ROWS`
 are sent, and if all of them get the same final verdict, the run stops.
@@ -40,9 +40,7 @@ UNPROVEN = frozenset({Verdict.INVALID, Verdict.SCHEMA_MISMATCH})
 SPREAD_OUT = 4  # attempts of a row that are kept for later: an outage may last for a minute or two
 _BACKOFF = Backoff(initial_delay=2.0, max_delay=60.0)
 _MIN = 0.5  # seconds before a row is sent again
-_MAX_WAIT = (
-    86_400.0  # seconds that a server may ask a row to wait; for longer, the run does not stay
-)
+_MAX_WAIT = 86_400.0  # seconds that a server may ask a row to wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
