@@ -20,6 +20,7 @@ from stormbreak.http.h1.server_connection import (
 )
 
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
+CLOSING = b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
 SHORT = {"head_timeout": 0.1, "idle_timeout": 0.2, "min_body_rate": 1e6}
 LARGE = 16 << 20  # more than the buffers of the kernel hold for who does not read
@@ -391,11 +392,12 @@ async def test_a_drain_serves_those_who_wait_to_be_accepted():
     async with serving() as (_, server):
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
         for client in clients:
-            client.sendall(GET % b"a")  # nothing of this lets the event loop accept one
+            client.sendall(CLOSING)  # nothing of this lets the event loop accept one
         clients[0].close()
         await server.drain(5.0)
         for client in clients[1:]:
             with client:
+                client.settimeout(5.0)
                 assert client.recv(1_000).endswith(b"/a")
 
 

@@ -15,6 +15,7 @@ from stormbreak.http.h1.server_connection import (
 )
 
 BACKLOG = 4096
+_TURNS = 3  # of an event loop, until what it has accepted is a connection
 _LAST_WORDS = 5.0  # seconds in which cancelled answers can tell their clients
 
 
@@ -71,9 +72,7 @@ class HttpServer:
         in the backlog: the system would reset them.
         """
         self.draining = True
-        await self._accept_all()
-        for listener in self._listeners:
-            listener.close()
+        await self._stop_listening()
         if not await self._emptied(grace):
             for connection in tuple(self._connections):
                 connection.expire()
@@ -107,18 +106,23 @@ class HttpServer:
 
     # ------------------------------------------------------------ internal
 
-    async def _accept_all(self) -> None:
-        """Accept the connections that wait."""
+    async def _stop_listening(self) -> None:
+        """Listen no longer, and accept the connections that wait."""
         loop = asyncio.get_running_loop()
-        for listening in self._sockets:
-            for _ in range(BACKLOG):
-                try:
+        sockets = [each for each in self._sockets if each.fileno() >= 0]  # a second time there is none
+        waiting = [socket.socket(fileno=os.dup(each.fileno())) for each in sockets]
+        for listener in self._listeners:
+            listener.close()
+        for listening in waiting:
+            with listening, suppress(BlockingIOError):
+                listening.setblocking(False)
+                while True:
                     client, _ = listening.accept()
-                except OSError:  # there is no other
-                    break
-                client.setblocking(False)
-                with suppress(OSError):  # it has left
-                    await loop.connect_accepted_socket(lambda: ServerConnection(self), client)
+                    client.setblocking(False)
+                    with suppress(OSError):  # it has left
+                        await loop.connect_accepted_socket(lambda: ServerConnection(self), client)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     async def _emptied(self, seconds: float) -> bool:
         """Wait until no connection is left; return whether that was within `seconds`."""
