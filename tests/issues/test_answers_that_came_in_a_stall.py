@@ -146,11 +146,12 @@ def test_an_answer_on_a_thread_that_blocks(monkeypatch):
 def test_answers_to_threads_in_a_transport_of_others():
     """The whole process is stopped; those who read, and who watches their time, go on at once."""
     count = 20
+    span = 5 * SPAN  # all of them have to leave within it
     child = Value("i", 0)
 
     def ask():
         child.value = os.getpid()
-        transport = Transport(replace(ONCE, attempt_timeout=SPAN), inner=httpx.HTTPTransport())
+        transport = Transport(replace(ONCE, attempt_timeout=span), inner=httpx.HTTPTransport())
         with (
             httpx.Client(transport=transport, timeout=PATIENCE) as client,
             ThreadPoolExecutor(count) as threads,
@@ -167,7 +168,7 @@ def test_answers_to_threads_in_a_transport_of_others():
             os.kill(child.value, signal.SIGSTOP)
             for each in clients:
                 each.sendall(b"".join(PLAIN))
-            time.sleep(SPAN + 2 * STALL)
+            time.sleep(span + 2 * STALL)
             os.kill(child.value, signal.SIGCONT)
 
     with socket.create_server(("127.0.0.1", 0), backlog=count) as listener:
