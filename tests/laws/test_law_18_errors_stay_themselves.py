@@ -316,7 +316,7 @@ class Raising(FakeWire):
         super().__init__(FakeIncoming([]))
         self.raised = raised
 
-    async def exchange(self, request):
+    async def exchange(self, request, judge=None):
         raise self.raised
 
 

@@ -30,6 +30,9 @@ class FakeIncoming:
     def limit_silence(self, seconds):
         pass
 
+    def spoil(self):
+        self.closed = True
+
     def close(self):
         self.closed = True
 

@@ -18,8 +18,8 @@ class ConnectionOnThreads:
         made.connection = connection.blocking
         return made
 
-    async def exchange(self, request):
-        return await asyncio.to_thread(run, self.connection.exchange(request))
+    async def exchange(self, request, judge=None):
+        return await asyncio.to_thread(run, self.connection.exchange(request, judge))
 
     async def close(self):
         await asyncio.to_thread(run, self.connection.close())

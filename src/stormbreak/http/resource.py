@@ -8,10 +8,10 @@ from collections.abc import AsyncIterable
 from math import inf
 from typing import BinaryIO, Protocol
 
-from stormbreak.http.h1.connection import ResponseStream, collect
+from stormbreak.http.h1.connection import ResponseStream
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.request import ACCEPT_ANY, IDEMPOTENCY_KEY, Lookup
-from stormbreak.http.response import Parsed, outcome_of, parse_response
+from stormbreak.http.response import Parsed, outcome_of, read_whole
 from stormbreak.http.routing import Route
 from stormbreak.http.session import PreparedAttempt, Sender
 from stormbreak.llm.endpoints import Shape
@@ -91,7 +91,7 @@ class ResourceSender(Sender):
         into = self._template.into
         result: Parsed | Outcome
         if into is None or not stream.head.succeeded:
-            result = parse_response(await collect(stream), request)
+            result = await read_whole(stream, request)
         else:
             failure = await _download(stream, into)
             parsed = ParsedResponse(Verdict.OK, request_id=request_id_of(stream.head.headers))

@@ -10,7 +10,6 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.http.h1.connection import (
     FREE,
     MALFORMED,
-    ExchangeResult,
     Held,
     ResponseStream,
     collect,
@@ -32,6 +31,7 @@ Parsed: TypeAlias = tuple[HttpResponse, ParsedResponse]
 
 GRACE = 0.25  # seconds that a body may go on after the end of its answer, to reuse the connection
 MAX_PIECES_AFTER_END = 16  # a server may never stop
+_STREAM = "text/event-"
 
 
 class Response(Value, frozen=True):
@@ -54,20 +54,17 @@ class Response(Value, frozen=True):
 # ---------------------------------------------------------------- a whole body
 
 
-def parse_response(result: ExchangeResult, request: PreparedRequest) -> Parsed | Outcome:
+def parse_response(result: HttpResponse, request: PreparedRequest) -> Parsed:
     """Read a response that came whole."""
-    if isinstance(result, Outcome):
-        return result
-    if (
-        result.body.startswith(BOM_UTF8) and request.shape is not Shape.RESOURCE
-    ):  # that may be a file
+    # that may be a file
+    if result.body.startswith(BOM_UTF8) and request.shape is not Shape.RESOURCE:
         result = result._replace(body=without_mark(result.body))
     parsed = read_answer(result, request.shape, choices=request.choices, inputs=request.inputs)
     if (
         parsed.verdict is Verdict.BROKEN
         and request.shape in FORMATS
         and result.succeeded
-        and result.headers.get("content-type", "").startswith("text/event-")
+        and result.headers.get("content-type", "").startswith(_STREAM)
     ):  # a stream that was not asked for: the server would send one again
         assembler = stream_reader(StreamAssembler, request, result)
         assembler.feed(result.body)
@@ -76,11 +73,35 @@ def parse_response(result: ExchangeResult, request: PreparedRequest) -> Parsed |
     return result, parsed
 
 
+class WholeAnswer:
+    """A `Judge` that keeps what it read."""
+
+    __slots__ = ("_request", "parsed")
+    parsed: Parsed
+
+    def __init__(self, request: PreparedRequest) -> None:
+        self._request = request
+
+    def __call__(self, response: HttpResponse) -> bool:
+        """Read a response; False: it is broken, or a stream that was not asked for."""
+        self.parsed = parsed = parse_response(response, self._request)
+        return parsed[1].verdict is not Verdict.BROKEN and not (
+            response.headers.get("content-type", "").startswith(_STREAM) and response.succeeded
+        )
+
+
+async def read_whole(stream: ResponseStream, request: PreparedRequest) -> Parsed | Outcome:
+    """Read a response to its end, and what it means."""
+    answer = WholeAnswer(request)
+    got = await collect(stream, answer)
+    return got if isinstance(got, Outcome) else answer.parsed
+
+
 async def read_failure(
     stream: ResponseStream, request: PreparedRequest, api_key: str | None, *, learn: bool
 ) -> Outcome:
     """Read a response whose status is no success."""
-    result = parse_response(await collect(stream), request)
+    result = await read_whole(stream, request)
     return (
         result if isinstance(result, Outcome) else outcome_of(result, request, api_key, learn=learn)
     )
@@ -161,23 +182,20 @@ async def assemble_stream(
     `on_output` is called at the first output; from then on `stall_timeout` bounds silence.
     """
     if not stream.head.succeeded:
-        return parse_response(await collect(stream), request), None
+        return await read_whole(stream, request), None
     assembler = stream_reader(StreamAssembler, request, stream.head)
     body = StreamedBody(stream)
-    cancel: CancelledError | None = None
     try:
-        failure = await _read_all(body, stream, assembler, stall_timeout, on_output)
-    except CancelledError as error:
-        if assembler.failed or not assembler.whole:
-            raise
-        failure, cancel = None, error
+        ended = await _read_all(body, stream, assembler, stall_timeout, on_output)
+        if isinstance(ended, Outcome):
+            return ended, None
+        parsed, whole = assembler.end()
+        if parsed.verdict is Verdict.BROKEN or assembler.is_plain:
+            stream.spoil()
+        return (stream.head._replace(body=whole), parsed), ended
     finally:
         stream.close()
         body.release()
-    if failure is not None:
-        return failure, None
-    parsed, whole = assembler.end()
-    return (stream.head._replace(body=whole), parsed), cancel
 
 
 async def _read_all(
@@ -186,11 +204,16 @@ async def _read_all(
     assembler: StreamAssembler,
     stall_timeout: float | None,
     on_output: Callable[[], None] | None,
-) -> Outcome | None:
-    """Read until the answer is over, or has failed; return the outcome if the connection failed."""
+) -> Outcome | CancelledError | None:
+    """Read until the answer is over, or has failed; return the outcome if the connection failed, or a cancel after the end."""
     has_output = False
     while not assembler.failed:
-        chunk = await body.read_into(assembler)
+        try:
+            chunk = await body.read_into(assembler)
+        except CancelledError as cancel:
+            if not assembler.whole:
+                raise
+            return cancel
         if isinstance(chunk, Outcome):
             return chunk
         if not chunk:

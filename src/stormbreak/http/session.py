@@ -15,7 +15,7 @@ from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.h1.connection import Connection
 from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate, headers_for
-from stormbreak.http.response import assemble_stream, outcome_of, parse_response
+from stormbreak.http.response import Parsed, WholeAnswer, assemble_stream, outcome_of
 from stormbreak.http.routing import Routes, TargetConfig
 from stormbreak.http.stream_source import Source, open_source
 from stormbreak.llm.endpoints import OPERATIONS
@@ -180,8 +180,11 @@ class BufferedSender(Sender):
     async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
         command, connection, request, policy, api_key = attempt
         learn, cancel = policy.rate_limit.learn_from_headers, None
+        result: Parsed | Outcome
         if not request.streamed:
-            result = parse_response(await connection.exchange(request), request)
+            answer = WholeAnswer(request)
+            got = await connection.exchange(request, answer)
+            result = got if isinstance(got, Outcome) else answer.parsed
         else:
             stream = await connection.open(request)
             if isinstance(stream, Outcome):

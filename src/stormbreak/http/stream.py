@@ -344,7 +344,6 @@ class Stream:
 
     def _break(self) -> NoReturn:
         """End it for an event that is no JSON; the scanner does not look into all of them."""
-        self._source.close()
         assert self._delivery is not None
         ended = self._delivery.end(self._source.malformed())
         assert ended is not None

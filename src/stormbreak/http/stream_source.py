@@ -117,12 +117,15 @@ class Source:
         if not isinstance(chunk, bytes):
             return self._with_limits(chunk)
         if not chunk:
-            return self._outcome()
+            outcome = self._outcome()
+            if outcome.verdict is Verdict.BROKEN or self.is_plain:
+                self._stream.spoil()
+            self._stream.close()
+            return outcome
         self._keep(chunk)
         scanner = self._scanner
         if scanner.failed:
-            self.failed = True
-            self._stream.close()
+            self._fail()
             if scanner.ends_falsely:
                 return self._outcome()
         return chunk
@@ -140,8 +143,7 @@ class Source:
         """Assemble the answer from what was held and all that comes; keep all of it for `received`."""
         self._scanner = assembler = self._assembled()
         if assembler.failed:  # it looks at more than a scanner
-            self.failed = True
-            self._stream.close()
+            self._fail()
         self._kept = deque(self.held)
         self._max_kept = inf
 
@@ -163,14 +165,17 @@ class Source:
                 self.head = self.head._replace(headers=headers)
 
     def malformed(self) -> Outcome:
-        """Return the outcome of an event that is no JSON, and that the scanner did not look into."""
+        """Close the connection for an event that is no JSON, which the scanner did not look into; return the outcome."""
+        self._fail()
         detail = "invalid json in an event"
         status = self.head.status
         outcome = Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
         return self._with_limits(outcome)
 
     def close(self) -> None:
-        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
+        """Close the connection, unless a complete answer was read to the end of its body. A waiting reader wakes."""
+        if not self._scanner.finished:
+            self._stream.spoil()
         self._stream.close()
 
     def _assembled(self) -> StreamAssembler:
@@ -178,6 +183,11 @@ class Source:
         for chunk in self.held:
             assembler.feed(chunk)
         return assembler
+
+    def _fail(self) -> None:
+        self.failed = True
+        self._stream.spoil()
+        self._stream.close()
 
     def _keep(self, chunk: bytes) -> None:
         kept = self._kept

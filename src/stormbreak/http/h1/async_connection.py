@@ -14,7 +14,7 @@ from stormbreak.http.h1.address import Address, address_of
 from stormbreak.http.h1.async_exchange import AsyncExchange, Socket
 from stormbreak.http.h1.async_pool import AsyncPool
 from stormbreak.http.h1.blocking_connection import BlockingConnection
-from stormbreak.http.h1.connection import ExchangeResult
+from stormbreak.http.h1.connection import ExchangeResult, Judge
 from stormbreak.http.h1.exchange import BAD_HEADER
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import proxy_of
@@ -50,7 +50,9 @@ class AsyncConnection:
         """The same for code that blocks."""
         return BlockingConnection(limit=self._limit, proxy=self._proxy, tls=self._tls)
 
-    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
+    async def exchange(
+        self, request: PreparedRequest, judge: Judge | None = None
+    ) -> ExchangeResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         pool = self._pool() or await self._new_pool()
         begun = self._begin_now(pool, request) or await self._begin(pool, request)
@@ -58,7 +60,7 @@ class AsyncConnection:
             return begun
         while begun.parser.status is None and begun.failure is None:  # here: each frame costs
             await begun.wait()
-        return came_whole(begun) or await whole_response(begun, request, pool)
+        return came_whole(begun, judge) or await whole_response(begun, request, pool, judge)
 
     async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""

@@ -95,7 +95,9 @@ class AsyncExchange(Exchange):
         with suppress(RuntimeError):  # a loop that is closed
             self._loop.call_soon_threadsafe(self.fail, LOST)
 
-    def _leave(self) -> None:
+    def _leave(self) -> bool:
+        if self.over:
+            return False
         self.over = True
         self.parser.close()
         if self._timer is not None:
@@ -104,6 +106,7 @@ class AsyncExchange(Exchange):
         if self.upload is not None:
             self.upload.cancel()
             self.upload = None  # its traceback holds the body
+        return True
 
     def wake(self) -> None:
         waiter = self._waiter
@@ -141,7 +144,7 @@ class AsyncExchange(Exchange):
 
     def _look(self) -> None:
         """See how long the server has been silent, or has taken nothing of the request, while we waited for it."""
-        if self.over:
+        if self.over or self.parser.complete:
             return
         now = self._loop.time()
         unsent = self.socket.transport.get_write_buffer_size()

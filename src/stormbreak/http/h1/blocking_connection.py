@@ -11,7 +11,7 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.http.h1.address import address_of
 from stormbreak.http.h1.blocking_exchange import BlockingExchange
 from stormbreak.http.h1.blocking_pool import BlockingPool
-from stormbreak.http.h1.connection import ExchangeResult
+from stormbreak.http.h1.connection import ExchangeResult, Judge
 from stormbreak.http.h1.exchange import BAD_HEADER, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import Proxy
@@ -33,11 +33,15 @@ class BlockingConnection:
     def blocking(self) -> Self:
         return self
 
-    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
+    async def exchange(
+        self, request: PreparedRequest, judge: Judge | None = None
+    ) -> ExchangeResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         pool = self._pool
         begun = await self._begin(pool, request)
-        return begun if isinstance(begun, Outcome) else await whole_response(begun, request, pool)
+        if isinstance(begun, Outcome):
+            return begun
+        return await whole_response(begun, request, pool, judge)
 
     async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""

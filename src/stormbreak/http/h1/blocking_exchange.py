@@ -59,6 +59,10 @@ class BlockingExchange(Exchange):
                 self._rest()
 
     @property
+    def _is_done(self) -> bool:
+        return self.over or self.parser.complete
+
+    @property
     def _has_answer(self) -> bool:
         return self.over or self.parser.status is not None
 
@@ -72,7 +76,7 @@ class BlockingExchange(Exchange):
             except _NOT_NOW:
                 pass
             except OSError:  # what came before the connection failed can still be read
-                while not self.over:
+                while not self._is_done:
                     if not self._take():
                         self.fail(LOST)
                 return
@@ -84,14 +88,14 @@ class BlockingExchange(Exchange):
 
     async def wait(self) -> None:
         """Wait until something has come, if nothing has. Cancelling closes the connection."""
-        if self.parser.unread or self.over:  # then another thread may use the socket
+        if self.parser.unread or self._is_done:  # then another thread may use the socket
             return
         self._enter()
         sock, until = self.socket.sock, time.monotonic() + self._idle
         try:
             if isinstance(sock, ssl.SSLSocket) and sock.pending() and self._take():
                 return
-            while not self.over:
+            while not self._is_done:
                 if not await SocketWait((sock, READ), until=until):
                     self.silent()
                 elif self._take():
@@ -104,7 +108,7 @@ class BlockingExchange(Exchange):
 
     def _take(self) -> bool:
         """Take what has come; whether there was something, or an end."""
-        if self.over:
+        if self._is_done:
             return True
         try:
             data = self.socket.sock.recv(_CHUNK)
@@ -126,16 +130,18 @@ class BlockingExchange(Exchange):
         return self.socket.closed or (strand is not None and strand.is_interrupted)
 
     def close(self, outcome: Outcome) -> None:
-        """Close the connection; on another thread, wake the one that reads, which closes it."""
+        """Release or close the connection; on another thread, wake the one that reads, which closes it."""
         with self.socket.lock:
             if self.over:
                 return
-            if self.failure is None:
-                self.failure = outcome
             if self.socket.in_use:
+                if self.failure is None:
+                    self.failure = outcome
                 self.socket.shut()
-            else:
+                return
+            if not self._is_read:
                 self.fail(outcome)
+        self.release()
 
     def _enter(self) -> None:
         """Use the socket, unless it is closed, or no longer ours."""
@@ -146,12 +152,12 @@ class BlockingExchange(Exchange):
     def _rest(self) -> None:
         """Use the socket no longer, for now."""
         with self.socket.lock:
-            if not self.over:
-                self.socket.rest()
+            if not self.over and not self.socket.rest() and self.parser.complete:
+                self.spoil()
 
-    def _leave(self) -> None:
+    def _leave(self) -> bool:
         with self.socket.lock:
-            super()._leave()
+            return super()._leave()
 
     def limit_silence(self, seconds: float) -> None:
         self._idle = min(self._idle, seconds)

@@ -6,7 +6,7 @@ server or a network did. It returns an `HttpResponse`, or the `Outcome` of an at
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Protocol, TypeAlias
@@ -226,6 +226,10 @@ ERROR_SILENCE = 5.0  # seconds in the body of an error: its head has said what i
 
 ExchangeResult: TypeAlias = HttpResponse | Outcome
 
+Judge: TypeAlias = Callable[[HttpResponse], bool]
+"""Whether a response can be the answer to its request. If not, its connection is closed: the next response on it may be
+that of this request, or of another."""
+
 
 MALFORMED = "body cannot be decompressed"
 """Detail of an outcome: what came of the body may not be what was sent, even if it can be parsed."""
@@ -268,19 +272,24 @@ class ResponseStream(Protocol):
         """From now on wait at most `seconds` for the next bytes."""
         ...
 
+    def spoil(self) -> None:
+        """Let no other request use the connection: what came is no answer to this one. Before `close`."""
+        ...
+
     def close(self) -> None:
         """Close the connection, unless the body was read to its end. A waiting reader wakes."""
         ...
 
 
-async def collect(stream: ResponseStream) -> ExchangeResult:
-    """Read a response to its end; the connection is closed if that did not come.
+async def collect(stream: ResponseStream, judge: Judge | None = None) -> ExchangeResult:
+    """Read a response to its end; the connection is closed if that did not come, or if `judge` takes it for no answer.
 
     The head of an error decides, however its body ends: cut, silent, endless or garbled, it stays final, or keeps its
     time to come back.
     """
     parts: list[bytes] = []
     succeeded, size, held = stream.head.succeeded, 0, Held()
+    is_answer = False
     if not succeeded:
         stream.limit_silence(ERROR_SILENCE)
     try:
@@ -295,10 +304,14 @@ async def collect(stream: ResponseStream) -> ExchangeResult:
             else:
                 break
         body = parts[0] if len(parts) == 1 else b"".join(parts)
+        response = stream.head._replace(body=body if succeeded else body[:ERROR_LIMIT])
+        is_answer = judge is None or judge(response)
     finally:
+        if not is_answer:
+            stream.spoil()
         stream.close()
         held.release()
-    return stream.head._replace(body=body if succeeded else body[:ERROR_LIMIT])
+    return response
 
 
 class Connection(Protocol):
@@ -309,8 +322,10 @@ class Connection(Protocol):
         """The same for coroutines that block their thread (`drivers.blocking`)."""
         ...
 
-    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
-        """Send once and read the whole response. Cancelling closes the socket."""
+    async def exchange(
+        self, request: PreparedRequest, judge: Judge | None = None
+    ) -> ExchangeResult:
+        """Send once and read the whole response. Cancelling closes the socket, and so does a response that `judge` refuses."""
         ...
 
     async def open(self, request: PreparedRequest) -> ResponseStream | Outcome:

@@ -95,8 +95,11 @@ class Exchange:
     # ------------------------------------------------------------ from the socket
 
     def received(self, data: bytes) -> None:
-        """Take what came."""
+        """Take what came. Behind a whole response nothing may come."""
         parser = self.parser
+        if parser.complete:
+            self.spoil()
+            return
         had_head = parser.status is not None
         try:
             parser.feed(data)
@@ -106,9 +109,7 @@ class Exchange:
             self.received_at = time.time()
             if not self.is_sent:
                 self._refuse_early()
-        if parser.complete:
-            self._finish()
-        elif parser.unread > UNREAD and not self.over:
+        if parser.unread > UNREAD and not self.over:
             self.carrier.pause()
         self.wake()
 
@@ -119,8 +120,7 @@ class Exchange:
             parser.end(cleanly=cleanly)
         except CutResponseError:
             self.fail(LOST if parser.status is None else broken_body(parser.status))
-        else:
-            self._finish()
+        self.spoil()
         self.wake()
 
     def silent(self) -> None:
@@ -135,30 +135,46 @@ class Exchange:
         if 200 <= (self.parser.status or 0) <= 299:
             self.fail(_EARLY)
 
-    def _finish(self) -> None:
-        """The whole response is here: the connection is free for another request, or closed."""
-        if not self.over:
-            self._leave()
-            self.carrier.free(reusable=self.parser.reusable)
-
     def fail(self, outcome: Outcome) -> None:
         """Close the connection; what came before can still be read."""
         if self.failure is None:
             self.failure = outcome
-        if not self.over:
-            self._leave()
+        self.spoil()
+
+    def _leave(self) -> bool:
+        """Have no more to do with the connection; False: so it was before."""
+        if self.over:
+            return False
+        self.over = True
+        self.parser.close()
+        return True
+
+    @property
+    def _is_read(self) -> bool:
+        """Whether the whole response has come, and was taken."""
+        return self.parser.complete and not self.parser.unread
+
+    # ------------------------------------------------------------ from the reader
+    # It holds the connection until it has judged the response: of one that is no answer to the request nobody knows
+    # what comes next on it.
+
+    def release(self) -> None:
+        """The whole response was read, and is an answer: the connection is free for another request, or closed."""
+        if self._leave():
+            self.carrier.free(reusable=self.parser.reusable)
+
+    def spoil(self) -> None:
+        """Close the connection; what came can still be read."""
+        if self._leave():
             self.carrier.abort()
 
     def close(self, outcome: Outcome) -> None:
-        """Close the connection, and wake the reader."""
-        self.fail(outcome)
+        """Release the connection if the whole response was read; else close it, and wake the reader."""
+        if self._is_read:
+            self.release()
+        else:
+            self.fail(outcome)
         self.wake()
-
-    def _leave(self) -> None:
-        self.over = True
-        self.parser.close()
-
-    # ------------------------------------------------------------ from the reader
 
     async def head(self) -> HttpResponse | Outcome:
         """Wait for the head of the response."""

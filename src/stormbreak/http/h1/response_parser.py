@@ -155,7 +155,8 @@ class ResponseParser:
             coding.lower() != "chunked" or "transfer-encoding" in self.repeated
         ):
             raise MalformedResponseError
-        self.reusable = self._llhttp.should_keep_alive()
+        # who says 408 gives the connection up, maybe before our request came (RFC 9110, section 15.5.9)
+        self.reusable = self._llhttp.should_keep_alive() and status != 408
         self._until_close = (
             coding is None and "content-length" not in self.headers and status not in (204, 304)
         )

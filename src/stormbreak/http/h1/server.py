@@ -109,7 +109,9 @@ class HttpServer:
     async def _stop_listening(self) -> None:
         """Listen no longer, and accept the connections that wait."""
         loop = asyncio.get_running_loop()
-        sockets = [each for each in self._sockets if each.fileno() >= 0]  # a second time there is none
+        sockets = [
+            each for each in self._sockets if each.fileno() >= 0
+        ]  # a second time there is none
         waiting = [socket.socket(fileno=os.dup(each.fileno())) for each in sockets]
         for listener in self._listeners:
             listener.close()

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Iterator
 from typing import Protocol
 
 from stormbreak.drivers.locks import LiveSet
-from stormbreak.http.h1.connection import BODY_LIMIT, ExchangeResult, broken_body, collect
+from stormbreak.http.h1.connection import BODY_LIMIT, ExchangeResult, Judge, broken_body, collect
 from stormbreak.http.h1.decompression import (
     Decoder,
     UnacceptedCodingError,
@@ -72,7 +72,7 @@ class SocketResponse:
             return broken
         if got is None:
             return None
-        if isinstance(got, Outcome) or not got:
+        if isinstance(got, Outcome):
             self.close()
             return got
         self._size += len(got)
@@ -85,8 +85,12 @@ class SocketResponse:
         """Wait no longer than so many seconds for each of the bytes that are still to come."""
         self._exchange.limit_silence(seconds)
 
+    def spoil(self) -> None:
+        """Let `close` close the connection, also if the whole body was read: it is no answer to the request."""
+        self._exchange.parser.reusable = False
+
     def close(self) -> None:
-        """Close the connection, unless the whole body has come; whoever reads is woken."""
+        """Close the connection, unless the whole body was read; whoever reads is woken."""
         if not self._closed:
             self._closed = True
             self._exchange.close(broken_body(self.head.status))
@@ -123,16 +127,17 @@ async def open_response(
 
 
 async def whole_response(
-    exchange: Exchange, request: PreparedRequest, pool: ResponseOwner
+    exchange: Exchange, request: PreparedRequest, pool: ResponseOwner, judge: Judge | None
 ) -> ExchangeResult:
-    """Wait for a whole response."""
+    """Wait for a whole response, and release its connection if `judge` takes it for an answer."""
     head = await exchange.head()
     if isinstance(head, Outcome):
         return head
-    return came_whole(exchange) or await collect(SocketResponse(exchange, head, request, pool))
+    whole = came_whole(exchange, judge)
+    return whole or await collect(SocketResponse(exchange, head, request, pool), judge)
 
 
-def came_whole(exchange: Exchange) -> ExchangeResult | None:
+def came_whole(exchange: Exchange, judge: Judge | None) -> ExchangeResult | None:
     """Return a success that came with its head, as most do; None if it is not that, or is packed."""
     parser = exchange.parser
     status, headers = parser.status, parser.headers
@@ -142,5 +147,15 @@ def came_whole(exchange: Exchange) -> ExchangeResult | None:
         return None
     body = parser.take()
     if len(body) > BODY_LIMIT:
+        exchange.spoil()
         return broken_body(status, f"larger than {BODY_LIMIT >> 20} MiB")
-    return HttpResponse(status, headers, body, exchange.received_at, parser.repeated)
+    response = HttpResponse(status, headers, body, exchange.received_at, parser.repeated)
+    is_answer = False
+    try:
+        is_answer = judge is None or judge(response)
+    finally:
+        if is_answer:
+            exchange.release()
+        else:
+            exchange.spoil()
+    return response

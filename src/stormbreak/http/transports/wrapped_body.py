@@ -1,8 +1,10 @@
 """Response bodies over a wrapped transport, with deadlines, interrupts and a check for stale bytes."""
 
+import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from stormbreak.drivers.timeouts import Timeout
@@ -134,6 +136,16 @@ class WrappedBody:
                 raise
             raise self._late() from None
         return chunk
+
+    def spoil(self) -> None:
+        """Shut the socket: httpcore, which may have the connection in its pool again, does not reuse it then."""
+        info = getattr(self._network_stream, "get_extra_info", None)
+        found = None if self._parser is None or info is None else info("socket")
+        with suppress(OSError, TypeError):  # it is closed; uvloop's has no `shutdown`
+            if isinstance(found, socket.socket):
+                socket.socket.shutdown(found, socket.SHUT_RDWR)  # an SSLSocket's own drops its TLS
+            elif found is not None:
+                found.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         if self._parser is not None:

@@ -20,6 +20,7 @@ from stormbreak.http.h1.connection import (
     BODY_LIMIT,
     Connection,
     ExchangeResult,
+    Judge,
     broken_body,
     collect,
     silent_body,
@@ -27,6 +28,7 @@ from stormbreak.http.h1.connection import (
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.transports.interruptible import interruptible
 from stormbreak.http.transports.library import Library
+from stormbreak.http.transports.wrapped_body import WrappedBody
 from stormbreak.types import Outcome
 
 _SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
@@ -56,10 +58,12 @@ class _WrappedConnection(ABC):
         self._library = library
         self._inner = inner
 
-    async def exchange(self, request: PreparedRequest) -> ExchangeResult:
+    async def exchange(
+        self, request: PreparedRequest, judge: Judge | None = None
+    ) -> ExchangeResult:
         """Send once and read the whole response. Cancelling closes the connection."""
         stream = await self.open(request)
-        return stream if isinstance(stream, Outcome) else await collect(stream)
+        return stream if isinstance(stream, Outcome) else await collect(stream, judge)
 
     @abstractmethod
     async def open(self, request: PreparedRequest) -> "_WrappedResponse | Outcome":
@@ -154,6 +158,7 @@ class _WrappedResponse(ABC):
         self._left: float = BODY_LIMIT if max_bytes is None else max_bytes
         self._patience = inf
         self._closed = False
+        self._is_judged = False
         self._got: bytes | Outcome | None = None
 
     def take(self) -> bytes | Outcome | None:
@@ -175,19 +180,29 @@ class _WrappedResponse(ABC):
             if self._left < 0:
                 got = broken_body(self.head.status, "larger than it may be")
         if not isinstance(got, bytes) or not got:
-            self.close()
+            self._end()
         return got
 
     def limit_silence(self, seconds: float) -> None:
         """From now on wait at most `seconds` for the next bytes."""
         self._patience = min(self._patience, seconds)
 
+    def spoil(self) -> None:
+        """Let no other request use the connection, where the library shows its socket. After `close` it may be another's."""
+        body = self._response.stream
+        if isinstance(body, WrappedBody) and not self._is_judged:
+            body.spoil()
+
+    def close(self) -> None:
+        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
+        self._is_judged = True
+        self._end()
+
     @abstractmethod
     async def _next(self) -> bytes | Outcome: ...
 
     @abstractmethod
-    def close(self) -> None:
-        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
+    def _end(self) -> None: ...
 
 
 class BlockingWrappedResponse(_WrappedResponse):
@@ -218,7 +233,7 @@ class BlockingWrappedResponse(_WrappedResponse):
             if self._closed:  # by another thread, meanwhile
                 self._response.close()
 
-    def close(self) -> None:
+    def _end(self) -> None:
         if self._closed:
             return
         self._closed = True
@@ -267,7 +282,7 @@ class WrappedResponse(_WrappedResponse):
         finally:
             self._waiting = None
 
-    def close(self) -> None:
+    def _end(self) -> None:
         if self._closed:
             return
         self._closed = True

@@ -1,0 +1,260 @@
+"""An answer that nobody requested was refused, and its connection used again: each call got the answer of the one before.
+
+That a response came just after a request left makes it look like its answer; HTTP/1.1 has nothing to tell. If it is
+none, what follows on that connection is not to be trusted.
+"""
+
+import asyncio
+import json
+
+import pytest
+from chat_stream import HELLO, OPENING, STOP
+from clients import SAY
+from doors import ONCE
+from gateways import CHAT, running, settings
+from on_threads import ConnectionOnThreads
+from one_behind import OneBehind, plain, streamed
+from sockets import BODY, CHUNKED, EVENTS, answer, failing, served
+from streamed import DONE
+from table_test import table_test
+from wrapped import INNER, OWN_BLOCKING, WRAPPED, asking
+
+from stormbreak.drivers.blocking import run
+from stormbreak.errors import StreamBrokenError, UpstreamError
+from stormbreak.http.client import AsyncClient
+from stormbreak.http.h1.async_connection import AsyncConnection
+from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.http.sync_client import Client
+
+WAYS = [None, OWN_BLOCKING, *INNER, *WRAPPED]
+NO_ANSWER = {
+    "a page": answer(b"<html>hello</html>", content_type="text/html"),
+    "of another API": answer(b'{"data": [], "object": "list"}'),
+    "cut JSON": answer(b'{"choices": [{"mess'),
+    "nothing": answer(b""),
+    "in chunks": CHUNKED + b"2\r\n{}\r\n0\r\n\r\n",
+}
+NO_STREAM = {
+    "a page": answer(b"<html>hello</html>", content_type="text/html"),
+    "without output": answer(OPENING + DONE, **EVENTS),
+    "cut in its text": answer(OPENING + HELLO, **EVENTS),
+    "no JSON in an event": answer(OPENING + HELLO + b"data: {\n\n" + STOP + DONE, **EVENTS),
+}
+
+
+def connections(server):
+    return [each.connection for each in server.requests]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@table_test("ahead", NO_ANSWER)
+async def test_the_next_calls_get_their_own_answers(way, ahead):
+    async with (
+        served([OneBehind(NO_ANSWER[ahead])]) as server,
+        asking(way, server.base_url, ONCE) as ask,
+    ):
+        with pytest.raises(Exception):  # noqa: B017 - of each SDK its own
+            await ask("first")
+        assert [await ask(f"call {number}") for number in range(3)] == [
+            f"to call {number}" for number in range(3)
+        ]
+    assert connections(server) == [1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("way", [None, OWN_BLOCKING, *INNER], ids=str)
+async def test_also_after_a_stream_that_was_not_asked_for(way):
+    async with (
+        served([OneBehind(streamed("to another"))]) as server,
+        asking(way, server.base_url, ONCE) as ask,
+    ):
+        assert await ask("first") == "to another"
+        assert await ask("second") == "to second"
+    assert connections(server) == [1, 2]
+
+
+async def test_through_the_gateway_each_call_gets_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("GATEWAY_TEST_KEY", "sk-of-the-provider")
+    async with (
+        served([OneBehind(NO_ANSWER["a page"])]) as server,
+        running(tmp_path / "gateway.toml", settings(server.base_url)) as gateway,
+    ):
+        for text in ("one", "two", "three"):
+            reply = await gateway.ask(CHAT | {"messages": [{"role": "user", "content": text}]})
+            assert reply.json["choices"][0]["message"]["content"] == f"to {text}"
+
+
+# ---------------------------------------------------------------- streams
+
+
+async def read(client, reader, text):
+    """The text of a stream, read in one of three ways by a client of either kind."""
+    payload = {"messages": [{"role": "user", "content": text}]}
+    if isinstance(client, Client):
+        return await asyncio.to_thread(_read_blocking, client, reader, payload)
+    async with client.stream("chat/completions", payload) as stream:
+        if reader == "assembled":
+            return (await stream.answer()).text
+        if reader == "as text":
+            return "".join([text async for text in stream.texts()])
+        return _text_of(b"".join([piece async for piece in stream.raw()]))
+
+
+def _read_blocking(client, reader, payload):
+    with client.stream("chat/completions", payload) as stream:
+        if reader == "assembled":
+            return stream.answer().text
+        return "".join(stream.texts()) if reader == "as text" else _text_of(b"".join(stream.raw()))
+
+
+def _text_of(events):
+    lines = [line[6:] for line in events.splitlines() if line.startswith(b"data: {")]
+    return "".join(json.loads(each)["choices"][0]["delta"].get("content", "") for each in lines)
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+@table_test("reader", ["as text", "as bytes", "assembled"])
+@table_test("ahead", NO_STREAM)
+async def test_streams_get_their_own_too(kind, reader, ahead):
+    async with served([OneBehind(NO_STREAM[ahead])]) as server:
+        client = kind(base_url=server.base_url, model="m", policy=ONCE)
+        with pytest.raises((StreamBrokenError, UpstreamError, json.JSONDecodeError)):
+            await read(client, reader, "first")
+        assert [await read(client, reader, text) for text in ("a", "b")] == ["to a", "to b"]
+        await _close(client)
+    assert connections(server) == [1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+@table_test("reader", ["as text", "assembled"])
+async def test_also_after_an_answer_in_one_piece(kind, reader):
+    async with served([OneBehind(plain("to another"))]) as server:
+        client = kind(base_url=server.base_url, model="m", policy=ONCE)
+        assert await read(client, reader, "first") == "to another"
+        assert await read(client, reader, "second") == "to second"
+        await _close(client)
+    assert connections(server) == [1, 2]
+
+
+@table_test("ahead", NO_STREAM)
+async def test_and_plain_calls_that_are_streamed_on_the_wire(ahead):
+    async with (
+        served([OneBehind(NO_STREAM[ahead])]) as server,
+        AsyncClient(
+            base_url=server.base_url, model="m", policy=ONCE, stream_on_wire=True
+        ) as client,
+    ):
+        with pytest.raises(UpstreamError):
+            await client.chat(SAY)
+        assert (await client.chat(SAY)).text == "to hello"
+    assert connections(server) == [1, 2]
+
+
+async def _close(client):
+    if isinstance(client, Client):
+        await asyncio.to_thread(client.close)
+    else:
+        await client.close()
+
+
+# ---------------------------------------------------------------- the connection is held until then
+
+
+def refused(_):
+    return False
+
+
+@pytest.mark.parametrize("kind", [AsyncConnection, ConnectionOnThreads])
+async def test_no_call_that_waits_for_a_connection_gets_one_whose_answer_was_refused(kind):
+    wire = kind(limit=1)
+    async with served(answer(), failing(429), answer(), CHUNKED + b"1\r\na\r\n0\r\n\r\n") as server:
+        request = PreparedRequest(server.base_url, {}, b"{}")
+        got = await asyncio.gather(*(wire.exchange(request, refused) for _ in range(6)))
+        await wire.close()
+    assert [each.status for each in got].count(200) == 5
+    assert connections(server) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("kind", [AsyncConnection, ConnectionOnThreads])
+async def test_whose_judge_raises_keeps_no_place_in_the_pool(kind):
+    wire = kind(limit=1)
+    async with served(answer(), failing(500), answer()) as server:
+        request = PreparedRequest(server.base_url, {}, b"{}")
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                await wire.exchange(request, lambda _: 1 / 0)
+        assert (await wire.exchange(request)).status == 200
+        await wire.close()
+    assert connections(server) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+async def test_nor_does_one_whose_body_has_come_and_was_not_read(blocks):
+    wire = AsyncConnection(limit=9)
+    wire = wire.blocking if blocks else wire
+
+    async def scene():
+        first = await wire.open(request)
+        while not first._exchange.parser.complete:
+            await first._exchange.wait()
+        second = await wire.open(request)
+        for stream in (first, second):
+            while await stream.read():
+                pass
+            stream.close()
+        assert (await wire.exchange(request)).status == 200
+        await wire.close()
+
+    async with served(answer()) as server:
+        request = PreparedRequest(server.base_url, {}, b"{}")
+        await (asyncio.to_thread(run, scene()) if blocks else scene())
+    assert connections(server) in ([1, 2, 1], [1, 2, 2])
+
+
+async def test_bytes_behind_an_answer_that_is_still_read_close_its_connection():
+    wire = AsyncConnection(limit=9)
+    more = asyncio.Event()
+
+    async def behind(_, writer):
+        await more.wait()
+        writer.write(answer())
+
+    async with served([answer(), behind]) as server:
+        request = PreparedRequest(server.base_url, {}, b"{}")
+        stream = await wire.open(request)
+        more.set()
+        await server.all_closed()
+        assert await stream.read() == BODY
+        assert await stream.read() == b""
+        stream.close()
+        await wire.close()
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+async def test_nor_is_one_used_again_whose_stream_was_given_up_before_it_was_read_to_an_end(kind):
+    """Its body has come whole, and is no whole answer: the reader never saw that."""
+    async with served([OneBehind(NO_STREAM["cut in its text"])]) as server:
+        client = kind(base_url=server.base_url, model="m", policy=ONCE)
+        if kind is Client:
+            await asyncio.to_thread(_give_up, client)
+        else:
+            async with client.stream("chat/completions", {"messages": SAY}) as stream:
+                await anext(stream.raw())
+        assert await read(client, "as text", "second") == "to second"
+        await _close(client)
+    assert connections(server) == [1, 2]
+
+
+def _give_up(client):
+    with client.stream("chat/completions", {"messages": SAY}) as stream:
+        next(iter(stream.raw()))
+
+
+@table_test("kind", [AsyncConnection, ConnectionOnThreads])
+async def test_who_says_408_has_given_the_connection_up(kind):
+    """Such a server has seen no request for long, and its answer crosses ours."""
+    wire = kind(limit=9)
+    async with served(failing(408), answer()) as server:
+        request = PreparedRequest(server.base_url, {}, b"{}")
+        assert [(await wire.exchange(request)).status for _ in range(2)] == [408, 200]
+        await wire.close()
+    assert connections(server) == [1, 2]
