@@ -53,8 +53,11 @@ ROOMS = "core", "laws", "drivers", "issues"  # of tests
 def main() -> int:
     """Run what is missing, write the page; 1 where a survivor has no verdict."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", default=FILES)
-    files = parser.parse_args().files
+    parser.add_argument("files", nargs="*", metavar="core/NAME.py")
+    files = parser.parse_args().files or FILES
+    for file in files:
+        if file not in FILES:
+            parser.error(f"no file of the core is named {file!r}; such as {FILES[0]}")
     KEPT.mkdir(parents=True, exist_ok=True)
     modules = [Path(file).stem for file in files]
     run(modules)

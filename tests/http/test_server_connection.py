@@ -1,9 +1,10 @@
 """A server connection on real sockets: one request at a time, bounds, clients that leave, and a good end."""
 
 import asyncio
+import errno
 import socket
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from gateways import until
@@ -399,6 +400,34 @@ async def test_a_drain_serves_those_who_wait_to_be_accepted():
             with client:
                 client.settimeout(5.0)
                 assert client.recv(1_000).endswith(b"/a")
+
+
+async def test_clients_that_come_back_at_once_do_not_keep_a_drain_from_its_end():
+    """Found: 200 clients without keep-alive kept a gateway of a grace of 3 s for 25 s, and were reset then."""
+    async with serving() as (_, server):
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        admit = server.admit
+
+        def admit_and_come_back(connection):
+            if len(clients) < 100:
+                with suppress(OSError):
+                    clients.append(socket.create_connection(("127.0.0.1", server.port)))
+            return admit(connection)
+
+        server.admit = admit_and_come_back
+        await server.drain(0.0)
+        assert len(clients) < 10
+        for client in clients:
+            client.close()
+
+
+async def test_a_drain_without_a_descriptor_lets_answers_end(monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async with serving() as (_, server), asyncio.timeout(5.0):
+        monkeypatch.setattr(socket.socket, "accept", fails)
+        await server.drain(0.0)
 
 
 class Transport:

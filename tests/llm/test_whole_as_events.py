@@ -93,6 +93,22 @@ def test_assembled_it_is_the_same_answer(shape, answer):
     assert answer == json.loads(body)
 
 
+@table_test("index", [0, None])
+def test_tool_calls_have_indices_of_their_own(index):
+    """Some servers give every call the index 0, or none: SDKs join such calls, or raise."""
+    calls = [CALL | {"index": index}, CALL | {"index": index}]
+    body = json.dumps({"choices": [{"index": 0, "message": {"tool_calls": calls}}]}).encode()
+    chunk = json.loads(whole_as_events(Shape.CHAT, body).split(b"\n")[0].removeprefix(b"data: "))
+    assert [each["index"] for each in chunk["choices"][0]["delta"]["tool_calls"]] == [0, 1]
+
+
+def test_the_end_of_a_message_has_the_details_of_a_refusal():
+    """The SDK of anthropic takes them from there, and forgets those of the start."""
+    body = json.dumps(MESSAGE | {"stop_details": {"type": "refusal"}}).encode()
+    end = whole_as_events(Shape.MESSAGES, body).split(b"event: message_delta\ndata: ")[1]
+    assert json.loads(end.split(b"\n")[0])["delta"]["stop_details"] == {"type": "refusal"}
+
+
 def test_a_filtered_choice_may_have_no_message():
     events = whole_as_events(
         Shape.CHAT, b'{"choices":[{"index":0,"finish_reason":"content_filter"}]}'

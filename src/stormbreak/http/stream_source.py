@@ -22,6 +22,7 @@ from stormbreak.llm.whole_as_events import whole_as_events
 from stormbreak.types import Outcome, Verdict
 
 EVENT_STREAM = "text/event-stream"
+_OF_BODY = frozenset({"etag", "content-md5", "digest", "content-digest", "repr-digest"})
 KEPT = 16 * 1024  # bytes of what came, to explain a stream that broke
 
 
@@ -158,10 +159,12 @@ class Source:
     def make_events(self, ended: Outcome) -> None:
         """Hold events instead of an answer that came in one piece, for a caller who passes on nothing else."""
         if self.is_plain and isinstance(ended.value, Response):
-            events = whole_as_events(self._request.shape, ended.value.body)
+            came = ended.value.original or ended.value  # the body of a filtered answer is redacted
+            events = whole_as_events(self._request.shape, came.body)
             if events is not None:
                 self.held = [events]
-                headers = {**self.head.headers, "content-type": EVENT_STREAM}
+                kept = {n: v for n, v in self.head.headers.items() if n not in _OF_BODY}
+                headers = kept | {"content-type": EVENT_STREAM}
                 self.head = self.head._replace(headers=headers)
 
     def malformed(self) -> Outcome:

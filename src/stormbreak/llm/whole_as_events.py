@@ -13,6 +13,7 @@ from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.surrogates import UNREADABLE, decoded
 
 _Object = dict[str, Any]
+_STOP = ("stop_reason", "stop_sequence", "stop_details")
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -28,7 +29,7 @@ def whole_as_events(shape: Shape, body: bytes) -> bytes | None:
 
 
 def _chat(answer: _Object) -> bytes:
-    choices = [_delta(choice) for choice in answer["choices"]]
+    choices = [{"index": at} | _delta(choice) for at, choice in enumerate(answer["choices"])]
     chunk = answer | {"object": "chat.completion.chunk", "choices": choices}
     return b"data: %b\n\n" % msgspec.json.encode(chunk) + _DONE
 
@@ -37,7 +38,7 @@ def _delta(choice: _Object) -> _Object:
     rest = dict(choice)
     delta = dict(rest.pop("message", None) or {})  # a filtered choice may have none
     if calls := delta.get("tool_calls"):
-        delta["tool_calls"] = [{"index": at, **call} for at, call in enumerate(calls)]
+        delta["tool_calls"] = [call | {"index": at} for at, call in enumerate(calls)]
     return rest | {"delta": delta}
 
 
@@ -55,7 +56,7 @@ def _message(answer: _Object) -> bytes:
             {"type": "content_block_delta", "index": index, "delta": each} for each in deltas
         ]
         events.append({"type": "content_block_stop", "index": index})
-    stop = {name: answer.get(name) for name in ("stop_reason", "stop_sequence")}
+    stop = {name: answer[name] for name in _STOP if name in answer}
     events.append({"type": "message_delta", "delta": stop, "usage": answer.get("usage") or {}})
     return _named([*events, {"type": "message_stop"}])
 
@@ -64,7 +65,7 @@ def _block(block: _Object) -> tuple[_Object, list[_Object]]:
     """Return how a block begins, and its deltas; one that has none begins whole."""
     kind = block.get("type")
     if kind == "text":
-        return block | {"text": ""}, [{"type": "text_delta", "text": block.get("text")}]
+        return block | {"text": ""}, [{"type": "text_delta", "text": block.get("text") or ""}]
     if kind == "thinking":
         thought = {"type": "thinking_delta", "thinking": block.get("thinking")}
         signature = {"type": "signature_delta", "signature": block.get("signature") or ""}

@@ -107,22 +107,23 @@ class HttpServer:
     # ------------------------------------------------------------ internal
 
     async def _stop_listening(self) -> None:
-        """Listen no longer, and accept the connections that wait."""
+        """Listen no longer, and accept the connections that wait.
+
+        All at once, before any is answered: clients that come back at once would keep the backlog full. And no more than
+        it holds: others keep it full anyway.
+        """
         loop = asyncio.get_running_loop()
-        sockets = [
-            each for each in self._sockets if each.fileno() >= 0
-        ]  # a second time there is none
-        waiting = [socket.socket(fileno=os.dup(each.fileno())) for each in sockets]
+        clients: list[socket.socket] = []
+        for listening in self._sockets:
+            with suppress(OSError):  # no more, no descriptor left, or closed by a drain before
+                while len(clients) < BACKLOG:
+                    clients.append(listening.accept()[0])
         for listener in self._listeners:
             listener.close()
-        for listening in waiting:
-            with listening, suppress(BlockingIOError):
-                listening.setblocking(False)
-                while True:
-                    client, _ = listening.accept()
-                    client.setblocking(False)
-                    with suppress(OSError):  # it has left
-                        await loop.connect_accepted_socket(lambda: ServerConnection(self), client)
+        for client in clients:
+            client.setblocking(False)
+            with suppress(OSError):  # it has left
+                await loop.connect_accepted_socket(lambda: ServerConnection(self), client)
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
