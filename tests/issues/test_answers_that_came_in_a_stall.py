@@ -145,8 +145,8 @@ def test_an_answer_on_a_thread_that_blocks(monkeypatch):
 
 def test_answers_to_threads_in_a_transport_of_others():
     """The whole process is stopped; those who read, and who watches their time, go on at once."""
-    count = 20
-    span = 5 * SPAN  # all of them have to leave within it
+    count = 5
+    span = 5 * SPAN  # all have to leave within it
     child = Value("i", 0)
 
     def ask():
