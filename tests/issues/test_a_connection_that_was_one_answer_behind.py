@@ -11,9 +11,10 @@ import pytest
 from chat_stream import HELLO, OPENING, STOP
 from clients import SAY
 from doors import ONCE
+from doubles import plain
 from gateways import CHAT, running, settings
 from on_threads import ConnectionOnThreads
-from one_behind import OneBehind, plain, streamed
+from one_behind import OneBehind, streamed
 from sockets import BODY, CHUNKED, EVENTS, answer, failing, served
 from streamed import DONE
 from table_test import table_test

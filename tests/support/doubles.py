@@ -50,7 +50,7 @@ class Doubles:
 
     async def __call__(self, request, writer):
         content = json.loads(request.body)["messages"][0]["content"]
-        whole = _answer(f"to {content}", as_message="/messages " in request.line)
+        whole = plain(f"to {content}", as_message="/messages " in request.line)
         if self._late is not None:
             async with asyncio.timeout(PATIENCE):
                 await self._late.wait()
@@ -71,7 +71,8 @@ class Doubles:
             writer.write(whole)
 
 
-def _answer(text, *, as_message):
+def plain(text, *, as_message=False):
+    """An answer in one piece."""
     if as_message:
         parts = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
         usage = {"input_tokens": 1, "output_tokens": 1}

@@ -3,6 +3,7 @@
 import json
 
 from chat_stream import HELLO, OPENING, STOP
+from doubles import plain
 from sockets import EVENTS, answer
 from streamed import DONE
 
@@ -10,17 +11,6 @@ from streamed import DONE
 def said(request):
     """The text of the last message of a request."""
     return json.loads(request.body)["messages"][-1]["content"]
-
-
-def plain(text, *, as_message=False):
-    """An answer in one piece."""
-    if as_message:
-        parts = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
-        usage = {"input_tokens": 1, "output_tokens": 1}
-        parts |= {"id": "1", "type": "message", "role": "assistant", "model": "m", "usage": usage}
-        return answer(json.dumps(parts).encode())
-    message = {"message": {"content": text, "role": "assistant"}, "finish_reason": "stop"}
-    return answer(json.dumps({"choices": [message]}).encode())
 
 
 def streamed(text):
