@@ -19,9 +19,8 @@ LOG = logging.getLogger("stormbreak.gateway")
 ACCESS_LOG = logging.getLogger("stormbreak.gateway.access")
 
 _LOOKED_UP = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
-_PROCESS = (
-    f"gw_{token_hex(10)}_"  # then a number: a random id for each request would take a system call
-)
+# Of a request's id, before its number: a random id for each request would take a system call.
+_PROCESS = f"gw_{token_hex(10)}_"
 _NUMBERS = count(1)
 
 

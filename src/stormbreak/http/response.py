@@ -56,7 +56,7 @@ class Response(Value, frozen=True):
 
 def parse_response(result: HttpResponse, request: PreparedRequest) -> Parsed:
     """Read a response that came whole."""
-    # that may be a file
+    # A resource may be a file that begins with the mark.
     if result.body.startswith(BOM_UTF8) and request.shape is not Shape.RESOURCE:
         result = result._replace(body=without_mark(result.body))
     parsed = read_answer(result, request.shape, choices=request.choices, inputs=request.inputs)
