@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from urllib.error import HTTPError
 
 import gateway_processes as processes
 import pytest
@@ -287,18 +286,10 @@ def process(path, stormbreak_provider):
         each.stderr.close()
 
 
-def get(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except HTTPError as error:
-        return error.code, error.read().decode()
-
-
 def test_the_process_serves_reloads_and_ends_on_signals(process, path):
     gateway, url, admin = process("[provider]\nservice = 1.5\nvariation = 0\n")
-    assert get(f"{admin}/ready") == (200, "ready\n")
-    assert get(f"{admin}/live") == (200, "live\n")
+    assert processes.get(f"{admin}/ready") == (200, "ready\n")
+    assert processes.get(f"{admin}/live") == (200, "live\n")
     port = int(url.rpartition(":")[2])
 
     async def use():
@@ -307,15 +298,17 @@ def test_the_process_serves_reloads_and_ends_on_signals(process, path):
         assert (await read_reply(reader)).status == 200
         path.write_text(path.read_text() + "\n[nonsense]\n")
         gateway.send_signal(signal.SIGHUP)
-        await until(lambda: 'reloads_total{result="failed"} 1' in get(f"{admin}/metrics")[1])
+        await until(
+            lambda: 'reloads_total{result="failed"} 1' in processes.get(f"{admin}/metrics")[1]
+        )
         path.write_text(path.read_text().replace("[nonsense]", "# changed"))
         await until(
-            lambda: 'reloads_total{result="ok"} 1' in get(f"{admin}/metrics")[1]
+            lambda: 'reloads_total{result="ok"} 1' in processes.get(f"{admin}/metrics")[1]
         )  # it watches
         writer.write(request_bytes("/v1/chat/completions", STREAM))
         await reader.readuntil(b"\r\n\r\n")
         gateway.send_signal(signal.SIGTERM)
-        await until(lambda: get(f"{admin}/ready")[0] == 503)
+        await until(lambda: processes.get(f"{admin}/ready")[0] == 503)
         rest = await reader.read()
         writer.close()
         assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
@@ -342,12 +335,12 @@ def test_the_metrics_of_the_gateway_and_of_its_engine_are_on_one_page(process):
     )
     with urllib.request.urlopen(request, timeout=5) as answer:
         assert answer.status == 200
-    status, text = get(f"{admin}/metrics")
+    status, text = processes.get(f"{admin}/metrics")
     assert status == 200
     labels = 'key="app",endpoint="/v1/chat/completions",status="200"'
     assert f"stormbreak_gateway_requests_total{{{labels}}} 1" in text
     assert "stormbreak_attempts_total" in text
-    assert json.loads(get(f"{admin}/state")[1])["counts"]["calls"] == 1
+    assert json.loads(processes.get(f"{admin}/state")[1])["counts"]["calls"] == 1
 
 
 def test_a_second_signal_ends_at_once(process):

@@ -22,7 +22,9 @@ COMMITTED = Outcome(Verdict.OK, committed=True)
 def limited(of=None, /, **tenants):
     """A stage whose tenants have these limits."""
     stage = Stage(of or policy(retry=RETRIES, patience=20.0))
-    stage.engine = Engine(stage.engine.policy, SpendAccounts(price_of), tenants=tenants)
+    noon = 12 * 3600.0  # unix epoch seconds: no call may wait for the next day of the calendar
+    accounts = SpendAccounts(price_of, wall=lambda: noon)
+    stage.engine = Engine(stage.engine.policy, accounts, tenants=tenants)
     return stage
 
 

@@ -102,9 +102,14 @@ def _value_of(body: list[ast.stmt], names: list[str]) -> ast.expr:
 
 
 def _assigned_by(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.Assign):
-        return [ast.unparse(target) for target in node.targets]
-    return [ast.unparse(node.target)] if isinstance(node, ast.AnnAssign) else []
+    targets = (
+        node.targets
+        if isinstance(node, ast.Assign)
+        else [node.target]
+        if isinstance(node, ast.AnnAssign)
+        else []
+    )
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _default_of(arguments: ast.arguments, name: str) -> ast.expr:

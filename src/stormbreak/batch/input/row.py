@@ -157,6 +157,8 @@ def _broken(line: bytes, complaint: str) -> str:
         json.loads(line)
     except ValueError:
         return f"broken JSON: ends early, at byte {len(line.rstrip())}"
+    except RecursionError:  # this parser allows fewer levels than msgspec, from Python 3.14 on
+        return "is nested too deeply"
     return r"broken JSON: a \u escape of half a character (lone surrogate)"
 
 
