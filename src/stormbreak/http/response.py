@@ -184,16 +184,17 @@ async def assemble_stream(
     if not stream.head.succeeded:
         return await read_whole(stream, request), None
     assembler = stream_reader(StreamAssembler, request, stream.head)
-    body = StreamedBody(stream)
+    body, is_answer = StreamedBody(stream), False
     try:
         ended = await _read_all(body, stream, assembler, stall_timeout, on_output)
         if isinstance(ended, Outcome):
             return ended, None
         parsed, whole = assembler.end()
-        if parsed.verdict is Verdict.BROKEN or assembler.is_plain:
-            stream.spoil()
+        is_answer = parsed.verdict is not Verdict.BROKEN and not assembler.is_plain
         return (stream.head._replace(body=whole), parsed), ended
     finally:
+        if not is_answer:
+            stream.spoil()
         stream.close()
         body.release()
 
