@@ -29,8 +29,10 @@ from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.h1.exchange import UNREAD
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.response import assemble_stream
+from stormbreak.http.stream_source import open_source
 from stormbreak.http.sync_client import Client
 from stormbreak.llm.endpoints import Shape
+from stormbreak.types import Verdict
 
 WAYS = [None, OWN_BLOCKING, *INNER, *WRAPPED]
 NO_ANSWER = {
@@ -141,6 +143,27 @@ async def test_also_after_an_answer_in_one_piece(kind, reader):
         assert await read(client, reader, "second") == "to second"
         await _close(client)
     assert connections(server) == [1, 2]
+
+
+@table_test("way", [None, OWN_BLOCKING, *INNER])
+async def test_an_error_in_one_piece_keeps_its_connection(way):
+    """As it does with a status of its own: in an outage, each new connection would add to the load."""
+    busy = answer(b'{"error": {"message": "busy", "type": "overloaded_error"}}')
+
+    async def scene():
+        for _ in range(3):
+            outcome, _ = await open_source(
+                wire, request, None, stall_timeout=None, learn=False, on_cancelled=pytest.fail
+            )
+            assert outcome.verdict is Verdict.OVERLOADED
+        await wire.close()
+
+    wire = wire_of(way) if way in INNER else AsyncConnection(limit=9)
+    wire = wire.blocking if way is OWN_BLOCKING else wire
+    async with served(busy) as server:
+        request = PreparedRequest(server.base_url, {}, b"{}", shape=Shape.CHAT, streamed=True)
+        await done(way, scene())
+    assert connections(server) == [1, 1, 1]
 
 
 @table_test("ahead", NO_STREAM)

@@ -198,7 +198,8 @@ class _WrappedResponse(ABC):
 
     def spoil(self) -> None:
         """Let no other request use the connection, where the library shows its parser. Before `close`."""
-        self._body.spoil()
+        if not self._closed:
+            self._body.spoil()
 
     @abstractmethod
     async def _next(self) -> bytes | Outcome: ...
