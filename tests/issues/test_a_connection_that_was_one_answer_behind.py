@@ -6,26 +6,33 @@ none, what follows on that connection is not to be trusted.
 
 import asyncio
 import json
+import ssl
+from importlib import import_module
 
 import pytest
 from chat_stream import HELLO, OPENING, STOP
 from clients import SAY
-from doors import ONCE
+from doors import ONCE, until
 from doubles import plain
 from gateways import CHAT, running, settings
 from on_threads import ConnectionOnThreads
 from one_behind import OneBehind, streamed
-from sockets import BODY, CHUNKED, EVENTS, answer, failing, served
+from sockets import BODY, CHUNKED, EVENTS, answer, failing, served, tls
 from streamed import DONE
 from table_test import table_test
-from wrapped import INNER, OWN_BLOCKING, WRAPPED, asking
+from wrapped import INNER, OWN_BLOCKING, WRAPPED, asking, done, wire_of
 
 from stormbreak.drivers.blocking import run
 from stormbreak.errors import StreamBrokenError, UpstreamError
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.h1.async_connection import AsyncConnection
+from stormbreak.http.h1.exchange import UNREAD
 from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.http.response import assemble_stream
+from stormbreak.http.stream_source import open_source
 from stormbreak.http.sync_client import Client
+from stormbreak.llm.endpoints import Shape
+from stormbreak.types import Verdict
 
 WAYS = [None, OWN_BLOCKING, *INNER, *WRAPPED]
 NO_ANSWER = {
@@ -34,12 +41,14 @@ NO_ANSWER = {
     "cut JSON": answer(b'{"choices": [{"mess'),
     "nothing": answer(b""),
     "in chunks": CHUNKED + b"2\r\n{}\r\n0\r\n\r\n",
+    "packed in no known way": answer(content_encoding="gzip"),
 }
 NO_STREAM = {
     "a page": answer(b"<html>hello</html>", content_type="text/html"),
     "without output": answer(OPENING + DONE, **EVENTS),
     "cut in its text": answer(OPENING + HELLO, **EVENTS),
     "no JSON in an event": answer(OPENING + HELLO + b"data: {\n\n" + STOP + DONE, **EVENTS),
+    "packed in no known way": answer(OPENING + DONE, content_encoding="gzip", **EVENTS),
 }
 
 
@@ -136,6 +145,27 @@ async def test_also_after_an_answer_in_one_piece(kind, reader):
     assert connections(server) == [1, 2]
 
 
+@table_test("way", [None, OWN_BLOCKING, *INNER])
+async def test_an_error_in_one_piece_keeps_its_connection(way):
+    """As it does with a status of its own: in an outage, each new connection would add to the load."""
+    busy = answer(b'{"error": {"message": "busy", "type": "overloaded_error"}}')
+
+    async def scene():
+        for _ in range(3):
+            outcome, _ = await open_source(
+                wire, request, None, stall_timeout=None, learn=False, on_cancelled=pytest.fail
+            )
+            assert outcome.verdict is Verdict.OVERLOADED
+        await wire.close()
+
+    wire = wire_of(way) if way in INNER else AsyncConnection(limit=9)
+    wire = wire.blocking if way is OWN_BLOCKING else wire
+    async with served(busy) as server:
+        request = PreparedRequest(server.base_url, {}, b"{}", shape=Shape.CHAT, streamed=True)
+        await done(way, scene())
+    assert connections(server) == [1, 1, 1]
+
+
 @table_test("ahead", NO_STREAM)
 async def test_and_plain_calls_that_are_streamed_on_the_wire(ahead):
     async with (
@@ -164,15 +194,67 @@ def refused(_):
     return False
 
 
-@pytest.mark.parametrize("kind", [AsyncConnection, ConnectionOnThreads])
-async def test_no_call_that_waits_for_a_connection_gets_one_whose_answer_was_refused(kind):
-    wire = kind(limit=1)
+@table_test("way", [None, OWN_BLOCKING, *INNER])
+async def test_no_call_that_waits_for_a_connection_gets_one_whose_answer_was_refused(way):
+    if way in (None, OWN_BLOCKING):
+        wire = AsyncConnection(limit=1)
+        wire = wire if way is None else wire.blocking
+    else:
+        wire = wire_of(way, limits=import_module(way.lib).Limits(max_connections=1))
     async with served(answer(), failing(429), answer(), CHUNKED + b"1\r\na\r\n0\r\n\r\n") as server:
         request = PreparedRequest(server.base_url, {}, b"{}")
-        got = await asyncio.gather(*(wire.exchange(request, refused) for _ in range(6)))
-        await wire.close()
+        asked = [done(way, wire.exchange(request, refused)) for _ in range(6)]
+        got = await asyncio.gather(*asked)
+        await done(way, wire.close())
     assert [each.status for each in got].count(200) == 5
     assert connections(server) == [1, 2, 3, 4, 5, 6]
+
+
+@table_test("way", INNER)
+async def test_who_asks_again_gets_a_connection_whose_answer_was_sound(way):
+    """Though httpcore takes a turn of the loop to have it back."""
+    wire = wire_of(way)
+
+    async def scene():
+        for _ in range(3):
+            assert (await wire.exchange(request)).status == 200
+        await wire.close()
+
+    async with served() as server:
+        request = PreparedRequest(server.base_url, {}, b"{}")
+        await done(way, scene())
+    assert connections(server) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+async def test_a_body_that_is_larger_than_it_may_be_is_no_answer_either(blocks):
+    wire = AsyncConnection(limit=1)
+    wire = wire.blocking if blocks else wire
+
+    async def scene():
+        for _ in range(2):
+            stream = await wire.open(request)
+            assert (await stream.read()).detail == "larger than 0 MiB"
+        await wire.close()
+
+    async with served() as server:
+        request = PreparedRequest(server.base_url, {}, b"{}", max_bytes=9)
+        await (asyncio.to_thread(run, scene()) if blocks else scene())
+    assert connections(server) == [1, 2]
+
+
+async def test_nor_is_a_stream_whose_reader_raises():
+    wire = AsyncConnection(limit=1)
+    async with served(streamed("hello")) as server:
+        request = PreparedRequest(server.base_url, {}, b"{}", shape=Shape.CHAT)
+        for _ in range(2):
+            stream = await wire.open(request)
+            while not stream._exchange.parser.complete:
+                await stream._exchange.wait()
+            with pytest.raises(ZeroDivisionError):
+                await assemble_stream(stream, request, None, lambda: 1 / 0)
+        await wire.close()
+    assert connections(server) == [1, 2]
 
 
 @pytest.mark.parametrize("kind", [AsyncConnection, ConnectionOnThreads])
@@ -227,6 +309,36 @@ async def test_bytes_behind_an_answer_that_is_still_read_close_its_connection():
         assert await stream.read() == BODY
         assert await stream.read() == b""
         stream.close()
+        await wire.close()
+
+
+async def test_so_do_those_that_come_while_much_of_it_waits_within_tls(certificates):
+    """Nobody would see them there: TLS has taken them from the socket."""
+    trusted, _ = certificates
+    wire = AsyncConnection(limit=9, tls=ssl.create_default_context(cafile=trusted[0]))
+    go_on, large = asyncio.Semaphore(0), answer(b"x" * (UNREAD + 9))
+
+    def then(data):
+        async def write(_, writer):
+            await go_on.acquire()
+            writer.write(data)
+
+        return write
+
+    script = [large[:-10], then(large[-10:]), then(answer(b"behind"))]
+    async with served(script, answer(), ssl=tls(trusted)) as server:
+        request = PreparedRequest(f"https://localhost:{server.port}/v1", {}, b"{}")
+        stream = await wire.open(request)
+        parser = stream._exchange.parser
+        await until(lambda: parser.unread == UNREAD - 1)
+        go_on.release()
+        await until(lambda: parser.complete)
+        go_on.release()
+        await server.all_closed()
+        while await stream.read():
+            pass
+        stream.close()
+        assert (await wire.exchange(request)).body == BODY
         await wire.close()
 
 

@@ -73,6 +73,14 @@ def parse_response(result: HttpResponse, request: PreparedRequest) -> Parsed:
     return result, parsed
 
 
+def is_own(parsed: ParsedResponse, *, other_form: bool) -> bool:
+    """Whether this can be the answer to its request: not in the `other_form` of stream or one piece, unless it is an error."""
+    verdict = parsed.verdict
+    if not other_form:
+        return verdict is not Verdict.BROKEN
+    return verdict not in (Verdict.OK, Verdict.BROKEN) and parsed.finish_reason is None
+
+
 class WholeAnswer:
     """A `Judge` that keeps what it read."""
 
@@ -83,10 +91,12 @@ class WholeAnswer:
         self._request = request
 
     def __call__(self, response: HttpResponse) -> bool:
-        """Read a response; False: it is broken, or a stream that was not asked for."""
+        """Read a response; False: it may be that to another request."""
         self.parsed = parsed = parse_response(response, self._request)
-        return parsed[1].verdict is not Verdict.BROKEN and not (
-            response.headers.get("content-type", "").startswith(_STREAM) and response.succeeded
+        return is_own(
+            parsed[1],
+            other_form=response.headers.get("content-type", "").startswith(_STREAM)
+            and response.succeeded,
         )
 
 
@@ -184,16 +194,17 @@ async def assemble_stream(
     if not stream.head.succeeded:
         return await read_whole(stream, request), None
     assembler = stream_reader(StreamAssembler, request, stream.head)
-    body = StreamedBody(stream)
+    body, is_answer = StreamedBody(stream), False
     try:
         ended = await _read_all(body, stream, assembler, stall_timeout, on_output)
         if isinstance(ended, Outcome):
             return ended, None
         parsed, whole = assembler.end()
-        if parsed.verdict is Verdict.BROKEN or assembler.is_plain:
-            stream.spoil()
+        is_answer = is_own(parsed, other_form=assembler.is_plain)
         return (stream.head._replace(body=whole), parsed), ended
     finally:
+        if not is_answer:
+            stream.spoil()
         stream.close()
         body.release()
 

@@ -12,7 +12,14 @@ from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.h1.connection import Connection, ResponseStream
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.redact import repeats
-from stormbreak.http.response import Response, StreamedBody, outcome_of, read_failure, stream_reader
+from stormbreak.http.response import (
+    Response,
+    StreamedBody,
+    is_own,
+    outcome_of,
+    read_failure,
+    stream_reader,
+)
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.llm.response_verdict import request_id_of
@@ -119,7 +126,7 @@ class Source:
             return self._with_limits(chunk)
         if not chunk:
             outcome = self._outcome()
-            if outcome.verdict is Verdict.BROKEN or self.is_plain:
+            if not is_own(outcome.value.parsed, other_form=self.is_plain):
                 self._stream.spoil()
             self._stream.close()
             return outcome

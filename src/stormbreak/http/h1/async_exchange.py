@@ -144,7 +144,7 @@ class AsyncExchange(Exchange):
 
     def _look(self) -> None:
         """See how long the server has been silent, or has taken nothing of the request, while we waited for it."""
-        if self.over or self.parser.complete:
+        if self._is_done:
             return
         now = self._loop.time()
         unsent = self.socket.transport.get_write_buffer_size()

@@ -59,10 +59,6 @@ class BlockingExchange(Exchange):
                 self._rest()
 
     @property
-    def _is_done(self) -> bool:
-        return self.over or self.parser.complete
-
-    @property
     def _has_answer(self) -> bool:
         return self.over or self.parser.status is not None
 

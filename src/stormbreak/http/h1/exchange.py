@@ -109,7 +109,7 @@ class Exchange:
             self.received_at = time.time()
             if not self.is_sent:
                 self._refuse_early()
-        if parser.unread > UNREAD and not self.over:
+        if parser.unread > UNREAD and not self._is_done:
             self.carrier.pause()
         self.wake()
 
@@ -148,6 +148,11 @@ class Exchange:
         self.over = True
         self.parser.close()
         return True
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether nothing more can come."""
+        return self.over or self.parser.complete
 
     @property
     def _is_read(self) -> bool:

@@ -65,20 +65,18 @@ class SocketResponse:
         try:
             got = self._exchange.take() if decoder is None else self._unpacked(decoder)
         except UndecodableError as error:
-            self.close()
-            broken = broken_body(self.head.status, str(error))
+            got = broken_body(self.head.status, str(error))
             if isinstance(error, UnacceptedCodingError):
-                broken = broken._replace(verdict=Verdict.UNREPEATABLE)
-            return broken
+                got = got._replace(verdict=Verdict.UNREPEATABLE)
         if got is None:
             return None
-        if isinstance(got, Outcome):
-            self.close()
-            return got
-        self._size += len(got)
-        if self._size > self._max_bytes:
-            self.close()
-            return broken_body(self.head.status, f"larger than {int(self._max_bytes) >> 20} MiB")
+        if isinstance(got, bytes):
+            self._size += len(got)
+            if self._size <= self._max_bytes:
+                return got
+            got = broken_body(self.head.status, f"larger than {int(self._max_bytes) >> 20} MiB")
+        self.spoil()
+        self.close()
         return got
 
     def limit_silence(self, seconds: float) -> None:

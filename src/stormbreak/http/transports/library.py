@@ -112,11 +112,13 @@ class Library:
         response: Any,
         until: float | None = None,
         late: Callable[[], Exception] | None = None,
+        *,
+        held: bool = False,
     ) -> Any:
-        """Return the response of an inner transport, with its body bounded as `WrappedBody` says."""
+        """Return the response of an inner transport, with its body bounded, or held, as `WrappedBody` says."""
         parser = parser_of(response)
-        if parser is not None or until is not None:
-            response.stream = self._wrapped(response, parser, until, late)
+        if parser is not None or until is not None or held:
+            response.stream = self._wrapped(response, parser, until, late, held=held)
         return response
 
     def head_of(self, response: Any, received_at: float) -> HttpResponse:

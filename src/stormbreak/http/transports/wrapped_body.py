@@ -1,10 +1,8 @@
 """Response bodies over a wrapped transport, with deadlines, interrupts and a check for stale bytes."""
 
-import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 from stormbreak.drivers.timeouts import Timeout
@@ -34,10 +32,9 @@ def parser_of(response: Any) -> Any:
     return found if hasattr(found, "trailing_data") and hasattr(found, "send_failed") else None
 
 
-def close_if_unrequested(parser: Any, network_stream: Any) -> None:
-    """Prevent reuse of the connection if bytes came after the end of the response."""
-    if parser.trailing_data[0] or _has_buffered(network_stream):
-        parser.send_failed()  # an h11 connection with an error is not reused
+def _is_unrequested(parser: Any, network_stream: Any) -> bool:
+    """Whether bytes came after the end of the response."""
+    return bool(parser.trailing_data[0]) or _has_buffered(network_stream)
 
 
 def _has_buffered(network_stream: Any) -> bool:
@@ -81,7 +78,8 @@ def seconds_to(until: float | None) -> float | None:
 class WrappedBody:
     """The stream of `response`, read on a loop or by a thread until `until`; `late` makes the exception then.
 
-    Closing it closes the connection, too, if unrequested bytes came.
+    Closing it closes the connection, too, if unrequested bytes came. One that is `held` is closed by `release` alone: the
+    library closes a body at its end, before anyone can judge it.
     """
 
     def __init__(
@@ -90,8 +88,11 @@ class WrappedBody:
         parser: Any,
         until: float | None,
         late: Callable[[], Exception] | None,
+        *,
+        held: bool,
     ) -> None:
         self._stream = response.stream
+        self._is_held = held
         self._parser = parser
         self._network_stream = response.extensions.get("network_stream")
         self._until = until
@@ -138,21 +139,32 @@ class WrappedBody:
         return chunk
 
     def spoil(self) -> None:
-        """Shut the socket: httpcore, which may have the connection in its pool again, does not reuse it then."""
-        info = getattr(self._network_stream, "get_extra_info", None)
-        found = None if self._parser is None or info is None else info("socket")
-        with suppress(OSError, TypeError):  # it is closed; uvloop's has no `shutdown`
-            if isinstance(found, socket.socket):
-                socket.socket.shutdown(found, socket.SHUT_RDWR)  # an SSLSocket's own drops its TLS
-            elif found is not None:
-                found.shutdown(socket.SHUT_RDWR)
+        """Let no other request use the connection."""
+        if self._parser is not None:
+            self._parser.send_failed()  # an h11 connection with an error is not reused
+
+    def release(self) -> None:
+        """Close it, now that it was judged."""
+        self._is_held = False
+        self.close()
+
+    def release_on_loop(self) -> Coroutine[Any, Any, None]:
+        """Do the same, on a loop."""
+        self._is_held = False
+        return self.aclose()
 
     def close(self) -> None:
-        if self._parser is not None:
-            close_if_unrequested(self._parser, self._network_stream)
-        self._stream.close()
+        if not self._is_held:
+            self._leave()
+            self._stream.close()
 
     async def aclose(self) -> None:
-        if self._parser is not None:
-            close_if_unrequested(self._parser, self._network_stream)
-        await self._stream.aclose()
+        if not self._is_held:
+            self._leave()
+            await self._stream.aclose()
+
+    def _leave(self) -> None:
+        """From now on the parser may be another request's."""
+        if self._parser is not None and _is_unrequested(self._parser, self._network_stream):
+            self.spoil()
+        self._parser = None

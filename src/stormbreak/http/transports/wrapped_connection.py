@@ -33,6 +33,7 @@ from stormbreak.types import Outcome
 
 _SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
 _GRACE = 0.1  # seconds
+_TURNS = 8  # of the loop, until a connection is free: httpcore takes one or two
 _LIBRARIES = frozenset({"httpx", "httpx2"})
 
 
@@ -55,7 +56,7 @@ class _WrappedConnection(ABC):
     """Sends requests through `inner`."""
 
     def __init__(self, library: Library, inner: Any) -> None:
-        self._library = library
+        self.library = library
         self._inner = inner
 
     async def exchange(
@@ -77,7 +78,7 @@ class _WrappedConnection(ABC):
             pool = request.attempt_timeout + _GRACE
             idle = min(idle or inf, pool)
         spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": pool}
-        return self._library.request(
+        return self.library.request(
             request.method,
             request.url,
             request.headers,
@@ -92,6 +93,7 @@ class WrappedConnection(_WrappedConnection):
     def __init__(self, library: Library, inner: Any) -> None:
         super().__init__(library, inner)
         self._streams: LiveSet[WrappedResponse] = LiveSet()
+        self.releasing: asyncio.Task[None] | None = None  # what was judged last
 
     @property
     def blocking(self) -> Connection:
@@ -99,14 +101,23 @@ class WrappedConnection(_WrappedConnection):
         raise AssertionError("an asynchronous transport does not send for blocking code")
 
     async def open(self, request: PreparedRequest) -> "WrappedResponse | Outcome":
+        await self._released()
         try:
             response = await self._inner.handle_async_request(self._made(request))
-        except self._library.errors as error:
-            return self._library.outcome_of(error, None)
-        response = self._library.wrap_response(response)
-        stream = WrappedResponse(response, self._library, request.max_bytes)
+        except self.library.errors as error:
+            return self.library.outcome_of(error, None)
+        stream = WrappedResponse(response, self, request.max_bytes)
         self._streams.add(stream)
         return stream
+
+    async def _released(self) -> None:
+        """Let the connection of the last response go back to the pool: else one more would be opened."""
+        releasing, self.releasing = self.releasing, None
+        if releasing is not None:
+            for _ in range(_TURNS):
+                if releasing.done():
+                    return
+                await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Close the inner transport. Readers are woken before, since a closed socket does not wake them."""
@@ -135,10 +146,9 @@ class BlockingWrappedConnection(_WrappedConnection):
         made = self._made(request)
         try:
             response = interruptible(partial(self._inner.handle_request, made), undo=_close)
-        except self._library.errors as error:
-            return self._library.outcome_of(error, None)
-        response = self._library.wrap_response(response)
-        return BlockingWrappedResponse(response, self._library, request.max_bytes)
+        except self.library.errors as error:
+            return self.library.outcome_of(error, None)
+        return BlockingWrappedResponse(response, self, request.max_bytes)
 
     async def close(self) -> None:
         self._inner.close()
@@ -149,16 +159,15 @@ def _close(late: Any) -> None:
 
 
 class _WrappedResponse(ABC):
-    """The body of a response of an inner transport, as it comes."""
+    """The body of a response of an inner transport, as it comes. It holds its connection until it is closed."""
 
-    def __init__(self, response: Any, library: Library, max_bytes: float | None) -> None:
+    def __init__(self, response: Any, owner: _WrappedConnection, max_bytes: float | None) -> None:
+        self._library = library = owner.library
         self.head = library.head_of(response, time.time())
-        self._response = response
-        self._library = library
+        self._body: WrappedBody = library.wrap_response(response, held=True).stream
         self._left: float = BODY_LIMIT if max_bytes is None else max_bytes
         self._patience = inf
         self._closed = False
-        self._is_judged = False
         self._got: bytes | Outcome | None = None
 
     def take(self) -> bytes | Outcome | None:
@@ -179,8 +188,8 @@ class _WrappedResponse(ABC):
             self._left -= len(got)
             if self._left < 0:
                 got = broken_body(self.head.status, "larger than it may be")
-        if not isinstance(got, bytes) or not got:
-            self._end()
+        if not isinstance(got, bytes):
+            self.close()
         return got
 
     def limit_silence(self, seconds: float) -> None:
@@ -188,28 +197,23 @@ class _WrappedResponse(ABC):
         self._patience = min(self._patience, seconds)
 
     def spoil(self) -> None:
-        """Let no other request use the connection, where the library shows its socket. After `close` it may be another's."""
-        body = self._response.stream
-        if isinstance(body, WrappedBody) and not self._is_judged:
-            body.spoil()
-
-    def close(self) -> None:
-        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
-        self._is_judged = True
-        self._end()
+        """Let no other request use the connection, where the library shows its parser. Before `close`."""
+        if not self._closed:
+            self._body.spoil()
 
     @abstractmethod
     async def _next(self) -> bytes | Outcome: ...
 
     @abstractmethod
-    def _end(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
 
 
 class BlockingWrappedResponse(_WrappedResponse):
     """That of a synchronous transport."""
 
-    def __init__(self, response: Any, library: Library, max_bytes: float | None) -> None:
-        super().__init__(response, library, max_bytes)
+    def __init__(self, response: Any, owner: _WrappedConnection, max_bytes: float | None) -> None:
+        super().__init__(response, owner, max_bytes)
         self._chunks: Iterator[bytes] = response.iter_bytes()
         self._reader: Strand[Any] | None = None
 
@@ -231,9 +235,9 @@ class BlockingWrappedResponse(_WrappedResponse):
         finally:
             self._reader = None
             if self._closed:  # by another thread, meanwhile
-                self._response.close()
+                self._body.release()
 
-    def _end(self) -> None:
+    def close(self) -> None:
         if self._closed:
             return
         self._closed = True
@@ -241,18 +245,20 @@ class BlockingWrappedResponse(_WrappedResponse):
         if reader is not None:
             reader.interrupt()
         else:
-            self._response.close()
+            self._body.release()
 
     def __del__(self) -> None:
         if not self._closed:
-            self._response.close()
+            self._body.spoil()
+            self._body.release()
 
 
 class WrappedResponse(_WrappedResponse):
     """That of an asynchronous transport; of the running loop."""
 
-    def __init__(self, response: Any, library: Library, max_bytes: float | None) -> None:
-        super().__init__(response, library, max_bytes)
+    def __init__(self, response: Any, owner: WrappedConnection, max_bytes: float | None) -> None:
+        super().__init__(response, owner, max_bytes)
+        self._owner = owner
         self._chunks = response.aiter_bytes()
         self._waiting: Timeout | None = None
         self.loop = asyncio.get_running_loop()
@@ -271,7 +277,7 @@ class WrappedResponse(_WrappedResponse):
         except TimeoutError:
             if not self._cut:
                 return silent_body(self.head.status)
-            _start(self.loop, self._response.aclose())
+            self._release()
             return broken_body(self.head.status)
         except self._library.errors as error:
             return self._library.outcome_of(error, self.head.status)
@@ -282,7 +288,7 @@ class WrappedResponse(_WrappedResponse):
         finally:
             self._waiting = None
 
-    def _end(self) -> None:
+    def close(self) -> None:
         if self._closed:
             return
         self._closed = True
@@ -290,24 +296,30 @@ class WrappedResponse(_WrappedResponse):
             self._cut = True
             self._waiting.fire()
         else:
-            _start(self.loop, self._response.aclose())
+            self._release()
+
+    def _release(self) -> None:
+        self._owner.releasing = _start(self.loop, self._body.release_on_loop())
 
     def __del__(self) -> None:
         if not self._closed:
             with suppress(RuntimeError):  # a loop that is closed
-                closing = self._response.aclose
-                loop = self.loop
-                loop.call_soon_threadsafe(lambda: _start(loop, closing()))
+                body, loop = self._body, self.loop
+                body.spoil()
+                loop.call_soon_threadsafe(lambda: _start(loop, body.release_on_loop()))
 
 
 _CLOSING: set[asyncio.Task[None]] = set()
 
 
-def _start(loop: asyncio.AbstractEventLoop, closing: Coroutine[Any, Any, None]) -> None:
+def _start(
+    loop: asyncio.AbstractEventLoop, closing: Coroutine[Any, Any, None]
+) -> asyncio.Task[None]:
     """Close soon, in the background; errors of an abandoned connection do not matter."""
     task = loop.create_task(_quietly(closing))
     _CLOSING.add(task)
     task.add_done_callback(_CLOSING.discard)
+    return task
 
 
 async def _quietly(closing: Coroutine[Any, Any, None]) -> None:
