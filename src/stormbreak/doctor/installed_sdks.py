@@ -102,14 +102,12 @@ def _value_of(body: list[ast.stmt], names: list[str]) -> ast.expr:
 
 
 def _assigned_by(node: ast.stmt) -> list[str]:
-    targets = (
-        node.targets
-        if isinstance(node, ast.Assign)
-        else [node.target]
-        if isinstance(node, ast.AnnAssign)
-        else []
-    )
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    match node:
+        case ast.Assign(targets=targets):
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return [name]
+    return []
 
 
 def _default_of(arguments: ast.arguments, name: str) -> ast.expr:
@@ -135,7 +133,7 @@ def _number(node: ast.expr) -> float | None:
                 one, other = _number(left), _number(right)
                 if one is not None and other is not None:
                     return one * other
-            case ast.Call(func=function) if ast.unparse(function).split(".")[-1] in _WRAPPERS:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in _WRAPPERS:
                 return _number(_wrapped(node))
     raise DefaultNotFoundError
 
@@ -226,9 +224,10 @@ def _setting(found: Distribution, default: Default) -> Setting:
 def _found(name: str) -> Distribution | None:
     try:
         found = distribution(name)
-    except PackageNotFoundError:
+        is_whole = "Version" in found.metadata
+    except (PackageNotFoundError, FileNotFoundError):
         return None
-    return found if "Version" in found.metadata else None  # not in remains of a removed package
+    return found if is_whole else None  # remains of a removed package have no metadata
 
 
 def _library(found: Distribution | None) -> str:
