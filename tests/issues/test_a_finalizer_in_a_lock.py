@@ -10,12 +10,14 @@ import sys
 import threading
 from pathlib import Path
 
+import httpx
 import httpx2
 import pytest
 from on_threads import within_time
 from stage import OK, TARGET, policy
 from thread_calls import open_call, run_call
 
+import stormbreak.httpx
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver
@@ -104,6 +106,34 @@ def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
     assert engine.target_state(TARGET).slots.in_flight == 0
     driver._stepper.deliver_events()
     assert heard.count("CallCancelled") == 1
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_a_stream_over_another_transport_may_be_collected_in_the_lock_of_its_pool(
+    library, is_begun, stormbreak_provider
+):
+    """Found: its finalizer closed the connection, for which httpcore takes that lock, which is a plain one."""
+    url = f"{stormbreak_provider().base_url}/chat/completions"
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    inner = library.HTTPTransport(limits=library.Limits(max_connections=1))
+    wrap = stormbreak.httpx.Transport if library is httpx else Transport
+
+    def drop_under_the_lock(client):
+        response = client.send(client.build_request("POST", url, json=asked), stream=True)
+        ring = [response, response.iter_bytes()]
+        if is_begun:
+            next(ring[1])
+        ring.append(ring)
+        gc.disable()
+        del ring, response
+        with inner._pool._optional_thread_lock:
+            gc.collect()
+        gc.enable()
+        assert client.post(url, json=asked).status_code == 200  # the pool has its connection again
+
+    with library.Client(transport=wrap(inner=inner)) as client:
+        assert within_time(lambda: drop_under_the_lock(client)), "deadlock"
 
 
 def test_a_parked_thread_may_be_told_to_go_twice_and_before_it_waits():

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
@@ -59,6 +60,14 @@ def interruptible(
         if strand is not None:
             strand.on_interrupt = None
     raise _reason(blocking, strand, until)
+
+
+def do_soon(work: Callable[[], object]) -> None:
+    """Do this on the thread that looks at blocking work, at once or when next there is some.
+
+    For finalizers: they may run on a thread that holds the lock of the library's pool, which is not reentrant.
+    """
+    _WATCH.postponed.append(work)
 
 
 def _reason(
@@ -140,6 +149,7 @@ class _Watch:
     def _forget(self) -> None:
         self._work: set[_Blocking[Any]] = set()
         self._runs = False  # a thread looks
+        self.postponed: deque[Callable[[], object]] = deque()
 
     def add(self, work: _Blocking[Any]) -> None:
         with self._lock:
@@ -159,6 +169,9 @@ class _Watch:
             late = time.monotonic() - before - _PAUSE
             if late > LATE:  # a stall: what came in it is read first
                 time.sleep(min(late, STALL))
+            while self.postponed:
+                with suppress(Exception):
+                    self.postponed.popleft()()
             now = time.monotonic()
             for work in tuple(self._work):
                 if now >= work.until:

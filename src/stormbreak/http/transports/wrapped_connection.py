@@ -6,7 +6,7 @@ It makes one attempt per request: a transport that retries by itself would hide 
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -26,7 +26,7 @@ from stormbreak.http.h1.connection import (
     silent_body,
 )
 from stormbreak.http.prepared_request import PreparedRequest
-from stormbreak.http.transports.interruptible import interruptible
+from stormbreak.http.transports.interruptible import do_soon, interruptible
 from stormbreak.http.transports.library import Library
 from stormbreak.http.transports.wrapped_body import WrappedBody
 from stormbreak.types import Outcome
@@ -214,8 +214,9 @@ class BlockingWrappedResponse(_WrappedResponse):
 
     def __init__(self, response: Any, owner: _WrappedConnection, max_bytes: float | None) -> None:
         super().__init__(response, owner, max_bytes)
-        self._chunks: Iterator[bytes] = response.iter_bytes()
+        self._chunks: Generator[bytes] = response.iter_bytes()
         self._reader: Strand[Any] | None = None
+        _OPEN.add(self._chunks)
 
     async def _next(self) -> bytes | Outcome:
         self._reader = running_strand()
@@ -235,7 +236,7 @@ class BlockingWrappedResponse(_WrappedResponse):
         finally:
             self._reader = None
             if self._closed:  # by another thread, meanwhile
-                self._body.release()
+                _leave(self._body, self._chunks)
 
     def close(self) -> None:
         if self._closed:
@@ -245,12 +246,23 @@ class BlockingWrappedResponse(_WrappedResponse):
         if reader is not None:
             reader.interrupt()
         else:
-            self._body.release()
+            _leave(self._body, self._chunks)
 
     def __del__(self) -> None:
         if not self._closed:
             self._body.spoil()
-            self._body.release()
+            do_soon(partial(_leave, self._body, self._chunks))
+
+
+_OPEN: set[Generator[bytes]] = set()
+"""Kept alive beside those who read them: the garbage collector would close them wherever it runs, such as in the lock of
+httpcore's pool, which they need for it, and which is not reentrant."""
+
+
+def _leave(body: WrappedBody, chunks: Generator[bytes]) -> None:
+    body.release()
+    chunks.close()
+    _OPEN.discard(chunks)
 
 
 class WrappedResponse(_WrappedResponse):
