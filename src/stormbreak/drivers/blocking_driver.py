@@ -3,7 +3,6 @@
 Attempts may race: the thread waits for the sockets of all of them. Another thread may drain or close it.
 """
 
-import random
 import socket
 import time
 from asyncio import CancelledError
@@ -18,6 +17,7 @@ from stormbreak.core.stalls import STALL
 from stormbreak.drivers.asyncio_driver import Asker, Sender, in_context, timed_out
 from stormbreak.drivers.asyncio_tasks import RejectedWhileClosingError, StreamCutError
 from stormbreak.drivers.blocking import LateError, Strand, poll, run
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.delivery import CLOSED, DRAINED, Delivery
 from stormbreak.drivers.flow_stepper import Driver, Stepper
 from stormbreak.drivers.fork_safety import reset_in_child
@@ -65,7 +65,7 @@ class BlockingDriver(Driver):
     """Runs calls on the calling thread."""
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__(engine, time.monotonic, random.random)
+        super().__init__(engine, time.monotonic, draw)
         self._threads = ThreadDriver(engine)
         self.attempts: set[_Attempt] = set()  # which `close` interrupts
         self._streams: LiveSet[BlockingDelivery] = LiveSet()
