@@ -2,6 +2,7 @@
 
 import click
 
+from stormbreak import __version__
 from stormbreak.cli.command import Group
 from stormbreak.cli.output import drop_stderr, open_closed_streams, unwritable, warn
 from stormbreak.errors import ConfigurationError
@@ -64,7 +65,7 @@ root = Group(
     configuration; 130 interrupted, and the work done so far is kept.
     """,
 )
-click.version_option(None, "-V", "--version", package_name="stormbreak")(root)
+click.version_option(__version__, "-V", "--version")(root)
 
 
 def main(argv: list[str] | None = None) -> int:

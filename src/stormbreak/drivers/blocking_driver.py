@@ -6,7 +6,7 @@ Attempts may race: the thread waits for the sockets of all of them. Another thre
 import socket
 import time
 from asyncio import CancelledError
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from math import inf
 from typing import Any, TypeVar, cast
@@ -64,8 +64,8 @@ class _Attempt(Strand[Outcome]):
 class BlockingDriver(Driver):
     """Runs calls on the calling thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine, time.monotonic, draw)
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(engine, clock, draw)
         self._threads = ThreadDriver(engine)
         self.attempts: set[_Attempt] = set()  # which `close` interrupts
         self._streams: LiveSet[BlockingDelivery] = LiveSet()
