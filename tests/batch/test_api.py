@@ -57,6 +57,13 @@ def test_rows_are_answered_and_read_back(output, place):
     assert [each.custom_id for each in read_answers(output)] == list(answered)
 
 
+def test_the_program_may_change_its_directory(tmp_path, place, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in.jsonl", chat_rows(40))
+    summary = run("in.jsonl", output="out.jsonl", on_progress=lambda _: os.chdir("/"), **place)
+    assert len([*summary.answers()]) == len(read(tmp_path / "out.jsonl")) == 40
+
+
 def test_the_rows_are_kept_for_their_owner_and_serve_the_command_line(output, place, capsys):
     run(iter(PROMPTS), output=output, **place)
     kept = BatchPaths.of(output).input

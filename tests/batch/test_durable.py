@@ -190,6 +190,15 @@ def test_replacing_writes_into_no_file_of_somebody_else(tmp_path, link):
     assert not (tmp_path / "out").is_symlink()
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_replacing_replaces_nothing_but_files(tmp_path, make):
+    make(tmp_path / "out")  # it might be /dev/null
+    with pytest.raises(OutputError, match="not a regular file; left"), replacing(tmp_path / "out"):
+        pytest.fail("it is open")
+    assert names_in(tmp_path) == ["out"]
+    assert not (tmp_path / "out").is_file()
+
+
 def test_of_two_that_replace_one_file_none_puts_half_of_the_other_there(tmp_path):
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="left as it was"), replacing(path) as first:  # noqa: PT012

@@ -1,6 +1,8 @@
 """`results` and `aresults`: each row as it ends, and a run that waits for its reader."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from contextlib import aclosing
 
@@ -66,6 +68,26 @@ def test_a_reader_that_leaves_stops_the_run(output, place):
     assert 1 <= kept < len(rows)
     summary = run(rows, output=output, **place)
     assert (summary.answered, summary.successful) == (len(rows) - kept, len(rows))
+
+
+def test_a_program_that_fails_while_it_reads_ends(output, place):
+    # Python keeps the reader: it belongs to the frame of the exception.
+    code = f"""
+from stormbreak.batch import results
+
+def main():
+    reader = results(({{"prompt": str(i)}} for i in range(1000)), output={str(output)!r}, **{place})
+    for each in reader:
+        raise LookupError(each.custom_id)
+
+main()
+"""
+    failed = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("LookupError: row-")
+    assert not output.with_name(f"{output.name}.sock").exists()
 
 
 async def test_an_async_reader_that_leaves_stops_the_run(output, place):

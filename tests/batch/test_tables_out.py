@@ -193,6 +193,17 @@ def test_requests_become_a_table_of_ids_and_answers(at, place):
     assert [row["answer"] for row in rows] == [answer("a"), answer("b")]
 
 
+def test_an_export_follows_a_link(at, place):
+    (at / "in.jsonl").write_text('{"prompt": "Tell a"}\n')
+    words = ["batch", "run", "in.jsonl", "-o", "out.jsonl", "--base-url", place, *ANSWERS]
+    assert run(*words).returncode == 0
+    (at / "real.csv").write_text("before")
+    (at / "latest.csv").symlink_to("real.csv")
+    assert run("batch", "export", "out.jsonl", "latest.csv").returncode == 0
+    assert (at / "latest.csv").is_symlink()
+    assert answer("a") in (at / "real.csv").read_text()
+
+
 def test_failed_rows_say_why_and_a_retry_makes_the_table_again(at, stormbreak_provider):
     write_csv(at / "rows.csv", ROWS)
     bad = stormbreak_provider(scenario({"kind": "content_filter", "share": 0.5})).base_url

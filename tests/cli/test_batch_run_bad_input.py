@@ -18,6 +18,7 @@ from batches import (
     write,
 )
 from strangers import talked_to
+from table_test import table_test
 
 from stormbreak.batch.store.lock import locked
 from stormbreak.batch.store.paths import BatchPaths
@@ -123,6 +124,18 @@ def test_an_output_of_another_input(batch_run, source, output, tmp_path, stormbr
     assert f"{output}: belongs to a run of" in one_line(errors)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert provider.stats()["arrivals"] == 30
+
+
+@table_test("stream", ["stdout", "stderr"])
+def test_an_output_to_which_the_command_prints(source, output, stream):
+    words = ["batch", "run", str(source), "--output", str(output)]
+    with (
+        output.open("w") as file,
+        started(*words, "--base-url", "http://127.0.0.1:1/v1", **{stream: file}) as process,
+    ):
+        said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert "is standard output or error; choose another" in (said[1] or output.read_text())
 
 
 def test_an_output_that_is_something_else(batch_run, output, tmp_path):

@@ -79,7 +79,10 @@ def test_a_typing_error_gets_the_nearest_suggestion(capsys):
         assert f"Did you mean {meant}? (see stormbreak" in said
 
 
-def test_the_version(capsys):
+def test_the_version(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "importlib.metadata.version", None
+    )  # run from a folder, nothing is installed
     for argv in (["--version"], ["-V"]):
         assert main(argv) == 0
         assert capsys.readouterr().out.startswith("stormbreak, version ")

@@ -172,6 +172,16 @@ def test_a_thread_that_reckons_with_few_digits_spends_as_much():
     assert (made.spent, made.taken) == (Decimal("100.4"), Decimal("100.4"))
 
 
+def test_a_thread_that_traps_rounding_is_alerted():
+    made = account(usd=3.0)
+    made.spend(TWO)
+    with decimal.localcontext(
+        prec=4, traps=[decimal.Inexact]
+    ):  # it failed the call that was answered
+        assert made.next_alert() == 50
+        assert made.step > 0
+
+
 @given(at=st.floats(0.0, 7e9))
 def test_an_hour_a_day_and_a_month_end_as_the_calendar_says(at):
     now = datetime.fromtimestamp(int(at), UTC)

@@ -1,5 +1,6 @@
 import pytest
 
+from stormbreak.cli.main import main
 from stormbreak.demo.acts import MARKER, ROWS, prepare
 from stormbreak.errors import ConfigurationError
 
@@ -12,6 +13,12 @@ def test_what_an_earlier_demo_left_is_replaced(tmp_path):
 
     assert len(documents.read_bytes().splitlines()) == ROWS
     assert sorted(path.name for path in documents.parent.iterdir()) == [MARKER, "documents.jsonl"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["demo", "--output", str(tmp_path / "file" / "results")]) == 2
+    assert capsys.readouterr().err == f"stormbreak: {tmp_path}/file/results: not a directory\n"
 
 
 @pytest.mark.parametrize("name", ["documents.jsonl", "answers.jsonl", "answers.txt"])

@@ -95,6 +95,16 @@ def test_workers_without_a_temporary_folder_say_so(path, monkeypatch, capsys):
     assert "no folder for the socket of the workers: none; set TMPDIR" in capsys.readouterr().err
 
 
+def test_workers_whose_temporary_folder_has_a_long_path_say_so(path, tmp_path, monkeypatch, capsys):
+    path.write_text(settings("http://127.0.0.1:9/v1"))
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    assert main(["gateway", str(path), "--workers", "2"]) == 2
+    assert "no socket for the workers: AF_UNIX path too long; set" in capsys.readouterr().err
+    assert [*folder.iterdir()] == []
+
+
 def _no_folder(**_):
     raise FileNotFoundError(2, "none")
 

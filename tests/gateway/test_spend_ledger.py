@@ -328,6 +328,8 @@ def test_a_ledger_is_private_and_a_file_of_another_kind_is_refused(tmp_path):
     assert ledger.read("b", "day") is None
     ledger.close()
     assert (tmp_path / "spent.db").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ConfigurationError, match=r"gateway\.ledger \.: not the name of a file"):
+        SpendLedger(".")
     (tmp_path / "other").write_text("no database" * 100)
     with pytest.raises(ConfigurationError, match=r"gateway\.ledger"):
         SpendLedger(tmp_path / "other")

@@ -8,6 +8,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from chat_stream import CUT, HELLO, WHOLE, WHOLE_ANSWER
@@ -75,6 +76,12 @@ def elsewhere(do):
         return got[0]
 
     return result
+
+
+def test_a_test_may_replace_the_clock(monkeypatch):
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", partial(real))  # as freezegun does
+    Client(base_url="http://127.0.0.1:9/v1", model="m").close()
 
 
 def test_a_call_goes_through_an_outage(serve):

@@ -66,6 +66,18 @@ async def test_where_no_thread_can_look_a_name_up_there_is_no_connection(wire, m
     assert not got.maybe_processed
 
 
+async def test_a_test_that_blocks_sockets_is_named(wire, monkeypatch):
+    class SocketBlockedError(RuntimeError):
+        pass
+
+    def blocked(*_, **__):
+        raise SocketBlockedError
+
+    monkeypatch.setattr(socket, "getaddrinfo", blocked)
+    got = await wire.exchange(request_to(80, "no-such-host.example"))
+    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "SocketBlockedError")
+
+
 async def test_a_connection_that_never_comes(wire, full_port):
     got = await wire.exchange(request_to(full_port)._replace(connect_timeout=0.1))
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")

@@ -35,8 +35,8 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
         ("report", "--report must end in .html or .png, got 'report'"),
         (f"{EVIL}\n", "\\u202e\\n'"),
         ("no/such/report.html", "no/such/report.html: cannot write: no such file or directory"),
-        ("taken.html", "--report taken.html: is a directory"),
-        ("pipe.html", "--report pipe.html: is no file that can be replaced"),
+        ("taken.html", "taken.html: cannot write: not a regular file"),
+        ("pipe.html", "pipe.html: cannot write: not a regular file"),
         (f"{'long' * 70}.html", "cannot write: file name too long"),
     ],
 )

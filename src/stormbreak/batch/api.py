@@ -176,14 +176,16 @@ async def aresults(
 @contextmanager
 def _begun(rows: Rows, output: StrPath, choice: Choice, options: Options) -> Iterator[Job]:
     """Make the job; rows that are in no file are spooled to one before."""
+    # The program may change its directory while the run goes on.
     place = path_from("output", output, "a path, where answers are kept and a later run goes on")
+    place = place.absolute()
     given, of_table = options_from(options), table_options_from(options)
     policy, schema = options.get("policy"), options.get("schema")
     files = BatchPaths.of(place, flatten=given.flatten)
     source, table = files.input, None
     spool: AbstractContextManager[Spooled] | None = None
     if isinstance(rows, str | os.PathLike):
-        source = Path(rows)
+        source = Path(rows).absolute()
         table = find_table(source, of_table, given, str)
     else:
         made = table_of(rows, of_table, given)

@@ -7,11 +7,11 @@ then the exception is raised. A second exception meanwhile ends the run at once.
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import copy_context
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from stormbreak.batch.job import Job, run_job
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stormbreak.batch.running.progress_panel import Panel
 
 OnProgress = Callable[[RunSnapshot], object]
+_NAME = "stormbreak-batch"  # of the threads
 
 
 class StoppedError(StormbreakError):
@@ -51,7 +52,7 @@ class BackgroundRun:
         self._lock = new_lock()
         self._stops = 0
         self._at: tuple[Runner, asyncio.AbstractEventLoop] | None = None
-        Thread(target=copy_context().run, args=(self._work,), name="stormbreak-batch").start()
+        threading.Thread(target=copy_context().run, args=(self._work,), name=_NAME).start()
 
     @property
     def is_over(self) -> bool:
@@ -126,10 +127,18 @@ class BackgroundRun:
                 self._at = runner, loop
                 for _ in range(self._stops):
                     runner.interrupt()
+        if self._results is not None and not self._stops and _nobody_reads():
+            self.stop()
         if self._on_progress is not None:
             self._on_progress(runner.snapshot)
         elif self._panel is not None:
             self._panel.tick(runner)
+
+
+def _nobody_reads() -> bool:
+    """Whether the program has ended but for its batches: an exception left a reader that Python keeps, and waits for us."""
+    others = (each for each in threading.enumerate() if not each.daemon and each.name != _NAME)
+    return not any(each.is_alive() for each in others)
 
 
 def _notebook_panel() -> "Panel | None":

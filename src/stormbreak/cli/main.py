@@ -2,10 +2,11 @@
 
 import click
 
+from stormbreak import __version__
 from stormbreak.cli.command import Group
 from stormbreak.cli.output import drop_stderr, open_closed_streams, unwritable, warn
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import plain
+from stormbreak.escape import path_of, plain, reason
 from stormbreak.hidden_keys import hidden
 
 root = Group(
@@ -64,7 +65,7 @@ root = Group(
     configuration; 130 interrupted, and the work done so far is kept.
     """,
 )
-click.version_option(None, "-V", "--version", package_name="stormbreak")(root)
+click.version_option(__version__, "-V", "--version")(root)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,10 +86,10 @@ def _run(argv: list[str] | None) -> int:
         return 130
     except (click.ClickException, ConfigurationError) as error:
         return _print_error(error)
-    except OSError as error:  # click writes help and version
-        if error.filename is not None:
-            raise
-        return _print_error(unwritable(error))
+    except OSError as error:
+        if error.filename is None:  # click writes help and version
+            return _print_error(unwritable(error))
+        return _print_error(ConfigurationError(f"{path_of(error.filename)}: {reason(error)}"))
     return result if isinstance(result, int) else 0
 
 

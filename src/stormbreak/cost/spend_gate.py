@@ -144,7 +144,7 @@ class SpendAccount:
     @property
     def step(self) -> Decimal:
         """US dollars that are written ahead at a time."""
-        return max(self.limit / PART, ATTEMPTS * self.largest)
+        return max(EXACT.divide(self.limit, PART), EXACT.multiply(ATTEMPTS, self.largest))
 
     @property
     def is_periodic(self) -> bool:
@@ -194,7 +194,7 @@ class SpendAccount:
         return self._reported if before < self._reported < ALL else None
 
     def _reached(self) -> int:
-        percent = int(100 * self.spent / self.limit)
+        percent = EXACT.divide(EXACT.multiply(100, self.spent), self.limit)
         return max((alert for alert in ALERTS if alert <= percent), default=0)
 
     def snapshot(self, now: float) -> dict[str, str | float | None]:

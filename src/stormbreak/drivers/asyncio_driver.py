@@ -5,7 +5,6 @@ cancelled caller closes its flow at once; the cancelled sender closes its connec
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -20,6 +19,7 @@ from stormbreak.drivers.asyncio_tasks import (
     StreamCutError,
     wake,
 )
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.delivery import CallerDriven, LoopDelivery, check_ticket
 from stormbreak.drivers.flow_stepper import Driver, Stepper
 from stormbreak.drivers.fork_safety import reset_in_child
@@ -44,7 +44,7 @@ class AsyncioDriver(Driver):
         engine: Engine,
         *,
         clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = draw,
     ) -> None:
         super().__init__(engine, clock, chance)
         self._active_calls = ActiveCalls(Pulse(engine.stalls, clock))

@@ -3,11 +3,10 @@
 Attempts may race: the thread waits for the sockets of all of them. Another thread may drain or close it.
 """
 
-import random
 import socket
 import time
 from asyncio import CancelledError
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from math import inf
 from typing import Any, TypeVar, cast
@@ -18,6 +17,7 @@ from stormbreak.core.stalls import STALL
 from stormbreak.drivers.asyncio_driver import Asker, Sender, in_context, timed_out
 from stormbreak.drivers.asyncio_tasks import RejectedWhileClosingError, StreamCutError
 from stormbreak.drivers.blocking import LateError, Strand, poll, run
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.delivery import CLOSED, DRAINED, Delivery
 from stormbreak.drivers.flow_stepper import Driver, Stepper
 from stormbreak.drivers.fork_safety import reset_in_child
@@ -64,8 +64,8 @@ class _Attempt(Strand[Outcome]):
 class BlockingDriver(Driver):
     """Runs calls on the calling thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine, time.monotonic, random.random)
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(engine, clock, draw)
         self._threads = ThreadDriver(engine)
         self.attempts: set[_Attempt] = set()  # which `close` interrupts
         self._streams: LiveSet[BlockingDelivery] = LiveSet()

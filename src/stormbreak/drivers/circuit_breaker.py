@@ -6,7 +6,6 @@ threads and event loops; in a forked child it is reset, since calls of the paren
 
 import inspect
 import logging
-import random
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.checks import require_type
 from stormbreak.core.circuit_snapshot import parse_snapshot, span_in
 from stormbreak.core.policy import check_magnitudes
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.judge import OK, Judge, check_function
 from stormbreak.drivers.turn_lock import TurnLock
 from stormbreak.errors import CircuitOpenError
@@ -72,7 +72,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
         on_change: Callable[[State, State], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = draw,
     ) -> None:
         require_type(isinstance(name, str), "name must be a text", name)
         known = policy is None or isinstance(policy, BreakerPolicy)

@@ -3,7 +3,6 @@
 It cannot stop an attempt: its maker ends it after `Send.timeout`, and closes the call after an exception.
 """
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Protocol
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send, Wait, WaitFor
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.delivery import DRAINED, CallerDriven, check_ticket
 from stormbreak.drivers.flow_stepper import Driver
 from stormbreak.drivers.fork_safety import reset_in_child
@@ -57,7 +57,7 @@ class ThreadDriver(Driver):
         engine: Engine,
         *,
         clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = draw,
         parking: Callable[[], Waiter] = ParkedThread,
     ) -> None:
         super().__init__(engine, clock, chance)

@@ -55,7 +55,7 @@ class ParentStore:
     With a `record`, what it grants survives it.
 
     Raises:
-        ConfigurationError: no temporary folder can be written.
+        ConfigurationError: no temporary folder can be written, or its path is too long for a socket.
     """
 
     def __init__(
@@ -146,7 +146,12 @@ class ParentStore:
                 1024  # all workers may connect at once: when it is full, they are refused
             )
 
-        self._server = Server(str(self._path), Handler)
+        try:
+            self._server = Server(str(self._path), Handler)
+        except OSError as error:  # the path of a socket has about 100 characters
+            self.folder.rmdir()
+            message = f"no socket for the workers: {error}; set TMPDIR to a short path"
+            raise ConfigurationError(message) from error
         threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         ).start()

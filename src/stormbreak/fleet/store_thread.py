@@ -6,7 +6,6 @@ The thread alone owns the connection. It starts with the first membership, and s
 import _thread
 import atexit
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ from weakref import ref
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.flow_stepper import Stepper, stepper_of
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
@@ -168,7 +168,7 @@ class StoreThread:
             answers = store.beat([each.message for each in due])
         except Exception as error:  # noqa: BLE001 - calls must not wait for any error
             self._note(store, str(error) if isinstance(error, StoreError) else type(error).__name__)
-            after = RETRY * (1 + random.random() / 2)  # noqa: S311 - spreads a fleet
+            after = RETRY * (1 + draw() / 2)
             for member, stepper, *_ in due:
                 stepper.between_steps(partial(_fail, member, after))
             return
@@ -286,7 +286,7 @@ def shared_limits(urls: Iterable[str]) -> SharedLimits:
     """
     for url in urls:
         _thread_for(url)  # loads its package, which takes a while
-    return SharedLimits(_carrier_for, random.random)
+    return SharedLimits(_carrier_for, draw)
 
 
 def _carrier_for(policy: FleetPolicy) -> StoreThread:

@@ -6,7 +6,6 @@ ours.
 """
 
 import inspect
-import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from functools import partial, wraps
@@ -19,6 +18,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.target_state import Listener
 from stormbreak.core.tenant import TenantLimits, check_tenants
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.listeners import Attached
 from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver, Waiter
@@ -56,7 +56,7 @@ class Resilient:
         tenant: str = "",
         retry_exhausted: bool = False,
         clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = draw,
         parking: Callable[[], Waiter] = ParkedThread,
     ) -> None:
         self.engine = engine

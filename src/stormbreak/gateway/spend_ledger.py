@@ -61,7 +61,7 @@ class SpendLedger:
         self._lock = new_lock()
         try:
             self._held = _locked(self.path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._unusable(error) from None
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -83,6 +83,8 @@ class SpendLedger:
 
     def _unusable(self, error: Exception) -> ConfigurationError:
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, ValueError):  # ".", or a null character
+            reason = "not the name of a file"
         if isinstance(error, BlockingIOError):
             reason = "another process has it: each gateway needs its own, or all share a [fleet]"
         return ConfigurationError(f"gateway.ledger {self.path}: {reason}")

@@ -6,7 +6,6 @@ nothing.
 
 import asyncio
 import os
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +25,7 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking import run
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.file_reader import read_text
@@ -218,7 +218,7 @@ class LiveSettings:
             run(connection.blocking.close())
 
     def _order(self, step: Step) -> tuple[Target, ...]:
-        chance = random.random()  # noqa: S311 - not secret
+        chance = draw()
 
         def order(engine: Engine, now: float) -> tuple[Target, ...]:
             return ordered(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from stormbreak.batch.store.durable_file import replacing
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted
+from stormbreak.escape import quoted
 
 if TYPE_CHECKING:
     from stormbreak.batch.running.stats import RunStats
@@ -53,9 +53,6 @@ class ReportFile:
             raise ConfigurationError(f"--report needs {required}: pip install 'stormbreak[report]'")
         with suppress(_WriteCheckDoneError), replacing(path):
             raise _WriteCheckDoneError
-        if path.exists() and not path.is_file():
-            what = "a directory" if path.is_dir() else "no file that can be replaced"
-            raise ConfigurationError(f"--report {path_of(path)}: is {what}")
         return cls(path)
 
     def storm(

@@ -25,6 +25,7 @@ from batches import (
 )
 from sockets import BODY
 from strangers import posted_to
+from table_test import table_test
 
 from stormbreak import AsyncClient, RejectedError
 from stormbreak.batch.running.file_descriptors import RESERVE, ReservedFiles, make_room
@@ -98,6 +99,15 @@ def test_what_cannot_fit_is_refused_at_the_start(limited, output, stormbreak_pro
     assert 10 < most < 150 - RESERVE
     assert provider.stats()["arrivals"] == 0
     assert not output.exists()
+
+
+@table_test("concurrency", ["200", "auto"])
+def test_where_no_connection_fits_none_is_proposed(limited, stormbreak_provider, concurrency):
+    provider = stormbreak_provider(scenario())
+    done = limited(64, 64, provider, chat_rows(3), "--concurrency", concurrency)
+    assert done.returncode == 2
+    said = "the 64 files that this process may open (ulimit -Hn) are too few for a run; raise that limit"
+    assert said in one_line(done.stderr)
 
 
 def test_auto_is_bounded_by_what_fits(limited, output, stormbreak_provider):

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import random
 import time
 import weakref
 
@@ -18,6 +17,7 @@ from traces import Traces, events_of, said
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.flow_stepper import shared_stepper
 from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.errors import ConfigurationError
@@ -37,7 +37,7 @@ def engine_of(listener):
 
 
 def stepper_on(engine):
-    return shared_stepper(engine, clock=time.monotonic, chance=random.random)  # as drivers do
+    return shared_stepper(engine, clock=time.monotonic, chance=draw)  # as drivers do
 
 
 def test_calls_that_never_end_are_not_kept_for_ever(traces):

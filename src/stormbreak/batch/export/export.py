@@ -31,6 +31,8 @@ def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: Pr
     """
     files = BatchPaths.of(output)
     run = read_existing_run(files)
+    if path.is_symlink() and path.is_file():  # replace what it points to, as of OUTPUT
+        path = path.resolve()
     _check_place(files, run, path)
     if given.prefix is None and run.flags is not None:
         given = replace(given, prefix=run.flags.prefix)

@@ -5,7 +5,6 @@ ten times in all. A request that creates something is never repeated blindly: th
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from stormbreak.batch.running.run_policy import policy_of_run
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Final, Reschedule, RowAttempt, Schedule
+from stormbreak.drivers.chance import draw
 from stormbreak.errors import ConfigurationError, StormbreakError
 from stormbreak.hidden_keys import hidden
 from stormbreak.http.client import AsyncClient
@@ -86,7 +86,7 @@ class Caller:
                 await asyncio.sleep(max(0.0, turn - time.monotonic()))
                 continue
             ended = await self.client.send(resource, attempts=attempts or turn.left)
-            fate = schedule.settle(turn, ended, time.monotonic(), random.random())  # noqa: S311 - no secret
+            fate = schedule.settle(turn, ended, time.monotonic(), draw())
             if ended.outcome.verdict is Verdict.OK:
                 self._reached = True
                 response: Response = ended.outcome.value

@@ -42,9 +42,12 @@ def too_many_files(concurrency: int, places: int, fit: int) -> ConfigurationErro
     """The error of a concurrency that does not fit, with the largest that does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     each = f" to each of {places} addresses" if places > 1 else ""
+    limit = f"the {hard:,} files that this process may open (ulimit -Hn)"
+    if fit < places:
+        return ConfigurationError(f"{limit} are too few for a run; raise that limit")
     return ConfigurationError(
-        f"concurrency {concurrency:,}: so many connections{each} do not fit into the {hard:,} files that this process"
-        f" may open (ulimit -Hn); use at most {fit // places:,}, or raise that limit"
+        f"concurrency {concurrency:,}: so many connections{each} do not fit into {limit}; use at most {fit // places:,},"
+        " or raise that limit"
     )
 
 

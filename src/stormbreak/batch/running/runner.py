@@ -12,7 +12,6 @@ an OUTPUT that takes no more answers, stops it at once. Either way the same comm
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +41,7 @@ from stormbreak.batch.store.spend_record import SpendRecord
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.presets import is_off
 from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule
+from stormbreak.drivers.chance import draw
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Sent
 from stormbreak.http.answer_schema import AnswerSchema, Repairs
@@ -305,7 +305,7 @@ class Runner:
         self.stats.explain(ended.outcome)
         if turn.rounds and ended.attempts:
             self.stats.retries += 1  # the row was sent in an earlier round
-        fate = self.schedule.settle(turn, ended, now, random.random())  # noqa: S311 - spread, no secret
+        fate = self.schedule.settle(turn, ended, now, draw())
         if isinstance(fate, Reschedule):
             return
         self._repairs.pop(row.index, None)

@@ -209,6 +209,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file (mode 0600) that replaces `path` at the end, in one step, unless the block raises."""
     fresh = fresh_path(path)
     try:
+        if path.exists() and not path.is_file():  # root can replace /dev/null
+            raise OSError(errno.EINVAL, "not a regular file")  # noqa: TRY301
         fresh.unlink(missing_ok=True)  # from a crash, or a link that another user put there
         fd = os.open(fresh, os.O_WRONLY | os.O_EXCL | _CREATE, PRIVATE)
         made = os.fstat(fd)

@@ -7,7 +7,6 @@ until it is answered, or fails again.
 """
 
 import contextlib
-import random
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,6 +35,7 @@ from stormbreak.batch.store.output_line import (
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.shared_answers import DUPLICATE, SharedAnswers
 from stormbreak.core.row_schedule import PROBE_ROWS
+from stormbreak.drivers.chance import draw
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, quoted, reason
@@ -130,7 +130,7 @@ class RowJournal:
         """
         drawn: tuple[int, ...] = ()
         if not self._choice.fresh:
-            drawn = tuple(nsmallest(PROBE_ROWS, self._sent(), key=lambda _: random.random()))  # noqa: S311 - no secret
+            drawn = tuple(nsmallest(PROBE_ROWS, self._sent(), key=lambda _: draw()))
         yield from drawn
         seen = frozenset(drawn)
         yield from (index for index in self._sent() if index not in seen)

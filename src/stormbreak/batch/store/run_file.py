@@ -11,8 +11,10 @@ if they were. `billed`: tokens of batches at the provider (`store.provider_batch
 """
 
 import json
+import os
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -251,8 +253,19 @@ def _unfit(path: Path, sources: Iterable[Path]) -> str | None:
         return None
     if not path.is_file():
         return "not a regular file"
-    same = any(source.exists() and path.samefile(source) for source in sources)
-    return "is the input" if same else None
+    if any(source.exists() and path.samefile(source) for source in sources):
+        return "is the input"
+    return "is standard output or error" if _is_standard_stream(path) else None
+
+
+def _is_standard_stream(path: Path) -> bool:
+    """Whether what a program prints goes into the file, and over its answers."""
+    found = path.stat()
+    for fd in (1, 2):
+        with suppress(OSError):  # it is closed
+            if os.path.samestat(found, os.fstat(fd)):
+                return True
+    return False
 
 
 def _with_option(name: str, value: Option) -> str:

@@ -61,6 +61,8 @@ def _connect_detail(error: BaseException, where: str) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"certificate refused: {error.verify_message or 'cannot be trusted'}"
         return "TLS failed"
+    if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+        return where + type(error).__name__  # such as of pytest-socket, which blocks sockets
     for kinds, detail in _DETAILS.items():
         if isinstance(error, kinds):
             return where + detail
