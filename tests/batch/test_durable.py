@@ -93,9 +93,9 @@ def test_a_full_disk(small_disk):
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (lambda path: path.unlink(), "was removed"),
-        (lambda path: path.rename(path.with_name("moved")), "was removed"),
-        (lambda path: (path.unlink(), path.touch()), "was replaced by another file"),
+        (lambda path: path.unlink(), "was removed; the same command sends the rows again"),
+        (lambda path: path.rename(path.with_name("moved")), "was removed; the same"),
+        (lambda path: (path.unlink(), path.touch()), "was replaced by another file; the same"),
     ],
 )
 def test_a_file_taken_away_is_noticed_before_anything_counts(tmp_path, harm, said):

@@ -326,6 +326,8 @@ def test_yaml_that_cannot_be_read_is_named_by_its_place(tmp_path, capsys):
     assert LITERAL not in printed.err
     assert main(["gateway", "convert", "missing.yaml"]) == 2
     assert "cannot be read: no such file" in capsys.readouterr().err
+    assert main(["gateway", "convert", "/dev/zero"]) == 2
+    assert "/dev/zero: too large" in capsys.readouterr().err
 
 
 def test_a_file_that_exists_is_not_written_over(tmp_path, capsys):

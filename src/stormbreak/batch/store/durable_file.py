@@ -27,6 +27,11 @@ _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, er
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
+_GOES_ON = "what was written stays, the same command goes on from there"
+_SENDS_AGAIN = "the same command sends the rows again that are missing"
+_REMOVED, _REPLACED = "was removed", "was replaced by another file"
+
+
 class OutputError(ConfigurationError):
     """A file of the batch cannot be written (any more); what was durable stays durable."""
 
@@ -145,22 +150,23 @@ class AppendFile:
             if os.path.samestat(found, self._path.stat()):
                 _sync(self._fd)
             else:
-                why = "was replaced by another file"
+                why = _REPLACED
         except FileNotFoundError:
-            why = "was removed"
+            why = _REMOVED
         except OSError as error:
             why = reason(error)
         if why:
             # A second fsync may succeed without the pages that the first one lost: never try again.
-            self._unsure = self._failed(why)
+            self._unsure = self._failed(
+                why, _SENDS_AGAIN if why in (_REMOVED, _REPLACED) else _GOES_ON
+            )
             raise self._unsure
         if found.st_size < least:
             self._note_cut()
 
     def _note_cut(self) -> None:
         what = "another process cut it short while the run was at work"
-        how = "the same command sends the rows again that are missing"
-        self._cut = OutputError(f"{path_of(self._path)}: {what}; {how}")
+        self._cut = OutputError(f"{path_of(self._path)}: {what}; {_SENDS_AGAIN}")
 
     def _opened(self) -> int:
         if self._fd < 0:
@@ -186,8 +192,7 @@ class AppendFile:
             if written:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
 
-    def _failed(self, why: str) -> OutputError:
-        hint = "what was written stays, the same command goes on from there"
+    def _failed(self, why: str, hint: str = _GOES_ON) -> OutputError:
         self._broken = OutputError(f"{path_of(self._path)}: cannot write: {why}; {hint}")
         return self._broken
 

@@ -14,6 +14,7 @@ from stormbreak.cli.options import FILE
 from stormbreak.cli.output import say
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.escape import path_of, plain, reason, system_errors_at
+from stormbreak.file_reader import read_bytes
 from stormbreak.gateway.from_litellm import MASTER, convert
 
 _PLACE = re.compile(r"line (\d+), column (\d+)")
@@ -52,11 +53,13 @@ def command(yaml: Path, *, output: Path | None) -> None:
 
 def _read(path: Path) -> object:
     try:
-        return msgspec.yaml.decode(path.read_bytes())
-    except ImportError:
-        raise ConfigurationError("YAML needs PyYAML: pip install 'stormbreak[yaml]'") from None
+        text = read_bytes(path, what="such a file")
     except OSError as error:
         raise ConfigurationError(f"cannot be read: {reason(error)}") from None
+    try:
+        return msgspec.yaml.decode(text)
+    except ImportError:
+        raise ConfigurationError("YAML needs PyYAML: pip install 'stormbreak[yaml]'") from None
     except (ValueError, RecursionError) as error:  # its text may quote a key
         found = _PLACE.findall(str(error))
         at = " at line {}, column {}".format(*found[-1]) if found else ""
