@@ -262,20 +262,40 @@ def test_a_restored_open_time_is_capped_by_the_present_policy():
     )
 
 
-def test_a_named_time_outlives_a_restart():
+def test_a_named_time_outlives_restarts_though_it_is_longer_than_any_open_time():
     breaker = fresh()
     token = breaker.take(None, 100.0)
-    breaker.settle(token, SERVER_ERROR._replace(retry_after=60.0), 100.0, 0.0)
+    breaker.settle(token, SERVER_ERROR._replace(retry_after=600.0), 100.0, 0.0)
     second = again(breaker, 110.0, at=0.0, elapsed=5.0)
 
-    assert second.ready_at(None, 0.0) == 45.0
-    assert again(second, 5.0, at=0.0).ready_at(None, 0.0) == 40.0
+    assert second.ready_at(None, 0.0) == 585.0
+    assert again(second, 5.0, at=0.0).ready_at(None, 0.0) == 580.0
     assert (
         again(breaker, 110.0, at=0.0, respect_retry_after=False, open_duration_factor=1.0).ready_at(
             None, 0.0
         )
         == 10.0
     )
+    nearly_over = second.save(584.5)
+    assert (nearly_over.open_left, nearly_over.named_left) == (0.5, 0.5)
+    assert second.save(600.0).named_left == again(second, 0.0, at=0.0, elapsed=600.0).until == 0.0
+    third = fresh(respect_retry_after=False)
+    third.restore(nearly_over, 0.0)
+    assert (third.until, third.save(0.0).named_left) == (0.5, 0.0)
+
+
+def test_a_restored_circuit_is_no_longer_isolated_by_hand():
+    saved = CircuitSnapshot(state=State.OPEN, open_left=5.0, open_for=10.0)
+    breaker = fresh()
+    breaker.isolate(0.0, duration=60.0)
+    breaker.restore(saved, 1.0)
+    assert breaker.save(1.0) == saved
+
+
+def test_the_last_moment_of_an_isolation_outlives_a_restart():
+    breaker = fresh()
+    breaker.isolate(0.0, duration=10.0)
+    assert again(breaker, 0.0, at=0.0, elapsed=9.5).state is State.ISOLATED
 
 
 def test_a_saved_circuit_from_before_named_times_were_kept_is_read():

@@ -51,7 +51,7 @@ def test_made_up_names_are_forgotten_though_they_fail(few, verdict):
 
 
 def test_a_target_that_is_asked_now_and_then_stays(few):
-    stage = Stage(Policy())
+    stage = Stage(policy())
     target_state = stage.state
     for _ in range(20):
         stage.start().step(OK)
