@@ -7,7 +7,7 @@ from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.breaker_policy import BreakerPolicy, Mode, State
-from stormbreak.core.circuit_snapshot import CircuitSnapshot, parse_snapshot
+from stormbreak.core.circuit_snapshot import CircuitSnapshot, parse_snapshot, parse_snapshots
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
@@ -326,3 +326,18 @@ def test_what_only_the_mode_isolates_is_not_isolated_in_another_mode():
     assert again(forced, 100.0, at=0.0).state is State.ISOLATED
     forced.reset(100.0)
     assert again(forced, 100.0, at=0.0).state is State.CLOSED
+
+
+def test_the_circuits_of_several_models_are_read_and_a_wrong_one_is_named():
+    saved = CircuitSnapshot(state=State.OPEN, open_left=3.0, open_for=5.0)
+    circuits = {"large": saved.as_dict(), "small": saved.as_dict()}
+    assert parse_snapshots({"circuits": circuits}) == {"large": saved, "small": saved}
+    for wrong, message in (
+        ([], "saved circuits must be"),
+        ({"circuits": []}, "circuits must be"),
+        ({"circuits": {"": saved.as_dict()}}, "circuits must have names of models"),
+        ({"circuits": {1: saved.as_dict()}}, "circuits must have names of models"),
+        ({"circuits": {"large": {}}}, "circuits of 'large'"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            parse_snapshots(wrong)

@@ -95,7 +95,7 @@ def test_units_that_lapse_leave_the_others_at_their_times(rate):
     [
         (Ramp(NOW - 0.2, 0.1, 3, NOW - 0.2), 3, LAPSE),  # all of them
         (Ramp(NOW - 0.2, 0.1, 4, NOW - 0.2), 3, LAPSE),  # the first ones
-        (Ramp(NOW - 0.2, 0.1, 4, NOW - 0.2), 1, LAPSE - 0.2),
+        (Ramp(NOW - 0.2, 0.1, 4, NOW - 0.5), 1, LAPSE - 0.2),
         (Ramp(NOW - 5.0, 0.1, 3, NOW - 0.5), 3, LAPSE - 0.5),  # none lapses before it can be used
         (Ramp(NOW - 5.0, 0.1, 4, NOW - 0.5), 3, LAPSE - 0.5),
     ],

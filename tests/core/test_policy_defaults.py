@@ -1,10 +1,12 @@
 """What holds where a policy says nothing: a change of these changes what users have."""
 
+import pytest
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.breaker_policy import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy, State
+from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback_policy import CachePolicy, Place, ToTargets
 from stormbreak.core.fleet_policy import FleetPolicy
@@ -16,7 +18,10 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate, SlowRate
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Verdict
 
 MINUTE, DAY = 60.0, 86_400.0
 
@@ -80,3 +85,55 @@ MINUTE, DAY = 60.0, 86_400.0
 )  # fmt: skip
 def test_defaults(policy, defaults):
     assert {name: getattr(policy, name) for name in defaults} == defaults
+
+
+@table_test(
+    ("policy", "values"),
+    [
+        (Policy, {"patience": "long"}),
+        (Policy, {"process_share": 0.0}),
+        (Policy, {"process_share": 1.5}),
+        (Policy, {"failures": (Verdict.THROTTLED,), "ignored": (Verdict.THROTTLED,)}),
+        (RetryPolicy, {"max_attempts": "six"}),
+        (FixedLimit, {"max_in_flight": "all"}),
+        (AutomaticLimit, {"max_in_flight": "all"}),
+        (SpendPolicy, {"max_usd": "much"}),
+        (SpendPolicy, {"max_usd": 0.0}),
+        (SpendPolicy, {"period": 0.0}),
+        (SpendPolicy, {"max_output_tokens": 0}),
+        (TenantLimits, {"rpm": "many"}),
+        (TenantLimits, {"rpm": 0.0}),
+        (TenantLimits, {"rpm": 1e-9}),
+        (FleetPolicy, {"spend": "some"}),
+        (FleetPolicy, {"name": ""}),
+        (FleetPolicy, {"name": "a/b"}),
+        (FleetPolicy, {"name": "a\n"}),
+        (FleetPolicy, {"url": "redis://:secret@host"}),
+        (FleetPolicy, {"url": "redis://host?password=secret"}),
+        (CircuitSnapshot, {"state": State.OPEN, "open_left": "long", "open_for": 1.0}),
+    ],
+)
+def test_what_no_policy_can_mean_is_refused_at_once(policy, values):
+    with pytest.raises(ConfigurationError):
+        policy(**values)
+
+
+def test_one_output_token_and_the_whole_share_are_the_least_and_the_most():
+    assert SpendPolicy(max_output_tokens=1).max_output_tokens == 1
+    assert Policy(process_share=1.0).process_share == 1.0
+    assert SpendPolicy(max_usd=1.0).acts
+
+
+def test_a_policy_says_whether_tokens_or_money_are_reserved():
+    assert not Policy().reserves
+    assert Policy(rate_limit=RateLimitPolicy(tpm=60.0)).reserves
+    assert Policy(spend=SpendPolicy(max_usd=1.0)).reserves
+
+
+def test_a_place_has_models_of_its_own_for_those_of_a_call():
+    models = {"large": "theirs"}
+    place = Place(base_url="https://other.example/v1", models=models)
+    models["small"] = "later"
+    assert (place.model_for("large"), place.model_for("small")) == ("theirs", None)
+    assert Place(provider="openai").model_for("large") == "large"
+    assert Place(model="one").model_for("large") == "one"

@@ -17,7 +17,7 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.retry_budget import Load
+from stormbreak.core.retry_budget import BudgetPolicy, Load
 from stormbreak.core.trip import ConsecutiveFailures, SlowRate
 from stormbreak.types import Outcome, Verdict
 
@@ -452,3 +452,10 @@ def test_an_answer_that_misses_its_schema_speaks_for_the_target_unless_the_polic
     assert Stage(policy()).state.as_evidence(misfit).verdict is Verdict.OK
     counting = policy(failures=(Verdict.SCHEMA_MISMATCH,))
     assert Stage(counting).state.as_evidence(misfit) is misfit
+
+
+def test_the_snapshot_says_for_ten_seconds_that_the_budget_has_refused_a_retry():
+    stage = Stage(policy(retry_budget=BudgetPolicy(ratio=0.0, low_traffic_calls=0)))
+    stage.start().step(TIMEOUT)
+    assert stage.state.snapshot(stage.now)["retries_refused"]
+    assert not stage.state.snapshot(stage.now + 10.0)["retries_refused"]
