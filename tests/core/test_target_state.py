@@ -18,6 +18,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy, Load
+from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.trip import ConsecutiveFailures, SlowRate
 from stormbreak.types import Outcome, Verdict
 
@@ -459,3 +460,32 @@ def test_the_snapshot_says_for_ten_seconds_that_the_budget_has_refused_a_retry()
     stage.start().step(TIMEOUT)
     assert stage.state.snapshot(stage.now)["retries_refused"]
     assert not stage.state.snapshot(stage.now + 10.0)["retries_refused"]
+
+
+# ---------------------------------------------------------------- random refusals
+
+
+def test_where_refusals_are_found_to_be_random_no_cooldown_holds_and_they_are_no_evidence():
+    stage = Stage(policy(adaptive_rate=True, retry=ONCE))
+    stage.start().step(told(30.0))
+    assert stage.state.cooldown.until > stage.now
+    stage.state.rate._found(stage.now)
+    assert stage.state.cooldown.until <= stage.now
+    assert stage.state.diagnosis.throttled_at < stage.now
+
+
+def test_while_they_are_known_to_be_random_only_the_refused_call_waits(monkeypatch):
+    monkeypatch.setattr(AdaptiveSendRate, "is_random", lambda _self, _now: True)
+    stage = Stage(policy(adaptive_rate=True, retry=ONCE))
+    stage.start().step(told(30.0))
+    assert stage.start().sending
+
+
+def test_a_circuit_that_closes_begins_the_count_of_refusals_anew(monkeypatch):
+    restarts = []
+    monkeypatch.setattr(AdaptiveSendRate, "restart", lambda _self, now: restarts.append(now))
+    stage = Stage(policy(adaptive_rate=True, breaker=FRAGILE, retry=ONCE))
+    two_failures(stage)
+    stage.now += 5.0
+    stage.start().step(OK)
+    assert restarts == [stage.now]
