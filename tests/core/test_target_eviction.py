@@ -59,7 +59,7 @@ def test_a_target_that_is_asked_now_and_then_stays(few):
             stage.start(target=Target("acme", f"model-{round_}-{model}")).step(OK)
 
     assert stage.state is target_state
-    assert len(known(stage)) <= FEW
+    assert len(known(stage)) <= FEW + 1
 
 
 @pytest.mark.usefixtures("few")
