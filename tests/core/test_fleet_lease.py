@@ -91,18 +91,20 @@ def test_units_that_lapse_leave_the_others_at_their_times(rate):
 
 
 @table_test(
-    ("ramp", "amount", "lapses_after"),
+    ("first", "got", "count", "amount", "lapses_after"),
     [
-        (Ramp(NOW - 0.2, 0.1, 3, NOW - 0.2), 3, LAPSE),  # all of them
-        (Ramp(NOW - 0.2, 0.1, 4, NOW - 0.2), 3, LAPSE),  # the first ones
-        (Ramp(NOW - 0.2, 0.1, 4, NOW - 0.5), 1, LAPSE - 0.2),
-        (Ramp(NOW - 5.0, 0.1, 3, NOW - 0.5), 3, LAPSE - 0.5),  # none lapses before it can be used
-        (Ramp(NOW - 5.0, 0.1, 4, NOW - 0.5), 3, LAPSE - 0.5),
+        (-0.2, -0.2, 3, 3, LAPSE),  # all of them
+        (-0.2, -0.2, 4, 3, LAPSE),  # the first ones
+        (-0.2, -0.5, 4, 1, LAPSE - 0.2),
+        (-5.0, -0.5, 3, 3, LAPSE - 0.5),  # none lapses before it can be used
+        (-5.0, -0.5, 4, 3, LAPSE - 0.5),
     ],
 )
-def test_the_receipt_says_when_the_last_unit_would_have_lapsed(ramp, amount, lapses_after):
+def test_the_receipt_says_when_the_last_unit_would_have_lapsed(
+    first, got, count, amount, lapses_after
+):
     rate = leased().rate("requests", 10.0, 1.0)
-    rate.add(ramp)
+    rate.add(Ramp(NOW + first, 0.1, count, NOW + got))
     assert rate.take(amount, NOW) == pytest.approx(NOW + lapses_after)
 
 
