@@ -489,3 +489,10 @@ def test_a_circuit_that_closes_begins_the_count_of_refusals_anew(monkeypatch):
     stage.now += 5.0
     stage.start().step(OK)
     assert restarts == [stage.now]
+
+
+def test_the_snapshot_says_what_the_newest_call_would_wait_for_though_none_waits():
+    stage = Stage(policy(rate_limit=RateLimitPolicy(rpm=60.0)))
+    assert stage.state.snapshot(stage.now)["quota"] is None
+    stage.start().step(OK)
+    assert stage.state.snapshot(stage.now)["quota"] == "requests"

@@ -10,6 +10,7 @@ from stormbreak.core.fallback_policy import Step
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import error_for
 from stormbreak.events import HedgeRefused, SpendReached
 from stormbreak.types import CACHE, Outcome, Rejection, Verdict
@@ -138,6 +139,16 @@ def test_an_attempt_that_waited_at_its_target_is_paid_in_the_period_in_which_it_
     assert answer_all(stage, runs) == 2
 
 
+def test_in_the_same_period_it_keeps_its_money_and_its_place():
+    stage, blocker, runs = waiting_at_the_target()
+    stage.pass_time(10.0)
+    blocker.step(OK)
+    stage.settle()
+
+    assert [run.sending for run in runs] == [True, False]
+    assert spent(stage) == usd("0", "2")
+
+
 def test_in_the_next_period_it_leaves_in_its_turn_if_there_is_money():
     stage, blocker, runs = waiting_at_the_target()
     stage.pass_time(101.0)
@@ -252,3 +263,9 @@ def test_a_hedge_at_the_deadline_is_paid_and_sent():
 
     run.close()
     assert spent(stage) == usd("0.02", "0")
+
+
+def test_a_call_is_paid_once_though_it_waits_for_requests_too():
+    stage = limited(acme=TenantLimits(rpm=60.0, spend=SpendPolicy(max_usd=1.0)))
+    assert stage.start(tenant="acme", bound=DOLLAR).sending
+    assert spent(stage) == usd("0", "1")
