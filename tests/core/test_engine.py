@@ -221,7 +221,6 @@ def test_a_target_can_be_paused_before_its_first_call():
     stage.engine.pause(TARGET, 5.0, stage.now)
     run = stage.start()
     assert run.queued
-    stage.engine.reset(OTHER, stage.now)  # nothing is known of it
     stage.engine.reset(TARGET, stage.now)
     stage.settle()
     assert run.sending
@@ -257,3 +256,9 @@ def test_targets_are_forgotten_together_and_not_while_one_is_needed():
     run.step(OK)
     assert stage.engine.forget([TARGET, OTHER, Target("acme", "none")], stage.now)
     assert not stage.engine.targets
+
+
+def test_a_target_that_was_reset_before_its_first_call_is_shown():
+    stage = Stage(policy())
+    stage.engine.reset(TARGET, stage.now)
+    assert set(stage.engine.snapshot(stage.now)["targets"]) == {"acme/large"}

@@ -10,7 +10,6 @@ from stormbreak.core.fallback_policy import Step
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import error_for
 from stormbreak.events import HedgeRefused, SpendReached
 from stormbreak.types import CACHE, Outcome, Rejection, Verdict
@@ -263,9 +262,3 @@ def test_a_hedge_at_the_deadline_is_paid_and_sent():
 
     run.close()
     assert spent(stage) == usd("0.02", "0")
-
-
-def test_a_call_is_paid_once_though_it_waits_for_requests_too():
-    stage = limited(acme=TenantLimits(rpm=60.0, spend=SpendPolicy(max_usd=1.0)))
-    assert stage.start(tenant="acme", bound=DOLLAR).sending
-    assert spent(stage) == usd("0", "1")

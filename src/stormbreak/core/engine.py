@@ -288,6 +288,7 @@ class Engine:
 
     def reset(self, target: Target, now: float) -> None:
         """Close the circuit of `target`, and lift its cooldown."""
+        self.target_state(target)  # a snapshot shows what was reset
         for target_state in self._states_of(target):
             target_state.reset(now)
 
