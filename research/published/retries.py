@@ -74,12 +74,12 @@ class RetryBreaker(Budget):
 
     def earn(self, now: float) -> None:
         """A call has come."""
-        self._trip.record(now, failed=False)
+        self._trip.record(now, failed=False, took=0.0)
 
     def record(self, outcome: Outcome, now: float) -> None:
         """Take note of how an attempt ended."""
         if outcome.verdict is not Verdict.OK:
-            self._may = not self._trip.record(now, failed=True)
+            self._may = not self._trip.record(now, failed=True, took=0.0)
 
     def is_free(
         self,

@@ -303,3 +303,34 @@ def test_the_diagnosis_knows_while_the_circuit_sets_the_pace():
     breaker.reset(10.0)
 
     assert [*seen, diagnosis.probed] == [True, True, False, False]
+
+
+def test_after_an_isolation_for_a_time_a_trial_that_hangs_is_followed_by_the_usual_open_time():
+    ward = Ward(open_duration_jitter=0.5)
+    ward.breaker.isolate(ward.now, duration=60.0)
+    ward.now = 60.0
+    ward.take()
+    ward.now = ward.breaker.trial.ends_at
+
+    assert ward.breaker.state_at(ward.now) is OPEN
+    assert ward.breaker.ready_at(None, ward.now) == ward.now + 10.0
+
+
+def test_forced_open_during_an_isolation_for_a_time_it_stays_shut_until_it_is_forced_no_longer():
+    ward = Ward()
+    ward.breaker.isolate(ward.now, duration=60.0)
+    ward.breaker.force(True, 1.0)
+    assert ward.breaker.ready_at(None, 1.0) == inf
+    ward.breaker.force(False, 2.0)
+    assert ward.breaker.ready_at(None, 2.0) == 60.0
+
+
+def test_a_circuit_that_was_reset_does_not_know_what_a_probe_of_before_was_told():
+    ward = Ward()
+    ward.breaker = Breaker(BreakerPolicy(**RULES), TREATMENTS, ward.on_change, alone=True)
+    ward.bring_to(HALF_OPEN)
+    ward.send(told(500.0))
+    assert not ward.ready
+    ward.breaker.reset(ward.now)
+    ward.bring_to(HALF_OPEN)
+    assert ward.ready

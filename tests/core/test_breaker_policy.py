@@ -20,7 +20,7 @@ def tripped_at(rule, outcomes, *, pause=0.0):
     """Index of the outcome that trips, or None."""
     machine = made(rule)
     for index, failed in enumerate(outcomes):
-        if machine.record(index * pause, failed=failed):
+        if machine.record(index * pause, failed=failed, took=0.0):
             return index
     return None
 
@@ -130,17 +130,17 @@ def test_a_dead_target_is_what_the_diagnosis_says_and_the_window_is_only_shown()
     machine = DeadTarget().counter(diagnosis)
     for _ in range(7):
         diagnosis.settle(diagnosis.take(None, 0.0), SERVER_ERROR, 0.0, 0.5)
-    assert not any(machine.record(0.0, failed=True) for _ in range(99))
+    assert not any(machine.record(0.0, failed=True, took=0.0) for _ in range(99))
     diagnosis.settle(diagnosis.take(None, 0.0), SERVER_ERROR, 0.0, 0.5)
 
-    assert machine.record(0.0, failed=True)
-    assert not machine.record(0.0, failed=False)  # a success never opens
+    assert machine.record(0.0, failed=True, took=0.0)
+    assert not machine.record(0.0, failed=False, took=0.0)  # a success never opens
     counts = machine.counts(0.0)
     assert (counts.calls, counts.failures, counts.failure_rate) == (101, 100, 100 / 101)
     assert machine.counts(11.0).calls == 0
     machine.reset()
     assert (machine.counts(0.0).calls, len(diagnosis.run)) == (0, 0)
-    assert not machine.record(0.0, failed=True)
+    assert not machine.record(0.0, failed=True, took=0.0)
 
 
 FRESH = [
@@ -154,11 +154,11 @@ FRESH = [
 @table_test("rule", FRESH)
 def test_reset_forgets(rule):
     machine = made(rule)
-    machine.record(0.0, failed=True)
+    machine.record(0.0, failed=True, took=0.0)
     machine.reset()
 
-    assert not machine.record(0.0, failed=True)
-    assert machine.record(0.0, failed=True)
+    assert not machine.record(0.0, failed=True, took=0.0)
+    assert machine.record(0.0, failed=True, took=0.0)
 
 
 @example(percent=28, calls=25)  # 0.28 * 25 is a little more than 7

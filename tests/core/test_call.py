@@ -21,6 +21,7 @@ from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.flow import Wait
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import QueuePolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
@@ -35,7 +36,7 @@ from stormbreak.events import (
     Returned,
     Sent,
 )
-from stormbreak.types import CANCELLED, Outcome, Verdict
+from stormbreak.types import CANCELLED, Outcome, Rejection, Repair, Verdict
 
 LONG_TIMEOUT = policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=2.0)))
 
@@ -379,3 +380,26 @@ def test_a_span_from_the_first_attempt_does_not_extend_a_deadline():
     stage = Stage(policy())
     assert stage.start(within=3.0, span=8.0).command.timeout == 3.0
     assert stage.start(within=8.0, span=3.0).command.timeout == 3.0
+
+
+def test_a_repair_reserves_what_it_needs_and_not_what_the_call_did():
+    stage = Stage(policy(rate_limit=RateLimitPolicy(tpm=6_000.0, burst_seconds=10.0)))
+    run = stage.start(tokens=10)
+    misfit = Outcome(Verdict.SCHEMA_MISMATCH, repair=Repair(tokens=900, bound=None))
+    run.step(misfit)
+    stage.settle()
+    assert run.sending
+    assert stage.start(tokens=200).queued
+
+
+def test_what_the_sender_itself_refused_is_no_attempt_with_a_connection():
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1)))
+    refused = Outcome(Verdict.REJECTED, rejection=Rejection("files", "too many are open"))
+    assert stage.start().step(refused).ended.unconnected == 1
+
+
+@table_test("verdict", [Verdict.SERVER_ERROR, Verdict.INVALID])
+def test_a_target_remembers_its_last_failure_that_a_retry_may_follow(verdict):
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1)))
+    stage.start().step(Outcome(verdict))
+    assert (stage.state.failed_at == stage.now) is (verdict is Verdict.SERVER_ERROR)

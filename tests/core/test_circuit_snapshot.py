@@ -7,7 +7,7 @@ from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.breaker_policy import BreakerPolicy, Mode, State
-from stormbreak.core.circuit_snapshot import CircuitSnapshot, parse_snapshot
+from stormbreak.core.circuit_snapshot import CircuitSnapshot, parse_snapshot, parse_snapshots
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
@@ -262,20 +262,40 @@ def test_a_restored_open_time_is_capped_by_the_present_policy():
     )
 
 
-def test_a_named_time_outlives_a_restart():
+def test_a_named_time_outlives_restarts_though_it_is_longer_than_any_open_time():
     breaker = fresh()
     token = breaker.take(None, 100.0)
-    breaker.settle(token, SERVER_ERROR._replace(retry_after=60.0), 100.0, 0.0)
+    breaker.settle(token, SERVER_ERROR._replace(retry_after=600.0), 100.0, 0.0)
     second = again(breaker, 110.0, at=0.0, elapsed=5.0)
 
-    assert second.ready_at(None, 0.0) == 45.0
-    assert again(second, 5.0, at=0.0).ready_at(None, 0.0) == 40.0
+    assert second.ready_at(None, 0.0) == 585.0
+    assert again(second, 5.0, at=0.0).ready_at(None, 0.0) == 580.0
     assert (
         again(breaker, 110.0, at=0.0, respect_retry_after=False, open_duration_factor=1.0).ready_at(
             None, 0.0
         )
         == 10.0
     )
+    nearly_over = second.save(584.5)
+    assert (nearly_over.open_left, nearly_over.named_left) == (0.5, 0.5)
+    assert second.save(600.0).named_left == again(second, 0.0, at=0.0, elapsed=600.0).until == 0.0
+    third = fresh(respect_retry_after=False)
+    third.restore(nearly_over, 0.0)
+    assert (third.until, third.save(0.0).named_left) == (0.5, 0.0)
+
+
+def test_a_restored_circuit_is_no_longer_isolated_by_hand():
+    saved = CircuitSnapshot(state=State.OPEN, open_left=5.0, open_for=10.0)
+    breaker = fresh()
+    breaker.isolate(0.0, duration=60.0)
+    breaker.restore(saved, 1.0)
+    assert breaker.save(1.0) == saved
+
+
+def test_the_last_moment_of_an_isolation_outlives_a_restart():
+    breaker = fresh()
+    breaker.isolate(0.0, duration=10.0)
+    assert again(breaker, 0.0, at=0.0, elapsed=9.5).state is State.ISOLATED
 
 
 def test_a_saved_circuit_from_before_named_times_were_kept_is_read():
@@ -306,3 +326,18 @@ def test_what_only_the_mode_isolates_is_not_isolated_in_another_mode():
     assert again(forced, 100.0, at=0.0).state is State.ISOLATED
     forced.reset(100.0)
     assert again(forced, 100.0, at=0.0).state is State.CLOSED
+
+
+def test_the_circuits_of_several_models_are_read_and_a_wrong_one_is_named():
+    saved = CircuitSnapshot(state=State.OPEN, open_left=3.0, open_for=5.0)
+    circuits = {"large": saved.as_dict(), "small": saved.as_dict()}
+    assert parse_snapshots({"circuits": circuits}) == {"large": saved, "small": saved}
+    for wrong, message in (
+        ([], "saved circuits must be"),
+        ({"circuits": []}, "circuits must be"),
+        ({"circuits": {"": saved.as_dict()}}, "circuits must have names of models"),
+        ({"circuits": {1: saved.as_dict()}}, "circuits must have names of models"),
+        ({"circuits": {"large": {}}}, "circuits of 'large'"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            parse_snapshots(wrong)

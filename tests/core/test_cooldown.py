@@ -4,7 +4,7 @@ import pytest
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
 from table_test import table_test
 
-from stormbreak.core.cooldown import Cooldown, Pace
+from stormbreak.core.cooldown import Cooldown, CooldownNews, Pace
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import CANCELLED, TREATMENTS, Verdict
 
@@ -248,3 +248,13 @@ def test_stop_lets_everything_leave():
     pace.stop()
 
     assert pace.ready_at(None, 0.0) == -inf
+
+
+def test_news_say_what_an_attempt_of_this_process_was_told():
+    rest = Rest(spread=0.5)
+    rest.cooldown.hold(3.0, 1.0)  # by another process
+    assert (rest.cooldown.news, rest.cooldown.asked, rest.cooldown.until) == (None, 2.0, 3.0)
+    rest.answer(told(10.0), left=0.5, now=1.0, chance=1.0)
+    assert (rest.cooldown.news, rest.cooldown.asked) == (CooldownNews(0.5, 11.0), 10.0)
+    rest.answer(OK, left=0.5, now=2.0)
+    assert rest.cooldown.news == CooldownNews(0.5, None)

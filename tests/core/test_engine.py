@@ -1,9 +1,15 @@
-from stage import OK, SERVER_ERROR, TARGET, Stage, policy, told
+import pytest
+from quiet_fleet import QuietFleet
+from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage, policy, told
 
 from stormbreak.core.breaker_policy import BreakerPolicy
-from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Target
 
 FRAGILE = BreakerPolicy(
     trip=ConsecutiveFailures(failure_threshold=2),
@@ -161,3 +167,98 @@ def test_after_a_cooldown_the_queue_leaves_paced():
         stage.pass_time(0.2)
 
     assert left == [4, 4, 4, 4, 8, 8, 8, 8, 10, 10]  # in groups of four, ten slots
+
+
+# ---------------------------------------------------------------- a forked child
+
+
+def test_a_child_begins_without_the_leases_and_the_stalls_of_its_parent():
+    stage = Stage(policy())
+    stage.engine.fleet = QuietFleet()
+    stage.engine.stalls.beat(stage.now - 60.0, lambda: True)
+    assert stage.engine.stalls.is_recent(stage.now)
+    stage.engine.start_over()
+    assert not stage.engine.stalls.is_recent(stage.now)
+    assert stage.engine.fleet.restarts == 1
+
+
+# ---------------------------------------------------------------- what a policy asks of the engine
+
+
+def test_a_spend_limit_needs_prices():
+    stage = Stage(policy(spend=SpendPolicy(max_usd=1.0)))
+    with pytest.raises(ConfigurationError, match=r"spend\.max_usd needs an engine"):
+        stage.start()
+
+
+def test_only_an_engine_in_a_fleet_has_leases_and_only_where_the_policy_shares():
+    shares = policy(fleet=FleetPolicy(url="redis://x"))
+    alone = Stage(shares)
+    assert alone.start().sending
+    private = Stage(policy())
+    private.engine.fleet = QuietFleet()
+    assert private.start().sending
+    assert private.engine.fleet.lease_of == {}
+    alone.engine.fleet = QuietFleet()
+    assert alone.start(target=OTHER).queued
+    assert set(alone.engine.fleet.lease_of) == {OTHER}
+
+
+def test_a_lease_that_rests_is_woken_by_the_next_call():
+    stage = Stage(policy(fleet=FleetPolicy(url="redis://x"), limit=AimdLimit()))
+    stage.engine.fleet = QuietFleet()
+    lease = stage.state.lease
+    lease.rest()
+    stage.start()
+    assert (lease.rests, stage.engine.fleet.woken) == (False, 2)
+
+
+# ---------------------------------------------------------------- by hand
+
+
+def test_a_target_can_be_paused_before_its_first_call():
+    stage = Stage(policy())
+    stage.engine.pause(TARGET, 5.0, stage.now)
+    run = stage.start()
+    assert run.queued
+    stage.engine.reset(TARGET, stage.now)
+    stage.settle()
+    assert run.sending
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_circuits_that_are_not_closed_outlive_the_engine():
+    stage = Stage(policy(breaker=FRAGILE))
+    stage.fail_until_open()
+    stage.start(target=OTHER).step(OK)
+    saved = stage.engine.save_circuits(stage.now)
+    assert set(saved) == {TARGET}
+    assert Stage(policy()).engine.save_circuits(stage.now) == {}
+    later = Stage(policy(breaker=FRAGILE))
+    later.engine.restore_circuits(saved, later.now, elapsed=1.0)
+    assert later.state.breaker.ready_at(None, later.now) == later.now + 4.0
+
+
+def test_an_engine_without_a_breaker_saves_no_circuit():
+    stage = Stage(policy())
+    stage.start().step(OK)
+    assert stage.engine.save_circuits(stage.now) == {}
+
+
+def test_targets_are_forgotten_together_and_not_while_one_is_needed():
+    stage = Stage(policy())
+    run = stage.start()
+    stage.start(target=OTHER).step(OK)
+    assert not stage.engine.forget([TARGET, OTHER], stage.now)
+    assert set(stage.engine.targets) == {TARGET, OTHER}
+    run.step(OK)
+    assert stage.engine.forget([TARGET, OTHER, Target("acme", "none")], stage.now)
+    assert not stage.engine.targets
+
+
+def test_a_target_that_was_reset_before_its_first_call_is_shown():
+    stage = Stage(policy())
+    stage.engine.reset(TARGET, stage.now)
+    assert set(stage.engine.snapshot(stage.now)["targets"]) == {"acme/large"}

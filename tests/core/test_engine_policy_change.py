@@ -11,8 +11,11 @@ from stormbreak.core.breaker_policy import BreakerPolicy, Mode, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback_policy import ELSEWHERE, Step, TargetOrder
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
+from stormbreak.core.tenant import TenantLimits
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import Target
 
@@ -277,3 +280,42 @@ def test_a_limit_of_another_kind_replaces_the_state():
     stage.engine.change_limit(AutomaticLimit(), stage.now)
     assert stage.engine.target_state(PLAIN) is not first
     assert stage.engine.target_state(PLAIN).policy.limit == AutomaticLimit()
+
+
+def test_a_policy_that_hedges_makes_the_engine_race():
+    stage = Stage(FILE)
+    assert not stage.engine.races
+    govern(stage, main=replace(FILE, hedge=HedgePolicy()))
+    assert stage.engine.races
+    govern(stage, main=NEARLY_FULL)
+    assert not stage.engine.races
+
+
+def test_a_state_that_was_replaced_is_kept_only_for_those_that_wait_in_it():
+    stage = governed(main=NEARLY_FULL)
+    first, _second = stage.start(target=MAIN), stage.start(target=MAIN)
+    govern(stage, main=replace(NEARLY_FULL, attempt_timeout=4.0))
+    assert len(stage.engine.states) == 2
+    first.step(OK)
+    stage.settle()
+    govern(stage, main=replace(NEARLY_FULL, attempt_timeout=5.0))
+    assert len(stage.engine.states) == 1
+
+
+@table_test("shares_slots", [False, True])
+def test_what_was_taken_of_a_rate_counts_where_slots_are_shared(shares_slots):
+    before = policy(rate_limit=RateLimitPolicy(rpm=60.0))
+    stage = Stage(before)
+    stage.start(target=PLAIN)
+    after = replace(before, attempt_timeout=3.0)
+    stage.engine.govern(after, {}, stage.now, shares_slots=shares_slots)
+    assert stage.start(target=PLAIN).queued is shares_slots
+
+
+def test_tenants_keep_the_limits_of_the_last_change_until_there_are_others():
+    stage = Stage(FILE)
+    stage.engine.govern(FILE, {}, stage.now, tenants={"acme": TenantLimits(rpm=60.0)})
+    stage.engine.govern(NEARLY_FULL, {}, stage.now)
+    assert stage.engine.tenants["acme"].limits == TenantLimits(rpm=60.0)
+    stage.engine.start_over()
+    assert set(stage.engine.tenants) == {"acme"}

@@ -6,6 +6,8 @@ from stormbreak.events import (
     CallRejected,
     FallbackRefused,
     FellBack,
+    Hedged,
+    Overtaken,
     Queued,
     RetryPlanned,
     RetryRefused,
@@ -77,3 +79,16 @@ def test_the_last_of_many_lines_are_kept():
     assert exactly == f"tried: {MAX_LINES} attempt(s), 0.0 s unserved"
     assert first == "tried: 15 attempt(s), 0.0 s unserved; the last 12 lines of 15"
     assert [line.split()[1] for line in lines] == [str(attempt) for attempt in range(3, 15)]
+
+
+def test_attempts_beside_each_other_are_lines_too():
+    history = [
+        Hedged(2.0, 1, TARGET, 2, 1.5),
+        Queued(2.0, 1, TARGET, "limit"),
+        Overtaken(4.0, 1, TARGET, 1, 3.5),
+    ]
+
+    assert list(history_lines(history)) == [
+        "attempt 2 at acme/large: beside the one before, unanswered after 1.5 s",
+        "attempt 1 at acme/large: overtaken after 3.5 s",
+    ]

@@ -3,11 +3,13 @@
 from math import inf
 
 import pytest
+from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fleet_lease import (
     LAPSE,
     LOSS,
+    MEMORY,
     PARENT_PATIENCE,
     PATIENCE,
     Ramp,
@@ -63,6 +65,77 @@ def test_a_unit_that_was_taken_for_nothing_can_be_used_until_it_would_have_lapse
     assert rate.owed == 0
 
 
+def test_units_that_were_taken_leave_the_others_at_their_times(rate):
+    rate.add(Ramp(NOW, 0.1, 4, NOW))
+    rate.take(1, NOW)
+    assert rate.ready_at(1, NOW) == pytest.approx(NOW + 0.1)
+    assert rate.ready_at(2, NOW + 0.1) == pytest.approx(NOW + 0.2)
+    rate.take(1, NOW + 0.1)
+    assert rate.ready_at(1, NOW + 0.1) == pytest.approx(NOW + 0.2)
+
+
+def test_an_amount_is_taken_from_several_leases(rate):
+    rate.add(Ramp(NOW - 0.1, 0.1, 2, NOW - 0.1))
+    rate.add(Ramp(NOW, 0.1, 4, NOW))
+    assert rate.take(4, NOW + 0.1) == pytest.approx(NOW + 0.1 + LAPSE)
+    assert rate.held(NOW + 0.1) == 2
+    assert rate.ready_at(1, NOW + 0.1) == pytest.approx(NOW + 0.2)
+    assert rate.held(NOW + 0.25 + LAPSE) == 1
+
+
+def test_units_that_lapse_leave_the_others_at_their_times(rate):
+    rate.add(Ramp(NOW, 0.1, 20, NOW))
+    late = NOW + LAPSE + 0.55
+    assert [rate.held(late), rate.held(late)] == [14, 14]
+    assert rate.ready_at(14, late) == pytest.approx(NOW + 1.9)
+
+
+@table_test(
+    ("first", "got", "count", "amount", "lapses_after"),
+    [
+        (-0.2, -0.2, 3, 3, LAPSE),  # all of them
+        (-0.2, -0.2, 4, 3, LAPSE),  # the first ones
+        (-0.2, -0.5, 4, 1, LAPSE - 0.2),
+        (-5.0, -0.5, 3, 3, LAPSE - 0.5),  # none lapses before it can be used
+        (-5.0, -0.5, 4, 3, LAPSE - 0.5),
+    ],
+)
+def test_the_receipt_says_when_the_last_unit_would_have_lapsed(
+    first, got, count, amount, lapses_after
+):
+    rate = leased().rate("requests", 10.0, 1.0)
+    rate.add(Ramp(NOW + first, 0.1, count, NOW + got))
+    assert rate.take(amount, NOW) == pytest.approx(NOW + lapses_after)
+
+
+def test_several_units_that_were_taken_for_nothing_can_be_used_at_once(rate):
+    rate.add(Ramp(NOW, 0.0, 2, NOW))
+    assert rate.ready_at(2, NOW) == READY
+    rate.refund(2, rate.take(2, NOW), NOW)
+    assert rate.ready_at(2, NOW) == READY
+
+
+def test_a_lease_of_no_units_holds_nobody(rate):
+    rate.add(Ramp(NOW + 5.0, 0.1, 0, NOW))
+    rate.add(Ramp(NOW, 0.1, 1, NOW))
+    assert rate.ready_at(1, NOW) == READY
+
+
+def test_who_stands_behind_others_may_leave_when_the_fleet_has_made_up_for_them(rate):
+    rate.add(Ramp(NOW, 0.0, 3, NOW))
+    assert rate.turn_at(5, NOW) == pytest.approx(NOW + 0.2)
+    assert rate.turn_at(2, NOW) == NOW
+
+
+def test_what_was_used_is_counted_and_remembered_for_a_while(rate):
+    assert (rate.used, rate.full_at) == (0, -inf)
+    rate.add(Ramp(NOW, 0.0, 4, NOW))
+    receipt = rate.take(1, NOW)
+    rate.take(2, NOW)
+    rate.refund(1, receipt, NOW)
+    assert (rate.used, rate.full_at) == (2, NOW + MEMORY)
+
+
 def test_what_is_given_back_or_used_beyond_is_owed_to_the_fleet(rate):
     rate.add(Ramp(NOW, 0.0, 100, NOW))
     rate.take(80, NOW)
@@ -98,6 +171,29 @@ def test_a_store_that_never_answered_leaves_no_burst(lease, rate):
     assert rate.ready_at(1, NOW) == pytest.approx(NOW + 0.2)
 
 
+@table_test(("share", "depth"), [(0.5, 2.0), (0.01, 0.1)])
+def test_a_store_that_never_answered_leaves_one_unit_at_first(share, depth):
+    lease = leased(share)
+    rate = lease.rate("requests", 10.0, depth)
+    lease.failed(NOW)
+    assert rate.ready_at(1, NOW) <= NOW
+    rate.take(1, NOW)
+    assert rate.ready_at(1, NOW) == pytest.approx(NOW + 0.1 / share)
+
+
+def test_what_was_taken_of_the_share_for_nothing_can_be_used_again_and_is_not_owed(lease, rate):
+    lease.answered(NOW)
+    rate.refund(4, rate.take(4, NOW), NOW)
+    assert (rate.ready_at(5, NOW) <= NOW + 1e-9, rate.owed, rate.used) == (True, 0, 0)
+
+
+def test_another_share_does_not_give_back_what_was_taken(lease, rate):
+    lease.answered(NOW)
+    rate.take(5, NOW)
+    lease.set_share(1.0)
+    assert rate.ready_at(1, NOW) > NOW
+
+
 def test_half_a_share_is_half_of_it():
     lease = leased(fallback="half")
     lease.set_share(1 / 4)
@@ -118,6 +214,44 @@ def test_a_cap_holds_until_its_lease_is_over(slots):
     assert slots.cap_at(NOW) == 8
     assert slots.cap_at(NOW + 10) == 0
     assert slots.ready_at(None, NOW + 10) == NEVER
+
+
+@table_test(("share", "before"), [(0.5, 5), (0.01, 1)])
+def test_without_an_answer_of_the_store_the_slots_are_a_share_and_at_least_one(share, before):
+    lease = leased(share)
+    slots = lease.limiter(FixedLimit(max_in_flight=10))
+    assert (slots.cap, slots.limit, slots.ready_at(None, NOW)) == (0, before, NEVER)
+    lease.failed(NOW)
+    assert slots.cap_at(NOW) == before
+    assert slots.ready_at(None, NOW) == READY
+    for _ in range(before):
+        slots.take(None, NOW)
+    assert slots.ready_at(None, NOW) == NEVER
+    for _ in range(before):
+        slots.settle(None, None, NOW, 0.5)
+    assert lease.woken == []
+
+
+def test_a_call_waits_for_slots_until_the_store_is_late(lease, slots):
+    slots.set_cap(0, NOW + 10)
+    lease.ask(NOW)
+    assert slots.ready_at(None, NOW) == NOW + PATIENCE
+
+
+def test_the_last_slot_goes_back_to_the_fleet_unless_it_may_be_used_again_soon(lease, slots):
+    lease.answered(inf)
+    slots.fresh_until = NOW + 1
+
+    def woken_by(now, taken):
+        lease.woken.clear()
+        for _ in range(taken):
+            slots.take(None, now)
+        slots.settle(None, None, now, 0.5)
+        return len(lease.woken)
+
+    assert [woken_by(NOW, 1), woken_by(NOW + 2, 1)] == [0, 1]
+    lease.is_crowded = True
+    assert [woken_by(NOW, 1), woken_by(NOW, 2)] == [1, 0]
 
 
 def test_another_limit_of_the_fleet_is_asked_for_at_once(lease, slots):
@@ -153,6 +287,43 @@ def test_only_a_failed_report_makes_a_store_lost():
     assert lease.is_lost(NOW + 60)
     lease.answered(inf)
     assert not lease.is_lost(NOW + 61)
+
+
+def test_a_lease_is_shared_while_the_store_answers(lease):
+    assert (lease.members, lease.is_crowded, lease.rests, lease.is_sharing) == (0,) + (False,) * 3
+    lease.answered(inf)
+    assert lease.is_sharing
+    lease.failed(NOW)
+    assert not lease.is_sharing
+
+
+def test_a_lease_at_rest_is_given_back_until_a_call_needs_it(lease):
+    lease.rest()
+    assert (lease.rests, lease.woken) == (True, [1])
+    lease.ask(NOW)
+    assert (lease.rests, lease.woken) == (False, [1, 1])
+
+
+def test_a_policy_without_limits_shares_news_only():
+    assert leased().only_gossips
+    for kind in "requests", "tokens":
+        lease = leased()
+        lease.rate(kind, 10.0, 1.0)
+        assert not lease.only_gossips
+    lease = leased()
+    lease.limiter(FixedLimit(max_in_flight=10))
+    assert not lease.only_gossips
+
+
+def test_a_period_of_a_spend_limit_begins_without_an_allowance():
+    lease = SpendLease(FleetPolicy(url="redis://x", on_store_loss="allow"), 1.0, lambda: None)
+    assert (lease.started, lease.allowance, lease.is_lenient) == (0.0, 0, True)
+    lease.granted, lease.returned, lease.elsewhere, lease.noted = 10, 3, 20, 5
+    lease.withholds = True
+    assert lease.allowance == 7
+    lease.begin(NOW)
+    assert (lease.started, lease.allowance, lease.elsewhere, lease.noted) == (NOW, 0, 0, 0)
+    assert not lease.withholds
 
 
 def test_news_wake_once(lease):

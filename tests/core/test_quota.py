@@ -284,3 +284,55 @@ def test_of_what_the_server_told_a_process_uses_its_share():
 
     assert ask(gate, 50) == READY
     assert ask(gate, 60) == pytest.approx(NOW + 10 / (600 * 0.25 / 60))
+
+
+def reported(**status):
+    """A gate that heard of requests."""
+    gate = quota(learn_from_headers=True)
+    gate.settle(
+        take(gate), OK._replace(rate_limits=RateLimits(RateLimitStatus(**status))), NOW, 0.5
+    )
+    return gate
+
+
+def test_it_says_whether_a_call_waits_for_requests_or_for_tokens():
+    gate = quota(rpm=60, burst_seconds=2.0)
+    assert gate.scarcer(call(), NOW) is None
+    take(gate)
+    take(gate)
+    assert gate.scarcer(call(), NOW) == "requests"
+    assert gate.scarcer(call(), ask(gate)) is None
+
+    gate = quota(rpm=60, tpm=600, burst_seconds=0.0)
+    take(gate, 100)
+    assert gate.scarcer(call(100), NOW) == "tokens"
+
+    assert reported(limit=60.0, remaining=0.0, reset=60.0).scarcer(call(), NOW) == "requests"
+    gate = quota(learn_from_headers=True)
+    gate.settle(take(gate), told(limit=600.0, remaining=0.0, reset=60.0), NOW, 0.5)
+    assert gate.scarcer(call(100), NOW) == "tokens"
+
+
+def test_another_share_holds_for_what_is_reported_later():
+    gate = quota(learn_from_headers=True)
+    gate.set_reported_share(0.5)
+    gate.settle(take(gate), told(limit=600.0, remaining=100.0, reset=50.0), NOW, 0.5)
+    assert (ask(gate, 50), ask(gate, 60) > NOW) == (READY, True)
+
+
+@table_test(
+    ("status", "after", "is_needed"),
+    [
+        ({"limit": 100.0, "remaining": 40.0}, 0.0, True),
+        ({"limit": 100.0, "remaining": 40.0}, 9.0, True),
+        ({"limit": 100.0, "remaining": 40.0}, 11.0, False),  # half of it has come back
+        ({"limit": 100.0, "remaining": 40.0, "flows": False}, 59.0, True),
+        ({"limit": 100.0, "remaining": 40.0, "flows": False}, 60.0, False),
+        ({"remaining": 1.0}, 0.0, False),
+        ({"remaining": 0.0}, 0.0, True),
+    ],
+)
+def test_a_target_is_kept_while_less_than_half_of_a_reported_limit_is_left(
+    status, after, is_needed
+):
+    assert reported(**status, reset=60.0).is_needed(NOW + after) is is_needed

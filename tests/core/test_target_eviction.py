@@ -51,13 +51,15 @@ def test_made_up_names_are_forgotten_though_they_fail(few, verdict):
 
 
 def test_a_target_that_is_asked_now_and_then_stays(few):
-    stage = Stage(Policy())
+    stage = Stage(policy())
     target_state = stage.state
-    for _ in range(20):
+    for round_ in range(20):
         stage.start().step(OK)
-        ask_many(stage, 4)
+        for model in range(4):
+            stage.start(target=Target("acme", f"model-{round_}-{model}")).step(OK)
 
     assert stage.state is target_state
+    assert len(known(stage)) <= FEW + 1
 
 
 @pytest.mark.usefixtures("few")

@@ -1,8 +1,10 @@
 """One target's target_state: what it knows of the load, and what pauses, circuits and hands do to its queue."""
 
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
+from quiet_fleet import QuietFleet
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 from table_test import table_test
 
@@ -11,11 +13,14 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy, State
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.retry_budget import Load
+from stormbreak.core.retry_budget import BudgetPolicy, Load
+from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.trip import ConsecutiveFailures, SlowRate
+from stormbreak.types import Outcome, Verdict
 
 ONCE = RetryPolicy(max_attempts=1)
 FRAGILE = BreakerPolicy(
@@ -155,6 +160,15 @@ def test_and_where_the_limit_has_fallen():
     stage.start(max_attempts=1).step(THROTTLED)
 
     assert stage.state.load(stage.now).slowed_by_429s
+
+
+def test_a_limit_that_has_fallen_says_nothing_of_a_target_that_is_dead():
+    stage = Stage(policy(limit=AimdLimit(), retry=ONCE))
+    stage.start().step(THROTTLED)
+    assert stage.state.load(stage.now).limited
+    for _ in range(8):
+        stage.start().step(SERVER_ERROR)
+    assert not stage.state.load(stage.now).limited
 
 
 def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():
@@ -373,3 +387,112 @@ def test_the_snapshot_of_a_target_without_breaker_and_pause():
         "members": None,
         "retries_refused": False,
     }
+
+
+SHARED = policy(
+    fleet=FleetPolicy(url="redis://x"),
+    rate_limit=RateLimitPolicy(rpm=60.0),
+    limit=AimdLimit(),
+    retry=ONCE,
+)
+
+
+def in_a_fleet(policy):
+    stage = Stage(policy)
+    stage.engine.fleet = QuietFleet()
+    return stage
+
+
+@table_test("limits", [{"rate_limit": RateLimitPolicy()}, {"limit": FixedLimit()}, {}])
+def test_a_call_asks_the_fleet_for_what_it_lacks(limits):
+    stage = in_a_fleet(replace(SHARED, **limits))
+    run = stage.start()
+    asks = limits.get("rate_limit") is None
+    assert (run.queued, stage.engine.fleet.woken) == (asks, asks)
+
+
+@table_test("hold", [lambda engine, now: engine.pause(TARGET, 5.0, now),
+    lambda engine, now: engine.isolate(TARGET, now, duration=5.0)])  # fmt: skip
+def test_a_call_that_has_to_wait_anyway_asks_the_fleet_when_it_may_leave(hold):
+    stage = in_a_fleet(replace(SHARED, breaker=FRAGILE))
+    hold(stage.engine, stage.now)
+    assert stage.start(fail_fast=False).queued
+    assert stage.engine.fleet.woken == 0
+    stage.pass_time(10.0)
+    assert stage.engine.fleet.woken == 1
+
+
+def test_a_cooldown_is_reported_to_the_fleet_at_once():
+    stage = in_a_fleet(replace(SHARED, rate_limit=RateLimitPolicy()))
+    stage.start().step(told(5.0))
+    assert stage.engine.fleet.woken == 1
+
+
+def test_a_cooldown_that_is_lifted_leaves_no_pace_if_no_circuit_has_closed():
+    stage = Stage(policy(retry=ONCE))
+    stage.engine.pause(TARGET, 5.0, stage.now)
+    for _ in range(9):
+        stage.start()
+    stage.state.cooldown.lift(stage.now)
+    stage.state.admission.pump(stage.now)
+    stage.settle()
+    assert len(sending(stage)) == 9
+
+
+def test_an_isolation_may_be_given_an_end_while_calls_wait():
+    stage = Stage(policy(breaker=FRAGILE))
+    stage.engine.isolate(TARGET, stage.now)
+    run = stage.start(fail_fast=False)
+    stage.engine.isolate(TARGET, stage.now, duration=5.0)
+    stage.pass_time(6.0)
+    assert run.sending
+
+
+def test_an_answer_that_misses_its_schema_speaks_for_the_target_unless_the_policy_counts_it():
+    misfit = Outcome(Verdict.SCHEMA_MISMATCH, status=200)
+    assert Stage(policy()).state.as_evidence(misfit).verdict is Verdict.OK
+    counting = policy(failures=(Verdict.SCHEMA_MISMATCH,))
+    assert Stage(counting).state.as_evidence(misfit) is misfit
+
+
+def test_the_snapshot_says_for_ten_seconds_that_the_budget_has_refused_a_retry():
+    stage = Stage(policy(retry_budget=BudgetPolicy(ratio=0.0, low_traffic_calls=0)))
+    stage.start().step(TIMEOUT)
+    assert stage.state.snapshot(stage.now)["retries_refused"]
+    assert not stage.state.snapshot(stage.now + 10.0)["retries_refused"]
+
+
+# ---------------------------------------------------------------- random refusals
+
+
+def test_where_refusals_are_found_to_be_random_no_cooldown_holds_and_they_are_no_evidence():
+    stage = Stage(policy(adaptive_rate=True, retry=ONCE))
+    stage.start().step(told(30.0))
+    assert stage.state.cooldown.until > stage.now
+    stage.state.rate._found(stage.now)
+    assert stage.state.cooldown.until <= stage.now
+    assert stage.state.diagnosis.throttled_at < stage.now
+
+
+def test_while_they_are_known_to_be_random_only_the_refused_call_waits(monkeypatch):
+    monkeypatch.setattr(AdaptiveSendRate, "is_random", lambda _self, _now: True)
+    stage = Stage(policy(adaptive_rate=True, retry=ONCE))
+    stage.start().step(told(30.0))
+    assert stage.start().sending
+
+
+def test_a_circuit_that_closes_begins_the_count_of_refusals_anew(monkeypatch):
+    restarts = []
+    monkeypatch.setattr(AdaptiveSendRate, "restart", lambda _self, now: restarts.append(now))
+    stage = Stage(policy(adaptive_rate=True, breaker=FRAGILE, retry=ONCE))
+    two_failures(stage)
+    stage.now += 5.0
+    stage.start().step(OK)
+    assert restarts == [stage.now]
+
+
+def test_the_snapshot_says_what_the_newest_call_would_wait_for_though_none_waits():
+    stage = Stage(policy(rate_limit=RateLimitPolicy(rpm=60.0)))
+    assert stage.state.snapshot(stage.now)["quota"] is None
+    stage.start().step(OK)
+    assert stage.state.snapshot(stage.now)["quota"] == "requests"

@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metering import answer
+from quiet_fleet import QuietFleet
 from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage, policy, told
 from table_test import table_test
 from tenant_stage import CENT, COMMITTED, DOLLAR, RETRIES, limited, shown, spending, spent, usd
 
-from stormbreak.core.concurrency_limit import FixedLimit
+from stormbreak.core import tenant
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback_policy import ELSEWHERE, Step
+from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend_policy import SpendPolicy
@@ -489,3 +492,61 @@ def test_an_engine_without_tenants_shows_none():
 def test_wrong_limits_are_refused(tenants, message):
     with pytest.raises(ConfigurationError, match=message):
         Engine(Policy(), tenants=tenants)
+
+
+# ---------------------------------------------------------------- what is counted and kept
+
+
+def test_the_calls_and_tokens_of_a_tenant_are_counted_when_its_calls_have_ended():
+    stage = limited(acme=TenantLimits(rpm=600))
+    stage.start(tenant="acme").step(answer(into=100, out=20))
+    stage.pass_time(1.0)
+    stage.start(tenant="acme").step(OK)  # nobody knows what it used
+    stage.pass_time(1.0)
+    stage.engine.pause(TARGET, 5.0, stage.now)
+    stage.start(tenant="acme").close()  # it was not sent
+    assert (shown(stage)["sent"], shown(stage)["tokens"]) == (2, 120)
+
+
+@table_test(
+    ("limits", "reserves"),
+    [
+        (TenantLimits(rpm=60), False),
+        (TenantLimits(tpm=60), True),
+        (spending(1.0), True),
+    ],
+)
+def test_tokens_or_money_are_reserved_before_a_call_is_sent(limits, reserves):
+    assert limits.reserves is reserves
+
+
+def test_a_limit_in_flight_is_shown_where_there_is_one():
+    stage = limited(acme=TenantLimits(rpm=60), other=TenantLimits(max_in_flight=3))
+    assert "limit" not in shown(stage)
+    assert shown(stage, "other")["limit"] == 3
+
+
+def test_a_tenant_remembers_so_many_targets_and_those_with_calls(monkeypatch):
+    monkeypatch.setattr(tenant, "MAX_PAYERS", 3)
+    stage = limited(acme=spending(10.0))
+    run = stage.start(tenant="acme", bound=CENT)
+    for number in range(9):
+        target = TARGET._replace(model=f"model-{number}")
+        stage.start(tenant="acme", bound=CENT, target=target).step(OK)
+    known = stage.engine.tenants["acme"].targets
+    assert len(known) <= 3
+    assert TARGET in known
+    run.step(OK)
+
+
+def test_in_a_fleet_a_tenant_leases_slots_only_if_they_are_limited():
+    of = policy(fleet=FleetPolicy(url="redis://x"), limit=AimdLimit())
+    stage = limited(of, acme=TenantLimits(rpm=60), other=TenantLimits(max_in_flight=3))
+    stage.engine.fleet = QuietFleet()
+    stage.engine.start_over()
+    leases = {name: each.calls.lease for name, each in stage.engine.tenants.items()}
+    assert leases["acme"].slots is None
+    assert leases["other"].slots is not None
+    leases["acme"].rest()
+    stage.start(tenant="acme")
+    assert not leases["acme"].rests

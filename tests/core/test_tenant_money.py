@@ -138,6 +138,16 @@ def test_an_attempt_that_waited_at_its_target_is_paid_in_the_period_in_which_it_
     assert answer_all(stage, runs) == 2
 
 
+def test_in_the_same_period_it_keeps_its_money_and_its_place():
+    stage, blocker, runs = waiting_at_the_target()
+    stage.pass_time(10.0)
+    blocker.step(OK)
+    stage.settle()
+
+    assert [run.sending for run in runs] == [True, False]
+    assert spent(stage) == usd("0", "2")
+
+
 def test_in_the_next_period_it_leaves_in_its_turn_if_there_is_money():
     stage, blocker, runs = waiting_at_the_target()
     stage.pass_time(101.0)

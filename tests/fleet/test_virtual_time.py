@@ -155,6 +155,18 @@ def test_a_calm_fleet_asks_seldom(limits, service):
     assert fleet.store.round_trips / 100.0 <= 10
 
 
+def test_a_call_that_waited_for_a_pause_leaves_when_it_is_over():
+    """Found: its lease was over by then, nobody asked for another, and it waited until another call came."""
+    fleet = Fleet(1)
+    fleet.call(0)
+    fleet.timeline.run(30.0)
+    fleet.drivers[0].engine.pause(TARGET, 8.0, 30.0)
+    fleet.call(0)
+    fleet.timeline.run(60.0)
+    assert len(fleet.sent) == 2
+    assert 38.0 <= fleet.sent[1] <= 38.1
+
+
 @table_test(
     "policy",
     [

@@ -27,7 +27,7 @@ UNASKED = Diagnosis(TREATMENTS)  # by the rules that count for themselves
 @given(outcomes=OUTCOMES, threshold=st.integers(1, 6))
 def test_consecutive_opens_at_the_first_row_that_is_long_enough(outcomes, threshold):
     machine = ConsecutiveFailures(failure_threshold=threshold).counter(UNASKED)
-    opened = [machine.record(0.0, failed=failed) for failed in outcomes]
+    opened = [machine.record(0.0, failed=failed, took=0.0) for failed in outcomes]
     rows = [
         len(outcomes[: i + 1]) >= threshold and all(outcomes[i + 1 - threshold : i + 1])
         for i in range(len(outcomes))
@@ -41,7 +41,7 @@ def test_rate_opens_at_a_failure_with_enough_calls_and_share(outcomes, percent, 
     machine = FailureRate(ratio=percent / 100, min_calls=calls, window_seconds=10.0).counter(
         UNASKED
     )
-    opened = [machine.record(5.0, failed=failed) for failed in outcomes]
+    opened = [machine.record(5.0, failed=failed, took=0.0) for failed in outcomes]
     due = [
         outcomes[i] and i + 1 >= calls and 100 * sum(outcomes[: i + 1]) >= percent * (i + 1)
         for i in range(len(outcomes))
@@ -57,7 +57,7 @@ def test_rate_forgets_what_is_older_than_its_window(pauses):
     for pause in pauses:
         now += pause
         failures.append(now)
-        if machine.record(now, failed=True):
+        if machine.record(now, failed=True, took=0.0):
             assert len([at for at in failures if at > now - 10.0]) >= 5
 
 
@@ -70,7 +70,7 @@ def test_rate_forgets_what_is_older_than_its_window(pauses):
 def test_a_count_window_looks_back_on_the_last_so_many(outcomes, percent, calls, more):
     last = calls + more
     machine = FailureRate(ratio=percent / 100, min_calls=calls, window_calls=last).counter(UNASKED)
-    opened = [machine.record(i * 1e3, failed=failed) for i, failed in enumerate(outcomes)]
+    opened = [machine.record(i * 1e3, failed=failed, took=0.0) for i, failed in enumerate(outcomes)]
     windows = [outcomes[max(0, i + 1 - last) : i + 1] for i in range(len(outcomes))]
     due = [
         seen[-1] and len(seen) >= calls and 100 * sum(seen) >= percent * len(seen)
@@ -100,7 +100,7 @@ def test_slow_calls_open_like_failures_whatever_came_of_them(spans, percent, cal
         machine, other = rule.counter(UNASKED), like(ratio=share, min_calls=calls).counter(UNASKED)
         for took, is_slow in zip(spans, slow, strict=True):
             assert machine.record(5.0, failed=failed, took=took) == other.record(
-                5.0, failed=is_slow
+                5.0, failed=is_slow, took=0.0
             )
 
 

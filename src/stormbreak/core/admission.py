@@ -68,12 +68,13 @@ class TargetQueue:
         circuit: CircuitGate | None = None,
         spending: SpendingGate | None = None,
         is_calm: Callable[[float], bool] = lambda _: False,
-        asks_fleet: Callable[[Call, float], bool] | None = None,
+        ask_fleet: Callable[[Call, float], float] | None = None,
     ) -> None:
         """Serve through `gates`; the other gates are some of them.
 
         `is_calm(now)`: whether all gates but the slots are ready, for any call, and stay so until a failure or `end_calm`.
-        `asks_fleet(call, now)` is called when `call` waits; True: some gate may now be ready earlier.
+        `ask_fleet(call, now)` is called when `call` waits; then some gate may be ready earlier. It returns when to ask
+        again.
         """
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates if gate is not diagnosis)
@@ -95,7 +96,7 @@ class TargetQueue:
         self._spending = spending
         self._is_calm = is_calm
         self._calm = False  # known to be so: saves asking each gate
-        self._asks_fleet = asks_fleet
+        self._ask_fleet = ask_fleet
         self._queue = Queue(policy)
         self._timekeeper: Ticket | None = None
         self._stands = False  # more calls wait behind the limit than it serves soon
@@ -193,8 +194,10 @@ class TargetQueue:
                 if veto:
                     self._reject(ticket, veto)
                     continue
-                if self._asks_fleet is not None and self._asks_fleet(ticket.call, now):
+                if self._ask_fleet is not None:
+                    ask_at = self._ask_fleet(ticket.call, now)
                     ready_at = self._ready_at(ticket.call, now)
+                    ready_at = ask_at if ready_at == inf else ready_at
                 if ready_at == inf and self._spending is not None:
                     ready_at = self._spending.recheck_at()
                 if now < ready_at != inf:

@@ -64,11 +64,11 @@ def run_attempt(
     if patience is not None and (until := now + (patience - state.waited)) < expires_at:
         expires_at = until
     place = permit or target_state.admission.enter(call, now, expires_at)
-    if type(place) is not Permit and isinstance(place, Rejection):
+    if isinstance(place, Rejection):
         return Outcome(Verdict.REJECTED, rejection=place), now, uniform
     outcome = CANCELLED
     try:
-        if type(place) is not Permit and isinstance(place, Ticket):
+        if isinstance(place, Ticket):
             now, uniform = yield from _wait_in_queue(target_state, state, place, now)
             refused = _refused(place, is_paid, now)
             if refused is not None:
@@ -472,5 +472,4 @@ class _HedgedAttempt:
             state.maybe_processed += 1
             state.note(Overtaken, now, rival.sent.attempt, age)
             close(rival.flow, now, result.uniform)
-        self._rivals[:] = [winner]
         self._winner = winner

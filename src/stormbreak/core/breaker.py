@@ -93,12 +93,6 @@ class Breaker:
         self._open_is_idle = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
         self._alone = alone
         self._epoch = 0
-        self._open_duration = policy.open_duration  # as grown so far
-        # The latest time that a failure named since the last success.
-        self._retry_after_until = -inf
-        self._named_ends_at = -inf  # the same as spread when the circuit opened
-        self._hold = -inf  # no probe leaves before
-        self._manual_until = -inf  # end of an isolation by hand
         self._uniform = 0.5  # the chance that opened the circuit last
         self._probed_at = -inf  # when the last probe left
         self.trial: Trial | None = None
@@ -258,7 +252,7 @@ class Breaker:
 
     def _open(self, at: float, now: float, seconds: float, uniform: float) -> None:
         self.until = self._open_until(at, seconds, uniform)
-        self._named_ends_at = self._retry_after_end(at, uniform)
+        self._named_ends_at = self._retry_after_end(at, uniform)  # to save it
         self._open_duration, self._uniform = seconds, uniform
         self._move(State.OPEN, now)
 
@@ -299,7 +293,6 @@ class Breaker:
     def reset(self, now: float) -> None:
         """Close, and reset the counts; a breaker that is forced open stays isolated."""
         self._forget()
-        self._manual_until = -inf
         self.until = self._open_until_at
         self._move(self._open_is_idle, now)
 
@@ -348,7 +341,6 @@ class Breaker:
         from the saved one, caps all times.
         """
         self._forget()
-        self._manual_until = -inf
         left = saved.open_left - elapsed
         if saved.state is State.ISOLATED and (saved.open_left == 0 or left > 0):
             self.isolate(now, duration=left if saved.open_left else None)
@@ -359,12 +351,9 @@ class Breaker:
 
     def _restore_open(self, saved: CircuitSnapshot, now: float, elapsed: float) -> None:
         policy = self._policy
-        self._open_duration = min(
-            max(saved.open_for, policy.open_duration), self._policy.open_duration_limit
-        )
-        own = min(
-            saved.open_left, self._policy.open_duration_limit * (1 + policy.open_duration_jitter)
-        )
+        longest = policy.open_duration_limit
+        self._open_duration = min(max(saved.open_for, policy.open_duration), longest)
+        own = min(saved.open_left, longest * (1 + policy.open_duration_jitter))
         longest_named = MAX_RETRY_AFTER * (1 + self._spread) if policy.respect_retry_after else 0.0
         named = min(saved.named_left, longest_named)
         self._named_ends_at = now + max(0.0, named - elapsed)
@@ -373,18 +362,18 @@ class Breaker:
 
     def _forget(self) -> None:
         self._trip.reset()
-        self._open_duration = self._policy.open_duration
+        self._open_duration = self._policy.open_duration  # as grown so far
+        # The latest time that a failure named since the last success.
         self._retry_after_until = -inf
+        self._manual_until = -inf  # end of an isolation by hand
 
     def _move(self, after: State, now: float) -> None:
         before, self.state = self.state, after
         self._epoch += 1
-        self._hold = -inf
+        self._hold = -inf  # no probe leaves before
         self._diagnosis.probed = after in (State.OPEN, State.HALF_OPEN)
         if after is not State.HALF_OPEN:
             self.trial = None
-        if after is not State.ISOLATED:
-            self._manual_until = -inf
         if after is not before or after is State.OPEN:
             shut = after in (State.OPEN, State.ISOLATED)
             until = self.until if shut and self.until < NEVER else None

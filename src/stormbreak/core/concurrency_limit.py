@@ -215,7 +215,7 @@ def limiter(
     diagnosis: Diagnosis,
     *,
     paused: Callable[[float], bool],
-    share: float = 1.0,
+    share: float,
     fixed: Callable[[FixedLimit], FixedLimiter] | None = None,
 ) -> Limiter:
     """Make the limiter of a policy. `paused(now)`: whether a cooldown holds.

@@ -119,7 +119,6 @@ class Engine:
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self.targets: OrderedDict[Target, TargetState] = OrderedDict()
-        self.crowded = False  # whether there are more targets than MAX_TARGETS
         self._replaced: list[TargetState] = []  # new states took their place, but calls still wait
         self.lent: set[Permit] = set()  # permits that no flow holds
         limits = self._tenant_limits.items()
@@ -265,7 +264,6 @@ class Engine:
         target_state = self.targets.get(target)
         if target_state is None:
             target_state = self.targets[target] = TargetState(self, target)
-            self.crowded = len(self.targets) > MAX_TARGETS
         target_state.recently_used = True
         lease = target_state.lease
         if lease is not None and lease.rests:
@@ -290,7 +288,7 @@ class Engine:
 
     def reset(self, target: Target, now: float) -> None:
         """Close the circuit of `target`, and lift its cooldown."""
-        self.target_state(target)
+        self.target_state(target)  # a snapshot shows what was reset
         for target_state in self._states_of(target):
             target_state.reset(now)
 
@@ -305,6 +303,11 @@ class Engine:
         target_state = self.targets.get(target)
         return target_state is not None and target_state.is_open(now)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether there are more targets than MAX_TARGETS."""
+        return len(self.targets) > MAX_TARGETS
+
     def make_room(self, now: float) -> None:
         """Forget targets beyond MAX_TARGETS: of those not needed, the least recently used.
 
@@ -312,7 +315,7 @@ class Engine:
         of page caches).
         """
         for _ in range(EVICTION_CHECKS):
-            if len(self.targets) <= MAX_TARGETS:
+            if not self.crowded:
                 break
             target, target_state = next(iter(self.targets.items()))
             if target_state.recently_used or target_state.is_needed(now):
@@ -320,7 +323,6 @@ class Engine:
                 self.targets.move_to_end(target)
             else:
                 del self.targets[target]
-        self.crowded = len(self.targets) > MAX_TARGETS
 
     def forget(self, targets: Iterable[Target], now: float) -> bool:
         """Remove the states of `targets`, unless one is still needed; return whether they are removed."""

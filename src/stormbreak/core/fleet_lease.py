@@ -112,13 +112,10 @@ class LeasedRate:
         self.depth = depth
         self.owed = 0.0
         self.used = 0.0  # ever
-        self.full_at = (
-            -inf
-        )  # when another gate could replace this one: what is owed has been reported
+        self.full_at = -inf  # when another gate may replace it: what is owed has been reported
         self._lease = lease
         self._ramps: deque[Ramp] = deque()
-        self._own: Bucket | None = None
-        self._own_share = 0.0
+        self._own: tuple[float, Bucket] | None = None  # this process's share, and its bucket
 
     def add(self, ramp: Ramp) -> None:
         """Hold further units."""
@@ -185,14 +182,15 @@ class LeasedRate:
     def _bucket(self, now: float) -> Bucket:
         """Return the bucket of this process's share. Without a store from the start, it holds one unit at first."""
         before, share = self._own, self._lease.share
-        if before is None or share != self._own_share:
-            self._own, self._own_share = Bucket(self.rate * share, self.depth), share
-            if before is not None:
-                self._own.full_at = before.full_at
-            elif not self._lease.is_known:
-                self._own.take(max(0.0, self.rate * share * self.depth - 1), now)
-            return self._own
-        return before
+        if before is not None and before[0] == share:
+            return before[1]
+        own = Bucket(self.rate * share, self.depth)
+        self._own = share, own
+        if before is not None:
+            own.full_at = before[1].full_at
+        elif not self._lease.is_known:
+            own.take(max(0.0, self.rate * share * self.depth - 1), now)
+        return own
 
     def _usable(self, amount: float, now: float) -> Ramp | None:
         """Return the first units if more than `amount` of them are usable now: the usual case, on the way of every call."""
@@ -208,11 +206,9 @@ class LeasedRate:
 
     def _held_at(self, amount: float, now: float) -> float:
         """Return when that many held units are usable; NEVER if there are not as many."""
-        ramps = self._ramps
-        if ramps and ramps[0].whole_until <= now:
-            self._drop_lapsed(now)
+        self._drop_lapsed(now)
         at = READY
-        for ramp in ramps:
+        for ramp in self._ramps:
             if amount <= 0:
                 break
             part = min(amount, ramp.count)
@@ -269,10 +265,14 @@ class LeasedLimiter(FixedLimiter):
         self.cap, self.cap_until = cap, until
         self.limit = max(1, cap)  # others divide by it
 
+    def known_cap(self, now: float) -> int:
+        """Return the cap, if its lease is not over."""
+        return self.cap if now < self.cap_until else 0
+
     def cap_at(self, now: float) -> int:
         """Return how many attempts may be in flight."""
         lease = self._lease
-        cap = self.cap if now < self.cap_until else 0
+        cap = self.known_cap(now)
         if now < lease.late_at:
             return cap
         share = max(1, int(self.whole * lease.share))
@@ -296,7 +296,7 @@ class LeasedLimiter(FixedLimiter):
         if self.in_flight < self.cap_at(now):
             return READY
         late_at = self._lease.late_at
-        return late_at if now < late_at < inf else NEVER
+        return late_at if now < late_at else NEVER
 
 
 # ---------------------------------------------------------------- one target

@@ -99,8 +99,8 @@ class SpendingGate(Gate, Protocol):
         """When to look again although the gate said NEVER; inf: not before an event."""
         ...
 
-    def asks_fleet(self, call: Call, now: float) -> bool:
-        """Ask the fleet for the money that `call` lacks; return whether it has asked."""
+    def ask_fleet(self, call: Call, now: float) -> None:
+        """Ask the fleet for the money that `call` lacks."""
         ...
 
 

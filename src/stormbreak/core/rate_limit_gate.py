@@ -108,10 +108,8 @@ class RateLimitGate:
             ready_at = max(ready_at, self._tpm.ready_at(call.tokens, now))
         if self._reported is not None:
             requests, tokens = self._reported
-            if now < requests.until:
-                ready_at = max(ready_at, requests.ready_at(1, now))
-            if now < tokens.until:
-                ready_at = max(ready_at, tokens.ready_at(call.tokens, now))
+            reported = requests.ready_at(1, now), tokens.ready_at(call.tokens, now)
+            ready_at = max(ready_at, *reported)
         return ready_at if ready_at > now else READY
 
     def scarcer(self, call: Call, now: float) -> str | None:
@@ -211,7 +209,7 @@ class RateLimitGate:
     ) -> None:
         """Refund the reported limits, and learn what this answer reports."""
         _, _, *receipts = token
-        if left and now < limits[1].until:
+        if left:
             limits[1].settle(left, receipts[1], now)
         if outcome.rate_limits is None:
             return

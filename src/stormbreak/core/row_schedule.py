@@ -206,7 +206,6 @@ class Schedule:
         self._scouted.append(verdict)
         if verdict not in self._stopping or verdict is not self._scouted[0]:
             self._is_probing = False
-            self._scouted.clear()
 
     def _may_come_back(self, turn: RowAttempt, ended: CallResult, now: float, due: float) -> bool:
         verdict = ended.outcome.verdict

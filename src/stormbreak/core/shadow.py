@@ -82,7 +82,7 @@ class ShadowGate:
         paused: Callable[[float], bool],
         budget: Budget | None,
         retry: RetryPolicy,
-        share: float = 1.0,
+        share: float,
     ) -> None:
         """`paused`, `retry` and `share` as for the real gates; `diagnosis` is the shadow's own, `budget` that of all targets' shadows."""
         self.counts: Counter[str] = Counter()

@@ -36,7 +36,7 @@ class Attempt(NamedTuple, Generic[Kind]):
 
     kind: Kind
     sent_at: float
-    rounds: int = 0
+    rounds: int
 
 
 class Stragglers(Generic[Kind]):

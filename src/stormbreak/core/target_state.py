@@ -19,7 +19,7 @@ from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.failure_evidence import REMEMBERED
 from stormbreak.core.fleet_lease import TargetLease
-from stormbreak.core.gate import NEVER, Gate, SpendingGate
+from stormbreak.core.gate import NEVER, READY, Gate, SpendingGate
 from stormbreak.core.hedge import HedgeTimer
 from stormbreak.core.policy import Policy
 from stormbreak.core.queue_order import Ticket
@@ -185,7 +185,7 @@ class TargetState:
             circuit=self.breaker,
             spending=self.spending,
             is_calm=self._is_calm,
-            asks_fleet=self._asks_fleet if self.policy.fleet.acts else None,
+            ask_fleet=self._ask_fleet if self.policy.fleet.acts else None,
         )
 
     def go_on(self, before: "TargetState", now: float) -> None:
@@ -214,24 +214,25 @@ class TargetState:
             and (breaker is None or breaker.state is CLOSED)
         )
 
-    def _asks_fleet(self, call: Call, now: float) -> bool:
-        """Ask the fleet for what `call` lacks, if nothing else holds it; return whether something has been asked."""
-        if self.is_blocked(now):
-            return False
-        gates, asks = (self.quota, self.slots), False
-        if self.lease is not None:
-            asks = any(gate is not None and gate.ready_at(call, now) == NEVER for gate in gates)
-            if asks:
-                self.lease.ask(now)
-        if self.spending is not None and self.spending.asks_fleet(call, now):
-            asks = True
-        return asks
+    def _ask_fleet(self, call: Call, now: float) -> float:
+        """Ask the fleet for what `call` lacks, and return NEVER; or return until when something else holds it."""
+        blocked_until = self.blocked_until(now)
+        if blocked_until > now:
+            return blocked_until
+        gates = (self.quota, self.slots)
+        if self.lease is not None and any(
+            gate is not None and gate.ready_at(call, now) == NEVER for gate in gates
+        ):
+            self.lease.ask(now)
+        if self.spending is not None:
+            self.spending.ask_fleet(call, now)
+        return NEVER
 
-    def is_blocked(self, now: float) -> bool:
-        """Whether calls have to wait here for something that is not shared."""
+    def blocked_until(self, now: float) -> float:
+        """Return until when calls have to wait here for something that is not shared; READY if they need not."""
         local = () if self.lease is None or self.lease.slots is not None else (self.slots,)
         gates = (self.cooldown, self.pace, self.breaker, *local)
-        return any(gate is not None and gate.ready_at(None, now) > now for gate in gates)
+        return max(READY if gate is None else gate.ready_at(None, now) for gate in gates)
 
     # ------------------------------------------------------------ how gates inform each other
 

@@ -135,7 +135,6 @@ class Tenant:
         self._target = Target("client", "", name=self.title)
         self._spending: SpendLimits | None = None
         self._replaced: list[TargetState] = []  # new ones took their place, but calls are in them
-        self.limits = TenantLimits()
         self.govern(limits, 0.0)  # no call is under way yet
 
     def govern(self, limits: TenantLimits, now: float) -> None:

@@ -101,9 +101,9 @@ class RateEstimate:
             return newest.answers / newest.width * service
         return max(self._best, _rate(slices[-2], newest)) * service
 
-    def _roll(self, now: float, service: float | None) -> None:
+    def _roll(self, now: float, service: float) -> None:
         slices = self._slices
-        width = max(1.0, (service or 0.0) / 2)
+        width = max(1.0, service / 2)
         if not slices or now - slices[-1].ends > SLICES * width:
             slices.clear()
             slices.append(_Slice(now, width))

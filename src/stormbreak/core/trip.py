@@ -49,7 +49,7 @@ class TripCounter(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:
+    def record(self, now: float, failed: int, took: float) -> bool:
         """Count one outcome of `took` seconds; return True to open the circuit."""
 
     def cut(self, now: float, took: float) -> bool:  # noqa: ARG002
@@ -82,7 +82,7 @@ class ConsecutiveCounter(TripCounter):
         self._threshold = threshold
         self._failures = 0
 
-    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002
+    def record(self, now: float, failed: int, took: float) -> bool:  # noqa: ARG002
         self._failures = self._failures + 1 if failed else 0
         return self._failures >= self._threshold
 
@@ -109,7 +109,7 @@ class DeadTargetCounter(TripCounter):
         self._counted_since = inf
         self._ended = 0  # since then
 
-    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:  # noqa: ARG002
+    def record(self, now: float, failed: int, took: float) -> bool:  # noqa: ARG002
         self._window.add(now, failed)
         self._ended += 1
         if not 0.0 <= now - self._counted_since < RATE_TIME:
@@ -155,7 +155,7 @@ class RateCounter(TripCounter):
         self._min_calls = min_calls
         self._slow_call_threshold = slow_call_threshold
 
-    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:
+    def record(self, now: float, failed: int, took: float) -> bool:
         counted = failed if self._slow_call_threshold is None else self.is_slow(took)
         window = self._window
         window.add(now, counted)
@@ -187,7 +187,7 @@ class AnyCounter(TripCounter):
     def __init__(self, counters: Sequence[TripCounter]) -> None:
         self._counters = tuple(counters)
 
-    def record(self, now: float, failed: int = 0, took: float = 0.0) -> bool:
+    def record(self, now: float, failed: int, took: float) -> bool:
         trips = [counter.record(now, failed, took) for counter in self._counters]
         return any(trips)
 

@@ -308,13 +308,11 @@ class SpendGate:
         reason = "the store of the fleet does not answer, and no more money is granted without it"
         return Rejection(self.name, reason, now + COMES_BACK)
 
-    def asks_fleet(self, call: Call, now: float) -> bool:
-        """Ask the fleet for the money that `call` lacks; return whether it has asked."""
+    def ask_fleet(self, call: Call, now: float) -> None:
+        """Ask the fleet for the money that `call` lacks."""
         lease = self.account.lease
-        asks = lease is not None and self.ready_at(call, now) == NEVER
-        if lease is not None and asks:
+        if lease is not None and self.ready_at(call, now) == NEVER:
             lease.ask(now)
-        return asks
 
     def ready_at(self, call: Call, now: float) -> float:
         """READY, when the call may leave, or NEVER."""

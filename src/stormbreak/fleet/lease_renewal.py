@@ -242,12 +242,10 @@ class TargetMembership(Membership):
         if slots is None:
             return SlotReport()
         want = self._slots_wanted(slots, queued, now)
-        if want < slots.cap:
-            slots.set_cap(
-                want, slots.cap_until
-            )  # another may have the rest before the answer comes
-        known = slots.cap if now < slots.cap_until else 0
-        return SlotReport(float(slots.whole), float(slots.in_flight), float(want), float(known))
+        if want < slots.cap:  # another may have the rest before the answer comes
+            slots.set_cap(want, slots.cap_until)
+        known = float(slots.known_cap(now))
+        return SlotReport(float(slots.whole), float(slots.in_flight), float(want), known)
 
     def _slots_wanted(self, slots: LeasedLimiter, queued: int, now: float) -> int:
         spare = now - self.used_at < BUSY and not self.lease.is_crowded
@@ -258,8 +256,7 @@ class TargetMembership(Membership):
         slots = self.lease.slots
         if slots is None or self._state() is None:
             return None
-        known = slots.cap if now < slots.cap_until else 0
-        is_known = self._slots_wanted(slots, 0, now) == self._asked[2] == known
+        is_known = self._slots_wanted(slots, 0, now) == self._asked[2] == slots.known_cap(now)
         return inf if is_known else None
 
     def _news(self, state: TargetState, now: float) -> CooldownReport:
@@ -338,7 +335,7 @@ class TargetMembership(Membership):
 def _waiting(state: TargetState, now: float) -> tuple[int, int]:
     """Return how many calls wait for leases, and the tokens of the first of them."""
     queued = state.admission.queued
-    if not queued or state.is_blocked(now):
+    if not queued or state.blocked_until(now) > now:
         return 0, 0
     call = state.admission.observed_call()
     free = state.slots.max_limit - state.slots.in_flight

@@ -181,6 +181,6 @@ def _bounds(states: Iterable[TargetState], account: "ref[Any]", now: float) -> I
         if gate is None or gate.account is not account() or not state.admission.queued:
             continue
         call = state.admission.observed_call()
-        bound = None if call is None or state.is_blocked(now) else gate.max_cost(call)
+        bound = None if call is None or state.blocked_until(now) > now else gate.max_cost(call)
         if bound is not None:
             yield bound

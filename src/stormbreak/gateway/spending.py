@@ -239,7 +239,7 @@ class ClientBudgets:
             """Ask the store, if there is hope; return the seconds to wait for its answer."""
             if gate.ready_at(call, now) != NEVER or gate.veto(call, now) is not None:
                 return 0.0
-            gate.asks_fleet(call, now)
+            gate.ask_fleet(call, now)
             return min(until, gate.recheck_at()) - now
 
         if self.turn(account, lambda now: gate.ready_at(call, now)) > READY:
