@@ -71,7 +71,6 @@ def test_an_answer_that_stopped_early_is_an_answer(reason):
             [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}, 5],
             "ab",
         ),
-        (5, ""),
         ({}, ""),
     ],
 )
@@ -99,6 +98,7 @@ def test_text_of_a_message_that_is_not_plain(content, text):
         ({"choices": [5]}, "not a chat completion"),
         ({"choices": [CHOICE | {"finish_reason": 5}]}, "not a chat completion"),
         ({"choices": [CHOICE | {"message": "x"}]}, "not a chat completion"),
+        ({"choices": [CHOICE | {"message": {"content": 42}}]}, "not a chat completion"),
         ({}, "no choices"),
         ({"choices": []}, "no choices"),
         ({"choices": None}, "no choices"),

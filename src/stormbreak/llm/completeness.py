@@ -45,7 +45,7 @@ _OF_NO_FORMAT = broken("of no known format", None)
 
 
 class _Message(msgspec.Struct):
-    content: Any = None
+    content: str | list[Any] | dict[str, Any] | None = None
 
 
 class _Choice(msgspec.Struct):
