@@ -49,6 +49,12 @@ def test_texts_of_all_formats(said, text):
     assert text_of(json.dumps(said).encode()) == text
 
 
+def test_of_two_values_of_a_key_the_last_counts():
+    """Found: the assembled answer had the text, and `texts()` left it out."""
+    whole = json.dumps(chat("well"))
+    assert text_of(b'{"choices": "odd", ' + whole[1:].encode()) == "well"
+
+
 @table_test(
     "whole",
     [

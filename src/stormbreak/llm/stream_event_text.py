@@ -58,10 +58,17 @@ def text_of(data: bytes, *, begun: bool = False) -> str:
     A whole answer in one event is a repetition if the text has `begun`.
     """
     try:
-        text = _text_of(decoded(data, _CHUNK.decode), begun=begun)
+        text = _text_of(_chunk_of(data), begun=begun)
     except (*UNREADABLE, TypeError):  # a type may be anything
         return ""
     return text if isinstance(text, str) else ""
+
+
+def _chunk_of(data: bytes) -> _Chunk:
+    try:
+        return decoded(data, _CHUNK.decode)
+    except msgspec.ValidationError:  # a key may stand twice: the last one counts, for every reader
+        return msgspec.convert(decoded(data), _Chunk)
 
 
 def _text_of(chunk: _Chunk, *, begun: bool) -> Any:
