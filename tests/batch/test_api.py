@@ -64,6 +64,15 @@ def test_the_program_may_change_its_directory(tmp_path, place, monkeypatch):
     assert len([*summary.answers()]) == len(read(tmp_path / "out.jsonl")) == 40
 
 
+def test_a_program_without_standard_streams(output, place):
+    """The first files that it opens have their numbers: its lock was refused as standard output."""
+    code = f"from stormbreak.batch import run; run({PROMPTS[:2]!r}, output={str(output)!r}, **{place!r})"
+    shell = 'exec "$0" -c "$1" <&- >&- 2>&-'
+    done = subprocess.run(["sh", "-c", shell, sys.executable, code], check=False, timeout=PATIENCE)
+    assert done.returncode == 0
+    assert len(read(output)) == 2
+
+
 def test_the_rows_are_kept_for_their_owner_and_serve_the_command_line(output, place, capsys):
     run(iter(PROMPTS), output=output, **place)
     kept = BatchPaths.of(output).input

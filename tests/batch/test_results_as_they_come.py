@@ -90,6 +90,22 @@ main()
     assert not output.with_name(f"{output.name}.sock").exists()
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="an exit handler can start no thread")
+def test_an_exit_handler_reads_all(output, place):
+    """It got the first rows only, as if they were all: the main thread counts as ended there."""
+    code = f"""
+import atexit
+from stormbreak.batch import results
+
+rows = [{{"prompt": str(i)}} for i in range(60)]
+atexit.register(lambda: print(len([*results(rows, output={str(output)!r}, **{place})])))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("60\n", "")
+
+
 async def test_an_async_reader_that_leaves_stops_the_run(output, place):
     rows = chat_rows(600)
     async with aclosing(aresults(rows, output=output, concurrency=16, **place)) as found:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,9 +18,12 @@ from sockets import served_aside
 
 from stormbreak.batch import arun, read_table
 from stormbreak.batch import run as run_batch
+from stormbreak.batch.export.export import export_output
 from stormbreak.batch.export.results import RESULT_COLUMNS, Result, Results
 from stormbreak.batch.input.index import Rows
+from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.cost.price_source import no_price
 from stormbreak.errors import ConfigurationError
 from stormbreak.testing import answer_text
 
@@ -202,6 +206,20 @@ def test_an_export_follows_a_link(at, place):
     assert run("batch", "export", "out.jsonl", "latest.csv").returncode == 0
     assert (at / "latest.csv").is_symlink()
     assert answer("a") in (at / "real.csv").read_text()
+
+
+def test_but_not_a_link_of_another_user(at, place, monkeypatch):
+    """It might point to any file of ours."""
+    (at / "in.jsonl").write_text('{"prompt": "Tell a"}\n')
+    words = ["batch", "run", "in.jsonl", "-o", "out.jsonl", "--base-url", place, *ANSWERS]
+    assert run(*words).returncode == 0
+    (at / "precious").write_text("before")
+    (at / "table.csv").symlink_to("precious")
+    theirs = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: theirs)
+    export_output(at / "out.jsonl", at / "table.csv", given=BatchOptions(), price_of=no_price)
+    assert (at / "precious").read_text() == "before"
+    assert answer("a") in (at / "table.csv").read_text()
 
 
 def test_failed_rows_say_why_and_a_retry_makes_the_table_again(at, stormbreak_provider):

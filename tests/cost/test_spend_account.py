@@ -3,6 +3,7 @@
 import decimal
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from importlib.util import find_spec, module_from_spec
 from math import inf
 
 import pytest
@@ -180,6 +181,14 @@ def test_a_thread_that_traps_rounding_is_alerted():
     ):  # it failed the call that was answered
         assert made.next_alert() == 50
         assert made.step > 0
+
+
+def test_a_program_that_traps_rounding_by_default_does_not_reach_it(monkeypatch):
+    monkeypatch.setitem(decimal.DefaultContext.traps, decimal.Inexact, True)
+    spec = find_spec("stormbreak.cost.price_source")
+    fresh = module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    assert fresh.EXACT.divide(TWO, THREE) > 0
 
 
 @given(at=st.floats(0.0, 7e9))

@@ -31,6 +31,7 @@ from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.response import assemble_stream
 from stormbreak.http.stream_source import open_source
 from stormbreak.http.sync_client import Client
+from stormbreak.http.transports import wrapped_connection
 from stormbreak.llm.endpoints import Shape
 from stormbreak.types import Verdict
 
@@ -241,6 +242,45 @@ async def test_a_body_that_is_larger_than_it_may_be_is_no_answer_either(blocks):
         request = PreparedRequest(server.base_url, {}, b"{}", max_bytes=9)
         await (asyncio.to_thread(run, scene()) if blocks else scene())
     assert connections(server) == [1, 2]
+
+
+@table_test("way", INNER)
+async def test_nor_is_one_that_the_library_cannot_unpack_to_its_end(way, monkeypatch):
+    """As a cut zstd: all of the body has come."""
+    lib = import_module(f"{way.lib}._decoders")
+
+    def fail(_):
+        raise lib.DecodingError("incomplete")
+
+    monkeypatch.setattr(lib.IdentityDecoder, "flush", fail)
+    wire = wire_of(way)
+
+    async def scene():
+        for _ in range(2):
+            assert (await wire.exchange(request)).detail == "body cannot be decompressed"
+        await wire.close()
+
+    async with served() as server:
+        request = PreparedRequest(server.base_url, {}, b"{}")
+        await done(way, scene())
+    assert connections(server) == [1, 2]
+
+
+@table_test("way", [way for way in INNER if way.blocks])
+async def test_nor_has_one_a_good_end_that_another_thread_closes(way, monkeypatch):
+    """Just before it is read: the reader took it for whole."""
+
+    async def scene():
+        stream = await wire.open(request)
+        monkeypatch.setattr(wrapped_connection, "running_strand", stream.close)
+        assert (await stream.read()).detail == "body was cut"
+        monkeypatch.undo()
+        await wire.close()
+
+    wire = wire_of(way)
+    async with served() as server:
+        request = PreparedRequest(server.base_url, {}, b"{}")
+        await done(way, scene())
 
 
 async def test_nor_is_a_stream_whose_reader_raises():

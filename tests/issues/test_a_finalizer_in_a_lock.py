@@ -14,6 +14,7 @@ import httpx
 import httpx2
 import pytest
 from on_threads import within_time
+from sockets import until
 from stage import OK, TARGET, policy
 from thread_calls import open_call, run_call
 
@@ -21,6 +22,7 @@ import stormbreak.httpx
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver
+from stormbreak.http.transports import interruptible
 from stormbreak.httpx2 import Transport
 from stormbreak.types import Call
 
@@ -134,6 +136,40 @@ def test_a_stream_over_another_transport_may_be_collected_in_the_lock_of_its_poo
 
     with library.Client(transport=wrap(inner=inner)) as client:
         assert within_time(lambda: drop_under_the_lock(client)), "deadlock"
+
+
+def _read_as_sdks_do(response):
+    try:
+        yield from response.iter_bytes()
+    finally:
+        response.close()
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_so_may_the_generator_of_an_sdk_which_closes_it_at_its_end(
+    library, stormbreak_provider, monkeypatch
+):
+    url = f"{stormbreak_provider().base_url}/chat/completions"
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    inner = library.HTTPTransport(limits=library.Limits(max_connections=1))
+    wrap = stormbreak.httpx.Transport if library is httpx else Transport
+    monkeypatch.setattr(interruptible, "_LINGER", 0.0)  # the thread that closes it stays
+
+    def drop_under_the_lock():
+        client = library.Client(transport=wrap(inner=inner))
+        response = client.send(client.build_request("POST", url, json=asked), stream=True)
+        ring = [_read_as_sdks_do(response)]
+        next(ring[0])
+        ring.append(ring)
+        gc.disable()
+        del ring, response
+        with inner._pool._optional_thread_lock:
+            gc.collect()
+        gc.enable()
+        until(lambda: not inner._pool._requests)
+        client.close()
+
+    assert within_time(drop_under_the_lock), "deadlock"
 
 
 def test_a_parked_thread_may_be_told_to_go_twice_and_before_it_waits():

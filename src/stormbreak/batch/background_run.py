@@ -52,6 +52,8 @@ class BackgroundRun:
         self._lock = new_lock()
         self._stops = 0
         self._at: tuple[Runner, asyncio.AbstractEventLoop] | None = None
+        # In an exit handler the main thread counts as ended, and reads.
+        self._may_lose_reader = results is not None and not _nobody_reads()
         threading.Thread(target=copy_context().run, args=(self._work,), name=_NAME).start()
 
     @property
@@ -127,7 +129,7 @@ class BackgroundRun:
                 self._at = runner, loop
                 for _ in range(self._stops):
                     runner.interrupt()
-        if self._results is not None and not self._stops and _nobody_reads():
+        if self._may_lose_reader and not self._stops and _nobody_reads():
             self.stop()
         if self._on_progress is not None:
             self._on_progress(runner.snapshot)

@@ -2,13 +2,21 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from decimal import Context, Decimal, getcontext, setcontext
+from decimal import (
+    Context,
+    Decimal,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+    getcontext,
+    setcontext,
+)
 from typing import Protocol, TypeAlias
 
 from stormbreak.types import Target, Usage
 
-EXACT = Context(prec=50)
-"""The decimal context of all sums in dollars: threads may have contexts of low precision."""
+EXACT = Context(prec=50, traps=[DivisionByZero, InvalidOperation, Overflow])
+"""The decimal context of all sums in dollars: threads may have contexts of low precision, or trap rounding by default."""
 
 
 _MAX_REMEMBERED = 10_000  # models

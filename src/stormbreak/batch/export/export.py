@@ -1,5 +1,6 @@
 """Export a batch as a table, at the end of a run or later: finished, half finished or while it runs."""
 
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -31,7 +32,8 @@ def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: Pr
     """
     files = BatchPaths.of(output)
     run = read_existing_run(files)
-    if path.is_symlink() and path.is_file():  # replace what it points to, as of OUTPUT
+    # Replace what it points to, as of OUTPUT. The link of another user might point to any file of ours.
+    if path.is_symlink() and path.lstat().st_uid == os.geteuid() and path.is_file():
         path = path.resolve()
     _check_place(files, run, path)
     if given.prefix is None and run.flags is not None:

@@ -237,6 +237,9 @@ def _check_places(files: BatchPaths, sources: Iterable[Path]) -> None:
     for path in (files.output, files.failed, files.run, files.lock, *table):
         try:
             why = _unfit(path, sources)
+            # We hold the lock: its file has the number of a standard stream that was closed.
+            if why is None and path != files.lock and _is_standard_stream(path):
+                why = "is standard output or error"
         except OSError as error:
             why = reason(error)
         if why:
@@ -253,17 +256,15 @@ def _unfit(path: Path, sources: Iterable[Path]) -> str | None:
         return None
     if not path.is_file():
         return "not a regular file"
-    if any(source.exists() and path.samefile(source) for source in sources):
-        return "is the input"
-    return "is standard output or error" if _is_standard_stream(path) else None
+    same = any(source.exists() and path.samefile(source) for source in sources)
+    return "is the input" if same else None
 
 
 def _is_standard_stream(path: Path) -> bool:
     """Whether what a program prints goes into the file, and over its answers."""
-    found = path.stat()
     for fd in (1, 2):
-        with suppress(OSError):  # it is closed
-            if os.path.samestat(found, os.fstat(fd)):
+        with suppress(OSError):  # there is no such file, or the stream is closed
+            if os.path.samestat(path.stat(), os.fstat(fd)):
                 return True
     return False
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from math import inf
 from typing import Any, Generic, TypeVar
@@ -62,10 +62,15 @@ def interruptible(
     raise _reason(blocking, strand, until)
 
 
-def do_soon(work: Callable[[], object]) -> None:
-    """Do this on the thread that looks at blocking work, at once or when next there is some.
+KEPT: set[Generator[bytes]] = set()
+"""Bodies that are open, kept alive beside their readers. The garbage collector would close them wherever it runs, such as
+in the lock of the library's pool, which they need for it, and which is not reentrant."""
 
-    For finalizers: they may run on a thread that holds the lock of the library's pool, which is not reentrant.
+
+def do_soon(work: Callable[[], object]) -> None:
+    """Do this on the thread that looks at blocking work, which stays while a body is kept.
+
+    For finalizers: they may run on a thread that holds the lock of the library's pool.
     """
     _WATCH.postponed.append(work)
 
@@ -176,7 +181,7 @@ class _Watch:
             for work in tuple(self._work):
                 if now >= work.until:
                     work.interrupt()
-            unused = 0.0 if self._work else unused + _PAUSE
+            unused = 0.0 if self._work or KEPT else unused + _PAUSE
             if unused > _LINGER:
                 with self._lock:
                     if not self._work:

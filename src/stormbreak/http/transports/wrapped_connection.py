@@ -26,7 +26,7 @@ from stormbreak.http.h1.connection import (
     silent_body,
 )
 from stormbreak.http.prepared_request import PreparedRequest
-from stormbreak.http.transports.interruptible import do_soon, interruptible
+from stormbreak.http.transports.interruptible import KEPT, do_soon, interruptible
 from stormbreak.http.transports.library import Library
 from stormbreak.http.transports.wrapped_body import WrappedBody
 from stormbreak.types import Outcome
@@ -189,6 +189,7 @@ class _WrappedResponse(ABC):
             if self._left < 0:
                 got = broken_body(self.head.status, "larger than it may be")
         if not isinstance(got, bytes):
+            self.spoil()
             self.close()
         return got
 
@@ -216,12 +217,15 @@ class BlockingWrappedResponse(_WrappedResponse):
         super().__init__(response, owner, max_bytes)
         self._chunks: Generator[bytes] = response.iter_bytes()
         self._reader: Strand[Any] | None = None
-        _OPEN.add(self._chunks)
+        self._is_read = False
+        KEPT.add(self._chunks)
 
     async def _next(self) -> bytes | Outcome:
         self._reader = running_strand()
         try:
-            return interruptible(lambda: next(self._chunks, b""), time.monotonic() + self._patience)
+            got = interruptible(lambda: next(self._chunks, b""), time.monotonic() + self._patience)
+            self._is_read = not got
+            return broken_body(self.head.status) if self._closed else got
         except TimeoutError:
             return silent_body(self.head.status)
         except self._library.errors as error:
@@ -245,8 +249,10 @@ class BlockingWrappedResponse(_WrappedResponse):
         reader = self._reader
         if reader is not None:
             reader.interrupt()
-        else:
+        elif self._is_read:
             _leave(self._body, self._chunks)
+        else:  # the garbage collector may have ended the generator of an SDK, which closes it
+            do_soon(partial(_leave, self._body, self._chunks))
 
     def __del__(self) -> None:
         if not self._closed:
@@ -254,15 +260,10 @@ class BlockingWrappedResponse(_WrappedResponse):
             do_soon(partial(_leave, self._body, self._chunks))
 
 
-_OPEN: set[Generator[bytes]] = set()
-"""Kept alive beside those who read them: the garbage collector would close them wherever it runs, such as in the lock of
-httpcore's pool, which they need for it, and which is not reentrant."""
-
-
 def _leave(body: WrappedBody, chunks: Generator[bytes]) -> None:
+    KEPT.discard(chunks)
     body.release()
     chunks.close()
-    _OPEN.discard(chunks)
 
 
 class WrappedResponse(_WrappedResponse):
