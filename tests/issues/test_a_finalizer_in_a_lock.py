@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import httpx2
 import pytest
+from forking import in_child
 from on_threads import within_time
 from sockets import until
 from stage import OK, TARGET, policy
@@ -134,8 +135,9 @@ def test_a_stream_over_another_transport_may_be_collected_in_the_lock_of_its_poo
         gc.enable()
         assert client.post(url, json=asked).status_code == 200  # the pool has its connection again
 
-    with library.Client(transport=wrap(inner=inner)) as client:
-        assert within_time(lambda: drop_under_the_lock(client)), "deadlock"
+    client = library.Client(transport=wrap(inner=inner))
+    assert within_time(lambda: drop_under_the_lock(client)), "deadlock"
+    client.close()
 
 
 def _read_as_sdks_do(response):
@@ -170,6 +172,23 @@ def test_so_may_the_generator_of_an_sdk_which_closes_it_at_its_end(
         client.close()
 
     assert within_time(drop_under_the_lock), "deadlock"
+
+
+def test_a_child_keeps_no_thread_for_a_stream_of_its_parent(stormbreak_provider, monkeypatch):
+    url = f"{stormbreak_provider().base_url}/chat/completions"
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    monkeypatch.setattr(interruptible, "_LINGER", 0.0)
+
+    def works_and_rests():
+        with httpx2.Client(transport=Transport(inner=httpx2.HTTPTransport())) as client:
+            works = client.post(url, json=asked).status_code == 200
+        until(lambda: "stormbreak-watch" not in {each.name for each in threading.enumerate()})
+        return works
+
+    with httpx2.Client(transport=Transport(inner=httpx2.HTTPTransport())) as client:
+        response = client.send(client.build_request("POST", url, json=asked), stream=True)
+        assert in_child(works_and_rests)
+        response.close()
 
 
 def test_a_parked_thread_may_be_told_to_go_twice_and_before_it_waits():

@@ -155,6 +155,8 @@ class _Watch:
         self._work: set[_Blocking[Any]] = set()
         self._runs = False  # a thread looks
         self.postponed: deque[Callable[[], object]] = deque()
+        self._of_parent = KEPT.copy()  # not closed here, where their locks may be held for ever
+        KEPT.clear()
 
     def add(self, work: _Blocking[Any]) -> None:
         with self._lock:
