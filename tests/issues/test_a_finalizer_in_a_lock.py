@@ -111,32 +111,52 @@ def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
     assert heard.count("CallCancelled") == 1
 
 
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+both_libraries = pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+
+
+def wrapped(library):
+    """A client over the transport of its library with a pool of one connection, and that transport."""
+    inner = library.HTTPTransport(limits=library.Limits(max_connections=1))
+    wrap = stormbreak.httpx.Transport if library is httpx else Transport
+    return library.Client(transport=wrap(inner=inner)), inner
+
+
+def opened(client, url):
+    return client.send(client.build_request("POST", url, json=ASKED), stream=True)
+
+
+def collect_in_lock(ring, inner):
+    """Make a cycle of this list, which nobody else holds, and collect it in the lock of the pool."""
+    ring.append(ring)
+    gc.disable()
+    del ring
+    with inner._pool._optional_thread_lock:
+        gc.collect()
+    gc.enable()
+
+
 @pytest.mark.parametrize("is_begun", [False, True])
-@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+@both_libraries
 def test_a_stream_over_another_transport_may_be_collected_in_the_lock_of_its_pool(
     library, is_begun, stormbreak_provider
 ):
     """Found: its finalizer closed the connection, for which httpcore takes that lock, which is a plain one."""
     url = f"{stormbreak_provider().base_url}/chat/completions"
-    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    inner = library.HTTPTransport(limits=library.Limits(max_connections=1))
-    wrap = stormbreak.httpx.Transport if library is httpx else Transport
+    client, inner = wrapped(library)
 
-    def drop_under_the_lock(client):
-        response = client.send(client.build_request("POST", url, json=asked), stream=True)
-        ring = [response, response.iter_bytes()]
+    def ring():
+        response = opened(client, url)
+        chunks = response.iter_bytes()
         if is_begun:
-            next(ring[1])
-        ring.append(ring)
-        gc.disable()
-        del ring, response
-        with inner._pool._optional_thread_lock:
-            gc.collect()
-        gc.enable()
-        assert client.post(url, json=asked).status_code == 200  # the pool has its connection again
+            next(chunks)
+        return [response, chunks]
 
-    client = library.Client(transport=wrap(inner=inner))
-    assert within_time(lambda: drop_under_the_lock(client)), "deadlock"
+    def drop_under_the_lock():
+        collect_in_lock(ring(), inner)
+        assert client.post(url, json=ASKED).status_code == 200  # the pool has its connection again
+
+    assert within_time(drop_under_the_lock), "deadlock"
     client.close()
 
 
@@ -147,46 +167,39 @@ def _read_as_sdks_do(response):
         response.close()
 
 
-@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+@both_libraries
 def test_so_may_the_generator_of_an_sdk_which_closes_it_at_its_end(
     library, stormbreak_provider, monkeypatch
 ):
     url = f"{stormbreak_provider().base_url}/chat/completions"
-    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    inner = library.HTTPTransport(limits=library.Limits(max_connections=1))
-    wrap = stormbreak.httpx.Transport if library is httpx else Transport
+    client, inner = wrapped(library)
     monkeypatch.setattr(interruptible, "_LINGER", 0.0)  # the thread that closes it stays
 
+    def ring():
+        chunks = _read_as_sdks_do(opened(client, url))
+        next(chunks)
+        return [chunks]
+
     def drop_under_the_lock():
-        client = library.Client(transport=wrap(inner=inner))
-        response = client.send(client.build_request("POST", url, json=asked), stream=True)
-        ring = [_read_as_sdks_do(response)]
-        next(ring[0])
-        ring.append(ring)
-        gc.disable()
-        del ring, response
-        with inner._pool._optional_thread_lock:
-            gc.collect()
-        gc.enable()
+        collect_in_lock(ring(), inner)
         until(lambda: not inner._pool._requests)
-        client.close()
 
     assert within_time(drop_under_the_lock), "deadlock"
+    client.close()
 
 
 def test_a_child_keeps_no_thread_for_a_stream_of_its_parent(stormbreak_provider, monkeypatch):
     url = f"{stormbreak_provider().base_url}/chat/completions"
-    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     monkeypatch.setattr(interruptible, "_LINGER", 0.0)
 
     def works_and_rests():
         with httpx2.Client(transport=Transport(inner=httpx2.HTTPTransport())) as client:
-            works = client.post(url, json=asked).status_code == 200
+            works = client.post(url, json=ASKED).status_code == 200
         until(lambda: "stormbreak-watch" not in {each.name for each in threading.enumerate()})
         return works
 
     with httpx2.Client(transport=Transport(inner=httpx2.HTTPTransport())) as client:
-        response = client.send(client.build_request("POST", url, json=asked), stream=True)
+        response = opened(client, url)
         assert in_child(works_and_rests)
         response.close()
 
