@@ -223,7 +223,13 @@ async def test_a_program_that_never_asks_is_named(script, monkeypatch):
         await play(short(), script(""), own_traffic=True)
 
 
-async def test_an_unparsable_request_gets_the_reason(script):
+async def test_an_unparsable_request_before_the_first_call_gets_the_reason(script, monkeypatch):
+    async def start_and_wait(program, running, *args, **options):
+        await programs.start(program, running, *args, **options)
+        while running[0].code is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(run, "start", start_and_wait)
     lost = script(
         "import os, urllib.request\n"
         "urllib.request.urlopen(os.environ['OPENAI_BASE_URL'] + '/embeddings', data=b'no JSON')"

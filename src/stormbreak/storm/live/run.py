@@ -82,15 +82,19 @@ async def play(
     server = ProviderServer(scenario, seed=seed, speed=speed)
     await server.start()
     running: list[Copy] = []
+    name = f"storm {mix(seed):016x}"[:12]
+    first = Prompts(f"rehearsal of {name}")
     try:
         storm = _Storm(server, program.name, running, scenario, load, progress)
         if own_traffic:
             storm.observe()
+        else:
+            storm.observe_rehearsal(first)
         await start(program, running, copies, environment(server.base_url), fed=not own_traffic)
         if own_traffic:
             await storm.wait_for()
         else:
-            await storm.send_calls(calls, f"storm {mix(seed):016x}"[:12])
+            await storm.send_calls(calls, first, Prompts(name))
         return storm.played(program.name, seed, calls)
     finally:
         await stop(running)
@@ -128,15 +132,19 @@ class _Storm:
 
     # ------------------------------------------------------------ calls sent to the program
 
-    async def send_calls(self, calls: Traffic, name: str) -> None:
+    def observe_rehearsal(self, prompts: Prompts) -> None:
+        """Observe requests, without faults, from now on: a copy may send one before its first call, and end."""
+        self._seen = Observations(lambda asked: prompts.number_in(asked.essence))
+        self._server.play(rehearsal(self._scenario), self._seen)
+
+    async def send_calls(self, calls: Traffic, first: Prompts, prompts: Prompts) -> None:
         """Rehearse, then send every call when it is due, until the last has ended."""
         bounds = Bounds(
             model=next(iter(self._scenario.provider.models), "storm-1"),
             deadline=self._load.deadline / self._server.speed,
             timeout=self._load.timeout / self._server.speed,
         )
-        await self._rehearse(Prompts(f"rehearsal of {name}"), bounds)
-        prompts = Prompts(name)
+        await self._rehearse(first, bounds)
         self._seen = Observations(lambda asked: prompts.number_in(asked.essence))
         self._server.play(self._scenario, self._seen)
         self._server.begin()
@@ -153,8 +161,7 @@ class _Storm:
         It has the deadline and timeout of the storm, since programs configure themselves by their first line. A copy
         that starts so slowly that it gives up the call gets it again.
         """
-        seen = Observations(lambda asked: prompts.number_in(asked.essence))
-        self._server.play(rehearsal(self._scenario), seen)
+        seen = self._seen
         loop = asyncio.get_running_loop()
         end, send_at = loop.time() + PATIENCE, 0.0
         while seen.answers < len(self._copies):
