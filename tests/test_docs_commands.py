@@ -96,7 +96,7 @@ def prepared(provider, tmp_path_factory):
     """A folder with the files that the documents name."""
     folder = tmp_path_factory.mktemp("prepared")
     prompts = [{"prompt": "Hello?", "max_tokens": 9, "model": "gpt-4.1"}] * 9
-    for name in ("in", "prompts", "documents"):
+    for name in ("in", "prompts", "documents", "fifty"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in prompts))
     rows = pl.DataFrame({"title": ["a"] * 9, "body": ["b"] * 9})
     rows.write_csv(folder / "rows.csv")

@@ -25,7 +25,7 @@ def run_block(heading, tmp_path):
     (block,) = re.findall(rf"^## {heading}\n.*?```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with subprocess.Popen(
-        ["bash", "-ec", block.replace("8900", str(port))],
+        ["bash", "-ec", re.sub("890[01]", str(port), block)],
         cwd=tmp_path,
         env=environment(PATH=path),
         stdout=subprocess.PIPE,
@@ -56,8 +56,8 @@ def test_the_batch_api_of_the_provider(tmp_path):
     assert "submitted  50 rows in 1 batch(es)" in said
     assert "some rows expired" in said
     assert "answered   50 of 50 rows" in said
-    assert len(read(tmp_path / "out.jsonl")) == 50
-    notes = json.loads(run_command("cost", "report", tmp_path / "out.jsonl", "--json").stdout)[
+    assert len(read(tmp_path / "cheap.jsonl")) == 50
+    notes = json.loads(run_command("cost", "report", tmp_path / "cheap.jsonl", "--json").stdout)[
         "notes"
     ]
     assert sum("No price is known" in note for note in notes) == 1  # though the prices are two
