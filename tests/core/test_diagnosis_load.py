@@ -101,6 +101,18 @@ def test_after_two_minutes_the_time_of_late_answers_becomes_usual_on_trial():
     assert load.diagnosis.late_at > 0  # the limit is not in a hurry
 
 
+def test_no_trial_begins_while_attempts_time_out():
+    load = Load()
+    usual = load.diagnosis.judge.usual
+    for _ in range(8):
+        load.run(60, load.queued)
+        load.watch.fail(1, TIMEOUT)
+
+    assert load.watch.now > 1.2 * RESET_AFTER
+    assert load.diagnosis.judge.usual == usual
+    assert load.watch.cause is Cause.OVERLOAD
+
+
 def test_a_trial_that_makes_answers_later_restores_what_was_usual():
     load = trial()
     usual, mean = Load().diagnosis.judge.usual, Load().diagnosis.mean

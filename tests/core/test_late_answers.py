@@ -40,6 +40,11 @@ def test_a_trial_is_due_after_enough_late_answers_for_long_enough(count, now, du
     assert late(count).is_trial_due(now) == due
 
 
+def test_a_trial_waits_anew_after_a_timeout():
+    assert not late().is_trial_due(300.0, 300.0 - RESET_AFTER)
+    assert late().is_trial_due(300.0, 299.0 - RESET_AFTER)
+
+
 @table_test(("after", "fails"), [(RESET_AFTER - 1, True), (RESET_AFTER, False)])
 def test_lateness_ends_a_trial_only_for_as_long_as_the_trial_waited(after, fails):
     response = late()

@@ -325,7 +325,7 @@ class Diagnosis:
             return
         if late_answers.end_trial(now):
             judge.roll_back()
-        elif late_answers.is_trial_due(now):
+        elif late_answers.is_trial_due(now, self.timeouts.last_at):
             late_answers.begin_trial(now)
             self._get_used_to(now)
             return

@@ -5,9 +5,10 @@ becomes usual:
 
 - *The spread.* A slower target multiplies the time of each answer. A queue adds the same wait to answers that come one
   after the other. What one of several processes sends does not matter for this.
-- *A trial*, after `RESET_AFTER` seconds. If answers are late again, or none comes, within as many seconds, now that more
-  is sent, it was a queue: the former time is usual again, and the next trial waits twice as long, until as many seconds
-  have passed without evidence.
+- *A trial*, after `RESET_AFTER` seconds without a timeout: where attempts time out, the late answers are those that
+  just made it, and no longer time could show. If answers are late again, or none comes, within as many seconds, now that
+  more is sent, it was a queue: the former time is usual again, and the next trial waits twice as long, until as many
+  seconds have passed without evidence.
 """
 
 from collections import deque
@@ -44,9 +45,10 @@ class LateAnswers:
         if sent_at >= self._began_at and took > 0.0:
             self.times.append(took)
 
-    def is_trial_due(self, now: float) -> bool:
-        """Whether answers have been late for long enough."""
-        return now - self._began_at > self._wait and len(self.times) >= ENOUGH
+    def is_trial_due(self, now: float, timed_out_at: float = -inf) -> bool:
+        """Whether answers have been late for long enough, and none has timed out meanwhile."""
+        since = max(self._began_at, timed_out_at)
+        return now - since > self._wait and len(self.times) >= ENOUGH
 
     def begin_trial(self, now: float) -> None:
         """Begin a trial: the time of these answers becomes usual."""
