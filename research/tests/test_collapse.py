@@ -19,7 +19,7 @@ def answered(seconds, since):
 
 
 @pytest.mark.parametrize("load", LOADS)
-def test_with_the_same_luck_both_sides_are_the_same(load):
+def test_our_engine_equals_the_published_program_at_the_same_seed(load):
     ours, bare = (side.run(load, "no backoff", 1) for side in (collapse, bare_collapse))
 
     assert ours == bare
@@ -27,7 +27,7 @@ def test_with_the_same_luck_both_sides_are_the_same(load):
 
 @pytest.mark.prove
 @pytest.mark.parametrize("load", LOADS)
-def test_with_backoff_the_means_are_within_three_standard_errors(load):
+def test_means_with_backoff_are_within_three_standard_errors(load):
     ours = [collapse.run(load, BACKOFFS[1], seed) for seed in range(1, 21)]
     bare = [bare_collapse.run(load, BACKOFFS[1], seed) for seed in range(101, 121)]
 
@@ -39,7 +39,7 @@ def test_with_backoff_the_means_are_within_three_standard_errors(load):
             assert apart(here, there) <= NEAR
 
 
-def test_without_backoff_a_burst_of_five_seconds_is_never_over():
+def test_without_backoff_a_burst_of_five_seconds_never_ends():
     seconds = collapse.run("spike", "no backoff", 1)
 
     assert answered(seconds[:20], 5) > 0.95
@@ -48,11 +48,11 @@ def test_without_backoff_a_burst_of_five_seconds_is_never_over():
 
 
 @pytest.mark.parametrize("policy", ["backoff and jitter", "token bucket", "interactive"])
-def test_with_jitter_or_a_budget_it_is(policy):
+def test_jitter_or_a_budget_recovers_from_the_burst(policy):
     assert answered(collapse.run("spike", policy, 1), 50) > 0.9
 
 
-def test_jitter_alone_does_not_get_over_the_ramp():
+def test_jitter_alone_does_not_recover_from_the_ramp():
     assert answered(collapse.run("ramp", "backoff and jitter", 1), 50) < 0.01
 
 
@@ -63,7 +63,7 @@ def test_our_default_answers_most_of_the_ramp(seed):
 
 @pytest.mark.prove
 @pytest.mark.parametrize("side", [collapse, bare_collapse])
-def test_a_system_is_down_or_well_and_nothing_lies_between(side):
+def test_a_system_is_either_down_or_up(side):
     shares = [answered(side.run("spike", "no backoff", seed), 60) for seed in range(1, 31)]
 
     assert 15 <= sum(share < 0.05 for share in shares) <= 27
@@ -71,7 +71,7 @@ def test_a_system_is_down_or_well_and_nothing_lies_between(side):
 
 
 @pytest.mark.parametrize(("ratio", "recovers"), [(0.3, True), (1.0, False)])
-def test_the_law_of_the_budget_holds_here_too(ratio, recovers):
+def test_the_law_of_the_budget_holds_in_the_published_program(ratio, recovers):
     """64 answers a second come in time, and 40 calls a second: the law draws the line at 0.6."""
     seconds = collapse.play(collapse.with_ratio(ratio), bare_collapse.spike, 1)
 

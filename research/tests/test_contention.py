@@ -1,4 +1,4 @@
-"""The contention of "Exponential Backoff And Jitter": our engine as the clients, beside the published model written anew."""
+"""The contention of "Exponential Backoff And Jitter": our engine as the clients, beside the published model, rewritten."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from published.study import contended
 from stormbreak.core.backoff import Backoff
 
 STRATEGIES = tuple(contention.STRATEGIES)
-CERTAIN = ("none", "exponential")  # no chance in their delays
-RUNS = 12  # here; the proof has the published 100
+CERTAIN = ("none", "exponential")  # their delays are not random
+RUNS = 12  # `make prove` runs the published 100
 NEAR = 3.0  # standard errors
 
 
@@ -20,7 +20,7 @@ def both(strategy, clients, runs=RUNS):
     return zip(sides.ours, sides.bare, strict=True)
 
 
-def test_the_two_sides_share_no_code_of_ours():
+def test_the_published_models_share_no_code_with_our_engine():
     for module in ("bare", "bare_contention", "bare_retries", "bare_collapse"):
         source = Path(bare_contention.__file__).with_stem(module).read_text()
         assert "stormbreak" not in source
@@ -37,7 +37,7 @@ def test_one_client_writes_once_after_four_trips(strategy):
 
 @pytest.mark.parametrize("strategy", CERTAIN)
 @pytest.mark.parametrize("clients", [10, 50])
-def test_with_the_same_luck_both_sides_are_the_same(strategy, clients):
+def test_our_engine_equals_the_published_model_at_the_same_seed(strategy, clients):
     ours, bare = (side.run(strategy, clients, seed=1) for side in (contention, bare_contention))
 
     assert ours[0] == bare[0]
@@ -46,7 +46,7 @@ def test_with_the_same_luck_both_sides_are_the_same(strategy, clients):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("clients", [10, 50])
-def test_the_means_are_within_three_standard_errors(strategy, clients):
+def test_means_are_within_three_standard_errors(strategy, clients):
     for ours, bare in both(strategy, clients):
         assert apart(ours, bare) <= NEAR
 
@@ -73,7 +73,7 @@ def test_the_means_are_within_three_standard_errors(strategy, clients):
         ),
     ],
 )
-def test_a_rule_that_is_another_is_noticed(monkeypatch, strategy, wrong):
+def test_a_wrong_backoff_is_noticed(monkeypatch, strategy, wrong):
     monkeypatch.setitem(contention.STRATEGIES, strategy, wrong)
 
     assert max(apart(ours, bare) for ours, bare in both(strategy, 50)) > NEAR
@@ -82,13 +82,13 @@ def test_a_rule_that_is_another_is_noticed(monkeypatch, strategy, wrong):
 @pytest.mark.prove
 @pytest.mark.parametrize("clients", contention.CLIENTS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_means_of_a_hundred_runs_are_within_three_standard_errors(strategy, clients):
+def test_means_of_a_hundred_runs_are_within_three_standard_errors(strategy, clients):
     for ours, bare in both(strategy, clients, 100):
         assert apart(ours, bare) <= NEAR
 
 
 @pytest.mark.prove
-def test_our_cut_at_the_cap_takes_as_many_calls_and_less_time():
+def test_our_cap_takes_as_many_calls_and_less_time():
     (calls, milliseconds), (published_calls, published) = contended(contention.OURS, 200, 100)
 
     assert apart(calls, published_calls) <= NEAR
@@ -96,7 +96,7 @@ def test_our_cut_at_the_cap_takes_as_many_calls_and_less_time():
 
 
 @pytest.mark.parametrize("clients", [10, 50])
-def test_below_the_cap_our_decorrelated_jitter_is_the_published_one(monkeypatch, clients):
+def test_our_decorrelated_jitter_below_the_cap_is_the_published_one(monkeypatch, clients):
     monkeypatch.setitem(
         contention.MORE,
         contention.OURS,
@@ -116,7 +116,7 @@ def hundred():
 
 
 @pytest.mark.prove
-def test_what_is_published_of_a_hundred_clients(hundred):
+def test_the_published_ratios_of_a_hundred_clients_hold(hundred):
     calls = {name: each[0] for name, each in hundred.items()}
     milliseconds = {name: each[1] for name, each in hundred.items()}
 

@@ -1,4 +1,4 @@
-"""Mutants are wrong in one place each, and are what their names say."""
+"""Each mutant has one error, which its name describes."""
 
 import ast
 
@@ -29,7 +29,7 @@ def names(source):
     return [mutant.name for mutant in mutants(source)]
 
 
-def test_each_kind():
+def test_each_kind_of_mutant_is_made():
     assert sorted(names(SOURCE)) == [
         "Machine.step: -now -> now",
         "Machine.step: 1 -> 2",
@@ -49,18 +49,18 @@ def test_each_kind():
     ]
 
 
-def test_each_differs_from_the_original_and_from_every_other():
+def test_each_mutant_differs_from_the_original_and_from_every_other():
     sources = [mutant.source for mutant in mutants(SOURCE)]
     assert len({*sources, ast.unparse(ast.parse(SOURCE))}) == len(sources) + 1
 
 
-def test_names_are_told_apart():
+def test_equal_mutants_have_numbered_names():
     assert names("a = 1 + b\nc = 1 + b\n") == [
         "module: 1 + b -> 1 - b", "module: 1 -> 2", "module: 1 + b -> 1 - b (2)", "module: 1 -> 2 (2)",
     ]  # fmt: skip
 
 
-def test_each_knows_its_statement_and_the_function_in_which_it_runs():
+def test_each_mutant_knows_its_lines_and_its_function():
     found = {
         mutant.name.split(": ")[1]: (mutant.function, mutant.lines) for mutant in mutants(SOURCE)
     }

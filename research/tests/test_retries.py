@@ -16,7 +16,7 @@ def assert_near(sides):
 
 @pytest.mark.parametrize("failing", [0.05, 0.1, 0.5])
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "token bucket"])
-def test_with_the_same_luck_both_sides_are_the_same(strategy, failing):
+def test_our_engine_equals_the_published_program_at_the_same_seed(strategy, failing):
     ours, bare = (
         side.run(strategy, failing, 1, clients=10, rate=100) for side in (retries, bare_retries)
     )
@@ -24,8 +24,8 @@ def test_with_the_same_luck_both_sides_are_the_same(strategy, failing):
 
 
 @pytest.mark.parametrize("failing", [0.05, 0.1, 0.5])
-def test_with_the_same_luck_the_buckets_are_nearly_the_same(failing):
-    """A tenth is no number of a computer: here and there one side has a token a call earlier."""
+def test_our_token_buckets_nearly_equal_the_published_ones_at_the_same_seed(failing):
+    """0.1 has no exact float: sometimes one side has a token one call earlier."""
     ours, bare = (side.run("token bucket", failing, 1) for side in (retries, bare_retries))
 
     assert ours.success == pytest.approx(bare.success, abs=POINT)
@@ -34,7 +34,7 @@ def test_with_the_same_luck_the_buckets_are_nearly_the_same(failing):
 
 @pytest.mark.parametrize("failing", [0.02, 0.2, 0.5])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_in_the_long_run_it_is_what_can_be_worked_out(strategy, failing):
+def test_a_long_run_approaches_the_computed_value(strategy, failing):
     tally = retries.run(strategy, failing, 1, clients=1, rate=100, seconds=250)
     success, load = retries.in_the_long_run(strategy, failing)
 
@@ -45,7 +45,7 @@ def test_in_the_long_run_it_is_what_can_be_worked_out(strategy, failing):
 @pytest.mark.prove
 @pytest.mark.parametrize("failing", RATES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_table_is_met_within_a_point(strategy, failing):
+def test_the_published_table_is_met_within_a_point(strategy, failing):
     assert_near(retried(strategy, failing, runs=10))
 
 
@@ -53,12 +53,12 @@ def test_the_table_is_met_within_a_point(strategy, failing):
 @pytest.mark.parametrize("failing", [0.02, 0.1, 0.5])
 @pytest.mark.parametrize("clients", [10, 1000])
 @pytest.mark.parametrize("strategy", ["token bucket", "breaker on retries"])
-def test_so_it_is_with_few_and_with_many_clients(strategy, clients, failing):
+def test_the_published_values_hold_for_few_and_many_clients(strategy, clients, failing):
     assert_near(retried(strategy, failing, runs=10, clients=clients))
 
 
-def test_many_clients_multiply_a_full_bucket_and_no_empty_one():
-    """Why our budget starts with nothing."""
+def test_many_clients_multiply_a_full_bucket_but_not_an_empty_one():
+    """This is why our budget starts empty."""
     many = {"clients": 500, "rate": 500.0}  # ten calls each
     full = retries.run("token bucket", 0.5, 1, **many)
     empty = retries.run(retries.EMPTY, 0.5, 1, **many)

@@ -37,7 +37,7 @@ def test_every_file_is_used():
 
 
 @pytest.mark.parametrize("claim", [c for c in CLAIMS if c.scenario in QUICK], ids=named)
-def test_it_holds(claim):
+def test_a_quick_claim_holds(claim):
     run = claim.run()
 
     assert run.returncode == 0, run.stderr
@@ -45,11 +45,11 @@ def test_it_holds(claim):
 
 @pytest.mark.prove
 @pytest.mark.parametrize("claim", [c for c in CLAIMS if c.scenario not in QUICK], ids=named)
-def test_it_holds_of_a_storm(claim):
-    test_it_holds(claim)
+def test_a_storm_claim_holds(claim):
+    test_a_quick_claim_holds(claim)
 
 
-def test_one_that_does_not_hold_fails():
+def test_a_false_claim_fails():
     claim = next(claim for claim in CLAIMS if claim.scenario == "calm-burst")
     wrong = (*claim.arguments[:-1], "shed > 0")
 
@@ -61,7 +61,7 @@ def test_one_that_does_not_hold_fails():
     ("ratio", "recovers"), [(0.1, True), (0.22, True), (0.28, False), (0.5, False)]
 )
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_law_of_the_budget(ratio, recovers, seed):
+def test_the_law_of_the_budget_holds_along_the_ratio(ratio, recovers, seed):
     """40 calls a second against a capacity of 50: load x (1 + ratio) is the capacity at a ratio of 0.25."""
     law = load(str(FILES / "law.toml"))
     policy = load_policy(FILES / "ratio-10.toml")
@@ -75,7 +75,7 @@ def test_the_law_of_the_budget(ratio, recovers, seed):
 
 @pytest.mark.prove
 @pytest.mark.parametrize(("rate", "recovers"), [(35, True), (48, False)])
-def test_the_law_holds_along_the_load_too(rate, recovers):
+def test_the_law_of_the_budget_holds_along_the_load(rate, recovers):
     """At a ratio of 0.2 the line is a load of 41.7."""
     law = load(str(FILES / "law.toml"))
     law = replace(law, load=replace(law.load, rate=float(rate)))

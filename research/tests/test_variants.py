@@ -1,4 +1,4 @@
-"""A variant changes what it says, and says so loudly when there is nothing left to change."""
+"""A variant changes what it names, and fails if that is gone."""
 
 import pytest
 
@@ -22,7 +22,7 @@ from variants import (
 
 
 @pytest.mark.parametrize("variant", every(), ids=lambda variant: f"{variant.name} {variant.change}")
-def test_a_variant_changes_something_and_takes_it_back(variant):
+def test_a_variant_changes_something_and_reverts_it(variant):
     before = [getattr(owner, name) for owner, name, _ in variant.patches]
     with applied(variant):
         during = [getattr(owner, name) for owner, name, _ in variant.patches]
@@ -34,7 +34,7 @@ def test_a_variant_changes_something_and_takes_it_back(variant):
     assert variant.patches or variant.edit(Policy()) != Policy()
 
 
-def test_a_constant_that_is_gone_fails():
+def test_a_variant_of_a_missing_constant_fails():
     with (
         pytest.raises(AttributeError, match="GONE"),
         applied(Variant("diagnosis.GONE", "1 -> 2", (Patch(diagnosis, "GONE", 2),))),
@@ -42,7 +42,7 @@ def test_a_constant_that_is_gone_fails():
         pass
 
 
-def test_every_quantity_of_the_core_takes_part():
+def test_every_number_of_the_core_has_a_variant():
     names = {f"{module.__name__.rpartition('.')[2]}.{name}" for module, name in found()}
     varied_ = {variant.name for variant in constants()}
 
@@ -54,11 +54,11 @@ def test_every_quantity_of_the_core_takes_part():
         "random_refusals.ODDS",
     } <= varied_
     used = {name for name in names if name.partition(".")[0] not in UNUSED}
-    untold = used - LEFT_OUT.keys() - varied_
-    assert not {name for name in untold if _is_number(name)}
+    missing = used - LEFT_OUT.keys() - varied_
+    assert not {name for name in missing if _is_number(name)}
 
 
-def test_what_a_policy_refuses_is_left_out():
+def test_variants_that_a_policy_rejects_are_left_out():
     changes = {variant.change for variant in every() if variant.name == "policy.retry.max_attempts"}
     assert changes == {"6 -> 3", "6 -> 12"}
 
@@ -70,7 +70,7 @@ def test_what_a_policy_refuses_is_left_out():
     assert changes == {"1 -> 2"}
 
 
-def test_no_two_variants_are_kept_under_one_name():
+def test_variant_names_are_unique():
     keys = [(variant.name, variant.change) for variant in every()]
     assert sorted(set(keys)) == sorted(keys)
 
@@ -86,7 +86,7 @@ def test_no_two_variants_are_kept_under_one_name():
         (1.5, 1.25, 2.0),
     ],
 )
-def test_less_and_more(value, less, more):
+def test_varied_gives_a_lower_and_a_higher_value(value, less, more):
     assert (less, more) == varied(value)
 
 

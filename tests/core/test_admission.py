@@ -1,6 +1,6 @@
-"""The queue: who leaves, who is next, who finds room."""
+"""The queue: which call leaves, which is next, which finds room."""
 
-from door import INF, GatedQueue, Indifferent, free
+from gated_queue import INF, GatedQueue, Indifferent, free
 from stage import OK, TARGET, TIMEOUT, Spaced
 from table_test import table_test
 
@@ -13,18 +13,18 @@ from stormbreak.types import TREATMENTS, Call, Priority, Rejection
 # ------------------------------------------------------------------ permits
 
 
-def test_leaves_at_once_when_every_gate_agrees():
-    door = GatedQueue()
+def test_a_call_leaves_at_once_when_every_gate_is_ready():
+    queue = GatedQueue()
 
-    assert isinstance(door.enter(), Permit)
-    assert door.slots.in_flight == 1
+    assert isinstance(queue.enter(), Permit)
+    assert queue.slots.in_flight == 1
 
 
 def test_gates_are_taken_in_order_and_settled_in_reverse():
-    door = GatedQueue(barriers=2)
-    free(door.enter())
+    queue = GatedQueue(barriers=2)
+    free(queue.enter())
 
-    assert door.log == [
+    assert queue.log == [
         ("take", "barrier0"),
         ("take", "barrier1"),
         ("settle", "barrier1", "ok"),
@@ -32,62 +32,62 @@ def test_gates_are_taken_in_order_and_settled_in_reverse():
     ]
 
 
-def test_a_gate_that_does_not_mind_success_hears_of_failures_alone():
-    door = GatedQueue()
+def test_a_gate_that_ignores_success_settles_failures_only():
+    queue = GatedQueue()
     indifferent = Indifferent("indifferent", log := [])
     diagnosis = Diagnosis(TREATMENTS)
-    gates = [door.barrier, indifferent, door.slots, diagnosis]
-    admission = TargetQueue(gates, door.slots, diagnosis, QueuePolicy(), door.wake)
+    gates = [queue.barrier, indifferent, queue.slots, diagnosis]
+    admission = TargetQueue(gates, queue.slots, diagnosis, QueuePolicy(), queue.wake)
     for outcome in (OK, TIMEOUT):
         free(admission.enter(Call(1, TARGET), 0.0, INF), outcome=outcome)
 
     assert [entry for entry in log if entry[0] == "settle"] == [
         ("settle", "indifferent", "timeout")
     ]
-    assert [entry for entry in door.log if entry[0] == "settle"] == [
+    assert [entry for entry in queue.log if entry[0] == "settle"] == [
         ("settle", "barrier0", "ok"),
         ("settle", "barrier0", "timeout"),
     ]
 
 
-def test_one_closed_gate_means_that_none_is_taken():
-    door = GatedQueue(barriers=2)
-    door.barriers[1].opens_at = INF
-    door.enter()
+def test_no_gate_is_taken_while_one_is_closed():
+    queue = GatedQueue(barriers=2)
+    queue.barriers[1].opens_at = INF
+    queue.enter()
 
-    assert door.log == []
-    assert door.slots.in_flight == 0
+    assert queue.log == []
+    assert queue.slots.in_flight == 0
 
 
 def test_a_permit_settles_once():
-    door = GatedQueue(slots=2)
-    first, _second = door.enter(), door.enter()
+    queue = GatedQueue(slots=2)
+    first, _second = queue.enter(), queue.enter()
     free(first)
     free(first)
 
-    assert door.slots.in_flight == 1
-    assert len([entry for entry in door.log if entry[0] == "settle"]) == 1
+    assert queue.slots.in_flight == 1
+    assert len([entry for entry in queue.log if entry[0] == "settle"]) == 1
 
 
-def test_a_settled_permit_lets_the_next_one_leave():
-    door = GatedQueue()
-    first, ticket = door.enter(), door.enter()
+def test_a_settled_permit_admits_the_next_call():
+    queue = GatedQueue()
+    first, ticket = queue.enter(), queue.enter()
     assert isinstance(ticket, Ticket)
     free(first)
 
     assert ticket.permit is not None
     assert ticket.decided
-    assert door.woken == [ticket]
-    assert (door.slots.in_flight, door.admission.queued) == (1, 0)
+    assert queue.woken == [ticket]
+    assert (queue.slots.in_flight, queue.admission.queued) == (1, 0)
 
 
 # ------------------------------------------------------------------ order
 
 
-def served_of(door, permit, tickets):
+def served_of(queue, permit, tickets):
     """The order in which tickets are served, by number."""
     order = []
-    while door.admission.queued:
+    while queue.admission.queued:
         free(permit)
         number = next(n for n, t in enumerate(tickets) if t.permit is not None and n not in order)
         order.append(number)
@@ -95,94 +95,94 @@ def served_of(door, permit, tickets):
     return order
 
 
-def waiting(door, number=7, **call):
-    """So many calls that may wait for a minute."""
-    return [door.enter(expires_at=60.0, **call) for _ in range(number)]
+def waiting(queue, number=7, **call):
+    """`number` calls that may wait for a minute."""
+    return [queue.enter(expires_at=60.0, **call) for _ in range(number)]
 
 
-def make_the_queue_too_long(door):
-    """Let answers take so long that most of those calls would wait for more than a minute."""
-    door.learn(10.0)
+def make_the_queue_too_long(queue):
+    """Let answers take so long that most of the calls would wait for more than a minute."""
+    queue.learn(10.0)
 
 
-def test_of_a_queue_that_is_too_long_the_newest_interactive_call_goes_first():
-    door = GatedQueue()
-    permit = door.enter()
-    tickets = waiting(door)
-    make_the_queue_too_long(door)
+def test_the_newest_interactive_call_goes_first_in_an_overlong_queue():
+    queue = GatedQueue()
+    permit = queue.enter()
+    tickets = waiting(queue)
+    make_the_queue_too_long(queue)
 
-    assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]  # of four or fewer the oldest
-
-
-def test_of_a_queue_that_can_be_served_in_time_the_oldest_goes_first():
-    door = GatedQueue()
-    permit = door.enter()
-    tickets = waiting(door)
-    door.learn(7.0)
-
-    assert served_of(door, permit, tickets) == list(range(7))
+    assert served_of(queue, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]  # of four or fewer the oldest
 
 
-def test_a_call_that_may_not_wait_makes_no_queue_too_long():
-    door = GatedQueue()
-    permit = door.enter()
-    tickets = waiting(door)
-    door.learn(7.0)
-    assert isinstance(door.enter(expires_at=0.5), Rejection)
+def test_the_oldest_call_goes_first_if_all_can_be_served_in_time():
+    queue = GatedQueue()
+    permit = queue.enter()
+    tickets = waiting(queue)
+    queue.learn(7.0)
 
-    assert served_of(door, permit, tickets) == list(range(7))
-
-
-def test_of_a_queue_that_began_to_stand_in_a_pause_the_oldest_goes_first():
-    door = GatedQueue()
-    door.barrier.opens_at = 1.0
-    first, *tickets = waiting(door, 8)
-    door.barrier.opens_at = READY
-    door.admission.check(first, 1.0)
-    make_the_queue_too_long(door)
-
-    assert served_of(door, first.permit, tickets) == list(range(7))
+    assert served_of(queue, permit, tickets) == list(range(7))
 
 
-def test_the_order_stays_while_the_queue_stands():
-    door = GatedQueue()
-    permit = door.enter()
-    tickets = waiting(door)
-    make_the_queue_too_long(door)
+def test_an_impatient_call_does_not_make_the_queue_overlong():
+    queue = GatedQueue()
+    permit = queue.enter()
+    tickets = waiting(queue)
+    queue.learn(7.0)
+    assert isinstance(queue.enter(expires_at=0.5), Rejection)
+
+    assert served_of(queue, permit, tickets) == list(range(7))
+
+
+def test_the_oldest_call_goes_first_in_a_queue_that_began_during_a_pause():
+    queue = GatedQueue()
+    queue.barrier.opens_at = 1.0
+    first, *tickets = waiting(queue, 8)
+    queue.barrier.opens_at = READY
+    queue.admission.check(first, 1.0)
+    make_the_queue_too_long(queue)
+
+    assert served_of(queue, first.permit, tickets) == list(range(7))
+
+
+def test_the_order_does_not_change_while_calls_wait():
+    queue = GatedQueue()
+    permit = queue.enter()
+    tickets = waiting(queue)
+    make_the_queue_too_long(queue)
     free(permit)
-    door.admission.service = 0.1
+    queue.admission.service = 0.1
 
-    assert served_of(door, tickets[6].permit, tickets[:6]) == [5, 4, 0, 1, 2, 3]
+    assert served_of(queue, tickets[6].permit, tickets[:6]) == [5, 4, 0, 1, 2, 3]
 
 
 @table_test("priority", [Priority.BATCH, Priority.BACKGROUND])
-def test_other_classes_go_oldest_first(priority):
-    door = GatedQueue()
-    permit = door.enter()
-    tickets = waiting(door, priority=priority)
-    make_the_queue_too_long(door)
+def test_batch_classes_go_oldest_first(priority):
+    queue = GatedQueue()
+    permit = queue.enter()
+    tickets = waiting(queue, priority=priority)
+    make_the_queue_too_long(queue)
 
-    assert served_of(door, permit, tickets) == list(range(7))
-
-
-def test_under_a_send_rate_the_oldest_goes_first():
-    door = GatedQueue(spacings=[Spaced(100.0)])
-    permit = door.enter()
-    tickets = waiting(door)
-    make_the_queue_too_long(door)
-
-    assert served_of(door, permit, tickets) == list(range(7))
+    assert served_of(queue, permit, tickets) == list(range(7))
 
 
-def test_oldest_first_within_a_priority_and_the_urgent_before_the_patient():
-    door = GatedQueue(slots=2)
-    permit, _ = door.enter(), door.enter()
+def test_the_oldest_call_goes_first_under_a_send_rate():
+    queue = GatedQueue(spacings=[Spaced(100.0)])
+    permit = queue.enter()
+    tickets = waiting(queue)
+    make_the_queue_too_long(queue)
+
+    assert served_of(queue, permit, tickets) == list(range(7))
+
+
+def test_urgent_classes_go_first_and_the_oldest_within_a_class():
+    queue = GatedQueue(slots=2)
+    permit, _ = queue.enter(), queue.enter()
     tickets = [
-        door.enter(priority=priority)
+        queue.enter(priority=priority)
         for priority in (Priority.BACKGROUND, Priority.BATCH, Priority.INTERACTIVE) * 2
     ]
     served = []
-    while door.admission.queued:
+    while queue.admission.queued:
         free(permit)
         ticket = next(t for t in tickets if t.permit is not None and t not in served)
         served.append(ticket)
@@ -191,11 +191,11 @@ def test_oldest_first_within_a_priority_and_the_urgent_before_the_patient():
     assert [tickets[n] for n in (2, 5, 1, 4, 0, 3)] == served
 
 
-def test_no_call_overtakes_a_standing_queue():
-    door = GatedQueue()
-    door.barrier.opens_at = 5.0
-    first = door.enter(0.0)
-    second = door.enter(5.0)  # the gate has just opened, its time-keeper has not looked yet
+def test_a_new_call_does_not_overtake_waiting_calls():
+    queue = GatedQueue()
+    queue.barrier.opens_at = 5.0
+    first = queue.enter(0.0)
+    second = queue.enter(5.0)  # the gate has just opened, its timer ticket has not checked yet
 
     assert first.permit is not None
     assert second.permit is None
@@ -204,70 +204,70 @@ def test_no_call_overtakes_a_standing_queue():
 # ------------------------------------------------------------------ bounds
 
 
-def test_a_full_queue_rejects():
-    door = GatedQueue(size=1)
-    _, ticket, refused = door.enter(), door.enter(), door.enter()
+def test_a_full_queue_rejects_a_call():
+    queue = GatedQueue(size=1)
+    _, ticket, refused = queue.enter(), queue.enter(), queue.enter()
 
     assert isinstance(ticket, Ticket)
     assert isinstance(refused, Rejection)
     assert refused.policy == "queue"
-    assert door.admission.queued == 1
+    assert queue.admission.queued == 1
 
 
-def test_a_full_queue_says_when_to_come_back():
-    door = GatedQueue(size=1)
-    door.learn(2.0)
-    door.enter(10.0), door.enter(10.0)
+def test_a_full_queue_names_the_time_to_retry():
+    queue = GatedQueue(size=1)
+    queue.learn(2.0)
+    queue.enter(10.0), queue.enter(10.0)
 
-    assert door.enter(10.0) == ("queue", "1 calls are waiting", 14.0)
-
-
-def test_no_queue_at_all():
-    door = GatedQueue(size=0)
-    door.enter()
-
-    assert door.enter().policy == "queue"
+    assert queue.enter(10.0) == ("queue", "1 calls are waiting", 14.0)
 
 
-def test_a_full_queue_makes_room_for_a_more_urgent_call():
-    door = GatedQueue(size=2)
-    door.enter()
-    batch = [door.enter(priority=Priority.BATCH) for _ in range(2)]
-    urgent = door.enter(priority=Priority.INTERACTIVE)
+def test_a_queue_of_size_zero_rejects_every_call():
+    queue = GatedQueue(size=0)
+    queue.enter()
+
+    assert queue.enter().policy == "queue"
+
+
+def test_a_full_queue_evicts_a_less_urgent_call():
+    queue = GatedQueue(size=2)
+    queue.enter()
+    batch = [queue.enter(priority=Priority.BATCH) for _ in range(2)]
+    urgent = queue.enter(priority=Priority.INTERACTIVE)
 
     assert isinstance(urgent, Ticket)
     assert [t.rejection and t.rejection.policy for t in batch] == [None, "queue"]
-    assert door.woken == [batch[1]]
-    assert door.enter(priority=Priority.BATCH).policy == "queue"
+    assert queue.woken == [batch[1]]
+    assert queue.enter(priority=Priority.BATCH).policy == "queue"
 
 
-def test_a_full_queue_makes_room_for_a_tenant_with_less_waiting():
-    door = GatedQueue(size=3)
-    door.enter()
-    flood = [door.enter(tenant="many") for _ in range(3)]
-    few = door.enter(tenant="few")
+def test_a_full_queue_evicts_a_call_of_the_tenant_with_most_waiting():
+    queue = GatedQueue(size=3)
+    queue.enter()
+    flood = [queue.enter(tenant="many") for _ in range(3)]
+    few = queue.enter(tenant="few")
 
     assert isinstance(few, Ticket)
     assert flood[2].rejection == ("queue", "made room for a tenant with fewer calls waiting", None)
-    assert door.enter(tenant="few").policy == "queue"  # now it has one, the other two
-    assert door.admission.queued == 3
+    assert queue.enter(tenant="few").policy == "queue"  # now it has one, the other two
+    assert queue.admission.queued == 3
 
 
-def test_what_a_tenant_waits_for_is_its_own_share():
-    door = GatedQueue()
-    door.learn(1.0)
-    door.enter()
+def test_a_tenant_waits_only_behind_its_own_share():
+    queue = GatedQueue()
+    queue.learn(1.0)
+    queue.enter()
     batch = {"priority": Priority.BATCH, "expires_at": 4.0}
     for _ in range(4):
-        door.enter(tenant="many", priority=Priority.BATCH)
+        queue.enter(tenant="many", priority=Priority.BATCH)
 
-    assert isinstance(door.enter(tenant="few", **batch), Ticket)
-    assert door.enter(tenant="many", **batch).policy == "shed"
+    assert isinstance(queue.enter(tenant="few", **batch), Ticket)
+    assert queue.enter(tenant="many", **batch).policy == "shed"
 
 
-def test_room_that_time_made_is_not_overlooked():
-    door = GatedQueue(slots=5, size=1)
-    door.barrier.opens_at = 5.0
-    door.enter(0.0)
+def test_a_full_queue_does_not_hold_a_call_whose_gate_has_just_opened():
+    queue = GatedQueue(slots=5, size=1)
+    queue.barrier.opens_at = 5.0
+    queue.enter(0.0)
 
-    assert isinstance(door.enter(5.0), Permit)
+    assert isinstance(queue.enter(5.0), Permit)

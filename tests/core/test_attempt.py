@@ -1,10 +1,10 @@
-"""Races: an attempt that takes long gets another beside it, and the first answer counts."""
+"""Hedges: a slow attempt gets a second one, and the first answer counts."""
 
 from dataclasses import replace
 from math import inf
 
 import pytest
-from races import AFTER, FIRST, answered, heard, scene, slow
+from races import AFTER, FIRST, answered, events_of, scene, slow
 from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage
 from table_test import table_test
 
@@ -18,29 +18,29 @@ from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Return
 from stormbreak.types import FALLBACK, Outcome, Verdict
 
 
-def test_an_attempt_that_is_answered_in_time_stays_alone():
+def test_a_fast_attempt_gets_no_hedge():
     stage = scene()
     run = stage.start(races=True)
     stage.pass_time(0.9 * AFTER)
     run.cross(1, OK)
 
     assert run.ended.attempts == 1
-    assert not heard(stage, Hedged, HedgeRefused, Overtaken)
+    assert not events_of(stage, Hedged, HedgeRefused, Overtaken)
 
 
-def test_one_that_takes_long_gets_another_beside_it():
+def test_a_slow_attempt_gets_a_hedge():
     stage = scene()
     run = slow(stage)
 
     assert run.racing == [1, 2]
     assert stage.state.slots.in_flight == 2
-    (hedged,) = heard(stage, Hedged)
+    (hedged,) = events_of(stage, Hedged)
     assert (hedged.attempt, hedged.after) == (2, pytest.approx(AFTER))
-    assert [sent.attempt for sent in heard(stage, Sent)] == [1, 2]
+    assert [sent.attempt for sent in events_of(stage, Sent)] == [1, 2]
 
 
 @table_test("winner", [1, 2])
-def test_the_first_answer_counts_and_the_other_is_given_up(winner):
+def test_the_first_answer_wins_and_the_other_attempt_is_cancelled(winner):
     stage = scene()
     run = slow(stage)
     stage.now += 0.25
@@ -49,15 +49,15 @@ def test_the_first_answer_counts_and_the_other_is_given_up(winner):
     assert run.ended.outcome is OK
     assert (run.ended.attempts, run.ended.maybe_processed) == (2, 1)
     assert stage.state.slots.in_flight == 0
-    (overtaken,) = heard(stage, Overtaken)
+    (overtaken,) = events_of(stage, Overtaken)
     assert overtaken.attempt == 3 - winner
     assert overtaken.took == pytest.approx(0.25 + AFTER * (winner == 2))
-    assert [returned.attempt for returned in heard(stage, Returned)] == [winner]
+    assert [returned.attempt for returned in events_of(stage, Returned)] == [winner]
 
 
 @table_test("failed", [1, 2])
 @table_test("failure", [SERVER_ERROR, INVALID, TIMEOUT])
-def test_a_failure_leaves_it_to_the_other(failed, failure):
+def test_the_call_waits_for_the_other_attempt_after_a_failure(failed, failure):
     stage = scene()
     run = slow(stage)
     run.cross(failed, failure)
@@ -65,11 +65,11 @@ def test_a_failure_leaves_it_to_the_other(failed, failure):
     run.cross(3 - failed, OK)
 
     assert run.ended.outcome is OK
-    assert not heard(stage, Overtaken)
+    assert not events_of(stage, Overtaken)
 
 
 @table_test("order", [(1, 2), (2, 1)])
-def test_when_all_have_failed_the_call_backs_off(order):
+def test_the_call_backs_off_when_all_attempts_have_failed(order):
     stage = scene()
     run = slow(stage)
     for attempt in order:
@@ -91,8 +91,8 @@ def test_a_final_failure_is_reported_before_a_transient_one(last):
 
 
 @table_test("wins", [True, False])
-def test_what_failed_beside_it_counts_as_what_it_was(wins):
-    """It may have been billed, and is told nowhere else."""
+def test_a_failed_hedge_counts_as_maybe_processed(wins):
+    """It may have been billed, and nothing else reports it."""
     lost = TIMEOUT._replace(maybe_processed=True)
     run = slow(scene(retry=RetryPolicy(max_attempts=2)))
     run.cross(1, lost)
@@ -103,7 +103,7 @@ def test_what_failed_beside_it_counts_as_what_it_was(wins):
 
 
 @table_test("wins", [True, False])
-def test_one_that_never_got_a_connection_is_counted_beside_another(wins):
+def test_an_attempt_without_a_connection_is_counted_in_a_race(wins):
     run = slow(scene(retry=RetryPolicy(max_attempts=2)))
     run.cross(1, Outcome(Verdict.CONNECT_FAILED))
     run.cross(2, OK if wins else SERVER_ERROR)
@@ -111,7 +111,7 @@ def test_one_that_never_got_a_connection_is_counted_beside_another(wins):
     assert run.ended.unconnected == 1
 
 
-def test_attempts_at_another_target_are_not_counted_against_this_one():
+def test_attempts_at_another_target_do_not_use_up_those_of_a_hedge():
     stage = scene(retry=RetryPolicy(max_attempts=2))
     answered(stage, OTHER)
     step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),), TargetOrder.IN_ORDER)
@@ -122,16 +122,16 @@ def test_attempts_at_another_target_are_not_counted_against_this_one():
     assert run.racing == [2, 3]
 
 
-def test_an_attempt_that_fails_before_it_is_slow_is_retried_as_ever():
+def test_an_attempt_that_fails_fast_is_retried_without_a_hedge():
     stage = scene()
     run = stage.start(races=True)
     run.cross(1, SERVER_ERROR)
 
     assert run.backing_off
-    assert not heard(stage, Hedged)
+    assert not events_of(stage, Hedged)
 
 
-def test_as_many_as_the_policy_says():
+def test_a_call_sends_as_many_hedges_as_the_policy_allows():
     stage = scene(most=2)
     run = slow(stage)
     stage.pass_time(AFTER)
@@ -141,10 +141,10 @@ def test_as_many_as_the_policy_says():
     run.cross(2, OK)
 
     assert run.ended.maybe_processed == 2
-    assert [event.attempt for event in heard(stage, Overtaken)] == [1, 3]
+    assert [event.attempt for event in events_of(stage, Overtaken)] == [1, 3]
 
 
-def test_a_driver_that_cannot_stop_attempts_does_not_race():
+def test_a_driver_that_cannot_cancel_attempts_sends_no_hedge():
     stage = scene()
     run = stage.start()
     stage.pass_time(10.0)
@@ -152,14 +152,14 @@ def test_a_driver_that_cannot_stop_attempts_does_not_race():
     assert run.sending
 
 
-def test_one_that_begins_to_put_out_is_not_slow():
+def test_a_stream_with_output_gets_no_hedge():
     stage = scene()
     run = stage.start(races=True, streams=True)
     run.command.sends[0].permit.first_output(stage.now)
     stage.pass_time(10.0)
 
     assert run.racing == [1]
-    assert not heard(stage, Hedged, HedgeRefused)
+    assert not events_of(stage, Hedged, HedgeRefused)
 
 
 def test_the_first_attempt_with_output_delivers_the_stream():
@@ -168,7 +168,7 @@ def test_the_first_attempt_with_output_delivers_the_stream():
     run.cross(2, FIRST)
     assert run.delivering
     assert stage.state.slots.in_flight == 1
-    assert [event.attempt for event in heard(stage, Committed)] == [2]
+    assert [event.attempt for event in events_of(stage, Committed)] == [2]
     run.step(OK)
 
     assert run.ended.outcome.committed
@@ -176,7 +176,7 @@ def test_the_first_attempt_with_output_delivers_the_stream():
     assert stage.state.slots.in_flight == 0
 
 
-def test_a_stream_that_breaks_after_its_first_output_is_not_taken_up_by_another():
+def test_a_stream_that_breaks_after_its_first_output_is_not_retried():
     run = slow(scene(), delivers=True)
     run.cross(1, FIRST)
     run.step(SERVER_ERROR)
@@ -205,7 +205,7 @@ def test_cancelling_a_call_cancels_all_of_its_attempts(leave, hedged):
 
 
 @table_test("leave", ["close", "drop"])
-def test_a_call_may_be_given_up_in_the_queue_and_while_it_delivers(leave):
+def test_a_cancelled_call_frees_its_slot_in_the_queue_and_during_a_stream(leave):
     stage = scene(limit=FixedLimit(max_in_flight=2))
     first, second = stage.start(), stage.start(races=True, delivers=True)
     queued = stage.start(races=True)
@@ -218,7 +218,7 @@ def test_a_call_may_be_given_up_in_the_queue_and_while_it_delivers(leave):
     assert (stage.state.slots.in_flight, stage.state.admission.queued) == (0, 0)
 
 
-def test_a_call_that_queues_is_slow_from_when_it_was_sent():
+def test_the_hedge_delay_starts_when_a_queued_call_is_sent():
     stage = scene(limit=FixedLimit(max_in_flight=2))
     others = [stage.start(), stage.start()]
     run = stage.start(races=True)
@@ -235,7 +235,7 @@ def test_a_call_that_queues_is_slow_from_when_it_was_sent():
     assert run.racing == [1, 2]
 
 
-def test_a_call_that_is_rejected_does_not_start():
+def test_a_rejected_call_does_not_start():
     stage = scene(breaker=BreakerPolicy())
     stage.state.isolate(stage.now)
     run = stage.start(races=True, fail_fast=True)
@@ -243,8 +243,8 @@ def test_a_call_that_is_rejected_does_not_start():
     assert run.ended.outcome.verdict is Verdict.REJECTED
 
 
-def test_what_was_overtaken_counts_as_that_slow():
-    """Or the percentile would only know of winners, and become a time that nobody keeps."""
+def test_a_cancelled_slow_attempt_counts_for_the_percentile():
+    """Else the percentile would count winners only and become too short."""
     stage = scene(hedge=HedgePolicy(delay=AFTER, percentile=0.7))
     for _ in range(20):
         stage.start(races=True).cross(1, OK)
@@ -256,14 +256,14 @@ def test_what_was_overtaken_counts_as_that_slow():
     assert stage.state.hedging.delay(streams=False) == pytest.approx(2.0)
 
 
-def test_each_target_of_a_call_is_slow_by_its_own_times():
+def test_each_target_has_its_own_hedge_times():
     stage = scene()
     stage.start(races=True, target=OTHER)
 
     assert stage.engine.target_state(OTHER).hedging is not stage.state.hedging
 
 
-def test_a_throttled_hedge_holds_calls_only_by_its_gates():
+def test_a_throttled_hedge_does_not_fail_the_call():
     stage = scene()
     run = slow(stage)
     run.cross(2, THROTTLED)
@@ -272,7 +272,7 @@ def test_a_throttled_hedge_holds_calls_only_by_its_gates():
     assert run.ended.outcome is OK
 
 
-def test_no_hedges_without_a_hedge_policy():
+def test_a_policy_without_hedges_sends_none():
     stage = Stage(replace(scene().engine.policy, hedge=None))
 
     assert stage.start(races=True).sending
@@ -282,7 +282,7 @@ def test_no_hedges_without_a_hedge_policy():
     ("call", "begins"),
     [({}, False), ({"streams": True}, True), ({"delivers": True}, True)],
 )
-def test_times_are_those_of_reported_first_outputs(call, begins):
+def test_the_hedge_delay_is_learned_from_first_outputs_or_whole_answers(call, begins):
     stage = scene(hedge=HedgePolicy())
     for _ in range(20):
         run = stage.start(races=True, **call)
@@ -299,7 +299,7 @@ def test_times_are_those_of_reported_first_outputs(call, begins):
     assert stage.state.hedging.delay(streams=not begins) == inf
 
 
-def test_what_is_given_up_is_settled_in_that_moment(monkeypatch):
+def test_cancelled_attempts_settle_at_the_time_of_the_cancel(monkeypatch):
     settled = {}
     settle = TargetQueue.settle
     monkeypatch.setattr(

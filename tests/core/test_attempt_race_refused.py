@@ -1,7 +1,7 @@
-"""What keeps a second attempt from being sent beside a slow one."""
+"""Reasons to send no hedge."""
 
-from races import AFTER, heard, scene, slow
-from stage import OK, SERVER_ERROR, told
+from races import AFTER, events_of, scene, slow
+from stage import OK, SERVER_ERROR, retry_in
 from table_test import table_test
 
 from stormbreak.core.breaker_policy import BreakerPolicy
@@ -14,27 +14,27 @@ from stormbreak.events import HedgeRefused
 from stormbreak.types import TREATMENTS
 
 
-class TestWhatKeepsAHedgeFromBeingSent:
+class TestNoHedgeIsSent:
     def refused(self, stage, gate, **call):
         run = slow(stage, **call)
         assert run.racing == [1]
-        assert [event.gate for event in heard(stage, HedgeRefused)] == [gate]
+        assert [event.gate for event in events_of(stage, HedgeRefused)] == [gate]
         stage.pass_time(100.0)
-        assert len(heard(stage, HedgeRefused)) == 1  # it is not asked again and again
+        assert len(events_of(stage, HedgeRefused)) == 1  # the call does not ask again
         return run
 
-    def test_the_attempts_are_used_up(self):
+    def test_if_the_attempts_are_used_up(self):
         self.refused(scene(retry=RetryPolicy(max_attempts=1)), "attempts")
         self.refused(scene(), "attempts", max_attempts=1)
 
-    def test_too_little_time_is_left(self):
+    def test_if_too_little_time_is_left(self):
         self.refused(scene(), "deadline", within=AFTER + 0.4)
         assert slow(scene(), within=AFTER + 0.5).racing == [1, 2]
 
-    def test_the_limit_is_reached(self):
+    def test_if_the_limit_is_reached(self):
         self.refused(scene(limit=FixedLimit(max_in_flight=1)), "load")
 
-    def test_a_waiting_call(self):
+    def test_if_a_call_waits(self):
         stage = scene(limit=FixedLimit(max_in_flight=1))
         run = stage.start(races=True)
         stage.start()
@@ -42,16 +42,16 @@ class TestWhatKeepsAHedgeFromBeingSent:
 
         assert run.racing == [1]
 
-    def test_the_target_asked_to_be_left_alone(self):
+    def test_during_a_cooldown(self):
         stage = scene()
         run = stage.start(races=True)
-        stage.start(max_attempts=1).step(told(60.0))
+        stage.start(max_attempts=1).step(retry_in(60.0))
         stage.pass_time(AFTER)
 
         assert run.racing == [1]
-        assert [event.gate for event in heard(stage, HedgeRefused)] == ["cooldown"]
+        assert [event.gate for event in events_of(stage, HedgeRefused)] == ["cooldown"]
 
-    def test_the_circuit_is_not_closed(self):
+    def test_if_the_circuit_is_not_closed(self):
         stage = scene(breaker=BreakerPolicy())
         run = stage.start(races=True)
         stage.state.isolate(stage.now)
@@ -59,12 +59,12 @@ class TestWhatKeepsAHedgeFromBeingSent:
 
         assert run.racing == [1]
 
-    def test_answers_are_late(self, monkeypatch):
+    def test_if_answers_are_late(self, monkeypatch):
         monkeypatch.setattr(TargetState, "load", lambda *_: Load(in_trouble=True))
 
         self.refused(scene(), "load")
 
-    def test_nothing_is_answered_any_more(self):
+    def test_if_the_target_is_dead(self):
         stage = scene()
         for _ in range(8):
             stage.pass_time(0.01)
@@ -72,14 +72,14 @@ class TestWhatKeepsAHedgeFromBeingSent:
 
         self.refused(stage, "load")
 
-    def test_requests_per_minute_are_used_up(self):
+    def test_if_the_requests_per_minute_are_used_up(self):
         stage = scene(rate_limit=RateLimitPolicy(rpm=1.0))
         run = slow(stage)
 
         assert run.racing == [1]
-        assert [event.gate for event in heard(stage, HedgeRefused)] == ["quota"]
+        assert [event.gate for event in events_of(stage, HedgeRefused)] == ["quota"]
 
-    def test_the_budget_which_is_charged_last(self):
+    def test_if_the_budget_is_empty(self):
         stage = scene(retry_budget=BudgetPolicy())
         self.refused(stage, "budget")
         assert stage.state.slots.in_flight == 1
@@ -99,7 +99,7 @@ def test_the_first_call_of_a_process_is_hedged():
 
 
 @table_test("late", [False, True])
-def test_so_is_the_first_after_three_minutes_of_silence(late):
+def test_the_first_call_after_three_minutes_of_silence_is_hedged(late):
     stage = scene()
     stage.state.diagnosis._late_share = float(late)
     stage.pass_time(180.1)

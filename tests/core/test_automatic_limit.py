@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from slots import Mixed, SlotGate
-from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, retry_in
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
@@ -23,7 +23,7 @@ def test_without_evidence_the_ceiling_is_the_limit():
     assert not slots.gate.binds(slots.now)
 
 
-def test_a_calm_burst_does_not_make_it_bind():
+def test_a_calm_burst_does_not_make_the_limit_bind():
     slots = SlotGate()
     slots.serve(60)
     burst = slots.take(200)
@@ -33,7 +33,7 @@ def test_a_calm_burst_does_not_make_it_bind():
         assert slots.gate.limit >= 256, number
 
 
-def test_isolated_errors_do_not_make_it_bind():
+def test_isolated_errors_do_not_make_the_limit_bind():
     slots = SlotGate()
     for number in range(300):
         slots.tick(0.1)
@@ -42,7 +42,7 @@ def test_isolated_errors_do_not_make_it_bind():
     assert slots.gate.limit == 256
 
 
-def test_with_evidence_it_is_a_little_more_than_what_was_proven():
+def test_with_evidence_the_limit_is_a_little_more_than_the_proven_concurrency():
     slots = SlotGate()
     slots.serve(60, rate=10, took=2.0)
     slots.stand()
@@ -51,7 +51,7 @@ def test_with_evidence_it_is_a_little_more_than_what_was_proven():
     assert slots.gate.limit == pytest.approx(1.5 * 20 + 2, abs=2)
 
 
-def test_while_answers_are_late_it_is_closer_to_what_was_proven():
+def test_the_limit_is_closer_to_the_proven_concurrency_while_answers_are_late():
     slots = SlotGate()
     slots.serve(60, rate=10, took=2.0)
     slots.serve(3.0, rate=10, took=2.0)
@@ -65,7 +65,7 @@ def test_while_answers_are_late_it_is_closer_to_what_was_proven():
     assert slots.gate.limit >= 1.5 * 20
 
 
-def test_gain_and_plus():
+def test_the_headroom_of_the_limit_is_configurable():
     slots = SlotGate(headroom_factor=2.0, headroom=9.0)
     slots.serve(60, rate=10, took=2.0)
     slots.stand()
@@ -73,7 +73,7 @@ def test_gain_and_plus():
     assert slots.gate.limit == pytest.approx(2 * 20 + 9, abs=2)
 
 
-def test_nothing_proven_is_a_limit_of_two_and_of_one_where_nothing_is_answered():
+def test_without_proof_the_limit_is_two_and_one_if_the_target_is_dead():
     slots = SlotGate()
     slots.stand()
     assert slots.gate.limit == 2
@@ -84,14 +84,14 @@ def test_nothing_proven_is_a_limit_of_two_and_of_one_where_nothing_is_answered()
     assert slots.tick(0.1) == 2
 
 
-def test_a_ceiling_of_one_is_one():
+def test_a_ceiling_of_one_is_always_one():
     slots = SlotGate(max_in_flight=1)
     assert slots.gate.limit == 1
     slots.fail()
     assert slots.gate.limit == 1
 
 
-def test_it_is_held_then_doubles_every_ten_seconds_and_then_is_gone():
+def test_the_limit_holds_then_doubles_every_ten_seconds_and_then_stops_binding():
     slots = SlotGate()
     slots.stand()
     limits = {}
@@ -104,7 +104,7 @@ def test_it_is_held_then_doubles_every_ten_seconds_and_then_is_gone():
     assert not slots.gate.binds(slots.now)
 
 
-def test_the_fade_starts_from_what_was_held_not_from_what_silence_proves():
+def test_the_growth_starts_from_the_held_limit():
     slots = SlotGate()
     slots.serve(60)
     slots.fail()
@@ -114,7 +114,7 @@ def test_the_fade_starts_from_what_was_held_not_from_what_silence_proves():
     assert slots.gate.limit == pytest.approx(2 * held, abs=2)
 
 
-def test_after_a_dead_spell_one_answer_on_time_does_not_make_up_for_the_silence():
+def test_one_answer_on_time_after_an_outage_does_not_make_up_for_the_silence():
     slots = SlotGate()
     slots.serve(60)
     slots.fail()
@@ -128,7 +128,7 @@ def test_after_a_dead_spell_one_answer_on_time_does_not_make_up_for_the_silence(
 
 
 @table_test(("waited", "binds"), [(1.0, False), (1.1, True)])
-def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_well(waited, binds):
+def test_a_standing_queue_is_evidence_unless_the_target_is_healthy(waited, binds):
     slots = SlotGate()
     slots.wait(waited)
 
@@ -136,24 +136,24 @@ def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_wel
 
 
 @table_test(("since", "binds"), [(0.9, True), (1.0, False)])
-def test_in_a_cold_start_a_queue_that_stands_while_slots_are_free_is_none(since, binds):
+def test_a_standing_queue_with_free_slots_is_no_evidence_in_a_cold_start(since, binds):
     slots = SlotGate(max_in_flight=10)
-    slots.settle(slots.take(10), told(1.0))
+    slots.settle(slots.take(10), retry_in(1.0))
     slots.tick(since, waited=100.0)
 
     assert slots.gate.binds(slots.now) is binds
 
 
-def test_later_on_it_is_whatever_it_stands_behind():
+def test_a_standing_queue_is_evidence_after_the_cold_start():
     slots = SlotGate()
     slots.serve(60)
-    slots.settle(slots.take(), told(1.0))
+    slots.settle(slots.take(), retry_in(1.0))
     slots.tick(1.0, waited=1.1)
 
     assert slots.gate.binds(slots.now)
 
 
-def test_a_queue_that_stands_while_all_is_well_is_none():
+def test_a_standing_queue_is_no_evidence_while_the_target_is_healthy():
     slots = SlotGate()
     slots.serve(60)
     slots.wait(100.0)
@@ -166,12 +166,12 @@ def test_a_queue_that_stands_while_all_is_well_is_none():
     [
         (3, THROTTLED, False),  # not a third of the newest outcomes
         (4, THROTTLED, True),
-        (100, told(1.0), False),  # the cooldown handles it
+        (100, retry_in(1.0), False),  # the cooldown handles it
         (7, SERVER_ERROR, False),
     ],
 )
 @table_test("pause", [0.0, 10.0])
-def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, binds, pause):
+def test_many_429s_are_evidence_while_no_slot_is_free(refused, outcome, binds, pause):
     slots = SlotGate()
     flights = slots.take(256)
     slots.now += pause  # without a look
@@ -190,7 +190,7 @@ def test_429s_that_pile_up_while_no_slot_is_free_are_evidence(refused, outcome, 
         (True, 20, 7, False),
     ],
 )
-def test_timeouts_that_pile_up_are_evidence_while_nothing_is_known(known, burst, timed_out, binds):
+def test_many_timeouts_are_evidence_while_nothing_is_known(known, burst, timed_out, binds):
     slots = SlotGate()
     if known:
         slots.serve(60)
@@ -201,14 +201,14 @@ def test_timeouts_that_pile_up_are_evidence_while_nothing_is_known(known, burst,
 
 
 @table_test(("wanted", "binds"), [(255, False), (256, True)])
-def test_they_are_none_while_slots_are_free(wanted, binds):
+def test_many_429s_are_no_evidence_while_slots_are_free(wanted, binds):
     slots = SlotGate()
     slots.settle(slots.take(wanted), THROTTLED)
 
     assert slots.gate.binds(slots.now) is binds
 
 
-def test_429s_beside_attempts_that_are_served_are_none():
+def test_random_429s_beside_served_attempts_are_no_evidence():
     slots = SlotGate()
     refused, *served = slots.take(256)
     slots.settle([refused], THROTTLED)
@@ -221,7 +221,7 @@ def test_429s_beside_attempts_that_are_served_are_none():
     assert not slots.gate.binds(slots.now)
 
 
-def test_evidence_renews_it():
+def test_new_evidence_restarts_the_hold_of_the_limit():
     slots = SlotGate()
     slots.stand()
     slots.tick(60.0)
@@ -232,7 +232,7 @@ def test_evidence_renews_it():
     assert slots.tick(4.9) == 2
 
 
-def test_the_fade_stops_at_the_ceiling():
+def test_the_growth_stops_at_the_ceiling():
     slots = SlotGate(max_in_flight=30)
     slots.serve(60)
     slots.fail()
@@ -242,7 +242,7 @@ def test_the_fade_stops_at_the_ceiling():
     assert limits[-1] == 30
 
 
-def test_it_grows_again_while_more_is_proven():
+def test_the_limit_grows_again_with_the_proven_concurrency():
     slots = SlotGate()
     slots.fail()
     limits = []
@@ -257,7 +257,7 @@ def test_it_grows_again_while_more_is_proven():
     assert limits[-1] > 200
 
 
-def test_the_ceiling_is_raised_by_what_was_proven():
+def test_proven_concurrency_raises_the_ceiling():
     slots = SlotGate(max_in_flight=10)
     slots.serve(60, rate=10, took=2.0)
     assert slots.gate.limit > 20
@@ -266,7 +266,7 @@ def test_the_ceiling_is_raised_by_what_was_proven():
     assert slots.gate.limit == 10
 
 
-def test_where_all_calls_hang_it_is_evidence_at_the_usual_age():
+def test_hung_attempts_are_evidence_at_the_usual_age_if_all_hang():
     slots = SlotGate()
     slots.serve(30, took=2.0)
     slots.take(8)
@@ -280,7 +280,7 @@ def test_where_all_calls_hang_it_is_evidence_at_the_usual_age():
 
 
 @table_test("outcome", [None, TIMEOUT, SERVER_ERROR])
-def test_what_hangs_or_fails_beside_answers_on_time_is_none(outcome):
+def test_hung_or_failed_attempts_beside_answers_on_time_are_no_evidence(outcome):
     slots = SlotGate()
     slots.serve(30, took=2.0)
     for _ in range(100):
@@ -294,7 +294,7 @@ def test_what_hangs_or_fails_beside_answers_on_time_is_none(outcome):
     assert not slots.gate.binds(slots.now)
 
 
-def test_long_answers_beside_short_ones_are_none():
+def test_long_answers_beside_short_ones_are_no_evidence():
     slots = SlotGate()
     for _ in range(300):
         short, long = slots.take(2)
@@ -306,7 +306,7 @@ def test_long_answers_beside_short_ones_are_none():
     assert not slots.gate.binds(slots.now)
 
 
-def test_what_we_cut_ourselves_says_nothing():
+def test_attempts_that_we_cut_are_no_evidence():
     slots = SlotGate()
     slots.serve(30)
     for outcome in (CANCELLED, TIMEOUT._replace(own_deadline=True)):
@@ -316,8 +316,8 @@ def test_what_we_cut_ourselves_says_nothing():
     assert not slots.gate.binds(slots.now)
 
 
-def test_fewer_answers_without_errors_let_the_limit_grow():
-    """A target that is five times slower for ever: what was proven once is no guide any more."""
+def test_the_limit_grows_if_a_target_becomes_slower_without_errors():
+    """A target that stays five times slower: its old throughput no longer counts."""
     slots = SlotGate()
     slots.serve(60, rate=20, took=1.0)
     limits = []
@@ -332,7 +332,7 @@ def test_fewer_answers_without_errors_let_the_limit_grow():
 
 
 @table_test("paused", [True, False])
-def test_a_pause_is_no_sign_that_we_hold_the_target_back(paused):
+def test_the_floor_does_not_grow_during_a_pause(paused):
     slots = SlotGate()
     slots.serve(60)
     slots.paused = paused
@@ -343,7 +343,7 @@ def test_a_pause_is_no_sign_that_we_hold_the_target_back(paused):
     assert (slots.tick() == 2) is paused
 
 
-def test_first_outputs_prove_at_once():
+def test_first_outputs_prove_concurrency_at_once():
     slots = SlotGate()
     flights = slots.take(30, streams=True)
     slots.tick(0.5)
@@ -353,7 +353,7 @@ def test_first_outputs_prove_at_once():
     assert slots.gate.limit == 32
 
 
-def test_first_outputs_in_the_instant_of_a_look_count():
+def test_first_outputs_at_the_time_of_a_check_count():
     slots = SlotGate()
     flights = slots.take(30, streams=True)
     slots.tick(0.5)
@@ -365,7 +365,7 @@ def test_first_outputs_in_the_instant_of_a_look_count():
     assert slots.gate.limit == 32
 
 
-def test_answers_in_the_instant_of_a_look_count():
+def test_answers_at_the_time_of_a_check_count():
     slots = SlotGate()
     flights = slots.take(30)
     slots.tick(0.5)
@@ -377,7 +377,7 @@ def test_answers_in_the_instant_of_a_look_count():
     assert slots.gate.limit == 17  # twenty in a second, of half a second each
 
 
-def test_with_first_outputs_known_long_answers_are_not_late():
+def test_long_streams_are_not_late_if_their_first_output_was_on_time():
     slots = SlotGate()
     for _ in range(10):
         flights = slots.take(8, streams=True)
@@ -399,7 +399,7 @@ def test_with_first_outputs_known_long_answers_are_not_late():
     assert slots.gate.binds(slots.now)
 
 
-def test_looking_changes_nothing():
+def test_reading_the_limit_does_not_change_it():
     slots = SlotGate()
     slots.serve(20)
     slots.fail()
@@ -415,7 +415,7 @@ def test_looking_changes_nothing():
     assert [slots.tick(1.0) for _ in range(130)] == [other.tick(1.0) for _ in range(130)]
 
 
-def test_closed_it_says_when_time_alone_may_open_it():
+def test_a_closed_limit_names_the_time_when_it_opens():
     slots = SlotGate()
     slots.stand()
     slots.take(2)
@@ -426,7 +426,7 @@ def test_closed_it_says_when_time_alone_may_open_it():
     assert slots.gate.ready_at(None, slots.now) == READY
 
 
-def test_behind_one_that_hangs_at_a_dead_target_another_leaves_after_the_hold():
+def test_another_probe_leaves_after_the_hold_if_one_hangs_at_a_dead_target():
     slots = SlotGate()
     slots.fail()
     slots.take(1)
@@ -438,7 +438,7 @@ def test_behind_one_that_hangs_at_a_dead_target_another_leaves_after_the_hold():
 
 
 @table_test(("late", "slots_more"), [(5.0, 1), (4.9, 0)])
-def test_an_attempt_that_is_lost_takes_no_slot_unless_answers_were_late_just_now(late, slots_more):
+def test_a_lost_attempt_takes_no_slot_unless_answers_were_late_just_now(late, slots_more):
     slots = SlotGate()
     slots.serve(60)
     slots.stand()
@@ -454,7 +454,7 @@ def test_an_attempt_that_is_lost_takes_no_slot_unless_answers_were_late_just_now
     assert limit - slots.gate.limit == slots_more
 
 
-def test_behind_a_probe_that_hangs_another_leaves_once_it_is_older_than_usual():
+def test_another_probe_leaves_once_a_hung_one_is_older_than_usual():
     slots = SlotGate()
     slots.serve(60)
     slots.fail()
@@ -477,7 +477,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, ceiling=st.integers(1, 300))
-def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, ceiling):
+def test_the_limit_stays_within_its_bounds_and_opens_at_the_time_it_names(steps, ceiling):
     slots, flying = SlotGate(max_in_flight=ceiling), []
     for pause, outcome, puts_out, count in steps:
         slots.tick(pause)
@@ -498,13 +498,13 @@ def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, 
         assert ready_at == READY or ready_at > slots.now
     flights = len(flying)
     slots.settle(flying, CANCELLED)
-    slots.tick(1_000.0)  # hung ones may have had a vote: that was the last evidence
+    slots.tick(1_000.0)  # hung attempts may have counted: that was the last evidence
     slots.tick(125.1)
     assert slots.gate.limit >= ceiling, flights
 
 
 @table_test(("name", "value"), [("max_in_flight", 0), ("headroom_factor", 0.9), ("headroom", -1.0)])
-def test_impossible_values_are_named(name, value):
+def test_an_invalid_value_is_named(name, value):
     with pytest.raises(ConfigurationError, match=f"{name} must .*, got {value}"):
         AutomaticLimit(**{name: value})
 
@@ -527,7 +527,7 @@ def test_the_first_streamed_calls_beside_plain_ones_are_not_late():
     assert not slots.gate.binds(slots.now)
 
 
-def test_with_no_stream_for_two_minutes_whole_answers_are_the_judges_again():
+def test_whole_answers_are_judged_again_after_two_minutes_without_a_stream():
     slots = Mixed()
     for _ in range(10):
         slots.round(streamed=8)
@@ -541,7 +541,7 @@ def test_with_no_stream_for_two_minutes_whole_answers_are_the_judges_again():
     assert slots.diagnosis.late_at == slots.now
 
 
-def test_streams_that_come_in_one_piece_are_in_time_and_prove_by_their_rate():
+def test_streams_that_arrive_in_one_piece_are_on_time_and_prove_their_rate():
     slots = Mixed()
     for _ in range(30):
         flights = slots.take(10, streams=True)
@@ -553,7 +553,7 @@ def test_streams_that_come_in_one_piece_are_in_time_and_prove_by_their_rate():
     assert slots.gate.limit >= 10
 
 
-def test_plain_calls_in_service_are_proven_beside_streamed_ones():
+def test_plain_calls_in_service_count_as_proven_beside_streamed_ones():
     slots = Mixed()
     for _ in range(10):
         slots.round(streamed=10, plain=10)

@@ -1,4 +1,4 @@
-"""The automatic limit in an episode: how long what counts, and what is known of the target meanwhile."""
+"""The automatic limit in an episode: how long evidence counts, and what the target has proven meanwhile."""
 
 from math import inf
 
@@ -14,7 +14,7 @@ from stormbreak.types import TREATMENTS
 
 
 def serving(count, *, at=4.0):
-    """So many attempts past their first output."""
+    """`count` attempts past their first output."""
     slots = SlotGate()
     flights = slots.take(count, streams=True)
     slots.tick(at)
@@ -23,33 +23,33 @@ def serving(count, *, at=4.0):
 
 
 def signs(slots, *, late=inf, errors=inf, refused=0.0):
-    """Answers were late, failures stood out, and a 429 came, so many seconds ago; a call waits now."""
+    """Seconds since answers were late, failures piled up, and a 429 came; a call waits now."""
     diagnosis = slots.diagnosis
     diagnosis.late_at, diagnosis.failed_at = slots.now - late, slots.now - errors
     slots.stand(age=refused)
     return slots.gate.limit
 
 
-def test_before_anybody_has_looked_the_ceiling_is_the_limit():
+def test_the_ceiling_is_the_limit_before_the_first_check():
     diagnosis = Diagnosis(TREATMENTS)
     gate = AutomaticLimiter(AutomaticLimit(max_in_flight=9), diagnosis, paused=lambda _: False)
 
     assert (gate.limit, gate.ready_at(None, 0.0)) == (9, READY)
 
 
-def test_a_gain_of_one_is_possible():
+def test_a_headroom_factor_of_one_is_valid():
     assert AutomaticLimit(headroom_factor=1.0, headroom=0.0).headroom_factor == 1.0
 
 
 @table_test(("age", "limit"), [(0.0, 26), (0.9, 26), (1.0, 32), (1.5, 32)])
-def test_for_a_second_after_answers_were_late_it_is_closer_to_what_was_proven(age, limit):
+def test_the_limit_has_less_headroom_for_a_second_after_late_answers(age, limit):
     slots, _ = serving(20)
 
     assert limit == signs(slots, late=age)
 
 
 @table_test(("late", "limit"), [(0.5, 8), (inf, 32)])
-def test_while_answers_are_late_what_was_proven_before_is_forgotten(late, limit):
+def test_late_answers_drop_what_was_proven_before(late, limit):
     slots, flights = serving(20, at=1.0)
     slots.tick(0.1)
     slots.settle(flights[5:])  # five still put out
@@ -62,9 +62,7 @@ def test_while_answers_are_late_what_was_proven_before_is_forgotten(late, limit)
     ("errors", "refused", "floor"),
     [(9.9, 10.0, False), (inf, 9.9, False), (10.0, 10.0, True), (inf, 10.0, True)],
 )
-def test_for_ten_seconds_after_failures_stood_out_or_a_429_there_is_no_floor(
-    errors, refused, floor
-):
+def test_failures_and_429s_remove_the_floor_for_ten_seconds(errors, refused, floor):
     slots = SlotGate()
     slots.serve(60, rate=10, took=2.0)
     slots.tick(15.0)  # nothing is proven any more
@@ -72,7 +70,7 @@ def test_for_ten_seconds_after_failures_stood_out_or_a_429_there_is_no_floor(
     assert floor == (signs(slots, errors=errors, refused=refused) > 2)
 
 
-def test_it_binds_for_125_seconds():
+def test_an_episode_lasts_125_seconds():
     slots = SlotGate()
     slots.fail()
 
@@ -80,7 +78,7 @@ def test_it_binds_for_125_seconds():
 
 
 @table_test("in_flight", [20, 25])
-def test_in_an_episode_too_only_an_answer_opens_what_no_fade_can(in_flight):
+def test_in_an_episode_a_full_limit_at_its_ceiling_waits_for_an_answer(in_flight):
     slots = SlotGate(max_in_flight=20)
     slots.fail()
     slots.take(in_flight)
@@ -89,7 +87,7 @@ def test_in_an_episode_too_only_an_answer_opens_what_no_fade_can(in_flight):
     assert slots.gate.ready_at(None, slots.now) == inf
 
 
-def test_the_time_it_names_is_when_the_fade_opens_it_though_nothing_was_proven_since():
+def test_the_limit_opens_at_the_time_it_names_without_new_proof():
     slots = SlotGate()
     slots.serve(60)
     slots.fail()
@@ -103,24 +101,26 @@ def test_the_time_it_names_is_when_the_fade_opens_it_though_nothing_was_proven_s
     assert slots.gate.ready_at(None, slots.now) == READY
 
 
-def test_no_retry_is_sooner_than_50_ms():
+def test_a_check_is_scheduled_no_sooner_than_50_ms_ahead():
     slots = SlotGate()
     slots.fail()
     slots.take(2)
-    at = slots.gate.ready_at(None, slots.now) + 1.0  # it should have opened, and nobody has looked
+    at = (
+        slots.gate.ready_at(None, slots.now) + 1.0
+    )  # it should have opened, but nothing has checked
 
     assert slots.gate.ready_at(None, at) == at + 0.05
 
 
-def test_a_call_that_finds_it_full_checks_at_once():
-    """The ceiling is raised by what was proven in this very instant."""
+def test_a_call_at_a_full_limit_updates_the_limit_at_once():
+    """What was proven at this very instant raises the ceiling."""
     slots = SlotGate(max_in_flight=10)
     slots.first(slots.take(10, streams=True))
 
     assert slots.gate.limit == 17
 
 
-def test_after_the_hold_it_begins_to_grow_from_what_was_held():
+def test_the_limit_grows_from_the_held_value_after_the_hold():
     slots = SlotGate()
     slots.serve(60)
     slots.fail()
@@ -130,7 +130,7 @@ def test_after_the_hold_it_begins_to_grow_from_what_was_held():
     assert held <= slots.gate.limit <= 1.05 * held
 
 
-def test_what_the_rate_proves_goes_by_the_mean_time_not_by_the_shortest():
+def test_concurrency_proven_by_the_rate_uses_the_mean_time_not_the_shortest():
     slots = SlotGate()
     slots.paused = True  # so that there is no floor
     short, long = [], []
@@ -157,7 +157,7 @@ def test_the_floor_doubles_while_fewer_answers_come_than_usual(rate):
     assert slots.gate.limit == 256
 
 
-def test_failures_take_the_floor_away():
+def test_failures_remove_the_floor():
     slots = SlotGate()
     slots.serve(60)
     for number in range(240):
@@ -185,7 +185,7 @@ def dead_after(served):
     return served
 
 
-def test_the_first_answer_on_time_brings_back_what_was_proven_before_a_death():
+def test_the_first_answer_on_time_after_an_outage_restores_the_proven_concurrency():
     slots = dead_after(SlotGate())
     (probe,) = slots.take()
     slots.tick(1.0)
@@ -198,15 +198,15 @@ def test_the_first_answer_on_time_brings_back_what_was_proven_before_a_death():
     assert slots.tick(0.1) < 10  # it has not been proven again
 
 
-def test_not_if_that_answer_is_late():
+def test_a_late_answer_after_an_outage_restores_nothing():
     slots = dead_after(SlotGate())
     answer(slots, took=9.0)
 
     assert slots.gate.limit <= 4
 
 
-def test_not_where_late_answers_came_until_a_moment_before():
-    """An overload may look like death: answers on time beside late ones do not show that it is over."""
+def test_an_answer_restores_nothing_if_answers_were_late_before_the_outage():
+    """An overload may look like an outage: answers on time beside late ones do not show that it is over."""
     slots = dead_after(SlotGate())
     for _ in range(12):
         flights = slots.take(2)
@@ -221,10 +221,10 @@ def test_not_where_late_answers_came_until_a_moment_before():
         slots.tick(1.0)
         slots.settle(slots.take())
 
-    assert slots.gate.limit < 19  # nor do those that follow
+    assert slots.gate.limit < 19  # later answers restore nothing either
 
 
-def test_the_growth_does_not_multiply_it():
+def test_the_growth_does_not_multiply_the_restored_limit():
     slots = dead_after(SlotGate())
     slots.tick(18.0)  # the limit doubles every ten seconds
     answer(slots, took=2.0)
@@ -232,7 +232,7 @@ def test_the_growth_does_not_multiply_it():
     assert slots.gate.limit == pytest.approx(20, abs=1)
 
 
-def test_a_death_soon_after_leaves_what_has_been_proven_since():
+def test_a_second_outage_soon_after_restores_only_what_was_proven_since():
     slots = dead_after(SlotGate())
     slots.tick(0.5)
     slots.settle(slots.take())
@@ -245,7 +245,7 @@ def test_a_death_soon_after_leaves_what_has_been_proven_since():
     assert slots.gate.limit <= 4
 
 
-def test_late_answers_end_it():
+def test_late_answers_end_the_restored_limit():
     slots = dead_after(SlotGate())
     answer(slots, took=2.0)
     assert slots.gate.limit >= 19

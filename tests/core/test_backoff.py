@@ -50,7 +50,7 @@ TABLE = [
 
 
 @table_test(("rule", "chance", "delays"), TABLE)
-def test_delays(rule, chance, delays):
+def test_each_kind_has_its_delays(rule, chance, delays):
     previous, given = 0.0, []
     for retry in range(1, 6):
         previous = rule.delay(retry, chance, previous)
@@ -64,7 +64,7 @@ def test_delays(rule, chance, delays):
     retry=st.integers(1, 10_000),
     chance=st.floats(0.0, 1.0, exclude_max=True),
 )
-def test_jitter_stays_within_its_share_of_the_exponential(base, factor, retry, chance):
+def test_jittered_delays_stay_within_bounds_of_the_exponential(base, factor, retry, chance):
     cap = 100.0
     plain = Backoff(kind="exponential", initial_delay=base, factor=factor, max_delay=cap).delay(
         retry, chance
@@ -100,13 +100,13 @@ BAD = [
 
 
 @table_test(("kind", "values", "message"), BAD)
-def test_impossible_values_are_named(kind, values, message):
+def test_an_invalid_value_is_named(kind, values, message):
     with pytest.raises(ConfigurationError, match=message):
         Backoff(kind=kind, **values)
 
 
 @table_test("kind", ["proportional_jitter", "decorrelated_jitter"])
-def test_every_rule_needs_a_base(kind):
+def test_jitter_kinds_need_an_initial_delay(kind):
     with pytest.raises(ConfigurationError, match="initial_delay must be positive, got 0"):
         Backoff(kind=kind, initial_delay=0.0)
 
@@ -117,7 +117,7 @@ POSSIBLE = [
 
 
 @table_test("rule", POSSIBLE)
-def test_bounds_are_possible(rule):
+def test_extreme_values_are_valid(rule):
     assert rule.delay(1, 0.9) >= 0.0
 
 
@@ -152,11 +152,11 @@ DEFAULTS = [
 
 
 @table_test(("bare", "spelled_out"), DEFAULTS)
-def test_defaults(bare, spelled_out):
+def test_each_kind_has_its_defaults(bare, spelled_out):
     assert bare == spelled_out
 
 
-def test_where_there_was_no_delay_drifting_begins_at_the_base():
+def test_decorrelated_jitter_starts_at_the_initial_delay():
     assert (
         Backoff(kind="decorrelated_jitter", initial_delay=0.5).delay(1, 0.5) == 1.0
     )  # half way from 0.5 to 1.5

@@ -1,7 +1,7 @@
 from math import inf
 
 import pytest
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, retry_in
 from table_test import table_test
 from ward import CLOSED, HALF_OPEN, ISOLATED, OPEN, RULES, Ward
 
@@ -41,7 +41,7 @@ TRANSITIONS = [
     (CLOSED, sends(*[TIMEOUT._replace(own_deadline=True)] * 3), CLOSED),
     (CLOSED, lambda ward: ward.breaker.isolate(ward.now), ISOLATED),
     (OPEN, waits(9.9), OPEN),
-    (OPEN, waits_and_looks(10.0), OPEN),  # looking changes nothing
+    (OPEN, waits_and_looks(10.0), OPEN),  # a check changes nothing
     (OPEN, lambda ward: (waits(10.0)(ward), ward.take()), HALF_OPEN),
     (OPEN, lambda ward: ward.breaker.isolate(ward.now), ISOLATED),
     (OPEN, lambda ward: ward.breaker.reset(ward.now), CLOSED),
@@ -85,10 +85,10 @@ def test_every_change_is_reported_with_the_end_of_the_open_time():
 @table_test("state", [CLOSED, ISOLATED])
 def test_a_change_without_effect_is_not_reported(state):
     ward = Ward().bring_to(state)
-    told = len(ward.changes)
+    reported = len(ward.changes)
     ward.breaker.reset(ward.now) if state is CLOSED else ward.breaker.isolate(ward.now)
 
-    assert (ward.state, len(ward.changes)) == (state, told)
+    assert (ward.state, len(ward.changes)) == (state, reported)
 
 
 READY = [
@@ -100,13 +100,13 @@ READY = [
 
 
 @table_test(("state", "ready_at"), READY)
-def test_when_a_call_may_leave(state, ready_at):
+def test_each_state_has_its_time_for_the_next_call(state, ready_at):
     ward = Ward().bring_to(state)
 
     assert ready_at == ward.breaker.ready_at(None, ward.now)
 
 
-def test_a_closed_circuit_counts_anew():
+def test_a_circuit_that_closed_counts_from_zero():
     ward = Ward()
     ward.send(SERVER_ERROR, SERVER_ERROR)
     ward.now += 10.0
@@ -117,7 +117,7 @@ def test_a_closed_circuit_counts_anew():
     assert ward.state is OPEN
 
 
-def test_reset_forgets_what_was_counted():
+def test_reset_forgets_counted_failures():
     ward = Ward()
     ward.send(SERVER_ERROR)
     ward.breaker.reset(ward.now)
@@ -126,7 +126,7 @@ def test_reset_forgets_what_was_counted():
     assert ward.state is CLOSED
 
 
-def test_results_of_an_earlier_state_move_nothing():
+def test_results_of_an_earlier_state_change_nothing():
     ward = Ward()
     old = [ward.take() for _ in range(9)]
     ward.send(SERVER_ERROR, SERVER_ERROR)
@@ -146,14 +146,14 @@ def test_results_of_an_earlier_state_move_nothing():
     assert ward.state is CLOSED
 
 
-def test_metrics_only_counts_and_never_opens():
+def test_metrics_only_mode_counts_and_never_opens():
     ward = Ward(mode=Mode.METRICS_ONLY)
     ward.send(*[SERVER_ERROR] * 7)
 
     assert (ward.state, ward.breaker.trips, ward.changes) == (CLOSED, 3, [])
 
 
-def test_disabled_lets_pass_and_counts_nothing():
+def test_disabled_mode_counts_nothing():
     ward = Ward(mode=Mode.DISABLED)
     ward.send(*[SERVER_ERROR] * 9)
 
@@ -161,7 +161,7 @@ def test_disabled_lets_pass_and_counts_nothing():
     assert not ward.breaker._diagnosis._watched
 
 
-def test_forced_open_lets_nothing_pass_and_is_not_reset_by_hand():
+def test_a_forced_open_circuit_rejects_calls_also_after_a_reset():
     ward = Ward(mode=Mode.FORCED_OPEN)
     assert ward.breaker.ready_at(None, ward.now) == inf
     ward.breaker.reset(ward.now)
@@ -169,7 +169,7 @@ def test_forced_open_lets_nothing_pass_and_is_not_reset_by_hand():
 
 
 @table_test("mode", Mode)
-def test_isolating_by_hand_works_in_every_mode(mode):
+def test_isolate_works_in_every_mode(mode):
     ward = Ward(mode=mode)
     ward.breaker.isolate(ward.now)
 
@@ -177,11 +177,11 @@ def test_isolating_by_hand_works_in_every_mode(mode):
 
 
 @table_test("mode", Mode)
-def test_a_mode_may_be_given_as_a_word(mode):
+def test_a_mode_may_be_a_string(mode):
     assert mode is BreakerPolicy(mode=mode.value).mode
 
 
-def test_isolated_for_a_time_is_followed_by_a_trial():
+def test_a_timed_isolation_ends_half_open():
     ward = Ward()
     ward.breaker.isolate(ward.now, duration=60.0)
     assert (ward.state, ward.breaker.ready_at(None, ward.now)) == (ISOLATED, 60.0)
@@ -193,7 +193,7 @@ def test_isolated_for_a_time_is_followed_by_a_trial():
     assert ward.state is CLOSED
 
 
-def test_isolated_for_a_time_may_be_reset_before_and_isolated_anew():
+def test_a_timed_isolation_can_be_changed_and_reset():
     ward = Ward()
     ward.breaker.isolate(ward.now, duration=60.0)
     ward.breaker.isolate(ward.now, duration=5.0)
@@ -208,7 +208,7 @@ def test_isolated_for_a_time_may_be_reset_before_and_isolated_anew():
     ("mode", "ready", "after"),
     [(Mode.METRICS_ONLY, -inf, CLOSED), (Mode.DISABLED, -inf, CLOSED)],
 )
-def test_where_no_trial_would_decide_it_closes_after_its_time(mode, ready, after):
+def test_a_timed_isolation_ends_closed_in_modes_without_probes(mode, ready, after):
     ward = Ward(mode=mode)
     ward.breaker.isolate(ward.now, duration=60.0)
     assert ward.breaker.ready_at(None, 59.0) == 60.0
@@ -218,7 +218,7 @@ def test_where_no_trial_would_decide_it_closes_after_its_time(mode, ready, after
     assert ward.state is after
 
 
-def test_forced_open_stays_so_when_an_isolation_is_over():
+def test_a_forced_open_circuit_stays_open_after_a_timed_isolation():
     ward = Ward(mode=Mode.FORCED_OPEN)
     ward.breaker.isolate(ward.now, duration=60.0)
 
@@ -226,7 +226,7 @@ def test_forced_open_stays_so_when_an_isolation_is_over():
 
 
 @table_test(("duration", "until"), [(None, None), (0.5, 0.5)])
-def test_listeners_hear_until_when_it_is_isolated_if_that_is_known(duration, until):
+def test_listeners_get_the_end_of_a_timed_isolation(duration, until):
     ward = Ward()
     ward.breaker.isolate(0.0, duration=duration)
 
@@ -234,7 +234,7 @@ def test_listeners_hear_until_when_it_is_isolated_if_that_is_known(duration, unt
 
 
 @table_test("duration", [0, -1.0, inf, float("nan"), "60", True, 1e9])
-def test_a_duration_that_is_none_is_refused(duration):
+def test_an_invalid_duration_is_rejected(duration):
     ward = Ward()
     with pytest.raises(ConfigurationError, match="duration must be"):
         ward.breaker.isolate(ward.now, duration=duration)
@@ -252,7 +252,7 @@ def test_a_duration_that_is_none_is_refused(duration):
         (ISOLATED, 0.0, None),
     ],
 )
-def test_it_knows_in_how_many_seconds_a_probe_may_leave(state, waited, seconds):
+def test_the_breaker_knows_the_seconds_to_the_next_probe(state, waited, seconds):
     ward = Ward().bring_to(state)
     ward.now += waited
 
@@ -272,8 +272,8 @@ def test_a_success_counts_the_same_by_the_short_way(short_way):
     ward = Ward()
     breaker, succeed = by_target(ward, short_way=short_way)
     old = breaker.take(None, 100.0)
-    breaker.settle(breaker.take(None, 100.0), told(100.0, Verdict.SERVER_ERROR), 101.0, 0.5)
-    succeed(breaker.take(None, 101.0), OK, 102.0, 0.5)  # the time that was named is forgotten
+    breaker.settle(breaker.take(None, 100.0), retry_in(100.0, Verdict.SERVER_ERROR), 101.0, 0.5)
+    succeed(breaker.take(None, 101.0), OK, 102.0, 0.5)  # the named time is forgotten
     assert breaker.state is CLOSED
     for _ in range(2):
         succeed(breaker.take(None, 102.0), OK, 112.0, 0.5)  # both are slow
@@ -288,7 +288,7 @@ def test_a_success_counts_the_same_by_the_short_way(short_way):
     assert breaker.state is CLOSED
 
 
-def test_the_diagnosis_knows_while_the_circuit_sets_the_pace():
+def test_the_diagnosis_knows_when_probes_set_the_pace():
     ward = Ward()
     diagnosis = Diagnosis(TREATMENTS)
     breaker = Breaker(BreakerPolicy(**RULES), TREATMENTS, ward.on_change, diagnosis=diagnosis)
@@ -305,7 +305,7 @@ def test_the_diagnosis_knows_while_the_circuit_sets_the_pace():
     assert [*seen, diagnosis.probed] == [True, True, False, False]
 
 
-def test_after_an_isolation_for_a_time_a_trial_that_hangs_is_followed_by_the_usual_open_time():
+def test_a_probe_that_hangs_after_a_timed_isolation_starts_the_usual_open_time():
     ward = Ward(open_duration_jitter=0.5)
     ward.breaker.isolate(ward.now, duration=60.0)
     ward.now = 60.0
@@ -316,7 +316,7 @@ def test_after_an_isolation_for_a_time_a_trial_that_hangs_is_followed_by_the_usu
     assert ward.breaker.ready_at(None, ward.now) == ward.now + 10.0
 
 
-def test_forced_open_during_an_isolation_for_a_time_it_stays_shut_until_it_is_forced_no_longer():
+def test_forced_open_during_a_timed_isolation_holds_until_it_is_lifted():
     ward = Ward()
     ward.breaker.isolate(ward.now, duration=60.0)
     ward.breaker.force(True, 1.0)
@@ -325,11 +325,11 @@ def test_forced_open_during_an_isolation_for_a_time_it_stays_shut_until_it_is_fo
     assert ward.breaker.ready_at(None, 2.0) == 60.0
 
 
-def test_a_circuit_that_was_reset_does_not_know_what_a_probe_of_before_was_told():
+def test_a_reset_circuit_forgets_the_retry_after_of_an_earlier_probe():
     ward = Ward()
     ward.breaker = Breaker(BreakerPolicy(**RULES), TREATMENTS, ward.on_change, alone=True)
     ward.bring_to(HALF_OPEN)
-    ward.send(told(500.0))
+    ward.send(retry_in(500.0))
     assert not ward.ready
     ward.breaker.reset(ward.now)
     ward.bring_to(HALF_OPEN)

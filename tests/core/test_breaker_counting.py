@@ -13,7 +13,7 @@ OURS = TIMEOUT._replace(own_deadline=True)
 
 @table_test("outcome", [OK, SERVER_ERROR, CANCELLED, OURS])
 @table_test(("took", "after"), [(4.9, CLOSED), (5.0, OPEN)])
-def test_slow_calls_open_even_those_that_we_cut_ourselves(outcome, took, after):
+def test_slow_calls_open_the_circuit_also_if_we_cut_them(outcome, took, after):
     ward = Ward(trip=SLOW)
     tokens = [ward.take(), ward.take()]
     ward.now += took
@@ -27,7 +27,7 @@ def test_slow_calls_open_even_those_that_we_cut_ourselves(outcome, took, after):
     ("took", "outcome", "after"),
     [(4.9, OK, CLOSED), (5.0, OK, OPEN), (5.0, CANCELLED, OPEN), (5.0, THROTTLED, HALF_OPEN)],
 )
-def test_a_slow_probe_is_no_sign_of_health_where_slowness_is_what_opens(took, outcome, after):
+def test_a_slow_probe_is_no_success_under_a_slow_call_rule(took, outcome, after):
     ward = Ward(trip=SLOW, probes=1, max_concurrent_probes=1)
     tokens = [ward.take(), ward.take()]
     ward.now += 5.0
@@ -42,7 +42,7 @@ def test_a_slow_probe_is_no_sign_of_health_where_slowness_is_what_opens(took, ou
 
 
 def known(ward):
-    """A breaker by itself that knows what is usual: answers of a second."""
+    """A breaker alone, after answers of a second."""
     tokens = [ward.take() for _ in range(32)]
     ward.now += 1.0
     for token in tokens:
@@ -51,7 +51,7 @@ def known(ward):
     return ward
 
 
-def test_by_itself_it_opens_a_dead_target_s_circuit_and_closes_it_with_a_success():
+def test_a_breaker_alone_opens_for_a_dead_target_and_closes_after_a_success():
     ward = known(Ward(trip=DeadTarget(), success_ratio=0.3))
     ward.send(*[SERVER_ERROR] * 7)
     assert ward.state is CLOSED
@@ -64,8 +64,8 @@ def test_by_itself_it_opens_a_dead_target_s_circuit_and_closes_it_with_a_success
     assert ward.state is CLOSED
 
 
-def test_what_left_before_it_opened_says_nothing_after_it_closed():
-    """Those in flight when it opened, answered or not, are no failures of the target that is well again."""
+def test_attempts_sent_before_the_circuit_opened_count_for_nothing_after_it_closed():
+    """Attempts in flight when it opened say nothing of a target that has recovered."""
     ward = known(Ward(trip=DeadTarget(), success_ratio=0.3))
     answered, hanging = ([ward.take() for _ in range(20)] for _ in range(2))
     ward.now += 0.1

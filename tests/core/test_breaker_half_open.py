@@ -7,7 +7,7 @@ from ward import CLOSED, HALF_OPEN, OPEN, Ward
 from stormbreak.types import CANCELLED
 
 
-def test_at_most_so_many_probes_at_once():
+def test_no_more_than_max_concurrent_probes_are_in_flight():
     ward = Ward(probes=4, max_concurrent_probes=2).bring_to(HALF_OPEN)
     first, _ = ward.take(), ward.take()
 
@@ -17,7 +17,7 @@ def test_at_most_so_many_probes_at_once():
 
 
 @table_test("counted", [OK, SERVER_ERROR])
-def test_no_more_probes_than_are_still_to_be_counted(counted):
+def test_no_more_probes_leave_than_are_left_to_count(counted):
     ward = Ward(probes=3, max_concurrent_probes=3, success_ratio=0.5).bring_to(HALF_OPEN)
     ward.send(counted)
     ward.take()
@@ -26,7 +26,7 @@ def test_no_more_probes_than_are_still_to_be_counted(counted):
     assert not ward.ready
 
 
-def test_a_cancelled_or_throttled_probe_gives_its_place_back_uncounted():
+def test_a_cancelled_or_throttled_probe_frees_its_place_uncounted():
     ward = Ward(probes=1, max_concurrent_probes=1, success_ratio=1.0).bring_to(HALF_OPEN)
     for outcome in (CANCELLED, THROTTLED, INVALID):
         ward.send(outcome)
@@ -40,7 +40,7 @@ def test_a_cancelled_or_throttled_probe_gives_its_place_back_uncounted():
     ("probes", "success_ratio", "needed"),
     [(3, 0.5, 2), (4, 0.5, 2), (1, 0.1, 1), (10, 0.7, 7), (5, 1.0, 5), (3, 0.01, 1)],
 )
-def test_how_many_must_succeed(probes, success_ratio, needed):
+def test_success_ratio_sets_the_number_of_successful_probes(probes, success_ratio, needed):
     ward = Ward(probes=probes, max_concurrent_probes=probes, success_ratio=success_ratio).bring_to(
         HALF_OPEN
     )
@@ -50,7 +50,7 @@ def test_how_many_must_succeed(probes, success_ratio, needed):
     assert ward.state is CLOSED
 
 
-def test_any_failure_reopens_where_asked():
+def test_any_failure_reopens_the_circuit_if_configured():
     ward = Ward(reopen_on_any_failure=True).bring_to(HALF_OPEN)
     ward.send(OK, SERVER_ERROR)
 
@@ -65,7 +65,7 @@ def test_reopening_starts_a_new_open_time():
     assert ward.breaker.ready_at(None, ward.now) == 27.0
 
 
-def test_a_hung_probe_holds_its_place_for_its_lease_only():
+def test_a_hung_probe_holds_its_place_until_its_lease_ends():
     ward = Ward(probes=1, max_concurrent_probes=1, success_ratio=1.0).bring_to(HALF_OPEN)
     hung = ward.take()
 
@@ -73,12 +73,12 @@ def test_a_hung_probe_holds_its_place_for_its_lease_only():
     ward.now += 30.0
     other = ward.take()
     ward.settle(hung, CANCELLED)
-    assert not ward.ready  # it frees nobody else's place
+    assert not ward.ready  # it frees its own place only
     ward.settle(other, OK)
     assert ward.state is CLOSED
 
 
-def test_where_all_places_are_taken_the_first_lease_that_ends_makes_room():
+def test_the_next_probe_leaves_when_the_first_lease_ends():
     ward = Ward(probes=2, max_concurrent_probes=2, probe_lease=30.0).bring_to(HALF_OPEN)
     began = ward.now
     ward.take()
@@ -109,7 +109,7 @@ def test_a_probe_later_than_its_lease_still_counts(replaced, outcome, after):
     ("probes", "max_concurrent_probes", "leave"),
     [(1, 3, 1), (2, 9, 2), (3, 3, 3), (9, 3, 3), (4, 1, 1)],
 )
-def test_no_more_leave_at_once_than_there_are_probes_and_than_may(
+def test_probes_in_flight_never_exceed_probes_or_their_maximum(
     probes, max_concurrent_probes, leave
 ):
     ward = Ward(probes=probes, max_concurrent_probes=max_concurrent_probes).bring_to(OPEN)
@@ -122,7 +122,7 @@ def test_no_more_leave_at_once_than_there_are_probes_and_than_may(
     assert sent == leave
 
 
-def test_probes_of_an_earlier_half_open_state_move_nothing():
+def test_probes_of_an_earlier_half_open_state_change_nothing():
     ward = Ward().bring_to(HALF_OPEN)
     old = ward.take()
     ward.send(SERVER_ERROR, SERVER_ERROR)
@@ -135,7 +135,7 @@ def test_probes_of_an_earlier_half_open_state_move_nothing():
     assert ward.state is HALF_OPEN
 
 
-def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
+def test_a_half_open_state_without_a_decision_opens_the_circuit_again():
     ward = Ward(max_half_open_duration=100.0, open_duration_factor=2.0).bring_to(HALF_OPEN)
     began, hung = ward.now, ward.take()
     ward.send(OK)
@@ -149,7 +149,7 @@ def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
     assert (ward.state, ward.breaker.until) == (OPEN, began + 120.0)
 
 
-def test_a_stale_trial_makes_room_for_a_new_one():
+def test_a_stale_half_open_state_makes_room_for_a_new_one():
     ward = Ward(max_half_open_duration=100.0).bring_to(HALF_OPEN)
     ward.send(OK)
     ward.now += 1000.0
@@ -159,7 +159,7 @@ def test_a_stale_trial_makes_room_for_a_new_one():
     assert [after for _, after, _, _ in ward.changes[2:]] == [OPEN, HALF_OPEN]
 
 
-def test_without_a_longest_time_a_trial_waits_for_ever():
+def test_without_max_half_open_duration_the_circuit_waits_for_ever():
     ward = Ward(max_half_open_duration=None).bring_to(HALF_OPEN)
     ward.send(OK)
     ward.now += 1e9

@@ -1,4 +1,4 @@
-"""The breaker against a plain model that keeps every attempt and counts anew each time it is asked."""
+"""The breaker against a plain model that keeps every attempt and counts all of them each time."""
 
 from dataclasses import dataclass, field
 from math import inf
@@ -40,7 +40,7 @@ OUTCOMES = [
     INVALID,
     CANCELLED,
 ]
-ILL = {"server_error", "timeout"}
+FAILURES = {"server_error", "timeout"}
 
 
 @dataclass(eq=False)
@@ -55,65 +55,65 @@ class Attempt:
 
 @dataclass(eq=False)
 class Plain:
-    """States are told apart by identity; everything else is counted from the list of attempts."""
+    """States differ by identity; everything else is counted from the list of attempts."""
 
     policy: BreakerPolicy
     state: str = "closed"
-    here: object = field(default_factory=object)
+    visit: object = field(default_factory=object)
     attempts: list = field(default_factory=list)
-    told: list = field(default_factory=list)  # times named since the last success
+    named_times: list = field(default_factory=list)  # times named since the last success
     results: list = field(default_factory=list)  # (when, failed, took or None if ignored)
     until: float = -inf
-    span: float = 0.0
+    open_for: float = 0.0
     chance: float = 0.5
     ends_at: float = inf
     trips: int = 0
-    spent: bool = False
+    exhausted: bool = False
 
     def __post_init__(self):
         self.close("isolated" if self.policy.mode is Mode.FORCED_OPEN else "closed")
 
     def close(self, state):
         self.enter(state)
-        self.told, self.results, self.span = [], [], self.policy.open_duration
+        self.named_times, self.results, self.open_for = [], [], self.policy.open_duration
 
     def enter(self, state):
-        self.state, self.here, self.spent = state, object(), False
+        self.state, self.visit, self.exhausted = state, object(), False
 
     def mine(self):
-        return [attempt for attempt in self.attempts if attempt.state is self.here]
+        return [attempt for attempt in self.attempts if attempt.state is self.visit]
 
-    def open(self, at, span, chance):
-        self.until = self.open_until(at, span, chance)
-        self.span, self.chance = span, chance
+    def open(self, at, open_for, chance):
+        self.until = self.open_until(at, open_for, chance)
+        self.open_for, self.chance = open_for, chance
         self.enter("open")
 
-    def open_until(self, at, span, chance):
-        own = at + span * (1 + self.policy.open_duration_jitter * (2 * chance - 1))
-        return max([own] + [at + (t - at) * (1 + 0.5 * chance) for t in self.told if t > at])
+    def open_until(self, at, open_for, chance):
+        own = at + open_for * (1 + self.policy.open_duration_jitter * (2 * chance - 1))
+        return max([own] + [at + (t - at) * (1 + 0.5 * chance) for t in self.named_times if t > at])
 
-    def longer(self):
-        return self.span if self.spent else self.grown()
+    def next_open_for(self):
+        return self.open_for if self.exhausted else self.grown()
 
     def grown(self):
         most = max(self.policy.max_open_duration, self.policy.open_duration)
-        return min(self.span * self.policy.open_duration_factor, most)
+        return min(self.open_for * self.policy.open_duration_factor, most)
 
     def stale(self, now):
         return self.state == "half_open" and now >= self.ends_at
 
     def look(self, now):
         if self.stale(now):
-            self.open(self.ends_at, self.longer(), self.chance)
+            self.open(self.ends_at, self.next_open_for(), self.chance)
 
     def ready_at(self, now):
         if self.stale(now):
-            until = self.open_until(self.ends_at, self.longer(), self.chance)
+            until = self.open_until(self.ends_at, self.next_open_for(), self.chance)
             return until if until > now else -inf
         if self.state == "half_open":
-            over = self.open_until(self.ends_at, self.longer(), self.chance)
+            over = self.open_until(self.ends_at, self.next_open_for(), self.chance)
             probes, held = self.mine(), self.held(now)
-            if self.spent:
+            if self.exhausted:
                 return over
             counted = sum(p.tally in ("good", "bad") for p in probes)
             free = len(held) < min(self.policy.max_concurrent_probes, self.policy.probes - counted)
@@ -131,7 +131,7 @@ class Plain:
         if self.state == "open":
             self.enter("half_open")
             self.ends_at = now + (self.policy.max_half_open_duration or inf)
-        self.attempts.append(Attempt(token, now, self.here, probe=self.state == "half_open"))
+        self.attempts.append(Attempt(token, now, self.visit, probe=self.state == "half_open"))
 
     def settle(self, attempt, outcome, now, chance):
         if self.policy.mode in (Mode.DISABLED, Mode.FORCED_OPEN):
@@ -139,13 +139,17 @@ class Plain:
         self.look(now)
         attempt.tally, took = self.tally(attempt, outcome, now), now - attempt.left_at
         attempt.answered = not (outcome is CANCELLED or outcome.own_deadline)
-        if attempt.state is not self.here or self.state not in ("closed", "half_open"):
+        if attempt.state is not self.visit or self.state not in ("closed", "half_open"):
             return
-        bad = attempt.tally == "bad" and outcome.verdict.value in ILL and not outcome.own_deadline
+        bad = (
+            attempt.tally == "bad"
+            and outcome.verdict.value in FAILURES
+            and not outcome.own_deadline
+        )
         if bad and outcome.retry_after and self.policy.respect_retry_after:
-            self.told.append(now + outcome.retry_after)
+            self.named_times.append(now + outcome.retry_after)
         if attempt.tally == "good":
-            self.told = []
+            self.named_times = []
         if attempt.probe:
             self.settle_probes(now, chance)
             return
@@ -168,7 +172,7 @@ class Plain:
         elif outcome is OK:
             tally = "good"
         else:
-            tally = "bad" if outcome.verdict.value in ILL else None
+            tally = "bad" if outcome.verdict.value in FAILURES else None
         slow = [r.slow_call_threshold for r in self.rules() if hasattr(r, "slow_call_threshold")]
         judged = tally == "good" or outcome is CANCELLED or outcome.own_deadline
         if attempt.probe and judged and any(now - attempt.left_at >= s for s in slow):
@@ -191,8 +195,8 @@ class Plain:
         nothing = [probe for probe in self.mine() if probe.tally == "ignored"]
         answered = sum(probe.answered for probe in nothing)
         probes = self.policy.probes
-        self.spent = answered >= 3 * probes or len(nothing) >= 10 * probes
-        if self.spent:
+        self.exhausted = answered >= 3 * probes or len(nothing) >= 10 * probes
+        if self.exhausted:
             self.ends_at = min(self.ends_at, max(self.held(now), default=now))
             self.look(now)
 
@@ -311,7 +315,7 @@ class Compared(RuleBasedStateMachine):
         trips = self.breaker.trips
         for attempt in self.under_way():  # gone with the process
             attempt.token = None
-        left, state, span = self.plain.ready_at(self.now), self.plain.state, self.plain.span
+        left, state, open_for = self.plain.ready_at(self.now), self.plain.state, self.plain.open_for
         if state == "half_open" and not self.plain.stale(self.now):
             left = -inf
         self.breaker = self.fresh()
@@ -321,7 +325,7 @@ class Compared(RuleBasedStateMachine):
         self.plain.close("isolated" if state == "isolated" else rests)
         if state in ("open", "half_open") and self.policy.mode is Mode.NORMAL:
             self.plain.enter("open")
-            self.plain.span, self.plain.chance = span, 0.5
+            self.plain.open_for, self.plain.chance = open_for, 0.5
             self.plain.until = self.now + max(0.0, left - self.now - elapsed)
 
     @invariant()

@@ -5,7 +5,7 @@ from ward import HALF_OPEN, OPEN, Ward
 
 
 @table_test(("chance", "until"), [(0.0, 5.0), (0.5, 10.0), (0.9, 14.0)])
-def test_open_time_is_moved_by_chance(chance, until):
+def test_the_open_time_is_jittered(chance, until):
     ward = Ward(open_duration_jitter=0.5)
     ward.chance = chance
     ward.send(SERVER_ERROR, SERVER_ERROR)
@@ -19,7 +19,7 @@ def fail_trial(ward):
     return ward.breaker.until - ward.now
 
 
-def test_the_open_time_grows_with_each_failed_trial_up_to_its_cap_and_jitter_comes_after():
+def test_the_open_time_grows_with_each_failed_trial_up_to_its_cap():
     ward = Ward(open_duration_factor=2.0, max_open_duration=50.0).bring_to(OPEN)
     assert [fail_trial(ward) for _ in range(4)] == [20.0, 40.0, 50.0, 50.0]
     ward.now = ward.breaker.until
@@ -38,14 +38,14 @@ def test_the_open_time_does_not_overflow():
     assert {fail_trial(ward) for _ in range(5000)} == {120.0}
 
 
-def test_an_open_time_beyond_the_cap_stays_as_it_is():
+def test_an_open_time_beyond_the_cap_does_not_grow():
     ward = Ward(open_duration=500.0, open_duration_factor=2.0).bring_to(OPEN)
 
     assert fail_trial(ward) == 500.0
 
 
 @table_test(
-    ("named", "heed", "chance", "open_for"),
+    ("named", "respect", "chance", "open_for"),
     [
         (4.0, True, 0.0, 10.0),
         (40.0, True, 0.0, 40.0),
@@ -54,8 +54,8 @@ def test_an_open_time_beyond_the_cap_stays_as_it_is():
         (40.0, False, 0.0, 10.0),
     ],
 )
-def test_a_server_may_keep_the_circuit_open(named, heed, chance, open_for):
-    ward = Ward(respect_retry_after=heed)
+def test_retry_after_may_keep_the_circuit_open(named, respect, chance, open_for):
+    ward = Ward(respect_retry_after=respect)
     ward.chance = chance
     ward.send(SERVER_ERROR._replace(retry_after=named), SERVER_ERROR)
 
@@ -70,14 +70,14 @@ def test_a_retry_after_below_a_second_is_respected():
     assert ward.breaker.until == 0.8
 
 
-def test_a_time_named_before_a_success_is_forgotten():
+def test_a_success_forgets_an_earlier_retry_after():
     ward = Ward()
     ward.send(SERVER_ERROR._replace(retry_after=600.0), OK, SERVER_ERROR, SERVER_ERROR)
 
     assert ward.breaker.until == 10.0
 
 
-def test_a_probe_may_tell_when_to_come_back_too():
+def test_the_retry_after_of_a_probe_is_respected():
     ward = Ward(reopen_on_any_failure=True).bring_to(HALF_OPEN)
     ward.chance = 0.0
     ward.send(SERVER_ERROR._replace(retry_after=60.0))
@@ -85,7 +85,7 @@ def test_a_probe_may_tell_when_to_come_back_too():
     assert ward.breaker.until == ward.now + 60.0
 
 
-def test_a_time_named_by_a_probe_is_forgotten_after_a_success_of_the_same_trial():
+def test_a_success_forgets_the_retry_after_of_a_probe_in_the_same_trial():
     ward = Ward(success_ratio=0.6).bring_to(HALF_OPEN)
     ward.send(SERVER_ERROR._replace(retry_after=600.0), OK, SERVER_ERROR)
 

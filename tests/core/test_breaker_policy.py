@@ -12,13 +12,13 @@ from stormbreak.types import TREATMENTS
 F, S = True, False
 
 
-def made(rule):
+def counter(rule):
     return rule.counter(Diagnosis(TREATMENTS))
 
 
 def tripped_at(rule, outcomes, *, pause=0.0):
     """Index of the outcome that trips, or None."""
-    machine = made(rule)
+    machine = counter(rule)
     for index, failed in enumerate(outcomes):
         if machine.record(index * pause, failed=failed, took=0.0):
             return index
@@ -73,7 +73,7 @@ TABLE = [
 
 
 @table_test(("rule", "outcomes", "pause", "index"), TABLE)
-def test_trips(rule, outcomes, pause, index):
+def test_each_rule_trips_at_its_threshold(rule, outcomes, pause, index):
     assert index == tripped_at(rule, outcomes, pause=pause)
 
 
@@ -95,10 +95,10 @@ SLOWNESS = [
 
 @table_test("failed", [False, None])
 @table_test(("rule", "spans", "pause", "index"), SLOWNESS)
-def test_slowness_trips_whether_calls_succeeded_or_were_cut(rule, spans, pause, index, failed):
-    machine = made(rule)
+def test_slow_calls_trip_whether_they_succeeded_or_were_cut(rule, spans, pause, index, failed):
+    machine = counter(rule)
     if failed is None and Q in spans:
-        return  # what is cut before it is slow says nothing: below
+        return  # a call cut before it is slow does not count: see below
     tripped = [
         machine.cut(i * pause, took)
         if failed is None
@@ -108,8 +108,8 @@ def test_slowness_trips_whether_calls_succeeded_or_were_cut(rule, spans, pause, 
     assert index == next((i for i, trips in enumerate(tripped) if trips), None)
 
 
-def test_what_is_cut_early_says_nothing():
-    machine = made(SlowRate(**SLOW))
+def test_a_call_cut_before_it_is_slow_does_not_count():
+    machine = counter(SlowRate(**SLOW))
     for _ in range(99):
         assert not machine.cut(0.0, Q)
     for _ in range(3):
@@ -117,15 +117,15 @@ def test_what_is_cut_early_says_nothing():
     assert machine.cut(0.0, L)
 
 
-def test_a_slow_failure_counts_for_both():
+def test_a_slow_failure_counts_as_slow_and_as_failed():
     rule = AnyRule(rules=(SlowRate(**SLOW), FailureRate(ratio=1.0, min_calls=5)))
-    machine = made(rule)
+    machine = counter(rule)
     assert [machine.record(0.0, failed=True, took=Q) for _ in range(5)][4]
     machine.reset()
     assert [machine.record(0.0, failed=True, took=L) for _ in range(4)][3]
 
 
-def test_a_dead_target_is_what_the_diagnosis_says_and_the_window_is_only_shown():
+def test_dead_target_trips_by_the_diagnosis_and_only_reports_its_window():
     diagnosis = Diagnosis(TREATMENTS)
     machine = DeadTarget().counter(diagnosis)
     for _ in range(7):
@@ -152,8 +152,8 @@ FRESH = [
 
 
 @table_test("rule", FRESH)
-def test_reset_forgets(rule):
-    machine = made(rule)
+def test_reset_forgets_counted_failures(rule):
+    machine = counter(rule)
     machine.record(0.0, failed=True, took=0.0)
     machine.reset()
 
@@ -163,8 +163,8 @@ def test_reset_forgets(rule):
 
 @example(percent=28, calls=25)  # 0.28 * 25 is a little more than 7
 @given(percent=st.integers(1, 100), calls=st.integers(1, 100))
-def test_the_rate_is_met_exactly_where_arithmetic_says_so(percent, calls):
-    needed = -(-percent * calls // 100)  # in whole numbers, where nothing is rounded
+def test_the_failure_rate_is_exact_despite_rounding(percent, calls):
+    needed = -(-percent * calls // 100)  # integers: nothing is rounded
     rule = FailureRate(ratio=percent / 100, min_calls=calls, window_seconds=10)
 
     assert calls - 1 == tripped_at(rule, [S] * (calls - needed) + [F] * needed)
@@ -172,12 +172,12 @@ def test_the_rate_is_met_exactly_where_arithmetic_says_so(percent, calls):
         assert tripped_at(rule, [S] * (calls - needed + 1) + [F] * (needed - 1)) is None
 
 
-def test_slow_is_what_one_of_several_rules_calls_slow():
+def test_a_call_is_slow_if_any_rule_calls_it_slow():
     rule = AnyRule(
         rules=(FailureRate(), SlowRate(slow_call_threshold=5.0), SlowRate(slow_call_threshold=9.0))
     )
 
-    assert [made(rule).is_slow(took) for took in (4.9, 5.0, 9.0)] == [False, True, True]
+    assert [counter(rule).is_slow(took) for took in (4.9, 5.0, 9.0)] == [False, True, True]
 
 
 DEFAULTS = [
@@ -197,11 +197,11 @@ DEFAULTS = [
 
 
 @table_test(("rule", "values"), DEFAULTS)
-def test_the_defaults(rule, values):
+def test_each_rule_has_its_defaults(rule, values):
     assert type(rule)(**values) == rule
 
 
-def test_the_utmost_values_are_possible():
+def test_extreme_values_are_valid():
     ConsecutiveFailures(failure_threshold=1)
     FailureRate(ratio=1, min_calls=1, window_seconds=0.1)
     FailureRate(ratio=0.01, min_calls=7, window_calls=7)
@@ -248,6 +248,6 @@ IMPOSSIBLE = [
 
 
 @table_test(("rule", "values", "message"), IMPOSSIBLE)
-def test_impossible_values_are_named(rule, values, message):
+def test_an_invalid_value_is_named(rule, values, message):
     with pytest.raises(ConfigurationError, match=message):
         rule(**values)

@@ -22,12 +22,12 @@ BAD = [
 
 
 @table_test(("values", "message"), BAD)
-def test_impossible_values_are_named(values, message):
+def test_an_invalid_value_is_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         BreakerPolicy(**values)
 
 
-def test_the_utmost_values_are_possible():
+def test_extreme_values_are_valid():
     BreakerPolicy(
         open_duration=0.1,
         open_duration_jitter=0,
@@ -41,7 +41,7 @@ def test_the_utmost_values_are_possible():
     BreakerPolicy(success_ratio=0.01, open_duration_jitter=0.99, max_half_open_duration=0.1)
 
 
-def test_the_defaults():
+def test_breaker_policy_defaults():
     assert BreakerPolicy() == BreakerPolicy(
         mode=Mode.NORMAL,
         trip=DeadTarget(),
@@ -59,5 +59,5 @@ def test_the_defaults():
     )
 
 
-def test_a_mode_may_be_given_as_a_word():
+def test_a_mode_may_be_a_string():
     assert BreakerPolicy(mode="disabled").mode is Mode.DISABLED

@@ -12,7 +12,7 @@ HUNG, OTHERS = TIMEOUT, SERVER_ERROR
 
 
 def dead(every, *outcomes, before=60, trip=None):
-    """A circuit that timeouts have opened, after an answer `every` so many seconds, and further `outcomes` of probes."""
+    """A circuit that timeouts have opened, after an answer `every` few seconds, and `outcomes` of probes since."""
     ward = Ward(trip=trip or DeadTarget(), open_duration=1.0)
     for _ in range(before):
         ward.send(OK)
@@ -33,22 +33,20 @@ def gap(ward):
 
 
 @table_test(("every", "seconds"), [(0.05, 0.5), (0.5, 5.0), (2.0, 20.0), (3.5, 30.0), (20.0, 30.0)])
-def test_probes_that_hang_are_a_tenth_of_what_is_usual_and_one_in_thirty_seconds_at_least(
-    every, seconds
-):
+def test_the_gap_between_hung_probes_is_ten_usual_intervals_up_to_thirty_seconds(every, seconds):
     assert gap(dead(every, TIMEOUT)) == pytest.approx(seconds, rel=0.1)
 
 
-def test_the_first_probe_need_not_wait():
+def test_the_first_probe_has_no_gap():
     assert gap(dead(0.5)) <= 1.0
 
 
 @table_test("outcome", [SERVER_ERROR, OK])
-def test_what_ends_otherwise_ends_the_gap(outcome):
+def test_a_probe_that_does_not_hang_ends_the_gap(outcome):
     assert gap(dead(0.5, TIMEOUT, outcome)) <= 1.0
 
 
-def test_what_is_usual_is_learned_within_a_minute_or_two():
+def test_the_usual_rate_is_learned_within_two_minutes():
     ward = dead(5.0, before=24)
     ward.breaker.reset(ward.now)
     for _ in range(600):
@@ -63,7 +61,7 @@ def test_what_is_usual_is_learned_within_a_minute_or_two():
     assert 2.0 <= gap(ward) <= 3.0
 
 
-def test_a_circuit_that_is_reset_counts_anew():
+def test_a_reset_circuit_counts_from_zero():
     ward = dead(0.5)
     assert ward.breaker.counts(ward.now).calls > 0
     ward.breaker.reset(ward.now)
@@ -71,7 +69,7 @@ def test_a_circuit_that_is_reset_counts_anew():
     assert ward.breaker.counts(ward.now).calls == 0
 
 
-def test_the_time_in_which_the_circuit_was_open_is_not_usual():
+def test_the_time_with_an_open_circuit_does_not_count_for_the_usual_rate():
     ward = dead(0.5)
     ward.now += 300.0
     ward.breaker.reset(ward.now)
@@ -85,7 +83,7 @@ def test_the_time_in_which_the_circuit_was_open_is_not_usual():
     assert gap(ward) == pytest.approx(5.0, rel=0.1)
 
 
-def test_a_rule_of_several_takes_the_longest_gap_and_one_without_a_diagnosis_has_none():
+def test_any_rule_takes_the_longest_gap_and_a_rule_without_diagnosis_has_none():
     both = AnyRule(rules=(FailureRate(), DeadTarget()))
 
     assert gap(dead(0.5, TIMEOUT, trip=both)) == pytest.approx(5.0, rel=0.1)

@@ -184,5 +184,5 @@ class Scene:
     ("rule", "changes", "script"),
     SCENARIOS + DIFFERENT,
 )
-def test_scenario(rule, changes, script):
+def test_each_script_leads_to_its_states(rule, changes, script):
     Scene(rule, changes).play(script)

@@ -10,7 +10,7 @@ from stage import (
     TIMEOUT,
     Stage,
     policy,
-    told,
+    retry_in,
 )
 from table_test import table_test
 
@@ -61,7 +61,7 @@ def test_a_success_ends_the_call():
     assert ended.history == ()
 
 
-def test_a_failure_is_followed_by_a_wait_and_another_attempt():
+def test_a_failure_is_followed_by_a_backoff_and_a_retry():
     stage = Stage(LONG_TIMEOUT)
     run = stage.start()
     assert run.step(SERVER_ERROR).command == Wait(stage.now + 2.0)
@@ -80,21 +80,21 @@ def test_a_driver_that_wakes_early_does_not_make_the_retry_early():
     assert run.step().command == Wait(until)
 
 
-def test_the_reason_and_the_time_to_retry_are_reported():
+def test_a_failed_call_reports_the_reason_and_the_time_to_retry():
     stage = Stage()
-    ended = stage.start(patience=5.0).step(told(60.0)).ended
+    ended = stage.start(patience=5.0).step(retry_in(60.0)).ended
 
     assert ended.outcome.verdict is Verdict.THROTTLED
     assert (ended.stopped, ended.retry_at) == ("patience", stage.now + 60.0)
 
 
-def test_a_final_verdict_ends_it():
+def test_a_final_verdict_ends_the_call():
     ended = Stage().start().step(INVALID).ended
 
     assert (ended.outcome, ended.attempts, ended.stopped) == (INVALID, 1, "verdict")
 
 
-def test_a_rejected_call_says_by_whom():
+def test_a_rejected_call_names_the_policy_that_rejected_it():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1), queue=QueuePolicy(max_size=0)))
     stage.start()
     ended = stage.start().ended
@@ -115,7 +115,7 @@ def test_a_failure_at_the_target_is_reported_before_a_rejection():
     assert (run.ended.stopped, run.ended.retry_at) == ("breaker", stage.now + 5.0)
 
 
-def test_waiting_counts_queue_and_backoff_but_not_the_attempt():
+def test_waited_counts_queue_and_backoff_but_not_the_attempt():
     stage = Stage(
         policy(
             limit=FixedLimit(max_in_flight=1),
@@ -142,7 +142,7 @@ def test_targets_do_not_share_their_gates():
     assert [stage.start().sending, stage.start(target=OTHER).sending] == [True, True]
 
 
-def test_cancelled_is_no_failure():
+def test_a_cancelled_attempt_ends_the_call():
     ended = Stage().start().step(CANCELLED).ended
 
     assert (ended.outcome, ended.stopped) == (CANCELLED, "verdict")
@@ -170,7 +170,7 @@ def test_closing_an_ended_flow_does_nothing():
     assert stage.state.slots.in_flight == 0
 
 
-def test_the_events_of_a_call_that_struggled():
+def test_a_call_reports_the_events_of_queue_attempts_and_retries():
     stage = Stage(
         policy(limit=FixedLimit(max_in_flight=1), retry=RetryPolicy(max_attempts=2))
     ).listen()
@@ -197,12 +197,12 @@ def test_the_events_of_a_call_that_struggled():
     assert list(run.ended.history) == mine
 
 
-def test_the_events_of_a_target():
+def test_a_target_reports_cooldowns_circuit_changes_and_rejections():
     rules = BreakerPolicy(
         trip=ConsecutiveFailures(failure_threshold=1), open_duration=5.0, open_duration_jitter=0.5
     )
     stage = Stage(Policy(breaker=rules)).listen()
-    stage.start().step(told(2.0))
+    stage.start().step(retry_in(2.0))
     stage.start(fail_fast=False)
     stage.tick(3.0)
     stage.start(target=OTHER).step(SERVER_ERROR)
@@ -253,21 +253,21 @@ def test_each_call_earns_for_the_budget_once():
     assert stage.engine.budget.balance(stage.now) == 0.0
 
 
-def test_with_hardly_any_traffic_a_retry_that_cannot_be_paid_asks_again_after_each_backoff():
+def test_with_low_traffic_a_retry_without_budget_asks_again_after_each_backoff():
     stage = Stage(PAID)
     stage.start()
     run = stage.start(patience=60.0, fail_fast=False).step(TIMEOUT)
     assert run.command == Wait(stage.now + 2.0)
     stage.tick(2.0)
     assert run.command == Wait(stage.now + 2.0)
-    stage.start()  # earns
+    stage.start()  # it earns
     stage.tick(2.0)
     assert stage.engine.budget.balance(stage.now) < 0.4, "it has paid"
     stage.tick(2.0)
     assert (run.command.attempt, run.step(OK).ended.waited) == (2, 6.0)
 
 
-def test_so_does_one_with_traffic_while_the_target_is_new():
+def test_a_retry_without_budget_waits_while_the_target_is_new():
     earns_little = replace(PAID.retry_budget, ratio=0.1, low_traffic_calls=0)
     stage = Stage(replace(PAID, retry_budget=earns_little, limit=AutomaticLimit()))
     other = stage.start()
@@ -282,7 +282,7 @@ def test_so_does_one_with_traffic_while_the_target_is_new():
 
 
 @table_test("limit", [FixedLimit(), AimdLimit()])
-def test_but_not_where_no_automatic_limit_would_hold_all_those_that_wait(limit):
+def test_a_retry_without_budget_does_not_wait_without_an_automatic_limit(limit):
     no_small_process = replace(PAID.retry_budget, ratio=0.1, low_traffic_calls=0)
     stage = Stage(replace(PAID, retry_budget=no_small_process, limit=limit))
     stage.start()
@@ -291,7 +291,7 @@ def test_but_not_where_no_automatic_limit_would_hold_all_those_that_wait(limit):
     assert (run.ended.stopped, run.ended.attempts) == ("budget", 1)
 
 
-def test_and_ends_when_its_patience_is_over():
+def test_a_retry_without_budget_ends_with_the_patience_of_the_call():
     stage = Stage(PAID)
     stage.start()
     run = stage.start(patience=5.0, fail_fast=False).step(TIMEOUT)
@@ -302,7 +302,7 @@ def test_and_ends_when_its_patience_is_over():
     assert stage.engine.targets[TARGET].backing_off == 0
 
 
-def test_and_ends_when_no_other_call_can_bring_news():
+def test_a_retry_without_budget_ends_when_no_other_call_is_in_flight():
     stage = Stage(PAID)
     other = stage.start()
     run = stage.start(patience=60.0, fail_fast=False).step(TIMEOUT)
@@ -315,7 +315,7 @@ def test_and_ends_when_no_other_call_can_bring_news():
     "changed",
     [{"patience": None}, {"fail_fast": True}, {"low_traffic_calls": 0}, {"no_free_retries": True}],
 )
-def test_a_call_does_not_wait_for_the_budget_without_end_or_need(changed):
+def test_a_call_waits_for_the_budget_only_with_patience_low_traffic_and_free_retries(changed):
     rules = {name: changed[name] for name in changed if hasattr(PAID.retry_budget, name)}
     stage = Stage(replace(PAID, retry_budget=replace(PAID.retry_budget, **rules)))
     stage.start().step(OK)
@@ -344,7 +344,7 @@ def test_time_in_the_queue_is_separate_from_backoff():
     assert second.ended.waited == 4.0
 
 
-def test_decorrelated_jitter_goes_by_the_delay_before():
+def test_decorrelated_jitter_depends_on_the_previous_delay():
     backoff = Backoff(kind="decorrelated_jitter", initial_delay=0.5, max_delay=100.0)
     stage = Stage(policy(retry=RetryPolicy(backoff=backoff)), chance=0.5)
     run = stage.start()
@@ -354,15 +354,15 @@ def test_decorrelated_jitter_goes_by_the_delay_before():
         stage.tick(delay)
 
 
-def test_a_policy_without_spread_comes_back_at_the_named_time():
+def test_without_retry_after_jitter_the_retry_leaves_at_the_named_time():
     stage = Stage(policy(cooldown=False, retry=RetryPolicy(retry_after_jitter=0.0)), chance=0.9)
-    run = stage.start().step(told(7.0))
+    run = stage.start().step(retry_in(7.0))
 
     assert run.command.until == stage.now + 7.0
 
 
 @table_test(("max_attempts", "sent"), [(1, 1), (2, 2), (None, 3), (9, 3)])
-def test_a_call_may_have_fewer_attempts_than_its_policy(max_attempts, sent):
+def test_a_call_may_allow_fewer_attempts_than_its_policy(max_attempts, sent):
     stage = Stage(
         policy(
             retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
@@ -382,7 +382,7 @@ def test_a_span_from_the_first_attempt_does_not_extend_a_deadline():
     assert stage.start(within=8.0, span=3.0).command.timeout == 3.0
 
 
-def test_a_repair_reserves_what_it_needs_and_not_what_the_call_did():
+def test_a_schema_repair_reserves_its_own_tokens():
     stage = Stage(policy(rate_limit=RateLimitPolicy(tpm=6_000.0, burst_seconds=10.0)))
     run = stage.start(tokens=10)
     misfit = Outcome(Verdict.SCHEMA_MISMATCH, repair=Repair(tokens=900, bound=None))
@@ -392,14 +392,14 @@ def test_a_repair_reserves_what_it_needs_and_not_what_the_call_did():
     assert stage.start(tokens=200).queued
 
 
-def test_what_the_sender_itself_refused_is_no_attempt_with_a_connection():
+def test_a_refusal_by_the_sender_counts_as_unconnected():
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1)))
     refused = Outcome(Verdict.REJECTED, rejection=Rejection("files", "too many are open"))
     assert stage.start().step(refused).ended.unconnected == 1
 
 
 @table_test("verdict", [Verdict.SERVER_ERROR, Verdict.INVALID])
-def test_a_target_remembers_its_last_failure_that_a_retry_may_follow(verdict):
+def test_a_target_remembers_the_time_of_its_last_retryable_failure(verdict):
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1)))
     stage.start().step(Outcome(verdict))
     assert (stage.state.failed_at == stage.now) is (verdict is Verdict.SERVER_ERROR)

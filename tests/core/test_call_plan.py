@@ -1,6 +1,6 @@
-"""From target to target: what is still to come counts, and whom a move costs something."""
+"""Fallbacks: how long a call waits before it moves, where it ends, and when a move costs budget."""
 
-from stage import OK, SERVER_ERROR, Stage, policy, told
+from stage import OK, SERVER_ERROR, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
@@ -35,35 +35,35 @@ def where(run):
 # ------------------------------------------------------------------ patience
 
 
-def test_a_call_never_waits_at_a_target_if_the_next_can_serve_it():
+def test_a_call_does_not_wait_at_a_target_if_a_fallback_can_serve_it():
     run = start(Stage(EAGER), to(SECOND), to(THIRD, after=2.0)).step(BILLING)
     assert where(run) == SECOND
 
-    assert where(run.step(told(30.0))) == THIRD
-    assert run.step(told(30.0)).backing_off  # there is none after it
+    assert where(run.step(retry_in(30.0))) == THIRD
+    assert run.step(retry_in(30.0)).backing_off  # there is none after it
 
 
 def test_a_call_does_not_wait_if_another_target_of_the_rule_can_serve_it():
     run = start(Stage(EAGER), to(SECOND, THIRD, after=2.0)).step(BILLING)
     assert where(run) == SECOND
 
-    assert where(run.step(told(30.0))) == THIRD
-    assert run.step(told(30.0)).backing_off
+    assert where(run.step(retry_in(30.0))) == THIRD
+    assert run.step(retry_in(30.0)).backing_off
 
 
-def test_the_least_patient_of_all_rules_to_come_counts():
-    run = start(Stage(EAGER), to(SECOND, after=60.0), to(THIRD, after=2.0)).step(told(30.0))
-
-    assert where(run) == SECOND
-
-
-def test_no_rule_makes_a_call_more_patient_than_it_is():
-    run = start(Stage(EAGER), to(SECOND, after=60.0), patience=10.0).step(told(30.0))
+def test_the_shortest_wait_of_all_later_rules_counts():
+    run = start(Stage(EAGER), to(SECOND, after=60.0), to(THIRD, after=2.0)).step(retry_in(30.0))
 
     assert where(run) == SECOND
 
 
-def test_the_backoff_begins_anew_at_each_target():
+def test_a_rule_does_not_extend_the_patience_of_a_call():
+    run = start(Stage(EAGER), to(SECOND, after=60.0), patience=10.0).step(retry_in(30.0))
+
+    assert where(run) == SECOND
+
+
+def test_the_backoff_starts_again_at_each_target():
     backoff = Backoff(kind="decorrelated_jitter", initial_delay=0.5, max_delay=100.0)
     stage = Stage(policy(retry=RetryPolicy(max_attempts=3, backoff=backoff)), chance=0.5)
     run = start(stage, to(SECOND))
@@ -75,8 +75,8 @@ def test_the_backoff_begins_anew_at_each_target():
 
 
 @table_test(("step", "waits"), [(to(SECOND), 0), (CACHE, 0), (Step(BILLED, None, "cache"), 1)])
-def test_no_call_waits_to_retry_late_where_a_fallback_takes_it(step, waits):
-    """Found: with hardly any traffic, calls waited up to 15 s for what was at hand."""
+def test_no_call_waits_for_a_late_retry_if_a_fallback_can_serve_it(step, waits):
+    """A bug: with low traffic, calls waited up to 15 s although a cached answer was there."""
     stage = Stage(policy(retry=EAGER.retry, retry_budget=BudgetPolicy()), chance=0.5)
     run = start(stage, step, patience=20.0, fail_fast=False)
     for _ in range(2):
@@ -88,7 +88,7 @@ def test_no_call_waits_to_retry_late_where_a_fallback_takes_it(step, waits):
 # ------------------------------------------------------------------ ends
 
 
-def test_where_one_target_of_a_rule_answers_the_others_are_left_alone():
+def test_an_answer_ends_the_call_without_the_other_targets_of_the_rule():
     ended = start(Stage(ONCE), to(SECOND, THIRD)).step(SERVER_ERROR).step(OK).ended
 
     assert (ended.outcome, ended.target, ended.attempts) == (OK, SECOND, 2)
@@ -104,7 +104,7 @@ def test_a_local_answer_has_the_time_when_it_was_found():
     assert times == [stage.now, stage.now]
 
 
-def test_what_is_at_hand_may_be_a_quarter_of_a_second_late():
+def test_a_local_answer_may_be_a_quarter_of_a_second_late():
     stage = Stage(ONCE)
     run = start(stage, CACHE, within=10.0)
     stage.now += 10.0
@@ -115,7 +115,7 @@ def test_what_is_at_hand_may_be_a_quarter_of_a_second_late():
 
 
 @table_test(("left", "sent"), [(0.5, True), (0.25, False)])
-def test_half_a_second_is_worth_sending(left, sent):
+def test_a_fallback_needs_half_a_second_before_the_deadline(left, sent):
     stage = Stage(ONCE)
     run = start(stage, to(SECOND), within=10.0)
     stage.now += 10.0 - left
@@ -124,13 +124,13 @@ def test_half_a_second_is_worth_sending(left, sent):
     assert sent == (where(run) == SECOND)
 
 
-# ------------------------------------------------------------------ who pays
+# ------------------------------------------------------------------ budget
 
 
 @table_test(("failures", "moved"), [(2, True), (3, False)])
 @table_test("before", [0, 3])
-def test_a_move_is_free_until_three_in_a_row_failed_there(failures, moved, before):
-    """Those before an answer do not count."""
+def test_a_move_is_free_until_three_calls_in_a_row_failed_at_the_target(failures, moved, before):
+    """Failures before an answer do not count."""
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(before):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
@@ -141,7 +141,7 @@ def test_a_move_is_free_until_three_in_a_row_failed_there(failures, moved, befor
     assert moved == (where(start(stage, to(SECOND)).step(SERVER_ERROR)) == SECOND)
 
 
-def test_a_target_of_which_nothing_is_known_is_in_no_doubt():
+def test_a_move_to_an_unknown_target_is_free():
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(3):
         assert where(start(stage, to(SECOND)).step(SERVER_ERROR)) == SECOND

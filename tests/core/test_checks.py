@@ -40,23 +40,23 @@ WINDOWS = [
 
 
 @table_test(("seconds", "message"), WINDOWS)
-def test_a_window_that_is_none_is_refused(seconds, message):
+def test_an_invalid_window_is_rejected(seconds, message):
     with pytest.raises(ConfigurationError, match=f"^{message}$"):
         require_window("seconds", seconds)
 
 
 @table_test("seconds", [1e-6, 0.5, 1, 1e9])
-def test_others_are_not(seconds):
+def test_a_valid_window_is_accepted(seconds):
     require_window("seconds", seconds)
 
 
-def test_a_rule_that_holds_says_nothing_and_one_that_does_not_the_value():
+def test_require_raises_with_the_value_only_if_the_rule_is_broken():
     require(True, "size must be 1", 2)
     with pytest.raises(ConfigurationError, match=r"^size must be 1, got 2$"):
         require(False, "size must be 1", 2)
 
 
-def test_a_value_is_not_shown_at_length():
+def test_a_long_value_is_shortened_in_messages():
     assert MAX_SHOWN == 100
     assert shown("x" * 100) == "x" * 100
     assert shown("x" * 101) == "x" * 100 + "..."
@@ -89,7 +89,7 @@ def wrong_values():
 
 
 @table_test(("policy", "name", "value"), list(wrong_values()))
-def test_a_value_of_the_wrong_type_is_named_when_the_policy_is_made(policy, name, value):
+def test_a_policy_names_a_value_of_the_wrong_type(policy, name, value):
     with pytest.raises(ConfigurationError, match=rf"^{name} must be .*, got "):
         policy(**{name: value})
 
@@ -101,7 +101,7 @@ def test_every_number_of_a_policy_is_checked_for_its_type(policy):
     }
 
 
-def test_a_whole_number_is_a_number_and_a_secret_of_the_wrong_type_is_not_shown():
+def test_integers_and_fractions_are_numbers_and_a_wrong_string_is_not_shown():
     assert FailureRate(window_seconds=10, ratio=Fraction(1, 2)).window_seconds == 10
     with pytest.raises(ConfigurationError, match=r"^rpm must be a number or None, got str$"):
         RateLimitPolicy(rpm="sk-secret")
@@ -110,17 +110,17 @@ def test_a_whole_number_is_a_number_and_a_secret_of_the_wrong_type_is_not_shown(
 @table_test(
     "rules", [FailureRate(), "consecutive", ("consecutive",), (AnyRule(),), (FailureRate(), None)]
 )
-def test_what_is_no_rule_is_named_when_the_policy_is_made(rules):
+def test_a_policy_names_an_invalid_rule(rules):
     with pytest.raises(ConfigurationError, match=r"^rules must be a tuple, each a "):
         AnyRule(rules=rules)
 
 
-def test_a_list_of_rules_is_taken_as_a_tuple():
+def test_a_list_of_rules_becomes_a_tuple():
     assert AnyRule(rules=[FailureRate()]).rules == (FailureRate(),)
 
 
 @table_test("weights", [{"acme": "2"}, {"acme": None}, {"acme": True}, "acme", ["acme"]])
-def test_weights_that_are_no_numbers_are_named(weights):
+def test_invalid_weights_are_named(weights):
     with pytest.raises(
         ConfigurationError, match=r"^tenant_weights must be a mapping, each a number, got "
     ):

@@ -31,7 +31,7 @@ def fail(breaker, now):
     breaker.settle(breaker.take(None, now), SERVER_ERROR, now, 0.5)
 
 
-def again(breaker, now, *, at, elapsed=0.0, **changes):
+def restarted(breaker, now, *, at, elapsed=0.0, **changes):
     """The circuit in another process, whose clock reads `at`."""
     text = json.dumps(breaker.save(now).as_dict())
     other = fresh(**changes)
@@ -39,37 +39,37 @@ def again(breaker, now, *, at, elapsed=0.0, **changes):
     return other
 
 
-def test_an_open_circuit_stays_open_for_what_was_left_less_what_has_passed():
+def test_an_open_circuit_keeps_its_open_time_minus_the_time_that_passed():
     breaker = fresh()
     fail(breaker, 100.0)
 
-    assert again(breaker, 103.0, at=5000.0).ready_at(None, 5000.0) == 5007.0
-    assert again(breaker, 103.0, at=5000.0, elapsed=4.0).ready_at(None, 5000.0) == 5003.0
-    assert again(breaker, 103.0, at=5000.0, elapsed=40.0).ready_at(None, 5000.0) == -inf
+    assert restarted(breaker, 103.0, at=5000.0).ready_at(None, 5000.0) == 5007.0
+    assert restarted(breaker, 103.0, at=5000.0, elapsed=4.0).ready_at(None, 5000.0) == 5003.0
+    assert restarted(breaker, 103.0, at=5000.0, elapsed=40.0).ready_at(None, 5000.0) == -inf
 
 
-def test_half_open_is_saved_as_open_whose_time_is_over():
+def test_half_open_is_saved_as_open_with_no_time_left():
     breaker = fresh()
     fail(breaker, 100.0)
     breaker.take(None, 110.0)
     breaker.take(None, 110.0)
     assert breaker.ready_at(None, 110.0) > 110.0  # no probe is free
-    other = again(breaker, 110.0, at=0.0)
+    other = restarted(breaker, 110.0, at=0.0)
 
     assert (other.state, other.ready_at(None, 0.0)) == (State.OPEN, -inf)
     other.take(None, 0.0)
     assert other.state is State.HALF_OPEN
 
 
-def test_a_trial_that_is_over_is_saved_as_the_open_time_that_began_with_its_end():
+def test_an_ended_half_open_state_is_saved_as_the_open_time_after_it():
     breaker = fresh(max_half_open_duration=100.0)
     fail(breaker, 100.0)
-    breaker.take(None, 110.0)  # a trial until 210, and open for twenty seconds then
+    breaker.take(None, 110.0)  # half-open until 210, then open for twenty seconds
 
-    assert again(breaker, 215.0, at=0.0).ready_at(None, 0.0) == 15.0
+    assert restarted(breaker, 215.0, at=0.0).ready_at(None, 0.0) == 15.0
 
 
-def test_a_circuit_that_closed_is_saved_without_what_had_grown():
+def test_a_circuit_that_closed_is_saved_without_grown_open_time():
     breaker = fresh()
     fail(breaker, 100.0)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK):
@@ -80,12 +80,12 @@ def test_a_circuit_that_closed_is_saved_without_what_had_grown():
     assert breaker.save(140.0).open_for == 10.0
 
 
-def test_the_open_time_goes_on_growing():
+def test_the_open_time_grows_across_a_restart():
     breaker = fresh()
     fail(breaker, 100.0)
     for now in (110.0, 110.0):  # one of two may fail
         fail(breaker, now)
-    other = again(breaker, 115.0, at=0.0)
+    other = restarted(breaker, 115.0, at=0.0)
     assert other.ready_at(None, 0.0) == 15.0
     fail(other, 15.0)
     fail(other, 15.0)
@@ -93,15 +93,15 @@ def test_the_open_time_goes_on_growing():
 
 
 @table_test("by_hand", [True, False])
-def test_closed_and_isolated_stay_as_they_are(by_hand):
+def test_closed_and_isolated_circuits_keep_their_state(by_hand):
     breaker = fresh()
     if by_hand:
         breaker.isolate(3.0)
 
-    assert again(breaker, 9.0, at=0.0).state is breaker.state
+    assert restarted(breaker, 9.0, at=0.0).state is breaker.state
 
 
-def test_results_from_before_move_nothing():
+def test_results_from_before_a_restore_change_nothing():
     breaker = fresh()
     token = breaker.take(None, 0.0)
     breaker.restore(breaker.save(1.0), 1.0)
@@ -112,10 +112,10 @@ def test_results_from_before_move_nothing():
 
 
 @table_test("mode", [Mode.DISABLED, Mode.METRICS_ONLY, Mode.FORCED_OPEN])
-def test_a_mode_goes_before_what_was_saved(mode):
+def test_the_mode_overrides_the_saved_state(mode):
     breaker = fresh()
     fail(breaker, 100.0)
-    other = again(breaker, 100.0, at=0.0, mode=mode)
+    other = restarted(breaker, 100.0, at=0.0, mode=mode)
 
     assert other.state is (State.ISOLATED if mode is Mode.FORCED_OPEN else State.CLOSED)
 
@@ -127,7 +127,7 @@ def test_a_circuit_that_is_not_open_is_saved_without_time_left():
     assert breaker.save(5.0).open_left == 0.0
 
 
-def test_what_was_counted_before_is_forgotten():
+def test_counts_from_before_a_restore_are_forgotten():
     policy = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2))
     breaker = Breaker(policy, TREATMENTS, lambda *_, **__: None)
     fail(breaker, 1.0)
@@ -138,7 +138,7 @@ def test_what_was_counted_before_is_forgotten():
     assert breaker.state is State.OPEN
 
 
-def test_no_time_passes_unless_it_is_given():
+def test_restore_assumes_no_elapsed_time_by_default():
     breaker = fresh()
     fail(breaker, 100.0)
     other = fresh()
@@ -146,7 +146,7 @@ def test_no_time_passes_unless_it_is_given():
     assert other.until == 10.0
 
 
-def test_no_open_time_is_longer_than_the_policy_makes_it():
+def test_the_policy_caps_a_restored_open_time():
     saved = CircuitSnapshot(state=State.OPEN, open_left=60.0, open_for=60.0)
     breaker = fresh(open_duration=0.5, max_open_duration=0.5, respect_retry_after=False)
     breaker.restore(saved, 7.0)
@@ -155,7 +155,7 @@ def test_no_open_time_is_longer_than_the_policy_makes_it():
 
 @table_test("forget", [Breaker.reset, lambda breaker, now: breaker.restore(
     CircuitSnapshot(state=State.CLOSED, open_left=0.0, open_for=10.0), now)])  # fmt: skip
-def test_a_time_that_the_server_named_is_forgotten_with_the_rest(forget):
+def test_reset_and_restore_forget_a_named_time(forget):
     breaker = fresh()
     breaker.settle(breaker.take(None, 0.0), SERVER_ERROR._replace(retry_after=500.0), 0.0, 0.5)
     assert breaker.until > 500.0
@@ -192,14 +192,14 @@ GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
         ("open_for", True, "open_for must be a finite number, got True"),
     ],
 )
-def test_what_cannot_have_been_saved_is_named(key, value, message):
+def test_an_invalid_saved_value_is_named(key, value, message):
     assert parse_snapshot(GOOD).open_left == 1.0
     with pytest.raises(ConfigurationError, match=message):
         parse_snapshot({**GOOD, key: value})
 
 
 @table_test("values", [None, [], "open", 3])
-def test_what_has_no_keys_is_no_saved_circuit(values):
+def test_a_saved_circuit_must_be_a_table(values):
     with pytest.raises(ConfigurationError, match="a saved circuit must be a table, got "):
         parse_snapshot(values)
 
@@ -215,7 +215,7 @@ def test_what_has_no_keys_is_no_saved_circuit(values):
         ({"respect_retry_after": False, "max_open_duration": 5.0}, 10.0, 10.0),
     ],
 )
-def test_no_time_is_longer_than_the_policy_of_today_makes_it(changes, left, grown):
+def test_the_present_policy_caps_restored_times(changes, left, grown):
     breaker = fresh(**{"max_open_duration": 40.0, **changes})
     breaker.restore(
         CircuitSnapshot(state=State.OPEN, open_left=9e6, open_for=9e6, named_left=9e6), 100.0
@@ -227,7 +227,7 @@ def test_no_time_is_longer_than_the_policy_of_today_makes_it(changes, left, grow
     assert breaker.until == now + grown
 
 
-def test_nor_is_the_open_time_shorter_than_it_begins_with():
+def test_a_restored_open_time_is_at_least_that_of_the_policy():
     breaker = fresh()
     breaker.restore(CircuitSnapshot(state=State.OPEN, open_left=0.0, open_for=1e-9), 0.0)
     fail(breaker, 0.0)
@@ -235,19 +235,19 @@ def test_nor_is_the_open_time_shorter_than_it_begins_with():
     assert breaker.until == 20.0
 
 
-def test_half_open_is_no_state_to_keep():
+def test_half_open_is_no_valid_saved_state():
     with pytest.raises(ConfigurationError, match="state must be one of closed, open, isolated"):
         CircuitSnapshot(state=State.HALF_OPEN, open_left=0.0, open_for=5.0)
 
 
-def test_the_shortest_spans_are_possible():
+def test_the_shortest_open_times_are_valid():
     assert parse_snapshot({**GOOD, "open_left": 0, "open_for": 0.1}).open_for == 0.1
 
 
-def test_what_a_patient_policy_saves_can_be_read():
+def test_a_very_long_open_time_can_be_saved_and_read():
     breaker = fresh(open_duration=1e12, max_open_duration=1e12)
     fail(breaker, 0.0)
-    assert again(breaker, 0.0, at=0.0).state is State.OPEN
+    assert restarted(breaker, 0.0, at=0.0).state is State.OPEN
 
 
 def test_a_restored_open_time_is_capped_by_the_present_policy():
@@ -255,36 +255,38 @@ def test_a_restored_open_time_is_capped_by_the_present_policy():
     fail(breaker, 100.0)
 
     assert (
-        again(breaker, 100.0, at=0.0, open_duration=5.0, open_duration_factor=1.0).ready_at(
+        restarted(breaker, 100.0, at=0.0, open_duration=5.0, open_duration_factor=1.0).ready_at(
             None, 0.0
         )
         == 5.0
     )
 
 
-def test_a_named_time_outlives_restarts_though_it_is_longer_than_any_open_time():
+def test_a_retry_after_longer_than_any_open_time_survives_restarts():
     breaker = fresh()
     token = breaker.take(None, 100.0)
     breaker.settle(token, SERVER_ERROR._replace(retry_after=600.0), 100.0, 0.0)
-    second = again(breaker, 110.0, at=0.0, elapsed=5.0)
+    second = restarted(breaker, 110.0, at=0.0, elapsed=5.0)
 
     assert second.ready_at(None, 0.0) == 585.0
-    assert again(second, 5.0, at=0.0).ready_at(None, 0.0) == 580.0
+    assert restarted(second, 5.0, at=0.0).ready_at(None, 0.0) == 580.0
     assert (
-        again(breaker, 110.0, at=0.0, respect_retry_after=False, open_duration_factor=1.0).ready_at(
-            None, 0.0
-        )
+        restarted(
+            breaker, 110.0, at=0.0, respect_retry_after=False, open_duration_factor=1.0
+        ).ready_at(None, 0.0)
         == 10.0
     )
     nearly_over = second.save(584.5)
     assert (nearly_over.open_left, nearly_over.named_left) == (0.5, 0.5)
-    assert second.save(600.0).named_left == again(second, 0.0, at=0.0, elapsed=600.0).until == 0.0
+    assert (
+        second.save(600.0).named_left == restarted(second, 0.0, at=0.0, elapsed=600.0).until == 0.0
+    )
     third = fresh(respect_retry_after=False)
     third.restore(nearly_over, 0.0)
     assert (third.until, third.save(0.0).named_left) == (0.5, 0.0)
 
 
-def test_a_restored_circuit_is_no_longer_isolated_by_hand():
+def test_restore_ends_an_isolation_by_hand():
     saved = CircuitSnapshot(state=State.OPEN, open_left=5.0, open_for=10.0)
     breaker = fresh()
     breaker.isolate(0.0, duration=60.0)
@@ -292,43 +294,45 @@ def test_a_restored_circuit_is_no_longer_isolated_by_hand():
     assert breaker.save(1.0) == saved
 
 
-def test_the_last_moment_of_an_isolation_outlives_a_restart():
+def test_the_last_half_second_of_an_isolation_survives_a_restart():
     breaker = fresh()
     breaker.isolate(0.0, duration=10.0)
-    assert again(breaker, 0.0, at=0.0, elapsed=9.5).state is State.ISOLATED
+    assert restarted(breaker, 0.0, at=0.0, elapsed=9.5).state is State.ISOLATED
 
 
-def test_a_saved_circuit_from_before_named_times_were_kept_is_read():
+def test_a_saved_circuit_without_named_left_can_be_read():
     values = {"state": "open", "open_left": 3.0, "open_for": 5.0}
 
     assert parse_snapshot(values) == CircuitSnapshot(state=State.OPEN, open_left=3.0, open_for=5.0)
 
 
 @table_test("mode", Mode)
-def test_an_isolation_by_hand_outlives_a_restart_in_every_mode(mode):
+def test_an_isolation_by_hand_survives_a_restart_in_every_mode(mode):
     breaker = fresh(mode=mode)
     breaker.isolate(100.0)
-    other = again(breaker, 110.0, at=0.0)
+    other = restarted(breaker, 110.0, at=0.0)
     assert other.ready_at(None, 0.0) == inf
 
     other.isolate(0.0, duration=30.0)
-    third = again(other, 10.0, at=0.0, elapsed=5.0, mode=Mode.NORMAL)
+    third = restarted(other, 10.0, at=0.0, elapsed=5.0, mode=Mode.NORMAL)
     assert (third.state, third.ready_at(None, 0.0)) == (State.ISOLATED, 15.0)
-    assert again(other, 10.0, at=0.0, elapsed=50.0, mode=Mode.NORMAL).ready_at(None, 0.0) == -inf
+    assert (
+        restarted(other, 10.0, at=0.0, elapsed=50.0, mode=Mode.NORMAL).ready_at(None, 0.0) == -inf
+    )
 
 
-def test_what_only_the_mode_isolates_is_not_isolated_in_another_mode():
+def test_a_forced_open_circuit_is_not_isolated_in_another_mode():
     forced = fresh(mode=Mode.FORCED_OPEN)
 
-    assert again(forced, 100.0, at=0.0).state is State.CLOSED
-    assert again(forced, 100.0, at=0.0, mode=Mode.FORCED_OPEN).ready_at(None, 0.0) == inf
+    assert restarted(forced, 100.0, at=0.0).state is State.CLOSED
+    assert restarted(forced, 100.0, at=0.0, mode=Mode.FORCED_OPEN).ready_at(None, 0.0) == inf
     forced.isolate(100.0)
-    assert again(forced, 100.0, at=0.0).state is State.ISOLATED
+    assert restarted(forced, 100.0, at=0.0).state is State.ISOLATED
     forced.reset(100.0)
-    assert again(forced, 100.0, at=0.0).state is State.CLOSED
+    assert restarted(forced, 100.0, at=0.0).state is State.CLOSED
 
 
-def test_the_circuits_of_several_models_are_read_and_a_wrong_one_is_named():
+def test_circuits_of_several_models_are_read_and_an_invalid_one_is_named():
     saved = CircuitSnapshot(state=State.OPEN, open_left=3.0, open_for=5.0)
     circuits = {"large": saved.as_dict(), "small": saved.as_dict()}
     assert parse_snapshots({"circuits": circuits}) == {"large": saved, "small": saved}

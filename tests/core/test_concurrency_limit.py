@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, retry_in
 from table_test import table_test
 
 from stormbreak.core.concurrency_limit import AimdLimit, AimdLimiter
@@ -16,9 +16,9 @@ OVERLOADED = Outcome(Verdict.OVERLOADED, status=529)
 
 
 class Plant:
-    """A target with so many slots, which turns away what is beyond; clients that always have more to send.
+    """A target with `capacity` slots that refuses more, and clients that always have more to send.
 
-    A round takes a second: everybody fills their limit, then all are answered.
+    A round takes a second: every client fills its limit, then all are answered.
     """
 
     def __init__(self, capacity, *limits):
@@ -54,7 +54,7 @@ def settle(slots, tokens, outcome=OK, now=1.0):
         slots.settle(token, outcome, now, 0.5)
 
 
-def test_counts_slots():
+def test_a_slot_is_taken_and_freed():
     slots = AimdLimiter(AimdLimit(initial_in_flight=2))
     one, _two = full(slots)
     assert slots.ready_at(None, 0.0) == NEVER
@@ -63,13 +63,13 @@ def test_counts_slots():
     assert (slots.in_flight, slots.limit, slots.max_limit) == (1, 2, 256)
 
 
-def test_doubles_per_round_trip_until_the_first_sign():
+def test_the_limit_doubles_per_round_trip_until_the_first_congestion():
     plant = Plant(1000, AimdLimit(initial_in_flight=10))
 
     assert [limit for (limit,) in plant.rounds(6)] == [20, 40, 80, 160, 256, 256]
 
 
-def test_climbs_by_a_step_per_round_trip_afterwards():
+def test_the_limit_climbs_by_its_increase_per_round_trip_after_congestion():
     plant = Plant(15, AimdLimit(initial_in_flight=10, increase=2.0, decrease_factor=0.5))
     plant.rounds(2)  # 20, and then half of it
     plant.capacity = 1000
@@ -80,7 +80,7 @@ def test_climbs_by_a_step_per_round_trip_afterwards():
     assert limits[0] + 2 * 20 - 2 <= limits[-1]
 
 
-def test_does_not_climb_while_it_is_not_used():
+def test_an_unused_limit_does_not_climb():
     plant = Plant(1000, AimdLimit(initial_in_flight=10))
 
     assert [limit for (limit,) in plant.rounds(50, demand=9)] == [10] * 50
@@ -90,7 +90,7 @@ def test_does_not_climb_while_it_is_not_used():
     ("outcome", "limit"),
     [
         (THROTTLED, 8),
-        (told(2.0), 8),
+        (retry_in(2.0), 8),
         (OVERLOADED, 8),
         (TIMEOUT, 8),
         (TIMEOUT._replace(own_deadline=True), 10),
@@ -99,14 +99,14 @@ def test_does_not_climb_while_it_is_not_used():
         (CANCELLED, 10),
     ],
 )
-def test_what_makes_it_fall(outcome, limit):
+def test_throttling_overload_and_timeouts_lower_the_limit(outcome, limit):
     slots = AimdLimiter(AimdLimit(initial_in_flight=10))
     settle(slots, full(slots)[:1], outcome)
 
     assert slots.limit == limit
 
 
-def test_falls_once_per_round_trip_however_many_are_refused():
+def test_the_limit_falls_once_per_round_trip():
     slots = AimdLimiter(AimdLimit(initial_in_flight=100))
     settle(slots, full(slots), THROTTLED)
     assert slots.limit == 80
@@ -114,7 +114,7 @@ def test_falls_once_per_round_trip_however_many_are_refused():
     assert slots.limit == 64
 
 
-def test_what_left_before_a_fall_moves_nothing():
+def test_results_of_attempts_sent_before_a_fall_change_nothing():
     slots = AimdLimiter(AimdLimit(initial_in_flight=10))
     first, *others = full(slots)
     slots.settle(first, THROTTLED, 1.0, 0.5)
@@ -123,7 +123,7 @@ def test_what_left_before_a_fall_moves_nothing():
     assert (slots.limit, slots._exact) == (8, 8.0)
 
 
-def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
+def test_a_slow_answer_lowers_the_limit_if_a_threshold_is_set():
     slots = AimdLimiter(AimdLimit(initial_in_flight=10, max_in_flight=10, slow_call_threshold=5.0))
     settle(slots, full(slots)[:1], OK, now=5.0)
     assert slots.limit == 10
@@ -131,21 +131,21 @@ def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
     assert slots.limit == 8
 
 
-def test_how_long_an_answer_took_is_counted_from_when_it_was_sent():
+def test_an_answer_time_counts_from_sending():
     slots = AimdLimiter(AimdLimit(initial_in_flight=10, slow_call_threshold=5.0))
     slots.settle(slots.take(None, 100.0), OK, 104.0, 0.5)
 
     assert slots.limit >= 10
 
 
-def test_it_always_binds_and_success_matters_to_it():
+def test_an_aimd_limit_always_binds_and_learns_from_success():
     slots = AimdLimiter(AimdLimit())
 
     assert slots.binds(0.0) is True
     assert slots.on_success
 
 
-def test_a_timeout_is_a_sign_however_short_it_is():
+def test_a_short_timeout_lowers_the_limit():
     slots = AimdLimiter(AimdLimit(initial_in_flight=10, slow_call_threshold=5.0))
     settle(slots, full(slots)[:1], TIMEOUT, now=1.0)
 
@@ -159,7 +159,9 @@ def test_a_timeout_is_a_sign_however_short_it_is():
     increase=st.floats(0.1, 50.0),
     decrease_factor=st.floats(0.01, 0.99),
 )
-def test_stays_within_its_bounds(outcomes, min_in_flight, more, increase, decrease_factor):
+def test_the_limit_stays_within_its_bounds(
+    outcomes, min_in_flight, more, increase, decrease_factor
+):
     limit = AimdLimit(
         min_in_flight=min_in_flight,
         initial_in_flight=min_in_flight,
@@ -174,7 +176,7 @@ def test_stays_within_its_bounds(outcomes, min_in_flight, more, increase, decrea
 
 
 @table_test("capacity", [5, 30, 100])
-def test_finds_the_capacity_of_a_target(capacity):
+def test_the_limit_finds_the_capacity_of_a_target(capacity):
     plant = Plant(capacity, AimdLimit(increase=1.0))
     plant.rounds(20)
     plant.served = plant.refused = 0
@@ -188,7 +190,7 @@ def test_finds_the_capacity_of_a_target(capacity):
     )  # one at each peak, and there are two rounds to a peak at least
 
 
-def test_follows_a_capacity_that_falls_and_comes_back():
+def test_the_limit_follows_a_falling_and_rising_capacity():
     plant = Plant(100, AimdLimit())
     plant.rounds(50)
     plant.capacity = 10
@@ -199,7 +201,7 @@ def test_follows_a_capacity_that_falls_and_comes_back():
     assert plant.clients[0].limit >= 80
 
 
-def test_two_clients_come_to_equal_parts():
+def test_two_clients_converge_to_equal_limits():
     plant = Plant(60, AimdLimit(initial_in_flight=50), AimdLimit(initial_in_flight=2))
     plant.clients[1]._epoch = 1  # it climbs by steps from the beginning
     plant.rounds(100)
@@ -223,12 +225,12 @@ def test_two_clients_come_to_equal_parts():
         ({"slow_call_threshold": 0}, "slow_call_threshold must be positive, got 0"),
     ],
 )
-def test_impossible_values_are_named(values, message):
+def test_an_invalid_value_is_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         AimdLimit(**values)
 
 
-def test_the_utmost_values_are_possible_and_the_defaults():
+def test_extreme_values_are_valid_and_defaults_hold():
     AimdLimit(
         min_in_flight=1,
         initial_in_flight=1,

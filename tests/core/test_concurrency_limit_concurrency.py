@@ -7,7 +7,7 @@ from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter
 from stormbreak.errors import ConfigurationError
 
 
-def test_open_while_a_slot_is_free():
+def test_a_fixed_limit_is_ready_while_a_slot_is_free():
     slots = FixedLimiter(FixedLimit(max_in_flight=2))
     readiness = []
     for _ in range(2):
@@ -21,12 +21,12 @@ def test_open_while_a_slot_is_free():
     assert slots.in_flight == 1
 
 
-def test_impossible_values_are_named():
+def test_an_invalid_value_is_named():
     with pytest.raises(ConfigurationError, match="in_flight must be at least 1, got 0"):
         FixedLimit(max_in_flight=0)
 
 
-def test_one_at_a_time_is_possible_and_the_limit_is_its_own_ceiling():
+def test_a_limit_of_one_is_valid_and_its_own_ceiling():
     policy = FixedLimit(max_in_flight=1)
 
     assert (policy.max_in_flight, FixedLimiter(policy).max_limit, FixedLimiter(policy).limit) == (

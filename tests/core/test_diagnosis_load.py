@@ -1,4 +1,4 @@
-"""A target that is slower, with slots to spare: its time becomes the usual one, since sending less does not help."""
+"""A slower target with free slots: its time becomes usual, since sending less does not help."""
 
 import random
 from math import inf
@@ -42,7 +42,7 @@ class Load:
         return 12.0 + self.service()
 
     def run(self, count, time_of, *, until=lambda: False):
-        """Let so many attempts leave, three a second, and wait for their answers, or until something is so."""
+        """Send `count` attempts, three a second, and wait for their answers, or until `until()` is true."""
         began = self.watch.now
         leaves = [(began + number / 3, number, False) for number in range(count)]
         moments = sorted(leaves + [(at + time_of(), number, True) for at, number, _ in leaves])
@@ -57,16 +57,16 @@ class Load:
                 flights[number] = self.watch.send()[0]
 
 
-def test_if_late_answers_spread_as_in_a_calm_their_time_becomes_usual():
+def test_late_answers_that_spread_as_in_a_calm_become_usual():
     load = Load()
     assert load.diagnosis.mean == pytest.approx(1.0, rel=0.3)
     load.run(60, load.slower)
 
-    assert load.diagnosis.mean > 2.5  # the first answers to come are short ones
+    assert load.diagnosis.mean > 2.5  # the first answers are short ones
     assert load.diagnosis.judge.usual < 4.0  # of all answers, not only of the late ones
 
 
-def test_as_soon_as_their_time_is_usual_they_are_no_evidence_any_more():
+def test_answers_are_no_evidence_once_their_time_is_usual():
     load = Load()
     load.run(60, load.slower, until=lambda: load.diagnosis.late_at > 0)
     assert load.watch.cause is Cause.OVERLOAD
@@ -76,7 +76,7 @@ def test_as_soon_as_their_time_is_usual_they_are_no_evidence_any_more():
     assert load.watch.is_healthy
 
 
-def test_if_neighbours_wait_alike_it_is_a_queue():
+def test_late_answers_with_like_waits_are_a_queue():
     load = Load()
     usual = load.diagnosis.judge.usual
     load.run(100, load.queued)
@@ -93,12 +93,12 @@ def trial():
     return load
 
 
-def test_after_two_minutes_the_time_of_late_answers_becomes_usual_on_trial():
+def test_the_time_of_late_answers_becomes_usual_on_trial_after_two_minutes():
     load = trial()
 
     assert load.diagnosis.mean == pytest.approx(4.0, rel=0.1)
     assert load.watch.is_healthy
-    assert load.diagnosis.late_at > 0  # the limit is not in a hurry
+    assert load.diagnosis.late_at > 0  # the limit grows slowly
 
 
 def test_no_trial_begins_while_attempts_time_out():
@@ -113,7 +113,7 @@ def test_no_trial_begins_while_attempts_time_out():
     assert load.watch.cause is Cause.OVERLOAD
 
 
-def test_a_trial_that_makes_answers_later_restores_what_was_usual():
+def test_a_trial_that_makes_answers_later_restores_the_usual_time():
     load = trial()
     usual, mean = Load().diagnosis.judge.usual, Load().diagnosis.mean
     load.run(40, load.later)
@@ -124,7 +124,7 @@ def test_a_trial_that_makes_answers_later_restores_what_was_usual():
     assert load.diagnosis.judge.usual == usual  # the next trial waits twice as long
 
 
-def test_a_trial_after_which_nothing_is_answered_restores_what_was_usual():
+def test_a_trial_after_which_the_target_dies_restores_the_usual_time():
     load = trial()
     load.watch.fail(10, TIMEOUT)
 
@@ -143,8 +143,8 @@ def test_a_trial_that_changes_nothing_lasts():
 
 
 @table_test(("ago", "accepted"), [(REMEMBERED - 60, False), (REMEMBERED + 60, True)])
-def test_soon_after_failures_that_stood_out_they_stay_late(ago, accepted):
-    """Of an overload that was too much, the target may have a queue of attempts that have been given up."""
+def test_a_slower_time_is_not_accepted_soon_after_many_failures(ago, accepted):
+    """After an overload the target may have a queue of attempts that callers have given up."""
     load = Load()
     load.watch.fail(5, SERVER_ERROR)
     load.run(30, load.service)
@@ -157,7 +157,7 @@ def test_soon_after_failures_that_stood_out_they_stay_late(ago, accepted):
 @table_test(
     ("outcome", "accepted"), [(THROTTLED, False), (OVERLOADED, False), (SERVER_ERROR, True)]
 )
-def test_after_a_refusal_because_of_load_they_stay_late(outcome, accepted):
+def test_a_slower_time_is_not_accepted_after_a_refusal_for_load(outcome, accepted):
     load = Load()
     load.watch.fail(1, outcome)
     load.run(100, load.slower)

@@ -1,10 +1,10 @@
-"""When a run of failures is death, and when chance explains it."""
+"""When a run of failures means that the target is dead, and when chance explains it."""
 
 from math import inf, log
 from random import Random
 
 import pytest
-from stage import INVALID, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from stage import INVALID, SERVER_ERROR, THROTTLED, TIMEOUT, retry_in
 from table_test import table_test
 from watch import Watch
 
@@ -12,7 +12,7 @@ from stormbreak.core.diagnosis import Cause
 from stormbreak.types import CANCELLED, TREATMENTS, Tally, Verdict
 
 
-def test_eight_failures_in_a_row_are_more_than_chance_explains():
+def test_eight_failures_in_a_row_mean_death():
     watch = Watch().answer().fail(7)
     assert (watch.is_dead, watch.diagnosis.dead_at, len(watch.diagnosis.run)) == (False, -inf, 7)
     watch.fail()
@@ -20,13 +20,13 @@ def test_eight_failures_in_a_row_are_more_than_chance_explains():
     assert (watch.is_dead, watch.diagnosis.dead_at) == (True, watch.now)
 
 
-def test_they_are_at_a_cold_start_too():
+def test_eight_failures_in_a_row_mean_death_in_a_cold_start():
     assert not Watch().fail(7).is_dead
     assert Watch().fail(8).is_dead
 
 
-def test_a_dead_target_is_known_from_cold_though_its_failures_are_slow():
-    """Two calls a second, of which each fails after five: ten are always under way."""
+def test_slow_failures_mean_death_in_a_cold_start():
+    """Two calls a second, each fails after five seconds: ten are always in flight."""
     watch, flying = Watch(), []
     for number in range(30):
         flying += watch.send()
@@ -44,8 +44,8 @@ def test_an_answer_ends_the_run():
     assert (watch.diagnosis.dead_at, len(watch.diagnosis.run)) == (-inf, 0)
 
 
-def test_an_outage_is_known_though_answers_of_before_still_come():
-    """With many in flight, answers come for a while to attempts that left before it."""
+def test_an_outage_is_known_while_earlier_attempts_are_still_answered():
+    """With many in flight, attempts sent before the outage are answered for a while."""
     watch = Watch().know()
     before = watch.send(200)
     watch.wait(0.1)
@@ -59,7 +59,7 @@ def test_an_outage_is_known_though_answers_of_before_still_come():
     assert not watch.is_dead
 
 
-def test_failures_of_attempts_that_left_before_the_last_that_was_answered_do_not_count():
+def test_failures_of_attempts_sent_before_the_last_answered_one_do_not_count():
     watch = Watch()
     slow = watch.send(50)
     watch.answer()
@@ -68,8 +68,8 @@ def test_failures_of_attempts_that_left_before_the_last_that_was_answered_do_not
     assert (watch.is_dead, len(watch.diagnosis.run)) == (False, 0)
 
 
-def test_of_a_cold_burst_failures_come_first_and_answers_later():
-    """Refused at once are ten of thirty: nobody knows while twenty are awaited."""
+def test_quick_failures_of_a_cold_burst_are_no_death_while_others_are_in_flight():
+    """Ten of thirty fail at once: twenty are undecided."""
     watch = Watch()
     burst = watch.send(30)
     watch.now += 0.1
@@ -83,7 +83,7 @@ def test_of_a_cold_burst_failures_come_first_and_answers_later():
     assert (watch.is_dead, watch.diagnosis.dead_at) == (False, -inf)
 
 
-def test_a_cold_burst_of_failures_alone_is_dead_when_a_quarter_is_undecided_at_most():
+def test_a_cold_burst_of_failures_is_death_once_a_quarter_or_less_is_undecided():
     watch = Watch()
     burst = watch.send(30)
     watch.now += 0.1
@@ -95,7 +95,7 @@ def test_a_cold_burst_of_failures_alone_is_dead_when_a_quarter_is_undecided_at_m
 
 
 @table_test(("undecided", "dead"), [(2, True), (3, False)])
-def test_those_of_the_same_time_that_are_under_way_may_still_be_answered(undecided, dead):
+def test_attempts_in_flight_of_the_same_time_may_still_be_answered(undecided, dead):
     watch = Watch().answer()
     watch.send(50)  # left before
     watch.fail(4)
@@ -108,7 +108,7 @@ def test_those_of_the_same_time_that_are_under_way_may_still_be_answered(undecid
 
 
 def chance(failures):
-    """What is learned where more and more fail between two answers, and at last so many."""
+    """A diagnosis after runs of failures that grew to `failures` between two answers."""
     watch = Watch()
     for number in range(failures + 1):
         for _ in range(100):
@@ -120,7 +120,7 @@ def chance(failures):
     ("failures", "longest"),
     [(0, log(0.001) / log(0.4)), (2, log(0.001) / log(2 / 3)), (9, log(0.001) / log(0.85))],
 )
-def test_where_more_fail_by_chance_a_longer_run_is_explained(failures, longest):
+def test_frequent_failures_make_a_longer_run_explicable_by_chance(failures, longest):
     watch = chance(failures)
 
     assert watch.diagnosis.run.max_length == pytest.approx(longest, rel=0.01)
@@ -129,7 +129,7 @@ def test_where_more_fail_by_chance_a_longer_run_is_explained(failures, longest):
     assert watch.fail().is_dead
 
 
-def test_a_run_that_chance_did_not_explain_teaches_nothing_of_chance():
+def test_a_run_beyond_chance_does_not_change_the_usual_run():
     watch = chance(1)
     before = watch.diagnosis.run.max_length
     watch.fail(100).answer()
@@ -137,7 +137,7 @@ def test_a_run_that_chance_did_not_explain_teaches_nothing_of_chance():
     assert watch.diagnosis.run.max_length == before
 
 
-def test_where_failures_become_rare_what_chance_explains_becomes_less():
+def test_the_explicable_run_shrinks_when_failures_become_rare():
     watch = chance(5)
     assert watch.diagnosis.run.max_length > 30
     watch.answer(100)
@@ -145,8 +145,8 @@ def test_where_failures_become_rare_what_chance_explains_becomes_less():
     assert watch.diagnosis.run.max_length == pytest.approx(log(0.001) / log(0.4))
 
 
-def test_who_is_answered_after_all_has_not_failed():
-    """Of three that are overdue the second is answered: one failed before it, and one may yet have."""
+def test_an_overdue_attempt_that_is_answered_is_no_failure():
+    """Of three overdue attempts the second is answered: one failed before it, one may still fail."""
     watch = Watch().know()
     flights = []
     for _ in range(3):
@@ -160,7 +160,7 @@ def test_who_is_answered_after_all_has_not_failed():
     assert watch.diagnosis.run._usual_length == pytest.approx(0.1)
 
 
-def test_every_check_looks_at_the_time():
+def test_reading_the_state_checks_for_overdue_attempts():
     watch = Watch().know()
     watch.send(8)
     watch.now += 2.0
@@ -168,7 +168,7 @@ def test_every_check_looks_at_the_time():
     assert watch.is_dead
 
 
-def test_who_is_older_than_usual_counts_once():
+def test_an_attempt_older_than_usual_counts_once():
     watch = Watch().know()
     hanging = watch.send(8)
     assert not watch.wait(1.29).is_dead
@@ -179,7 +179,7 @@ def test_who_is_older_than_usual_counts_once():
     assert len(watch.diagnosis.run) == 8
 
 
-def test_where_a_share_hangs_beside_answers_nothing_is_dead():
+def test_a_target_is_not_dead_if_some_attempts_hang_beside_answers():
     watch = Watch().know()
     for _ in range(200):
         watch.send(5)
@@ -197,7 +197,7 @@ def test_a_hanging_attempt_does_not_count_before_a_baseline_exists():
     assert not watch.wait(1_000.0).is_dead
 
 
-def test_a_stream_that_has_begun_is_not_overdue_nor_is_what_does_not_stream():
+def test_a_begun_stream_and_a_plain_call_beside_streams_are_not_overdue():
     watch = Watch().know(streams=True)
     begun, _ = watch.send(20, streams=True), watch.send(20)
     watch.wait(0.3)
@@ -209,22 +209,22 @@ def test_a_stream_that_has_begun_is_not_overdue_nor_is_what_does_not_stream():
 
 
 @table_test(
-    "outcome", [THROTTLED, told(3.0), INVALID, CANCELLED, TIMEOUT._replace(own_deadline=True)]
+    "outcome", [THROTTLED, retry_in(3.0), INVALID, CANCELLED, TIMEOUT._replace(own_deadline=True)]
 )
-def test_what_is_no_failure_neither_lengthens_the_run_nor_ends_it(outcome):
+def test_other_outcomes_neither_extend_nor_end_the_run(outcome):
     watch = Watch().fail(7).fail(50, outcome)
     assert not watch.is_dead
 
     assert watch.fail().is_dead
 
 
-def test_what_a_policy_counts_as_a_failure_counts():
-    ill = TREATMENTS[Verdict.THROTTLED]._replace(tally=Tally.FAILURE)
+def test_a_verdict_that_the_policy_counts_as_a_failure_extends_the_run():
+    as_failure = TREATMENTS[Verdict.THROTTLED]._replace(tally=Tally.FAILURE)
 
-    assert Watch({**TREATMENTS, Verdict.THROTTLED: ill}).fail(8, THROTTLED).is_dead
+    assert Watch({**TREATMENTS, Verdict.THROTTLED: as_failure}).fail(8, THROTTLED).is_dead
 
 
-def test_a_run_can_be_begun_anew():
+def test_a_run_can_be_restarted():
     watch = Watch().fail(9)
     watch.diagnosis.run.start()
     assert not watch.is_dead
@@ -233,7 +233,7 @@ def test_a_run_can_be_begun_anew():
     assert watch.fail().is_dead
 
 
-def test_what_is_kept_is_bounded():
+def test_memory_for_runs_is_bounded():
     watch = Watch()
     watch.send(3_000)
     watch.fail(3_000)
@@ -243,7 +243,7 @@ def test_what_is_kept_is_bounded():
 
 
 @table_test("share", [0.3, 0.5, 0.7])
-def test_bad_luck_is_hardly_ever_taken_for_death(share):
+def test_random_failures_are_hardly_ever_taken_for_death(share):
     watch, random, dead = Watch(), Random(7), 0
     for _ in range(3_000):
         if random.random() < share:

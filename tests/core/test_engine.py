@@ -1,6 +1,6 @@
 import pytest
 from quiet_fleet import QuietFleet
-from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage, policy, told
+from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage, policy, retry_in
 
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
@@ -24,9 +24,9 @@ def sent(stage):
     return sum(run.sending for run in stage.runs)
 
 
-def test_snapshot_says_what_stands_where():
+def test_the_snapshot_shows_the_state_of_each_target():
     stage = Stage(Policy(limit=FixedLimit(max_in_flight=2)))
-    stage.start().step(told(8.0)).close()
+    stage.start().step(retry_in(8.0)).close()
     stage.start()
 
     assert stage.engine.snapshot(stage.now) == {
@@ -61,7 +61,7 @@ def test_snapshot_says_what_stands_where():
     }
 
 
-def test_the_age_of_a_queue_is_that_of_its_oldest_call():
+def test_the_queue_age_is_that_of_the_oldest_call():
     stage = Stage(Policy(limit=FixedLimit(max_in_flight=1)))
     for wait in (0.0, 2.0, 1.0):
         stage.start()
@@ -70,7 +70,7 @@ def test_the_age_of_a_queue_is_that_of_its_oldest_call():
     assert (target["queued"], target["queue_age"]) == (2, 3.0)
 
 
-def test_one_target_state_a_target():
+def test_a_target_has_one_state():
     stage = Stage()
 
     assert stage.engine.target_state(TARGET) is stage.engine.target_state(TARGET)
@@ -85,12 +85,12 @@ def test_without_a_breaker_there_is_no_circuit():
     assert stage.start().sending
 
 
-def test_isolating_by_hand_holds_the_patient_and_rejects_the_hasty():
+def test_isolating_by_hand_holds_patient_calls_and_rejects_fail_fast_ones():
     stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(max_in_flight=1)))
-    blocker, hasty, patient = stage.start(), stage.start(), stage.start(fail_fast=False)
+    blocker, impatient, patient = stage.start(), stage.start(), stage.start(fail_fast=False)
     stage.state.isolate(stage.now)
     stage.settle()
-    assert hasty.ended.stopped == "breaker"
+    assert impatient.ended.stopped == "breaker"
     blocker.step(OK)
     stage.tick(1e6)
     assert patient.queued
@@ -111,7 +111,7 @@ def after_circuit_closed(stage):
     return probe
 
 
-def test_after_a_circuit_closed_the_queue_leaves_paced():
+def test_the_queue_leaves_paced_after_a_circuit_closed():
     stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(max_in_flight=10)))
     probe = after_circuit_closed(stage)
     probe.step(OK)
@@ -124,11 +124,11 @@ def test_after_a_circuit_closed_the_queue_leaves_paced():
     assert left == [4, 4, 4, 4, 8, 8, 8, 10]  # in groups of four, ten slots
 
 
-def test_a_cooldown_that_is_lifted_leaves_the_pace_of_the_circuit_alone():
+def test_lifting_a_cooldown_keeps_the_pace_of_the_circuit():
     stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(max_in_flight=10)))
     early = stage.start()
     probe = after_circuit_closed(stage)
-    early.step(told(60.0)).close()
+    early.step(retry_in(60.0)).close()
     probe.step(OK)  # closes the circuit and lifts the cooldown
     stage.settle()
 
@@ -137,12 +137,14 @@ def test_a_cooldown_that_is_lifted_leaves_the_pace_of_the_circuit_alone():
     assert sent(stage) == 8
 
 
-def test_a_circuit_that_closes_during_a_cooldown_leaves_the_pace_of_the_cooldown_alone():
+def test_a_circuit_that_closes_keeps_the_pace_of_a_cooldown():
     stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(max_in_flight=10)))
     early = stage.start()
     probe = after_circuit_closed(stage)
     probe.command, answer = None, probe
-    stage.state.cooldown.settle(stage.now, told(4.0), stage.now, 0.0)  # as late as the probe itself
+    stage.state.cooldown.settle(
+        stage.now, retry_in(4.0), stage.now, 0.0
+    )  # as late as the probe itself
     answer.step(OK)
     early.close()
     stage.pass_time(3.9)
@@ -153,9 +155,9 @@ def test_a_circuit_that_closes_during_a_cooldown_leaves_the_pace_of_the_cooldown
     assert sent(stage) == 8
 
 
-def test_after_a_cooldown_the_queue_leaves_paced():
+def test_the_queue_leaves_paced_after_a_cooldown():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=10)))
-    stage.start().step(told(4.0)).close()
+    stage.start().step(retry_in(4.0)).close()
     for _ in range(20):
         stage.start()
     stage.pass_time(3.99)
@@ -172,7 +174,7 @@ def test_after_a_cooldown_the_queue_leaves_paced():
 # ---------------------------------------------------------------- a forked child
 
 
-def test_a_child_begins_without_the_leases_and_the_stalls_of_its_parent():
+def test_a_forked_child_starts_without_leases_and_stalls_of_its_parent():
     stage = Stage(policy())
     stage.engine.fleet = QuietFleet()
     stage.engine.stalls.beat(stage.now - 60.0, lambda: True)
@@ -182,7 +184,7 @@ def test_a_child_begins_without_the_leases_and_the_stalls_of_its_parent():
     assert stage.engine.fleet.restarts == 1
 
 
-# ---------------------------------------------------------------- what a policy asks of the engine
+# ---------------------------------------------------------------- prices and leases
 
 
 def test_a_spend_limit_needs_prices():
@@ -191,7 +193,7 @@ def test_a_spend_limit_needs_prices():
         stage.start()
 
 
-def test_only_an_engine_in_a_fleet_has_leases_and_only_where_the_policy_shares():
+def test_an_engine_leases_only_in_a_fleet_and_for_policies_that_share():
     shares = policy(fleet=FleetPolicy(url="redis://x"))
     alone = Stage(shares)
     assert alone.start().sending
@@ -204,7 +206,7 @@ def test_only_an_engine_in_a_fleet_has_leases_and_only_where_the_policy_shares()
     assert set(alone.engine.fleet.lease_of) == {OTHER}
 
 
-def test_a_lease_that_rests_is_woken_by_the_next_call():
+def test_a_call_wakes_a_resting_lease():
     stage = Stage(policy(fleet=FleetPolicy(url="redis://x"), limit=AimdLimit()))
     stage.engine.fleet = QuietFleet()
     lease = stage.state.lease
@@ -229,7 +231,7 @@ def test_a_target_can_be_paused_before_its_first_call():
 # ---------------------------------------------------------------- memory
 
 
-def test_circuits_that_are_not_closed_outlive_the_engine():
+def test_open_circuits_survive_a_restart_of_the_engine():
     stage = Stage(policy(breaker=FRAGILE))
     stage.fail_until_open()
     stage.start(target=OTHER).step(OK)

@@ -1,4 +1,4 @@
-"""Targets with policies of their own, and what becomes of their target_states when policies change."""
+"""Targets with their own policies, and their states when policies change."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ NEARLY_FULL = policy(limit=FixedLimit(max_in_flight=1), attempt_timeout=3.0)
 
 
 def governed(**named):
-    """A stage on which `main` and `spare` have the policies that are given."""
+    """A stage with the given policies for `main` and `spare`."""
     stage = Stage(FILE)
     govern(stage, **named)
     return stage
@@ -43,7 +43,7 @@ def govern(stage, file=FILE, **named):
     stage.engine.govern(file, accounts, stage.now)
 
 
-def test_a_named_target_goes_by_its_own_policy_and_any_other_by_that_of_the_engine():
+def test_a_named_target_has_its_own_policy_and_any_other_that_of_the_engine():
     stage = governed(main=NEARLY_FULL)
     first, second = stage.start(target=MAIN), stage.start(target=MAIN)
 
@@ -53,7 +53,7 @@ def test_a_named_target_goes_by_its_own_policy_and_any_other_by_that_of_the_engi
     assert all(stage.start(target=PLAIN).sending for _ in range(9))
 
 
-def test_retries_go_by_the_policy_of_the_target():
+def test_retries_follow_the_policy_of_the_target():
     thrice = policy(
         retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))
     )
@@ -64,7 +64,7 @@ def test_retries_go_by_the_policy_of_the_target():
     assert stage.start(target=SPARE).step(SERVER_ERROR).ended.stopped == "attempts"
 
 
-def test_policies_with_the_same_budget_share_it_and_others_do_not():
+def test_policies_with_an_equal_budget_share_it():
     paying = policy(retry_budget=BudgetPolicy())
     stage = governed(main=paying, spare=replace(paying, attempt_timeout=1.0))
     main, spare, other = map(stage.engine.target_state, (MAIN, SPARE, PLAIN))
@@ -73,7 +73,7 @@ def test_policies_with_the_same_budget_share_it_and_others_do_not():
     assert other.budget is None
 
 
-def test_what_did_not_change_keeps_its_target_state():
+def test_an_unchanged_policy_keeps_its_target_state():
     stage = governed(main=NEARLY_FULL, spare=NEARLY_FULL)
     kept, changed = stage.engine.target_state(MAIN), stage.engine.target_state(SPARE)
     govern(stage, main=policy(limit=FixedLimit(max_in_flight=1), attempt_timeout=3.0), spare=FILE)
@@ -82,7 +82,7 @@ def test_what_did_not_change_keeps_its_target_state():
     assert stage.engine.target_state(SPARE) is not changed
 
 
-def test_an_unnamed_target_has_a_new_target_state_when_the_policy_of_the_engine_changes():
+def test_an_unnamed_target_gets_a_new_state_when_the_policy_of_the_engine_changes():
     stage = governed(main=NEARLY_FULL)
     before = stage.engine.target_state(PLAIN)
     govern(stage, file=NEARLY_FULL, main=NEARLY_FULL)
@@ -91,7 +91,7 @@ def test_an_unnamed_target_has_a_new_target_state_when_the_policy_of_the_engine_
     assert stage.engine.target_state(PLAIN).policy is NEARLY_FULL
 
 
-def test_who_is_in_a_target_state_ends_there():
+def test_calls_finish_in_the_target_state_in_which_they_began():
     stage = governed(main=NEARLY_FULL)
     flying, waiting = stage.start(target=MAIN), stage.start(target=MAIN)
     govern(stage, main=FILE)
@@ -103,7 +103,7 @@ def test_who_is_in_a_target_state_ends_there():
     assert waiting.sending
     waiting.step(OK)
     assert waiting.ended.outcome is OK
-    assert stage.engine.target_state(MAIN).slots.in_flight == 1  # that of the new one
+    assert stage.engine.target_state(MAIN).slots.in_flight == 1  # of the new call
 
 
 @table_test("isolated", [False, True])
@@ -125,7 +125,7 @@ def test_a_changed_policy_does_not_close_a_circuit(isolated):
 FORCED = replace(FRAGILE, mode=Mode.FORCED_OPEN)
 
 
-def test_a_circuit_that_is_no_longer_forced_open_is_closed():
+def test_a_circuit_closes_when_it_is_no_longer_forced_open():
     stage = governed(main=replace(NEARLY_FULL, breaker=FORCED))
     assert stage.start(target=MAIN, fail_fast=False).queued
     govern(stage, main=replace(NEARLY_FULL, breaker=FRAGILE))
@@ -133,7 +133,7 @@ def test_a_circuit_that_is_no_longer_forced_open_is_closed():
     assert stage.start(target=MAIN, fail_fast=False).sending
 
 
-def test_calls_that_waited_for_a_circuit_forced_open_leave_when_it_is_so_no_longer():
+def test_waiting_calls_leave_when_a_circuit_is_no_longer_forced_open():
     stage = governed(main=replace(NEARLY_FULL, breaker=FORCED))
     waiting = stage.start(target=MAIN, fail_fast=False)
     govern(stage, main=replace(NEARLY_FULL, breaker=FRAGILE))
@@ -142,7 +142,7 @@ def test_calls_that_waited_for_a_circuit_forced_open_leave_when_it_is_so_no_long
     assert waiting.sending
 
 
-def test_calls_that_wait_in_a_target_state_of_before_are_kept_by_a_circuit_forced_open_now():
+def test_forcing_a_circuit_open_holds_calls_in_the_previous_state():
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     first, second = (
         stage.start(target=MAIN, fail_fast=False),
@@ -155,7 +155,7 @@ def test_calls_that_wait_in_a_target_state_of_before_are_kept_by_a_circuit_force
     assert (first.ended.outcome.verdict, second.queued) == ("ok", True)
 
 
-def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_target_state_of_before():
+def test_a_reset_by_hand_reaches_calls_in_the_previous_state():
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     stage.engine.isolate(MAIN, stage.now)
     waiting = stage.start(target=MAIN, fail_fast=False)
@@ -168,7 +168,7 @@ def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_target_state_of_befor
 
 
 @table_test("paused", [False, True])
-def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_target_state_of_before(paused):
+def test_a_restored_circuit_and_a_pause_reach_calls_in_the_previous_state(paused):
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     busy, waiting = (stage.start(target=MAIN, fail_fast=False) for _ in range(2))
     govern(stage, main=replace(FILE, breaker=FRAGILE))
@@ -182,7 +182,7 @@ def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_target_state_
     assert (busy.over, waiting.queued) == (True, True)
 
 
-def test_a_new_target_state_goes_on_counting_how_often_the_circuit_opened():
+def test_a_new_target_state_keeps_the_count_of_openings():
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     stage.start(target=MAIN).step(SERVER_ERROR)
     before = stage.engine.target_state(MAIN)
@@ -199,7 +199,7 @@ def test_a_new_target_state_goes_on_counting_how_often_the_circuit_opened():
     ) == (1, 1)
 
 
-def test_an_isolation_by_hand_outlives_a_mode_that_comes_and_goes():
+def test_an_isolation_by_hand_survives_a_temporary_mode():
     stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     stage.engine.isolate(MAIN, stage.now, duration=50.0)
     for breaker in (FORCED, FRAGILE):
@@ -208,7 +208,7 @@ def test_an_isolation_by_hand_outlives_a_mode_that_comes_and_goes():
     assert stage.engine.target_state(MAIN).breaker.ready_at(None, stage.now) == stage.now + 50.0
 
 
-def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():
+def test_a_removed_target_is_shown_until_its_last_call_has_ended():
     stage = governed(main=NEARLY_FULL, spare=NEARLY_FULL)
     run = stage.start(target=MAIN)
     stage.start(target=SPARE)
@@ -222,7 +222,7 @@ def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():
 
 
 @table_test("known", [False, True])
-def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone(known):
+def test_a_call_begun_before_a_change_may_fall_back_to_a_removed_target(known):
     once = policy(retry=RetryPolicy(max_attempts=1))
     stage = governed(main=once, spare=NEARLY_FULL)
     busy = stage.start(target=SPARE) if known else None
@@ -231,7 +231,7 @@ def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone(known):
     govern(stage, main=once)
     busy = busy or stage.start(target=SPARE)
 
-    assert run.step(SERVER_ERROR).queued  # the limit of before holds
+    assert run.step(SERVER_ERROR).queued  # the previous limit holds
     busy.step(OK)
     stage.settle()
     assert (run.sending, run.command.target) == (True, SPARE)
@@ -239,7 +239,7 @@ def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone(known):
     assert str(SPARE) not in stage.engine.snapshot(stage.now)["targets"]
 
 
-def test_a_target_that_came_back_is_no_longer_gone():
+def test_a_target_that_comes_back_is_no_longer_gone():
     stage = governed(main=NEARLY_FULL)
     stage.start(target=MAIN)
     govern(stage)
@@ -248,11 +248,11 @@ def test_a_target_that_came_back_is_no_longer_gone():
     assert not stage.engine.target_state(MAIN).gone
 
 
-def test_a_name_stands_in_front():
+def test_the_name_of_a_target_comes_first_in_its_text():
     assert [str(MAIN), str(PLAIN)] == ["main=acme/large#k1", "acme/large#k1"]
 
 
-def test_another_fixed_limit_lets_queued_calls_leave_and_keeps_the_state():
+def test_a_new_fixed_limit_admits_queued_calls_and_keeps_the_state():
     stage = governed(main=NEARLY_FULL)
     state = stage.engine.target_state(MAIN)
     runs = [stage.start(target=MAIN) for _ in range(4)]
@@ -282,7 +282,7 @@ def test_a_limit_of_another_kind_replaces_the_state():
     assert stage.engine.target_state(PLAIN).policy.limit == AutomaticLimit()
 
 
-def test_a_policy_that_hedges_makes_the_engine_race():
+def test_an_engine_races_if_a_policy_hedges():
     stage = Stage(FILE)
     assert not stage.engine.races
     govern(stage, main=replace(FILE, hedge=HedgePolicy()))
@@ -291,7 +291,7 @@ def test_a_policy_that_hedges_makes_the_engine_race():
     assert not stage.engine.races
 
 
-def test_a_state_that_was_replaced_is_kept_only_for_those_that_wait_in_it():
+def test_a_replaced_state_is_kept_only_while_calls_wait_in_it():
     stage = governed(main=NEARLY_FULL)
     first, _second = stage.start(target=MAIN), stage.start(target=MAIN)
     govern(stage, main=replace(NEARLY_FULL, attempt_timeout=4.0))
@@ -303,7 +303,7 @@ def test_a_state_that_was_replaced_is_kept_only_for_those_that_wait_in_it():
 
 
 @table_test("shares_slots", [False, True])
-def test_what_was_taken_of_a_rate_counts_where_slots_are_shared(shares_slots):
+def test_a_new_state_keeps_the_used_rate_if_slots_are_shared(shares_slots):
     before = policy(rate_limit=RateLimitPolicy(rpm=60.0))
     stage = Stage(before)
     stage.start(target=PLAIN)
@@ -312,7 +312,7 @@ def test_what_was_taken_of_a_rate_counts_where_slots_are_shared(shares_slots):
     assert stage.start(target=PLAIN).queued is shares_slots
 
 
-def test_tenants_keep_the_limits_of_the_last_change_until_there_are_others():
+def test_tenants_keep_their_limits_until_new_ones_are_given():
     stage = Stage(FILE)
     stage.engine.govern(FILE, {}, stage.now, tenants={"acme": TenantLimits(rpm=60.0)})
     stage.engine.govern(NEARLY_FULL, {}, stage.now)

@@ -23,11 +23,11 @@ def returned(attempt, *, status=503, code=None, detail=None):
     )
 
 
-def ended(*history, **told):
-    return CallResult(CANCELLED, history=history, **told)
+def ended(*history, **values):
+    return CallResult(CANCELLED, history=history, **values)
 
 
-def test_an_attempt_is_a_line_and_its_retry_belongs_to_it():
+def test_an_attempt_and_its_retry_share_a_line():
     history = [
         Queued(0.0, 1, TARGET, "limit"),
         Sent(1.0, 1, TARGET, 1),
@@ -45,11 +45,9 @@ def test_an_attempt_is_a_line_and_its_retry_belongs_to_it():
     ]
 
 
-def test_a_move_and_a_refusal_are_lines_too():
+def test_fallbacks_and_rejections_have_lines():
     history = [
-        RetryPlanned(
-            3.0, 1, TARGET, 1, until=5.5, free=True
-        ),  # of an attempt that is not remembered
+        RetryPlanned(3.0, 1, TARGET, 1, until=5.5, free=True),  # of an attempt that was forgotten
         FellBack(1.0, 1, TARGET, str(OTHER), Verdict.OVERLOADED),
         FallbackRefused(1.0, 1, TARGET, "cache", "nothing found"),
         CallRejected(1.0, 1, TARGET, "shed", "could not be served in time", None),
@@ -62,7 +60,7 @@ def test_a_move_and_a_refusal_are_lines_too():
     ]
 
 
-def test_the_first_line_sums_up():
+def test_the_first_line_is_a_summary():
     assert notes_of(ended(returned(1), attempts=1, waited=2.0)) == [
         "tried: 1 attempt(s), 2.0 s unserved",
         "attempt 1 at acme/large: overloaded, status 503 after 1.2 s",
@@ -72,7 +70,7 @@ def test_the_first_line_sums_up():
     ]
 
 
-def test_the_last_of_many_lines_are_kept():
+def test_the_last_lines_are_kept():
     exactly, *_ = notes_of(ended(*map(returned, range(MAX_LINES)), attempts=MAX_LINES))
     first, *lines = notes_of(ended(*map(returned, range(MAX_LINES + 3)), attempts=MAX_LINES + 3))
 
@@ -81,7 +79,7 @@ def test_the_last_of_many_lines_are_kept():
     assert [line.split()[1] for line in lines] == [str(attempt) for attempt in range(3, 15)]
 
 
-def test_attempts_beside_each_other_are_lines_too():
+def test_hedges_have_lines():
     history = [
         Hedged(2.0, 1, TARGET, 2, 1.5),
         Queued(2.0, 1, TARGET, "limit"),

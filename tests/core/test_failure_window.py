@@ -13,7 +13,7 @@ def counted(window, now):
     return window.calls, window.failures
 
 
-def test_counts_calls_and_failures():
+def test_a_window_counts_calls_and_failures():
     window = TimeWindow(10.0)
     for failed in (True, False, True):
         window.add(5.0, failed=failed)
@@ -21,7 +21,7 @@ def test_counts_calls_and_failures():
     assert counted(window, 5.0) == (3, 2)
 
 
-def test_a_slice_leaves_as_a_whole():
+def test_a_slice_expires_as_a_whole():
     window = TimeWindow(10.0, buckets=10)
     window.add(0.9, failed=True)
     window.add(1.1, failed=False)
@@ -31,14 +31,14 @@ def test_a_slice_leaves_as_a_whole():
     assert counted(window, 11.0) == (0, 0)
 
 
-def test_a_long_silence_empties_it():
+def test_a_long_silence_empties_a_window():
     window = TimeWindow(10.0)
     window.add(0.0, failed=True)
 
     assert counted(window, 1e6) == (0, 0)
 
 
-def test_what_comes_late_goes_into_the_newest_slice():
+def test_a_late_result_goes_into_the_newest_slice():
     window = TimeWindow(10.0)
     window.add(50.0, failed=False)
     window.add(45.0, failed=True)
@@ -47,7 +47,7 @@ def test_what_comes_late_goes_into_the_newest_slice():
     assert counted(window, 60.0) == (0, 0)
 
 
-def test_clear_forgets():
+def test_clear_forgets_all_results():
     window = TimeWindow(10.0)
     window.add(0.0, failed=True)
     window.clear()
@@ -56,7 +56,7 @@ def test_clear_forgets():
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 9.0), st.booleans()), max_size=60))
-def test_never_older_than_its_seconds_and_never_a_slice_short(steps):
+def test_a_window_holds_no_older_results_and_misses_a_slice_at_most(steps):
     window, seconds, now, seen = TimeWindow(10.0), 10.0, 0.0, []
     for pause, failed in steps:
         now += pause
@@ -69,7 +69,7 @@ def test_never_older_than_its_seconds_and_never_a_slice_short(steps):
         assert sum(surely) <= window.failures <= sum(at_most)
 
 
-def test_ten_slices_by_default():
+def test_a_window_has_ten_slices_by_default():
     window = TimeWindow(10.0)
     window.add(0.95, failed=True)
 
@@ -77,7 +77,7 @@ def test_ten_slices_by_default():
     assert counted(window, 10.0) == (0, 0)
 
 
-def test_slices_need_not_be_a_second_wide():
+def test_slices_may_be_wider_than_a_second():
     window = TimeWindow(40.0)
     window.add(3.9, failed=False)
     window.add(4.1, failed=True)
@@ -87,7 +87,7 @@ def test_slices_need_not_be_a_second_wide():
     assert counted(window, 44.0) == (0, 0)
 
 
-def test_a_clock_may_begin_long_before_zero():
+def test_a_clock_may_start_before_zero():
     window = TimeWindow(10.0)
     window.add(-1e6, failed=True)
 
@@ -104,7 +104,7 @@ def test_the_end_of_a_slice_belongs_to_the_next():
 
 
 @table_test("silence", range(10, 30))
-def test_no_slice_outlives_a_silence(silence):
+def test_no_slice_survives_a_silence(silence):
     window = TimeWindow(10.0)
     window.add(3.5, failed=True)
 
@@ -121,7 +121,7 @@ def test_slices_may_be_narrow():
 
 
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 8))
-def test_a_count_window_holds_the_last_so_many(outcomes, last):
+def test_a_count_window_holds_the_last_results(outcomes, last):
     window = CountWindow(last)
     for number, failed in enumerate(outcomes, start=1):
         window.add(0.0, failed=failed)
@@ -131,7 +131,7 @@ def test_a_count_window_holds_the_last_so_many(outcomes, last):
     assert (window.calls, window.failures) == (0, 0)
 
 
-def test_a_cleared_count_window_holds_nothing_of_before():
+def test_a_cleared_count_window_forgets_earlier_results():
     window = CountWindow(2)
     for failed in (True, True, True):
         window.add(0.0, failed=failed)
@@ -141,7 +141,7 @@ def test_a_cleared_count_window_holds_nothing_of_before():
     assert (window.calls, window.failures) == (1, 0)
 
 
-def test_a_mean_counts_by_the_span_and_is_not_too_low_at_its_start():
+def test_a_mean_is_weighted_by_duration_and_unbiased_at_its_start():
     mean = DecayingMean(30.0)
     assert mean.mean() == 0.0
     mean.add(5.0, 1.0)
@@ -152,7 +152,7 @@ def test_a_mean_counts_by_the_span_and_is_not_too_low_at_its_start():
     assert mean.mean() == pytest.approx(1.0, rel=0.01)
 
 
-def test_what_is_missing_to_the_least_weight_counts_as_nothing():
+def test_weight_missing_to_the_minimum_counts_as_zero():
     mean = DecayingMean(30.0)
     mean.add(8.0, 30.0)
 
@@ -160,7 +160,7 @@ def test_what_is_missing_to_the_least_weight_counts_as_nothing():
     assert mean.mean(min_weight=1.0) == pytest.approx(8.0 * (1 - exp(-1.0)))
 
 
-def test_a_span_without_length_counts_nothing():
+def test_a_span_without_length_does_not_count():
     mean = DecayingMean(30.0)
     mean.add(inf, 1e-308)
 

@@ -1,4 +1,4 @@
-"""The rules themselves; what a call does with them is law 17."""
+"""The rules; law 17 tests what a call does with them."""
 
 import pytest
 from table_test import table_test
@@ -42,7 +42,7 @@ WRONG = [
 
 
 @table_test(("make", "message"), WRONG)
-def test_impossible_values_are_named(make, message):
+def test_an_invalid_value_is_named(make, message):
     with pytest.raises(ConfigurationError, match=f"^{message}$"):
         make()
 
@@ -56,11 +56,11 @@ def order(choose, *weights, uniform=0.0, loads=None):
     )
 
 
-def test_in_order_is_as_written_however_loaded():
+def test_in_order_keeps_the_written_order_at_any_load():
     assert order(TargetOrder.IN_ORDER, 1, 9, 5, loads={A: 2.0}) == "abc"
 
 
-def test_the_least_loaded_comes_first_and_equals_as_written():
+def test_least_loaded_puts_the_least_loaded_target_first():
     assert order(TargetOrder.LEAST_LOADED, 1, 1, 1, loads={A: 0.5, B: 0.2, C: 1.4}) == "bac"
     assert order(TargetOrder.LEAST_LOADED, 1, 1, 1) == "abc"
 
@@ -69,28 +69,28 @@ def test_the_least_loaded_comes_first_and_equals_as_written():
     ("uniform", "expected"),
     [(0.0, "acb"), (0.19, "acb"), (0.2, "bca"), (0.39, "bca"), (0.4, "cab")],
 )
-def test_by_weight_the_first_is_drawn_and_others_follow_by_weight(uniform, expected):
+def test_weighted_draws_the_first_target_by_weight(uniform, expected):
     assert order(TargetOrder.WEIGHTED, 2, 2, 6, uniform=uniform) == expected
 
 
-def test_by_weight_those_without_room_come_last():
+def test_weighted_puts_targets_without_room_last():
     assert order(TargetOrder.WEIGHTED, 2, 2, 6, uniform=0.99, loads={C: 1.0}) == "bac"
     assert (
         order(TargetOrder.WEIGHTED, 2, 2, 6, uniform=0.99, loads={A: 1.0, B: 1.0, C: 1.0}) == "cab"
     )
 
 
-def test_by_weight_rounding_falls_back_to_the_last_target():
+def test_weighted_rounding_falls_back_to_the_last_target():
     assert order(TargetOrder.WEIGHTED, 0.1, 0.2, 0.3, uniform=1 - 2**-53) == "cba"
 
 
-def test_what_a_rule_does_not_say():
-    """As the page about fallbacks tells it."""
+def test_rules_have_defaults():
+    """They match the page about fallbacks."""
     assert ToTargets(targets=(LARGE,)).max_wait == 2.0
     assert (ToCache().max_wait, ToDegraded().max_wait, LARGE.weight) == (None, None, 1.0)
     assert (CachePolicy().max_age, CachePolicy().max_bytes) == (86_400.0, 268_435_456)
 
 
-def test_small_values_are_possible():
+def test_small_values_are_valid():
     assert ToCache(max_wait=0.5).max_wait == CachePolicy(max_age=0.5).max_age == 0.5
     assert CachePolicy(max_bytes=1).max_bytes == 1

@@ -1,4 +1,4 @@
-"""Leases in place of limits: units with their times, a cap, and what replaces them without a store."""
+"""Leases instead of limits: units with their times, a cap, and the fallback without a store."""
 
 from math import inf
 
@@ -55,7 +55,7 @@ def test_units_of_the_past_lapse_after_they_were_received(rate):
     assert rate.held(NOW + LAPSE) == 0
 
 
-def test_a_unit_that_was_taken_for_nothing_can_be_used_until_it_would_have_lapsed(rate):
+def test_a_refunded_unit_is_usable_until_it_lapses(rate):
     rate.add(Ramp(NOW, 0.0, 1, NOW))
     receipt = rate.take(1, NOW + 0.2)
     assert rate.ready_at(1, NOW + 0.2) == NEVER
@@ -65,7 +65,7 @@ def test_a_unit_that_was_taken_for_nothing_can_be_used_until_it_would_have_lapse
     assert rate.owed == 0
 
 
-def test_units_that_were_taken_leave_the_others_at_their_times(rate):
+def test_taken_units_leave_the_times_of_others_unchanged(rate):
     rate.add(Ramp(NOW, 0.1, 4, NOW))
     rate.take(1, NOW)
     assert rate.ready_at(1, NOW) == pytest.approx(NOW + 0.1)
@@ -83,7 +83,7 @@ def test_an_amount_is_taken_from_several_leases(rate):
     assert rate.held(NOW + 0.25 + LAPSE) == 1
 
 
-def test_units_that_lapse_leave_the_others_at_their_times(rate):
+def test_lapsed_units_leave_the_times_of_others_unchanged(rate):
     rate.add(Ramp(NOW, 0.1, 20, NOW))
     late = NOW + LAPSE + 0.55
     assert [rate.held(late), rate.held(late)] == [14, 14]
@@ -93,8 +93,8 @@ def test_units_that_lapse_leave_the_others_at_their_times(rate):
 @table_test(
     ("first", "got", "count", "amount", "lapses_after"),
     [
-        (-0.2, -0.2, 3, 3, LAPSE),  # all of them
-        (-0.2, -0.2, 4, 3, LAPSE),  # the first ones
+        (-0.2, -0.2, 3, 3, LAPSE),  # all units
+        (-0.2, -0.2, 4, 3, LAPSE),  # the first units
         (-0.2, -0.5, 4, 1, LAPSE - 0.2),
         (-5.0, -0.5, 3, 3, LAPSE - 0.5),  # none lapses before it can be used
         (-5.0, -0.5, 4, 3, LAPSE - 0.5),
@@ -108,26 +108,26 @@ def test_the_receipt_says_when_the_last_unit_would_have_lapsed(
     assert rate.take(amount, NOW) == pytest.approx(NOW + lapses_after)
 
 
-def test_several_units_that_were_taken_for_nothing_can_be_used_at_once(rate):
+def test_several_refunded_units_are_usable_at_once(rate):
     rate.add(Ramp(NOW, 0.0, 2, NOW))
     assert rate.ready_at(2, NOW) == READY
     rate.refund(2, rate.take(2, NOW), NOW)
     assert rate.ready_at(2, NOW) == READY
 
 
-def test_a_lease_of_no_units_holds_nobody(rate):
+def test_a_lease_of_no_units_holds_no_call(rate):
     rate.add(Ramp(NOW + 5.0, 0.1, 0, NOW))
     rate.add(Ramp(NOW, 0.1, 1, NOW))
     assert rate.ready_at(1, NOW) == READY
 
 
-def test_who_stands_behind_others_may_leave_when_the_fleet_has_made_up_for_them(rate):
+def test_the_turn_of_a_waiting_call_follows_the_rate_of_the_fleet(rate):
     rate.add(Ramp(NOW, 0.0, 3, NOW))
     assert rate.turn_at(5, NOW) == pytest.approx(NOW + 0.2)
     assert rate.turn_at(2, NOW) == NOW
 
 
-def test_what_was_used_is_counted_and_remembered_for_a_while(rate):
+def test_used_units_are_counted_and_remembered_for_a_while(rate):
     assert (rate.used, rate.full_at) == (0, -inf)
     rate.add(Ramp(NOW, 0.0, 4, NOW))
     receipt = rate.take(1, NOW)
@@ -136,7 +136,7 @@ def test_what_was_used_is_counted_and_remembered_for_a_while(rate):
     assert (rate.used, rate.full_at) == (2, NOW + MEMORY)
 
 
-def test_what_is_given_back_or_used_beyond_is_owed_to_the_fleet(rate):
+def test_refunds_and_excess_are_reported_to_the_fleet(rate):
     rate.add(Ramp(NOW, 0.0, 100, NOW))
     rate.take(80, NOW)
     rate.settle(30, latest=inf)
@@ -144,7 +144,7 @@ def test_what_is_given_back_or_used_beyond_is_owed_to_the_fleet(rate):
     assert rate.owed == -20
 
 
-def test_a_late_store_is_replaced_by_a_share_which_is_reported(lease, rate):
+def test_a_share_replaces_a_late_store_and_its_use_is_reported(lease, rate):
     lease.answered(inf)
     lease.ask(NOW)
     lease.ask(NOW + 0.01)
@@ -159,7 +159,7 @@ def test_a_late_store_is_replaced_by_a_share_which_is_reported(lease, rate):
     assert rate.ready_at(1, late) == pytest.approx(late + 0.2)
 
 
-def test_a_busy_parent_is_waited_for_longer_since_its_children_end_with_it():
+def test_a_parent_process_is_waited_for_longer_than_a_store():
     rate = leased(url="parent:///x").rate("requests", 10.0, 1.0)
     rate._lease.ask(NOW)
     assert rate.ready_at(1, NOW) == NOW + PARENT_PATIENCE
@@ -181,20 +181,20 @@ def test_a_store_that_never_answered_leaves_one_unit_at_first(share, depth):
     assert rate.ready_at(1, NOW) == pytest.approx(NOW + 0.1 / share)
 
 
-def test_what_was_taken_of_the_share_for_nothing_can_be_used_again_and_is_not_owed(lease, rate):
+def test_a_refund_to_the_share_is_usable_and_not_owed(lease, rate):
     lease.answered(NOW)
     rate.refund(4, rate.take(4, NOW), NOW)
     assert (rate.ready_at(5, NOW) <= NOW + 1e-9, rate.owed, rate.used) == (True, 0, 0)
 
 
-def test_another_share_does_not_give_back_what_was_taken(lease, rate):
+def test_a_new_share_does_not_refund_what_was_taken(lease, rate):
     lease.answered(NOW)
     rate.take(5, NOW)
     lease.set_share(1.0)
     assert rate.ready_at(1, NOW) > NOW
 
 
-def test_half_a_share_is_half_of_it():
+def test_the_fallback_half_halves_the_share():
     lease = leased(fallback="half")
     lease.set_share(1 / 4)
     assert lease.share == 1 / 8
@@ -210,7 +210,7 @@ def slots(lease):
     return slots
 
 
-def test_a_cap_holds_until_its_lease_is_over(slots):
+def test_a_cap_holds_until_its_lease_ends(slots):
     assert slots.cap_at(NOW) == 8
     assert slots.cap_at(NOW + 10) == 0
     assert slots.ready_at(None, NOW + 10) == NEVER
@@ -238,7 +238,7 @@ def test_a_call_waits_for_slots_until_the_store_is_late(lease, slots):
     assert slots.ready_at(None, NOW) == NOW + PATIENCE
 
 
-def test_the_last_slot_goes_back_to_the_fleet_unless_it_may_be_used_again_soon(lease, slots):
+def test_the_last_slot_returns_to_the_fleet_unless_it_may_be_used_again_soon(lease, slots):
     lease.answered(inf)
     slots.fresh_until = NOW + 1
 
@@ -254,12 +254,12 @@ def test_the_last_slot_goes_back_to_the_fleet_unless_it_may_be_used_again_soon(l
     assert [woken_by(NOW, 1), woken_by(NOW, 2)] == [1, 0]
 
 
-def test_another_limit_of_the_fleet_is_asked_for_at_once(lease, slots):
+def test_a_new_limit_asks_the_fleet_at_once(lease, slots):
     slots.resize(30, 0.5)
     assert (slots.max_limit, slots.cap_at(NOW), lease.woken) == (30, 8, [1])
 
 
-def test_no_slot_at_all_is_no_limit_of_zero_for_those_who_divide_by_it(slots):
+def test_the_limit_is_at_least_one_without_slots(slots):
     slots.set_cap(0, NOW + 10)
     assert slots.ready_at(None, NOW) == NEVER
     assert slots.limit == 1
@@ -297,7 +297,7 @@ def test_a_lease_is_shared_while_the_store_answers(lease):
     assert not lease.is_sharing
 
 
-def test_a_lease_at_rest_is_given_back_until_a_call_needs_it(lease):
+def test_a_resting_lease_wakes_for_a_call(lease):
     lease.rest()
     assert (lease.rests, lease.woken) == (True, [1])
     lease.ask(NOW)
@@ -315,7 +315,7 @@ def test_a_policy_without_limits_shares_news_only():
     assert not lease.only_gossips
 
 
-def test_a_period_of_a_spend_limit_begins_without_an_allowance():
+def test_a_spend_period_begins_without_an_allowance():
     lease = SpendLease(FleetPolicy(url="redis://x", on_store_loss="allow"), 1.0, lambda: None)
     assert (lease.started, lease.allowance, lease.is_lenient) == (0.0, 0, True)
     lease.granted, lease.returned, lease.elsewhere, lease.noted = 10, 3, 20, 5
@@ -326,7 +326,7 @@ def test_a_period_of_a_spend_limit_begins_without_an_allowance():
     assert not lease.withholds
 
 
-def test_news_wake_once(lease):
+def test_the_same_news_wake_the_lease_once(lease):
     news = object()
     lease.report_news(news)
     lease.report_news(news)

@@ -1,8 +1,8 @@
-"""What a gate says of itself: one that does not mind success is the same after it as before."""
+"""Each gate declares whether it learns from success."""
 
 from copy import deepcopy
 
-from stage import OK, told
+from stage import OK, retry_in
 from table_test import table_test
 
 from stormbreak.core.breaker import Breaker
@@ -26,22 +26,22 @@ def _slowed():
     rate = AdaptiveSendRate(lambda: 0.0)
     for second in range(20):
         token = rate.take(None, float(second))
-        rate.settle(token, told(None), second + 0.5, 0.5)
+        rate.settle(token, retry_in(None), second + 0.5, 0.5)
     assert rate.in_force(19.5)
     return rate
 
 
-def _state(thing):
-    if not type(thing).__module__.startswith("stormbreak"):
-        return thing
-    names = getattr(type(thing), "__slots__", None) or vars(thing)
-    return {name: _state(getattr(thing, name)) for name in names if name[:3] != "_on"}
+def _state(value):
+    if not type(value).__module__.startswith("stormbreak"):
+        return value
+    names = getattr(type(value), "__slots__", None) or vars(value)
+    return {name: _state(getattr(value, name)) for name in names if name[:3] != "_on"}
 
 
-@table_test("made", [_paced, _slowed])
+@table_test("make_gate", [_paced, _slowed])
 @table_test("outcome", [OK, OK._replace(retry_after=1.0)])
-def test_a_gate_that_does_not_mind_success_is_not_changed_by_one(made, outcome):
-    gate = made()
+def test_a_gate_without_on_success_is_not_changed_by_a_success(make_gate, outcome):
+    gate = make_gate()
     assert gate.on_success is None
     token = gate.take(None, 19.5)
     before = deepcopy(_state(gate))
@@ -66,5 +66,5 @@ def test_a_gate_that_does_not_mind_success_is_not_changed_by_one(made, outcome):
         SpendGate,
     ],
 )
-def test_a_gate_with_a_settle_of_its_own_does_not_inherit_that_of_a_success(kind):
+def test_a_gate_with_its_own_settle_has_its_own_on_success(kind):
     assert ("settle" in vars(kind)) == ("on_success" in vars(kind))

@@ -1,10 +1,10 @@
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, retry_in
 from table_test import table_test
 
 from stormbreak.core.gate import Completion, InFlight
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
-LANDINGS = [
+COMPLETIONS = [
     (OK, Completion.ANSWERED),
     (TIMEOUT, Completion.LATE),
     (TIMEOUT._replace(own_deadline=True), Completion.CUT),
@@ -12,21 +12,21 @@ LANDINGS = [
     (THROTTLED, Completion.REFUSED),
     (SERVER_ERROR, Completion.REFUSED),
     (INVALID, Completion.CUT),
-    (told(3.0), Completion.CUT),
-    (told(3.0, Verdict.OVERLOADED), Completion.REFUSED),
+    (retry_in(3.0), Completion.CUT),
+    (retry_in(3.0, Verdict.OVERLOADED), Completion.REFUSED),
     (Outcome(Verdict.CONNECT_FAILED), Completion.REFUSED),
 ]
 
 
-@table_test(("outcome", "landing"), LANDINGS)
-def test_how_an_attempt_lands(outcome, landing):
+@table_test(("outcome", "completion"), COMPLETIONS)
+def test_each_outcome_has_its_completion(outcome, completion):
     flight = InFlight(3.0)
 
     assert flight.completion is None
-    assert flight.complete(outcome) is landing is flight.completion
+    assert flight.complete(outcome) is completion is flight.completion
 
 
-def test_a_flight_begins_with_nothing_known():
+def test_a_new_attempt_in_flight_knows_its_start_only():
     flight = InFlight(3.0)
 
     assert (flight.streams, flight.counted) == (False, False)

@@ -1,4 +1,4 @@
-"""How many probes may come to nothing before a trial is spent."""
+"""How many probes without a clear result end a trial."""
 
 from table_test import table_test
 
@@ -10,7 +10,7 @@ from stormbreak.types import Tally
 
 @table_test("probes", [1, 2, 5])
 @table_test(("answered", "times"), [(True, 3), (False, 10)])
-def test_probes_without_a_clear_result_spend_a_trial(probes, answered, times):
+def test_probes_without_a_clear_result_end_a_trial(probes, answered, times):
     trial = Trial(BreakerPolicy(probes=probes), 0.0, pace=5.0)
     for _ in range(times * probes):
         assert trial.ready_at(0.0) == READY
@@ -21,8 +21,8 @@ def test_probes_without_a_clear_result_spend_a_trial(probes, answered, times):
     assert trial.ends_at == 0.0
 
 
-def test_a_spent_trial_waits_for_the_last_of_those_still_under_way():
-    """While one of them may answer, it may still be decided."""
+def test_an_ended_trial_waits_for_its_last_probe_in_flight():
+    """While one of them may answer, the trial may still be decided."""
     trial = Trial(BreakerPolicy(probes=3, max_concurrent_probes=3, probe_lease=60.0), 0.0, pace=5.0)
     trial.take(1.0), trial.take(5.0)
     for _ in range(9):
@@ -44,7 +44,7 @@ def test_a_spent_trial_waits_for_the_last_of_those_still_under_way():
         (None, [60.0, 60.0, 60.0, 120.0]),
     ],
 )
-def test_probes_that_hang_give_their_places_away_one_in_each_open_time(lost_after, leases):
+def test_hung_probes_free_one_place_per_open_time(lost_after, leases):
     policy = BreakerPolicy(
         probes=3,
         max_concurrent_probes=3,

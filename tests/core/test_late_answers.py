@@ -1,4 +1,4 @@
-"""The load response: what the spread of late answers shows, and trials of what is usual."""
+"""The load response: the spread of late answers, and trials of a new usual time."""
 
 import random
 from math import inf
@@ -46,7 +46,7 @@ def test_a_trial_waits_anew_after_a_timeout():
 
 
 @table_test(("after", "fails"), [(RESET_AFTER - 1, True), (RESET_AFTER, False)])
-def test_lateness_ends_a_trial_only_for_as_long_as_the_trial_waited(after, fails):
+def test_lateness_fails_a_trial_only_for_as_long_as_the_trial_waited(after, fails):
     response = late()
     response.begin_trial(200.0)
 
@@ -57,7 +57,7 @@ def test_without_a_trial_none_fails():
     assert not late().end_trial(1.0)
 
 
-def test_the_next_trial_waits_twice_as_long_and_no_failed_one_fails_again():
+def test_the_next_trial_waits_twice_as_long():
     response = late()
     assert failed(response, 200.0)
     assert not response.end_trial(202.0)
@@ -70,7 +70,7 @@ def test_the_next_trial_waits_twice_as_long_and_no_failed_one_fails_again():
 
 
 @table_test(("quiet", "waits"), [(0.0, 2), (2 * RESET_AFTER + 1, 1)])
-def test_after_as_long_without_evidence_the_wait_is_forgotten(quiet, waits):
+def test_the_wait_is_reset_after_as_long_without_evidence(quiet, waits):
     response = late()
     failed(response, 200.0)
     begins = 1_000.0
@@ -82,7 +82,7 @@ def test_after_as_long_without_evidence_the_wait_is_forgotten(quiet, waits):
     assert response.is_trial_due(begins + waits * RESET_AFTER + 1)
 
 
-def test_only_attempts_that_left_in_the_episode_count():
+def test_only_attempts_sent_in_the_episode_count():
     response = LateAnswers()
     response.begin(100.0, -inf)
     response.answered(99.9, 6.0)
@@ -94,14 +94,14 @@ def test_only_attempts_that_left_in_the_episode_count():
     assert not response.times
 
 
-def test_it_keeps_the_last_times_only():
+def test_only_the_last_times_are_kept():
     response = answers([1.0 + number for number in range(2 * KEPT)])
 
     assert len(response.times) == KEPT
     assert response.times[0] == 1.0 + KEPT
 
 
-def test_answers_no_longer_than_in_a_calm_are_no_slower_target():
+def test_answers_no_longer_than_in_a_calm_show_no_slower_target():
     draw = lognormal(1)
 
     assert not answers([draw(CALM) / 2 for _ in range(60)]).is_slower(
@@ -110,7 +110,7 @@ def test_answers_no_longer_than_in_a_calm_are_no_slower_target():
 
 
 @table_test(("count", "decided"), [(4, False), (200, True)])
-def test_answers_decide_once_they_suffice(count, decided):
+def test_enough_answers_show_a_slower_target(count, decided):
     draw = lognormal(3)
     calm = sorted(draw(CALM) for _ in range(200))
 
@@ -136,7 +136,7 @@ def test_a_slower_target_multiplies_times_and_a_queue_adds_to_them(seed, spread)
 
 
 @table_test("seed", range(20))
-def test_a_queue_may_grow_and_shrink_meanwhile(seed):
+def test_a_growing_and_shrinking_queue_shows_no_slower_target(seed):
     draw = lognormal(seed, 0.9)
     calm = sorted(draw(CALM) for _ in range(200))
     waits = [CALM * (3 + 10 * abs(30 - number) / 30) for number in range(60)]
@@ -144,5 +144,5 @@ def test_a_queue_may_grow_and_shrink_meanwhile(seed):
     assert not answers([wait + draw(CALM) for wait in waits]).is_slower(calm)
 
 
-def test_without_a_calm_nothing_is_known_of_its_spread():
+def test_without_times_of_a_calm_no_target_is_slower():
     assert not answers([1.0, 2.0, 3.0]).is_slower([])

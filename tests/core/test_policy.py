@@ -43,6 +43,6 @@ def test_a_number_out_of_bounds_is_named_by_its_path(part, message):
 
 
 @table_test("number", [0, 0.0, 1e-6, -1e-6, 1e12, 10**12, -3])
-def test_every_other_may_be(number):
+def test_zero_and_numbers_within_bounds_are_valid(number):
     check_magnitudes(Part(number=number))
     check_magnitudes(Part(several=(number, False), named={"a": number}))

@@ -1,4 +1,4 @@
-"""What holds where a policy says nothing: a change of these changes what users have."""
+"""Defaults of policies: a change here changes the behaviour for users."""
 
 import pytest
 from table_test import table_test
@@ -83,7 +83,7 @@ MINUTE, DAY = 60.0, 86_400.0
         ),
     ],
 )  # fmt: skip
-def test_defaults(policy, defaults):
+def test_each_policy_has_its_defaults(policy, defaults):
     assert {name: getattr(policy, name) for name in defaults} == defaults
 
 
@@ -113,24 +113,24 @@ def test_defaults(policy, defaults):
         (CircuitSnapshot, {"state": State.OPEN, "open_left": "long", "open_for": 1.0}),
     ],
 )
-def test_what_no_policy_can_mean_is_refused_at_once(policy, values):
+def test_an_invalid_value_is_rejected_at_once(policy, values):
     with pytest.raises(ConfigurationError):
         policy(**values)
 
 
-def test_one_output_token_and_the_whole_share_are_the_least_and_the_most():
+def test_extreme_values_are_valid():
     assert SpendPolicy(max_output_tokens=1).max_output_tokens == 1
     assert Policy(process_share=1.0).process_share == 1.0
     assert SpendPolicy(max_usd=1.0).acts
 
 
-def test_a_policy_says_whether_tokens_or_money_are_reserved():
+def test_a_policy_knows_whether_it_reserves_tokens_or_money():
     assert not Policy().reserves
     assert Policy(rate_limit=RateLimitPolicy(tpm=60.0)).reserves
     assert Policy(spend=SpendPolicy(max_usd=1.0)).reserves
 
 
-def test_a_place_has_models_of_its_own_for_those_of_a_call():
+def test_a_place_maps_models_of_a_call_to_its_own():
     models = {"large": "theirs"}
     place = Place(base_url="https://other.example/v1", models=models)
     models["small"] = "later"

@@ -23,7 +23,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS, Priority, Tally, Verdict
 
 
-def test_the_default_is_for_people_who_wait():
+def test_the_interactive_preset_is_for_people_who_wait():
     spans = INTERACTIVE.deadline, INTERACTIVE.patience, INTERACTIVE.attempt_timeout
     silence = INTERACTIVE.idle_timeout, INTERACTIVE.stall_timeout
 
@@ -37,7 +37,7 @@ def test_the_default_is_for_people_who_wait():
     assert not INTERACTIVE.rate_limit.acts
 
 
-def test_batch_is_the_same_without_a_deadline():
+def test_the_batch_preset_is_interactive_without_a_deadline():
     changed = {
         "deadline": None,
         "patience": None,
@@ -49,7 +49,7 @@ def test_batch_is_the_same_without_a_deadline():
     assert replace(INTERACTIVE, **changed) == BATCH
 
 
-def test_the_article_has_exactly_its_numbers():
+def test_the_article_preset_has_exactly_the_numbers_of_the_article():
     assert (ARTICLE.patience, ARTICLE.attempt_timeout, ARTICLE.fail_fast) == (300.0, 30.0, True)
     assert ARTICLE.retry.max_attempts == 1 + 5
     assert ARTICLE.retry.longer_backoff_on == (504,)
@@ -76,12 +76,12 @@ def test_the_article_has_exactly_its_numbers():
     assert (ARTICLE.retry_budget, ARTICLE.adaptive_rate) == (None, False)
 
 
-def test_only_the_article_has_words_for_bodies():
+def test_only_the_article_preset_has_defaults_for_bodies():
     assert body_defaults(ARTICLE) == {"temperature": 0.7, "max_tokens": 1000}
     assert body_defaults(INTERACTIVE) == {}
 
 
-def test_off_sends_once_and_holds_nothing():
+def test_the_off_preset_sends_once_and_holds_nothing():
     spans = OFF.deadline, OFF.patience, OFF.attempt_timeout, OFF.stall_timeout
 
     assert (OFF.retry.max_attempts, spans) == (1, (None, None, None, None))
@@ -94,7 +94,7 @@ def test_off_sends_once_and_holds_nothing():
     assert OFF.limit.max_in_flight >= 1_000_000_000
 
 
-def test_it_is_off_with_bounds_of_time_and_limits_beside_it_too():
+def test_a_policy_with_timeouts_and_limits_may_still_be_off():
     bounded = {"deadline": 5.0, "attempt_timeout": 5.0, "idle_timeout": 5.0, "stall_timeout": 5.0}
 
     assert is_off(
@@ -119,7 +119,7 @@ def test_verdicts_may_be_counted_as_failures():
 
 
 @table_test("name", ["deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"])
-def test_impossible_values_are_named(name):
+def test_an_invalid_value_is_named(name):
     with pytest.raises(ConfigurationError, match=f"{name} must be positive, got 0"):
         Policy(**{name: 0})
 
@@ -131,6 +131,6 @@ def test_numbers_out_of_bounds_and_invalid_priorities_are_rejected():
         Policy(priority=0)
 
 
-def test_off_holds_no_call():
+def test_the_off_preset_has_no_cooldown():
     assert not any(treatment.cools for treatment in OFF.treatments.values())
     assert any(treatment.cools for treatment in INTERACTIVE.treatments.values())

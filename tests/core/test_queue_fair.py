@@ -35,7 +35,7 @@ def test_turns_go_round_by_weight(weights, served):
     assert served == turns(waiting("abc", **weights), 9)
 
 
-def test_who_was_idle_comes_back_without_credit():
+def test_an_idle_tenant_comes_back_without_credit():
     shares = waiting("ab")
     turns(shares, 2)
     shares.leave("b")
@@ -45,7 +45,7 @@ def test_who_was_idle_comes_back_without_credit():
 
 
 def test_a_tenant_that_leaves_and_returns_gains_nothing():
-    """Ever new names with one call each: the old one keeps its half."""
+    """New names with one call each: the old tenant keeps its half."""
     shares = waiting("a")
     served = []
     for n in range(20):
@@ -85,7 +85,7 @@ def test_rounding_leaves_no_weight_behind():
     assert shares.total == 0.0
 
 
-def test_turns_keep_their_order_when_those_given_up_are_cleared_away():
+def test_turns_keep_their_order_after_a_cleanup():
     weights = {f"t{n}": 1 / (1 + n * 37 % 211) for n in range(200)}
     shares = waiting(weights, **weights)
     for n in range(180):
@@ -104,8 +104,8 @@ def test_turns_keep_their_order_when_those_given_up_are_cleared_away():
     rounds=st.integers(1, 200),
     stays_until=st.integers(0, 200),
 )
-def test_two_that_wait_are_never_further_apart_than_a_call_each(weights, rounds, stays_until):
-    """Golestani's bound, at every moment and for any stretch of time in which both wait."""
+def test_tenants_that_wait_never_differ_by_more_than_a_call_each(weights, rounds, stays_until):
+    """Golestani's bound, at any time while both wait."""
     shares = FairShares(weights)
     names = sorted(weights)
     for tenant in names[1:]:
@@ -113,7 +113,7 @@ def test_two_that_wait_are_never_further_apart_than_a_call_each(weights, rounds,
     counts = dict.fromkeys(names, 0)
     history = []
     for n in range(rounds):
-        if n == min(stays_until, rounds - 1):  # the first comes late
+        if n == min(stays_until, rounds - 1):  # the first enters late
             shares.enter(names[0])
             history.clear()
         counts[shares.next()] += 1

@@ -10,15 +10,15 @@ WEIGHTS = {"big": 3.0, "small": 0.5}
 
 
 class BackgroundTraffic:
-    """Who waits, and how often a load was looked at."""
+    """Waiting calls by tenant, and how often a load was read."""
 
     def __init__(self):
         self.calls = Counter()
-        self.looks = 0
+        self.reads = 0
         self.heaviest = HeaviestTenant(self.calls.keys(), self.load_of)
 
     def load_of(self, tenant):
-        self.looks += 1
+        self.reads += 1
         return self.calls.get(tenant, 0) / WEIGHTS.get(tenant, 1.0)
 
     def come(self, tenant):
@@ -32,7 +32,7 @@ class BackgroundTraffic:
 
 
 @given(steps=st.lists(st.tuples(st.sampled_from(["come", "go", "find"]), TENANTS)))
-def test_it_is_the_one_with_the_most(steps):
+def test_the_heaviest_tenant_has_the_highest_load(steps):
     crowd = BackgroundTraffic()
     for step, tenant in steps:
         if step == "come":
@@ -43,7 +43,7 @@ def test_it_is_the_one_with_the_most(steps):
             assert crowd.load_of(crowd.heaviest.find()) == max(map(crowd.load_of, crowd.calls))
 
 
-def test_of_two_it_is_the_one_that_had_as_much_first():
+def test_of_equal_loads_the_one_that_reached_it_first_is_heaviest():
     crowd = BackgroundTraffic()
     for tenant in ("b", "a"):
         crowd.come(tenant)
@@ -53,7 +53,7 @@ def test_of_two_it_is_the_one_that_had_as_much_first():
     assert crowd.heaviest.find() == "a"
 
 
-def test_one_that_shrank_is_put_back_where_it_belongs():
+def test_a_tenant_whose_load_shrank_is_sorted_again():
     crowd = BackgroundTraffic()
     for tenant in ("a", "a", "a", "b", "b"):
         crowd.come(tenant)
@@ -66,17 +66,17 @@ def test_one_that_shrank_is_put_back_where_it_belongs():
     assert crowd.heaviest.find() == "a"
 
 
-def test_a_full_queue_does_not_look_at_each_of_thousands():
+def test_finding_the_heaviest_does_not_read_every_load():
     crowd = BackgroundTraffic()
     for number in range(5_000):
         crowd.come(str(number))
     crowd.heaviest.find()
-    crowd.looks = 0
+    crowd.reads = 0
     for number in range(100):
         crowd.come(str(number))
         crowd.go(crowd.heaviest.find())
 
-    assert crowd.looks <= 5 * 100
+    assert crowd.reads <= 5 * 100
 
 
 def test_unused_loads_are_cleaned_up():
@@ -93,7 +93,7 @@ def test_unused_loads_are_cleaned_up():
     assert crowd.heaviest.find() == "b"
 
 
-def test_the_heap_is_made_anew_without_losing_anybody():
+def test_rebuilding_the_heap_keeps_every_tenant():
     crowd = BackgroundTraffic()
     crowd.come("a")
     crowd.heaviest.find()

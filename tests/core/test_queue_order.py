@@ -35,7 +35,7 @@ def serve(queue, *, newest_first=False):
     return served
 
 
-def test_by_priority_then_by_turn_then_by_age():
+def test_calls_leave_by_priority_then_turn_then_age():
     tickets = [
         ticket(0, BATCH, "a"),
         ticket(1, INTERACTIVE, "a"),
@@ -48,7 +48,7 @@ def test_by_priority_then_by_turn_then_by_age():
     assert [serve(queue).call.number for _ in range(5)] == [1, 3, 2, 0, 4]
 
 
-def test_newest_first_serves_each_tenant_s_newest_interactive_call():
+def test_newest_first_serves_the_newest_interactive_call_of_each_tenant():
     queue = queue_of(*(ticket(n, INTERACTIVE, "ab"[n % 2]) for n in range(6)))
 
     assert [serve(queue, newest_first=True).call.number for _ in range(6)] == [4, 5, 2, 3, 0, 1]
@@ -59,7 +59,7 @@ def test_newest_first_serves_each_tenant_s_newest_interactive_call():
     crowd=st.lists(st.sampled_from(Priority), min_size=1, max_size=3, unique=True),
     rounds=st.integers(1, 300),
 )
-def test_every_priority_that_waits_gets_its_least_share(min_share, crowd, rounds):
+def test_every_waiting_priority_gets_its_minimum_share(min_share, crowd, rounds):
     queue = queue_of(*(ticket(0, priority) for priority in crowd * 2), min_share=min_share)
     counts = Counter()
     for _ in range(rounds):
@@ -73,14 +73,14 @@ def test_every_priority_that_waits_gets_its_least_share(min_share, crowd, rounds
     assert counts[urgent] >= rounds * (1 - (len(crowd) - 1) * min_share) - 1
 
 
-def test_no_share_is_strict():
+def test_without_a_minimum_share_priority_is_strict():
     queue = queue_of(ticket(0, BATCH), min_share=0)
     for _ in range(1000):
         queue.push(ticket())
         assert serve(queue).call.priority is INTERACTIVE
 
 
-def test_who_does_not_wait_earns_no_credit():
+def test_a_priority_without_waiting_calls_earns_no_credit():
     queue = queue_of(ticket(), ticket(0, BATCH), min_share=0.25)
     for _ in range(3):
         serve(queue)
@@ -102,7 +102,7 @@ def test_no_credit_is_earned_while_no_more_urgent_call_waits():
     assert serve(queue).call.number == 100
 
 
-def test_turns_of_the_most_urgent_that_waits_are_not_held_against_it_later():
+def test_turns_without_a_more_urgent_call_cost_no_later_turns():
     batch = [ticket(n, BATCH) for n in range(30)]
     background = [ticket(n, BACKGROUND) for n in range(30)]
     queue = queue_of(*batch, *background)
@@ -126,7 +126,7 @@ def test_credit_is_reset_when_no_more_urgent_call_waits():
     assert served == [BACKGROUND, INTERACTIVE, INTERACTIVE, BATCH]
 
 
-def test_who_leaves_unserved_costs_its_tenant_no_turn():
+def test_a_call_that_leaves_unserved_costs_its_tenant_no_turn():
     tickets = [ticket(n, tenant=tenant) for n, tenant in enumerate("aab")]
     queue = queue_of(*tickets)
     queue.discard(tickets[1])
@@ -139,12 +139,12 @@ def test_who_leaves_unserved_costs_its_tenant_no_turn():
     [
         ({}, 4),
         ({"tenant": "few"}, 1),
-        ({"tenant": "none"}, 2),  # one of each of the others
+        ({"tenant": "none"}, 2),  # one of each other tenant
         ({"priority": BATCH}, 7),
         ({"priority": BACKGROUND}, 8),
     ],
 )
-def test_how_many_are_ahead(call, ahead):
+def test_ahead_of_counts_the_calls_served_before_a_new_one(call, ahead):
     waiting = [ticket(tenant="many") for _ in range(4)]
     waiting = [*(ticket() for _ in range(4))] if not call else waiting
     if call.get("tenant") == "none":
@@ -158,28 +158,28 @@ def test_how_many_are_ahead(call, ahead):
 
 
 @table_test(("weight", "ahead"), [(1.0, 3), (2.0, 2), (0.5, 5)])
-def test_before_each_of_its_own_others_are_served_by_their_weight(weight, ahead):
+def test_ahead_of_counts_other_tenants_by_weight(weight, ahead):
     waiting = [ticket(tenant="own"), *(ticket(tenant="other") for _ in range(9))]
     queue = queue_of(*waiting, tenant_weights={"own": weight})
 
     assert queue.ahead_of(Call(1, TARGET, tenant="own")) == ahead
 
 
-def test_with_its_least_share_a_call_is_not_behind_all_others():
+def test_ahead_of_counts_the_minimum_share_of_a_priority():
     queue = queue_of(*(ticket() for _ in range(100)), min_share=0.1)
 
     assert queue.ahead_of(Call(1, TARGET, priority=BATCH)) == pytest.approx(9)
 
 
-def test_without_a_least_share_a_call_is_behind_all_that_are_more_urgent():
+def test_without_a_minimum_share_a_call_is_behind_all_more_urgent_ones():
     queue = queue_of(*(ticket() for _ in range(100)), min_share=0)
 
     assert queue.ahead_of(Call(1, TARGET, priority=BATCH)) == 100
 
 
 @table_test(("own", "makes_room"), [(0, True), (1, False)])
-def test_room_is_made_only_if_a_tenant_has_more(own, makes_room):
-    """Two of another tenant wait; with the call that comes, its own would be one, or two."""
+def test_a_full_queue_evicts_only_from_a_tenant_with_more_calls(own, makes_room):
+    """Two of another tenant wait; with the new call its own tenant has one or two."""
     others = [ticket(n, tenant="other") for n in range(2)]
     queue = queue_of(*others, *[ticket(9, tenant="own")] * own)
 
@@ -187,7 +187,7 @@ def test_room_is_made_only_if_a_tenant_has_more(own, makes_room):
     assert displaced is (others[1] if makes_room else None)
 
 
-def test_room_is_made_by_the_tenant_that_has_the_most_for_its_weight():
+def test_a_full_queue_evicts_from_the_tenant_with_most_calls_by_weight():
     tickets = [ticket(n, BATCH, tenant) for n, tenant in enumerate(["big"] * 4 + ["small"] * 2)]
     queue = queue_of(*tickets, tenant_weights=WEIGHTS)
 
@@ -202,14 +202,14 @@ def test_room_is_made_by_the_tenant_that_has_the_most_for_its_weight():
     assert queue.victim_for(Call(9, TARGET, priority=BACKGROUND), newest_first=False) is None
 
 
-def test_what_has_the_most_is_counted_without_the_call_that_comes():
+def test_the_new_call_does_not_count_for_the_load_of_its_tenant():
     tickets = [ticket(n, BATCH, tenant) for n, tenant in enumerate(["many"] * 3 + ["light"])]
     queue = queue_of(*tickets, tenant_weights={"light": 0.4})  # 3 / 1 against 1 / 0.4
 
     assert queue.victim_for(Call(9, TARGET, priority=BATCH), newest_first=False) is tickets[2]
 
 
-def test_newest_first_lets_the_oldest_make_room():
+def test_newest_first_evicts_the_oldest_call():
     tickets = [ticket(n, INTERACTIVE, "many") for n in range(3)]
     queue = queue_of(*tickets)
 
@@ -218,7 +218,7 @@ def test_newest_first_lets_the_oldest_make_room():
 
 
 class Queueing(RuleBasedStateMachine):
-    """Any order of coming, being served and leaving, beside a plain list of who waits."""
+    """Calls enter, are served and leave in any order, compared with a plain list of waiting calls."""
 
     def __init__(self):
         super().__init__()
@@ -238,7 +238,7 @@ class Queueing(RuleBasedStateMachine):
     @rule(newest_first=st.booleans())
     def serve(self, newest_first):
         expected = self.queue.peek(newest_first=newest_first)
-        assert self.queue.peek(newest_first=newest_first) is expected  # looking changes nothing
+        assert self.queue.peek(newest_first=newest_first) is expected  # peek changes nothing
         served = serve(self.queue, newest_first=newest_first)
         assert served is expected
         alike = [
@@ -252,17 +252,17 @@ class Queueing(RuleBasedStateMachine):
         self.none_is_starved(served.call)
 
     def none_is_starved(self, served):
-        for line in Priority:
+        for priority in Priority:
             for tenant in TENANTS:
                 waits = any(
-                    (t.call.priority, t.call.tenant) == (line, tenant) for t in self.waiting
+                    (t.call.priority, t.call.tenant) == (priority, tenant) for t in self.waiting
                 )
-                if not waits or (served.priority, served.tenant) == (line, tenant):
-                    self.passed_over[line, tenant] = 0
-                elif served.priority is line:
-                    self.passed_over[line, tenant] += 1
+                if not waits or (served.priority, served.tenant) == (priority, tenant):
+                    self.passed_over[priority, tenant] = 0
+                elif served.priority is priority:
+                    self.passed_over[priority, tenant] += 1
                     # "small" is served once for two of "" and six of "big", or one more of each
-                    assert self.passed_over[line, tenant] <= 10
+                    assert self.passed_over[priority, tenant] <= 10
 
     @precondition(lambda self: self.waiting)
     @rule(pick=st.integers(0, 10**6))
@@ -298,7 +298,7 @@ class Queueing(RuleBasedStateMachine):
 TestQueueing = Queueing.TestCase
 
 
-def test_weights_are_a_copy_and_the_policy_can_be_sent_to_another_process():
+def test_a_queue_policy_copies_its_weights_and_can_be_pickled():
     weights = {"shop": 2.0}
     policy = QueuePolicy(tenant_weights=weights)
     weights["shop"] = -1.0
@@ -318,12 +318,12 @@ def test_weights_are_a_copy_and_the_policy_can_be_sent_to_another_process():
         ({"tenant_weights": {"a\n": 1}}, r"names in tenant_weights must be printable, got 'a\\n'"),
     ],
 )
-def test_impossible_values_are_named(values, message):
+def test_an_invalid_value_is_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         QueuePolicy(**values)
 
 
-def test_the_utmost_values_are_possible_and_the_defaults():
+def test_extreme_values_are_valid_and_defaults_hold():
     QueuePolicy(max_size=0, max_pause=0.1, min_share=1 / 3, tenant_weights={"shop": 0.1})
     QueuePolicy(min_share=0)
 
@@ -332,7 +332,7 @@ def test_the_utmost_values_are_possible_and_the_defaults():
     )
 
 
-def test_a_tenant_that_has_come_to_have_the_most_is_the_next_to_make_room():
+def test_a_tenant_whose_load_grew_is_evicted_next():
     queue = queue_of(ticket(0, tenant="a"), ticket(1, tenant="a"), ticket(2, tenant="b"))
     newcomer = Call(9, TARGET, tenant="new")
     assert queue.victim_for(newcomer, newest_first=False).call.tenant == "a"

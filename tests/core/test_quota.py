@@ -57,7 +57,7 @@ def take(gate, tokens=0, now=NOW):
         (INVALID, 0, 1),
     ],
 )
-def test_what_becomes_of_a_reservation(outcome, tokens, requests):
+def test_an_outcome_decides_how_much_of_a_reservation_is_refunded(outcome, tokens, requests):
     gate = quota(rpm=60, tpm=6000, burst_seconds=10)
     token = take(gate, 600)
     gate.settle(token, outcome, NOW, 0.5)
@@ -78,13 +78,13 @@ def test_the_slowest_limit_decides():
     assert ask(gate, 0) == pytest.approx(NOW + 10.0, abs=0.2)
 
 
-def told(**tokens):
+def tokens_reported(**tokens):
     return OK._replace(rate_limits=RateLimits(tokens=RateLimitStatus(**tokens)))
 
 
-def test_headers_are_obeyed():
+def test_rate_limit_headers_are_obeyed():
     gate = quota(learn_from_headers=True)
-    gate.settle(take(gate, 100), told(limit=600.0, remaining=50.0, reset=55.0), NOW, 0.5)
+    gate.settle(take(gate, 100), tokens_reported(limit=600.0, remaining=50.0, reset=55.0), NOW, 0.5)
 
     assert ask(gate, 50) == READY
     assert ask(gate, 150) == pytest.approx(NOW + 10.0)
@@ -94,10 +94,10 @@ def requests_receipt(**requests):
     return OK._replace(rate_limits=RateLimits(requests=RateLimitStatus(**requests)))
 
 
-def test_a_reported_limit_is_refunded():
+def test_unused_tokens_are_refunded_to_a_reported_limit():
     gate = quota(learn_from_headers=True)
     first, second = take(gate, 100), take(gate, 100)
-    gate.settle(first, told(limit=600.0, remaining=200.0, reset=40.0), NOW, 0.5)
+    gate.settle(first, tokens_reported(limit=600.0, remaining=200.0, reset=40.0), NOW, 0.5)
     gate.settle(second, OK._replace(usage=Usage(output_tokens=30)), NOW, 0.5)
 
     assert ask(gate, 170) == READY
@@ -115,17 +115,17 @@ def test_a_reported_request_limit_is_refunded_if_nothing_was_sent():
 
 
 @table_test(("outcome", "believed"), [(OK, False), (THROTTLED, True)])
-def test_who_serves_on_when_nothing_remains_is_not_believed(outcome, believed):
+def test_an_empty_remainder_is_ignored_if_the_server_serves_on(outcome, believed):
     gate = quota(learn_from_headers=True)
     empty = RateLimitStatus(limit=600.0, remaining=0.0, reset=50.0, flows=False)
-    says = outcome._replace(rate_limits=RateLimits(tokens=empty))
+    reply = outcome._replace(rate_limits=RateLimits(tokens=empty))
     for token in [take(gate, 100), take(gate, 100)]:
-        gate.settle(token, says, NOW, 0.5)
+        gate.settle(token, reply, NOW, 0.5)
 
     assert (ask(gate, 100) > NOW) is believed
 
 
-def test_all_that_fit_into_a_burst_leave_at_once():
+def test_calls_within_a_burst_leave_at_once():
     gate = quota(rpm=60, burst_seconds=10)
     for _ in range(10):
         take(gate)
@@ -133,7 +133,7 @@ def test_all_that_fit_into_a_burst_leave_at_once():
     assert ask(gate) == pytest.approx(NOW + 1.0)
 
 
-def test_requests_that_hold_are_in_force_for_a_second_more():
+def test_a_request_limit_that_held_a_call_paces_for_a_second_more():
     gate = quota(rpm=60, burst_seconds=10)
     assert not gate.paces(call(), NOW)
     for _ in range(10):
@@ -142,7 +142,7 @@ def test_requests_that_hold_are_in_force_for_a_second_more():
     assert [gate.paces(call(), now) for now in (NOW, 101.9, 102.0)] == [True, True, False]
 
 
-def test_tokens_that_hold_are_in_force_for_a_second_more():
+def test_a_token_limit_that_held_a_call_paces_for_a_second_more():
     gate = quota(tpm=600, burst_seconds=10)  # holds a hundred
     assert not gate.paces(call(), NOW)
     take(gate, 100)
@@ -161,9 +161,9 @@ def test_the_time_for_sends_depends_only_on_requests():
     assert quota(tpm=6).time_to_send(1_000, NOW) == 0.0
 
 
-def test_headers_are_not_obeyed_where_they_are_not_to_be():
+def test_rate_limit_headers_are_ignored_if_not_configured():
     gate = quota(rpm=6000)
-    gate.settle(take(gate, 100), told(limit=600.0, remaining=0.0, reset=60.0), NOW, 0.5)
+    gate.settle(take(gate, 100), tokens_reported(limit=600.0, remaining=0.0, reset=60.0), NOW, 0.5)
 
     assert ask(gate, 600) == READY
 
@@ -176,12 +176,12 @@ def test_headers_are_not_obeyed_where_they_are_not_to_be():
         ({"burst_seconds": -1}, "burst_seconds must not be negative, got -1"),
     ],
 )
-def test_a_bad_quota_is_refused(values, message):
+def test_an_invalid_rate_limit_is_rejected(values, message):
     with pytest.raises(ConfigurationError, match=message):
         RateLimitPolicy(**values)
 
 
-def test_a_quota_acts_where_there_is_something_to_do():
+def test_a_rate_limit_acts_if_a_value_is_set():
     assert not RateLimitPolicy().acts
     assert all(
         RateLimitPolicy(**one).acts
@@ -189,7 +189,7 @@ def test_a_quota_acts_where_there_is_something_to_do():
     )
 
 
-def test_a_wrong_count_closes_the_limit_no_longer_than_a_report():
+def test_a_wrong_token_count_closes_the_limit_for_max_wait_at_most():
     gate = quota(tpm=60_000.0)
     gate.settle(take(gate, tokens=100), OK._replace(usage=Usage(output_tokens=10**12)), NOW, 0.5)
 
@@ -198,7 +198,7 @@ def test_a_wrong_count_closes_the_limit_no_longer_than_a_report():
 
 
 def usually(gate, tokens):
-    """Have a call of so many tokens answered."""
+    """Answer a call of `tokens` tokens."""
     gate.settle(take(gate, tokens), OK._replace(usage=Usage(output_tokens=tokens)), NOW, 0.5)
     return gate
 
@@ -207,10 +207,10 @@ TOKENS_LACK = RateLimits(RateLimitStatus(1000, 900, 6.0), RateLimitStatus(10_000
 
 
 @table_test(
-    ("learn", "usual", "told", "lacks"),
+    ("learn", "usual", "limits", "lacks"),
     [
         (True, 2_000, TOKENS_LACK, True),
-        (True, 2_001, TOKENS_LACK, False),  # no more than for this one: all have to wait
+        (True, 2_001, TOKENS_LACK, False),  # too few for a usual call: all have to wait
         (True, None, TOKENS_LACK, False),
         (False, 2_000, TOKENS_LACK, False),
         (True, 2_000, TOKENS_LACK._replace(requests=RateLimitStatus(1000, 0, 60.0)), False),
@@ -220,8 +220,8 @@ TOKENS_LACK = RateLimits(RateLimitStatus(1000, 900, 6.0), RateLimitStatus(10_000
         (True, 2_000, None, False),
     ],
 )
-def test_whether_it_is_tokens_alone_that_lack(learn, usual, told, lacks):
-    outcome = THROTTLED._replace(retry_after=30.0, rate_limits=told)
+def test_only_tokens_lack_if_a_usual_call_would_still_fit(learn, usual, limits, lacks):
+    outcome = THROTTLED._replace(retry_after=30.0, rate_limits=limits)
     gate = quota(tpm=1e9, learn_from_headers=learn)
     if usual:
         usually(gate, usual)
@@ -230,25 +230,25 @@ def test_whether_it_is_tokens_alone_that_lack(learn, usual, told, lacks):
 
 
 @table_test(("remaining", "lacks"), [(1_900, True), (1_899, False), (None, False), (0, False)])
-def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lacks):
-    """From 2,000 by one answer of 1,000."""
+def test_the_usual_token_count_moves_a_tenth_of_the_way_with_each_answer(remaining, lacks):
+    """From 2,000 with one answer of 1,000."""
     gate = quota(learn_from_headers=True)
     usually(gate, 2_000)
     usually(gate, 1_000)
-    told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, remaining, 48.0))
+    limits = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, remaining, 48.0))
 
-    assert gate.is_what_lacks(THROTTLED._replace(rate_limits=told)) is lacks
+    assert gate.is_what_lacks(THROTTLED._replace(rate_limits=limits)) is lacks
 
 
 def test_a_report_without_a_remainder_is_ignored():
     gate = quota(learn_from_headers=True)
     usually(gate, 1)
-    told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, None, 48.0))
+    limits = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, None, 48.0))
 
-    assert gate.is_what_lacks(THROTTLED._replace(rate_limits=told)) is False
+    assert gate.is_what_lacks(THROTTLED._replace(rate_limits=limits)) is False
 
 
-def test_a_small_call_need_not_wait_for_the_tokens_of_a_large_one():
+def test_a_small_call_does_not_wait_for_the_tokens_of_a_large_one():
     stage = Stage(
         policy(
             rate_limit=RateLimitPolicy(learn_from_headers=True), retry=RetryPolicy(max_attempts=2)
@@ -266,7 +266,7 @@ def test_a_small_call_need_not_wait_for_the_tokens_of_a_large_one():
     assert heavy.command.until == stage.now + 30.0
 
 
-def test_of_what_is_configured_a_process_uses_its_share():
+def test_a_process_uses_its_share_of_a_configured_limit():
     gate = RateLimitGate(
         RateLimitPolicy(rpm=120.0, tpm=1200.0, burst_seconds=0.0), max_wait=900.0, share=0.25
     )
@@ -277,17 +277,17 @@ def test_of_what_is_configured_a_process_uses_its_share():
     assert ask(gate, 1, NOW + 4.0) == pytest.approx(NOW + 2.0 + 20.0)  # three hundred a minute
 
 
-def test_of_what_the_server_told_a_process_uses_its_share():
+def test_a_process_uses_its_share_of_a_reported_limit():
     gate = RateLimitGate(RateLimitPolicy(learn_from_headers=True), max_wait=900.0, share=0.25)
-    said = {"limit": 600.0, "remaining": 200.0, "reset": 40.0}
-    gate.settle(take(gate, 100), told(**said), NOW, 0.5)
+    status = {"limit": 600.0, "remaining": 200.0, "reset": 40.0}
+    gate.settle(take(gate, 100), tokens_reported(**status), NOW, 0.5)
 
     assert ask(gate, 50) == READY
     assert ask(gate, 60) == pytest.approx(NOW + 10 / (600 * 0.25 / 60))
 
 
 def reported(**status):
-    """A gate that heard of requests."""
+    """A gate with a reported request limit."""
     gate = quota(learn_from_headers=True)
     gate.settle(
         take(gate), OK._replace(rate_limits=RateLimits(RateLimitStatus(**status))), NOW, 0.5
@@ -295,7 +295,7 @@ def reported(**status):
     return gate
 
 
-def test_it_says_whether_a_call_waits_for_requests_or_for_tokens():
+def test_scarcer_names_requests_or_tokens():
     gate = quota(rpm=60, burst_seconds=2.0)
     assert gate.scarcer(call(), NOW) is None
     take(gate)
@@ -309,14 +309,14 @@ def test_it_says_whether_a_call_waits_for_requests_or_for_tokens():
 
     assert reported(limit=60.0, remaining=0.0, reset=60.0).scarcer(call(), NOW) == "requests"
     gate = quota(learn_from_headers=True)
-    gate.settle(take(gate), told(limit=600.0, remaining=0.0, reset=60.0), NOW, 0.5)
+    gate.settle(take(gate), tokens_reported(limit=600.0, remaining=0.0, reset=60.0), NOW, 0.5)
     assert gate.scarcer(call(100), NOW) == "tokens"
 
 
-def test_another_share_holds_for_what_is_reported_later():
+def test_a_changed_share_applies_to_later_reports():
     gate = quota(learn_from_headers=True)
     gate.set_reported_share(0.5)
-    gate.settle(take(gate), told(limit=600.0, remaining=100.0, reset=50.0), NOW, 0.5)
+    gate.settle(take(gate), tokens_reported(limit=600.0, remaining=100.0, reset=50.0), NOW, 0.5)
     assert (ask(gate, 50), ask(gate, 60) > NOW) == (READY, True)
 
 
@@ -325,14 +325,14 @@ def test_another_share_holds_for_what_is_reported_later():
     [
         ({"limit": 100.0, "remaining": 40.0}, 0.0, True),
         ({"limit": 100.0, "remaining": 40.0}, 9.0, True),
-        ({"limit": 100.0, "remaining": 40.0}, 11.0, False),  # half of it has come back
+        ({"limit": 100.0, "remaining": 40.0}, 11.0, False),  # half is back
         ({"limit": 100.0, "remaining": 40.0, "flows": False}, 59.0, True),
         ({"limit": 100.0, "remaining": 40.0, "flows": False}, 60.0, False),
         ({"remaining": 1.0}, 0.0, False),
         ({"remaining": 0.0}, 0.0, True),
     ],
 )
-def test_a_target_is_kept_while_less_than_half_of_a_reported_limit_is_left(
+def test_a_target_is_needed_while_less_than_half_of_a_reported_limit_is_left(
     status, after, is_needed
 ):
     assert reported(**status, reset=60.0).is_needed(NOW + after) is is_needed

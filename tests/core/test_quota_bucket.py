@@ -9,7 +9,7 @@ pauses = st.floats(0.0, 20.0)
 amounts = st.integers(1, 12)
 
 
-def test_a_full_bucket_then_the_flow():
+def test_a_full_bucket_allows_a_burst_then_its_rate():
     bucket = Bucket(rate=2.0, depth=3.0)  # holds six
     for _ in range(6):
         assert bucket.ready_at(1) <= 100.0
@@ -19,14 +19,14 @@ def test_a_full_bucket_then_the_flow():
     assert bucket.ready_at(4) == pytest.approx(102.0)
 
 
-def test_it_holds_one_at_least():
+def test_a_bucket_holds_at_least_one():
     bucket = Bucket(rate=0.1, depth=0.0)
     bucket.take(1, 50.0)
 
     assert bucket.ready_at(1) == pytest.approx(60.0)
 
 
-def test_more_than_it_holds_waits_until_it_is_full_and_is_paid_off():
+def test_an_amount_above_the_capacity_waits_for_a_full_bucket_and_leaves_a_debt():
     bucket = Bucket(rate=1.0, depth=5.0)
     bucket.take(1, 100.0)
     assert bucket.ready_at(20) == pytest.approx(101.0)
@@ -35,7 +35,7 @@ def test_more_than_it_holds_waits_until_it_is_full_and_is_paid_off():
     assert bucket.ready_at(1) == pytest.approx(117.0)
 
 
-def test_settling_pays_back_and_charges():
+def test_settling_refunds_and_charges():
     bucket = Bucket(rate=1.0, depth=5.0)
     bucket.take(5, 100.0)
     bucket.settle(3)
@@ -45,7 +45,7 @@ def test_settling_pays_back_and_charges():
     assert bucket.ready_at(1) == pytest.approx(102.0)
 
 
-def test_what_is_paid_back_is_worth_what_it_cost():
+def test_a_refund_is_worth_what_it_cost():
     bucket = Bucket(rate=2.0, depth=3.0)
     bucket.take(6, 100.0)
     bucket.settle(2)
@@ -54,7 +54,7 @@ def test_what_is_paid_back_is_worth_what_it_cost():
     assert bucket.ready_at(3) == pytest.approx(100.5)
 
 
-def test_who_is_further_back_has_a_later_turn():
+def test_a_call_further_back_has_a_later_turn():
     bucket = Bucket(rate=2.0, depth=1.0)  # holds two
     bucket.take(2, 100.0)
 
@@ -64,18 +64,18 @@ def test_who_is_further_back_has_a_later_turn():
 @table_test(
     ("owed", "amount", "left"),
     [
-        (200.0, 30.0, 170.0),  # what is given back is given back, however much is owed
+        (200.0, 30.0, 170.0),  # a refund counts whatever is owed
         (200.0, 150.0, 50.0),
         (
             200.0,
             -30.0,
             200.0,
-        ),  # a debt is not made longer than the latest, nor what was owed shorter
+        ),  # a debt does not grow beyond the latest, and is not cut
         (20.0, -30.0, 50.0),
         (20.0, -1000.0, 100.0),
     ],
 )
-def test_a_debt_is_bounded_and_what_comes_back_is_not(owed, amount, left):
+def test_a_debt_is_bounded_and_a_refund_is_not(owed, amount, left):
     bucket = Bucket(rate=1.0, depth=1.0)
     bucket.take(owed, 1000.0)
     bucket.settle(amount, latest=1100.0)
@@ -93,25 +93,25 @@ def test_a_full_bucket_gains_nothing():
     assert bucket.ready_at(1) == pytest.approx(101.0)
 
 
-def test_what_is_refunded_at_once_was_never_taken():
+def test_a_refund_at_once_undoes_the_take():
     bucket = Bucket(rate=1.0, depth=3.0)
     bucket.refund(3, bucket.take(3, 100.0), 100.0)
 
     assert bucket.ready_at(3) <= 100.0
 
 
-def test_time_that_has_gone_by_is_not_refunded():
+def test_time_that_has_passed_is_not_refunded():
     bucket = Bucket(rate=1.0, depth=2.0)
     early = bucket.take(1, 100.0)
     bucket.take(1, 100.0)
-    bucket.take(1, 101.5)  # half of the first had flowed in and over, had it not been taken
+    bucket.take(1, 101.5)  # without the first take, half of it would have overflowed
     bucket.refund(1, early, 101.5)
 
     assert bucket.ready_at(1) == pytest.approx(102.0)
 
 
 @given(st.floats(0.05, 50.0), st.floats(0.0, 10.0), st.lists(st.tuples(pauses, amounts)))
-def test_looking_changes_nothing_and_it_opens_when_it_said(rate, depth, steps):
+def test_ready_at_changes_nothing_and_is_exact(rate, depth, steps):
     bucket, now = Bucket(rate, depth), 0.0
     for pause, amount in steps:
         now += pause
@@ -127,8 +127,8 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(rate, depth, steps):
     depth=st.floats(0.0, 10.0),
     steps=st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 4), st.booleans()), max_size=60),
 )
-def test_no_window_holds_more_than_it_should_whatever_is_refunded(rate, depth, steps):
-    """As many as can leave do; some never happened, and are refunded later."""
+def test_no_window_exceeds_the_rate_whatever_is_refunded(rate, depth, steps):
+    """As many as can leave do; some were never sent, and are refunded later."""
     bucket, now = Bucket(rate, depth), 0.0
     sent, held = [], []
     for pause, refunds, hurry in steps:
@@ -150,7 +150,7 @@ def test_no_window_holds_more_than_it_should_whatever_is_refunded(rate, depth, s
             assert last - first + 1 <= most + rate * (times[last] - since) + 1e-6
 
 
-def test_time_that_others_got_back_is_not_refunded_again():
+def test_time_refunded_once_is_not_refunded_again():
     bucket = Bucket(rate=1.0, depth=10.0)
     one, other = bucket.take(5, 0.0), bucket.take(5, 0.0)
     bucket.refund(5, one, 4.0)  # a second of it was still ahead
@@ -160,7 +160,7 @@ def test_time_that_others_got_back_is_not_refunded_again():
     assert bucket.ready_at(10) == pytest.approx(13.0)  # as if the first two had never been
 
 
-def test_who_left_after_a_refund_is_refunded_too():
+def test_a_take_after_a_refund_can_be_refunded():
     bucket = Bucket(rate=1.0, depth=10.0)
     bucket.refund(5, bucket.take(5, 0.0), 0.0)
     bucket.refund(5, bucket.take(5, 0.0), 2.0)  # two seconds of it have gone by

@@ -9,7 +9,7 @@ from stormbreak.core.random_refusals import MAX_SHARE, MIN_SHARE, RandomRefusals
 
 
 class RandomStorm:
-    """Luck on trial, and seconds that are played to it."""
+    """A trial of random refusals, and seconds of traffic for it."""
 
     def __init__(self, share=0.3):
         self.found = []
@@ -18,7 +18,7 @@ class RandomStorm:
         self.luck.suppose(share, self.now)
 
     def play(self, seconds, sent, refused):
-        """So many seconds with so many sent and refused in each; for a list, one number each."""
+        """`seconds` with `sent` and `refused` in each; `refused` may be a list, one number a second."""
         for number in range(seconds):
             for _ in range(sent):
                 self.luck.on_send(self.now)
@@ -31,7 +31,7 @@ class RandomStorm:
         return self
 
     def refuse(self, second, refused, sent=0):
-        """Within that second."""
+        """Sends and refusals at `second`."""
         for _ in range(sent):
             self.luck.on_send(second)
         for _ in range(refused):
@@ -39,11 +39,11 @@ class RandomStorm:
 
 
 def most_explained(luck, sent):
-    """How many of so many may be refused."""
+    """How many of `sent` may be refused."""
     return bisect(range(sent), False, key=lambda refused: not luck.explains(sent, refused)) - 1
 
 
-def test_the_same_share_although_less_is_sent_is_bad_luck():
+def test_the_same_share_at_a_lower_rate_is_random():
     draw = RandomStorm(0.3).play(30, 10, 3)
 
     assert len(draw.found) == 1
@@ -52,7 +52,7 @@ def test_the_same_share_although_less_is_sent_is_bad_luck():
     assert not draw.luck.is_limit
 
 
-def test_refusals_that_become_few_are_a_limit():
+def test_fewer_refusals_at_a_lower_rate_show_a_limit():
     draw = RandomStorm(0.3).play(30, 10, [1, 0])
 
     assert (draw.found, draw.luck.on_trial(draw.now)) == ([], False)
@@ -77,8 +77,8 @@ def test_the_first_five_seconds_do_not_count():
 
 
 @table_test("odds", [99.5, 100.5])
-def test_a_hundred_to_one_is_what_shows_bad_luck(odds):
-    """Four refused and one accepted: four times a quarter against one, and how much the fifth speaks against it."""
+def test_odds_of_a_hundred_to_one_show_random_refusals(odds):
+    """Four refused and one accepted: four times odds of 4 to 1 for it, and the fifth against it."""
     fifth = odds / 4**4  # = (1 - share) / (1 - share / 4)
     draw = RandomStorm((1 - fifth) / (1 - fifth / 4)).play(5, 0, 0).play(1, 5, 4)
 
@@ -87,7 +87,7 @@ def test_a_hundred_to_one_is_what_shows_bad_luck(odds):
 
 
 @table_test("odds", [99.5, 100.5])
-def test_a_hundred_to_one_is_what_shows_a_limit(odds):
+def test_odds_of_a_hundred_to_one_show_a_limit(odds):
     twenty = odds ** (-1 / 20)
     draw = RandomStorm((1 - twenty) / (1 - twenty / 4)).play(5, 0, 0).play(1, 20, 0)
 
@@ -95,7 +95,7 @@ def test_a_hundred_to_one_is_what_shows_a_limit(odds):
     assert draw.luck.on_trial(draw.now) is (odds < 100)
 
 
-def test_a_refusal_counts_in_its_own_second_even_where_nothing_is_sent():
+def test_a_refusal_counts_in_its_own_second_also_without_a_send():
     draw = RandomStorm(0.3).play(4, 10, 0)
     draw.refuse(104.5, 0, sent=1)  # the last second that does not count
     draw.refuse(105.5, 4)
@@ -122,7 +122,7 @@ def test_silence_ends_a_trial_undecided():
     assert not draw.luck.is_limit
 
 
-def test_refusals_that_decide_nothing_keep_a_trial_going():
+def test_indecisive_refusals_keep_a_trial_going():
     draw = RandomStorm(0.3).play(
         60, 6, 1
     )  # one in six is between three in ten and a quarter of that
@@ -133,21 +133,21 @@ def test_refusals_that_decide_nothing_keep_a_trial_going():
     assert not draw.luck.on_trial(draw.now + 41.0)
 
 
-def test_where_nearly_everything_is_refused_there_is_no_bad_luck():
+def test_refusals_of_nearly_everything_are_not_random():
     assert not RandomStorm(MAX_SHARE + 0.01).luck.on_trial(100.0)
     draw = RandomStorm(0.5).play(30, 10, 10)
 
     assert (draw.found, draw.luck.on_trial(draw.now)) == ([], False)
 
 
-def test_nine_in_ten_may_still_be_bad_luck():
+def test_refusals_of_nine_in_ten_may_be_random():
     draw = RandomStorm(0.9)
     assert draw.luck.on_trial(100.0)
 
     assert draw.play(5, 0, 0).play(1, 10, 9).found
 
 
-def test_it_lasts_for_ten_minutes():
+def test_random_refusals_are_assumed_for_ten_minutes():
     draw = RandomStorm(0.3).play(12, 10, 3)
     (found_at,) = draw.found
 
@@ -156,7 +156,7 @@ def test_it_lasts_for_ten_minutes():
 
 
 @table_test(("refused", "explained"), [(30, True), (44, True), (46, False), (70, False)])
-def test_chance_explains_so_much_and_no_more(refused, explained):
+def test_chance_explains_refusals_up_to_three_deviations(refused, explained):
     draw = RandomStorm(0.3).play(100, 10, 3)
 
     assert draw.luck.explains(100, refused) is explained
@@ -170,7 +170,7 @@ def test_the_share_is_what_was_refused_during_the_trial():
     assert most_explained(draw.luck, 100) == 58
 
 
-def test_what_leaves_as_a_second_begins_counts_in_it():
+def test_a_send_at_the_start_of_a_second_counts_in_it():
     draw = RandomStorm(0.3)
     for second in range(100, 108):
         draw.refuse(float(second), 3, sent=10)
@@ -179,11 +179,11 @@ def test_what_leaves_as_a_second_begins_counts_in_it():
     assert most_explained(draw.luck, 100) == 58  # as before: three in ten
 
 
-def test_nothing_refused_of_nothing_needs_no_explanation():
+def test_no_refusal_of_no_send_needs_no_explanation():
     assert RandomStorm(0.3).play(10, 10, 3).luck.explains(0, 0)
 
 
-def test_the_share_is_that_of_the_last_thousand():
+def test_the_share_is_that_of_the_last_thousand_sends():
     draw = RandomStorm(0.3).play(200, 10, 3)
     draw.play(1, 10, 10)  # moves it by seven in a thousand
 
@@ -192,7 +192,7 @@ def test_the_share_is_that_of_the_last_thousand():
     assert most_explained(draw.luck, 1_000_000) == int(307_000 + 3 * deviation)
 
 
-def test_the_share_is_followed():
+def test_the_share_follows_a_slow_change():
     draw = RandomStorm(0.3).play(60, 10, 3)
     assert not draw.luck.explains(1_000, 600)
     for _ in range(6):
@@ -201,7 +201,7 @@ def test_the_share_is_followed():
     assert draw.luck.explains(1_000, 600)
 
 
-def test_a_share_of_next_to_nothing_is_forgotten():
+def test_a_share_near_zero_is_forgotten():
     draw = RandomStorm(0.3).play(60, 10, 3)
     draw.play(500, 10, 0)
 
@@ -209,7 +209,7 @@ def test_a_share_of_next_to_nothing_is_forgotten():
     assert MIN_SHARE > 0
 
 
-def test_after_an_error_the_next_trial_waits_and_each_time_twice_as_long():
+def test_each_revoked_finding_doubles_the_wait_for_the_next_trial():
     draw = RandomStorm(0.3)
     for doubt in (30.0, 60.0, 120.0):
         draw.luck.suppose(0.3, draw.now)
@@ -223,7 +223,7 @@ def test_after_an_error_the_next_trial_waits_and_each_time_twice_as_long():
         draw.now += 0.1
 
 
-def test_a_trial_is_not_begun_anew_while_it_runs():
+def test_a_running_trial_is_not_restarted():
     draw = RandomStorm(0.3).play(5, 10, 3)
     draw.luck.suppose(0.3, draw.now)
     draw.play(5, 10, 3)
@@ -239,8 +239,8 @@ def test_a_trial_is_not_begun_anew_while_it_runs():
         max_size=60,
     )
 )
-def test_whatever_comes_the_share_is_one_and_it_never_fails(steps):
-    """Answers may belong to sends of long ago: more may be refused than was sent."""
+def test_the_share_stays_within_bounds_for_any_input(steps):
+    """Refusals may belong to earlier sends: more may be refused than was sent."""
     draw = RandomStorm(0.5)
     for pause, sent, refused, share in steps:
         draw.now += pause
@@ -251,8 +251,8 @@ def test_whatever_comes_the_share_is_one_and_it_never_fails(steps):
             draw.luck.explains(sent, refused)
 
 
-def test_refusals_of_a_second_in_which_nothing_was_sent_are_followed():
-    """One a second is sent, and its answer, a refusal half the time, comes within the next."""
+def test_refusals_in_a_second_without_sends_count_for_the_share():
+    """One call every two seconds; its answer, a refusal half the time, comes within the next second."""
     draw = RandomStorm(0.5).play(60, 10, 5)
     share = most_explained(draw.luck, 1_000)
     for number in range(600):
@@ -272,7 +272,7 @@ def test_refusals_of_a_second_in_which_nothing_was_sent_are_followed():
     ("before", "after", "holds"),
     [(2, 5, True), (2, 6, False), (5, 8, True), (5, 9, False), (8, 9, True), (8, 10, False)],
 )
-def test_a_share_that_climbs_slowly_is_no_bad_luck_beyond_four_times_the_odds(before, after, holds):
+def test_a_share_that_climbs_to_four_times_the_odds_is_no_longer_random(before, after, holds):
     """Of ten: from odds of 1 to 4 up to 1 to 1, or from 1 to 1 up to 4 to 1."""
     draw = RandomStorm(before / 10).play(30, 10, before)
     for each in range(before, after):

@@ -1,5 +1,5 @@
 import pytest
-from stage import INVALID, SERVER_ERROR, TIMEOUT, told
+from stage import INVALID, SERVER_ERROR, TIMEOUT, retry_in
 from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
@@ -34,7 +34,7 @@ def ask(outcome=SERVER_ERROR, policy=SECOND, *, attempt=1, budget=None, chance=0
 
 
 TABLE = [
-    # the question, the answer
+    # the question, the decision
     ({}, Retry(101.0, free=True)),
     ({"outcome": INVALID}, NoRetry("verdict")),
     ({"outcome": SERVER_ERROR._replace(committed=True)}, NoRetry("committed")),
@@ -45,15 +45,15 @@ TABLE = [
     ({"attempts": 1}, Retry(101.0, free=True)),
     ({"attempts": 0}, NoRetry("attempts")),
     ({"patience": 1.01}, Retry(101.0, free=True)),
-    ({"patience": 1.0}, NoRetry("patience")),  # nothing would be left to pass the gates with
-    ({"outcome": told(60.0)}, Retry(160.0, free=True)),
-    ({"outcome": told(60.0), "chance": 0.5}, Retry(175.0, free=True)),
-    ({"outcome": told(61.0)}, NoRetry("max_wait", 161.0)),
-    ({"outcome": told(0.01)}, Retry(101.0, free=True)),  # not below the backoff's own floor
-    ({"outcome": told(2.0)}, Retry(102.0, free=True)),
-    ({"outcome": told(10.0), "deadline": 9.0}, NoRetry("deadline", 110.0)),
-    ({"outcome": told(10.0), "patience": 9.0}, NoRetry("patience", 110.0)),
-    ({"outcome": told(10.0), "attempt": 3}, NoRetry("attempts", 110.0)),
+    ({"patience": 1.0}, NoRetry("patience")),  # no time would be left to pass the gates
+    ({"outcome": retry_in(60.0)}, Retry(160.0, free=True)),
+    ({"outcome": retry_in(60.0), "chance": 0.5}, Retry(175.0, free=True)),
+    ({"outcome": retry_in(61.0)}, NoRetry("max_wait", 161.0)),
+    ({"outcome": retry_in(0.01)}, Retry(101.0, free=True)),  # not below the floor of the backoff
+    ({"outcome": retry_in(2.0)}, Retry(102.0, free=True)),
+    ({"outcome": retry_in(10.0), "deadline": 9.0}, NoRetry("deadline", 110.0)),
+    ({"outcome": retry_in(10.0), "patience": 9.0}, NoRetry("patience", 110.0)),
+    ({"outcome": retry_in(10.0), "attempt": 3}, NoRetry("attempts", 110.0)),
     ({"outcome": MISFIT}, NoRetry("repairs")),
     ({"outcome": TO_REPAIR}, Retry(100.0, free=True)),  # at once: the target has answered
     ({"outcome": TO_REPAIR, "attempt": 3}, NoRetry("attempts")),
@@ -62,7 +62,7 @@ TABLE = [
 
 
 @table_test(("question", "answer"), TABLE)
-def test_decisions(question, answer):
+def test_each_gate_decides_about_a_retry(question, answer):
     assert answer == ask(**question)
 
 
@@ -75,19 +75,21 @@ def test_decisions(question, answer):
         (Backoff(kind="equal_jitter", initial_delay=0.4), 0.2),
         (Backoff(kind="decorrelated_jitter", initial_delay=0.4), 0.4),
         (Backoff(kind="proportional_jitter", initial_delay=1.0, min_delay=0.1), 0.1),
-        (Backoff(initial_delay=1.0), 0.02),  # it has none: the named time counts
+        (Backoff(initial_delay=1.0), 0.02),  # no floor: the named time counts
     ],
 )
 @table_test("attempt", [1, 5])
-def test_a_very_short_named_time_replaces_neither_the_floor_nor_where_there_is_a_budget_the_backoff(
+def test_a_very_short_retry_after_never_undercuts_the_backoff_with_a_budget(
     backoff, floor, attempt
 ):
     policy = RetryPolicy(max_attempts=9, backoff=backoff)
-    assert ask(told(0.02), policy, attempt=attempt) == Retry(100.0 + floor, free=True)
+    assert ask(retry_in(0.02), policy, attempt=attempt) == Retry(100.0 + floor, free=True)
     budget = Budget(BudgetPolicy())
     backs_off = 100.0 + backoff.delay(attempt, 0.0, 0.0)
-    assert ask(told(0.02), policy, attempt=attempt, budget=budget).until == max(100.02, backs_off)
-    assert ask(told(0.5), policy, attempt=attempt, budget=budget).until == 100.5
+    assert ask(retry_in(0.02), policy, attempt=attempt, budget=budget).until == max(
+        100.02, backs_off
+    )
+    assert ask(retry_in(0.5), policy, attempt=attempt, budget=budget).until == 100.5
 
 
 def test_backoff_counts_retries_from_one():
@@ -106,7 +108,7 @@ def test_some_statuses_wait_one_step_longer():
     assert ask(SERVER_ERROR, policy).until == 101.0
 
 
-def test_paid_where_it_is_not_free():
+def test_a_retry_is_paid_if_it_is_not_free():
     budget = Budget(BudgetPolicy(ratio=1.0))
     budget.earn(100.0)
 
@@ -114,7 +116,7 @@ def test_paid_where_it_is_not_free():
     assert ask(TIMEOUT, budget=budget) == NoRetry("budget")
 
 
-def test_impossible_values_are_named():
+def test_an_invalid_value_is_named():
     with pytest.raises(ConfigurationError, match="max_attempts must be at least 1, got 0"):
         RetryPolicy(max_attempts=0)
     with pytest.raises(ConfigurationError, match="min_time_left must not be negative, got -1"):
@@ -125,33 +127,33 @@ def test_impossible_values_are_named():
         RetryPolicy(retry_after_jitter=-1)
 
 
-def test_bounds_are_possible():
+def test_extreme_values_are_valid():
     policy = RetryPolicy(max_attempts=1, min_time_left=0, max_wait=0.5, retry_after_jitter=0)
 
     assert ask(policy=policy) == NoRetry("attempts")
 
 
-def test_defaults():
+def test_retry_policy_defaults():
     assert (
         RetryPolicy(max_attempts=6, min_time_left=0.5, max_wait=900.0, retry_after_jitter=0.5)
         == RetryPolicy()
     )
 
 
-def test_where_no_time_is_named_none_is_too_long():
+def test_max_wait_does_not_apply_without_a_named_time():
     policy = RetryPolicy(backoff=Backoff(kind="constant", initial_delay=1.0), max_wait=0.5)
 
     assert ask(policy=policy) == Retry(101.0, free=True)
 
 
-def test_the_first_retry_has_no_delay_before_it():
+def test_the_first_retry_has_no_previous_delay():
     policy = RetryPolicy(backoff=Backoff(kind="decorrelated_jitter", initial_delay=0.5))
 
     assert ask(policy=policy, chance=0.5) == Retry(101.0, free=True)
 
 
 def exhausted():
-    """The budget of a process that may retry nothing more."""
+    """The budget of a process that has no retries left."""
     budget = Budget(BudgetPolicy())
     for _ in range(3):
         budget.record(SERVER_ERROR, 100.0)
@@ -162,10 +164,10 @@ def exhausted():
     ("left", "chance", "until"),
     [
         ({"deadline": 40.5}, 0.0, 101.0),  # the backoff
-        ({"deadline": 40.5}, 1.0, 130.0),  # three quarters of what is left without the least time
+        ({"deadline": 40.5}, 1.0, 130.0),  # three quarters of the time left minus min_time_left
         ({"deadline": 40.5}, 0.5, 115.5),
         ({"deadline": 900.0, "patience": 20.0}, 1.0, 115.0),
-        ({"deadline": 900.0}, 1.0, 160.0),  # the longest backoff
+        ({"deadline": 900.0}, 1.0, 160.0),  # max_delay
     ],
 )
 def test_a_late_retry_leaves_at_a_random_time_of_those_left(left, chance, until):
@@ -175,5 +177,5 @@ def test_a_late_retry_leaves_at_a_random_time_of_those_left(left, chance, until)
 
 
 @table_test("left", [{"late": True}, {"deadline": 40.0}, {"deadline": 1.6, "late": True}])
-def test_no_late_retry_without_an_end_without_the_right_to_it_or_without_time(left):
+def test_a_late_retry_needs_a_deadline_permission_and_time(left):
     assert ask(budget=exhausted(), **left) == NoRetry("budget")

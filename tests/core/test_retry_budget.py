@@ -3,7 +3,7 @@ from math import e
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, retry_in
 from table_test import table_test
 
 from stormbreak.core.retry_budget import SHORT_WAIT, UNKNOWN, Budget, BudgetPolicy, Load
@@ -28,7 +28,7 @@ def is_free(budget, outcome, load=UNKNOWN, now=0.0):
     return budget.is_free(outcome, now, load)
 
 
-def test_starts_empty():
+def test_a_budget_starts_empty():
     assert not earned(0).try_pay(0.0)
 
 
@@ -40,16 +40,14 @@ def test_ten_calls_earn_one_retry():
     assert not budget.try_pay(0.0)
 
 
-def test_exactly_one_is_enough():
+def test_exactly_one_pays_a_retry():
     assert earned(1, ratio=1.0).try_pay(0.0)
 
 
 @table_test("outcome", [SERVER_ERROR, Outcome(Verdict.RESET), THROTTLED, TIMEOUT])
 @table_test("timed_out", [False, True])
 @table_test("outcomes", [1, 9, 10])
-def test_a_late_retry_is_for_hardly_any_traffic_and_errors_that_come_at_once(
-    outcome, timed_out, outcomes
-):
+def test_a_late_retry_needs_low_traffic_and_a_quick_failure(outcome, timed_out, outcomes):
     budget, load = earned(0), Load(timed_out=timed_out)
     for _ in range(outcomes):
         budget.record(outcome, 0.0)
@@ -59,11 +57,11 @@ def test_a_late_retry_is_for_hardly_any_traffic_and_errors_that_come_at_once(
 
 
 @table_test("changes", [{"no_free_retries": True}, {"low_traffic_retries": 0}])
-def test_who_forbids_free_retries_gets_no_late_one(changes):
+def test_a_policy_without_free_retries_allows_no_late_retry(changes):
     assert not earned(0, **changes).may_retry_late(SERVER_ERROR, 0.0, UNKNOWN)
 
 
-def test_a_refusal_draws_nothing():
+def test_a_refused_retry_costs_nothing():
     budget = earned(5)
     before = budget.balance(0.0)
 
@@ -71,15 +69,15 @@ def test_a_refusal_draws_nothing():
     assert before == budget.balance(0.0)
 
 
-def test_what_was_earned_is_capped_and_decays():
+def test_the_balance_is_capped_and_decays():
     budget = earned(1000)
 
     assert budget.balance(0.0) == 10.0
     assert budget.balance(60.0) == pytest.approx(10.0 / e)
-    assert budget.balance(-5.0) == 10.0  # a clock that steps back earns nothing
+    assert budget.balance(-5.0) == 10.0  # a clock that goes back earns nothing
 
 
-def test_decay_does_not_depend_on_how_often_one_earns():
+def test_decay_does_not_depend_on_how_often_calls_earn():
     budget = earned(50)
     for second in range(1, 31):
         budget.balance(second)
@@ -92,7 +90,7 @@ def test_decay_does_not_depend_on_how_often_one_earns():
     assert budget.balance(60.5) == pytest.approx(left, abs=1e-6)
 
 
-def test_paying_restarts_the_decay_from_what_is_left():
+def test_paying_restarts_the_decay_from_the_balance():
     budget = earned(100)
     budget.try_pay(60.0)
 
@@ -111,10 +109,10 @@ FREE = [
         [SERVER_ERROR, OK, SERVER_ERROR],
         SERVER_ERROR,
         True,
-    ),  # a row begins anew with its first failure
+    ),  # a run begins with its first failure
     ([CANCELLED, CANCELLED, CANCELLED], SERVER_ERROR, True),
-    ([INVALID] * 5, SERVER_ERROR, True),  # our own mistakes say nothing about the target
-    ([THROTTLED, INVALID, SERVER_ERROR], SERVER_ERROR, False),  # nor do they end a row
+    ([INVALID] * 5, SERVER_ERROR, True),  # our own errors say nothing about the target
+    ([THROTTLED, INVALID, SERVER_ERROR], SERVER_ERROR, False),  # they do not end a run
     ([TIMEOUT], SERVER_ERROR, True),
     ([TIMEOUT, TIMEOUT], SERVER_ERROR, False),
     ([SERVER_ERROR, TIMEOUT], SERVER_ERROR, False),
@@ -125,20 +123,20 @@ FREE = [
     ([OK] * 8, TIMEOUT, False),
     ([OK] * 8, THROTTLED, True),
     ([OK] * 9, THROTTLED, False),
-    ([TIMEOUT] * 50, told(3.0), True),
-    ([told(SHORT_WAIT)] * 5, SERVER_ERROR, True),  # who comes when asked has used up nothing
-    ([told(SHORT_WAIT)] * 5 + [SERVER_ERROR], SERVER_ERROR, True),
+    ([TIMEOUT] * 50, retry_in(3.0), True),
+    ([retry_in(SHORT_WAIT)] * 5, SERVER_ERROR, True),  # a retry at the named time uses up nothing
+    ([retry_in(SHORT_WAIT)] * 5 + [SERVER_ERROR], SERVER_ERROR, True),
     (
-        [SERVER_ERROR, told(SHORT_WAIT), SERVER_ERROR],
+        [SERVER_ERROR, retry_in(SHORT_WAIT), SERVER_ERROR],
         SERVER_ERROR,
         False,
-    ),  # nor has that ended a row
-    ([told(0.9 * SHORT_WAIT)] * 2, SERVER_ERROR, False),
+    ),  # it does not end a run either
+    ([retry_in(0.9 * SHORT_WAIT)] * 2, SERVER_ERROR, False),
 ]
 
 
 @table_test(("before", "failure", "free"), FREE)
-def test_what_is_free(before, failure, free):
+def test_with_low_traffic_two_failures_in_a_row_are_retried_free(before, failure, free):
     budget = earned(0)
     for outcome in before:
         budget.record(outcome, 0.0)
@@ -159,20 +157,20 @@ LOADS = [
     (BUSY, TIMEOUT, HEALTHY, False),
     (BUSY, TIMEOUT, LUCKY, True),
     (BUSY, TIMEOUT, Load(timeouts_are_luck=True), False),
-    (BUSY, TIMEOUT, GATED, False),  # by a circuit: all would leave at once when it closes
+    (BUSY, TIMEOUT, GATED, False),  # a circuit: all would leave at once when it closes
     (BUSY, TIMEOUT, ADAPTIVE, True),
     ([SERVER_ERROR] * 9, SERVER_ERROR, HEALTHY, True),  # however many fail
     ([TIMEOUT] * 9, TIMEOUT, LUCKY, True),
     ([], TIMEOUT, HEALTHY, False),
-    ([], TIMEOUT, LUCKY, True),  # in a process with hardly any traffic
-    ([], TIMEOUT, ADAPTIVE, False),  # which does not know what its gates hold
+    ([], TIMEOUT, LUCKY, True),  # in a process with low traffic
+    ([], TIMEOUT, ADAPTIVE, False),  # its gates do not know the load
     ([TIMEOUT] * 2, TIMEOUT, LUCKY, False),
     ([SERVER_ERROR] * 2, SERVER_ERROR, HEALTHY, False),
     ([SERVER_ERROR] * 2, SERVER_ERROR, GATED, False),
     ([OK] * 7 + [SERVER_ERROR] * 2, SERVER_ERROR, HEALTHY, True),
-    (BUSY, told(SHORT_WAIT), UNKNOWN, True),
-    ([TIMEOUT] * 2, told(SHORT_WAIT), UNKNOWN, True),
-    (BUSY, TIMEOUT, Load(new=True, limited=True), True),  # the first burst is its own load
+    (BUSY, retry_in(SHORT_WAIT), UNKNOWN, True),
+    ([TIMEOUT] * 2, retry_in(SHORT_WAIT), UNKNOWN, True),
+    (BUSY, TIMEOUT, Load(new=True, limited=True), True),  # the first burst is the load
     (BUSY, THROTTLED, Load(new=True, limited=True), True),
     (BUSY, TIMEOUT, Load(new=True), False),
     (BUSY, TIMEOUT, Load(limited=True), False),
@@ -181,7 +179,7 @@ LOADS = [
 
 
 @table_test(("before", "failure", "load", "free"), LOADS)
-def test_what_is_free_by_what_is_known_of_the_load(before, failure, load, free):
+def test_the_known_load_decides_which_retry_is_free(before, failure, load, free):
     budget = earned(0)
     for outcome in before:
         budget.record(outcome, 0.0)
@@ -189,7 +187,7 @@ def test_what_is_free_by_what_is_known_of_the_load(before, failure, load, free):
     assert free == is_free(budget, failure, load)
 
 
-def test_traffic_of_half_a_minute_ago_is_no_traffic():
+def test_traffic_of_half_a_minute_ago_does_not_count():
     budget = earned(0)
     for _ in range(50):
         budget.record(OK, 0.0)
@@ -199,7 +197,7 @@ def test_traffic_of_half_a_minute_ago_is_no_traffic():
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 30.0), st.booleans()), max_size=100))
-def test_never_negative_never_above_the_cap_never_more_than_was_earned(steps):
+def test_the_balance_stays_within_bounds_and_never_exceeds_what_was_earned(steps):
     budget, now, calls, paid = earned(0), 0.0, 0, 0
     for pause, pays in steps:
         now += pause
@@ -224,18 +222,18 @@ def test_never_negative_never_above_the_cap_never_more_than_was_earned(steps):
         "low_traffic_retries",
     ],
 )
-def test_impossible_values_are_named(name):
+def test_an_invalid_value_is_named(name):
     with pytest.raises(ConfigurationError, match=f"{name} must .*, got -1"):
         BudgetPolicy(**{name: -1})
 
 
 @table_test("name", ["decay_time", "low_traffic_window"])
-def test_no_time_is_impossible(name):
+def test_a_time_of_zero_is_invalid(name):
     with pytest.raises(ConfigurationError, match=f"{name} must be positive, got 0"):
         BudgetPolicy(**{name: 0})
 
 
-def test_the_least_that_is_possible():
+def test_the_smallest_values_are_valid():
     least = {
         "ratio": 0,
         "capacity": 0,
@@ -248,8 +246,8 @@ def test_the_least_that_is_possible():
         assert value == getattr(BudgetPolicy(**{name: value}), name)
 
 
-@table_test("outcome", [SERVER_ERROR, told(1.0)])
-def test_with_always_paid_no_retry_is_free(outcome):
+@table_test("outcome", [SERVER_ERROR, retry_in(1.0)])
+def test_without_free_retries_every_retry_is_paid(outcome):
     def after_answers(policy):
         budget = Budget(policy)
         for _ in range(50):
@@ -269,5 +267,5 @@ def test_traffic_counts_for_exactly_half_a_minute():
     assert budget.is_free(THROTTLED, 30.0)
 
 
-def test_who_knows_nothing_of_the_load_claims_nothing():
+def test_unknown_load_claims_nothing():
     assert Load(gated=False, healthy=False, timeouts_are_luck=False) == UNKNOWN

@@ -1,11 +1,11 @@
-"""A shadow decides beside the real policy: it sees what happened, counts, and changes nothing."""
+"""A shadow policy sees what happens, counts its decisions, and changes nothing."""
 
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
+from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
@@ -50,7 +50,7 @@ def once(stage, outcome):
     return run
 
 
-def test_a_circuit_in_metrics_only_mode_rejects_no_call():
+def test_a_shadow_circuit_rejects_no_call():
     stage = beside({"retry": RetryPolicy(max_attempts=1), "fail_fast": True}, breaker=FRAGILE)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK):
         assert once(stage, outcome).ended.attempts == 1
@@ -64,7 +64,7 @@ def test_a_circuit_in_metrics_only_mode_rejects_no_call():
     assert stage.state.breaker is None
 
 
-def test_who_would_wait_for_the_circuit_is_not_refused():
+def test_a_patient_call_counts_as_waiting_for_a_shadow_circuit():
     stage = beside({"retry": RetryPolicy(max_attempts=1), "fail_fast": False}, breaker=FRAGILE)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK):
         once(stage, outcome)
@@ -72,14 +72,14 @@ def test_who_would_wait_for_the_circuit_is_not_refused():
     assert would(stage)[-1] == ("breaker", "wait", 110.0)
 
 
-def test_what_cannot_count_cannot_in_the_shadow_either():
+def test_a_shadow_rejects_verdicts_that_cannot_count():
     with pytest.raises(ConfigurationError, match="failures must name only verdicts that can count"):
         ShadowPolicy(failures=(Verdict.OK,))
     with pytest.raises(ConfigurationError, match="ignored must name none of failures"):
         ShadowPolicy(failures=(Verdict.AUTH,), ignored=(Verdict.AUTH,))
 
 
-def test_an_open_circuit_learns_from_its_probes_alone():
+def test_an_open_shadow_circuit_learns_from_its_probes_alone():
     stage = beside({"retry": RetryPolicy(max_attempts=1)}, breaker=FRAGILE)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK, OK):
         once(stage, outcome)
@@ -90,8 +90,8 @@ def test_an_open_circuit_learns_from_its_probes_alone():
     assert [what for _, what, _ in would(stage)][-2:] == ["probe", "close"]
 
 
-def test_the_shadow_of_a_whole_policy_counts_what_that_policy_counts():
-    """The article's breaker counts 429s; the one in force does not."""
+def test_a_shadow_counts_verdicts_by_its_own_policy():
+    """The breaker of the article counts 429s; the real one does not."""
     stage = Stage(
         policy(shadow=ARTICLE.shadow_overrides(), retry=RetryPolicy(max_attempts=1))
     ).listen()
@@ -106,7 +106,7 @@ def test_the_shadow_of_a_whole_policy_counts_what_that_policy_counts():
     ("shadow", "state"),
     [({}, "open"), ({"failures": ()}, "closed"), ({"ignored": (Verdict.THROTTLED,)}, "closed")],
 )
-def test_where_the_shadow_does_not_say_what_counts_it_is_as_in_force(shadow, state):
+def test_a_shadow_counts_verdicts_like_the_real_policy_by_default(shadow, state):
     real = {"retry": RetryPolicy(max_attempts=1), "failures": (Verdict.THROTTLED,)}
     stage = beside(real, breaker=FRAGILE, **shadow)
     for _ in range(2):
@@ -115,7 +115,7 @@ def test_where_the_shadow_does_not_say_what_counts_it_is_as_in_force(shadow, sta
     assert stage.state.shadow.breaker.state == state
 
 
-def test_who_would_have_waited_for_a_quota_is_counted():
+def test_a_shadow_quota_counts_calls_that_would_have_waited():
     one_attempt = {"retry": RetryPolicy(max_attempts=1)}
     stage = beside(one_attempt, rate_limit=RateLimitPolicy(rpm=60.0, burst_seconds=0.0))
     for _ in range(2):
@@ -125,7 +125,7 @@ def test_who_would_have_waited_for_a_quota_is_counted():
 
 
 @table_test("real", [None, RateLimitPolicy(tpm=6e6)])
-def test_a_quota_in_the_shadow_weighs_what_leaves(real):
+def test_a_shadow_quota_reserves_for_calls_that_leave(real):
     changes = {"retry": RetryPolicy(max_attempts=1)} | (
         {} if real is None else {"rate_limit": real}
     )
@@ -136,7 +136,7 @@ def test_a_quota_in_the_shadow_weighs_what_leaves(real):
     assert would(stage) == [("quota", "wait", 102.0)]
 
 
-def test_whether_the_shadow_would_refuse_or_let_wait_is_its_own_to_say():
+def test_the_fail_fast_of_the_shadow_decides_between_refuse_and_wait():
     stage = beside({"retry": RetryPolicy(max_attempts=1)}, breaker=FRAGILE, fail_fast=True)
     for outcome in (SERVER_ERROR, SERVER_ERROR, OK):
         once(stage, outcome)
@@ -144,7 +144,7 @@ def test_whether_the_shadow_would_refuse_or_let_wait_is_its_own_to_say():
     assert would(stage)[-1] == ("breaker", "refuse", 110.0)
 
 
-def test_a_limit_counts_those_whom_it_would_have_let_pass():
+def test_a_shadow_limit_counts_only_calls_that_it_would_admit():
     stage = beside(limit=FixedLimit(max_in_flight=2))
     runs = [stage.start() for _ in range(5)]
 
@@ -164,7 +164,7 @@ def test_a_cancelled_attempt_frees_its_shadow():
     assert stage.state.shadow.slots.in_flight == 0
 
 
-def test_a_limit_shows_where_it_would_stand():
+def test_the_snapshot_shows_the_shadow_limit():
     stage = beside(
         {"retry": RetryPolicy(max_attempts=1)},
         limit=AimdLimit(initial_in_flight=10, decrease_factor=0.5),
@@ -174,7 +174,7 @@ def test_a_limit_shows_where_it_would_stand():
     assert stage.engine.snapshot(stage.now)["targets"][str(TARGET)]["shadow"]["limit"] == 5
 
 
-def test_a_learned_rate_would_have_made_wait():
+def test_a_shadow_send_rate_counts_calls_that_would_have_waited():
     stage = beside({"retry": RetryPolicy(max_attempts=1)}, adaptive_rate=True)
     for number in range(100):
         once(stage, (OK, THROTTLED)[number % 2])
@@ -190,7 +190,7 @@ def test_a_learned_rate_would_have_made_wait():
         (3, 1, SERVER_ERROR, [("attempts", "not_retry", None)]),
         (1, 3, SERVER_ERROR, [("retry", "retry", 107.0)]),
         (3, 3, SERVER_ERROR, [("retry", "retry_later", 107.0)]),
-        (3, 3, told(8.0), []),
+        (3, 3, retry_in(8.0), []),
         (3, 3, INVALID, []),
         (1, 1, SERVER_ERROR, []),
     ],
@@ -213,7 +213,7 @@ def test_retries_are_compared(real, shadow, outcome, expected):
     ("seconds", "expected"),
     [(0.5, "retry_sooner"), (0.9995, None), (1.0005, None), (1.5, "retry_later")],
 )
-def test_times_differ_beyond_a_millisecond(seconds, expected):
+def test_retry_times_differ_beyond_a_millisecond(seconds, expected):
     stage = beside(
         {"retry": RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))},
         retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=seconds)),
@@ -223,7 +223,7 @@ def test_times_differ_beyond_a_millisecond(seconds, expected):
     assert [what for _, what, _ in would(stage)] == ([] if expected is None else [expected])
 
 
-def test_where_all_attempts_hang_the_target_is_dead_to_the_shadow_too():
+def test_a_shadow_limit_notices_a_dead_target():
     stage = beside({"retry": RetryPolicy(max_attempts=1)}, limit=AutomaticLimit())
     for _ in range(60):
         runs = [stage.start() for _ in range(20)]
@@ -231,7 +231,7 @@ def test_where_all_attempts_hang_the_target_is_dead_to_the_shadow_too():
         for run in runs:
             run.step(OK)
     for _ in range(20):
-        stage.start()  # and never answered
+        stage.start()  # never answered
     before = stage.now
     stage.tick(2.0)
     once(stage, OK)
@@ -240,7 +240,7 @@ def test_where_all_attempts_hang_the_target_is_dead_to_the_shadow_too():
     assert stage.state.shadow._gates[-1].dead_at > before
 
 
-def test_nothing_decides_in_the_shadow_unless_asked():
+def test_an_empty_shadow_decides_nothing():
     stage = beside()
     for _ in range(50):
         once(stage, THROTTLED)
@@ -249,7 +249,7 @@ def test_nothing_decides_in_the_shadow_unless_asked():
     assert [gate.name for gate in stage.state.shadow._gates] == ["diagnosis"]
 
 
-def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_retries():
+def test_a_shadow_without_retries_does_not_judge_a_budget():
     broke = {"retry_budget": BudgetPolicy(ratio=0.0, low_traffic_calls=0)}
     stage = beside(broke, limit=FixedLimit(max_in_flight=9))
     assert once(stage, TIMEOUT).ended.stopped == "budget"
@@ -257,7 +257,7 @@ def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_re
     assert would(stage) == []
 
 
-def test_a_budget_has_an_account_of_its_own():
+def test_a_shadow_budget_has_its_own_balance():
     stage = beside(
         {"retry": RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))},
         retry_budget=BudgetPolicy(ratio=1.0, low_traffic_calls=0),
@@ -272,7 +272,7 @@ def test_a_budget_has_an_account_of_its_own():
     assert stage.engine.budget is None
 
 
-def test_both_accounts_earn():
+def test_both_budgets_earn():
     both = policy(retry_budget=BudgetPolicy(), shadow=ShadowPolicy(retry_budget=BudgetPolicy()))
     stage = Stage(both)
     stage.start()
@@ -301,7 +301,7 @@ def test_without_a_shadow_there_is_no_gate_and_nothing_in_the_snapshot():
     assert "shadow" not in stage.state.snapshot(stage.now)
 
 
-def test_a_whole_policy_can_be_the_shadow_of_another():
+def test_a_whole_policy_can_be_a_shadow():
     shadow = ARTICLE.shadow_overrides()
 
     assert shadow == ShadowPolicy(
@@ -343,7 +343,7 @@ ACTS = st.lists(
     st.tuples(
         st.sampled_from(["start", "answer", "cancel", "first", "pass"]),
         st.integers(0, 100),
-        st.sampled_from([OK, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told(2.0), INVALID]),
+        st.sampled_from([OK, OK, SERVER_ERROR, THROTTLED, TIMEOUT, retry_in(2.0), INVALID]),
         st.sampled_from([0.0, 0.3, 2.0, 12.0]),
         st.floats(0.0, 0.99),
     ),
@@ -352,7 +352,7 @@ ACTS = st.lists(
 
 
 def played(real, acts):
-    """What became of all calls, to the last event."""
+    """The results and events of all calls."""
     stage = Stage(real).listen()
     for act, pick, outcome, seconds, chance in acts:
         stage.chance = chance
@@ -379,7 +379,7 @@ def test_a_shadow_changes_no_call(real, shadow, acts):
     assert played(real, acts) == played(replace(real, shadow=shadow), acts)
 
 
-def test_the_history_of_a_call_tells_what_happened_only():
+def test_the_history_of_a_call_has_no_shadow_events():
     stage = beside({"retry": RetryPolicy(max_attempts=2)}, retry=RetryPolicy(max_attempts=1))
     run = once(stage, SERVER_ERROR)
     stage.pass_time(5.0)

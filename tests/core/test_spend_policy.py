@@ -27,18 +27,18 @@ NOON = at(2026, 7, 15, 12)
 @table_test(
     ("period", "words"), [(None, "ever"), ("day", "day"), (60, "60 s"), (1e7 + 0.5, "10000000.5 s")]
 )
-def test_a_period_in_words(period, words):
+def test_the_period_has_a_text(period, words):
     assert SpendPolicy(period=period).per == words
 
 
-def test_an_hour_and_a_day_end_by_the_clock_of_utc():
+def test_an_hour_and_a_day_end_by_utc():
     assert period_end("hour", NOON - 1) == NOON
     assert period_end("hour", NOON) == NOON + HOUR
     assert period_end("day", NOON) == NOON + DAY / 2
     assert period_end("day", NOON + DAY / 2) == NOON + DAY * 1.5
 
 
-def test_every_month_ends_with_the_first_of_the_next_in_leap_years_too():
+def test_every_month_ends_with_the_first_of_the_next_also_in_leap_years():
     firsts = [at(year, month, 1) for year in (*range(2096, 2102), 2400) for month in range(1, 13)]
     for first, following in pairwise(firsts):
         if following - first <= 31 * DAY:
@@ -46,7 +46,7 @@ def test_every_month_ends_with_the_first_of_the_next_in_leap_years_too():
 
 
 @table_test(("period", "seconds"), [(None, inf), (60.0, 60.0), ("hour", HOUR), ("day", DAY / 2)])
-def test_what_is_left_of_a_period_that_begins(period, seconds):
+def test_time_left_is_the_rest_of_the_calendar_period(period, seconds):
     assert time_left(period, NOON) == seconds
 
 
@@ -62,14 +62,12 @@ def test_what_is_left_of_a_period_that_begins(period, seconds):
         ("month", 62 * DAY + 1, 16.5 * DAY),
     ],
 )
-def test_a_clock_that_was_set_back_ends_a_period_when_it_was_to_end_unless_that_is_far_away(
-    calendar, ahead, ends_in
-):
+def test_a_clock_set_back_keeps_a_near_end_of_the_period(calendar, ahead, ends_in):
     assert bounded_end(calendar, NOON + ahead, NOON) == NOON + ends_in
 
 
 @table_test(
-    ("period", "said", "ends_in"),
+    ("period", "file_says", "ends_in"),
     [
         (60.0, 20.0, 20.0),
         (60.0, 3600.0, 60.0),  # it was longer before
@@ -82,5 +80,7 @@ def test_a_clock_that_was_set_back_ends_a_period_when_it_was_to_end_unless_that_
         ("hour", 16.5 * DAY, HOUR),  # it was a month
     ],
 )
-def test_a_restored_period_ends_as_a_file_says_within_the_policy_of_today(period, said, ends_in):
-    assert restored_end(period, NOON + said, NOON) == NOON + ends_in
+def test_a_restored_period_ends_as_saved_within_the_bounds_of_the_policy(
+    period, file_says, ends_in
+):
+    assert restored_end(period, NOON + file_says, NOON) == NOON + ends_in

@@ -1,5 +1,5 @@
-"""Flows are started, answered, closed and left waiting in any order, from several initial states; after every
-step the engine must be consistent, and in the end at rest.
+"""Flows start, get answers, close and wait in any order, from several initial states; after every
+step the engine must be consistent, and idle at the end.
 """
 
 from math import inf
@@ -18,7 +18,7 @@ from stage import (
     TIMEOUT,
     Stage,
     policy,
-    told,
+    retry_in,
 )
 
 from stormbreak.core.automatic_limit import AutomaticLimit
@@ -106,10 +106,10 @@ OUTCOMES = st.sampled_from(
         TIMEOUT,
         INVALID,
         CANCELLED,
-        told(0.0),
-        told(2.0),
-        told(9.0),
-        told(2.0)._replace(verdict=SERVER_ERROR.verdict),
+        retry_in(0.0),
+        retry_in(2.0),
+        retry_in(9.0),
+        retry_in(2.0)._replace(verdict=SERVER_ERROR.verdict),
         SERVER_ERROR._replace(committed=True),
         OK._replace(committed=True),
     ]
@@ -144,7 +144,7 @@ class Storm(RuleBasedStateMachine):
                 stage.start()
                 stage.tick(1.0)
         elif state == "cooling down":
-            stage.start().step(told(5.0))
+            stage.start().step(retry_in(5.0))
         elif state == "at the limit":
             for _ in range(min(target_state.slots.limit, 12)):
                 stage.start()
@@ -153,7 +153,7 @@ class Storm(RuleBasedStateMachine):
                 stage.start()
 
     def watch(self, target_state):
-        """See to it that every grant is checked at its moment."""
+        """Check every grant when it happens."""
         grant = target_state.admission._grant
 
         def watched(call, now):
@@ -169,7 +169,7 @@ class Storm(RuleBasedStateMachine):
 
         target_state.admission._grant = watched
 
-    # -------------------------------------------------------------- what may happen
+    # -------------------------------------------------------------- actions
 
     @rule(
         target_=TARGETS,
@@ -217,7 +217,7 @@ class Storm(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 2.0, 5.0, 30.0]))
     def time_passes(self, seconds):
-        """Nobody is resumed: a driver may be late."""
+        """No call is resumed: a driver may be late."""
         self.stage.now += seconds
 
     @rule(pick=PICK)
@@ -241,13 +241,13 @@ class Storm(RuleBasedStateMachine):
         (target_state.reset if closes else target_state.isolate)(self.stage.now)
         self.stage.take_away()
 
-    # -------------------------------------------------------------- what must hold
+    # -------------------------------------------------------------- invariants
 
     def runs_of(self, target_state):
         return [run for run in self.stage.runs if run.call.target == target_state.target]
 
     @invariant()
-    def slots_are_held_by_those_who_may_send_and_by_nobody_else(self):
+    def slots_are_held_by_calls_that_may_send_only(self):
         for target_state in self.target_states:
             holders = [
                 run
@@ -263,7 +263,7 @@ class Storm(RuleBasedStateMachine):
             )  # others may shrink
 
     @invariant()
-    def places_are_held_by_those_who_wait(self):
+    def queue_places_are_held_by_waiting_calls(self):
         for target_state in self.target_states:
             waiting = [run.command.ticket for run in self.runs_of(target_state) if run.queued]
             undecided = [ticket for ticket in waiting if not ticket.decided]
@@ -288,7 +288,7 @@ class Storm(RuleBasedStateMachine):
             assert trial.succeeded + trial.failed + len(held) <= breaker._policy.probes
 
     @invariant()
-    def nobody_owes_the_budget(self):
+    def the_budget_is_never_negative(self):
         if (budget := self.stage.engine.budget) is not None:
             assert budget.balance(self.stage.now) >= 0.0
 
@@ -300,23 +300,23 @@ class Storm(RuleBasedStateMachine):
             admission, now = target_state.admission, self.stage.now
             following = admission._next()
             ready_at = admission._ready_at(following.call, now)
-            if ready_at == inf:  # somebody who holds a slot will pump, or a hand on the circuit
+            if ready_at == inf:  # a call with a slot will pump, or a change by hand
                 isolated = (
                     target_state.breaker is not None
                     and target_state.breaker.state is State.ISOLATED
                 )
                 assert target_state.slots.in_flight >= target_state.slots.limit or isolated
                 continue
-            keeper = target_state.admission._timekeeper
-            assert keeper is not None
-            assert keeper.check_at <= max(ready_at, self.stage.now)
+            timer = target_state.admission._timekeeper
+            assert timer is not None
+            assert timer.check_at <= max(ready_at, self.stage.now)
             (owner,) = [
-                r for r in self.runs_of(target_state) if r.queued and r.command.ticket is keeper
+                r for r in self.runs_of(target_state) if r.queued and r.command.ticket is timer
             ]
-            assert keeper.due or owner.command.until <= keeper.check_at
+            assert timer.due or owner.command.until <= timer.check_at
 
     @invariant()
-    def whoever_was_decided_is_woken(self):
+    def a_decided_ticket_is_woken(self):
         for run in self.stage.runs:
             if run.queued and run.command.ticket.decided:
                 assert run.due
@@ -330,7 +330,7 @@ class Storm(RuleBasedStateMachine):
             elif until is not None and not run.closed:
                 assert self.stage.now >= until
 
-    # -------------------------------------------------------------- how it ends
+    # -------------------------------------------------------------- teardown
 
     def teardown(self):
         if not hasattr(self, "stage"):
@@ -347,7 +347,7 @@ class Storm(RuleBasedStateMachine):
             )
 
     def drain(self):
-        """Answer whoever is sent; nobody may be left waiting."""
+        """Answer every call that is sent; no call may be left waiting."""
         for target_state in self.target_states:
             target_state.reset(self.stage.now)
         self.stage.take_away()

@@ -1,7 +1,7 @@
-"""Whoever asks chooses the names of models: an engine remembers so many, and never forgets what holds somebody back."""
+"""Callers choose model names: an engine remembers a bounded number of targets, and never forgets one that holds calls."""
 
 import pytest
-from stage import OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, Stage, policy, told
+from stage import OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, Stage, policy, retry_in
 
 from stormbreak.core import engine
 from stormbreak.core.automatic_limit import AutomaticLimit
@@ -35,7 +35,7 @@ def known(stage):
     return set(stage.engine.targets)
 
 
-def test_an_engine_remembers_so_many_targets():
+def test_an_engine_remembers_a_bounded_number_of_targets():
     stage = Stage(Policy())
     ask_many(stage, 3 * engine.MAX_TARGETS)
 
@@ -43,14 +43,14 @@ def test_an_engine_remembers_so_many_targets():
 
 
 @pytest.mark.parametrize("verdict", [Verdict.NOT_FOUND, Verdict.INVALID, Verdict.AUTH])
-def test_made_up_names_are_forgotten_though_they_fail(few, verdict):
+def test_unknown_models_that_fail_are_forgotten(few, verdict):
     stage = Stage(Policy())
     ask_many(stage, outcome=Outcome(verdict))
 
     assert len(known(stage)) <= FEW + 1
 
 
-def test_a_target_that_is_asked_now_and_then_stays(few):
+def test_a_target_that_is_used_again_and_again_stays(few):
     stage = Stage(policy())
     target_state = stage.state
     for round_ in range(20):
@@ -63,7 +63,7 @@ def test_a_target_that_is_asked_now_and_then_stays(few):
 
 
 @pytest.mark.usefixtures("few")
-class TestWhatIsNeededStays:
+class TestATargetIsKept:
     def assert_stays(self, stage, seconds=0.0):
         target_state = stage.state
         stage.now += seconds
@@ -76,14 +76,14 @@ class TestWhatIsNeededStays:
         ask_many(stage)
         assert TARGET not in known(stage)
 
-    def test_an_attempt_in_flight(self):
+    def test_while_an_attempt_is_in_flight(self):
         stage = Stage(policy())
         run = stage.start()
         self.assert_stays(stage)
         run.step(OK)
         self.assert_goes(stage)
 
-    def test_a_call_between_two_attempts(self):
+    def test_while_a_call_backs_off(self):
         retry = RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=200.0))
         stage = Stage(policy(retry=retry))
         run = stage.start().step(SERVER_ERROR)
@@ -92,26 +92,26 @@ class TestWhatIsNeededStays:
         run.close()
         self.assert_goes(stage)
 
-    def test_a_failure_that_a_circuit_or_a_rate_may_still_count(self):
+    def test_while_a_failure_may_still_count(self):
         stage = Stage(policy(retry=ONCE))
         stage.start().step(SERVER_ERROR)
         self.assert_stays(stage, 59.0)
         self.assert_goes(stage, 2.0)
 
-    def test_a_cooldown(self):
+    def test_during_a_cooldown(self):
         stage = Stage(policy(retry=ONCE))
-        stage.start().step(told(200.0))
+        stage.start().step(retry_in(200.0))
         self.assert_stays(stage, 199.0)
         self.assert_goes(stage, 200.0)
 
-    def test_a_circuit_that_is_open_and_for_a_while_one_that_may_be_probed(self):
+    def test_while_its_circuit_is_open_and_for_a_while_after(self):
         stage = Stage(policy(retry=ONCE, breaker=FRAGILE))
         stage.fail_until_open()
         self.assert_stays(stage, 899.0)
         assert stage.state.breaker.state is State.OPEN
         self.assert_goes(stage, 100.0)
 
-    def test_a_circuit_that_was_opened_by_hand(self):
+    def test_while_its_circuit_is_isolated_by_hand(self):
         stage = Stage(policy(breaker=FRAGILE))
         stage.state.isolate(stage.now)
         self.assert_stays(stage, 10_000.0)
@@ -119,7 +119,7 @@ class TestWhatIsNeededStays:
         stage.now += 10.0
         self.assert_goes(stage)
 
-    def test_a_rate_that_was_learned(self):
+    def test_while_a_learned_rate_is_in_force(self):
         stage = Stage(policy(retry=ONCE, adaptive_rate=True))
         while not stage.state.rate.in_force(stage.now):
             stage.now += 0.05
@@ -129,7 +129,7 @@ class TestWhatIsNeededStays:
         self.assert_goes(stage, 3_600.0)
 
     @pytest.mark.parametrize("limit", [AimdLimit(), AutomaticLimit()])
-    def test_a_limit_that_congestion_taught(self, limit):
+    def test_while_its_limit_is_reduced(self, limit):
         stage = Stage(policy(retry=ONCE, limit=limit))
         runs = [stage.start() for _ in range(20)]
         stage.now += 1.0
@@ -139,38 +139,40 @@ class TestWhatIsNeededStays:
         self.assert_stays(stage, 100.0)
         self.assert_goes(stage, 30.0)
 
-    def test_a_quota_that_is_partly_used(self):
+    def test_while_its_quota_is_partly_used(self):
         stage = Stage(policy(rate_limit=RateLimitPolicy(rpm=1.0, burst_seconds=300.0)))
         stage.start().step(OK)
         assert stage.state.is_needed(stage.now + 59.0)
         assert not stage.state.is_needed(stage.now + 61.0)
 
     @pytest.mark.parametrize(("remaining", "stays"), [(0, True), (49, True), (99, False)])
-    def test_a_reported_limit_that_is_nearly_used_up(self, remaining, stays):
-        told = RateLimits(RateLimitStatus(limit=100, remaining=remaining, reset=60.0, flows=False))
+    def test_while_a_reported_limit_is_nearly_used_up(self, remaining, stays):
+        limits = RateLimits(
+            RateLimitStatus(limit=100, remaining=remaining, reset=60.0, flows=False)
+        )
         stage = Stage(policy(rate_limit=RateLimitPolicy(learn_from_headers=True)))
-        stage.start().step(OK._replace(rate_limits=told))
+        stage.start().step(OK._replace(rate_limits=limits))
         (self.assert_stays if stays else self.assert_goes)(stage)
 
-    def test_what_is_spent_is_not_a_matter_of_targets(self):
+    def test_a_retry_budget_survives_the_eviction_of_its_target(self):
         stage = Stage(policy())
         budget = stage.state.budget
         self.assert_goes(stage)
         assert stage.state.budget is budget
 
 
-def test_targets_that_all_are_needed_cost_a_call_no_more_than_a_few_looks(few, monkeypatch):
-    looks = []
+def test_a_call_checks_only_a_few_targets_if_all_are_needed(few, monkeypatch):
+    checks = []
     is_needed = engine.TargetState.is_needed
     monkeypatch.setattr(
         engine.TargetState,
         "is_needed",
-        lambda target_state, now: looks.append(target_state) or is_needed(target_state, now),
+        lambda target_state, now: checks.append(target_state) or is_needed(target_state, now),
     )
     stage = Stage(policy(retry=ONCE))
     ask_many(stage, outcome=SERVER_ERROR)
-    looks.clear()
+    checks.clear()
     stage.start(target=OTHER)
 
     assert len(known(stage)) == 101
-    assert len(looks) <= engine.EVICTION_CHECKS
+    assert len(checks) <= engine.EVICTION_CHECKS

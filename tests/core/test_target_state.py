@@ -1,11 +1,11 @@
-"""One target's target_state: what it knows of the load, and what pauses, circuits and hands do to its queue."""
+"""The state of a target: the known load, and how pauses, circuits and manual controls act on its queue."""
 
 from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
 from quiet_fleet import QuietFleet
-from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
+from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
@@ -61,13 +61,13 @@ def two_failures(stage):
     [
         (FRAGILE, lambda stage: stage.engine.pause(TARGET, 5.0, stage.now)),
         (FRAGILE, lambda stage: stage.engine.isolate(TARGET, stage.now)),
-        (FRAGILE, lambda stage: stage.start().step(told(5.0))),
+        (FRAGILE, lambda stage: stage.start().step(retry_in(5.0))),
         (FRAGILE, two_failures),
         (FRAGILE, refusals),
         (SLUGGISH, one_slow_answer),
     ],
 )
-def test_whatever_closes_a_gate_ends_a_calm(breaker, ends_calm):
+def test_every_gate_that_closes_ends_a_calm(breaker, ends_calm):
     stage = Stage(policy(retry=ONCE, breaker=breaker, adaptive_rate=True))
     stage.start().step(OK)
     ends_calm(stage)
@@ -76,7 +76,7 @@ def test_whatever_closes_a_gate_ends_a_calm(breaker, ends_calm):
 
 
 def test_an_interrupt_while_a_circuit_opens_ends_a_calm(monkeypatch):
-    """Found: the circuit was open, and calls left past it, as the queue had not heard of it."""
+    """A bug: the circuit was open, but calls still left, as the queue did not know it."""
     stage = Stage(policy(retry=ONCE, breaker=SLUGGISH))
     stage.start().step(OK)
     with monkeypatch.context() as patch:
@@ -90,7 +90,7 @@ def test_an_interrupt_while_a_circuit_opens_ends_a_calm(monkeypatch):
 
 
 @table_test(("calls", "share"), [(0, 0.0), (1, 0.25), (4, 1.0), (6, 1.5)])
-def test_those_in_flight_and_those_in_the_queue_take_room(calls, share):
+def test_utilization_counts_calls_in_flight_and_in_the_queue(calls, share):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=4), breaker=FRAGILE))
     for _ in range(calls):
         stage.start()
@@ -98,31 +98,31 @@ def test_those_in_flight_and_those_in_the_queue_take_room(calls, share):
     assert stage.state.utilization(stage.now) == share
 
 
-def test_of_a_limit_of_one_all_is_taken_by_one():
+def test_one_call_fully_uses_a_limit_of_one():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     stage.start()
 
     assert stage.state.utilization(stage.now) == 1.0
 
 
-def test_a_target_that_lets_no_call_leave_has_no_room():
+def test_a_target_in_a_cooldown_is_fully_used():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=4), retry=ONCE))
-    stage.start().step(told(10.0))
+    stage.start().step(retry_in(10.0))
 
     assert stage.state.utilization(stage.now) == 1.0
     assert stage.state.utilization(stage.now + 10.0) == 0.0
 
 
-def test_one_that_waits_shows_that_the_gates_hold_the_traffic():
+def test_a_waiting_call_shows_that_the_gates_hold_the_traffic():
     stage = Stage(policy(retry=ONCE))
-    stage.start().step(told(10.0))
+    stage.start().step(retry_in(10.0))
     assert not stage.state.load(stage.now).gated
     stage.start()
 
     assert stage.state.load(stage.now).gated
 
 
-def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_it():
+def test_an_answer_shows_a_healthy_target_and_overtakes_earlier_attempts():
     stage = Stage(policy(retry=ONCE, limit=AutomaticLimit()))
     assert stage.state.load(stage.now) == Load(new=True)
     stage.tick(1.0)
@@ -136,33 +136,33 @@ def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_i
 
 
 @table_test("limit", [FixedLimit(), AimdLimit()])
-def test_only_with_an_automatic_limit_is_a_target_new(limit):
+def test_a_target_is_new_only_with_an_automatic_limit(limit):
     assert not Stage(policy(limit=limit)).state.load(100.0).new
 
 
 @table_test("adaptive_rate", [False, True])
-def test_429s_limit_the_send_rate_if_configured(adaptive_rate):
+def test_slowed_by_429s_holds_with_an_adaptive_rate(adaptive_rate):
     stage = Stage(policy(adaptive_rate=adaptive_rate))
     stage.start().step(THROTTLED)
 
     assert stage.state.load(stage.now).slowed_by_429s is adaptive_rate
 
 
-def test_and_where_most_attempts_beside_them_are_served():
+def test_slowed_by_429s_holds_if_most_attempts_beside_them_are_served():
     stage = Stage(policy())
     stage.state.diagnosis.refusals._served = 0.6
 
     assert stage.state.load(stage.now).slowed_by_429s
 
 
-def test_and_where_the_limit_has_fallen():
+def test_slowed_by_429s_holds_if_the_limit_has_fallen():
     stage = Stage(policy(limit=AimdLimit()))
     stage.start(max_attempts=1).step(THROTTLED)
 
     assert stage.state.load(stage.now).slowed_by_429s
 
 
-def test_a_limit_that_has_fallen_says_nothing_of_a_target_that_is_dead():
+def test_a_fallen_limit_does_not_count_for_a_dead_target():
     stage = Stage(policy(limit=AimdLimit(), retry=ONCE))
     stage.start().step(THROTTLED)
     assert stage.state.load(stage.now).limited
@@ -173,7 +173,7 @@ def test_a_limit_that_has_fallen_says_nothing_of_a_target_that_is_dead():
 
 def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():
     stage = Stage(policy(limit=AutomaticLimit(), retry=ONCE))
-    stage.start().step(told(3.0))
+    stage.start().step(retry_in(3.0))
     for _ in range(100):
         stage.start()
     stage.pass_time(6.0)
@@ -193,7 +193,7 @@ def test_the_snapshot_shows_the_diagnosis():
 
 
 @table_test("is_overtaken", [False, True])
-def test_whether_it_was_overtaken_is_asked_for_each_attempt(is_overtaken):
+def test_each_attempt_is_checked_for_an_overtaking_answer(is_overtaken):
     backoff = Backoff(kind="constant", initial_delay=1.0)
     stage = Stage(Policy(retry=RetryPolicy(max_attempts=2, backoff=backoff), breaker=None))
     run = stage.start() if is_overtaken else None
@@ -207,10 +207,10 @@ def test_whether_it_was_overtaken_is_asked_for_each_attempt(is_overtaken):
 
 
 @table_test(("named", "second_group"), [(0.1, 0.04), (4.0, 0.8), (60.0, 2.0)])
-def test_after_a_pause_the_queue_leaves_within_half_of_it_but_within_bounds(named, second_group):
-    """Between a tenth of a second and five seconds, in groups of four of ten."""
+def test_after_a_pause_the_queue_leaves_within_half_of_its_length(named, second_group):
+    """Within 0.1 to 5 seconds, in groups of four."""
     stage = Stage(policy(limit=FixedLimit(max_in_flight=10), retry=ONCE))
-    stage.start().step(told(named))
+    stage.start().step(retry_in(named))
     for _ in range(20):
         stage.start()
     stage.pass_time(named)
@@ -222,43 +222,43 @@ def test_after_a_pause_the_queue_leaves_within_half_of_it_but_within_bounds(name
     assert len(sending(stage)) == 8
 
 
-def test_who_may_not_wait_for_a_pause_that_begins_is_rejected_at_once():
+def test_a_call_that_may_not_wait_for_a_new_pause_is_rejected_at_once():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1), retry=ONCE))
     blocker, brief, patient = stage.start(), stage.start(patience=5.0), stage.start()
-    blocker.step(told(60.0))
+    blocker.step(retry_in(60.0))
     stage.settle()
 
     assert (brief.ended.stopped, brief.ended.waited) == ("cooldown", 0.0)
     assert patient.queued
 
 
-def test_a_heavy_call_alone_waits_for_the_tokens_that_only_it_needs(monkeypatch):
+def test_only_a_heavy_call_waits_for_tokens_that_only_it_lacks(monkeypatch):
     stage = Stage(policy(rate_limit=RateLimitPolicy(tpm=6e6), retry=ONCE))
     monkeypatch.setattr(type(stage.state.quota), "is_what_lacks", lambda *_: True)
-    stage.start().step(told(60.0))
+    stage.start().step(retry_in(60.0))
     assert stage.start().sending
     monkeypatch.setattr(type(stage.state.quota), "is_what_lacks", lambda *_: False)
-    stage.start().step(told(60.0))
+    stage.start().step(retry_in(60.0))
 
     assert stage.start().queued
 
 
-def test_a_call_alone_waits_for_a_time_that_it_is_given_beside_many_that_are_served():
+def test_only_the_refused_call_waits_if_most_calls_are_served():
     stage = Stage(policy(retry=ONCE))
     crowd = [stage.start() for _ in range(50)]
     stage.tick(0.1)
-    crowd[0].step(told(0.5))
+    crowd[0].step(retry_in(0.5))
     stage.tick(1.0)
     for run in crowd[2:]:
         run.step(OK)
     assert stage.state.diagnosis.refusals.are_random
-    crowd[1].step(told(60.0))
+    crowd[1].step(retry_in(60.0))
 
     assert stage.start().sending
 
 
 def throttled_half_the_time():
-    """A send rate is learned, for one call at a time."""
+    """A stage with a learned send rate and one call at a time."""
     rules = policy(adaptive_rate=True, retry=ONCE, limit=FixedLimit(max_in_flight=1))
     stage = Stage(rules)
     number = 0
@@ -274,7 +274,7 @@ def throttled_half_the_time():
     return stage
 
 
-def test_under_a_learned_rate_the_oldest_goes_first_however_many_wait():
+def test_under_a_learned_rate_the_oldest_call_goes_first():
     stage = throttled_half_the_time()
     blocker = stage.start()
     stage.pass_time(60.0)
@@ -288,7 +288,7 @@ def test_under_a_learned_rate_the_oldest_goes_first_however_many_wait():
     assert crowd[0].sending
 
 
-def test_how_often_its_circuit_opened_is_counted():
+def test_openings_of_the_circuit_are_counted():
     stage = Stage(policy(breaker=FRAGILE, retry=ONCE))
     assert stage.state.openings == 0
     for _ in range(2):
@@ -303,9 +303,9 @@ def test_how_often_its_circuit_opened_is_counted():
     assert stage.state.openings == 2
 
 
-def test_reset_lets_calls_leave_that_wait_for_a_pause():
+def test_reset_releases_calls_that_wait_for_a_pause():
     stage = Stage(policy(retry=ONCE))
-    stage.start().step(told(60.0))
+    stage.start().step(retry_in(60.0))
     crowd = [stage.start() for _ in range(9)]
     stage.state.reset(stage.now)
     stage.settle()
@@ -314,9 +314,9 @@ def test_reset_lets_calls_leave_that_wait_for_a_pause():
     assert stage.state.snapshot(stage.now)["cooldown"] == 0.0
 
 
-def test_reset_lets_paced_calls_leave_at_once():
+def test_reset_releases_paced_calls_at_once():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=10), retry=ONCE))
-    stage.start().step(told(4.0))
+    stage.start().step(retry_in(4.0))
     for _ in range(20):
         stage.start()
     stage.pass_time(4.0)
@@ -327,7 +327,7 @@ def test_reset_lets_paced_calls_leave_at_once():
     assert len(sending(stage)) == 10
 
 
-def test_and_does_not_leave_paced_though_another_pause_comes_and_goes():
+def test_after_a_reset_a_lifted_pause_leaves_no_pace():
     stage = Stage(policy(breaker=FRAGILE, retry=ONCE))
     early = [stage.start() for _ in range(2)]
     for _ in range(2):
@@ -336,7 +336,7 @@ def test_and_does_not_leave_paced_though_another_pause_comes_and_goes():
     early += [stage.start()]
     early[-1].step(OK)  # the probe: the circuit closes, paced
     stage.state.reset(stage.now)
-    early[0].step(told(60.0))
+    early[0].step(retry_in(60.0))
     crowd = [stage.start() for _ in range(9)]
     late = stage.state.cooldown
     late.lift(stage.now)
@@ -358,7 +358,7 @@ def test_waiting_calls_leave_when_a_circuit_is_restored_as_closed():
     assert run.sending
 
 
-def test_the_snapshot_of_a_target_without_breaker_and_pause():
+def test_the_snapshot_of_an_idle_target_has_every_key():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=2)))
 
     assert stage.state.target == TARGET
@@ -404,7 +404,7 @@ def in_a_fleet(policy):
 
 
 @table_test("limits", [{"rate_limit": RateLimitPolicy()}, {"limit": FixedLimit()}, {}])
-def test_a_call_asks_the_fleet_for_what_it_lacks(limits):
+def test_a_call_asks_the_fleet_for_missing_units(limits):
     stage = in_a_fleet(replace(SHARED, **limits))
     run = stage.start()
     asks = limits.get("rate_limit") is None
@@ -413,7 +413,7 @@ def test_a_call_asks_the_fleet_for_what_it_lacks(limits):
 
 @table_test("hold", [lambda engine, now: engine.pause(TARGET, 5.0, now),
     lambda engine, now: engine.isolate(TARGET, now, duration=5.0)])  # fmt: skip
-def test_a_call_that_has_to_wait_anyway_asks_the_fleet_when_it_may_leave(hold):
+def test_a_held_call_asks_the_fleet_only_when_it_may_leave(hold):
     stage = in_a_fleet(replace(SHARED, breaker=FRAGILE))
     hold(stage.engine, stage.now)
     assert stage.start(fail_fast=False).queued
@@ -424,11 +424,11 @@ def test_a_call_that_has_to_wait_anyway_asks_the_fleet_when_it_may_leave(hold):
 
 def test_a_cooldown_is_reported_to_the_fleet_at_once():
     stage = in_a_fleet(replace(SHARED, rate_limit=RateLimitPolicy()))
-    stage.start().step(told(5.0))
+    stage.start().step(retry_in(5.0))
     assert stage.engine.fleet.woken == 1
 
 
-def test_a_cooldown_that_is_lifted_leaves_no_pace_if_no_circuit_has_closed():
+def test_a_lifted_cooldown_leaves_no_pace_if_no_circuit_has_closed():
     stage = Stage(policy(retry=ONCE))
     stage.engine.pause(TARGET, 5.0, stage.now)
     for _ in range(9):
@@ -439,7 +439,7 @@ def test_a_cooldown_that_is_lifted_leaves_no_pace_if_no_circuit_has_closed():
     assert len(sending(stage)) == 9
 
 
-def test_an_isolation_may_be_given_an_end_while_calls_wait():
+def test_an_isolation_may_get_an_end_while_calls_wait():
     stage = Stage(policy(breaker=FRAGILE))
     stage.engine.isolate(TARGET, stage.now)
     run = stage.start(fail_fast=False)
@@ -448,14 +448,14 @@ def test_an_isolation_may_be_given_an_end_while_calls_wait():
     assert run.sending
 
 
-def test_an_answer_that_misses_its_schema_speaks_for_the_target_unless_the_policy_counts_it():
+def test_a_schema_mismatch_counts_as_success_unless_the_policy_counts_it():
     misfit = Outcome(Verdict.SCHEMA_MISMATCH, status=200)
     assert Stage(policy()).state.as_evidence(misfit).verdict is Verdict.OK
     counting = policy(failures=(Verdict.SCHEMA_MISMATCH,))
     assert Stage(counting).state.as_evidence(misfit) is misfit
 
 
-def test_the_snapshot_says_for_ten_seconds_that_the_budget_has_refused_a_retry():
+def test_the_snapshot_shows_for_ten_seconds_that_the_budget_refused_a_retry():
     stage = Stage(policy(retry_budget=BudgetPolicy(ratio=0.0, low_traffic_calls=0)))
     stage.start().step(TIMEOUT)
     assert stage.state.snapshot(stage.now)["retries_refused"]
@@ -465,23 +465,23 @@ def test_the_snapshot_says_for_ten_seconds_that_the_budget_has_refused_a_retry()
 # ---------------------------------------------------------------- random refusals
 
 
-def test_where_refusals_are_found_to_be_random_no_cooldown_holds_and_they_are_no_evidence():
+def test_random_refusals_end_the_cooldown_and_are_no_evidence():
     stage = Stage(policy(adaptive_rate=True, retry=ONCE))
-    stage.start().step(told(30.0))
+    stage.start().step(retry_in(30.0))
     assert stage.state.cooldown.until > stage.now
     stage.state.rate._found(stage.now)
     assert stage.state.cooldown.until <= stage.now
     assert stage.state.diagnosis.throttled_at < stage.now
 
 
-def test_while_they_are_known_to_be_random_only_the_refused_call_waits(monkeypatch):
+def test_only_the_refused_call_waits_while_refusals_are_random(monkeypatch):
     monkeypatch.setattr(AdaptiveSendRate, "is_random", lambda _self, _now: True)
     stage = Stage(policy(adaptive_rate=True, retry=ONCE))
-    stage.start().step(told(30.0))
+    stage.start().step(retry_in(30.0))
     assert stage.start().sending
 
 
-def test_a_circuit_that_closes_begins_the_count_of_refusals_anew(monkeypatch):
+def test_a_closing_circuit_restarts_the_count_of_refusals(monkeypatch):
     restarts = []
     monkeypatch.setattr(AdaptiveSendRate, "restart", lambda _self, now: restarts.append(now))
     stage = Stage(policy(adaptive_rate=True, breaker=FRAGILE, retry=ONCE))
@@ -491,7 +491,7 @@ def test_a_circuit_that_closes_begins_the_count_of_refusals_anew(monkeypatch):
     assert restarts == [stage.now]
 
 
-def test_the_snapshot_says_what_the_newest_call_would_wait_for_though_none_waits():
+def test_the_snapshot_shows_the_scarce_quota_also_without_waiting_calls():
     stage = Stage(policy(rate_limit=RateLimitPolicy(rpm=60.0)))
     assert stage.state.snapshot(stage.now)["quota"] is None
     stage.start().step(OK)

@@ -1,4 +1,4 @@
-"""The limits of tenants: never exceeded, given back however a call ends, and no business of others."""
+"""The limits of tenants: never exceeded, freed however a call ends, and independent of other tenants."""
 
 import pickle
 import random
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metering import answer
 from quiet_fleet import QuietFleet
-from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage, policy, told
+from stage import OK, OTHER, SERVER_ERROR, TARGET, Stage, policy, retry_in
 from table_test import table_test
 from tenant_stage import CENT, COMMITTED, DOLLAR, RETRIES, limited, shown, spending, spent, usd
 
@@ -42,7 +42,7 @@ def test_a_tenant_at_its_rate_waits_and_no_other_does():
     assert [run.sending for run in runs[:3]] == [True, True, False]
 
 
-def test_tokens_are_reserved_and_what_was_not_used_is_given_back():
+def test_unused_reserved_tokens_are_refunded():
     stage = limited(acme=TenantLimits(tpm=6000))  # 100 at once
     first = stage.start(tenant="acme", tokens=85)
     second = stage.start(tenant="acme", tokens=85)
@@ -92,7 +92,7 @@ def test_a_rejection_names_the_tenant_and_no_event_does():
     assert pickle.loads(pickle.dumps(error)).ended.outcome.rejection.tenant == "acme"
 
 
-def test_a_rejected_call_falls_back_to_no_other_target():
+def test_a_rejection_by_a_tenant_limit_has_no_fallback():
     stage = limited(acme=TenantLimits(rpm=6))
     steps = (Step(frozenset(ELSEWHERE), None, FALLBACK, ((OTHER, 1.0),)),)
     stage.start(tenant="acme", fallbacks=steps)
@@ -103,7 +103,7 @@ def test_a_rejected_call_falls_back_to_no_other_target():
     )
 
 
-def test_the_time_in_the_queue_of_a_tenant_is_time_unserved():
+def test_time_in_the_queue_of_a_tenant_counts_as_unserved():
     stage = limited(acme=TenantLimits(rpm=60))
     stage.start(tenant="acme")
     second = stage.start(tenant="acme")
@@ -113,7 +113,7 @@ def test_the_time_in_the_queue_of_a_tenant_is_time_unserved():
     assert (ended.waited, ended.queued) == (pytest.approx(1.0), pytest.approx(1.0))
 
 
-def test_a_call_that_was_never_sent_counts_for_no_rate():
+def test_a_call_that_was_never_sent_does_not_count_for_a_rate():
     stage = limited(policy(limit=FixedLimit(max_in_flight=1)), acme=TenantLimits(rpm=60))
     stage.start()  # takes the only slot of the target
     for _ in range(5):
@@ -125,7 +125,7 @@ def test_a_call_that_was_never_sent_counts_for_no_rate():
 
 
 @table_test(("outcome", "counts"), [(SERVER_ERROR, True), (Outcome(Verdict.CONNECT_FAILED), False)])
-def test_a_call_that_failed_counts_if_it_was_sent(outcome, counts):
+def test_a_failed_call_counts_if_it_was_sent(outcome, counts):
     stage = limited(policy(retry=RetryPolicy(max_attempts=1)), acme=TenantLimits(rpm=60, tpm=6000))
     stage.start(tenant="acme", tokens=100).step(outcome)
 
@@ -142,7 +142,7 @@ def test_an_answer_from_a_cache_uses_no_tokens():
     assert stage.start(tenant="acme", tokens=99).sending
 
 
-def test_an_attempt_that_may_have_been_processed_counts_though_a_later_one_was_refused():
+def test_a_possibly_processed_attempt_counts_although_a_later_one_was_refused():
     stage = limited(acme=TenantLimits(tpm=6000))
     run = stage.start(tenant="acme", tokens=100)
     run.step(Outcome(Verdict.TIMEOUT, maybe_processed=True))
@@ -154,14 +154,14 @@ def test_an_attempt_that_may_have_been_processed_counts_though_a_later_one_was_r
     assert stage.start(tenant="acme", tokens=100).queued
 
 
-# ---------------------------------------------------------------- every way to end
+# ---------------------------------------------------------------- ends of calls
 
 LIMITS = TenantLimits(rpm=600, tpm=60_000, max_in_flight=3, spend=SpendPolicy(max_usd=0.05))
 OUTCOMES = [
     OK,
     answer(into=4_000),
     SERVER_ERROR,
-    told(2.0),
+    retry_in(2.0),
     Outcome(Verdict.TIMEOUT, maybe_processed=True),
 ]
 
@@ -184,7 +184,7 @@ def check(stage):
 
 
 class Actions:
-    """What may happen to one call after another."""
+    """Random actions on calls."""
 
     def __init__(self, stage):
         self.stage = stage
@@ -224,7 +224,7 @@ class Actions:
         max_size=60,
     )
 )
-def test_no_limit_is_exceeded_and_everything_is_given_back(actions):
+def test_no_limit_is_exceeded_and_every_permit_is_freed(actions):
     stage = limited(policy(retry=RETRIES, cooldown=False), acme=LIMITS)
     happening = Actions(stage)
     for action in actions:
@@ -240,8 +240,8 @@ def test_no_limit_is_exceeded_and_everything_is_given_back(actions):
     assert (tenant.permits, reserved(stage)) == (set(), 0)
 
 
-def test_in_virtual_time_no_window_has_more_than_a_limit_and_others_do_not_wait():
-    """A flood of one tenant for five minutes, at a target that fails now and then."""
+def test_no_window_exceeds_a_rate_in_virtual_time_and_other_tenants_do_not_wait():
+    """One tenant floods a target for five minutes, which fails sometimes."""
     timeline, chance = Timeline(), random.Random(7)
     limits = TenantLimits(rpm=60, max_in_flight=2)
     engine = Engine(policy(retry=RETRIES), tenants={"acme": limits})
@@ -272,14 +272,14 @@ def test_in_virtual_time_no_window_has_more_than_a_limit_and_others_do_not_wait(
     assert engine.tenants["acme"].idle
 
 
-# ---------------------------------------------------------------- other limits, interrupts, forks
+# ---------------------------------------------------------------- changed limits, interrupts, forks
 
 
 def govern(stage, **tenants):
     stage.engine.govern(stage.engine.policy, {}, stage.now, tenants=tenants)
 
 
-def test_unchanged_limits_keep_what_is_used_of_them():
+def test_unchanged_limits_keep_their_usage():
     stage = limited(acme=TenantLimits(max_in_flight=1))
     stage.start(tenant="acme")
     govern(stage, acme=TenantLimits(max_in_flight=1))
@@ -287,7 +287,7 @@ def test_unchanged_limits_keep_what_is_used_of_them():
     assert stage.start(tenant="acme").queued
 
 
-def test_other_limits_hold_for_all_calls_and_the_calls_before_end():
+def test_changed_limits_apply_to_all_calls():
     stage = limited(acme=TenantLimits(max_in_flight=1))
     runs = [stage.start(tenant="acme") for _ in range(2)]
     govern(stage, acme=TenantLimits(max_in_flight=2))
@@ -301,8 +301,8 @@ def test_other_limits_hold_for_all_calls_and_the_calls_before_end():
         assert [run.sending for run in runs[place + 1 :]][:3] == [True, True, False][: 4 - place]
 
 
-def test_calls_under_way_count_for_limits_after_any_change():
-    """Found: `max_in_flight` started from nothing when `rpm` was added."""
+def test_calls_in_flight_count_for_limits_after_any_change():
+    """A bug: `max_in_flight` started from zero when `rpm` was added."""
     stage = limited(acme=TenantLimits(max_in_flight=1))
     first, second = (stage.start(tenant="acme") for _ in range(2))
     govern(stage, acme=TenantLimits(max_in_flight=1, rpm=6000))
@@ -317,13 +317,13 @@ def test_calls_under_way_count_for_limits_after_any_change():
     assert third.sending
 
 
-def test_what_counts_calls_before_a_change_is_kept_no_longer_than_they_wait():
+def test_a_previous_state_is_kept_only_while_calls_wait_in_it():
     stage = limited(acme=TenantLimits(max_in_flight=1))
     first, second = (stage.start(tenant="acme") for _ in range(2))
     tenant = stage.engine.tenants["acme"]
     for rpm in range(6000, 6010):
         govern(stage, acme=TenantLimits(max_in_flight=1, rpm=rpm))
-    assert len(tenant.states) == 2  # one has `second` in its queue
+    assert len(tenant.states) == 2  # one holds `second` in its queue
 
     first.step(OK)
     stage.settle()
@@ -332,8 +332,8 @@ def test_what_counts_calls_before_a_change_is_kept_no_longer_than_they_wait():
 
 
 @table_test("limits", [TenantLimits(rpm=6), TenantLimits(tpm=6)])
-def test_an_unchanged_rate_keeps_what_is_used_whatever_else_changes(limits):
-    """Found: a change of another limit let a call leave at once."""
+def test_an_unchanged_rate_keeps_its_usage_when_other_limits_change(limits):
+    """A bug: a change of another limit let a call leave at once."""
     stage = limited(acme=limits)
     first = stage.start(tenant="acme", tokens=1)
     for most in range(10, 15):
@@ -344,7 +344,7 @@ def test_an_unchanged_rate_keeps_what_is_used_whatever_else_changes(limits):
     assert stage.start(tenant="acme", tokens=1).sending  # it gave back what it took
 
 
-def test_another_rate_begins_anew():
+def test_a_changed_rate_starts_from_zero():
     stage = limited(acme=TenantLimits(rpm=6))
     stage.start(tenant="acme")
     govern(stage, acme=TenantLimits(rpm=12))
@@ -352,7 +352,7 @@ def test_another_rate_begins_anew():
     assert stage.start(tenant="acme", patience=4.0).ended
 
 
-def test_what_was_spent_counts_under_another_limit_for_the_same_period():
+def test_money_spent_counts_under_a_changed_limit_for_the_same_period():
     stage = limited(acme=spending(1.0, period=60))
     run = stage.start(tenant="acme", bound=DOLLAR)
     govern(stage, acme=spending(1.5, period=60))
@@ -363,7 +363,7 @@ def test_what_was_spent_counts_under_another_limit_for_the_same_period():
     assert later.ended.outcome.rejection.policy == "spend"
 
 
-def test_a_higher_limit_lets_waiting_attempts_leave():
+def test_a_higher_limit_releases_waiting_attempts():
     stage = limited(acme=spending(1.0, period=60))
     stage.start(tenant="acme", bound=DOLLAR)
     second = stage.start(tenant="acme", bound=DOLLAR)
@@ -375,8 +375,8 @@ def test_a_higher_limit_lets_waiting_attempts_leave():
     assert second.sending
 
 
-def test_a_call_that_waits_while_a_limit_is_set_is_not_held_to_it():
-    """Found: it was made without a bound, and rejected for want of one."""
+def test_a_spend_limit_set_later_does_not_apply_to_a_waiting_call():
+    """A bug: the call had no bound, and was rejected for that."""
     stage = limited(acme=TenantLimits(max_in_flight=1))
     first, second = (stage.start(tenant="acme") for _ in range(2))
     govern(stage, acme=TenantLimits(max_in_flight=1, spend=SpendPolicy(max_usd=5.0)))
@@ -385,7 +385,7 @@ def test_a_call_that_waits_while_a_limit_is_set_is_not_held_to_it():
     assert second.sending
 
 
-def test_another_period_begins_anew_and_calls_before_it_are_settled():
+def test_a_changed_period_starts_from_zero_and_earlier_calls_settle():
     stage = limited(acme=spending(1.0, period=60))
     first, second = (stage.start(tenant="acme", bound=DOLLAR) for _ in range(2))
     govern(stage, acme=spending(1.0, period=3600))
@@ -397,8 +397,8 @@ def test_another_period_begins_anew_and_calls_before_it_are_settled():
 
 
 @table_test("between", [{}, {"acme": spending(1.0, period=3600)}])
-def test_a_period_that_comes_back_knows_what_was_spent_in_it(between):
-    """Found: its money was there anew."""
+def test_a_period_that_is_set_again_keeps_what_was_spent_in_it(between):
+    """A bug: the tenant had all its money again."""
     stage = limited(acme=spending(1.0, period="day"))
     stage.start(tenant="acme", bound=DOLLAR).step(answer(into=600_000))
     govern(stage, **between)
@@ -407,8 +407,8 @@ def test_a_period_that_comes_back_knows_what_was_spent_in_it(between):
     assert stage.start(tenant="acme", bound=DOLLAR).ended.outcome.rejection.policy == "spend"
 
 
-def test_a_call_that_is_cancelled_after_it_was_sent_counts_as_sent():
-    """Found: the gauge of calls did not know of it, though it counts for the rate."""
+def test_a_call_cancelled_after_sending_counts_as_sent():
+    """A bug: the gauge of calls did not count it, but the rate did."""
     stage = limited(acme=TenantLimits(max_in_flight=1))
     first, second = (stage.start(tenant="acme") for _ in range(2))
     second.close()
@@ -416,7 +416,7 @@ def test_a_call_that_is_cancelled_after_it_was_sent_counts_as_sent():
     assert stage.engine.snapshot(stage.now)["tenants"]["acme"]["sent"] == 1
 
 
-def test_a_tenant_without_limits_is_free_and_forgotten():
+def test_a_tenant_whose_limits_are_removed_is_free_and_forgotten():
     stage = limited(acme=LIMITS)
     first = stage.start(tenant="acme", bound=CENT, tokens=700)
     govern(stage)
@@ -428,7 +428,7 @@ def test_a_tenant_without_limits_is_free_and_forgotten():
     assert stage.engine.tenants == {}
 
 
-def test_an_interrupt_leaves_every_permit_where_it_is():
+def test_an_interrupt_keeps_every_permit():
     stage = limited(acme=TenantLimits(max_in_flight=2))
     runs = [stage.start(tenant="acme") for _ in range(3)]
     slots = stage.engine.tenants["acme"].calls.slots
@@ -441,7 +441,7 @@ def test_an_interrupt_leaves_every_permit_where_it_is():
     assert runs[2].sending
 
 
-def test_after_an_interrupt_queues_with_the_same_slots_do_not_fill_them_twice():
+def test_queues_with_shared_slots_do_not_fill_them_twice_after_an_interrupt():
     stage = limited(acme=TenantLimits(max_in_flight=1))
     stage.start(tenant="acme")
     second = stage.start(tenant="acme")
@@ -455,7 +455,7 @@ def test_after_an_interrupt_queues_with_the_same_slots_do_not_fill_them_twice():
     assert shown(stage)["in_flight"] == 1
 
 
-def test_a_fork_begins_anew():
+def test_a_fork_starts_from_zero():
     stage = limited(acme=LIMITS)
     stage.start(tenant="acme", bound=CENT, tokens=700)
     stage.engine.start_over()
@@ -463,10 +463,10 @@ def test_a_fork_begins_anew():
     assert (spent(stage), shown(stage)["in_flight"]) == (usd("0", "0"), 0)
 
 
-# ---------------------------------------------------------------- what is shown, what is refused
+# ---------------------------------------------------------------- snapshots, invalid limits
 
 
-def test_a_snapshot_shows_what_holds_a_tenant():
+def test_the_snapshot_shows_what_holds_a_tenant():
     stage = limited(acme=TenantLimits(rpm=60))
     stage.start(tenant="acme")
     stage.start(tenant="acme")
@@ -489,19 +489,19 @@ def test_an_engine_without_tenants_shows_none():
         ({"acme": spending(1.0)}, "tenants.acme.spend.max_usd needs an engine that knows prices"),
     ],
 )
-def test_wrong_limits_are_refused(tenants, message):
+def test_invalid_limits_are_rejected(tenants, message):
     with pytest.raises(ConfigurationError, match=message):
         Engine(Policy(), tenants=tenants)
 
 
-# ---------------------------------------------------------------- what is counted and kept
+# ---------------------------------------------------------------- counters and memory
 
 
-def test_the_calls_and_tokens_of_a_tenant_are_counted_when_its_calls_have_ended():
+def test_calls_and_tokens_of_a_tenant_are_counted_when_its_calls_end():
     stage = limited(acme=TenantLimits(rpm=600))
     stage.start(tenant="acme").step(answer(into=100, out=20))
     stage.pass_time(1.0)
-    stage.start(tenant="acme").step(OK)  # nobody knows what it used
+    stage.start(tenant="acme").step(OK)  # its usage is unknown
     stage.pass_time(1.0)
     stage.engine.pause(TARGET, 5.0, stage.now)
     stage.start(tenant="acme").close()  # it was not sent
@@ -516,17 +516,17 @@ def test_the_calls_and_tokens_of_a_tenant_are_counted_when_its_calls_have_ended(
         (spending(1.0), True),
     ],
 )
-def test_tokens_or_money_are_reserved_before_a_call_is_sent(limits, reserves):
+def test_only_token_and_spend_limits_reserve_before_a_call_is_sent(limits, reserves):
     assert limits.reserves is reserves
 
 
-def test_a_limit_in_flight_is_shown_where_there_is_one():
+def test_the_snapshot_shows_a_limit_in_flight_only_if_there_is_one():
     stage = limited(acme=TenantLimits(rpm=60), other=TenantLimits(max_in_flight=3))
     assert "limit" not in shown(stage)
     assert shown(stage, "other")["limit"] == 3
 
 
-def test_a_tenant_remembers_so_many_targets_and_those_with_calls(monkeypatch):
+def test_a_tenant_remembers_a_bounded_number_of_targets_and_those_with_calls(monkeypatch):
     monkeypatch.setattr(tenant, "MAX_PAYERS", 3)
     stage = limited(acme=spending(10.0))
     run = stage.start(tenant="acme", bound=CENT)
@@ -539,7 +539,7 @@ def test_a_tenant_remembers_so_many_targets_and_those_with_calls(monkeypatch):
     run.step(OK)
 
 
-def test_in_a_fleet_a_tenant_leases_slots_only_if_they_are_limited():
+def test_a_tenant_in_a_fleet_leases_slots_only_if_they_are_limited():
     of = policy(fleet=FleetPolicy(url="redis://x"), limit=AimdLimit())
     stage = limited(of, acme=TenantLimits(rpm=60), other=TenantLimits(max_in_flight=3))
     stage.engine.fleet = QuietFleet()

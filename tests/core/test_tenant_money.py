@@ -1,4 +1,4 @@
-"""The money of tenants: reserved for each attempt, settled after it, and no business of others."""
+"""The spend limits of tenants: reserved for each attempt, settled after it, independent of other tenants."""
 
 from metering import answer, usage
 from stage import OK, OTHER, SERVER_ERROR, TARGET, policy
@@ -41,7 +41,7 @@ def test_a_refused_attempt_costs_nothing():
     assert spent(stage) == usd("0", "0.00")
 
 
-def test_a_tenant_waits_for_money_that_is_reserved_and_no_other_does():
+def test_a_tenant_waits_for_reserved_money_and_no_other_does():
     stage = limited(acme=spending(1.0), other=spending(1.0))
     first, second = (stage.start(tenant="acme", bound=DOLLAR) for _ in range(2))
     other = stage.start(tenant="other", bound=DOLLAR)
@@ -55,8 +55,8 @@ def test_a_tenant_waits_for_money_that_is_reserved_and_no_other_does():
 
 
 @table_test("period", ["day", 60.0])
-def test_a_call_that_waits_is_rejected_as_soon_as_the_money_is_spent(period):
-    """Found: it waited out its patience, though the period was to end much later."""
+def test_a_waiting_call_is_rejected_as_soon_as_the_money_is_spent(period):
+    """A bug: it waited out its patience, although the period ended much later."""
     stage = limited(acme=spending(1.0, period=period))
     first, second, third = (
         stage.start(tenant="acme", bound=DOLLAR, patience=9.0) for _ in range(3)
@@ -72,7 +72,7 @@ def test_a_call_that_waits_is_rejected_as_soon_as_the_money_is_spent(period):
         assert rejection.retry_at > stage.now + 9.0
 
 
-def test_money_is_that_of_all_targets():
+def test_a_spend_limit_covers_all_targets():
     stage = limited(acme=spending(1.0))
     first = stage.start(tenant="acme", bound=DOLLAR)
     second = stage.start(tenant="acme", bound=DOLLAR, target=OTHER)
@@ -83,7 +83,7 @@ def test_money_is_that_of_all_targets():
     assert second.sending
 
 
-def test_a_tenant_without_money_is_rejected_at_once_with_the_end_of_the_period():
+def test_a_tenant_without_money_is_rejected_with_the_end_of_the_period():
     stage = limited(acme=spending(1.0, period=3600))
     stage.start(tenant="acme", bound=DOLLAR).step(answer(into=1_000_000))
     error = error_for(TARGET, stage.start(tenant="acme", bound=CENT).ended)
@@ -98,7 +98,7 @@ def test_a_tenant_without_money_is_rejected_at_once_with_the_end_of_the_period()
     ("bound", "policy_name"),
     [(None, "cost"), (usage(into=2_000_000), "cost"), (CENT, "spend")],
 )
-def test_what_can_never_be_paid_is_rejected(bound, policy_name):
+def test_a_call_that_can_never_be_paid_is_rejected(bound, policy_name):
     stage = limited(acme=spending(1.0))
     stage.start(tenant="acme", bound=DOLLAR).step(answer(into=1_000_000))
 
@@ -107,7 +107,7 @@ def test_what_can_never_be_paid_is_rejected(bound, policy_name):
 
 
 def waiting_at_the_target(**call):
-    """A stage whose target serves one, the call there, and two of a tenant that wait there and can be paid."""
+    """A stage whose target serves one call, that call, and two calls of a tenant that wait for it and can be paid."""
     of = policy(retry=RETRIES, limit=FixedLimit(max_in_flight=1))
     stage = limited(of, acme=spending(2.0, period=100.0))
     blocker = stage.start()
@@ -115,7 +115,7 @@ def waiting_at_the_target(**call):
 
 
 def answer_all(stage, runs):
-    """Answer what leaves until nothing does; return how many were sent."""
+    """Answer calls until none leaves; return how many were sent."""
     sent = 0
     while run := next((each for each in runs if each.sending), None):
         sent += 1
@@ -124,8 +124,8 @@ def answer_all(stage, runs):
     return sent
 
 
-def test_an_attempt_that_waited_at_its_target_is_paid_in_the_period_in_which_it_leaves():
-    """Found: it was paid in the one before, and twice the limit was spent in the next."""
+def test_an_attempt_that_waited_is_paid_in_the_period_in_which_it_leaves():
+    """A bug: it was paid in the previous period, and twice the limit was spent in the next."""
     stage, blocker, runs = waiting_at_the_target()
     stage.pass_time(101.0)
     runs += [stage.start(tenant="acme", bound=DOLLAR) for _ in range(2)]
@@ -138,7 +138,7 @@ def test_an_attempt_that_waited_at_its_target_is_paid_in_the_period_in_which_it_
     assert answer_all(stage, runs) == 2
 
 
-def test_in_the_same_period_it_keeps_its_money_and_its_place():
+def test_a_waiting_attempt_keeps_its_money_and_place_within_a_period():
     stage, blocker, runs = waiting_at_the_target()
     stage.pass_time(10.0)
     blocker.step(OK)
@@ -148,7 +148,7 @@ def test_in_the_same_period_it_keeps_its_money_and_its_place():
     assert spent(stage) == usd("0", "2")
 
 
-def test_in_the_next_period_it_leaves_in_its_turn_if_there_is_money():
+def test_a_waiting_attempt_leaves_in_the_next_period_if_there_is_money():
     stage, blocker, runs = waiting_at_the_target()
     stage.pass_time(101.0)
     blocker.step(OK)
@@ -160,7 +160,7 @@ def test_in_the_next_period_it_leaves_in_its_turn_if_there_is_money():
     assert (runs[1].sending, spent(stage)) == (True, usd("1", "1"))
 
 
-def test_it_is_rejected_if_that_money_is_spent_and_holds_nothing():
+def test_a_waiting_attempt_is_rejected_if_the_money_of_the_next_period_is_spent():
     stage, blocker, runs = waiting_at_the_target(patience=110.0)
     stage.pass_time(101.0)
     elsewhere = stage.start(tenant="acme", bound=usage(into=20_000_000), target=OTHER)
@@ -178,7 +178,7 @@ def test_it_is_rejected_if_that_money_is_spent_and_holds_nothing():
 
 @table_test("fallbacks", [(), (Step(frozenset({Verdict.INVALID}), None, CACHE),)])
 def test_a_result_says_that_its_tenant_could_not_pay_for_a_retry(fallbacks):
-    """Found: a batch took the failure of the first attempt for want of money of its own."""
+    """A bug: a batch took this failure for its own spend limit."""
     stage = limited(acme=spending(1.0))
     run = stage.start(tenant="acme", bound=usage(into=600_000), fallbacks=fallbacks)
     run.step(Outcome(Verdict.TIMEOUT, maybe_processed=True))
@@ -202,14 +202,14 @@ def test_a_result_does_not_blame_a_tenant_for_the_limit_of_a_policy():
     assert (run.ended.stopped, run.ended.of_tenant) == ("spend", False)
 
 
-def test_equal_limits_are_two_accounts():
+def test_equal_limits_are_separate_accounts():
     stage = limited(acme=spending(1.0), other=spending(1.0))
     stage.start(tenant="acme", bound=DOLLAR).step(answer(into=1_000_000))
 
     assert (spent(stage), spent(stage, "other")) == (usd("1", "0"), usd("0", "0"))
 
 
-def test_a_threshold_is_reported_as_that_of_a_tenant():
+def test_a_spend_threshold_is_reported_as_that_of_a_tenant():
     stage = limited(acme=spending(1.0)).listen()
     stage.start(tenant="acme", bound=DOLLAR).step(answer(into=600_000))
 
@@ -231,7 +231,7 @@ def test_a_hedge_is_paid_like_any_attempt():
     assert (run.racing, spent(stage)) == ([1, 2], usd("0", "1.2"))
 
     run.cross(2, answer(into=100_000))
-    assert spent(stage) == usd("0.7", "0.0")  # what was overtaken may be billed
+    assert spent(stage) == usd("0.7", "0.0")  # the cancelled attempt may be billed
 
 
 def test_a_hedge_that_cannot_be_paid_is_not_sent():
@@ -241,8 +241,8 @@ def test_a_hedge_that_cannot_be_paid_is_not_sent():
     assert event.gate == "spend"
 
 
-def test_what_a_hedge_may_cost_is_spent_though_the_first_attempt_was_not_sent():
-    """Found: the sender rejected the first, and a cancelled hedge counted as not sent."""
+def test_the_bound_of_a_cancelled_hedge_is_spent_if_the_first_was_rejected():
+    """A bug: the sender rejected the first, and the cancelled hedge counted as not sent."""
     stage, run = hedging(acme=spending(2.0))
     rejection = Rejection("open_files", "too many open files")
     run.cross(1, Outcome(Verdict.REJECTED, rejection=rejection))
@@ -253,7 +253,7 @@ def test_what_a_hedge_may_cost_is_spent_though_the_first_attempt_was_not_sent():
 
 
 def test_a_hedge_at_the_deadline_is_paid_and_sent():
-    """Found: it was rejected after it had its permit, which nobody gave back."""
+    """A bug: it was rejected after it had its permit, which was never freed."""
     of = policy(hedge=HedgePolicy(delay=1.0, percentile=None), retry=RetryPolicy(min_time_left=0.0))
     stage = limited(of, acme=spending(2.0))
     run = stage.start(tenant="acme", bound=CENT, races=True, within=1.0)

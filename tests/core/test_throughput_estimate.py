@@ -6,11 +6,11 @@ from table_test import table_test
 from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 
 
-def test_by_first_nothing_is_proven_at_first():
+def test_first_outputs_prove_nothing_at_first():
     assert FirstOutputEstimate().at(100.0) == 0
 
 
-def test_by_first_it_is_the_peak_of_those_that_put_out():
+def test_first_outputs_prove_the_peak_of_streams_in_service():
     proven = FirstOutputEstimate()
     for _ in range(3):
         proven.first(10.2)
@@ -21,7 +21,7 @@ def test_by_first_it_is_the_peak_of_those_that_put_out():
     assert proven.at(10.9) == proven.serving == 4
 
 
-def test_by_first_the_peak_is_remembered_for_five_seconds():
+def test_the_peak_of_first_outputs_is_remembered_for_five_seconds():
     proven = FirstOutputEstimate()
     for _ in range(6):
         proven.first(10.0)
@@ -31,7 +31,7 @@ def test_by_first_the_peak_is_remembered_for_five_seconds():
     assert [proven.at(float(second)) for second in (10, 14, 15, 100)] == [6, 6, 1, 1]
 
 
-def test_by_first_but_for_the_last_two_seconds_it_can_be_forgotten():
+def test_forget_keeps_the_last_two_seconds():
     proven = FirstOutputEstimate()
     for _ in range(6):
         proven.first(10.0)
@@ -45,7 +45,7 @@ def test_by_first_but_for_the_last_two_seconds_it_can_be_forgotten():
     assert proven.at(14.0) == 1
 
 
-def test_by_first_nothing_is_left_of_what_is_forgotten():
+def test_forget_drops_ended_streams():
     proven = FirstOutputEstimate()
     proven.first(0.0)
     proven.ended(0.5)
@@ -55,7 +55,7 @@ def test_by_first_nothing_is_left_of_what_is_forgotten():
     assert proven.at(3.0) == 0
 
 
-def test_by_first_what_goes_on_serving_stays_proven():
+def test_streams_in_service_stay_proven():
     proven = FirstOutputEstimate()
     proven.first(0.0)
     proven.first(0.0)
@@ -64,7 +64,7 @@ def test_by_first_what_goes_on_serving_stays_proven():
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 4.0), st.booleans()), max_size=100))
-def test_by_first_never_less_than_serve_now_never_more_than_ever_did(steps):
+def test_first_outputs_prove_between_the_present_and_the_highest_service(steps):
     proven, now, most = FirstOutputEstimate(), 0.0, 0
     for pause, begins in steps:
         now += pause
@@ -85,26 +85,26 @@ def answered(rate, seconds, took, mean, proven=None, start=0.0):
     return proven
 
 
-def test_by_rate_nothing_is_proven_at_first():
+def test_a_rate_proves_nothing_at_first():
     assert RateEstimate().at(100.0, 2.0) == 0.0
     assert RateEstimate().at(100.0, None) == 0.0
 
 
 @table_test(("rate", "mean"), [(10, 2.0), (100, 0.5), (4, 20.0)])
-def test_by_rate_it_is_littles_law(rate, mean):
+def test_a_rate_proves_by_littles_law(rate, mean):
     proven = answered(rate, 10 * mean, mean, mean)
 
     assert proven.at(10 * mean, mean) == pytest.approx(rate * mean, rel=0.05)
 
 
-def test_by_rate_the_shortest_answer_stands_in_for_the_mean():
+def test_the_shortest_answer_replaces_an_unknown_mean():
     proven = answered(10, 20, 2.0, None)
     assert proven.at(20.0, None) == pytest.approx(20.0, rel=0.05)
     proven.answered(20.0, 1.0, None)
     assert proven.at(20.0, None) == pytest.approx(10.0, rel=0.1)
 
 
-def test_by_rate_the_stand_in_grows_slowly_with_longer_answers():
+def test_the_replacement_of_the_mean_grows_slowly_with_longer_answers():
     proven = RateEstimate()
     proven.answered(0.0, 1.0, None)
     proven.answered(0.0, 11.0, None)
@@ -112,7 +112,7 @@ def test_by_rate_the_stand_in_grows_slowly_with_longer_answers():
     assert proven._min_duration == pytest.approx(1.2)
 
 
-def test_by_rate_the_best_two_slices_count_and_are_forgotten():
+def test_the_best_two_slices_count_and_are_forgotten():
     proven = answered(50, 2, 2.0, 2.0)  # two slices of a second
     answered(10, 3, 2.0, 2.0, proven, start=2.0)
     assert proven.at(4.9, 2.0) == pytest.approx(100.0)
@@ -121,7 +121,7 @@ def test_by_rate_the_best_two_slices_count_and_are_forgotten():
     assert proven.at(9.9, 2.0) == pytest.approx(20.0)
 
 
-def test_by_rate_a_cut_answer_counts_for_the_time_it_took():
+def test_a_cut_answer_counts_for_its_duration():
     proven = RateEstimate()
     for took in (0.5, 1.0, 9.0):
         proven.cut(3.0, took, 2.0)
@@ -129,7 +129,7 @@ def test_by_rate_a_cut_answer_counts_for_the_time_it_took():
     assert proven.at(3.5, 2.0) == 2.0 * (0.25 + 0.5 + 1.0)
 
 
-def test_by_rate_a_single_slice_is_better_than_nothing():
+def test_a_single_slice_proves_its_rate():
     proven = RateEstimate()
     for _ in range(8):
         proven.answered(3.0, 2.0, 2.0)
@@ -137,7 +137,7 @@ def test_by_rate_a_single_slice_is_better_than_nothing():
     assert proven.at(3.5, 2.0) == 16.0
 
 
-def test_by_rate_after_a_long_silence_nothing_is_proven():
+def test_a_rate_proves_nothing_after_a_long_silence():
     proven = answered(50, 10, 2.0, 2.0)
 
     assert proven.at(600.0, 2.0) == 0.0
@@ -149,7 +149,7 @@ def test_by_rate_after_a_long_silence_nothing_is_proven():
         max_size=100,
     )
 )
-def test_by_rate_never_negative_and_never_much_to_remember(steps):
+def test_a_rate_estimate_is_never_negative_and_its_memory_is_bounded(steps):
     proven, now = RateEstimate(), 0.0
     for pause, took, mean in steps:
         now += pause

@@ -1,11 +1,11 @@
-"""The asyncio driver on a loop whose time jumps: what it carries out, and that cancelling leaves nothing."""
+"""The asyncio driver on a virtual loop: commands, and that a cancel leaves nothing behind."""
 
 import asyncio
 from contextlib import suppress
 
 import pytest
 from loop_bench import Bench
-from stage import INVALID, OK, SERVER_ERROR, TARGET, policy, told
+from stage import INVALID, OK, SERVER_ERROR, TARGET, policy, retry_in
 from table_test import table_test
 from virtual_loop import now, on_virtual_loop, run
 
@@ -35,11 +35,11 @@ async def cancelled(task):
         await task
 
 
-# ------------------------------------------------------------------ carrying out
+# ------------------------------------------------------------------ commands
 
 
 @on_virtual_loop
-async def test_answers():
+async def test_a_call_is_answered():
     bench = Bench(ONE)
     ended = await bench.call(OK)
 
@@ -47,7 +47,7 @@ async def test_answers():
 
 
 @on_virtual_loop
-async def test_retries_after_the_backoff():
+async def test_a_call_retries_after_the_backoff():
     bench = Bench(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=5.0))))
     ended = await bench.call(SERVER_ERROR, SERVER_ERROR, OK)
 
@@ -56,7 +56,7 @@ async def test_retries_after_the_backoff():
 
 
 @on_virtual_loop
-async def test_queues_for_a_slot():
+async def test_a_call_queues_for_a_slot():
     bench = Bench(ONE)
     await asyncio.gather(*[bench.call(OK) for _ in range(3)])
 
@@ -64,19 +64,19 @@ async def test_queues_for_a_slot():
 
 
 @on_virtual_loop
-async def test_one_of_the_queue_keeps_time_for_a_cooldown():
+async def test_one_queued_call_keeps_the_timer_of_a_cooldown():
     bench = Bench(ONE)
-    told_to_wait = bench.call(told(30.0), OK)
+    refused = bench.call(retry_in(30.0), OK)
     await asyncio.sleep(2.0)
     waiting = bench.call(OK)
-    await asyncio.gather(told_to_wait, waiting)
+    await asyncio.gather(refused, waiting)
 
     assert sorted(at for at, _ in bench.sent)[1] == 31.0
     assert len(bench.sent) == 3
 
 
 @on_virtual_loop
-async def test_an_attempt_that_takes_too_long_is_given_up():
+async def test_an_attempt_ends_at_its_timeout():
     bench = Bench(policy(attempt_timeout=3.0, retry=RetryPolicy(max_attempts=1)))
     ended = await bench.call(OK, takes=10.0)
 
@@ -98,7 +98,7 @@ async def test_the_deadline_ends_a_wait_in_the_queue():
 
 
 @on_virtual_loop
-async def test_a_sender_that_breaks_its_word_and_raises_leaves_nothing_behind():
+async def test_a_sender_that_raises_leaves_nothing_behind():
     bench = Bench(ONE)
 
     async def broken(send):
@@ -113,7 +113,7 @@ async def test_a_sender_that_breaks_its_word_and_raises_leaves_nothing_behind():
 
 
 @on_virtual_loop
-async def test_cancelled_before_it_ever_ran():
+async def test_a_cancel_before_the_first_step_leaves_nothing_behind():
     bench = Bench(ONE)
     await cancelled(bench.call(OK))
     await bench.assert_at_rest()
@@ -121,7 +121,7 @@ async def test_cancelled_before_it_ever_ran():
 
 
 @on_virtual_loop
-async def test_cancelled_in_the_queue():
+async def test_a_cancel_in_the_queue_frees_the_place():
     bench = Bench(ONE)
     blocker = bench.call(OK, takes=10.0)
     waiting, next_one = bench.call(OK), bench.call(OK)
@@ -134,7 +134,7 @@ async def test_cancelled_in_the_queue():
 
 
 @on_virtual_loop
-async def test_cancelled_when_granted_but_not_resumed_yet():
+async def test_a_cancel_between_grant_and_resume_passes_the_grant_on():
     bench = Bench(ONE)
     never = asyncio.Event()
 
@@ -145,7 +145,7 @@ async def test_cancelled_when_granted_but_not_resumed_yet():
     await asyncio.sleep(1.0)
     ticket = next(iter(bench.state.admission._queue))
     blocker.cancel()
-    await asyncio.sleep(0)  # the grant comes with the closing of the blocker
+    await asyncio.sleep(0)  # closing the blocker grants the permit
     assert ticket.permit is not None
     assert not granted.done()
     await cancelled(granted)
@@ -157,7 +157,7 @@ async def test_cancelled_when_granted_but_not_resumed_yet():
 
 
 @on_virtual_loop
-async def test_cancelled_while_sending():
+async def test_a_cancel_while_sending_frees_the_slot():
     bench = Bench(ONE)
     sending, waiting = bench.call(OK, takes=10.0), bench.call(OK)
     await asyncio.sleep(1.0)
@@ -168,31 +168,31 @@ async def test_cancelled_while_sending():
 
 
 @on_virtual_loop
-async def test_cancelled_while_backing_off():
+async def test_a_cancel_in_a_backoff_keeps_the_cooldown():
     bench = Bench(policy(limit=FixedLimit(max_in_flight=1)))
-    backing_off = bench.call(told(30.0))
+    backing_off = bench.call(retry_in(30.0))
     await asyncio.sleep(2.0)
     await cancelled(backing_off)
     await bench.assert_at_rest()
-    assert [at for at, _ in bench.sent] == [0.0, 31.0]  # the cooldown outlives who was told
+    assert [at for at, _ in bench.sent] == [0.0, 31.0]  # the cooldown outlives the refused call
 
 
 @on_virtual_loop
-async def test_cancelled_in_a_cooldown_while_keeping_time():
+async def test_a_cancel_of_the_timer_in_a_cooldown_passes_the_timer_on():
     bench = Bench(ONE)
-    blocker = bench.call(told(30.0))
+    blocker = bench.call(retry_in(30.0))
     await asyncio.sleep(2.0)
     await cancelled(blocker)
-    keeper, other = bench.call(OK), bench.call(OK)
+    timer, other = bench.call(OK), bench.call(OK)
     await asyncio.sleep(1.0)
-    await cancelled(keeper)
+    await cancelled(timer)
     await other
     assert [at for at, _ in bench.sent] == [0.0, 31.0]
     await bench.assert_at_rest()
 
 
 @on_virtual_loop
-async def test_cancelled_while_the_probe_is_out():
+async def test_a_cancel_of_a_probe_frees_its_place():
     bench = Bench(ONE)
     assert (await bench.call(INVALID._replace(verdict=Verdict.BROKEN))).stopped == "breaker"
     probe = bench.call(OK, takes=30.0, fail_fast=False)
@@ -208,8 +208,8 @@ async def test_cancelled_while_the_probe_is_out():
 
 
 @table_test("turns", range(12))
-def test_cancelled_at_any_turn_of_the_loop_around_a_grant(turns):
-    """The blocker answers, the queue moves, a retry follows; the cancel comes some turns of the loop later."""
+def test_a_cancel_at_any_turn_of_the_loop_around_a_grant_leaves_nothing_behind(turns):
+    """The blocker answers, the queue moves, a retry follows; the cancel comes `turns` turns of the loop later."""
 
     async def main():
         bench = Bench(ONE)
@@ -226,12 +226,12 @@ def test_cancelled_at_any_turn_of_the_loop_around_a_grant(turns):
     run(main)
 
 
-# ------------------------------------------------------------------ timeouts of others
+# ------------------------------------------------------------------ timeouts of callers
 
 
 @table_test("impatience", [0.5, 2.0, 5.5, 11.0])
-def test_the_callers_own_wait_for_leaves_nothing_behind(impatience):
-    """It ends the call while queueing, sending, backing off, or in the second attempt."""
+def test_the_wait_for_of_a_caller_leaves_nothing_behind(impatience):
+    """It ends the call in the queue, in an attempt, in a backoff, or in the second attempt."""
 
     async def main():
         bench = Bench(
@@ -251,7 +251,7 @@ def test_the_callers_own_wait_for_leaves_nothing_behind(impatience):
 
 
 @on_virtual_loop
-async def test_the_callers_own_timeout_is_theirs_and_not_the_attempts():
+async def test_the_timeout_of_a_caller_is_not_taken_for_an_attempt_timeout():
     bench = Bench(policy(attempt_timeout=5.0))
 
     async def sender(send):
@@ -265,7 +265,7 @@ async def test_the_callers_own_timeout_is_theirs_and_not_the_attempts():
 
 
 @table_test("earlier", [0.0, 1e-10])
-def test_a_cancel_at_the_very_tick_of_the_attempt_timeout_wins(earlier):
+def test_a_cancel_at_the_tick_of_the_attempt_timeout_wins(earlier):
     async def main():
         bench = Bench(policy(attempt_timeout=5.0))
         sent = []
@@ -285,7 +285,7 @@ def test_a_cancel_at_the_very_tick_of_the_attempt_timeout_wins(earlier):
 
 
 @on_virtual_loop
-async def test_the_callers_timeout_at_the_very_tick_of_the_attempt_timeout():
+async def test_the_timeout_of_a_caller_at_the_tick_of_the_attempt_timeout_wins():
     bench = Bench(policy(attempt_timeout=5.0))
 
     async def sender(send):
@@ -300,7 +300,7 @@ async def test_the_callers_timeout_at_the_very_tick_of_the_attempt_timeout():
 
 
 @on_virtual_loop
-async def test_a_sender_that_is_slow_to_let_go_keeps_its_slot_until_it_has():
+async def test_a_sender_that_is_slow_to_end_keeps_its_slot_until_it_ends():
     bench = Bench(
         policy(
             limit=FixedLimit(max_in_flight=1),
@@ -309,13 +309,13 @@ async def test_a_sender_that_is_slow_to_let_go_keeps_its_slot_until_it_has():
         )
     )
 
-    async def slow_to_let_go(send):
+    async def slow_to_end(send):
         try:
             await asyncio.sleep(60.0)
         finally:
-            await asyncio.sleep(2.0)  # closes its connection
+            await asyncio.sleep(2.0)  # it closes its connection
 
-    first, waiting = bench.run(slow_to_let_go), bench.call(OK)
+    first, waiting = bench.run(slow_to_end), bench.call(OK)
     await asyncio.sleep(6.0)
     assert bench.state.slots.in_flight == 1
     assert (await first).outcome.verdict is Verdict.TIMEOUT
@@ -325,7 +325,7 @@ async def test_a_sender_that_is_slow_to_let_go_keeps_its_slot_until_it_has():
 
 
 @on_virtual_loop
-async def test_a_sender_that_answers_after_all_when_given_up_is_heard():
+async def test_an_answer_of_a_sender_after_its_timeout_counts():
     bench = Bench(policy(attempt_timeout=5.0))
 
     async def answers_after_all(send):
@@ -338,7 +338,7 @@ async def test_a_sender_that_answers_after_all_when_given_up_is_heard():
 
 
 @on_virtual_loop
-async def test_a_timeout_inside_the_sender_is_a_timeout():
+async def test_a_timeout_error_of_the_sender_is_a_timeout():
     bench = Bench(policy(retry=RetryPolicy(max_attempts=1), attempt_timeout=50.0))
 
     async def sender(send):

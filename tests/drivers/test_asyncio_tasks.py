@@ -1,4 +1,4 @@
-"""Races on an event loop: the first answer counts, and nothing is left of the others."""
+"""Hedges on an event loop: the first answer counts, and nothing is left of the other attempts."""
 
 import asyncio
 from dataclasses import replace
@@ -18,7 +18,7 @@ HEDGED = policy(hedge=HedgePolicy(delay=1.0, percentile=None), attempt_timeout=6
 
 
 def serving(rules):
-    """A bench whose target has just answered: where nothing is known to be well, no other is sent beside an attempt."""
+    """A bench whose target has just answered: without a healthy target no hedge is sent."""
     bench = Bench(rules)
     diagnosis = bench.state.diagnosis
     diagnosis.settle(diagnosis.take(None, now()), OK, now(), 0.5)
@@ -26,7 +26,7 @@ def serving(rules):
 
 
 class Source:
-    """What the rest of a stream would be read from."""
+    """The rest of a stream."""
 
     def __init__(self):
         self.closed = False
@@ -36,7 +36,7 @@ class Source:
 
 
 class Attempts:
-    """A sender whose attempts take so long, or until an event, and come to that; it remembers who was stopped."""
+    """A sender with a script of (seconds or event, outcome) for each attempt; it records cancelled attempts."""
 
     def __init__(self, *scripts):
         self._scripts = scripts
@@ -56,7 +56,7 @@ class Attempts:
 
 
 @on_virtual_loop
-async def test_a_slow_attempt_is_overtaken_and_stopped():
+async def test_a_slow_attempt_is_overtaken_and_cancelled():
     bench, attempts = serving(HEDGED), Attempts((30.0, OK), (0.5, OK))
     ended = await bench.run(attempts)
 
@@ -69,7 +69,7 @@ async def test_a_slow_attempt_is_overtaken_and_stopped():
 
 
 @on_virtual_loop
-async def test_one_is_sent_beside_the_first_of_a_process():
+async def test_the_first_attempt_of_a_process_gets_a_hedge():
     bench, attempts = Bench(HEDGED), Attempts((30.0, OK), (0.1, OK))
     await bench.run(attempts)
 
@@ -77,7 +77,7 @@ async def test_one_is_sent_beside_the_first_of_a_process():
 
 
 @on_virtual_loop
-async def test_an_attempt_in_time_runs_alone():
+async def test_a_fast_attempt_gets_no_hedge():
     bench, attempts = serving(HEDGED), Attempts((0.9, OK))
     await bench.run(attempts)
 
@@ -86,7 +86,7 @@ async def test_an_attempt_in_time_runs_alone():
 
 
 @on_virtual_loop
-async def test_the_slow_one_may_win_after_all():
+async def test_the_slow_attempt_may_win():
     bench, attempts = serving(HEDGED), Attempts((1.2, OK), (30.0, OK))
     await bench.run(attempts)
     await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def test_the_slow_one_may_win_after_all():
 
 
 @on_virtual_loop
-async def test_a_failure_waits_for_the_other():
+async def test_the_call_waits_for_the_other_attempt_after_a_failure():
     bench, attempts = serving(HEDGED), Attempts((5.0, OK), (0.5, SERVER_ERROR))
     ended = await bench.run(attempts)
 
@@ -106,7 +106,7 @@ async def test_a_failure_waits_for_the_other():
 
 
 @on_virtual_loop
-async def test_each_has_its_own_timeout():
+async def test_each_attempt_has_its_own_timeout():
     rules = policy(
         hedge=HedgePolicy(delay=1.0, percentile=None),
         attempt_timeout=2.0,
@@ -122,7 +122,7 @@ async def test_each_has_its_own_timeout():
 
 @pytest.mark.parametrize("after", [0.5, 1.5])
 @on_virtual_loop
-async def test_a_cancel_stops_all_that_are_under_way(after):
+async def test_a_cancel_stops_all_attempts(after):
     bench, attempts = serving(HEDGED), Attempts((30.0, OK), (30.0, OK))
     task = bench.run(attempts)
     await asyncio.sleep(after)
@@ -136,7 +136,7 @@ async def test_a_cancel_stops_all_that_are_under_way(after):
 
 
 @on_virtual_loop
-async def test_what_a_sender_raises_reaches_the_caller_and_stops_the_other():
+async def test_an_exception_of_a_sender_reaches_the_caller_and_cancels_the_other_attempt():
     bench, attempts = serving(HEDGED), Attempts((30.0, OK), (0.5, ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         await bench.run(attempts)
@@ -147,7 +147,7 @@ async def test_what_a_sender_raises_reaches_the_caller_and_stops_the_other():
 
 
 @on_virtual_loop
-async def test_two_that_are_answered_in_one_instant_count_once():
+async def test_two_answers_at_one_instant_count_once():
     instant, overtaken = asyncio.Event(), []
     asyncio.get_running_loop().call_later(1.5, instant.set)
     bench, attempts = serving(HEDGED), Attempts((instant, OK), (instant, OK))
@@ -162,7 +162,7 @@ async def test_two_that_are_answered_in_one_instant_count_once():
 
 
 @on_virtual_loop
-async def test_of_two_streams_that_begin_in_one_instant_one_is_delivered_and_one_closed():
+async def test_of_two_streams_that_begin_at_one_instant_one_is_closed():
     bench, sources, instant = serving(HEDGED), [Source(), Source()], asyncio.Event()
     asyncio.get_running_loop().call_later(1.5, instant.set)
     first = [Outcome(Verdict.OK, value=source, committed=True) for source in sources]
@@ -178,7 +178,7 @@ async def test_of_two_streams_that_begin_in_one_instant_one_is_delivered_and_one
 
 
 @on_virtual_loop
-async def test_a_call_that_races_may_be_drained_while_it_backs_off():
+async def test_draining_ends_a_hedged_call_in_its_backoff():
     bench = Bench(
         replace(HEDGED, retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=5.0)))
     )

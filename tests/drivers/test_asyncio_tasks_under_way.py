@@ -1,4 +1,4 @@
-"""What is under way in a driver: nobody slips in between the look and the wait."""
+"""Active calls of a driver: no call starts a wait after the driver has been closed."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from stormbreak.drivers.timeouts import Timeout
 
 
 class ParsedResponse:
-    """A stream that notes that it was called off."""
+    """A stream that records that it was cut off."""
 
     def __init__(self):
         self.loop = asyncio.get_running_loop()
@@ -39,7 +39,7 @@ async def waits(active):
 
 
 @pytest.mark.parametrize("end", [drained, closed, closed_here])
-async def test_who_looked_before_the_end_and_waits_after_it_is_sent_away(end):
+async def test_a_call_that_waits_after_the_end_is_rejected(end):
     active = ActiveCalls()
     active.may_wait()
     end(active)
@@ -51,7 +51,7 @@ async def test_who_looked_before_the_end_and_waits_after_it_is_sent_away(end):
 
 
 @pytest.mark.parametrize("end", [drained, closed, closed_here])
-async def test_who_waits_is_woken_and_forgotten(end):
+async def test_the_end_wakes_and_forgets_a_waiting_call(end):
     active = ActiveCalls()
     waiting = asyncio.create_task(waits(active))
     await asyncio.sleep(0)
@@ -60,7 +60,7 @@ async def test_who_waits_is_woken_and_forgotten(end):
     assert not active._waits
 
 
-async def test_who_is_cancelled_is_forgotten():
+async def test_a_cancelled_wait_is_forgotten():
     active = ActiveCalls()
     waiting = asyncio.create_task(waits(active))
     await asyncio.sleep(0)
@@ -70,14 +70,14 @@ async def test_who_is_cancelled_is_forgotten():
 
 
 @pytest.mark.parametrize(("end", "over"), [(drained, False), (closed, True), (closed_here, True)])
-async def test_a_stream_that_begins_after_the_end(end, over):
+async def test_a_stream_that_begins_after_a_close_is_cut_off(end, over):
     active, stream = ActiveCalls(), ParsedResponse()
     end(active)
     active.reads(stream)
     assert stream.over is over
 
 
-async def test_a_loop_of_which_nothing_was_said():
+async def test_closing_another_loop_does_not_reject_calls_here():
     active, other = ActiveCalls(), asyncio.new_event_loop()
     active.close(other)
     other.close()
@@ -86,7 +86,7 @@ async def test_a_loop_of_which_nothing_was_said():
     active.may_wait()
 
 
-async def test_what_is_on_a_loop_that_is_closed_is_not_told():
+async def test_the_close_leaves_streams_and_waits_of_a_closed_loop_alone():
     active, stream, waking = (
         ActiveCalls(),
         ParsedResponse(),
@@ -100,7 +100,7 @@ async def test_what_is_on_a_loop_that_is_closed_is_not_told():
     assert (stream.over, waking.done()) == (False, False)
 
 
-async def test_a_child_process_has_none_of_it():
+async def test_a_child_process_forgets_active_calls_of_its_parent():
     active, stream = ActiveCalls(), ParsedResponse()
     active.reads(stream)
     active._waits.add(asyncio.get_running_loop().create_future())

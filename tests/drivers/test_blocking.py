@@ -1,4 +1,4 @@
-"""Coroutines that run on the thread that calls: they wait for sockets, end in time, and are woken by others."""
+"""Coroutines on the calling thread: they wait for sockets, end in time, and other threads wake them."""
 
 import asyncio
 import contextvars
@@ -40,16 +40,16 @@ async def read(sock, until=float("inf")):
     return sock.recv(100) if ready else None
 
 
-def test_it_runs_here_in_the_context_of_the_caller():
+def test_a_coroutine_runs_on_the_calling_thread_in_its_context():
     async def who():
         return WHO.get(), threading.current_thread(), blocks_here()
 
-    WHO.set("somebody")
-    assert run(who()) == ("somebody", threading.current_thread(), True)
+    WHO.set("caller")
+    assert run(who()) == ("caller", threading.current_thread(), True)
     assert not blocks_here()
 
 
-def test_only_who_began_in_time_has_longer_after_a_stall_and_once(pair):
+def test_a_strand_that_began_in_time_gets_one_extension_after_a_stall(pair):
     now = time.monotonic()
     strand, late = Strand(read(pair[0]), now + PATIENCE), Strand(read(pair[0]), now - 1.0)
     assert strand.try_extend(strand.until + 1.0)
@@ -59,7 +59,7 @@ def test_only_who_began_in_time_has_longer_after_a_stall_and_once(pair):
     late.close()
 
 
-def test_what_it_raises_is_raised():
+def test_an_exception_of_the_coroutine_is_raised():
     async def fails():
         raise LookupError("gone")
 
@@ -68,17 +68,17 @@ def test_what_it_raises_is_raised():
     assert not blocks_here()
 
 
-def test_it_waits_for_a_socket(pair):
+def test_a_coroutine_waits_for_a_socket(pair):
     here, there = pair
     threading.Timer(0.02, there.sendall, (b"late",)).start()
     assert run(read(here)) == b"late"
 
 
-def test_a_wait_that_is_over_is_resumed_with_nothing(pair):
+def test_a_wait_that_times_out_resumes_with_nothing(pair):
     assert run(read(pair[0], time.monotonic() + 0.02)) is None
 
 
-def test_it_is_cancelled_where_it_waits_when_its_time_is_over(pair):
+def test_a_coroutine_is_cancelled_at_its_deadline(pair):
     ends = []
 
     async def waits():
@@ -94,7 +94,7 @@ def test_it_is_cancelled_where_it_waits_when_its_time_is_over(pair):
     assert ends == [True]
 
 
-def test_a_socket_that_is_always_ready_does_not_extend_its_time(pair):
+def test_a_socket_that_is_always_ready_does_not_extend_the_deadline(pair):
     here, there = pair
     there.sendall(b"more")
 
@@ -108,12 +108,12 @@ def test_a_socket_that_is_always_ready_does_not_extend_its_time(pair):
     assert time.monotonic() - began >= 0.05
 
 
-def test_what_must_end_it_at_its_time_is_called_instead(pair):
+def test_at_until_is_called_instead_of_a_cancel(pair):
     here, there = pair
     assert run(read(here), time.monotonic() + 0.02, at_until=lambda: there.sendall(b"over")) is None
 
 
-def test_an_interrupt_is_raised_where_it_waits(pair):
+def test_an_interrupt_is_raised_inside_the_wait(pair):
     seen = []
 
     async def waits():
@@ -128,7 +128,7 @@ def test_an_interrupt_is_raised_where_it_waits(pair):
     assert seen == [KeyboardInterrupt]
 
 
-def test_another_thread_wakes_it_by_its_socket(pair):
+def test_another_thread_wakes_a_coroutine_by_its_socket(pair):
     strands = []
 
     async def waits():
@@ -152,12 +152,12 @@ def test_an_interrupt_between_two_waits_is_not_missed(pair):
     assert suspended
 
 
-def test_code_that_waits_for_a_loop_is_refused():
+def test_awaiting_an_event_loop_is_refused():
     with pytest.raises(RuntimeError, match="may not wait for an event loop"):
         run(asyncio.sleep(0))
 
 
-def test_it_runs_within_a_loop_that_it_blocks(pair):
+def test_a_coroutine_runs_inside_a_loop_that_it_blocks(pair):
     """As in a notebook."""
 
     async def cell():
@@ -167,7 +167,7 @@ def test_it_runs_within_a_loop_that_it_blocks(pair):
     assert asyncio.run(cell()) == (b"fine", False)
 
 
-def test_a_loop_within_it_is_a_loop():
+def test_a_loop_inside_a_coroutine_works():
     async def outer():
         return asyncio.run(inner())
 
@@ -178,11 +178,11 @@ def test_a_loop_within_it_is_a_loop():
     assert run(outer()) is False
 
 
-# ------------------------------------------------------------ bounds on both
+# ------------------------------------------------------------ bounds on loops and threads
 
 
 @pytest.mark.parametrize("drive", [asyncio.run, run], ids=["loop", "thread"])
-def test_what_is_bounded_ends_in_time_on_a_loop_and_on_a_thread(drive, pair):
+def test_in_time_bounds_a_coroutine_on_a_loop_and_on_a_thread(drive, pair):
     async def quick():
         return 1
 
@@ -210,7 +210,7 @@ def test_what_is_bounded_ends_in_time_on_a_loop_and_on_a_thread(drive, pair):
 # ------------------------------------------------------------ other threads
 
 
-def test_a_signal_wakes_it_whenever_it_is_set():
+def test_a_signal_wakes_a_wait_before_and_after_it_is_set():
     before, later, never = Signal(), Signal(), Signal()
     before.set()
     before.set()
@@ -221,7 +221,7 @@ def test_a_signal_wakes_it_whenever_it_is_set():
     later.set()  # it is closed
 
 
-def test_a_coroutine_of_the_users_runs_on_a_loop_of_its_own():
+def test_a_coroutine_of_a_user_runs_on_its_own_loop():
     async def theirs():
         await asyncio.sleep(0.01)
         return WHO.get()
@@ -230,14 +230,14 @@ def test_a_coroutine_of_the_users_runs_on_a_loop_of_its_own():
         await asyncio.sleep(0)
         raise LookupError("theirs")
 
-    WHO.set("somebody")
-    assert run(foreign(theirs())) == "somebody"
-    assert asyncio.run(foreign(theirs())) == "somebody"
+    WHO.set("caller")
+    assert run(foreign(theirs())) == "caller"
+    assert asyncio.run(foreign(theirs())) == "caller"
     with pytest.raises(LookupError, match="theirs"):
         run(foreign(fails()))
 
 
-def test_a_coroutine_of_the_users_is_cancelled_with_the_call():
+def test_a_coroutine_of_a_user_is_cancelled_with_the_call():
     ended = threading.Event()
 
     async def theirs():
@@ -251,8 +251,8 @@ def test_a_coroutine_of_the_users_is_cancelled_with_the_call():
     assert ended.wait(PATIENCE)
 
 
-def test_what_ended_late_or_was_interrupted_is_let_go_without_the_garbage_collector(pair):
-    """Found: its exception held itself, and with it the coroutine, the request and its socket."""
+def test_a_late_or_interrupted_coroutine_is_freed_without_the_garbage_collector(pair):
+    """A bug: its exception was in a reference cycle with the coroutine, the request and its socket."""
 
     class Held:
         pass

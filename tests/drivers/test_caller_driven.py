@@ -1,4 +1,4 @@
-"""A call that is handed to whoever makes its attempts: nothing of it is left, however it ends."""
+"""A call whose attempts the caller makes: nothing is left behind, however it ends."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ class Bench:
         self.threads = ThreadDriver(self.engine)
         self.loops = AsyncioDriver(self.engine)
 
-    def hand(self):
+    def begin(self):
         return self.threads.begin(Call(self.engine.number(), TARGET))
 
     @property
@@ -35,29 +35,29 @@ class Bench:
         return self.engine.target_state(TARGET).slots.in_flight
 
 
-def test_it_is_answered_until_it_ends():
+def test_a_call_takes_answers_until_it_ends():
     bench = Bench()
-    handed = bench.hand()
-    assert isinstance(bench.threads.wait_to_send(handed), Send)
-    assert isinstance(handed.answer(OK), CallResult)
-    assert handed.answer(SERVER_ERROR) == handed.command  # that changes nothing
-    assert bench.threads.wait_to_send(handed) is None
-    assert handed.command.outcome == OK
+    pending = bench.begin()
+    assert isinstance(bench.threads.wait_to_send(pending), Send)
+    assert isinstance(pending.answer(OK), CallResult)
+    assert pending.answer(SERVER_ERROR) == pending.command  # it changes nothing
+    assert bench.threads.wait_to_send(pending) is None
+    assert pending.command.outcome == OK
     assert bench.in_flight == 0
 
 
-def test_a_closed_one_changes_nothing():
+def test_closing_a_call_twice_changes_nothing():
     bench = Bench()
-    handed = bench.hand()
-    handed.close()
-    handed.close()
+    pending = bench.begin()
+    pending.close()
+    pending.close()
     assert bench.in_flight == 0
-    assert isinstance(handed.answer(OK), Send)
+    assert isinstance(pending.answer(OK), Send)
 
 
-async def test_a_dropped_one_is_closed_and_whoever_waits_for_its_place_is_woken():
+async def test_a_dropped_call_is_closed_and_wakes_the_next():
     bench = Bench()
-    first, second = bench.hand(), bench.hand()
+    first, second = bench.begin(), bench.begin()
     waits = asyncio.create_task(bench.loops.wait_to_send(second))
     await asyncio.sleep(0)
     del first
@@ -67,7 +67,7 @@ async def test_a_dropped_one_is_closed_and_whoever_waits_for_its_place_is_woken(
     assert bench.in_flight == 0
 
 
-def test_what_ends_a_wait_on_a_thread_closes_it():
+def test_an_exception_in_a_wait_on_a_thread_closes_the_call():
     threads, engine = Threads(), Engine(ONE)
     driver = ThreadDriver(engine, clock=threads.time, parking=threads.parking)
     first, second = (driver.begin(Call(engine.number(), TARGET)) for _ in range(2))
@@ -79,17 +79,17 @@ def test_what_ends_a_wait_on_a_thread_closes_it():
     first.close()
 
 
-def test_what_came_of_it_can_be_forgotten():
-    handed = Bench().hand()
-    handed.answer(Outcome(Verdict.INVALID, value=1, error=ValueError()))
-    handed.forget()
-    assert (handed.command.outcome.value, handed.command.outcome.error) == (None, None)
-    assert handed.command.outcome.verdict is Verdict.INVALID
+def test_forget_drops_the_value_and_the_error():
+    pending = Bench().begin()
+    pending.answer(Outcome(Verdict.INVALID, value=1, error=ValueError()))
+    pending.forget()
+    assert (pending.command.outcome.value, pending.command.outcome.error) == (None, None)
+    assert pending.command.outcome.verdict is Verdict.INVALID
 
 
-async def test_it_waits_for_its_place_on_a_thread_and_on_a_loop():
+async def test_calls_wait_for_a_slot_on_a_thread_and_on_a_loop():
     bench = Bench()
-    first, second, third = bench.hand(), bench.hand(), bench.hand()
+    first, second, third = bench.begin(), bench.begin(), bench.begin()
     blocked = asyncio.create_task(asyncio.to_thread(bench.threads.wait_to_send, second))
     waits = asyncio.create_task(bench.loops.wait_to_send(third))
     await asyncio.sleep(0.01)
@@ -103,9 +103,9 @@ async def test_it_waits_for_its_place_on_a_thread_and_on_a_loop():
     assert bench.in_flight == 0
 
 
-async def test_a_cancel_while_it_waits_closes_it():
+async def test_a_cancel_during_a_wait_closes_the_call():
     bench = Bench()
-    first, second = bench.hand(), bench.hand()
+    first, second = bench.begin(), bench.begin()
     waits = asyncio.create_task(bench.loops.wait_to_send(second))
     await asyncio.sleep(0)
     waits.cancel()
@@ -116,9 +116,9 @@ async def test_a_cancel_while_it_waits_closes_it():
     first.close()
 
 
-async def test_draining_ends_who_waits():
+async def test_draining_ends_waiting_calls():
     bench = Bench()
-    first, second, third = bench.hand(), bench.hand(), bench.hand()
+    first, second, third = bench.begin(), bench.begin(), bench.begin()
     waits = asyncio.create_task(bench.loops.wait_to_send(second))
     await asyncio.sleep(0)
     bench.loops.drain()

@@ -1,4 +1,4 @@
-"""A call that is given up is told, once, by every driver; one that ended is not given up."""
+"""Every driver reports a cancelled call once; a call that ended is not reported as cancelled."""
 
 import asyncio
 import contextlib
@@ -79,38 +79,38 @@ def in_threads(engine, outcome):
     ],
 )
 @table_test(
-    ("outcome", "told"),
+    ("outcome", "expected"),
     [
-        (None, (CallCancelled, True)),  # while an attempt is under way
-        (THROTTLED, (CallCancelled, False)),  # while it backs off
+        (None, (CallCancelled, True)),  # during an attempt
+        (THROTTLED, (CallCancelled, False)),  # during a backoff
         (OK, (CallEnded, None)),  # it had ended
     ],
 )
-def test_a_call_ends_in_one_event(drive, chosen, outcome, told):
-    heard = []
+def test_a_call_ends_in_one_event(drive, chosen, outcome, expected):
+    events = []
     chosen = RETRIED if outcome is THROTTLED else chosen
     engine = Engine(chosen)
-    engine.listeners.append(heard.append)
+    engine.listeners.append(events.append)
     drive(engine, outcome)
-    ends = [event for event in heard if isinstance(event, CallCancelled | CallEnded)]
+    ends = [event for event in events if isinstance(event, CallCancelled | CallEnded)]
 
-    assert [(type(end), getattr(end, "sent", None)) for end in ends] == [told]
+    assert [(type(end), getattr(end, "sent", None)) for end in ends] == [expected]
     assert (ends[0].call, ends[0].target) == (7, TARGET)
     assert engine.target_state(TARGET).idle
 
 
-def test_a_call_that_waits_in_the_queue_was_not_sent():
-    heard = []
+def test_a_call_cancelled_in_the_queue_was_not_sent():
+    events = []
     engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
-    engine.listeners.append(heard.append)
+    engine.listeners.append(events.append)
     stepper = Stepper(engine, clock=lambda: 3.0, chance=lambda: 0.5)
     first, _ = stepper.start(Call(1, TARGET))
     second, _ = stepper.start(Call(2, TARGET))
     stepper.close(second)
-    stepper.close(second)  # once more makes no difference
+    stepper.close(second)  # a second time changes nothing
     stepper.step(first, OK)
     stepper.close(first)
 
-    assert [event for event in heard if isinstance(event, CallCancelled)] == [
+    assert [event for event in events if isinstance(event, CallCancelled)] == [
         CallCancelled(3.0, 2, TARGET, False)
     ]

@@ -1,4 +1,4 @@
-"""`drivers.chance`: jitter that spreads the processes of a program, whatever it does to `random`."""
+"""`drivers.chance`: jitter that differs between processes, whatever a program does with `random`."""
 
 import os
 import random
@@ -15,12 +15,12 @@ from stormbreak.drivers.thread_driver import ThreadDriver
 
 
 @pytest.mark.parametrize("kind", [AsyncioDriver, BlockingDriver, ThreadDriver])
-def test_drivers_draw_it(kind):
+def test_drivers_draw_from_chance(kind):
     driver = kind(Engine(Policy()))
     assert stepper_of(driver.engine).chance == draw
 
 
-def test_a_program_that_seeds_random_does_not_put_it_in_step():
+def test_a_seeded_random_module_does_not_repeat_draws():
     state = random.getstate()
     try:
         drawn = []
@@ -38,7 +38,7 @@ def test_a_program_that_seeds_random_does_not_put_it_in_step():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_forked_children_draw_other_numbers():
+def test_forked_children_draw_different_numbers():
     drawn = {draw()}
     for _ in range(2):
         reader, writer = os.pipe()
@@ -48,8 +48,8 @@ def test_forked_children_draw_other_numbers():
             finally:
                 os._exit(0)
         os.close(writer)
-        with os.fdopen(reader, "rb") as said:
-            drawn.add(float(said.read()))
+        with os.fdopen(reader, "rb") as pipe:
+            drawn.add(float(pipe.read()))
         os.waitpid(child, 0)
     drawn.add(draw())
     assert len(drawn) == 4

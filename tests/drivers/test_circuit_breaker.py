@@ -46,7 +46,7 @@ WAYS = [by_call, by_decorator, by_context, by_async_call, by_async_decorator]
 
 
 @table_test("way", WAYS)
-def test_all_ways_do_the_same(way):
+def test_all_ways_to_call_are_equivalent(way):
     circuit = breaker(name="prices", judge=Judge(failed_result=lambda result: result is None))
     assert way(circuit, lambda: 3) == 3
     with pytest.raises(ValueError):
@@ -75,7 +75,7 @@ def test_arguments_and_names_pass_through():
     assert circuit.call(add, 2, right=5) == 7
 
 
-def test_a_rejection_says_when_to_come_back():
+def test_a_rejection_names_the_time_to_retry():
     circuit = fail_until_open(breaker())
     circuit.time.now += 4.0
     with pytest.raises(CircuitOpenError) as caught:
@@ -86,7 +86,7 @@ def test_a_rejection_says_when_to_come_back():
     assert circuit.retry_in == 6.0
 
 
-def test_an_isolated_circuit_does_not_know():
+def test_an_isolated_circuit_names_no_time_to_retry():
     circuit = breaker()
     assert circuit.retry_in == 0.0
     circuit.isolate()
@@ -98,7 +98,7 @@ def test_an_isolated_circuit_does_not_know():
     assert circuit.call(lambda: 1) == 1
 
 
-def test_the_second_of_two_probes_is_rejected():
+def test_a_second_probe_in_flight_is_rejected():
     circuit = fail_until_open(breaker())
     circuit.time.now += 10.0
     half_open = r"the circuit is half-open; come back in 60\.0 s"
@@ -108,7 +108,7 @@ def test_the_second_of_two_probes_is_rejected():
 
 
 @table_test("error", [KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
-def test_a_cancelled_probe_gives_its_place_back_uncounted(error):
+def test_a_cancelled_probe_frees_its_place_uncounted(error):
     circuit = fail_until_open(breaker())
     circuit.time.now += 10.0
     with pytest.raises(error), circuit.attempt():
@@ -116,7 +116,7 @@ def test_a_cancelled_probe_gives_its_place_back_uncounted(error):
     assert (circuit.state, circuit.retry_in) == (State.HALF_OPEN, 0.0)
 
 
-async def test_cancelling_async_call_frees_its_place():
+async def test_a_cancelled_async_call_frees_its_place():
     circuit = fail_until_open(breaker())
     circuit.time.now += 10.0
     task = asyncio.ensure_future(circuit.async_call(asyncio.Event().wait))
@@ -128,7 +128,7 @@ async def test_cancelling_async_call_frees_its_place():
     assert (circuit.state, circuit.retry_in) == (State.HALF_OPEN, 0.0)
 
 
-async def test_a_cancel_by_the_users_own_timeout_is_a_slow_call():
+async def test_a_cancel_by_the_timeout_of_a_user_counts_as_a_slow_call():
     slow = SlowRate(ratio=1.0, slow_call_threshold=5.0, min_calls=2, window_calls=2)
     circuit = breaker(BreakerPolicy(trip=slow))
 
@@ -143,7 +143,7 @@ async def test_a_cancel_by_the_users_own_timeout_is_a_slow_call():
     assert circuit.state is State.OPEN
 
 
-def test_an_asynchronous_function_is_not_called_by_mistake():
+def test_call_refuses_an_async_function_without_counting():
     async def asynchronous():
         """Never awaited."""
 
@@ -153,7 +153,7 @@ def test_an_asynchronous_function_is_not_called_by_mistake():
     assert circuit.state is State.CLOSED
 
 
-def test_a_generator_is_not_decorated():
+def test_a_generator_function_cannot_be_decorated():
     def numbers():
         yield 1
 
@@ -171,7 +171,7 @@ def test_an_attempt_is_entered_once():
         attempt.__enter__()
 
 
-def test_what_is_raised_goes_before_what_was_judged():
+def test_an_exception_overrides_an_earlier_judgement():
     circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
 
     def judged_too_early():
@@ -185,7 +185,7 @@ def test_what_is_raised_goes_before_what_was_judged():
     assert circuit.state is State.OPEN
 
 
-def test_a_judge_that_fails_leaves_nothing_behind():
+def test_a_judge_that_raises_frees_the_place():
     def broken(_):
         raise RuntimeError("broken judge")
 
@@ -198,7 +198,7 @@ def test_a_judge_that_fails_leaves_nothing_behind():
         assert circuit.retry_in == 0.0
 
 
-def test_a_server_may_keep_it_open():
+def test_retry_after_may_keep_the_circuit_open():
     def overloaded():
         error = OSError()
         error.status_code, error.headers = 503, {"Retry-After": "60"}
@@ -212,7 +212,7 @@ def test_a_server_may_keep_it_open():
     assert circuit.retry_in == 75.0
 
 
-def test_state_is_saved_and_restored_and_the_time_between_counts():
+def test_a_saved_state_is_restored_minus_the_elapsed_time():
     circuit = fail_until_open(breaker())
     circuit.time.now += 1.0
     text = json.dumps(circuit.save())
@@ -222,7 +222,7 @@ def test_state_is_saved_and_restored_and_the_time_between_counts():
     assert (other.state, other.retry_in) == (State.OPEN, 6.0)
 
 
-def test_a_wall_clock_that_went_back_shortens_nothing():
+def test_a_wall_clock_that_went_back_shortens_no_open_time():
     circuit = fail_until_open(breaker())
     other = breaker(wall_clock=lambda: 0.0)
     other.restore(circuit.save())
@@ -231,7 +231,7 @@ def test_a_wall_clock_that_went_back_shortens_nothing():
 
 
 @table_test("saved_at", [None, inf, "now"])
-def test_bad_saved_state_changes_nothing(saved_at):
+def test_an_invalid_saved_state_changes_nothing(saved_at):
     circuit = fail_until_open(breaker())
     with pytest.raises(ConfigurationError, match="saved_at must be a finite number"):
         circuit.restore({**circuit.save(), "state": "closed", "saved_at": saved_at})
@@ -239,7 +239,7 @@ def test_bad_saved_state_changes_nothing(saved_at):
 
 
 @table_test("values", [None, [], "open"])
-def test_what_is_no_saved_state_is_refused(values):
+def test_a_saved_state_must_be_a_table(values):
     with pytest.raises(ConfigurationError, match="a saved circuit must be a table"):
         breaker().restore(values)
 
@@ -277,14 +277,14 @@ def test_threads_share_the_probes():
     assert (len(passed), len(rejected), circuit.state) == (2, 6, State.CLOSED)
 
 
-def test_numbers_that_nothing_sensible_comes_of_are_refused():
+def test_numbers_out_of_bounds_are_rejected():
     with pytest.raises(
         ConfigurationError, match=r"open_duration must be at least 1e-06 and at most 1e\+12"
     ):
         CircuitBreaker(BreakerPolicy(open_duration=1e308))
 
 
-def test_a_trial_that_is_over_by_its_time_counts_as_open():
+def test_an_expired_half_open_state_is_reported_as_open():
     circuit = breaker(
         BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), max_half_open_duration=20.0)
     )
@@ -313,7 +313,7 @@ def raises(error):
 
 
 @table_test("code", [429, 503])
-def test_a_probe_that_is_told_to_come_back_later_keeps_the_next_ones_until_then(code):
+def test_the_retry_after_of_a_probe_delays_the_next_probes(code):
     circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2)))
     fail_until_open(circuit)
     circuit.time.now += circuit.retry_in
@@ -327,7 +327,7 @@ def test_a_probe_that_is_told_to_come_back_later_keeps_the_next_ones_until_then(
     assert circuit.call(lambda: 1) == 1
 
 
-def test_a_policy_that_heeds_no_named_time_does_not_in_a_trial_either():
+def test_a_policy_without_respect_for_retry_after_ignores_it_in_probes():
     circuit = breaker(
         BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2), respect_retry_after=False)
     )
@@ -360,18 +360,18 @@ def test_exception_classes_may_be_given_alone_or_in_any_collection(name):
 
 @table_test("name", ["failures", "ignored"])
 @table_test("given", [["KeyError"], KeyError("x"), int, 3, None, "KeyError"])
-def test_what_is_no_exception_class_is_refused_when_the_judge_is_made(name, given):
+def test_a_judge_rejects_anything_but_exception_classes(name, given):
     with pytest.raises(ConfigurationError, match=f"{name} must hold exception classes"):
         Judge(**{name: given})
 
 
 async def asynchronous(_):
-    """Its result is true, whatever it would come to."""
+    """Its result, a coroutine, is always true."""
 
 
 @table_test("given", [3, "is_none", asynchronous])
 @table_test("name", ["failed_result", "outcome_of"])
-def test_what_is_no_function_is_refused_when_the_judge_is_made(name, given):
+def test_a_judge_rejects_anything_but_functions(name, given):
     with pytest.raises(ConfigurationError, match=f"{name} must be a function"):
         Judge(**{name: given})
 
@@ -386,12 +386,12 @@ def test_what_is_no_function_is_refused_when_the_judge_is_made(name, given):
         ("name", None),
     ],
 )
-def test_an_argument_of_the_wrong_type_is_refused_when_the_breaker_is_made(argument, given):
+def test_a_breaker_rejects_an_argument_of_the_wrong_type(argument, given):
     with pytest.raises(ConfigurationError, match=f"{argument} must be a "):
         CircuitBreaker(**{argument: given})
 
 
-def test_an_outcome_of_function_that_gives_something_else_frees_the_place():
+def test_an_invalid_result_of_outcome_of_frees_the_place():
     circuit = fail_until_open(breaker(FRAGILE))
     circuit.judge = Judge(outcome_of=lambda error: True)
     circuit.time.now += 10.0
@@ -401,7 +401,7 @@ def test_an_outcome_of_function_that_gives_something_else_frees_the_place():
     assert (circuit.state, circuit.retry_in) == (State.HALF_OPEN, 0.0)
 
 
-def test_isolated_for_a_time_says_when_to_come_back_and_lets_a_probe_pass_then():
+def test_a_timed_isolation_names_its_end_and_then_lets_a_probe_pass():
     circuit = breaker()
     circuit.isolate(duration=30.0)
     with pytest.raises(CircuitOpenError, match=r"isolated; come back in 30\.0 s"):

@@ -11,7 +11,7 @@ from stormbreak.core.breaker_policy import State
 
 
 def call_each(circuit, outcomes, *, every=1.0):
-    """Call once `every` so many seconds: True is a success. How many calls passed."""
+    """Call once `every` few seconds, True is a success; return how many calls passed."""
     passed = 0
     for well in outcomes:
         circuit.time.now += every
@@ -23,7 +23,7 @@ def call_each(circuit, outcomes, *, every=1.0):
 
 
 @table_test("successes", [0, 1, 100])
-def test_by_default_a_dead_function_opens_it_after_eight_failures(successes):
+def test_a_dead_function_opens_the_circuit_after_eight_failures(successes):
     circuit = breaker(None)
     assert call_each(circuit, [True] * successes + [False] * 7) == successes + 7
     assert circuit.state is State.CLOSED
@@ -35,8 +35,8 @@ def test_by_default_a_dead_function_opens_it_after_eight_failures(successes):
 
 @table_test("seed", range(5))
 @table_test(("share", "trips"), [(0.2, 0), (0.5, 2)])
-def test_by_default_failures_beside_successes_hardly_ever_open_it(share, trips, seed):
-    """Of a thousand rows that end with a success, chance may make one too long."""
+def test_failures_beside_successes_hardly_ever_open_the_circuit(share, trips, seed):
+    """One run in a thousand may be too long by chance."""
     chance = random.Random(seed)
     circuit = breaker(None)
     passed = call_each(circuit, (chance.random() >= share for _ in range(500)))
@@ -45,14 +45,14 @@ def test_by_default_failures_beside_successes_hardly_ever_open_it(share, trips, 
     assert passed >= 500 - 5 * trips
 
 
-def test_by_default_it_stays_closed_while_every_second_call_fails():
+def test_the_circuit_stays_closed_while_every_second_call_fails():
     circuit = breaker(None)
     call_each(circuit, [False, True] * 250)
 
     assert (circuit.state, circuit.trips) == (State.CLOSED, 0)
 
 
-def test_by_default_a_row_of_failures_that_is_usual_does_not_open_it_and_one_that_is_not_does():
+def test_only_an_unusually_long_run_of_failures_opens_the_circuit():
     circuit = breaker(None)
     call_each(circuit, ([False] * 5 + [True]) * 100)
     assert call_each(circuit, [False] * 20) == 20
@@ -62,7 +62,7 @@ def test_by_default_a_row_of_failures_that_is_usual_does_not_open_it_and_one_tha
     assert circuit.trips == 1
 
 
-def test_by_default_metrics_show_the_last_ten_seconds():
+def test_metrics_show_the_last_ten_seconds():
     circuit = breaker(None)
     call_each(circuit, [True, True, True, False])
     seen = circuit.metrics
@@ -75,10 +75,10 @@ def test_by_default_metrics_show_the_last_ten_seconds():
 
 @table_test("error", [None, ValueError()])
 @table_test("probes", [1, 2])
-def test_by_default_what_left_before_it_opened_does_not_open_it_again(error, probes):
-    """Twenty are under way when it opens, and end when it is closed again or not at all."""
+def test_attempts_begun_before_the_circuit_opened_do_not_open_it_again(error, probes):
+    """Twenty are in flight when it opens; they end while it is open, after it closed, or never."""
     circuit = breaker(BreakerPolicy(open_duration_jitter=0.0, success_ratio=probes / 3))
-    call_each(circuit, [True] * 64)  # what is usual is known
+    call_each(circuit, [True] * 64)  # the usual time is known
     circuit.time.now += 1.0
     old = [circuit.attempt() for _ in range(20)]
     for attempt in old:

@@ -1,4 +1,4 @@
-"""What a circuit breaker shows of itself: its changes and its metrics."""
+"""Changes and metrics of a circuit breaker."""
 
 import logging
 import threading
@@ -12,11 +12,11 @@ from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, Slow
 from stormbreak.drivers.circuit_breaker import BreakerMetrics
 
 
-def test_changes_are_told_outside_of_the_lock_and_trouble_there_fails_no_call(caplog):
-    told = []
+def test_listeners_run_outside_the_lock_and_cannot_fail_a_call(caplog):
+    reported = []
 
     def listen(before, after):
-        told.append((before, after, circuit.retry_in))
+        reported.append((before, after, circuit.retry_in))
         raise RuntimeError("broken listener")
 
     circuit = breaker(on_change=listen)
@@ -25,7 +25,7 @@ def test_changes_are_told_outside_of_the_lock_and_trouble_there_fails_no_call(ca
         circuit.time.now += 10.0
         circuit.call(lambda: 1)
 
-    assert told == [
+    assert reported == [
         (State.CLOSED, State.OPEN, 10.0),
         (State.OPEN, State.HALF_OPEN, 60.0),
         (State.HALF_OPEN, State.CLOSED, 0.0),
@@ -33,7 +33,7 @@ def test_changes_are_told_outside_of_the_lock_and_trouble_there_fails_no_call(ca
     assert "broken listener" in caplog.text
 
 
-def test_metrics_only_says_how_often_it_would_have_opened():
+def test_metrics_only_mode_counts_trips():
     circuit = breaker(
         BreakerPolicy(mode=Mode.METRICS_ONLY, trip=ConsecutiveFailures(failure_threshold=2))
     )
@@ -44,7 +44,7 @@ def test_metrics_only_says_how_often_it_would_have_opened():
     assert (circuit.state, circuit.trips) == (State.CLOSED, 2)
 
 
-def test_metrics_are_those_of_the_window_and_forget_with_it():
+def test_metrics_cover_the_window_of_the_rule():
     rules = (
         FailureRate(min_calls=10, window_seconds=10.0),
         SlowRate(slow_call_threshold=5.0, window_seconds=60.0),
@@ -73,7 +73,7 @@ def test_metrics_are_those_of_the_window_and_forget_with_it():
     assert circuit.metrics == empty
 
 
-def test_metrics_count_calls_that_were_rejected_and_how_often_it_opened():
+def test_metrics_count_rejections_and_trips():
     circuit = fail_until_open(breaker())
     for _ in range(3):
         with pytest.raises(CircuitOpenError):
@@ -82,7 +82,7 @@ def test_metrics_count_calls_that_were_rejected_and_how_often_it_opened():
     assert (circuit.metrics.rejected, circuit.metrics.trips) == (3, 1)
 
 
-def test_failures_in_a_row_are_the_metrics_of_that_rule():
+def test_metrics_of_consecutive_failures_count_the_run():
     circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=9)))
     for _ in range(4):
         with pytest.raises(ValueError):
@@ -92,7 +92,7 @@ def test_failures_in_a_row_are_the_metrics_of_that_rule():
     assert (seen.calls, seen.failures, seen.failure_rate) == (4, 4, None)
 
 
-def test_changes_are_delivered_in_order_and_one_at_a_time_over_threads():
+def test_changes_are_delivered_in_order_and_one_at_a_time_across_threads():
     first, go = threading.Event(), threading.Event()
     seen = []
 
@@ -119,7 +119,7 @@ def test_changes_are_delivered_in_order_and_one_at_a_time_over_threads():
     ]
 
 
-def test_a_change_that_a_listener_makes_is_delivered_after_its_own():
+def test_a_change_by_a_listener_is_delivered_after_its_own():
     seen = []
 
     def listen(before, after):

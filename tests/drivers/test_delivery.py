@@ -1,4 +1,4 @@
-"""Answers that are read while they come: one flow, resumed at its first output and at its end, by either driver."""
+"""Streams: a driver resumes the flow at the first output and at the end."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ RULES = policy(
 
 
 @on_virtual_loop
-async def test_it_opens_at_the_first_output_and_ends_once():
+async def test_a_delivery_opens_at_the_first_output_and_ends_once():
     bench = Bench(RULES)
     delivery = await bench.open(BEGUN)
     assert isinstance(delivery, LoopDelivery)
@@ -46,7 +46,7 @@ async def test_it_opens_at_the_first_output_and_ends_once():
 
 
 @on_virtual_loop
-async def test_what_fails_before_the_first_output_is_tried_again():
+async def test_a_failure_before_the_first_output_is_retried():
     bench = Bench(RULES)
     delivery = await bench.open(SERVER_ERROR, BEGUN)
     assert delivery.command[2:5] == (2, pytest.approx(1.0), 0)
@@ -55,7 +55,7 @@ async def test_what_fails_before_the_first_output_is_tried_again():
 
 
 @on_virtual_loop
-async def test_what_ends_before_it_has_ended():
+async def test_a_stream_that_ends_without_output_returns_a_result():
     bench = Bench(RULES)
     ended = await bench.open(OK)
 
@@ -64,7 +64,7 @@ async def test_what_ends_before_it_has_ended():
 
 
 @on_virtual_loop
-async def test_the_attempt_timeout_is_one_to_the_first_output():
+async def test_the_attempt_timeout_ends_with_the_first_output():
     bench = Bench(RULES)
     delivery = await bench.open(SERVER_ERROR, BEGUN, takes=9.0)
     await asyncio.sleep(100.0)
@@ -76,7 +76,7 @@ async def test_the_attempt_timeout_is_one_to_the_first_output():
 
 
 @on_virtual_loop
-async def test_the_deadline_ends_it():
+async def test_the_deadline_ends_a_delivery():
     bench = Bench(RULES)
     delivery = await bench.open(BEGUN, within=20.0)
     cut = []
@@ -101,7 +101,7 @@ async def test_the_deadline_ends_a_complete_answer_as_a_success():
 
 
 @on_virtual_loop
-async def test_one_that_is_dropped_in_the_middle_of_a_step_ends_with_its_outcome():
+async def test_a_delivery_dropped_during_a_step_ends_with_its_outcome():
     bench = Bench(RULES)
     delivery, ends = await bench.open(BEGUN, within=50.0), []
     bench.engine.listeners.append(ends.append)
@@ -114,7 +114,7 @@ async def test_one_that_is_dropped_in_the_middle_of_a_step_ends_with_its_outcome
 
 
 @on_virtual_loop
-async def test_no_timer_outlives_it():
+async def test_the_deadline_timer_ends_with_the_delivery():
     bench = Bench(RULES)
     delivery = await bench.open(BEGUN, within=20.0)
     cut = []
@@ -126,7 +126,7 @@ async def test_no_timer_outlives_it():
 
 
 @table_test("way", ["close", "drop"])
-def test_whoever_waits_gets_what_a_stream_held_that_was_given_up(way):
+def test_a_cancelled_stream_passes_its_slot_on(way):
     async def main():
         bench = Bench(RULES)
         delivery = await bench.open(BEGUN, within=50.0)
@@ -144,7 +144,7 @@ def test_whoever_waits_gets_what_a_stream_held_that_was_given_up(way):
 
 
 @on_virtual_loop
-async def test_the_collector_may_come_in_the_middle_of_a_step():
+async def test_the_garbage_collector_may_drop_a_delivery_during_a_step():
     bench = Bench(RULES)
     kept = [await bench.open(BEGUN)]
     bench.driver.between_steps(lambda *_: (kept.clear(), gc.collect()))
@@ -152,7 +152,7 @@ async def test_the_collector_may_come_in_the_middle_of_a_step():
     assert bench.in_flight == 0
 
 
-def test_one_that_outlives_its_loop_can_still_be_given_up():
+def test_a_delivery_may_be_dropped_after_its_loop_has_ended():
     async def main():
         return bench, await bench.open(BEGUN, within=5.0)
 
@@ -167,7 +167,7 @@ def test_one_that_outlives_its_loop_can_still_be_given_up():
 
 
 @on_virtual_loop
-async def test_a_drained_driver_lets_it_end():
+async def test_a_drained_driver_lets_a_delivery_end():
     bench = Bench(RULES)
     delivery = await bench.open(BEGUN)
     bench.driver.drain()
@@ -179,13 +179,13 @@ async def test_a_drained_driver_lets_it_end():
 
 
 class Scene:
-    """A virtual driver, the replies to its attempts, and what was given up."""
+    """A virtual driver, the replies to its attempts, and cancelled attempts."""
 
     def __init__(self, *, at_once=False):
         self.timeline = Timeline()
         self.engine = Engine(RULES)
         self.driver = VirtualDriver(self.engine, self.timeline)
-        self.replies, self.given_up, self.ended = [], [], []
+        self.replies, self.cancelled, self.ended = [], [], []
         self.at_once = at_once
 
     def start(self, within=None):
@@ -196,7 +196,7 @@ class Scene:
         self.replies.append(reply)
         if self.at_once:
             reply(BEGUN)
-        return lambda: self.given_up.append(self.timeline.now)
+        return lambda: self.cancelled.append(self.timeline.now)
 
     @property
     def in_flight(self):
@@ -218,12 +218,12 @@ def test_a_virtual_sender_replies_twice(last, stopped, at_once):
     assert [(ended.outcome.verdict, ended.stopped) for ended in scene.ended] == [
         (last.verdict, stopped)
     ]
-    assert (scene.in_flight, scene.given_up) == (0, [])
+    assert (scene.in_flight, scene.cancelled) == (0, [])
 
 
 @table_test("at_once", [True, False])
 @table_test("way", ["deadline", "cancel"])
-def test_a_virtual_delivery_is_given_up(way, at_once):
+def test_a_deadline_or_a_cancel_ends_a_virtual_delivery(way, at_once):
     scene = Scene(at_once=at_once)
     cancel = scene.start(within=20.0)
     if not at_once:
@@ -234,6 +234,6 @@ def test_a_virtual_delivery_is_given_up(way, at_once):
     scene.timeline.run()
     scene.replies[0](OK)
 
-    assert scene.given_up == [20.0 if way == "deadline" else 5.0]
+    assert scene.cancelled == [20.0 if way == "deadline" else 5.0]
     assert [ended.outcome.own_deadline for ended in scene.ended] == [True] * (way == "deadline")
     assert scene.in_flight == 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 import pytest
-from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, told
+from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, retry_in
 from table_test import table_test
 from thread_calls import run_call
 from virtual_loop import now, run
@@ -70,7 +70,7 @@ POLICIES = {
     "article": ARTICLE,
     "hedged": policy(
         limit=FixedLimit(max_in_flight=30),
-        cooldown=False,  # calls that leave together after one would bid for the budget in the same instant
+        cooldown=False,  # calls that leave together after one would draw on the budget at the same instant
         attempt_timeout=5.0,
         retry_budget=BudgetPolicy(ratio=0.5),
         hedge=HedgePolicy(delay=0.3, percentile=0.6, max_hedges=2),
@@ -89,9 +89,9 @@ class Arrival:
 
 
 def arrivals(rules, seed):
-    """Calls with all kinds of patience, a few of which are cancelled.
+    """Calls with various patience, some of which are cancelled.
 
-    Where attempts race there are no deadlines: all would end in the same instant, in whichever order.
+    With hedges there are no deadlines: all would end at the same instant, in any order.
     """
     chance = Random(seed)
     at = 0.0
@@ -112,19 +112,19 @@ def arrivals(rules, seed):
 
 
 def answer(seed, call, attempt):
-    """What the target says to one attempt, and how long it takes; there are two bursts of errors."""
+    """The outcome of one attempt, and its duration; there are two bursts of errors."""
     chance = Random(f"{seed}/{call}/{attempt}")
-    ill = call % 70 > 50
+    failing = call % 70 > 50
     outcome = chance.choices(
-        [OK, SERVER_ERROR, THROTTLED, told(0.1 + 4.0 * chance.random()), INVALID],
-        [20, 60, 5, 5, 1] if ill else [80, 3, 6, 6, 2],
+        [OK, SERVER_ERROR, THROTTLED, retry_in(0.1 + 4.0 * chance.random()), INVALID],
+        [20, 60, 5, 5, 1] if failing else [80, 3, 6, 6, 2],
     )[0]
     hangs = chance.random() < 0.05
     return outcome, 100.0 * hangs + 0.01 + chance.expovariate(1.5)
 
 
 def chance_of(clock):
-    """A chance that depends on nothing but the time: both drivers draw the same, in whichever order.
+    """A chance that depends on the time alone: both drivers draw the same, in any order.
 
     Their times differ by 1e-8 or so. `APART` moves them away from where the rounding would fall between the two.
     """
@@ -233,7 +233,7 @@ CASES.remove(("hedged", in_threads))  # threads cannot race: see the next test
 
 @table_test(("name", "driven"), CASES)
 @table_test("seed", range(4))
-def test_same_events(name, seed, driven):
+def test_all_drivers_give_the_same_events(name, seed, driven):
     virtual, virtual_ends = in_virtual_time(POLICIES[name], seed)
     real, real_ends = driven(POLICIES[name], seed)
     facts, times = by_subject(virtual)
@@ -247,15 +247,15 @@ def test_same_events(name, seed, driven):
     }
 
 
-def test_threads_which_can_stop_no_attempt_send_no_hedges():
+def test_threads_that_cannot_cancel_attempts_send_no_hedges():
     events, ends = in_threads(POLICIES["hedged"], 0)
 
     assert len(ends) > 0.8 * CALLS
     assert not {Hedged, HedgeRefused, Overtaken} & {type(event) for event in events}
 
 
-def test_the_scenarios_are_worth_their_name():
-    """Everything that can happen to a call happens in them."""
+def test_the_scenarios_cover_all_events():
+    """Events, gates, verdicts, rejections and circuit states."""
     kinds, gates, verdicts, rejected, circuits = Counter(), set(), set(), set(), set()
     for rules in POLICIES.values():
         for seed in range(4):

@@ -1,4 +1,4 @@
-"""A sender may report the first output of its attempt, whichever driver carries it out."""
+"""A sender may report the first output of its attempt, under each driver."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ RULES = policy(
 
 
 class Scene:
-    """A virtual driver whose sender leaves attempts unanswered until told."""
+    """A virtual driver whose attempts the test answers."""
 
     def __init__(self):
         self.engine, self.timeline = Engine(RULES), Timeline()
@@ -45,7 +45,7 @@ class Scene:
         return self.engine.target_state(TARGET).diagnosis._first_output_estimate.serving
 
 
-def test_the_permit_hears_of_it_once():
+def test_a_first_output_counts_once():
     scene = Scene()
     scene.start()
     send, reply = scene.sent[0]
@@ -58,26 +58,26 @@ def test_the_permit_hears_of_it_once():
     assert scene.serving == 0
 
 
-def test_whoever_waits_leaves_when_more_is_proven():
+def test_a_first_output_releases_a_waiting_call():
     scene = Scene()
     scene.fail()
     scene.start(8)
-    scene.timeline.run(until=0.1)  # whoever keeps time has looked
+    scene.timeline.run(until=0.1)  # the timer ticket has checked
     assert len(scene.sent) == 1
     scene.driver.first_output(scene.sent[0][0])
-    scene.timeline.run(until=0.1)  # at once: nothing else happens, and no time passes
+    scene.timeline.run(until=0.1)  # at once: no time passes
 
     assert len(scene.sent) == 2
 
 
-def test_a_command_without_a_permit_is_nobodys():
+def test_a_first_output_without_a_permit_is_ignored():
     scene = Scene()
     scene.driver.first_output(Send(TARGET, 1, None))
 
     assert scene.serving == 0
 
 
-def test_a_listener_may_not_report():
+def test_a_listener_may_not_report_a_first_output():
     scene = Scene()
     scene.start()
     refused = []
@@ -93,7 +93,7 @@ def test_a_listener_may_not_report():
     assert refused
 
 
-def test_under_asyncio():
+def test_a_first_output_counts_under_asyncio():
     seen = []
 
     async def sender(driver, send):

@@ -27,7 +27,7 @@ def test_an_engine_has_one_clock_and_one_chance(other):
     assert driver._stepper.engine is engine
 
 
-def test_a_stepper_goes_with_its_drivers():
+def test_a_stepper_ends_with_its_drivers():
     engine = Engine(policy())
     driver = AsyncioDriver(engine)
     assert engine.snapshot()
@@ -45,7 +45,7 @@ def test_thousands_of_tasks_on_two_loops_leave_nothing_behind():
     crowd.check(started=3_000)
 
 
-def test_64_threads_leave_nothing_behind():
+def test_sixty_four_threads_leave_nothing_behind():
     crowd = BackgroundTraffic()
     crowd.run_threads(threads=64)
 

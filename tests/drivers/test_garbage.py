@@ -13,5 +13,5 @@ assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
 """
 
 
-def test_a_process_collects_less_often_only_while_the_context_lasts():
+def test_a_process_collects_less_often_only_inside_the_context():
     subprocess.run([sys.executable, "-c", PROGRAM], check=True)

@@ -1,4 +1,4 @@
-"""A KeyboardInterrupt at any moment of a call leaves nothing behind: no slot, no call, and no waiting thread."""
+"""A KeyboardInterrupt at any moment leaves nothing behind: no slot, no call, and no waiting thread."""
 
 import gc
 import sys
@@ -37,8 +37,8 @@ def in_finalizer(frame):
 def interrupting(moment):
     """Raise KeyboardInterrupt at the `moment`-th place in our code at which Python looks for signals.
 
-    It does where a function begins and where one that is written in C has returned. Python itself ignores what is
-    raised in a `__del__`.
+    It does where a function begins and where a C function has returned. Python itself ignores an exception
+    in a `__del__`.
     """
     met = [0]
 
@@ -66,7 +66,7 @@ def leftovers(stepper):
 
 
 def every_moment(begin):
-    """For each moment of what `begin()` returns, a function: begin anew, interrupt it there, and yield the moment."""
+    """For each moment of the function that `begin()` returns: begin again, interrupt it there, yield the moment."""
     for moment in count(1):
         act = begin()
         with interrupting(moment) as met, suppress(KeyboardInterrupt):
@@ -83,7 +83,7 @@ POLICIES = {"plain": policy(limit=FixedLimit(max_in_flight=1)), "default": Polic
 
 @table_test("outcomes", [[OK], [BUSY, OK]])
 @table_test("name", POLICIES)
-def test_an_interrupted_call_leaves_nothing(outcomes, name):
+def test_an_interrupted_call_leaves_nothing_behind(outcomes, name):
     driver = None
 
     def begin():
@@ -98,7 +98,7 @@ def test_an_interrupted_call_leaves_nothing(outcomes, name):
         assert leftovers(driver._stepper) == ([], 0, 0), moment
 
 
-def test_an_interrupted_call_to_a_function_leaves_nothing():
+def test_an_interrupted_call_of_a_function_leaves_nothing_behind():
     at_once = RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.0))
     rules = policy(limit=FixedLimit(max_in_flight=1), retry=at_once, deadline=20.0)
     guard = None
@@ -123,8 +123,8 @@ def by_loop(guard, make):
 
 
 @pytest.mark.parametrize("act", [by_loop, lambda guard, make: list(guard.stream(make))])
-def test_nor_does_an_interrupted_loop_or_generator(act):
-    """Found: the engine kept the error of the first attempt, whose traceback kept the call, for ever."""
+def test_an_interrupted_loop_or_generator_leaves_nothing_behind(act):
+    """A bug: the engine kept the error of the first attempt, whose traceback kept the call."""
     at_once = RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.0))
     rules = policy(limit=FixedLimit(max_in_flight=1), retry=at_once)
     guard = None
@@ -142,7 +142,7 @@ def test_nor_does_an_interrupted_loop_or_generator(act):
     for moment in every_moment(begin):
         snapshot = guard.snapshot()
         if snapshot["pending"]:
-            gc.collect()  # between two lines of ours nobody but the collector finds it
+            gc.collect()  # between two lines of ours only the collector finds it
             snapshot = guard.snapshot()
         assert snapshot["pending"] == [], moment
         assert all(target["in_flight"] == 0 for target in snapshot["targets"].values()), moment
@@ -150,7 +150,7 @@ def test_nor_does_an_interrupted_loop_or_generator(act):
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("ends", [True, False])
-def test_an_interrupted_stream_leaves_nothing(ends):
+def test_an_interrupted_stream_leaves_nothing_behind(ends):
     driver = None
 
     async def begins(_):
@@ -178,7 +178,7 @@ def test_an_interrupted_stream_leaves_nothing(ends):
         assert leftovers(driver._stepper) == ([], 0, 0), moment
 
 
-def test_a_call_that_waits_gets_the_place_of_one_that_is_interrupted():
+def test_a_waiting_call_gets_the_slot_of_an_interrupted_one():
     stepper, waiting, woken = None, None, []
 
     def begin():

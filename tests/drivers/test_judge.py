@@ -10,7 +10,7 @@ from stormbreak.types import TREATMENTS, CallResult, Outcome, Rejection, Tally, 
 
 
 class StatusError(Exception):
-    """As SDKs raise them: each has its own place for the status."""
+    """An exception as of an SDK: each SDK has its own attribute for the status."""
 
     def __init__(self, **places):
         super().__init__()
@@ -35,7 +35,7 @@ def tally_of(outcome):
         (StatusError(status=529, headers={"retry-after-ms": 1500}), Verdict.OVERLOADED, 1.5),
     ],
 )
-def test_the_status_that_an_exception_carries_decides(error, verdict, retry_after):
+def test_the_status_of_an_exception_decides_its_verdict(error, verdict, retry_after):
     outcome = Judge().of_error(error)
 
     assert (outcome.verdict, outcome.retry_after) == (verdict, retry_after)
@@ -62,19 +62,19 @@ def test_our_own_exceptions_carry_their_outcome():
         StatusError(status=None, response=None),
     ],
 )
-def test_where_nothing_can_be_read_an_exception_is_a_failure(error):
+def test_an_exception_without_a_status_is_a_failure(error):
     assert outcome_of(error) is None
     assert tally_of(Judge().of_error(error)) is Tally.FAILURE
 
 
 @table_test("error", [CancelledError(), KeyboardInterrupt(), SystemExit()])
-def test_a_cancel_an_interrupt_and_an_exit_are_no_failures(error):
+def test_cancels_interrupts_and_exits_are_no_failures(error):
     judge = Judge(failures=(BaseException,))
 
     assert judge.of_error(error).verdict is Verdict.CANCELLED
 
 
-def test_which_exceptions_count_can_be_said():
+def test_failures_and_ignored_choose_the_exceptions_that_count():
     judge = Judge(failures=(OSError,), ignored=(FileNotFoundError,))
 
     assert tally_of(judge.of_error(ConnectionError())) is Tally.FAILURE
@@ -82,13 +82,13 @@ def test_which_exceptions_count_can_be_said():
     assert tally_of(judge.of_error(ValueError())) is Tally.NOTHING
 
 
-def test_nothing_is_read_where_that_is_not_wanted():
+def test_without_outcome_of_no_status_is_read():
     judge = Judge(outcome_of=None)
 
     assert tally_of(judge.of_error(StatusError(status_code=429))) is Tally.FAILURE
 
 
-def test_which_results_are_failures_can_be_said():
+def test_failed_result_chooses_the_results_that_count():
     judge = Judge(failed_result=lambda text: not text)
 
     assert tally_of(judge.of_result("")) is Tally.FAILURE

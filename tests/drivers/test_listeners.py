@@ -1,4 +1,4 @@
-"""Events: told after the lock is released, to listeners who can break nothing."""
+"""Events: delivered after the lock is released, to listeners that cannot fail a call."""
 
 import asyncio
 import logging
@@ -32,14 +32,14 @@ def one_call(stepper, number=1):
     return stepper.step(flow, OK)[1]
 
 
-def test_listeners_get_the_events_in_their_order():
-    heard = []
-    one_call(bench(lambda event: heard.append(type(event).__name__)))
+def test_listeners_get_events_in_order():
+    events = []
+    one_call(bench(lambda event: events.append(type(event).__name__)))
 
-    assert heard == ["Sent", "Returned", "CallEnded"]
+    assert events == ["Sent", "Returned", "CallEnded"]
 
 
-def test_they_are_told_after_the_lock_is_released():
+def test_listeners_run_after_the_lock_is_released():
     served = []
 
     def listener(event):
@@ -56,21 +56,21 @@ def test_they_are_told_after_the_lock_is_released():
     assert served[1].outcome == OK
 
 
-def test_what_a_listener_raises_is_logged_once_and_fails_nothing(caplog):
-    heard = []
+def test_an_exception_of_a_listener_is_logged_once_and_fails_no_call(caplog):
+    events = []
 
     def broken(event):
         raise LookupError("a bug")
 
-    stepper = bench(broken, heard.append)
+    stepper = bench(broken, events.append)
     with caplog.at_level(logging.ERROR, "stormbreak"):
         assert one_call(stepper).outcome == OK
 
-    assert len(heard) == 3
+    assert len(events) == 3
     assert [record.exc_info[0] for record in caplog.records] == [LookupError]
 
 
-def test_each_listener_is_complained_about_on_its_own(caplog):
+def test_each_broken_listener_is_logged(caplog):
     def broken(event):
         raise LookupError
 
@@ -83,7 +83,7 @@ def test_each_listener_is_complained_about_on_its_own(caplog):
 
 
 class _Slotted:
-    """A listener to which there are no weak references."""
+    """A listener without weak references."""
 
     __slots__ = ()
 
@@ -96,7 +96,7 @@ def _plain(event):
 
 
 @pytest.mark.parametrize("first", [_plain, _Slotted()], ids=["function", "slots"])
-def test_a_new_listener_with_the_id_of_a_former_one_is_reported(caplog, monkeypatch, first):
+def test_a_new_listener_with_the_id_of_a_former_one_is_logged(caplog, monkeypatch, first):
     def second(event):
         raise OSError
 
@@ -111,7 +111,7 @@ def test_a_new_listener_with_the_id_of_a_former_one_is_reported(caplog, monkeypa
 
 
 @pytest.mark.parametrize("kind", [Sent, CallEnded])
-def test_a_listener_may_not_call_the_engine_it_listens_to(caplog, kind):
+def test_a_listener_may_not_call_its_own_engine(caplog, kind):
     def listener(event):
         if isinstance(event, kind):
             stepper.start(Call(2, TARGET))
@@ -124,20 +124,20 @@ def test_a_listener_may_not_call_the_engine_it_listens_to(caplog, kind):
     assert not stepper._delivering
 
 
-def test_a_listener_may_leave_while_events_are_told():
-    heard = []
+def test_a_listener_may_remove_itself_during_delivery():
+    events = []
 
     def leaves(event):
-        heard.append(event)
+        events.append(event)
         stepper.engine.listeners.remove(leaves)
 
     stepper = bench(leaves)
     one_call(stepper)
 
-    assert len(heard) == 1
+    assert len(events) == 1
 
 
-def test_no_event_is_built_when_nobody_listens(monkeypatch):
+def test_no_event_is_built_without_listeners(monkeypatch):
     def never(*values):
         raise AssertionError("built an event")
 
@@ -151,7 +151,7 @@ def test_no_event_is_built_when_nobody_listens(monkeypatch):
     assert one_call(bench()).outcome == OK
 
 
-def test_a_call_that_struggled_explains_itself_in_64_events_at_most():
+def test_a_call_keeps_its_last_64_events():
     retry = RetryPolicy(max_attempts=100, backoff=Backoff(kind="constant", initial_delay=1.0))
     engine, timeline, ends = Engine(policy(retry=retry)), Timeline(), []
     driver = VirtualDriver(engine, timeline)
@@ -180,25 +180,25 @@ def test_a_waker_is_called_once_and_outside_the_lock():
     assert stepper.arm(waiting.ticket, wake)
     stepper.step(first, OK)
     assert woken == [True]
-    assert not stepper.arm(waiting.ticket, wake)  # it was woken already
+    assert not stepper.arm(waiting.ticket, wake)  # it is already woken
 
 
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit])
 def test_a_listener_cannot_cancel_a_call(kind, caplog):
-    """An answer that had been paid for was lost."""
-    heard = []
+    """A bug: an answer that had been paid for was lost."""
+    events = []
 
     def broken(event):
         raise kind
 
-    assert one_call(bench(broken, heard.append)).outcome == OK
-    assert len(heard) == 3
+    assert one_call(bench(broken, events.append)).outcome == OK
+    assert len(events) == 3
     assert len(caplog.records) == 1
 
 
 @table_test("kind", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_in_a_listener_leaves_no_call_behind(kind):
-    """The slot of a call that nobody had yet was never free again."""
+    """A bug: the slot of a call that no caller had yet was never freed."""
 
     def interrupted(event):
         if isinstance(event, Sent):
@@ -213,7 +213,7 @@ def test_an_interrupt_in_a_listener_leaves_no_call_behind(kind):
 
 
 def test_a_listener_that_closes_a_call_may_still_make_none(caplog):
-    """The events of that made the driver forget that it was in a listener."""
+    """A bug: events of the close made the driver forget that it was in a listener."""
     refused = []
 
     def listener(event):

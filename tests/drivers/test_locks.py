@@ -1,4 +1,4 @@
-"""Every lock of the package is one of `new_lock`, and what is kept by weak references needs none."""
+"""Every lock of the package is made by `new_lock`, and weak collections need none."""
 
 import ast
 from pathlib import Path
@@ -31,7 +31,7 @@ ALLOWED = {
 
 
 def used_in(path):
-    """The names of locks and their like that a module takes from the standard library."""
+    """The names of locks and the like that a module takes from the standard library."""
     text = path.read_text()
     if not any(name in text for name in BANNED):
         return
@@ -56,7 +56,7 @@ def test_all_locks_are_made_in_one_place():
     assert found == ALLOWED.keys()
 
 
-def test_a_lock_that_is_gone_is_not_kept():
+def test_a_deleted_lock_is_not_kept():
     lock = new_lock()
     assert any(each is lock for each in locks._alive())
     before = len(locks._locks)
@@ -68,20 +68,20 @@ class One:
     pass
 
 
-def test_a_live_set_keeps_nothing_alive_and_may_change_while_it_is_gone_through():
+def test_a_live_set_keeps_nothing_alive_and_may_change_during_iteration():
     one, other = One(), One()
-    those = LiveSet()
+    live = LiveSet()
     for each in (one, other, one):
-        those.add(each)
-    assert (len(those), one in those) == (2, True)
-    for each in those:  # noqa: B007 - it may not stay alive in another name
-        those.add(One())
-        those.discard(one)
+        live.add(each)
+    assert (len(live), one in live) == (2, True)
+    for each in live:  # noqa: B007 - it may not stay alive in another name
+        live.add(One())
+        live.discard(one)
     del other, each
-    assert (len(those), one in those, list(those)) == (0, False, [])
+    assert (len(live), one in live, list(live)) == (0, False, [])
 
 
-def test_what_is_computed_once_is_computed_once():
+def test_a_cached_value_is_computed_once():
     class Owner:
         times = 0
 
@@ -97,6 +97,6 @@ def test_what_is_computed_once_is_computed_once():
 
 
 @table_test("kind", [int, str])
-def test_what_cannot_be_referred_to_weakly_is_refused(kind):
+def test_a_live_set_refuses_a_value_without_weak_references(kind):
     with pytest.raises(TypeError, match="weak reference"):
         LiveSet().add(kind())

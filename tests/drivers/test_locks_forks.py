@@ -1,4 +1,4 @@
-"""A child process starts with an engine of its own, and uses no connection of its parent."""
+"""A child process starts with an idle engine, and uses no connection of its parent."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from forking import in_child
 from sockets import answer, served_aside
-from stage import OK, SERVER_ERROR, TARGET, policy, told
+from stage import OK, SERVER_ERROR, TARGET, policy, retry_in
 from table_test import table_test
 from thread_calls import run_call
 
@@ -28,7 +28,7 @@ SAY = [{"role": "user", "content": "hello"}]
 
 @contextmanager
 def left_in_flight(driver):
-    """A call is under way on a loop that does not run."""
+    """A call is in flight on a loop that does not run."""
 
     async def hangs(_):
         await asyncio.sleep(3600.0)
@@ -48,29 +48,29 @@ def one_call(driver):
     return asyncio.run(driver.run(Call(2, TARGET), answers)).outcome == OK
 
 
-def test_what_is_in_flight_in_the_parent_is_not_in_the_child():
+def test_calls_in_flight_in_the_parent_are_not_in_the_child():
     engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     driver = AsyncioDriver(engine)
     with left_in_flight(driver):
         assert in_child(
             lambda: engine.target_state(TARGET).slots.in_flight == 0 and one_call(driver)
         )
-        assert engine.target_state(TARGET).slots.in_flight == 1  # here, it still is
+        assert engine.target_state(TARGET).slots.in_flight == 1  # here it still is
     assert engine.target_state(TARGET).slots.in_flight == 0
 
 
 class ParkedThread(threading.Event):
-    """Where a thread waits, and how often it was told to go."""
+    """An event that counts how often it was set."""
 
-    told = 0
+    sets = 0
 
     def set(self):
-        ParkedThread.told += 1
+        ParkedThread.sets += 1
         super().set()
 
 
 def test_a_child_wakes_no_thread_of_its_parent():
-    """There is none, and the lock to wake it by may be held for ever."""
+    """The child has no such thread, and its lock may be held for ever."""
     driver = ThreadDriver(Engine(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=60.0)))), parking=ParkedThread)  # fmt: skip
     waits = threading.Thread(
         target=run_call, args=(driver, Call(1, TARGET), lambda _: SERVER_ERROR)
@@ -81,24 +81,24 @@ def test_a_child_wakes_no_thread_of_its_parent():
 
     def drained():
         driver.drain()
-        return ParkedThread.told == 0
+        return ParkedThread.sets == 0
 
     assert in_child(drained)
     driver.drain()
     waits.join(20)
-    assert (ParkedThread.told, waits.is_alive()) == (1, False)
+    assert (ParkedThread.sets, waits.is_alive()) == (1, False)
 
 
-def test_what_the_parent_learned_is_forgotten_and_who_listens_is_not():
+def test_a_child_forgets_what_the_parent_learned_and_keeps_listeners():
     engine = Engine(policy())
     driver, seen = AsyncioDriver(engine), []
     engine.listeners.append(seen.append)
 
-    async def told_to_wait(_):
-        return told(3600.0)
+    async def refused(_):
+        return retry_in(3600.0)
 
     async def main():
-        calling = asyncio.create_task(driver.run(Call(1, TARGET), told_to_wait))
+        calling = asyncio.create_task(driver.run(Call(1, TARGET), refused))
         await asyncio.sleep(0.01)
         calling.cancel()
 
@@ -107,7 +107,7 @@ def test_what_the_parent_learned_is_forgotten_and_who_listens_is_not():
     assert in_child(lambda: one_call(driver) and len(seen) > 0)
 
 
-def test_a_lock_held_by_another_thread_at_the_fork_is_free_in_the_child():
+def test_a_lock_held_at_the_fork_is_free_in_the_child():
     driver = AsyncioDriver(Engine(policy()))
     held, release = threading.Event(), threading.Event()
 
@@ -126,8 +126,8 @@ def test_a_lock_held_by_another_thread_at_the_fork_is_free_in_the_child():
         holder.join()
 
 
-def test_a_child_opens_connections_of_its_own_and_the_parent_keeps_its():
-    """The server is on a thread of its own; all of it is one loop that is forked while it stands still."""
+def test_a_child_opens_its_own_connections_and_the_parent_keeps_its_own():
+    """The server is on its own thread; the loop of the client is forked while it does not run."""
     with served_aside(answer()) as server, asyncio.Runner() as runner:
         client = AsyncClient(base_url=server.base_url, model="m")
         runner.run(client.chat(SAY))
@@ -139,7 +139,7 @@ def test_a_child_opens_connections_of_its_own_and_the_parent_keeps_its():
 
 
 @table_test("way", ["close", "drop"])
-def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
+def test_a_stream_that_a_child_cancels_goes_on_in_the_parent(way):
     go = threading.Event()
     first = b'data: {"choices":[{"index":0,"delta":{"content":"fine"}}]}\n\n'
     last = b'data: {"choices":[{"index":0,"delta":{"content":" day"},"finish_reason":"stop"}]}\n\n'
@@ -156,7 +156,7 @@ def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
         async with asyncio.timeout(10.0):
             return [text async for text in texts]
 
-    def give_up():
+    def cancel():
         if way == "close":
             asyncio.run(held[0].aclose())
         with warnings.catch_warnings():
@@ -169,7 +169,7 @@ def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
         client = AsyncClient(base_url=server.base_url, model="m")
         held = runner.run(open_one())
         try:
-            assert in_child(give_up)
+            assert in_child(cancel)
         finally:
             go.set()
         assert runner.run(read_on(held[1])) == ["fine", " day"]
@@ -177,21 +177,21 @@ def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
         runner.run(client.close())
 
 
-def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():
+def test_a_client_on_the_same_loop_in_a_child_shares_no_pool():
     client = AsyncClient(base_url="http://127.0.0.1:9/v1", model="m")
     loop = asyncio.new_event_loop()
     client.target("m")
-    (wire,) = client._resolver.first.routes.connections()
-    loop.run_until_complete(wire._new_pool())
+    (connection,) = client._resolver.first.routes.connections()
+    loop.run_until_complete(connection._new_pool())
     try:
-        assert in_child(lambda: loop not in wire._pools)
-        assert loop in wire._pools
+        assert in_child(lambda: loop not in connection._pools)
+        assert loop in connection._pools
     finally:
         loop.run_until_complete(client.close())
         loop.close()
 
 
-def test_a_circuit_breaker_whose_lock_another_thread_holds_at_the_fork_begins_anew():
+def test_a_circuit_breaker_locked_at_the_fork_starts_closed_in_the_child():
     circuit = CircuitBreaker(
         BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), open_duration=60.0)
     )
@@ -211,7 +211,7 @@ def test_a_circuit_breaker_whose_lock_another_thread_holds_at_the_fork_begins_an
     def child():
         attempt.__exit__(
             ValueError, ValueError(), None
-        )  # it left in the parent, and is nothing here
+        )  # it began in the parent, and does not count here
         return circuit.state == "closed" and circuit.call(lambda: True)
 
     try:

@@ -64,7 +64,7 @@ def names(node):
 
 
 def unprepared(path):
-    """The classes that a module decodes, and prepares no earlier."""
+    """The classes that a module decodes without a decoder made on import."""
     text = path.read_text()
     if "msgspec" not in text:
         return
@@ -87,7 +87,7 @@ def test_classes_are_prepared_on_import():
     assert found == OF_ONE_THREAD.keys()
 
 
-def test_many_threads_may_be_the_first_to_ask_the_store_and_share_a_thread_for_it():
+def test_threads_that_ask_the_store_first_share_one_thread_for_it():
     ended = subprocess.run(
         [sys.executable, "-c", THREADS], check=False, capture_output=True, text=True, timeout=60
     )

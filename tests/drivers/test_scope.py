@@ -1,4 +1,4 @@
-"""What holds for every call within a block, however far down, and on the background loop, too."""
+"""Options of every call within a block, at any depth, also on the background loop."""
 
 import asyncio
 import threading
@@ -23,11 +23,11 @@ def seconds_left():
     return current().deadline_at - time.monotonic()
 
 
-def test_without_a_scope_nothing_holds():
+def test_without_a_scope_nothing_is_set():
     assert current() == Scope()
 
 
-def test_it_holds_within_the_block_and_not_behind_it(monkeypatch):
+def test_a_scope_applies_inside_its_block_only(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     with scope(deadline=5.0) as here:
         assert current() is here
@@ -36,7 +36,7 @@ def test_it_holds_within_the_block_and_not_behind_it(monkeypatch):
 
 
 @table_test(("outer", "inner", "least"), [(1.0, 60.0, 1.0), (60.0, 1.0, 1.0), (1.0, None, 1.0)])
-def test_an_inner_scope_extends_nothing(monkeypatch, outer, inner, least):
+def test_an_inner_scope_extends_no_deadline(monkeypatch, outer, inner, least):
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     with scope(deadline=outer):
         with scope(deadline=inner):
@@ -45,7 +45,7 @@ def test_an_inner_scope_extends_nothing(monkeypatch, outer, inner, least):
 
 
 @table_test("deadline", [-1.0, float("nan")])
-def test_a_deadline_that_is_none_is_refused(deadline):
+def test_an_invalid_deadline_is_rejected(deadline):
     with (
         pytest.raises(ConfigurationError, match="deadline must not be negative"),
         scope(deadline=deadline),
@@ -64,7 +64,7 @@ async def test_the_earlier_of_two_deadlines_ends_a_call(call, around):
         assert caught.value.ended.outcome.own_deadline
 
 
-async def test_a_deadline_that_has_passed_sends_nothing():
+async def test_a_passed_deadline_sends_nothing():
     async with served([End.HANG]) as server, client_of(server) as client:
         with scope(deadline=0), pytest.raises(ShedError):
             async with asyncio.timeout(30):
@@ -72,14 +72,14 @@ async def test_a_deadline_that_has_passed_sends_nothing():
         assert server.requests == []
 
 
-async def test_a_stream_ends_by_it_too():
+async def test_a_scope_deadline_ends_a_stream():
     async with served([End.HANG]) as server, client_of(server) as client:
         with scope(deadline=0.2), pytest.raises(AttemptTimeoutError):
             async with asyncio.timeout(30):
                 await client.stream("chat/completions", {"messages": SAY})
 
 
-def test_it_goes_along_to_the_background_loop():
+def test_a_scope_applies_on_the_background_loop():
     with serve("calm") as provider, Client(base_url=provider.base_url, model="m") as client:
         with scope(deadline=0), pytest.raises(ShedError):
             client.chat(SAY)
@@ -89,7 +89,7 @@ def test_it_goes_along_to_the_background_loop():
 # ------------------------------------------------------------ scopes within scopes
 
 
-def test_all_of_it_holds():
+def test_a_scope_holds_priority_tenant_labels_and_retries():
     with scope(
         priority=Priority.BATCH, tenant="acme", labels={"b": "2", "a": "1"}, retries=2
     ) as here:
@@ -97,7 +97,7 @@ def test_all_of_it_holds():
     assert current() == Scope()
 
 
-def test_the_inner_decides_and_adds_its_labels():
+def test_an_inner_scope_overrides_options_and_adds_labels():
     with scope(priority=Priority.BATCH, tenant="acme", labels={"a": "1", "b": "1"}, retries=0):
         with scope(labels={"b": "2", "c": "2"}) as added:
             assert added.labels == (("a", "1"), ("b", "2"), ("c", "2"))
@@ -105,12 +105,12 @@ def test_the_inner_decides_and_adds_its_labels():
             assert added.max_attempts == 1
         with scope(priority=Priority.INTERACTIVE, tenant="shop", retries=3) as inner:
             assert inner[1:] == (Priority.INTERACTIVE, "shop", (("a", "1"), ("b", "1")), 4)
-        with scope(tenant="") as nobody:
-            assert nobody.tenant == ""
+        with scope(tenant="") as anonymous:
+            assert anonymous.tenant == ""
 
 
 @table_test(
-    ("said", "told"),
+    ("options", "message"),
     [
         ({"deadline": "5"}, "deadline must be a number of seconds, got str"),
         ({"priority": 1}, "priority must be one of Priority.INTERACTIVE, .*, got '1'"),
@@ -130,15 +130,15 @@ def test_the_inner_decides_and_adds_its_labels():
         ),
     ],
 )
-def test_what_cannot_be_right_is_refused_where_it_is_written(said, told):
-    with pytest.raises(ConfigurationError, match=told):
-        scope(**said)
+def test_an_invalid_option_is_rejected_when_the_scope_is_made(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        scope(**options)
 
 
-def test_a_refusal_shows_no_key():
-    for said in ({"tenant": f"{KEYLIKE}\n"}, {"labels": {KEYLIKE: "\n"}}, {"priority": KEYLIKE}):
+def test_a_rejection_shows_no_key():
+    for options in ({"tenant": f"{KEYLIKE}\n"}, {"labels": {KEYLIKE: "\n"}}, {"priority": KEYLIKE}):
         with pytest.raises(ConfigurationError) as refused:
-            scope(**said)
+            scope(**options)
         assert KEYLIKE not in str(refused.value)
 
 
@@ -149,7 +149,7 @@ def test_labels_are_bounded_over_all_scopes():
         assert current() is outer
 
 
-def test_a_deadline_without_end_is_none():
+def test_an_infinite_deadline_is_none():
     with scope(deadline=float("inf")) as here:
         assert here.deadline_at is None
 
@@ -165,7 +165,7 @@ def test_a_scope_is_entered_once_and_decorates_nothing():
 # ------------------------------------------------------------ tasks, threads, generators
 
 
-async def test_two_tasks_have_each_their_own():
+async def test_each_task_has_its_own_scope():
     async def within(tenant):
         with scope(tenant=tenant):
             await asyncio.sleep(0)
@@ -175,7 +175,7 @@ async def test_two_tasks_have_each_their_own():
     assert await asyncio.gather(within("a"), within("b")) == ["a", "b"]
 
 
-async def test_a_task_and_a_thread_that_are_started_in_it_keep_it():
+async def test_tasks_and_threads_started_in_a_scope_keep_it():
     async def tenant():
         await asyncio.sleep(0)
         return current().tenant
@@ -187,7 +187,7 @@ async def test_a_task_and_a_thread_that_are_started_in_it_keep_it():
     assert [await task, await thread] == ["acme", "acme"]
 
 
-def test_a_bare_thread_has_none():
+def test_a_plain_thread_has_no_scope():
     seen = []
     with scope(tenant="acme"):
         thread = threading.Thread(target=lambda: seen.append(current()))
@@ -202,12 +202,12 @@ def asked(tenant):
         yield current().tenant
 
 
-def test_a_generator_that_is_read_to_its_end_leaves_nothing():
+def test_a_generator_that_is_read_to_its_end_leaves_no_scope():
     assert list(asked("acme")) == ["acme", "acme"]
     assert current() == Scope()
 
 
-def test_generators_that_end_out_of_order_leave_nothing():
+def test_generators_that_end_out_of_order_leave_no_scope():
     first, second = asked("first"), asked("second")
     assert [next(first), next(second)] == ["first", "second"]
     first.close()
@@ -216,10 +216,10 @@ def test_generators_that_end_out_of_order_leave_nothing():
     assert current() == Scope()
 
 
-def test_a_generator_that_is_ended_elsewhere_leaves_nothing():
+def test_a_generator_closed_in_another_context_leaves_no_scope():
     begun = asked("acme")
     assert next(begun) == "acme"
-    copy_context().run(begun.close)  # as a loop does with one that was dropped
+    copy_context().run(begun.close)  # as a loop does with a dropped generator
     assert current() == Scope()
     with scope(retries=1) as here:
         assert here == Scope(max_attempts=2)
@@ -230,24 +230,24 @@ def test_a_generator_that_is_ended_elsewhere_leaves_nothing():
 
 
 def calls_of(client):
-    """The calls of a client as they begin."""
+    """The calls of a client when they begin."""
     calls, call = [], client._call
     client._call = lambda *args, **more: calls.append(call(*args, **more)) or calls[-1]
     return calls
 
 
-async def test_a_call_has_what_holds_unless_it_says_otherwise():
+async def test_a_call_takes_options_of_its_scope_unless_it_sets_its_own():
     async with served() as server, client_of(server) as client:
         calls = calls_of(client)
         with scope(priority=Priority.BATCH, tenant="acme", labels={"a": "1"}, retries=0):
             await client.chat(SAY)
-            said = {"priority": Priority.INTERACTIVE, "tenant": "shop"}
-            await client.request("chat/completions", {"messages": SAY}, **said)
+            own = {"priority": Priority.INTERACTIVE, "tenant": "shop"}
+            await client.request("chat/completions", {"messages": SAY}, **own)
             await client.ask("chat/completions", b'{"model": "m", "messages": []}', attempts=3)
         await client.chat(SAY)
-    told = [(call.priority, call.tenant, call.max_attempts, call.labels) for call in calls]
+    options = [(call.priority, call.tenant, call.max_attempts, call.labels) for call in calls]
     labels = (("a", "1"),)
-    assert told == [
+    assert options == [
         (Priority.BATCH, "acme", 1, labels),
         (Priority.INTERACTIVE, "shop", 1, labels),
         (Priority.BATCH, "acme", 3, labels),
@@ -256,14 +256,14 @@ async def test_a_call_has_what_holds_unless_it_says_otherwise():
 
 
 @pytest.mark.parametrize(("retries", "sent"), [(0, 1), (1, 2), (99, 4)])
-async def test_retries_are_what_may_follow_where_the_policy_allows_more(retries, sent):
+async def test_a_scope_caps_retries_but_does_not_extend_the_policy(retries, sent):
     async with served(failing(503)) as server, client_of(server) as client:
         with scope(retries=retries), pytest.raises(UpstreamError):
             await client.chat(SAY)
         assert len(server.requests) == sent
 
 
-async def test_a_listener_hears_labels_before_anything_else_of_the_call():
+async def test_listeners_get_labels_before_any_other_event_of_the_call():
     events = []
     async with served(answer()) as server, client_of(server) as client:
         client.subscribe(events.append)
@@ -272,8 +272,8 @@ async def test_a_listener_hears_labels_before_anything_else_of_the_call():
         events.clear()
         with scope(labels={"feature": "search"}):
             await client.chat(SAY)
-    told, sent = events[:2]
-    assert isinstance(told, Labelled)
+    labelled, sent = events[:2]
+    assert isinstance(labelled, Labelled)
     assert isinstance(sent, Sent)
-    assert told.call == sent.call
-    assert told.labels == (("feature", "search"),)
+    assert labelled.call == sent.call
+    assert labelled.labels == (("feature", "search"),)

@@ -1,4 +1,4 @@
-"""What a snapshot tells of the calls that are under way: plain values, and none that has ended."""
+"""A snapshot lists calls in flight with plain values, and no call that has ended."""
 
 import asyncio
 import json
@@ -33,9 +33,9 @@ class Bench:
         await asyncio.sleep(0)
 
     def pending(self):
-        told = self.engine.snapshot()
-        json.dumps(told, allow_nan=False)
-        return told["pending"]
+        snapshot = self.engine.snapshot()
+        json.dumps(snapshot, allow_nan=False)
+        return snapshot["pending"]
 
     async def leave(self):
         for task in self.tasks:
@@ -49,14 +49,14 @@ async def hang(_command):
     await asyncio.Event().wait()
 
 
-def saying(outcome):
+def answering(outcome):
     async def say(_command):
         return outcome
 
     return say
 
 
-async def test_a_call_that_was_sent_and_one_that_waits_for_it():
+async def test_the_snapshot_shows_a_sent_and_a_queued_call():
     bench = Bench(limit=FixedLimit(max_in_flight=1), attempt_timeout=30.0)
     await bench.start(hang)
     await bench.start(hang, tenant="shop", priority=Priority.BATCH, patience=9.0)
@@ -75,61 +75,61 @@ async def test_a_call_that_was_sent_and_one_that_waits_for_it():
     await bench.leave()
 
 
-async def test_one_that_has_others_beside_it():
+async def test_the_snapshot_shows_a_hedged_call():
     bench = Bench(hedge=HedgePolicy(delay=8.0, percentile=None), attempt_timeout=30.0)
     await bench.start(hang)
-    (told,) = bench.pending()
+    (call,) = bench.pending()
 
-    assert told.pop("until") == pytest.approx(8.0, abs=0.5)
-    assert (told["command"], told["target"], told["under_way"]) == ("race", "acme/large", [1])
+    assert call.pop("until") == pytest.approx(8.0, abs=0.5)
+    assert (call["command"], call["target"], call["under_way"]) == ("race", "acme/large", [1])
     await bench.leave()
 
 
-async def test_one_that_backs_off():
+async def test_the_snapshot_shows_a_call_in_backoff():
     bench = Bench(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=8.0)))
-    await bench.start(saying(SERVER_ERROR))
-    (told,) = bench.pending()
+    await bench.start(answering(SERVER_ERROR))
+    (call,) = bench.pending()
 
-    assert told["command"] == "wait"
-    assert told["until"] == pytest.approx(8.0, abs=0.5)
+    assert call["command"] == "wait"
+    assert call["until"] == pytest.approx(8.0, abs=0.5)
     await bench.leave()
 
 
-async def test_one_that_asks_for_an_answer_at_hand():
+async def test_the_snapshot_shows_a_call_that_asks_for_a_local_answer():
     bench = Bench(retry=RetryPolicy(max_attempts=1))
     step = Step(frozenset(ELSEWHERE), None, "cache")
-    await bench.start(saying(SERVER_ERROR), hang, fallbacks=(step,))
-    (told,) = bench.pending()
+    await bench.start(answering(SERVER_ERROR), hang, fallbacks=(step,))
+    (call,) = bench.pending()
 
-    assert (told["command"], told["source"], told["until"]) == ("ask", "cache", None)
+    assert (call["command"], call["source"], call["until"]) == ("ask", "cache", None)
     await bench.leave()
 
 
-async def test_a_stream_that_is_read_until_it_is_dropped():
+async def test_the_snapshot_shows_a_stream_until_it_is_dropped():
     bench = Bench()
-    delivery = await bench.driver.open(Call(1, TARGET, delivers=True), saying(COMMITTED))
-    (told,) = bench.pending()
-    assert (told["command"], told["attempts"], told["until"]) == ("deliver", 1, None)
+    delivery = await bench.driver.open(Call(1, TARGET, delivers=True), answering(COMMITTED))
+    (call,) = bench.pending()
+    assert (call["command"], call["attempts"], call["until"]) == ("deliver", 1, None)
 
     del delivery
     await bench.leave()
 
 
-async def test_calls_that_have_ended_are_not_there():
+async def test_the_snapshot_shows_no_ended_calls():
     bench = Bench()
-    delivery = await bench.driver.open(Call(1, TARGET, delivers=True), saying(COMMITTED))
+    delivery = await bench.driver.open(Call(1, TARGET, delivers=True), answering(COMMITTED))
     delivery.end(OK)
-    await bench.driver.run(Call(2, TARGET), saying(OK))
+    await bench.driver.run(Call(2, TARGET), answering(OK))
     await bench.leave()
 
 
-async def test_it_may_be_left_out():
+async def test_pending_calls_may_be_left_out():
     bench = Bench()
     await bench.start(hang)
     assert "pending" not in bench.driver.snapshot(pending=False)
     await bench.leave()
 
 
-def test_an_engine_that_nobody_steps_has_no_time():
+def test_an_engine_without_a_driver_has_no_time():
     with pytest.raises(RuntimeError, match="no driver runs this engine"):
         Engine(policy()).snapshot()

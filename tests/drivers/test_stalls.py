@@ -1,4 +1,4 @@
-"""A process that stands still is late itself: what waited for it is no evidence against the target."""
+"""A stalled process is late itself: an answer that waited for it is no evidence against the target."""
 
 import asyncio
 from functools import partial
@@ -15,18 +15,18 @@ from stormbreak.core.diagnosis import Cause
 from stormbreak.core.stalls import STALL, Stalls
 
 POLICY = policy(limit=AutomaticLimit())
-LANES, TOOK = 50, 0.02
+CALLS, TOOK = 50, 0.02
 
 
 class Busy(Bench):
-    """Always has as many calls in flight; the target answers each after `takes` seconds."""
+    """Keeps `CALLS` calls in flight; the target answers each after `takes` seconds."""
 
     def __init__(self):
         super().__init__(POLICY)
         self.takes = TOOK
-        self.lanes = [asyncio.create_task(self.lane()) for _ in range(LANES)]
+        self.tasks = [asyncio.create_task(self.keep_calling()) for _ in range(CALLS)]
 
-    async def lane(self):
+    async def keep_calling(self):
         while True:
             await self.call(OK, takes=self.takes)
 
@@ -35,9 +35,9 @@ class Busy(Bench):
         asyncio.get_running_loop()._jumping.now += seconds
 
     async def end(self):
-        for lane in self.lanes:
-            lane.cancel()
-        await asyncio.gather(*self.lanes, return_exceptions=True)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 @table_test("seconds", [0.26, 1.0, 20.0, 100.0])
@@ -58,7 +58,7 @@ async def test_a_stall_is_no_evidence(seconds):
 
 @table_test(("takes", "cause"), [(0.5, Cause.OVERLOAD), (100.0, Cause.DEAD)])
 @on_virtual_loop
-async def test_a_target_that_is_late_or_silent_is_evidence_soon(takes, cause):
+async def test_a_late_or_silent_target_is_evidence_soon(takes, cause):
     busy = Busy()
     await asyncio.sleep(2.0)
     busy.takes = takes
@@ -69,7 +69,7 @@ async def test_a_target_that_is_late_or_silent_is_evidence_soon(takes, cause):
 
 
 @on_virtual_loop
-async def test_after_a_stall_a_silent_target_is_dead_a_moment_later():
+async def test_a_silent_target_is_dead_a_moment_after_a_stall():
     busy = Busy()
     await asyncio.sleep(2.0)
     busy.takes = 100.0
@@ -81,7 +81,7 @@ async def test_after_a_stall_a_silent_target_is_dead_a_moment_later():
     await busy.end()
 
 
-def test_beats_tell_a_stall_from_silence():
+def test_beats_distinguish_a_stall_from_silence():
     stalls, loops = Stalls(), [True]
     runs = partial(all, loops)
     assert not stalls.is_recent(1000.0)  # nothing beats
@@ -90,7 +90,7 @@ def test_beats_tell_a_stall_from_silence():
     assert not stalls.is_recent(1000.4)
     assert stalls.is_recent(1000.5)  # before the next beat
     stalls.beat(1001.0, runs)
-    assert stalls.is_recent(1001.2)  # and after it
+    assert stalls.is_recent(1001.2)  # also after it
     stalls.beat(1001.2, runs)
     assert not stalls.is_recent(1001.3)
     stalls.rest()
@@ -102,7 +102,7 @@ def test_beats_tell_a_stall_from_silence():
     assert not stalls.is_recent(2002.0)
 
 
-def test_a_loop_that_has_ended_says_nothing_about_threads_that_go_on():
+def test_an_ended_loop_does_not_count_as_stalled():
     async def call():
         bench = Bench(POLICY)
         await bench.call(OK, takes=0.01)
@@ -113,7 +113,7 @@ def test_a_loop_that_has_ended_says_nothing_about_threads_that_go_on():
 
 
 @on_virtual_loop
-async def test_nothing_beats_while_nothing_is_in_flight():
+async def test_nothing_beats_without_calls_in_flight():
     bench, loop = Bench(POLICY), asyncio.get_running_loop()
     await bench.call(OK, takes=1.0)
     await asyncio.sleep(1.0)
@@ -121,7 +121,7 @@ async def test_nothing_beats_while_nothing_is_in_flight():
     assert not bench.engine.stalls.is_recent(loop.time() + 10.0)
 
 
-def test_of_a_stream_that_is_judged_by_its_whole_answer_the_end_may_have_waited():
+def test_a_stall_may_delay_the_end_of_a_stream_judged_by_its_whole_answer():
     watch = Watch().know()  # plain answers: no first output is known
     watch.diagnosis._stalls.beat(watch.now, lambda: True)
     flights = watch.send(20, streams=True)

@@ -1,4 +1,4 @@
-"""Calls on threads: they wait for each other, can be interrupted, and leave nothing behind."""
+"""Calls on threads wait for each other, can be interrupted, and leave nothing behind."""
 
 import asyncio
 import threading
@@ -6,7 +6,7 @@ import time
 
 import pytest
 from interrupts import interrupted
-from stage import OK, SERVER_ERROR, TARGET, policy, told
+from stage import OK, SERVER_ERROR, TARGET, policy, retry_in
 from table_test import table_test
 from thread_calls import open_call, run_call
 
@@ -38,7 +38,7 @@ class Scene:
         return self.engine.target_state(TARGET).slots.in_flight
 
     def elsewhere(self, sender=lambda _: OK, **more):
-        """Run one call on another thread; a function that waits for how it ended."""
+        """Run one call on another thread; return a function that waits for its result."""
         ends = []
         thread = threading.Thread(target=lambda: ends.append(self.run(sender, **more)), daemon=True)
         thread.start()
@@ -50,7 +50,7 @@ class Scene:
         return ended
 
     def hold_a_slot(self):
-        """One call on another thread keeps a slot until it is told to leave: what tells it, and how it ended."""
+        """Let a call on another thread keep a slot; return a function that ends it, and one that waits for its result."""
         leave = threading.Event()
         ended = self.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
         while not self.in_flight:
@@ -64,7 +64,7 @@ class Scene:
             time.sleep(0.001)
 
 
-def test_a_failure_is_tried_again_after_its_backoff():
+def test_a_failure_is_retried_after_its_backoff():
     scene = Scene(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=0.02)))
     answers = iter([SERVER_ERROR, OK])
     began = time.monotonic()
@@ -75,7 +75,7 @@ def test_a_failure_is_tried_again_after_its_backoff():
     assert scene.in_flight == 0
 
 
-def test_who_waits_for_a_slot_is_woken_by_whoever_leaves_it():
+def test_a_freed_slot_wakes_a_waiting_thread():
     scene = Scene(limit=FixedLimit(max_in_flight=1))
     leave, first = scene.hold_a_slot()
     second = scene.elsewhere()
@@ -86,8 +86,8 @@ def test_who_waits_for_a_slot_is_woken_by_whoever_leaves_it():
     assert second().queued > 0
 
 
-def test_who_waits_in_a_queue_looks_again_unasked():
-    """Whoever keeps the time for all may be on a loop that was closed without a word."""
+def test_a_queued_call_checks_again_without_a_wake_up():
+    """The timer ticket may be on a loop that was closed."""
     spans = []
 
     class ParkedThread(threading.Event):
@@ -125,7 +125,7 @@ def test_threads_and_loops_share_an_engine():
 
 
 @table_test("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
-def test_what_a_sender_raises_frees_the_slot_and_counts_nothing(error):
+def test_an_exception_of_a_sender_frees_the_slot_and_counts_for_nothing(error):
     scene = Scene(limit=FixedLimit(max_in_flight=1))
 
     def fails(_):
@@ -137,7 +137,7 @@ def test_what_a_sender_raises_frees_the_slot_and_counts_nothing(error):
     assert scene.run().outcome == OK
 
 
-def test_an_interrupt_in_the_queue_takes_the_ticket_back():
+def test_an_interrupt_in_the_queue_withdraws_the_ticket():
     scene = Scene(limit=FixedLimit(max_in_flight=1))
     leave, first = scene.hold_a_slot()
     admission = scene.engine.target_state(TARGET).admission
@@ -157,7 +157,7 @@ def test_an_interrupt_ends_a_backoff():
     assert time.monotonic() - began < 10.0
 
 
-def test_a_drained_driver_lets_go_whoever_waits():
+def test_draining_ends_waiting_calls():
     scene = Scene(limit=FixedLimit(max_in_flight=1))
     leave, first = scene.hold_a_slot()
     waiting = scene.elsewhere()
@@ -167,7 +167,7 @@ def test_a_drained_driver_lets_go_whoever_waits():
     assert waiting().stopped == "drained"
     leave()
     assert first().outcome == OK
-    assert scene.elsewhere(lambda _: told(60.0))().stopped == "drained"
+    assert scene.elsewhere(lambda _: retry_in(60.0))().stopped == "drained"
 
 
 def test_patience_ends_in_the_queue():
@@ -180,7 +180,7 @@ def test_patience_ends_in_the_queue():
     first()
 
 
-def test_a_call_that_delivers_is_handed_over_at_its_first_output():
+def test_a_stream_is_delivered_at_its_first_output():
     scene = Scene(limit=FixedLimit(max_in_flight=1))
     opened = open_call(scene.driver, scene.call(delivers=True))
 
@@ -190,7 +190,7 @@ def test_a_call_that_delivers_is_handed_over_at_its_first_output():
     assert opened.over
 
 
-def test_a_delivery_that_is_dropped_frees_its_slot():
+def test_a_dropped_delivery_frees_its_slot():
     scene = Scene(limit=FixedLimit(max_in_flight=1))
     opened = open_call(scene.driver, scene.call(delivers=True))
     assert scene.in_flight == 1
@@ -198,7 +198,7 @@ def test_a_delivery_that_is_dropped_frees_its_slot():
     assert scene.in_flight == 0
 
 
-def test_64_threads_keep_a_limit_of_five():
+def test_sixty_four_threads_respect_a_limit_of_five():
     scene = Scene(limit=FixedLimit(max_in_flight=5))
     inside, most, lock = [0], [0], threading.Lock()
 

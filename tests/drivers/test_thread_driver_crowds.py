@@ -1,4 +1,4 @@
-"""One engine, many loops and threads: nobody is forgotten, and the limit holds."""
+"""One engine, many loops and threads: no call is forgotten, and the limit holds."""
 
 import asyncio
 import gc
@@ -15,11 +15,11 @@ from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.types import Call
 
-PATIENCE = 30.0  # seconds after which a test that hangs is given up
+PATIENCE = 30.0  # seconds until a test that hangs fails
 
 
 class Target:
-    """Counts who is inside at the same time."""
+    """Counts concurrent attempts."""
 
     def __init__(self):
         self.inside = self.most = self.served = 0
@@ -40,7 +40,7 @@ class Target:
 
 
 def in_threads(*mains):
-    """Run each `main()` on a loop and a thread of its own; whether all came to an end."""
+    """Run each `main()` on its own loop and thread; return whether all ended."""
     threads = [threading.Thread(target=asyncio.run, args=(main(),), daemon=True) for main in mains]
     for thread in threads:
         thread.start()
@@ -50,7 +50,7 @@ def in_threads(*mains):
     return not any(thread.is_alive() for thread in threads)
 
 
-def test_two_busy_loops_and_eight_hammering_threads_share_three_slots():
+def test_two_loops_and_eight_threads_share_three_slots():
     engine, target = Engine(policy(limit=FixedLimit(max_in_flight=3))), Target()
     driver = AsyncioDriver(engine)
     ended = []
@@ -85,8 +85,8 @@ def test_two_busy_loops_and_eight_hammering_threads_share_three_slots():
     assert {end.outcome for end in ended} == {OK}
 
 
-def test_loops_that_were_closed_pass_their_grants_on():
-    """A thousand callers on a dead loop: more than a recursion would survive."""
+def test_closed_loops_pass_their_grants_on():
+    """A thousand callers on a closed loop: too many for a recursion."""
     engine = Engine(policy(limit=FixedLimit(max_in_flight=1)))
     driver = AsyncioDriver(engine)
     release = threading.Event()
@@ -135,7 +135,7 @@ def test_loops_that_were_closed_pass_their_grants_on():
 
 
 def left_hanging(driver):
-    """A caller whose attempt is under way, on a loop that was closed."""
+    """A caller with an attempt in flight on a closed loop."""
 
     async def hangs(_):
         await asyncio.get_running_loop().create_future()
@@ -149,7 +149,7 @@ def left_hanging(driver):
 
 
 @table_test("dropped", [1, 5])
-def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(dropped):
+def test_the_garbage_collector_may_drop_callers_during_a_step(dropped):
     """It may run while this very thread holds the lock."""
     engine = Engine(policy(limit=FixedLimit(max_in_flight=dropped + 1)))
     collects = False
@@ -167,7 +167,7 @@ def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(droppe
         gc.disable()
         try:
             for _ in range(dropped):
-                left_hanging(driver)  # a ring: it is for the garbage collector alone
+                left_hanging(driver)  # a reference cycle: only the garbage collector frees it
             flow, _ = stepper.start(Call(2, TARGET))
             assert engine.target_state(TARGET).slots.in_flight == dropped + 1
             collects = True
@@ -182,7 +182,7 @@ def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(droppe
     assert engine.target_state(TARGET).slots.in_flight == 0
 
 
-def test_a_step_is_over_before_a_dropped_caller_is_closed():
+def test_a_dropped_caller_is_closed_after_the_step():
     engine = Engine(policy(limit=FixedLimit(max_in_flight=2)))
     driver = AsyncioDriver(engine)
     target_state = engine.target_state(TARGET)
@@ -202,7 +202,7 @@ def test_a_step_is_over_before_a_dropped_caller_is_closed():
     target_state.slots.tick = in_the_middle
     driver._stepper.step(flow, OK)
 
-    assert in_flight[0] == 1  # only the slot of the one that was stepped was free yet
+    assert in_flight[0] == 1  # only the slot of the stepped call is free yet
     assert target_state.slots.in_flight == 0
 
 

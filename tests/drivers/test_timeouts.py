@@ -1,4 +1,4 @@
-"""Timeouts that share timers: none is early, a long one is late by a grain at most, and nothing stays behind."""
+"""Timeouts that share timers: none is early, a long one is late by a grain at most, and nothing is left behind."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ async def _ends_after(seconds):
 
 @table_test("begins", BEGINS)
 @table_test("seconds", [0.0, 0.01, 1.0, EXACT - 1])
-def test_a_short_one_is_exact(seconds, begins):
+def test_a_short_timeout_is_exact(seconds, begins):
     async def main():
         await asyncio.sleep(begins)
         assert await _ends_after(seconds) == pytest.approx(seconds, abs=1e-6)
@@ -36,15 +36,15 @@ def test_a_short_one_is_exact(seconds, begins):
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0001, 0.002])
-def test_the_shortest_ones_end_on_uvloop(seconds):
-    """It makes no timer of what rounds to no millisecond."""
+def test_the_shortest_timeouts_end_on_uvloop(seconds):
+    """uvloop makes no timer for less than a millisecond."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(asyncio.wait_for(_ends_after(seconds), 60.0)) < 60.0
 
 
 @table_test("begins", BEGINS)
 @table_test("seconds", [EXACT, EXACT + GRAIN / 3, 600.0])
-def test_a_long_one_is_never_early_and_late_by_a_grain_at_most(seconds, begins):
+def test_a_long_timeout_is_never_early_and_late_by_a_grain_at_most(seconds, begins):
     async def main():
         await asyncio.sleep(begins)
         assert seconds <= await _ends_after(seconds) <= seconds + GRAIN + 1e-6
@@ -53,7 +53,7 @@ def test_a_long_one_is_never_early_and_late_by_a_grain_at_most(seconds, begins):
 
 
 @table_test("seconds", [1.0, LONG])
-def test_who_stands_still_all_the_time_has_timeouts_too(seconds):
+def test_timeouts_fire_on_a_loop_that_stalls_all_the_time(seconds):
     async def main():
         loop = asyncio.get_running_loop()
 
@@ -78,7 +78,7 @@ def test_the_last_loop_of_a_thread_is_not_kept(seconds):
     assert known() is None
 
 
-def test_those_that_end_with_the_same_grain_share_one_timer():
+def test_timeouts_that_end_in_the_same_grain_share_a_timer():
     async def main():
         loop, timers = asyncio.get_running_loop(), []
         call_at = loop.call_at
@@ -92,7 +92,7 @@ def test_those_that_end_with_the_same_grain_share_one_timer():
 
 
 @table_test("seconds", [EXACT - 1, LONG])
-def test_what_has_ended_is_left_alone(seconds):
+def test_an_ended_timeout_does_not_cancel_its_task(seconds):
     async def main():
         with Timeout(seconds, AMONG):
             await asyncio.sleep(1.0)
@@ -102,7 +102,7 @@ def test_what_has_ended_is_left_alone(seconds):
     run(main)
 
 
-def test_of_those_that_share_a_timer_only_who_still_waits_is_ended():
+def test_a_shared_timer_ends_only_waiting_tasks():
     async def main():
         async def quick():
             with Timeout(LONG, AMONG):
@@ -118,7 +118,7 @@ def test_of_those_that_share_a_timer_only_who_still_waits_is_ended():
 
 
 @table_test("seconds", [EXACT - 1, LONG, inf])
-def test_nothing_stays_behind(seconds):
+def test_timeouts_leave_nothing_behind(seconds):
     async def main():
         for _ in range(100):
             with Timeout(seconds, AMONG):
@@ -130,7 +130,7 @@ def test_nothing_stays_behind(seconds):
 
 
 @table_test("seconds", [EXACT - 1, LONG])
-def test_a_cancel_by_somebody_else_goes_before_it(seconds):
+def test_a_cancel_by_another_task_comes_before_the_timeout(seconds):
     async def main():
         async def waits():
             with Timeout(seconds, AMONG):
@@ -147,7 +147,7 @@ def test_a_cancel_by_somebody_else_goes_before_it(seconds):
     run(main)
 
 
-def test_an_error_of_what_runs_within_passes():
+def test_an_exception_inside_a_timeout_passes():
     async def main():
         with pytest.raises(KeyError), Timeout(LONG, AMONG):
             raise KeyError
@@ -155,7 +155,7 @@ def test_an_error_of_what_runs_within_passes():
     run(main)
 
 
-def test_loops_that_run_one_after_the_other_in_a_thread():
+def test_consecutive_loops_in_a_thread_have_timeouts():
     for _ in range(2):
         run(_is_ended)
 
@@ -165,7 +165,7 @@ async def _is_ended():
 
 
 @table_test("seconds", [None, EXACT - 1, LONG])
-def test_a_loop_that_is_closed_without_a_word_is_rid_of_its_tasks(seconds):
+def test_a_closed_loop_frees_its_tasks(seconds):
     loop = asyncio.new_event_loop()
 
     async def wait():
@@ -184,7 +184,7 @@ def test_a_loop_that_is_closed_without_a_word_is_rid_of_its_tasks(seconds):
 
 
 @pytest.mark.parametrize("seconds", [None, EXACT - 1, LONG])
-async def test_one_that_is_ended_twice_leaves_no_cancel_behind(seconds):
+async def test_a_timeout_that_is_ended_twice_leaves_no_cancel_behind(seconds):
     among, loop = Timeouts(), asyncio.get_running_loop()
     for _ in range(2):
         loop.call_soon(among.end, loop)
@@ -193,7 +193,7 @@ async def test_one_that_is_ended_twice_leaves_no_cancel_behind(seconds):
     assert asyncio.current_task().cancelling() == 0
 
 
-def test_a_short_one_is_freed_without_the_garbage_collector():
+def test_a_short_timeout_is_freed_without_the_garbage_collector():
     async def main():
         timeout = Timeout(1.0, AMONG)
         with timeout:

@@ -1,4 +1,4 @@
-from stage import OK, SERVER_ERROR, TARGET, policy, told
+from stage import OK, SERVER_ERROR, TARGET, policy, retry_in
 
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -14,7 +14,7 @@ class SimulatedProvider:
         self.engine = Engine(policy(limit=FixedLimit(max_in_flight=1), **rules))
         self.driver = VirtualDriver(self.engine, self.timeline, chance=lambda: 0.0)
         self.ends = []
-        self.given_up = []
+        self.cancelled = []
         self.sent = []
 
     def start(self, *outcomes, takes=1.0, number=1, **call):
@@ -27,7 +27,7 @@ class SimulatedProvider:
                 reply(outcome)
             else:
                 self.timeline.at(self.timeline.now + takes, lambda: reply(outcome))
-            return lambda: self.given_up.append(number)
+            return lambda: self.cancelled.append(number)
 
         def done(ended):
             self.ends.append((number, self.timeline.now, ended.outcome.verdict.value))
@@ -40,7 +40,7 @@ class SimulatedProvider:
         return (target_state.slots.in_flight, target_state.admission.queued) == (0, 0)
 
 
-def test_the_clock_jumps_to_what_is_due_in_the_order_of_time_and_asking():
+def test_timers_fire_in_the_order_of_time_and_then_of_scheduling():
     timeline, seen = Timeline(start=5.0), []
     for when, name in [(9.0, "late"), (7.0, "a"), (7.0, "b"), (1.0, "past")]:
         timeline.at(when, lambda name=name: seen.append((timeline.now, name)))
@@ -68,7 +68,7 @@ def test_a_sender_may_answer_at_once():
         world.start(OK, takes=None, number=number)
 
     assert world.ends == [(0, 0.0, "ok"), (1, 0.0, "ok"), (2, 0.0, "ok")]
-    assert world.given_up == []
+    assert world.cancelled == []
 
 
 def test_waiting_calls_follow_one_another():
@@ -80,9 +80,9 @@ def test_waiting_calls_follow_one_another():
     assert world.ends == [(0, 1.0, "ok"), (1, 2.0, "ok"), (2, 3.0, "ok")]
 
 
-def test_a_cooldown_is_waited_for():
+def test_a_call_waits_for_a_cooldown():
     world = SimulatedProvider()
-    world.start(told(30.0), OK)
+    world.start(retry_in(30.0), OK)
     world.timeline.run(2.0)
     world.start(OK, number=2)
     world.timeline.run()
@@ -91,17 +91,17 @@ def test_a_cooldown_is_waited_for():
     assert world.at_rest
 
 
-def test_an_attempt_that_takes_too_long_is_given_up_and_its_answer_ignored():
+def test_an_attempt_is_cancelled_at_its_timeout_and_its_answer_ignored():
     world = SimulatedProvider(attempt_timeout=3.0, retry=RetryPolicy(max_attempts=1))
     world.start(OK, takes=10.0)
     world.timeline.run()
 
     assert world.ends == [(1, 3.0, Verdict.TIMEOUT.value)]
-    assert world.given_up == [1]
+    assert world.cancelled == [1]
     assert world.at_rest
 
 
-def test_cancelling_gives_up_the_attempt_and_lets_the_next_one_leave():
+def test_a_cancel_stops_the_attempt_and_releases_the_next_call():
     world = SimulatedProvider()
     cancel = world.start(OK, takes=10.0)
     world.start(OK, number=2)
@@ -109,18 +109,18 @@ def test_cancelling_gives_up_the_attempt_and_lets_the_next_one_leave():
     world.timeline.at(5.0, cancel)
     world.timeline.run()
 
-    assert world.given_up == [1]
+    assert world.cancelled == [1]
     assert world.ends == [(2, 5.0, "ok")]
     assert world.at_rest
 
 
-def test_cancelling_in_the_queue_and_while_backing_off():
+def test_calls_can_be_cancelled_in_the_queue_and_in_a_backoff():
     world = SimulatedProvider()
     world.start(OK, takes=10.0)
     queued = world.start(OK, number=2)
     world.timeline.at(4.0, queued)
     world.timeline.run()
-    backing_off = world.start(told(30.0), number=3)
+    backing_off = world.start(retry_in(30.0), number=3)
     world.timeline.at(world.timeline.now + 5.0, backing_off)
     world.timeline.run()
 
@@ -128,29 +128,29 @@ def test_cancelling_in_the_queue_and_while_backing_off():
     assert world.at_rest
 
 
-def test_cancelling_what_is_over_does_nothing():
+def test_cancelling_an_ended_call_does_nothing():
     world = SimulatedProvider()
     cancel = world.start(OK, takes=None)
     cancel()
 
     assert world.ends == [(1, 0.0, "ok")]
-    assert world.given_up == []
+    assert world.cancelled == []
 
 
-def test_a_cancelled_timer_does_nothing_and_moves_no_clock():
+def test_a_cancelled_timer_does_not_fire_and_moves_no_clock():
     timeline, seen = Timeline(), []
     timers = [timeline.at(float(n), lambda n=n: seen.append(n)) for n in range(1, 1000)]
     for timer in timers[10:]:
         timeline.cancel(timer)
         timeline.cancel(timer)
-    assert len(timeline._due) < 100  # cleared away, not kept until due
+    assert len(timeline._due) < 100  # removed, not kept until due
     timeline.run()
 
     assert seen == list(range(1, 11))
     assert timeline.time() == 10.0
 
 
-def test_timers_may_be_cancelled_by_what_is_due():
+def test_a_timer_may_cancel_other_timers():
     timeline, seen = Timeline(), []
     timers = [timeline.at(2.0 + n, lambda n=n: seen.append(n)) for n in range(500)]
     timeline.at(1.0, lambda: [timeline.cancel(timer) for timer in timers[1:]])
@@ -160,7 +160,7 @@ def test_timers_may_be_cancelled_by_what_is_due():
     assert seen == [0, "last"]
 
 
-def test_cancelling_what_was_done_changes_nothing():
+def test_cancelling_a_fired_timer_changes_nothing():
     timeline, seen = Timeline(), []
     timer = timeline.at(1.0, lambda: seen.append("done"))
     timeline.run()
@@ -173,7 +173,7 @@ def test_cancelling_what_was_done_changes_nothing():
     assert timeline._cancelled == 0
 
 
-def test_the_cancelled_are_counted_anew_after_a_clearance():
+def test_cancelled_timers_are_counted_again_after_a_cleanup():
     timeline = Timeline()
     for _ in range(3):
         for timer in [timeline.at(1.0, lambda: None) for _ in range(100)]:
@@ -181,7 +181,7 @@ def test_the_cancelled_are_counted_anew_after_a_clearance():
         assert timeline._cancelled == len(timeline._due)
 
 
-def test_a_call_that_is_over_leaves_no_timer_behind():
+def test_an_ended_call_leaves_no_timer_behind():
     world = SimulatedProvider(attempt_timeout=600.0)
     for number in range(3):
         world.start(OK, number=number, deadline_at=500.0)

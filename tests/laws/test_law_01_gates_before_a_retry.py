@@ -20,7 +20,7 @@ GATES = ("verdict", "forbidden", "committed", "attempts", "deadline", "patience"
 
 
 def account(credit):
-    """So many retries, in a process with traffic of which nothing is known: nothing is free there."""
+    """A budget of `credit` retries in a busy process with an unknown load: no retry is free."""
     budget = Budget(BudgetPolicy(ratio=float(credit), low_traffic_calls=0))
     budget.earn(0.0)
     return budget
@@ -50,7 +50,7 @@ def ask(closed, budget):
 
 
 @given(st.sets(st.sampled_from(GATES)))
-def test_the_first_gate_that_is_closed_refuses(closed):
+def test_the_first_closed_gate_refuses_the_retry(closed):
     budget = account(0 if "budget" in closed else 5)
     first = next((gate for gate in GATES if gate in closed), None)
 
@@ -58,14 +58,14 @@ def test_the_first_gate_that_is_closed_refuses(closed):
 
 
 @given(st.sets(st.sampled_from(GATES[:-1]), min_size=1))
-def test_a_refusal_costs_nothing(closed):
+def test_a_refused_retry_costs_nothing(closed):
     budget = account(5)
     ask(closed, budget)
 
     assert budget.balance(0.0) == 5.0
 
 
-def test_a_retry_that_is_not_free_costs_one():
+def test_a_paid_retry_costs_one():
     budget = account(5)
     ask(set(), budget)
 
@@ -103,7 +103,7 @@ def test_only_transient_verdicts_are_retried(verdict):
     patience=st.floats(0.0, 100.0),
     min_time_left=st.floats(0.0, 10.0),
 )
-def test_a_retry_is_planned_only_where_it_can_still_be_sent_and_be_of_use(
+def test_a_retry_is_planned_only_if_time_is_left_to_send_it(
     delay, deadline, patience, min_time_left
 ):
     decision = decide(

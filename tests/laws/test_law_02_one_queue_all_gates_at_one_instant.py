@@ -6,7 +6,7 @@ figures).
 
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import OK, OTHER, SERVER_ERROR, Stage, policy, told
+from stage import OK, OTHER, SERVER_ERROR, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
@@ -39,21 +39,21 @@ def scene(**changes):
     )
 
 
-def test_a_free_slot_is_not_enough_while_the_target_asked_to_be_left_alone():
+def test_a_call_waits_for_the_cooldown_although_a_slot_is_free():
     stage = scene()
-    blocker, told_to_wait = stage.start(), stage.start()
-    blocker.step(told(20.0)).close()
+    blocker, waiting = stage.start(), stage.start()
+    blocker.step(retry_in(20.0)).close()
     stage.pass_time(19.9)
-    assert told_to_wait.queued
+    assert waiting.queued
     assert stage.state.slots.in_flight == 0
     stage.pass_time(0.1)
-    assert told_to_wait.sending
+    assert waiting.sending
 
 
-def test_the_end_of_a_cooldown_is_not_enough_while_no_slot_is_free():
+def test_a_call_waits_for_a_slot_although_the_cooldown_is_over():
     stage = scene(limit=FixedLimit(max_in_flight=2))
     slow, blocker, waiting = stage.start(), stage.start(), stage.start()
-    blocker.step(told(20.0)).close()
+    blocker.step(retry_in(20.0)).close()
     other = stage.start()
     stage.pass_time(60.0)
     assert [waiting.sending, other.sending] == [True, False]
@@ -64,8 +64,8 @@ def test_the_end_of_a_cooldown_is_not_enough_while_no_slot_is_free():
 
 def test_the_probe_is_not_taken_while_another_gate_holds_the_call():
     stage = scene(limit=FixedLimit(max_in_flight=2))
-    slow, ill = stage.start(), stage.start()
-    ill.step(SERVER_ERROR).close()
+    slow, failed = stage.start(), stage.start()
+    failed.step(SERVER_ERROR).close()
     slow_too = stage.start(fail_fast=False)
     stage.state.slots.limit = 1  # no slot when the open time ends
     stage.pass_time(60.0)
@@ -77,7 +77,7 @@ def test_the_probe_is_not_taken_while_another_gate_holds_the_call():
     assert stage.state.breaker.state is State.HALF_OPEN
 
 
-def test_all_gates_are_taken_in_one_step_the_probe_last():
+def test_all_gates_are_taken_in_one_step_and_the_probe_last():
     stage = scene()
     *gates, observer = stage.state.admission._gates
     stage.fail_until_open()
@@ -87,8 +87,8 @@ def test_all_gates_are_taken_in_one_step_the_probe_last():
     assert observer.ready_at(None, stage.now) == READY  # it holds nothing back
 
 
-@table_test("outcome", [SERVER_ERROR, told(3.0)])
-def test_nothing_is_held_while_backing_off(outcome):
+@table_test("outcome", [SERVER_ERROR, retry_in(3.0)])
+def test_a_call_in_backoff_holds_nothing(outcome):
     stage = scene(breaker=None)
     run, other = stage.start(), stage.start(target=OTHER)
     run.step(outcome)
@@ -98,7 +98,7 @@ def test_nothing_is_held_while_backing_off(outcome):
     assert other.sending
 
 
-def test_nothing_is_held_while_queueing():
+def test_a_call_in_the_queue_holds_nothing():
     stage = scene()
     stage.start()
     for _ in range(5):
@@ -107,7 +107,7 @@ def test_nothing_is_held_while_queueing():
     assert stage.state.slots.in_flight == 1
 
 
-@given(waits=st.integers(1, 4))  # of a longer queue the newest would go first
+@given(waits=st.integers(1, 4))  # in a longer queue the newest would go first
 def test_waiting_is_not_an_attempt(waits):
     stage = scene(retry=RetryPolicy(max_attempts=1))
     blockers = [stage.start() for _ in range(waits)]
@@ -121,7 +121,7 @@ def test_waiting_is_not_an_attempt(waits):
     assert (ended.attempts, ended.waited) == (1, 10.0 * waits)
 
 
-def test_the_queue_of_one_target_holds_nobody_elses_calls():
+def test_the_queue_of_one_target_does_not_hold_calls_of_another():
     stage = scene()
     stage.start()
     stage.start()
@@ -129,7 +129,7 @@ def test_the_queue_of_one_target_holds_nobody_elses_calls():
     assert stage.start(target=OTHER).sending
 
 
-def test_a_retry_queues_like_everybody_else():
+def test_a_retry_queues_like_any_call():
     stage = scene(breaker=None)
     run = stage.start()
     run.step(SERVER_ERROR)

@@ -24,12 +24,12 @@ WIDTHS = {
     "equal_jitter": 30.0,
     "decorrelated_jitter": 59.0,
 }
-AT_THE_CAP = 60.0  # the delay before, which decorrelated jitter goes by
+AT_THE_CAP = 60.0  # the previous delay, on which decorrelated jitter depends
 
 
 @table_test("rule", ALL)
 @given(retry=st.sampled_from([1, 2, 63, 64, 1023, 1024, 1025, 5_000, 10**6]), chance=CHANCE)
-def test_every_delay_is_a_span(rule, retry, chance):
+def test_every_delay_stays_within_its_bounds(rule, retry, chance):
     assert 0.0 <= rule.delay(retry, chance, AT_THE_CAP) <= 60.0 * 1.3
 
 
@@ -44,15 +44,15 @@ def test_no_overflow_at_attempt_5000(factor):
 
 @pytest.mark.parametrize("rule", JITTERED, ids=lambda rule: rule.kind)
 @given(retry=st.integers(7, 5_000), one=CHANCE, other=CHANCE)
-def test_delays_at_the_cap_differ_as_chance_does(rule, retry, one, other):
-    """Were the cap applied after the jitter, all that is above it would fall together."""
+def test_jittered_delays_at_the_cap_differ(rule, retry, one, other):
+    """With the cap after the jitter, all delays above it would be equal."""
     difference = rule.delay(retry, one, AT_THE_CAP) - rule.delay(retry, other, AT_THE_CAP)
 
     assert difference == pytest.approx(WIDTHS[rule.kind] * (one - other), abs=1e-6)
 
 
 @given(retry=st.integers(1, 5_000), chance=CHANCE)
-def test_the_articles_jitter_is_thirty_percent_and_never_below_a_tenth(retry, chance):
+def test_the_jitter_of_the_article_is_thirty_percent_and_never_below_a_tenth(retry, chance):
     rule = Backoff(kind="proportional_jitter", initial_delay=0.05)
     plain = min(60.0, 0.05 * 2.0 ** min(retry - 1, 60))
 

@@ -5,7 +5,7 @@
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from stage import OK, THROTTLED, Stage, policy, told
+from stage import OK, THROTTLED, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
@@ -19,9 +19,9 @@ CHANCE = st.floats(0.0, 1.0, exclude_max=True)
 
 
 @given(named=st.floats(0.0, 900.0), chance=CHANCE)
-def test_a_retry_leaves_within_t_and_half_as_much_again(named, chance):
+def test_a_retry_leaves_between_the_named_time_and_half_as_much_again(named, chance):
     stage = Stage(policy(), chance=chance)
-    run = stage.start().step(told(named))
+    run = stage.start().step(retry_in(named))
     stage.pass_time(named * 1.5 + 1.0)
 
     assert run.sending
@@ -31,20 +31,20 @@ def test_a_retry_leaves_within_t_and_half_as_much_again(named, chance):
 
 
 @given(named=st.floats(0.01, 900.0), chance=CHANCE, backoff=st.just(0.0) | st.floats(0.001, 60.0))
-def test_the_servers_time_counts_and_not_our_backoff(named, chance, backoff):
+def test_the_time_of_the_server_replaces_our_backoff(named, chance, backoff):
     stage = Stage(
         policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=backoff))),
         chance=chance,
     )
-    run = stage.start().step(told(named))
+    run = stage.start().step(retry_in(named))
 
-    floor = backoff  # of a policy without a budget: nothing else bounds its retries
+    floor = backoff  # a policy without a budget: nothing else bounds its retries
     assert run.command.until >= 100.0 + named
     assert run.command.until == pytest.approx(100.0 + max(floor, named * (1 + chance / 2)))
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.1, 20.0), CHANCE), min_size=1))
-def test_nobody_is_sent_while_any_named_time_runs(answers):
+def test_no_call_is_sent_while_a_named_time_runs(answers):
     """All attempts left before the first answer, so no later success can lift the cooldown."""
     stage = Stage(policy(limit=FixedLimit(max_in_flight=len(answers))))
     runs = [stage.start() for _ in answers]
@@ -57,7 +57,7 @@ def test_nobody_is_sent_while_any_named_time_runs(answers):
         if crowd[0].sending:
             break
         stage.chance = chance
-        run.step(told(named)).close()
+        run.step(retry_in(named)).close()
         stage.settle()
         not_before = max(not_before, stage.now + named)
     while crowd[0].queued:
@@ -67,13 +67,13 @@ def test_nobody_is_sent_while_any_named_time_runs(answers):
     assert stage.now >= not_before - 1e-9
 
 
-def test_an_answer_to_an_attempt_that_left_later_lifts_the_cooldown_for_the_others():
-    """The one deviation: the call that was told still waits, its retry obeys by itself."""
+def test_an_answer_to_a_later_attempt_lifts_the_cooldown_for_other_calls():
+    """The one deviation: the refused call itself still waits for its named time."""
     stage = Stage(policy(limit=FixedLimit(max_in_flight=2)))
     first = stage.start()
     stage.pass_time(1.0)
     later, waiting = stage.start(), stage.start()
-    first.step(told(30.0))
+    first.step(retry_in(30.0))
     stage.settle()
     assert waiting.queued
     later.step(OK)
@@ -85,12 +85,12 @@ def test_an_answer_to_an_attempt_that_left_later_lifts_the_cooldown_for_the_othe
     assert first.backing_off
 
 
-def test_an_answer_to_an_attempt_that_left_earlier_lifts_nothing():
+def test_an_answer_to_an_earlier_attempt_does_not_lift_the_cooldown():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=2)))
     earlier = stage.start()
     stage.pass_time(1.0)
     first, waiting = stage.start(), stage.start()
-    first.step(told(30.0))
+    first.step(retry_in(30.0))
     earlier.step(OK)
     stage.pass_time(29.9)
 
@@ -106,31 +106,33 @@ def test_an_answer_to_an_attempt_that_left_earlier_lifts_nothing():
     ],
 )
 @given(extra=st.floats(0.01, 1000.0), chance=CHANCE)
-def test_a_wait_beyond_what_is_allowed_ends_at_once_and_says_when(gate, limits, extra, chance):
+def test_a_wait_beyond_deadline_patience_or_max_wait_ends_the_call_at_once(
+    gate, limits, extra, chance
+):
     stage = Stage(policy(), chance=chance)
     named = (900.0 if gate == "max_wait" else 30.0) + extra
     if gate != "max_wait":
         assume(named <= 900.0)
-    ended = stage.start(**limits).step(told(named)).ended
+    ended = stage.start(**limits).step(retry_in(named)).ended
 
     assert (ended.stopped, ended.retry_at) == (gate, 100.0 + named)
     assert ended.outcome.verdict is Verdict.THROTTLED
 
 
 @table_test("limits", [{"within": 30.0}, {"patience": 30.0}, {}])
-def test_who_waits_or_comes_is_told_as_well(limits):
+def test_waiting_and_new_calls_also_get_the_time_to_retry(limits):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1), queue=QueuePolicy(max_pause=100.0)))
     blocker, waiting = stage.start(), stage.start(**limits)
-    blocker.step(told(200.0)).close()
+    blocker.step(retry_in(200.0)).close()
     stage.settle()
-    coming = stage.start(**limits)
+    new = stage.start(**limits)
 
     assert [
-        (run.ended.attempts, run.ended.stopped, run.ended.retry_at) for run in (waiting, coming)
+        (run.ended.attempts, run.ended.stopped, run.ended.retry_at) for run in (waiting, new)
     ] == [(0, "cooldown", 300.0)] * 2
 
 
-def test_a_bare_429_names_no_time():
+def test_a_bare_429_starts_no_cooldown():
     stage = Stage(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=2.0))))
     run = stage.start().step(THROTTLED)
 

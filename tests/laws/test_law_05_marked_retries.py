@@ -50,7 +50,7 @@ UNMARKED = {
 }
 
 
-def heard_by(client):
+def events_of(client):
     events = []
     client.subscribe(events.append)
     return events
@@ -64,7 +64,7 @@ def keys(server):
     return [request.headers["idempotency-key"] for request in server.requests]
 
 
-# ---------------------------------------------------------------- the mark, decided purely
+# ---------------------------------------------------------------- the mark, in the core
 
 retried = st.sampled_from([Verdict.SERVER_ERROR, Verdict.TIMEOUT, Verdict.RESET, Verdict.THROTTLED])
 failures = st.tuples(retried, st.booleans()).map(
@@ -73,7 +73,7 @@ failures = st.tuples(retried, st.booleans()).map(
 
 
 @given(st.lists(failures, max_size=8), st.booleans())
-def test_every_retry_says_whether_what_it_repeats_may_have_been_processed(failed, answered):
+def test_every_retry_is_marked_if_its_attempt_may_have_been_processed(failed, answered):
     stage = Stage(
         policy(
             retry=RetryPolicy(max_attempts=9, backoff=Backoff(kind="constant", initial_delay=1.0))
@@ -92,7 +92,7 @@ def test_every_retry_says_whether_what_it_repeats_may_have_been_processed(failed
 
 
 @given(st.booleans(), st.booleans())
-def test_a_move_to_another_target_is_marked_in_the_same_way(first, second):
+def test_a_fallback_is_marked_like_a_retry(first, second):
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1))).listen()
     steps = (Step(frozenset(TRANSIENT), None, "fallback", ((OTHER, 1.0),)),)
     run = stage.start(fallbacks=steps)
@@ -103,7 +103,7 @@ def test_a_move_to_another_target_is_marked_in_the_same_way(first, second):
     assert first + second == ended.maybe_processed
 
 
-def test_what_succeeds_at_once_counts_nothing():
+def test_a_call_without_retries_counts_no_processed_attempt():
     ended = Stage(policy()).start().step(OK).ended
 
     assert (ended.attempts, ended.maybe_processed, ended.history) == (1, 0, ())
@@ -113,30 +113,30 @@ def test_what_succeeds_at_once_counts_nothing():
 
 
 @table_test("name", [*MARKED, *UNMARKED])
-async def test_the_wire_knows_what_may_have_been_processed(name):
+async def test_the_connection_knows_which_failures_may_have_been_processed(name):
     script = MARKED.get(name) or UNMARKED[name]
     chosen = replace(QUICK, attempt_timeout=0.2) if script is End.HANG else QUICK
     async with served(script, answer()) as server, client_of(server, chosen) as client:
-        events = heard_by(client)
+        events = events_of(client)
         got = await client.chat(SAY)
 
     assert [name in MARKED] == [each.maybe_processed for each in of_kind(events, RetryPlanned)]
     assert (2, int(name in MARKED)) == (got.attempts, got.maybe_processed)
 
 
-async def test_where_nothing_was_sent_nothing_was_processed():
+async def test_an_attempt_without_a_connection_was_not_processed():
     nowhere = AsyncClient(base_url=f"http://127.0.0.1:{free_port()}/v1", policy=QUICK)
     async with nowhere as client:
-        events = heard_by(client)
+        events = events_of(client)
         ended = await client.ask("chat/completions", b'{"model":"m"}')
 
     assert (ended.attempts, ended.unconnected, ended.maybe_processed) == (4, 4, 0)
     assert not any(each.maybe_processed for each in of_kind(events, RetryPlanned))
 
 
-async def test_a_stream_knows_it_from_its_first_output_on():
-    said = {"index": 0, "delta": {"content": "fine"}, "finish_reason": "stop"}
-    sse = b"data: " + json.dumps({"choices": [said]}).encode() + b"\n\n"
+async def test_a_stream_reports_processed_attempts_from_its_first_output():
+    choice = {"index": 0, "delta": {"content": "fine"}, "finish_reason": "stop"}
+    sse = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
     streamed = answer(sse, content_type="text/event-stream")
     async with (
         served(failing(500), failing(429), streamed) as server,
@@ -152,7 +152,7 @@ async def test_a_stream_knows_it_from_its_first_output_on():
 # ---------------------------------------------------------------- one key per call and target
 
 
-async def test_every_attempt_of_a_call_carries_the_same_key_and_every_call_its_own():
+async def test_all_attempts_of_a_call_share_a_key_that_no_other_call_has():
     async with served(End.RESET, failing(500), answer()) as server, client_of(server) as client:
         await client.chat(SAY)
         await client.chat(SAY)
@@ -162,7 +162,7 @@ async def test_every_attempt_of_a_call_carries_the_same_key_and_every_call_its_o
 
 
 @pytest.mark.parametrize("given_key", [None, "row-7"])
-async def test_each_target_has_a_key_of_its_own(given_key):
+async def test_each_target_has_its_own_key(given_key):
     async with (
         served(failing(500)) as one,
         served(failing(500)) as two,
@@ -177,7 +177,7 @@ async def test_each_target_has_a_key_of_its_own(given_key):
                 await client.ask("chat/completions", body, idempotency_key=given_key)
 
     sent = [keys(each) for each in (one, two, three)]
-    calls = 1 if given_key else 2  # whoever gives a key says that both are the same call
+    calls = 1 if given_key else 2  # with a given key both are the same call
     assert [len(each) for each in sent] == [4, 4, 2]
     assert [calls, calls, calls] == [len(set(each)) for each in sent]
     assert len(set().union(*sent)) == 3 * calls
@@ -201,7 +201,7 @@ def batch(tmp_path, provider, **changes):
 
 
 def test_a_row_keeps_its_key_over_rounds_and_runs(tmp_path, stormbreak_provider):
-    """What a kill leaves behind: a run file, and answers that are lost."""
+    """As after a kill: the run file exists, the answers are lost."""
     provider = stormbreak_provider('[[faults]]\nkind = "500"\nfirst_attempts = 3\n', speed=50)
     summary = batch(tmp_path, provider)
     (tmp_path / "out.jsonl").unlink()
@@ -222,9 +222,9 @@ def test_the_same_rows_in_another_batch_have_other_keys(tmp_path, stormbreak_pro
     assert provider.stats()["idempotency"]["keys"] == 6
 
 
-def test_the_failed_file_says_how_many_attempts_may_have_been_billed(tmp_path, stormbreak_provider):
-    trouble = '[[faults]]\nkind = "{}"\nfirst_attempts = {}\n'
-    provider = stormbreak_provider(trouble.format("500", 3) + trouble.format("400", 99), speed=50)
+def test_the_failed_file_counts_attempts_that_may_have_been_billed(tmp_path, stormbreak_provider):
+    fault = '[[faults]]\nkind = "{}"\nfirst_attempts = {}\n'
+    provider = stormbreak_provider(fault.format("500", 3) + fault.format("400", 99), speed=50)
     batch(tmp_path, provider)
     lines = (tmp_path / "out.failed.jsonl").read_text().splitlines()
     failed = [json.loads(line) for line in lines]
@@ -234,7 +234,7 @@ def test_the_failed_file_says_how_many_attempts_may_have_been_billed(tmp_path, s
         assert line["error"]["attempts"] == line["error"]["maybe_processed"] + 1
 
 
-def test_a_throttled_call_is_not_marked_however_often():
+def test_a_throttled_call_is_never_marked():
     stage = Stage(
         policy(
             retry=RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=1.0))

@@ -14,7 +14,7 @@ from doors import ONCE
 from hypothesis import given
 from hypothesis import strategies as st
 from sockets import CHUNKED, End, answer, served, tls
-from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, told
+from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, retry_in
 from table_test import table_test
 from wrapped import INNER, WRAPPED, asking
 
@@ -40,13 +40,13 @@ FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))
         (9.0, 20.0, 9.0),
     ],
 )
-def test_an_attempt_may_take_what_is_left_and_no_more(attempt_timeout, within, timeout):
+def test_an_attempt_may_take_its_timeout_or_the_time_left(attempt_timeout, within, timeout):
     run = Stage(policy(attempt_timeout=attempt_timeout)).start(within=within)
 
     assert timeout == run.command.timeout
 
 
-def test_later_attempts_have_less():
+def test_a_later_attempt_has_less_time():
     stage = Stage(
         policy(
             attempt_timeout=30.0,
@@ -61,13 +61,13 @@ def test_later_attempts_have_less():
     assert run.command.timeout == 25.0
 
 
-def test_a_deadline_may_begin_when_the_first_attempt_leaves():
+def test_a_deadline_may_start_with_the_first_attempt():
     stage = Stage(
         policy(
             cooldown=True, retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=5.0))
         )
     )
-    stage.start().step(told(30.0))
+    stage.start().step(retry_in(30.0))
     run = stage.start(span=20.0)
     began = stage.now
     stage.tick(60.0)
@@ -84,15 +84,15 @@ def test_a_deadline_may_begin_when_the_first_attempt_leaves():
     assert ended.deadline_at == pytest.approx(left_at + 20.0)
 
 
-def test_who_never_left_has_no_deadline():
+def test_a_call_that_was_never_sent_has_no_deadline():
     stage = Stage(policy(queue=QueuePolicy(max_pause=10.0)))
-    stage.start().step(told(30.0))
+    stage.start().step(retry_in(30.0))
     ended = stage.start(span=5.0).ended
     assert (ended.attempts, ended.deadline_at) == (0, None)
 
 
 def evidence(stage):
-    """What the breaker and the budget took note of."""
+    """What the breaker and the budget counted."""
     return stage.state.breaker.state is State.OPEN, stage.engine.budget._in_a_row
 
 
@@ -102,9 +102,9 @@ def evidence(stage):
         (30.0, 20.0, 20.0, False),  # our own deadline
         (30.0, 20.0, 19.9995, False),  # our own deadline; a timer may run a little early
         (None, 20.0, 20.0, False),
-        (30.0, 20.0, 12.0, True),  # the sender gave up earlier: silence, a lost connection
-        (30.0, 60.0, 30.0, True),  # the attempt's own timeout
-        (30.0, 30.0, 30.0, True),  # it had all the time an attempt may have
+        (30.0, 20.0, 12.0, True),  # the sender ended it earlier: silence, a lost connection
+        (30.0, 60.0, 30.0, True),  # the timeout of the attempt
+        (30.0, 30.0, 30.0, True),  # it had the full attempt timeout
         (30.0, None, 30.0, True),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_timeout_that_the_target_reports_is_evidence_at_any_time():
     assert evidence(stage) == (True, 1)
 
 
-def test_under_the_default_policy_silence_is_evidence():
+def test_silence_is_evidence_under_the_default_policy():
     stage = Stage(Policy(breaker=FRAGILE))
     run = stage.start(within=600.0)
     stage.tick(30.0)
@@ -137,7 +137,7 @@ def test_under_the_default_policy_silence_is_evidence():
     assert stage.state.breaker.state is State.OPEN
 
 
-OUTCOMES = st.sampled_from([OK, SERVER_ERROR, TIMEOUT, told(2.0), told(11.0)])
+OUTCOMES = st.sampled_from([OK, SERVER_ERROR, TIMEOUT, retry_in(2.0), retry_in(11.0)])
 STEPS = st.lists(st.tuples(st.floats(0.0, 30.0), OUTCOMES), max_size=40)
 
 
@@ -147,7 +147,7 @@ STEPS = st.lists(st.tuples(st.floats(0.0, 30.0), OUTCOMES), max_size=40)
     chance=st.floats(0.0, 1.0, exclude_max=True),
     crowd=st.integers(0, 3),
 )
-def test_no_attempt_leaves_or_may_last_beyond_the_deadline(within, steps, chance, crowd):
+def test_no_attempt_starts_or_lasts_beyond_the_deadline(within, steps, chance, crowd):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1)), chance=chance)
     others = [stage.start() for _ in range(crowd)]
     run = stage.start(within=within)
@@ -200,7 +200,7 @@ def test_no_call_is_unserved_for_longer_than_its_patience(patience, steps, chanc
         assert run.ended.waited <= patience + 1e-6
 
 
-def test_patience_is_not_spent_while_being_served():
+def test_time_in_an_attempt_does_not_count_for_patience():
     stage = Stage(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=3.0))))
     run = stage.start(patience=10.0)
     for _ in range(3):
@@ -250,8 +250,8 @@ async def fails_in_time(ask):
 
 
 @table_test("way", [None, *INNER, *WRAPPED])
-async def test_no_answer_that_drips_holds_a_call(way):
-    """Each byte comes soon enough for a timeout of reading; all kinds of drips side by side."""
+async def test_a_slow_dripping_response_does_not_outlast_the_deadline(way):
+    """Each byte comes before a read timeout; all kinds of drips at once."""
 
     async def fails(script):
         async with served(script) as server, asking(way, server.base_url, SHORT) as ask:
@@ -263,7 +263,9 @@ async def test_no_answer_that_drips_holds_a_call(way):
 
 @pytest.mark.parametrize("way", INNER, ids=str)
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
-async def test_nor_does_one_on_a_connection_that_was_used_before(way, encrypted, certificates):
+async def test_a_dripping_response_on_a_reused_connection_does_not_outlast_the_deadline(
+    way, encrypted, certificates
+):
     trusted, _ = certificates
     options = {"ssl": tls(trusted)} if encrypted else {}
     verify = ssl.create_default_context(cafile=trusted[0])
@@ -279,7 +281,7 @@ async def test_nor_does_one_on_a_connection_that_was_used_before(way, encrypted,
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", INNER, ids=str)
-async def test_nor_does_a_handshake_that_does_not_come(way):
+async def test_a_missing_tls_handshake_does_not_outlast_the_deadline(way):
     """An asynchronous library leaves the socket of a cancelled handshake to the garbage collector."""
     async with (
         served([End.HANG]) as server,

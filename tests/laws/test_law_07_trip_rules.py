@@ -21,11 +21,11 @@ from stormbreak.drivers.virtual_time import Timeline
 from stormbreak.types import TREATMENTS
 
 OUTCOMES = st.lists(st.booleans(), max_size=80)
-UNASKED = Diagnosis(TREATMENTS)  # by the rules that count for themselves
+UNASKED = Diagnosis(TREATMENTS)  # for rules with their own counts
 
 
 @given(outcomes=OUTCOMES, threshold=st.integers(1, 6))
-def test_consecutive_opens_at_the_first_row_that_is_long_enough(outcomes, threshold):
+def test_consecutive_failures_open_at_the_first_run_of_the_threshold(outcomes, threshold):
     machine = ConsecutiveFailures(failure_threshold=threshold).counter(UNASKED)
     opened = [machine.record(0.0, failed=failed, took=0.0) for failed in outcomes]
     rows = [
@@ -37,7 +37,7 @@ def test_consecutive_opens_at_the_first_row_that_is_long_enough(outcomes, thresh
 
 
 @given(outcomes=OUTCOMES, percent=st.integers(1, 100), calls=st.integers(1, 20))
-def test_rate_opens_at_a_failure_with_enough_calls_and_share(outcomes, percent, calls):
+def test_a_failure_rate_opens_at_a_failure_with_enough_calls_and_failures(outcomes, percent, calls):
     machine = FailureRate(ratio=percent / 100, min_calls=calls, window_seconds=10.0).counter(
         UNASKED
     )
@@ -51,7 +51,7 @@ def test_rate_opens_at_a_failure_with_enough_calls_and_share(outcomes, percent, 
 
 
 @given(st.lists(st.floats(0.0, 3.0), min_size=1, max_size=60))
-def test_rate_forgets_what_is_older_than_its_window(pauses):
+def test_a_failure_rate_forgets_calls_older_than_its_window(pauses):
     machine = FailureRate(ratio=1.0, min_calls=5, window_seconds=10.0).counter(UNASKED)
     now, failures = 0.0, []
     for pause in pauses:
@@ -67,7 +67,7 @@ def test_rate_forgets_what_is_older_than_its_window(pauses):
     calls=st.integers(1, 20),
     more=st.integers(0, 20),
 )
-def test_a_count_window_looks_back_on_the_last_so_many(outcomes, percent, calls, more):
+def test_a_count_window_covers_the_last_calls(outcomes, percent, calls, more):
     last = calls + more
     machine = FailureRate(ratio=percent / 100, min_calls=calls, window_calls=last).counter(UNASKED)
     opened = [machine.record(i * 1e3, failed=failed, took=0.0) for i, failed in enumerate(outcomes)]
@@ -84,7 +84,7 @@ SPANS = st.lists(st.sampled_from([1.0, 4.9, 5.0, 60.0]), max_size=60)
 
 
 @given(spans=SPANS, percent=st.integers(1, 100), calls=st.integers(1, 20), failed=st.booleans())
-def test_slow_calls_open_like_failures_whatever_came_of_them(spans, percent, calls, failed):
+def test_slow_calls_open_like_failures_whatever_their_outcome(spans, percent, calls, failed):
     slow = [took >= 5.0 for took in spans]
     share = percent / 100
     for rule, like in (
@@ -120,19 +120,19 @@ def test_combined_rules_open_when_one_of_them_does(outcomes):
         assert any(due) == together.record(0.0, failed=failed, took=took)
 
 
-@given(ill=st.integers(0, 100))
-def test_a_cold_start_waits_for_the_slow_answers(ill):
-    """A hundred leave at once; so many fail at once, and the others answer well, later."""
+@given(failing=st.integers(0, 100))
+def test_a_cold_start_waits_for_the_slow_answers(failing):
+    """A hundred calls leave at once; `failing` of them fail at once, the others are answered later."""
     stage = Stage(policy(breaker=BreakerPolicy()))
     runs = [stage.start() for _ in range(100)]
-    for run in runs[:ill]:
+    for run in runs[:failing]:
         run.step(SERVER_ERROR).close()
 
-    assert (stage.state.breaker.state is State.OPEN) == (ill >= 80)
+    assert (stage.state.breaker.state is State.OPEN) == (failing >= 80)
 
 
 class OpenLoop:
-    """Calls arrive at a steady rate at a circuit that starts cold; each has a fate: how long it takes, and its outcome."""
+    """Calls arrive at a steady rate at a cold circuit; `fate` gives the duration and outcome of each."""
 
     def __init__(self, rate, fate, *, seconds, burst=0, seed=0):
         self.breaker = Breaker(BreakerPolicy(), TREATMENTS, self.on_change)
@@ -177,7 +177,7 @@ def fails_at_once_or_hangs(seconds):
 
 @table_test("rate", [2.0, 5.0, 20.0, 100.0])
 @table_test("seconds", [0.01, 1.0, 5.0, 30.0])
-def test_a_dead_target_opens_the_circuit_from_cold_once_eight_calls_have_failed(rate, seconds):
+def test_a_dead_target_opens_a_cold_circuit_after_eight_failures(rate, seconds):
     played = OpenLoop(rate, fails_after(seconds), seconds=seconds + 9 / rate)
 
     assert played.opened_at == pytest.approx(seconds + 7 / rate)
@@ -185,7 +185,7 @@ def test_a_dead_target_opens_the_circuit_from_cold_once_eight_calls_have_failed(
 
 @table_test("rate", [2.0, 5.0, 20.0])
 @table_test("seconds", [1.0, 5.0, 30.0])
-def test_so_does_one_whose_failures_take_unequal_times(rate, seconds):
+def test_a_dead_target_with_uneven_failure_times_opens_a_cold_circuit(rate, seconds):
     played = OpenLoop(rate, fails_after_about(seconds), seconds=3 * seconds + 20 / rate)
 
     assert played.opened_at is not None
@@ -193,14 +193,14 @@ def test_so_does_one_whose_failures_take_unequal_times(rate, seconds):
 
 @table_test("rate", [2.0, 5.0, 20.0, 100.0])
 @table_test("seconds", [5.0, 10.0, 30.0])
-def test_so_does_one_that_refuses_half_of_the_calls_at_once_and_lets_the_others_hang(rate, seconds):
+def test_a_target_that_refuses_half_and_hangs_otherwise_opens_a_cold_circuit(rate, seconds):
     played = OpenLoop(rate, fails_at_once_or_hangs(seconds), seconds=3 * seconds + 20 / rate)
 
     assert played.opened_at is not None
 
 
-def test_a_target_that_dies_when_the_circuit_has_just_closed_opens_it_again():
-    alive = range(20, 45)  # calls, while the trial is under way
+def test_a_target_that_dies_after_its_circuit_closed_opens_it_again():
+    alive = range(20, 45)  # calls during the trial
 
     def fate(place, chance):
         return (0.1, OK) if place in alive else (5.0, TIMEOUT)
@@ -210,14 +210,14 @@ def test_a_target_that_dies_when_the_circuit_has_just_closed_opens_it_again():
     assert played.breaker.trips >= 2
     assert (
         played.sent < 250
-    )  # of 1,200, with three probes each ten seconds: the longest open time, and theirs
+    )  # of 1,200: three probes in ten seconds, the longest open time and their timeout
 
 
 @table_test("answer", [0.5, 5.0, 50.0])
 @table_test("failure", [0.01, 4.0])
 @table_test("rate", [2.0, 20.0])
-def test_some_failures_do_not_open_it_from_cold_however_slow_the_answers(answer, failure, rate):
-    """A quarter fails, sooner or later than the others answer."""
+def test_a_quarter_of_failures_does_not_open_a_cold_circuit(answer, failure, rate):
+    """A quarter fails, before or after the others are answered."""
 
     def fate(place, chance):
         if chance.random() < 0.25:
@@ -243,20 +243,20 @@ def opened_in_a_partial_outage(trip, *, share, seed):
     return False
 
 
-def test_the_default_stands_a_partial_outage_in_which_five_in_a_row_are_common():
+def test_the_default_rule_rarely_opens_in_a_partial_outage():
     seeds = range(20)
     opened = {
         trip.kind: sum(opened_in_a_partial_outage(trip, share=0.4, seed=seed) for seed in seeds)
         for trip in (DeadTarget(), FailureRate(), ConsecutiveFailures())
     }
 
-    assert opened["dead_target"] <= 5  # one row in a thousand is too long by chance
+    assert opened["dead_target"] <= 5  # one run in a thousand is too long by chance
     assert opened["failure_rate"] == 0
     assert opened["consecutive"] >= 18
 
 
 def failed_until_open(stage):
-    """Fail calls, one a second, until the circuit opens: how many."""
+    """Fail calls, one a second, until the circuit opens; return how many."""
     for failures in range(1, 100):
         stage.now += 1.0
         stage.start().step(SERVER_ERROR).close()
@@ -266,8 +266,8 @@ def failed_until_open(stage):
 
 
 @table_test("usual", range(8))
-def test_the_default_opens_when_nothing_is_answered_for_longer_than_chance_explains(usual):
-    """Before it dies, there are so many failures for each answer."""
+def test_the_default_rule_opens_when_failures_exceed_chance(usual):
+    """Before it dies, there are `usual` failures for each answer."""
     stage = Stage(policy(breaker=BreakerPolicy()))
     for _ in range(100):
         for outcome in [SERVER_ERROR] * usual + [OK]:
@@ -280,7 +280,7 @@ def test_the_default_opens_when_nothing_is_answered_for_longer_than_chance_expla
 
 
 @table_test(("answered", "state"), [(-1, State.CLOSED), (0, State.OPEN)])
-def test_by_default_failures_count_that_left_after_the_last_that_was_answered(answered, state):
+def test_the_default_rule_counts_failures_sent_after_the_last_answered_attempt(answered, state):
     stage = Stage(policy(breaker=BreakerPolicy()))
     runs = []
     for _ in range(50):
@@ -295,7 +295,7 @@ def test_by_default_failures_count_that_left_after_the_last_that_was_answered(an
 
 
 @given(chance=st.floats(0.0, 1.0, exclude_max=True))
-def test_the_default_opens_shortly_for_a_jittered_time(chance):
+def test_the_default_rule_opens_for_a_short_jittered_time(chance):
     stage = Stage(policy(breaker=BreakerPolicy()), chance=chance)
     stage.fail_until_open()
 

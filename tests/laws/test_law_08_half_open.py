@@ -21,7 +21,7 @@ LEASE = 30.0
 
 
 def half_open(probes, max_concurrent_probes, crowd=None, **changes):
-    """A circuit whose open time is over, and a crowd that waits for it."""
+    """A circuit whose open time is over, and a crowd of waiting calls."""
     breaker = BreakerPolicy(
         trip=ConsecutiveFailures(failure_threshold=1),
         open_duration=5.0,
@@ -42,7 +42,7 @@ def sending(crowd):
 
 
 @given(probes=PROBES, max_concurrent_probes=PROBES)
-def test_no_more_than_m_at_once_leave(probes, max_concurrent_probes):
+def test_no_more_than_max_concurrent_probes_leave_at_once(probes, max_concurrent_probes):
     stage, crowd = half_open(probes, max_concurrent_probes)
 
     assert len(sending(crowd)) == min(max_concurrent_probes, probes)
@@ -55,7 +55,7 @@ def test_no_more_than_m_at_once_leave(probes, max_concurrent_probes):
     success_ratio=st.floats(0.01, 1.0),
     answers=st.lists(st.booleans(), min_size=8, max_size=8),
 )
-def test_decided_as_soon_as_the_outcome_is_certain_and_not_before(
+def test_the_circuit_is_decided_as_soon_as_its_outcome_is_certain(
     probes, max_concurrent_probes, success_ratio, answers
 ):
     stage, crowd = half_open(probes, max_concurrent_probes, success_ratio=success_ratio)
@@ -80,7 +80,7 @@ def test_decided_as_soon_as_the_outcome_is_certain_and_not_before(
     raise AssertionError("N probes did not decide")
 
 
-def test_twenty_callers_send_a_dead_target_no_more_than_its_probes():
+def test_a_dead_target_gets_no_more_than_its_probes_from_twenty_callers():
     stage = Stage(
         policy(
             breaker=BreakerPolicy(
@@ -101,7 +101,7 @@ def test_twenty_callers_send_a_dead_target_no_more_than_its_probes():
         assert stage.state.breaker.state is State.OPEN
 
 
-def test_a_hung_probe_holds_the_circuit_for_its_lease_only():
+def test_a_hung_probe_holds_the_circuit_until_its_lease_ends():
     stage, crowd = half_open(1, 1)
     (hung,) = sending(crowd)
     stage.pass_time(29.9)
@@ -122,10 +122,10 @@ def test_a_hung_probe_holds_the_circuit_for_its_lease_only():
     latency=st.floats(0.0, 10 * LEASE),
     hangs=st.lists(st.booleans(), max_size=6),
 )
-def test_a_target_that_is_well_is_let_back_in_however_slow_it_is(
+def test_a_healthy_target_closes_its_circuit_however_slow_it_is(
     probes, max_concurrent_probes, success_ratio, latency, hangs
 ):
-    """Some probes hang for ever; all others are answered well, long after their lease perhaps."""
+    """Some probes hang for ever; all others succeed, perhaps long after their lease."""
     stage, crowd = half_open(probes, max_concurrent_probes, crowd=200, success_ratio=success_ratio)
     began, fates, answer_at = stage.now, iter(hangs), {}
     needed = max(1, ceil(success_ratio * probes - 1e-9))
@@ -145,8 +145,8 @@ def test_a_target_that_is_well_is_let_back_in_however_slow_it_is(
 
 
 @given(late=st.lists(st.booleans(), max_size=10))
-def test_late_results_move_nothing(late):
-    """Attempts that left while closed come back when the circuit is open, half-open, and closed again."""
+def test_late_results_change_nothing(late):
+    """Attempts sent while closed end when the circuit is open, half-open, and closed again."""
     breaker = BreakerPolicy(
         trip=ConsecutiveFailures(failure_threshold=1),
         open_duration=5.0,
@@ -208,19 +208,21 @@ def test_the_open_time_grows_to_its_cap_and_is_jittered_after_it(growth, longest
         stage.start().step(SERVER_ERROR).close()
 
 
-@given(named=st.floats(0.001, 2000.0), chance=st.floats(0.0, 0.999), heed=st.booleans())
-def test_the_server_may_set_the_open_time_and_is_never_asked_earlier(named, chance, heed):
-    breaker = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1), respect_retry_after=heed)
+@given(named=st.floats(0.001, 2000.0), chance=st.floats(0.0, 0.999), respect=st.booleans())
+def test_retry_after_sets_the_open_time_and_no_probe_leaves_earlier(named, chance, respect):
+    breaker = BreakerPolicy(
+        trip=ConsecutiveFailures(failure_threshold=1), respect_retry_after=respect
+    )
     stage = Stage(policy(breaker=breaker), chance=chance)
     stage.start().step(SERVER_ERROR._replace(retry_after=named)).close()
     open_for = stage.state.breaker.until - stage.now
     own = breaker.open_duration * (1 + breaker.open_duration_jitter * (2 * chance - 1))
 
-    assert open_for == pytest.approx(max(own, heed * min(named, 900.0) * (1 + 0.5 * chance)))
+    assert open_for == pytest.approx(max(own, respect * min(named, 900.0) * (1 + 0.5 * chance)))
 
 
-def test_half_open_has_a_longest_time_by_default():
-    """All probes hang, and so does whoever takes their places."""
+def test_half_open_ends_after_its_longest_time_by_default():
+    """All probes hang, also those that take their places."""
     stage, crowd = half_open(1, 1, crowd=40)
     stage.pass_time(899.0)
     assert stage.state.breaker.state is State.HALF_OPEN
@@ -234,7 +236,7 @@ def test_half_open_has_a_longest_time_by_default():
 
 
 @given(late=st.lists(st.booleans(), min_size=1, max_size=5))
-def test_probes_of_a_trial_that_is_over_move_nothing(late):
+def test_probes_of_an_ended_trial_change_nothing(late):
     stage, crowd = half_open(5, 5, crowd=5, max_half_open_duration=20.0)
     stage.now += 20.0
     for well in late:
@@ -245,8 +247,8 @@ def test_probes_of_a_trial_that_is_over_move_nothing(late):
 
 
 @given(late=st.lists(st.booleans(), min_size=1, max_size=5))
-def test_probes_of_a_trial_move_nothing_in_the_next(late):
-    """All probes of the first trial hang beyond its end; some come back during the second."""
+def test_probes_of_an_earlier_trial_do_not_count_in_the_next(late):
+    """All probes of the first trial hang beyond its end; some end during the second."""
     stage, _ = half_open(5, 5, crowd=10, max_half_open_duration=20.0)
     hung = [run for run in stage.runs if run.sending]
     stage.pass_time(25.0)  # the rest of the trial, and the open time after it

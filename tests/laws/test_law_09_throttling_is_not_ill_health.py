@@ -5,7 +5,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
+from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.breaker_policy import BreakerPolicy, State
@@ -35,7 +35,7 @@ def answered(stage, outcome):
     run.step(outcome).close()
 
 
-def test_every_verdict_is_told_apart():
+def test_every_verdict_counts_as_success_failure_or_nothing():
     tallies = {verdict: TREATMENTS[verdict].tally for verdict in Verdict}
 
     assert tallies == {
@@ -49,7 +49,7 @@ def test_every_verdict_is_told_apart():
 
 
 @given(st.lists(st.sampled_from(HEALTHY), max_size=50))
-def test_they_never_open_a_circuit(verdicts):
+def test_other_verdicts_never_open_a_circuit(verdicts):
     stage = Stage(policy(breaker=FRAGILE))
     for verdict in verdicts:
         answered(stage, Outcome(verdict))
@@ -58,7 +58,7 @@ def test_they_never_open_a_circuit(verdicts):
 
 
 @given(st.lists(st.sampled_from(HEALTHY), min_size=2, max_size=2))
-def test_nor_do_they_count_as_successes(between):
+def test_other_verdicts_do_not_count_as_successes(between):
     stage = Stage(policy(breaker=FRAGILE))
     for verdict in [SERVER_ERROR, Outcome(between[0]), SERVER_ERROR, Outcome(between[1])]:
         answered(stage, verdict if isinstance(verdict, Outcome) else Outcome(verdict))
@@ -80,15 +80,15 @@ def test_a_throttled_probe_decides_nothing(outcome):
     assert stage.state.breaker.state is State.CLOSED
 
 
-def test_throttling_with_a_time_cools_the_target_instead():
+def test_throttling_with_a_named_time_starts_a_cooldown():
     stage = Stage(policy(breaker=FRAGILE))
-    answered(stage, told(10.0))
+    answered(stage, retry_in(10.0))
 
     assert stage.start().queued
     assert stage.state.cooldown.until == stage.now + 10.0
 
 
-def test_the_article_counts_them():
+def test_the_article_policy_counts_429s_as_failures():
     stage = Stage(ARTICLE)
     for _ in range(5):
         answered(stage, THROTTLED)
@@ -96,7 +96,7 @@ def test_the_article_counts_them():
     assert stage.state.breaker.state is State.OPEN
 
 
-def test_what_counts_can_be_changed():
+def test_a_policy_may_change_which_verdicts_count():
     ignored = Stage(policy(breaker=FRAGILE, ignored=(Verdict.SERVER_ERROR,)))
     for _ in range(9):
         answered(ignored, SERVER_ERROR)
@@ -108,6 +108,6 @@ def test_what_counts_can_be_changed():
     assert counted.state.breaker.state is State.OPEN
 
 
-def test_a_verdict_cannot_be_both():
+def test_a_verdict_cannot_both_count_and_be_ignored():
     with pytest.raises(ConfigurationError, match="ignored must name none of failures, got reset"):
         policy(failures=(Verdict.RESET,), ignored=(Verdict.RESET, Verdict.TIMEOUT))

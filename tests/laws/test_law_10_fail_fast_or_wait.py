@@ -1,5 +1,5 @@
-"""Law 10. While a circuit is open, a hasty call (`fail_fast`) fails at once with the time to come back; a patient
-one waits, no longer than it may. The presets wait, the article's fails fast.
+"""Law 10. While a circuit is open, a `fail_fast` call fails at once with the time to retry; a patient
+one waits, no longer than it may. The presets wait, that of the article fails fast.
 """
 
 from dataclasses import replace
@@ -25,19 +25,19 @@ ONE = BreakerPolicy(
 )
 
 
-def told(ended):
+def message_of(ended):
     return str(error_for(TARGET, ended))
 
 
-def ill(**changes):
+def open_circuit(**changes):
     stage = Stage(policy(breaker=ONE, **changes))
     stage.fail_until_open()
     return stage
 
 
 @given(after=st.floats(0.0, 19.99))
-def test_a_hasty_call_fails_at_once_with_the_time_to_come_back(after):
-    stage = ill()
+def test_a_fail_fast_call_fails_at_once_with_the_time_to_retry(after):
+    stage = open_circuit()
     comes_back_at = stage.now + 20.0
     stage.pass_time(after)
     ended = stage.start().ended
@@ -46,8 +46,8 @@ def test_a_hasty_call_fails_at_once_with_the_time_to_come_back(after):
     assert (ended.stopped, ended.retry_at) == ("breaker", comes_back_at)
 
 
-def test_the_error_says_so():
-    ended = ill().start().ended
+def test_the_error_names_the_open_circuit():
+    ended = open_circuit().start().ended
     error = error_for(TARGET, ended)
 
     assert isinstance(error, CircuitOpenError)
@@ -56,8 +56,8 @@ def test_the_error_says_so():
 
 
 @given(crowd=st.integers(1, 20))
-def test_a_patient_call_waits_and_is_sent_when_the_circuit_lets_it(crowd):
-    stage = ill()
+def test_a_patient_call_waits_until_the_circuit_admits_it(crowd):
+    stage = open_circuit()
     runs = [stage.start(fail_fast=False) for _ in range(crowd)]
     stage.pass_time(19.9)
     assert [True] * crowd == [run.queued for run in runs]
@@ -68,17 +68,17 @@ def test_a_patient_call_waits_and_is_sent_when_the_circuit_lets_it(crowd):
     assert [True] * (crowd - 1) == [run.sending for run in runs[1:]]
 
 
-def test_those_who_stand_in_the_queue_when_it_opens_fail_fast_too():
+def test_a_queued_fail_fast_call_fails_when_the_circuit_opens():
     stage = Stage(policy(breaker=ONE, limit=FixedLimit(max_in_flight=1)))
-    blocker, hasty, patient = stage.start(), stage.start(), stage.start(fail_fast=False)
+    blocker, impatient, patient = stage.start(), stage.start(), stage.start(fail_fast=False)
     blocker.step(SERVER_ERROR)
     stage.settle()
 
-    assert (hasty.ended.stopped, hasty.ended.retry_at) == ("breaker", 120.0)
+    assert (impatient.ended.stopped, impatient.ended.retry_at) == ("breaker", 120.0)
     assert patient.queued
 
 
-def test_a_retry_fails_fast_and_tells_the_failure_it_met():
+def test_a_retry_fails_fast_and_reports_the_failure_of_its_attempt():
     stage = Stage(policy(breaker=ONE))
     run = stage.start().step(SERVER_ERROR)
     stage.settle()
@@ -87,55 +87,59 @@ def test_a_retry_fails_fast_and_tells_the_failure_it_met():
     assert (run.ended.stopped, run.ended.retry_at) == ("breaker", 120.0)
 
 
-def test_half_open_without_a_free_probe_fails_fast_too():
-    stage = ill()
+def test_half_open_without_a_free_probe_fails_fast():
+    stage = open_circuit()
     stage.pass_time(20.0)
     probe = stage.start()
 
     assert probe.sending
     refused = stage.start().ended
     assert refused.retry_at == stage.now + 1.0  # not the end of the lease
-    assert told(refused) == "acme/large: the circuit is half-open"
+    assert message_of(refused) == "acme/large: the circuit is half-open"
     assert stage.start(fail_fast=False).queued
 
 
-def test_isolated_fails_fast_and_knows_no_time():
-    stage = ill()
+def test_an_isolated_circuit_fails_fast_without_a_time_to_retry():
+    stage = open_circuit()
     stage.state.isolate(stage.now)
     ended = stage.start().ended
 
     assert (ended.stopped, ended.retry_at) == ("breaker", None)
-    assert told(ended) == "acme/large: the circuit is isolated"
+    assert message_of(ended) == "acme/large: the circuit is isolated"
     assert stage.start(fail_fast=False).queued
 
 
 def test_a_patient_call_waits_no_longer_than_it_may():
-    stage = ill()
+    stage = open_circuit()
     ended = stage.start(fail_fast=False, within=15.0).ended
 
     assert (ended.stopped, ended.retry_at) == ("breaker", 120.0)
     assert stage.state.breaker.state is State.OPEN
-    assert told(ended) == "acme/large: the call may not wait that long: the circuit is open"
+    assert message_of(ended) == "acme/large: the call may not wait that long: the circuit is open"
 
 
-def test_a_patient_call_is_told_how_the_circuit_stands_when_its_time_is_over():
-    stage = ill()
+def test_an_expired_patient_call_names_the_state_of_the_circuit():
+    stage = open_circuit()
     stage.pass_time(20.0)
     assert stage.start().sending  # the only probe
     patient = stage.start(fail_fast=False, within=15.0)
     stage.pass_time(15.0)
     assert (
-        told(patient.ended) == "acme/large: could not be served in time: the circuit is half-open"
+        message_of(patient.ended)
+        == "acme/large: could not be served in time: the circuit is half-open"
     )
     stage.state.isolate(stage.now)
     patient = stage.start(fail_fast=False, within=15.0)
     stage.pass_time(15.0)
-    assert told(patient.ended) == "acme/large: could not be served in time: the circuit is isolated"
+    assert (
+        message_of(patient.ended)
+        == "acme/large: could not be served in time: the circuit is isolated"
+    )
 
 
-def test_a_patient_call_waits_for_a_probe_that_may_take_longer_than_it_has():
-    """The lease of a probe is only the longest that it may take."""
-    stage = ill()
+def test_a_patient_call_waits_for_a_probe_with_a_lease_beyond_its_deadline():
+    """The lease is only the longest time that a probe may take."""
+    stage = open_circuit()
     stage.pass_time(20.0)
     probe = stage.start()
     patient = stage.start(fail_fast=False, within=15.0)
@@ -147,8 +151,8 @@ def test_a_patient_call_waits_for_a_probe_that_may_take_longer_than_it_has():
     assert patient.sending
 
 
-def test_a_hasty_call_comes_back_when_the_probe_should_have_been_answered():
-    stage = ill()
+def test_the_time_to_retry_is_the_expected_answer_of_the_probe():
+    stage = open_circuit()
     stage.pass_time(20.0)
     assert stage.start().sending
     assert stage.start().ended.retry_at == stage.now + 1.0
@@ -157,34 +161,34 @@ def test_a_hasty_call_comes_back_when_the_probe_should_have_been_answered():
     assert stage.start().ended.retry_at == stage.now + 3.0
 
 
-def test_who_waits_for_a_slot_is_told_that_the_circuit_was_isolated():
+def test_a_call_that_waits_for_a_slot_fails_when_its_circuit_is_isolated():
     stage = Stage(policy(breaker=ONE, limit=FixedLimit(max_in_flight=1)))
     stage.start()
-    hasty = stage.start()
+    impatient = stage.start()
     stage.state.isolate(stage.now)
     stage.settle()
-    assert told(hasty.ended) == "acme/large: the circuit is isolated"
+    assert message_of(impatient.ended) == "acme/large: the circuit is isolated"
 
 
-def test_a_trial_that_is_over_by_its_time_is_told_as_open():
+def test_an_expired_trial_is_reported_as_open():
     stage = Stage(policy(breaker=replace(ONE, max_half_open_duration=30.0, probes=2)))
     stage.fail_until_open()
     stage.pass_time(20.0)
     assert stage.start().sending
     stage.pass_time(30.0)
     assert stage.state.breaker.state is State.HALF_OPEN
-    assert told(stage.start().ended) == "acme/large: the circuit is open"
+    assert message_of(stage.start().ended) == "acme/large: the circuit is open"
 
 
 @table_test(
     ("preset", "fails_fast"),
     [(INTERACTIVE, False), (BATCH, False), (ARTICLE, True), (for_batch(ARTICLE), False)],
 )
-def test_which_presets_fail_fast(preset, fails_fast):
+def test_only_the_article_preset_fails_fast(preset, fails_fast):
     assert fails_fast == preset.fail_fast
 
 
-def test_who_waited_for_an_isolated_circuit_in_vain_is_told_that_it_was_the_circuit():
+def test_an_expired_wait_for_an_isolated_circuit_raises_circuit_open_error():
     stage = Stage(policy(breaker=ONE))
     stage.state.isolate(stage.now)
     run = stage.start(fail_fast=False, patience=20.0)

@@ -43,7 +43,7 @@ def test_long_and_short_answers_of_one_burst_are_no_congestion(took):
     rows=st.lists(st.tuples(st.integers(1, 7), st.integers(1, 8)), min_size=1, max_size=40),
     failure=st.sampled_from([SERVER_ERROR, TIMEOUT]),
 )
-def test_failures_beside_answers_on_time_do_not_shrink_it(rows, failure):
+def test_failures_beside_answers_on_time_do_not_shrink_the_limit(rows, failure):
     stage = scene()
     for failures, answers in rows:
         for outcome in [failure] * failures + [OK] * answers:
@@ -57,7 +57,7 @@ def test_failures_beside_answers_on_time_do_not_shrink_it(rows, failure):
     failure=st.sampled_from([SERVER_ERROR, TIMEOUT]),
     silence=st.floats(0.0, 200.0),
 )
-def test_where_nothing_is_answered_it_is_one_and_silence_gives_it_back(failures, failure, silence):
+def test_the_limit_of_a_dead_target_is_one_and_grows_back_in_silence(failures, failure, silence):
     stage = scene()
     for _ in range(failures):
         stage.start().step(failure)
@@ -76,10 +76,10 @@ def test_where_nothing_is_answered_it_is_one_and_silence_gives_it_back(failures,
     assert slots.limit <= 4 or silence > 5.0
     stage.tick(75.0)
     slots.tick(stage.now, 0.0)
-    assert slots.limit >= 256  # but it lets go
+    assert slots.limit >= 256  # it no longer binds
 
 
-def test_it_grows_again_with_what_is_served():
+def test_the_limit_grows_again_with_what_is_served():
     stage = scene()
     for _ in range(8):  # from here on a queue stands
         stage.start().step(SERVER_ERROR)
@@ -99,7 +99,7 @@ def test_it_grows_again_with_what_is_served():
     assert limits[59] > 10  # it grew again
 
 
-def test_an_answer_lets_go_whoever_waits():
+def test_an_answer_releases_a_waiting_call():
     stage = scene()
     for _ in range(8):
         stage.start().step(SERVER_ERROR)
@@ -114,8 +114,8 @@ def test_an_answer_lets_go_whoever_waits():
     assert late.sending
 
 
-def test_whoever_waits_is_let_go_by_the_fade_alone():
-    """The limit is full of attempts that all hang; nothing but time passes."""
+def test_time_alone_releases_a_waiting_call():
+    """All attempts in the limit hang; only time passes."""
     stage = scene()
     for _ in range(3):
         served = [stage.start() for _ in range(60)]
@@ -124,7 +124,7 @@ def test_whoever_waits_is_let_go_by_the_fade_alone():
             run.step(OK)
     while stage.state.slots.limit >= 256:
         stage.start().step(SERVER_ERROR)
-    stage.tick(5.5)  # the hold is over, and the fade has begun
+    stage.tick(5.5)  # the hold is over, and the growth has begun
     while not (late := stage.start()).queued:
         pass
     stage.pass_time(0.9)

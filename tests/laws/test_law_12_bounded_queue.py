@@ -21,7 +21,7 @@ def scene(*, slots=1, size=1000):
 
 
 @given(size=st.integers(0, 5), arrivals=st.lists(PRIORITIES, max_size=20))
-def test_never_more_than_its_size_and_the_most_urgent_stay(size, arrivals):
+def test_the_queue_never_exceeds_its_size_and_keeps_the_most_urgent_calls(size, arrivals):
     stage = scene(size=size)
     stage.start()
     runs = [stage.start(priority=priority) for priority in arrivals]
@@ -33,8 +33,8 @@ def test_never_more_than_its_size_and_the_most_urgent_stay(size, arrivals):
 
 
 @given(arrivals=st.lists(PRIORITIES, max_size=20))
-def test_the_urgent_first_and_the_oldest_first_among_equals(arrivals):
-    stage = scene(slots=5)  # four times that do not stand yet
+def test_urgent_calls_go_first_and_the_oldest_among_equals(arrivals):
+    stage = scene(slots=5)  # four times that many are no standing queue yet
     blocker, *_ = [stage.start() for _ in range(5)]
     runs = [stage.start(priority=priority) for priority in arrivals]
     served, current = [], blocker
@@ -56,7 +56,7 @@ def test_the_urgent_first_and_the_oldest_first_among_equals(arrivals):
     spaced=st.booleans(),
     too_long=st.booleans(),
 )
-def test_of_a_queue_that_stands_and_is_too_long_the_newest_interactive_call_is_served(
+def test_an_overlong_standing_queue_serves_the_newest_interactive_call_first(
     arrivals, slots, limit, spaced, too_long
 ):
     stage = scene(slots=slots)
@@ -89,7 +89,7 @@ def test_of_a_queue_that_stands_and_is_too_long_the_newest_interactive_call_is_s
     priority=PRIORITIES,
 )
 def test_a_tenant_gets_its_share_however_many_calls_another_has(crowd, few, priority):
-    stage = scene(slots=50)  # four times that do not stand yet
+    stage = scene(slots=50)  # four times that many are no standing queue yet
     current, *_ = [stage.start() for _ in range(50)]
     many = [stage.start(tenant="many", priority=priority) for _ in range(crowd)]
     mine = [stage.start(tenant="few", priority=priority) for _ in range(few)]
@@ -126,8 +126,8 @@ def test_no_priority_is_starved(urgent):
     ahead=st.integers(0, 10),
     patience=st.floats(0.1, 30.0),
 )
-def test_who_cannot_be_served_in_time_is_shed_on_arrival(slots, service, ahead, patience):
-    assume(ahead <= 4 * slots)  # where a queue stands, the newest is served first
+def test_a_call_that_cannot_be_served_in_time_is_shed_on_arrival(slots, service, ahead, patience):
+    assume(ahead <= 4 * slots)  # in a standing queue the newest is served first
     stage = scene(slots=slots)
     run = stage.start()
     stage.tick(service)
@@ -149,7 +149,7 @@ def test_who_cannot_be_served_in_time_is_shed_on_arrival(slots, service, ahead, 
     service=st.floats(0.5, 5.0),
     deadlines=st.lists(st.floats(1.0, 30.0), min_size=1, max_size=12),
 )
-def test_nobody_who_waited_is_sent_without_time_for_an_answer(service, deadlines):
+def test_no_waiting_call_is_sent_without_time_for_an_answer(service, deadlines):
     stage = scene()
     current = stage.start()
     runs = [stage.start(within=within) for within in deadlines]
@@ -167,7 +167,7 @@ def test_nobody_who_waited_is_sent_without_time_for_an_answer(service, deadlines
 
 
 @given(st.lists(st.floats(0.1, 30.0), min_size=1, max_size=12))
-def test_whose_time_is_over_is_shed_at_that_moment(patiences):
+def test_a_call_is_shed_when_its_patience_ends(patiences):
     stage = scene()
     stage.start()
     runs = [stage.start(patience=patience) for patience in patiences]

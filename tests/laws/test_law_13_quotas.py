@@ -25,12 +25,12 @@ def scene(*, slots=1000, **quota):
     )
 
 
-def tokens_told(**said):
-    return OK._replace(rate_limits=RateLimits(tokens=RateLimitStatus(**said)))
+def tokens_reported(**status):
+    return OK._replace(rate_limits=RateLimits(tokens=RateLimitStatus(**status)))
 
 
-def requests_told(**said):
-    return OK._replace(rate_limits=RateLimits(requests=RateLimitStatus(**said)))
+def requests_reported(**status):
+    return OK._replace(rate_limits=RateLimits(requests=RateLimitStatus(**status)))
 
 
 def sending(stage):
@@ -49,7 +49,7 @@ def test_calls_leave_at_the_rate_and_the_rest_waits():
     assert counts == [1, 2, 3, 4, 5]
 
 
-def test_who_cannot_leave_in_time_says_who_held_it():
+def test_a_call_that_cannot_leave_in_time_names_the_quota():
     stage = scene(rpm=6).listen()
     stage.start()
     refused = stage.start(within=5.0)
@@ -61,7 +61,7 @@ def test_who_cannot_leave_in_time_says_who_held_it():
     assert stage.events[-1].held_by == "quota"
 
 
-def test_who_is_too_far_back_is_shed_on_arrival():
+def test_a_call_too_far_back_is_shed_on_arrival():
     stage = scene(rpm=60)
     for _ in range(10):
         stage.start(within=60.0)
@@ -73,7 +73,7 @@ def test_who_is_too_far_back_is_shed_on_arrival():
     assert last.sending
 
 
-def test_under_a_quota_the_oldest_is_served_first():
+def test_the_oldest_call_is_served_first_under_a_quota():
     stage = scene(rpm=60, slots=2)
     runs = [stage.start() for _ in range(20)]
     order = []
@@ -86,7 +86,7 @@ def test_under_a_quota_the_oldest_is_served_first():
     assert order == list(range(20))
 
 
-def test_a_heavy_call_is_not_overtaken():
+def test_a_light_call_does_not_overtake_a_heavy_one():
     stage = scene(tpm=6000, burst_seconds=10)  # a hundred a second, and a thousand at once
     stage.start(tokens=1000)
     heavy, light = stage.start(tokens=500), stage.start(tokens=1)
@@ -99,7 +99,7 @@ def test_a_heavy_call_is_not_overtaken():
     assert light.sending
 
 
-def test_but_a_more_urgent_one_goes_before_it():
+def test_a_more_urgent_call_overtakes_a_heavy_one():
     stage = scene(tpm=6000, burst_seconds=10)
     stage.start(tokens=1000)
     heavy = stage.start(tokens=500, priority=Priority.BATCH)
@@ -110,7 +110,7 @@ def test_but_a_more_urgent_one_goes_before_it():
     assert heavy.queued
 
 
-def test_a_call_too_heavy_for_any_burst_leaves_and_is_paid_off():
+def test_a_call_heavier_than_any_burst_leaves_a_debt():
     stage = scene(tpm=6000, burst_seconds=1)
     huge, small = stage.start(tokens=1000), stage.start(tokens=100)
     assert huge.sending
@@ -121,7 +121,7 @@ def test_a_call_too_heavy_for_any_burst_leaves_and_is_paid_off():
     assert small.sending
 
 
-def test_usage_lets_the_next_one_leave_in_the_same_step():
+def test_a_refund_releases_the_next_call_in_the_same_step():
     stage = scene(tpm=6000, burst_seconds=10)
     first, second = stage.start(tokens=1000), stage.start(tokens=900)
     assert second.queued
@@ -131,8 +131,8 @@ def test_usage_lets_the_next_one_leave_in_the_same_step():
     assert second.sending
 
 
-def test_the_rest_is_refunded_however_long_the_reservations_hold():
-    """An hour's tokens may leave at once, which is longer than any wait may be."""
+def test_unused_tokens_are_refunded_however_long_the_reservations_hold():
+    """The burst is an hour, longer than any wait may be."""
     stage = scene(tpm=6000, burst_seconds=3600)
     for run in [stage.start(tokens=1000) for _ in range(360)]:
         run.step(OK._replace(usage=Usage(output_tokens=10)))
@@ -141,7 +141,7 @@ def test_the_rest_is_refunded_however_long_the_reservations_hold():
 
 
 @table_test("outcome", [THROTTLED, SERVER_ERROR, UNCONNECTED])
-def test_tokens_of_what_was_not_served_come_back(outcome):
+def test_tokens_of_an_unserved_attempt_are_refunded(outcome):
     stage = scene(tpm=6000, burst_seconds=10)
     first, second = stage.start(tokens=1000), stage.start(tokens=1000)
     first.step(outcome)
@@ -150,7 +150,7 @@ def test_tokens_of_what_was_not_served_come_back(outcome):
     assert second.sending
 
 
-def test_a_cancelled_attempt_may_be_billed_and_a_cancelled_wait_is_not():
+def test_a_cancelled_attempt_keeps_its_tokens_and_a_cancelled_wait_does_not():
     stage = scene(tpm=6000, burst_seconds=10)
     sent, waiting = stage.start(tokens=1000), stage.start(tokens=1000)
     third = stage.start(tokens=100)
@@ -162,7 +162,7 @@ def test_a_cancelled_attempt_may_be_billed_and_a_cancelled_wait_is_not():
     assert third.sending
 
 
-def test_who_is_granted_and_gone_before_it_could_send_leaves_its_place():
+def test_a_call_cancelled_after_its_grant_frees_its_place():
     stage = scene(rpm=60)
     stage.start()
     waiting, next_one = stage.start(), stage.start()
@@ -175,9 +175,9 @@ def test_who_is_granted_and_gone_before_it_could_send_leaves_its_place():
     assert next_one.sending
 
 
-def test_headers_hold_what_they_name():
+def test_a_reported_remainder_limits_calls():
     stage = scene(learn_from_headers=True)
-    stage.start().step(requests_told(limit=60.0, remaining=2.0, reset=58.0))
+    stage.start().step(requests_reported(limit=60.0, remaining=2.0, reset=58.0))
     for _ in range(4):
         stage.start()
     assert len(sending(stage)) == 2
@@ -186,7 +186,7 @@ def test_headers_hold_what_they_name():
     assert len(sending(stage)) == 3
 
 
-def test_without_headers_learning_holds_nothing():
+def test_learning_holds_no_call_without_headers():
     stage = scene(learn_from_headers=True)
     for _ in range(500):
         stage.start(tokens=10**6)
@@ -206,15 +206,15 @@ class Server:
         self.at = now
         fits = amount <= self.left
         self.left -= amount if fits else 0
-        said = RateLimitStatus(
+        status = RateLimitStatus(
             self.limit, int(self.left), (self.limit - int(self.left)) * 60 / self.limit
         )
         self.served, self.refused = self.served + fits, self.refused + (not fits)
-        return (OK if fits else THROTTLED)._replace(rate_limits=RateLimits(tokens=said))
+        return (OK if fits else THROTTLED)._replace(rate_limits=RateLimits(tokens=status))
 
 
 @table_test("latency", [0.0, 0.5, 5.0])
-def test_a_learned_limit_is_used_in_full_and_hardly_overrun(latency):
+def test_a_learned_limit_is_used_in_full_and_hardly_exceeded(latency):
     stage = scene(learn_from_headers=True, slots=20)
     server, answers = Server(60_000, stage.now), []
     end = stage.now + 300.0
@@ -247,8 +247,8 @@ actions = st.lists(
 
 
 @given(rpm=st.integers(6, 600), burst=st.sampled_from([0.0, 1.0, 10.0]), actions=actions)
-def test_never_more_requests_in_any_window_than_rpm_and_burst(rpm, burst, actions):
-    """Whatever is answered, fails, is cancelled or never gets a connection; and nothing gets stuck."""
+def test_no_window_has_more_requests_than_rpm_and_burst(rpm, burst, actions):
+    """Calls are answered, fail, are cancelled or get no connection; no call is stuck."""
     stage, sent, unsent = scene(rpm=rpm, burst_seconds=burst), {}, set()
 
     def look():
@@ -294,7 +294,7 @@ def test_never_more_requests_in_any_window_than_rpm_and_burst(rpm, burst, action
         st.tuples(st.integers(1, 3000), st.floats(0.0, 1.5), st.floats(0, 5)), max_size=40
     ),
 )
-def test_on_average_no_more_tokens_are_used_than_tpm(tpm, steps):
+def test_average_token_use_stays_below_tpm(tpm, steps):
     stage, began, used = scene(tpm=tpm, burst_seconds=1), 100.0, 0
     largest = 0
     for tokens, share, pause in steps:
@@ -327,8 +327,8 @@ ends = st.sampled_from(
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), ends), max_size=30), st.randoms())
-def test_nothing_is_refunded_twice_or_lost(calls, chance):
-    """In one instant, so that no time flows in: what is owed in the end is what was used."""
+def test_every_reservation_is_refunded_exactly_once(calls, chance):
+    """All in one instant, so that nothing refills: the debt is what was used."""
     stage = scene(tpm=6000, burst_seconds=1e6)
     runs = [(stage.start(tokens=tokens), *end) for tokens, end in calls]
     chance.shuffle(runs)
@@ -343,7 +343,7 @@ def test_nothing_is_refunded_twice_or_lost(calls, chance):
         else:
             run.step(outcome)
         run.close()
-    whole = 10**8  # what the bucket holds
+    whole = 10**8  # the capacity of the bucket
     waits = stage.state.quota._tpm.ready_at(whole) - stage.now
 
     assert waits == pytest.approx(owed / 100, abs=1e-3) or (owed == 0 and waits <= 0)

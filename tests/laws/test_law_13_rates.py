@@ -5,7 +5,7 @@ is no help.
 
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import OK, THROTTLED, Stage, policy, told
+from stage import OK, THROTTLED, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
@@ -22,7 +22,7 @@ def scene():
 
 
 def offered(stage, seconds, rate, capacity):
-    """Offer so many calls per second to a target that takes so many; how many were sent in each second."""
+    """Offer `rate` calls a second to a target that takes `capacity`; return how many were sent in each second."""
     sent = []
     for _ in range(seconds):
         room, count = capacity, 0
@@ -39,7 +39,7 @@ def offered(stage, seconds, rate, capacity):
 
 
 @table_test("capacity", [5, 12, 30])
-def test_a_target_that_refuses_most_is_sent_little_more_than_it_takes(capacity):
+def test_a_target_that_refuses_most_calls_gets_little_more_than_it_accepts(capacity):
     stage = scene()
     offered(stage, 12, capacity, capacity)
     sent = offered(stage, 25, 60, capacity)
@@ -49,7 +49,7 @@ def test_a_target_that_refuses_most_is_sent_little_more_than_it_takes(capacity):
 
 
 @given(good=st.lists(st.integers(10, 40), min_size=1, max_size=20))
-def test_a_stray_429_teaches_nothing(good):
+def test_a_stray_429_sets_no_rate(good):
     stage = scene()
     for count in good:
         for _ in range(count):
@@ -61,7 +61,7 @@ def test_a_stray_429_teaches_nothing(good):
     assert not stage.state.rate.in_force(stage.now)
 
 
-def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
+def test_a_learned_rate_ends_after_two_minutes_and_waiting_calls_leave():
     stage = scene()
     for number in range(30):
         stage.start().step(OK if number % 2 else THROTTLED)
@@ -77,9 +77,9 @@ def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
     assert not any(run.queued for run in waiting)
 
 
-@table_test("refusal", [THROTTLED, told(1.0)])
+@table_test("refusal", [THROTTLED, retry_in(1.0)])
 @table_test("of_ten", [2, 3, 5])
-def test_refusals_by_bad_luck_do_not_slow_it_down_for_long(refusal, of_ten):
+def test_random_refusals_do_not_slow_sending_for_long(refusal, of_ten):
     stage, refused = scene(), {0: 0, 1: 0}
     for number in range(20 * 90):
         stage.start()
@@ -90,6 +90,6 @@ def test_refusals_by_bad_luck_do_not_slow_it_down_for_long(refusal, of_ten):
             run.step(refusal if (refused[0] + refused[1]) * of_ten % 10 < of_ten else OK)
         stage.runs = [run for run in stage.runs if not run.over]
 
-    assert refused[1] >= 20 * 30  # everything that came in the last thirty seconds, at once
+    assert refused[1] >= 20 * 30  # every call of the last thirty seconds, at once
     assert stage.state.is_random(stage.now)
     assert not stage.state.rate.in_force(stage.now)

@@ -2,7 +2,7 @@
 named the time, unless it is next to none; where answers come and most are on time (after a timeout only if an attempt that left later
 was answered on time; after a 429 only if 429s slow us down, or most beside it are served); when this process's own gates hold the traffic (after a timeout only gates that follow what is served); while the target is new and not dead, when a learned limit is in force (ADR 82); and in a
 process with fewer than 10 recent calls. There timeouts are paid whatever the gates say, and after three failures in a row everything is;
-but a call may make one late retry, at a random time, unless attempts time out (ADR 77), and returns at a random time if it is told to twice (ADR 79).
+but a call may make one late retry, at a random time, unless attempts time out (ADR 77), and returns at a random time if it is retry_in to twice (ADR 79).
 Everything else, timeouts first, is paid.
 """
 
@@ -10,7 +10,7 @@ from itertools import permutations, product
 
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
@@ -35,7 +35,7 @@ def scene(**changes):
 
 
 def exhausted(stage, outcome):
-    """Let one call fail until it may not be retried; its attempts."""
+    """Let one call fail until it may not be retried; return its result."""
     run = stage.start()
     while not run.ended:
         run.step(outcome)
@@ -44,14 +44,14 @@ def exhausted(stage, outcome):
 
 
 @table_test("verdict", TRANSIENT)
-def test_a_lone_script_may_retry_twice_what_is_no_timeout(verdict):
+def test_a_lone_script_may_retry_twice_except_after_a_timeout(verdict):
     ended = exhausted(scene(), Outcome(verdict))
 
     assert (ended.attempts, ended.stopped) == (1 if verdict is Verdict.TIMEOUT else 3, "budget")
 
 
 @table_test("verdict", TRANSIENT)
-def test_a_lone_call_with_a_deadline_makes_one_late_retry_after_what_is_no_timeout(verdict):
+def test_a_lone_call_with_a_deadline_makes_one_late_retry_except_after_a_timeout(verdict):
     stage = scene()
     run = stage.start(within=60.0, fail_fast=False)
     while not run.ended:
@@ -63,19 +63,19 @@ def test_a_lone_call_with_a_deadline_makes_one_late_retry_after_what_is_no_timeo
 
 
 @table_test("verdict", [each for each in TRANSIENT if each is not Verdict.THROTTLED])
-def test_a_busy_process_pays_once_nothing_is_answered(verdict):
+def test_a_busy_process_pays_for_retries_at_a_dead_target(verdict):
     stage = scene()
     for _ in range(34):
         stage.start().step(OK)
     stage.tick(0.01)
     ended = exhausted(stage, Outcome(verdict))
-    by_chance = 0 if verdict is Verdict.TIMEOUT else 7  # in a row, at most
+    by_chance = 0 if verdict is Verdict.TIMEOUT else 7  # at most, in a row
 
     assert ended.attempts == 1 + by_chance + 3  # thirty-five calls earned three and a half
 
 
-def test_retries_after_bare_429s_are_held_by_the_send_rate_that_these_teach():
-    """They are free where answers were on time; but all together are no more than what was served."""
+def test_retries_after_bare_429s_are_held_by_the_learned_send_rate():
+    """They are free if answers were on time; all together they do not exceed what was served."""
     stage = scene(adaptive_rate=True)
     for _ in range(100):
         stage.start().step(OK)
@@ -95,7 +95,9 @@ def test_retries_after_bare_429s_are_held_by_the_send_rate_that_these_teach():
 @table_test("verdict", TRANSIENT)
 @table_test("load", LOADS)
 @table_test(("successes", "failures"), [(8, 1), (7, 2), (9, 1), (0, 10)])
-def test_what_is_free(verdict, load, successes, failures):
+def test_verdict_load_and_traffic_decide_whether_a_retry_is_free(
+    verdict, load, successes, failures
+):
     budget, outcome = Budget(BudgetPolicy()), Outcome(verdict)
     for each in [OK] * successes + [outcome] * failures:
         budget.record(each, 0.0)
@@ -104,15 +106,15 @@ def test_what_is_free(verdict, load, successes, failures):
         lucky = load.healthy and load.timeouts_are_luck
         free = lucky or (not lone and (load.adaptive or (load.new and load.limited)))
     else:
-        heeded = load.slowed_by_429s or verdict is not Verdict.THROTTLED
+        slowed = load.slowed_by_429s or verdict is not Verdict.THROTTLED
         first = load.new and load.limited
-        free = (load.healthy and heeded) or load.gated or lone or first
+        free = (load.healthy and slowed) or load.gated or lone or first
 
     assert budget.is_free(outcome, 0.0, load) is free
 
 
 @table_test(("adaptive_rate", "attempts"), [(False, 1 + 3), (True, 1000)])
-def test_bare_429s_of_a_busy_process_are_paid_where_they_teach_no_rate(adaptive_rate, attempts):
+def test_bare_429s_of_a_busy_process_are_paid_if_no_rate_is_learned(adaptive_rate, attempts):
     stage = scene(adaptive_rate=adaptive_rate)
     for _ in range(34):
         stage.start().step(OK)
@@ -124,7 +126,7 @@ def test_bare_429s_of_a_busy_process_are_paid_where_they_teach_no_rate(adaptive_
 @table_test("verdict", TRANSIENT)
 @table_test("load", LOADS)
 @table_test("failures", [3, 9])
-def test_nothing_is_free_in_a_lone_process_after_three_failures_in_a_row(verdict, load, failures):
+def test_a_lone_process_has_no_free_retry_after_three_failures_in_a_row(verdict, load, failures):
     budget, outcome = Budget(BudgetPolicy()), Outcome(verdict)
     for _ in range(failures):
         budget.record(outcome, 0.0)
@@ -134,19 +136,17 @@ def test_nothing_is_free_in_a_lone_process_after_three_failures_in_a_row(verdict
 
 @table_test("load", LOADS)
 @table_test(("now", "failures"), [(0.0, 4), (0.0, 5), (179.9, 4), (180.0, 3), (180.0, 2)])
-def test_while_well_a_lone_process_may_fail_once_more_in_a_row_than_it_lately_survived(
-    now, failures, load
-):
+def test_a_healthy_lone_process_may_exceed_its_longest_recent_run_by_one(now, failures, load):
     budget = Budget(BudgetPolicy())
     for outcome in [SERVER_ERROR] * 3 + [OK] + [SERVER_ERROR] * failures:
         budget.record(outcome, 0.0)
     most = 4 if load.healthy and now < 180.0 else 2
 
     assert budget.is_free(SERVER_ERROR, now, load) is (failures <= most)
-    assert budget.is_free(THROTTLED, now, load) is (failures <= 2)  # it may stand for a limit
+    assert budget.is_free(THROTTLED, now, load) is (failures <= 2)  # it may be a limit
 
 
-def test_the_longest_row_of_the_last_three_minutes_counts_however_many_came_after_it():
+def test_the_longest_run_of_the_last_three_minutes_counts():
     budget, now = Budget(BudgetPolicy()), 0.0
     for row in (5, *[1] * 40):
         now += 4.0
@@ -160,7 +160,7 @@ def test_the_longest_row_of_the_last_three_minutes_counts_however_many_came_afte
 
 
 @table_test("overtaken", [False, True])
-def test_a_timeout_is_free_where_a_later_attempt_was_answered_on_time(overtaken):
+def test_a_timeout_is_free_if_a_later_attempt_was_answered_on_time(overtaken):
     stage = scene().listen()
     for _ in range(40):
         stage.start().step(OK)
@@ -176,7 +176,7 @@ def test_a_timeout_is_free_where_a_later_attempt_was_answered_on_time(overtaken)
     assert retry.free is overtaken
 
 
-def test_which_gates_hold_the_traffic():
+def test_a_full_limit_a_send_rate_and_an_open_circuit_hold_the_traffic():
     stage = scene(limit=FixedLimit(max_in_flight=2), breaker=BreakerPolicy(), adaptive_rate=True)
     target_state = stage.state
     assert not target_state.load(stage.now).gated
@@ -201,7 +201,7 @@ def test_which_gates_hold_the_traffic():
     assert not target_state.load(stage.now).adaptive
 
 
-def test_an_automatic_limit_that_is_reached_follows_what_is_served():
+def test_a_full_automatic_limit_is_adaptive_once_it_has_learned():
     stage = scene(limit=AutomaticLimit(max_in_flight=20))
     target_state = stage.state
     crowd = [stage.start() for _ in range(20)]
@@ -214,7 +214,7 @@ def test_an_automatic_limit_that_is_reached_follows_what_is_served():
     assert target_state.load(stage.now).adaptive
 
 
-def test_a_success_ends_the_row():
+def test_a_success_ends_a_run_of_failures():
     stage = scene()
     for _ in range(3):
         run = stage.start().step(THROTTLED)
@@ -223,20 +223,20 @@ def test_a_success_ends_the_row():
         assert run.ended.attempts == 2
 
 
-@table_test("failures", sorted({*permutations(["told", "told", "503"])}))
-def test_a_lone_script_comes_through_two_named_times_and_a_503_in_any_order(failures):
+@table_test("failures", sorted({*permutations(["429", "429", "503"])}))
+def test_a_lone_script_gets_through_two_named_times_and_a_503_in_any_order(failures):
     stage = scene()
     run = stage.start()
     for failure in failures:
-        run.step(told(1.0) if failure == "told" else SERVER_ERROR)
+        run.step(retry_in(1.0) if failure == "429" else SERVER_ERROR)
         stage.pass_time(2.0)
 
     assert run.step(OK).ended.attempts == 4
 
 
 @table_test("traffic", [0, 50])
-def test_a_lone_call_that_is_told_to_return_again_does_so_at_a_random_time(traffic):
-    """Limits count what they refuse, so thousands of small processes that return as told keep one exceeded."""
+def test_a_second_named_time_makes_a_lone_call_retry_at_a_random_time(traffic):
+    """Limits count what they refuse: thousands of small processes that return at the named time keep one exceeded."""
     stage = scene()
     stage.chance = 0.5
     for _ in range(traffic):
@@ -244,7 +244,7 @@ def test_a_lone_call_that_is_told_to_return_again_does_so_at_a_random_time(traff
     run = stage.start(within=61.0, fail_fast=False)
     waits = []
     for _ in range(3):
-        run.step(told(1.0))
+        run.step(retry_in(1.0))
         waits.append(run.command.until - stage.now)
         stage.now = run.command.until
         run.step(None)
@@ -253,7 +253,7 @@ def test_a_lone_call_that_is_told_to_return_again_does_so_at_a_random_time(traff
     if traffic:
         assert max(waits) <= 1.5
     else:
-        assert waits[1] > 20.0  # half of three quarters of what is left
+        assert waits[1] > 20.0  # half of three quarters of the time left
         assert waits[2] > 10.0
     assert run.step(OK).ended.attempts == 4
 
@@ -261,12 +261,12 @@ def test_a_lone_call_that_is_told_to_return_again_does_so_at_a_random_time(traff
 @table_test(
     ("first", "again", "call"),
     [
-        (SERVER_ERROR, told(1.0), {}),  # the first time that it is told
-        (told(1.0), told(0.05), {}),  # next to nothing
-        (told(1.0), told(1.0), {"fail_fast": True}),
+        (SERVER_ERROR, retry_in(1.0), {}),  # the first named time
+        (retry_in(1.0), retry_in(0.05), {}),  # very short
+        (retry_in(1.0), retry_in(1.0), {"fail_fast": True}),
     ],
 )
-def test_else_it_returns_when_it_was_told(first, again, call):
+def test_otherwise_a_call_retries_at_the_named_time(first, again, call):
     stage = scene()
     stage.chance = 0.5
     run = stage.start(within=61.0, **{"fail_fast": False, **call})
@@ -277,7 +277,7 @@ def test_else_it_returns_when_it_was_told(first, again, call):
     assert run.command.until - stage.now <= 1.5
 
 
-def test_a_wrong_request_in_between_takes_no_retry_from_a_lone_script():
+def test_an_invalid_request_takes_no_retry_from_a_lone_script():
     stage = scene()
     for _ in range(4):
         assert exhausted(stage, INVALID).stopped == "verdict"
@@ -285,20 +285,20 @@ def test_a_wrong_request_in_between_takes_no_retry_from_a_lone_script():
     assert exhausted(stage, SERVER_ERROR).attempts == 3
 
 
-def test_a_timeout_belongs_to_the_row_and_is_never_free_itself():
+def test_a_timeout_counts_for_the_run_and_is_never_free():
     stage = scene()
     assert exhausted(stage, TIMEOUT).attempts == 1
 
     assert exhausted(stage, SERVER_ERROR).attempts == 2
 
 
-def test_a_time_named_by_the_server_is_free_for_ever():
+def test_a_retry_at_a_named_time_is_always_free():
     stage = scene().listen()
     for _ in range(50):
         stage.start().step(OK)
     run = stage.start()
     for _ in range(100):
-        run.step(told(SHORT_WAIT))
+        run.step(retry_in(SHORT_WAIT))
         stage.pass_time(2 * SHORT_WAIT)
 
     assert run.sending
@@ -307,18 +307,18 @@ def test_a_time_named_by_the_server_is_free_for_ever():
 
 
 @given(seconds=st.floats(0.0, 0.99 * SHORT_WAIT))
-def test_a_time_so_brief_that_it_keeps_nobody_away_is_paid(seconds):
+def test_a_retry_after_a_very_short_named_time_is_paid(seconds):
     stage = scene()
     for _ in range(50):
         stage.start().step(OK)
-    for _ in range(51):  # nothing may be answered, or a retry is free for another reason
-        stage.start().step(told(seconds, Verdict.OVERLOADED)).close()
-        stage.pass_time(1.0)  # the pause is over, and nobody held
+    for _ in range(51):  # without any answer: else a retry is free for another reason
+        stage.start().step(retry_in(seconds, Verdict.OVERLOADED)).close()
+        stage.pass_time(1.0)  # the pause is over, and no call is held
     assert stage.engine.budget.balance(stage.now) < 1.0
-    assert stage.start().step(told(seconds, Verdict.OVERLOADED)).ended.stopped == "budget"
+    assert stage.start().step(retry_in(seconds, Verdict.OVERLOADED)).ended.stopped == "budget"
 
 
-def test_there_is_no_starting_credit():
+def test_a_budget_has_no_starting_credit():
     assert Budget(BudgetPolicy()).balance(0.0) == 0.0
     assert exhausted(scene(), TIMEOUT).attempts == 1
 
@@ -327,9 +327,7 @@ def test_there_is_no_starting_credit():
     calls=st.lists(st.floats(0.0, 2.0), min_size=10, max_size=60),
     verdict=st.sampled_from(TRANSIENT),
 )
-def test_in_an_outage_retries_stay_below_a_tenth_of_the_calls_and_the_two_of_a_lone_script(
-    calls, verdict
-):
+def test_in_an_outage_retries_stay_below_a_tenth_of_the_calls_plus_two(calls, verdict):
     stage = scene()
     attempts = 0
     for pause in calls:
@@ -339,7 +337,7 @@ def test_in_an_outage_retries_stay_below_a_tenth_of_the_calls_and_the_two_of_a_l
     assert attempts - len(calls) <= 0.1 * len(calls) + 2
 
 
-def test_what_was_earned_is_gone_within_minutes():
+def test_the_balance_is_gone_within_minutes():
     stage = scene()
     for _ in range(50):
         stage.start().step(OK)

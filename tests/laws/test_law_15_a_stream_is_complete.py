@@ -1,5 +1,5 @@
 """Law 15, of streams. A success is a complete answer: a stream that is cut anywhere, in whatever pieces it came and
-however the wire ended, is never taken for one, and never raised as anything but what it is.
+however the connection ended, is never taken for one, and never raised as anything but what it is.
 """
 
 import asyncio
@@ -33,21 +33,24 @@ FINISHED = len(WHOLE) - 4  # behind the brace that ends the last event, without 
 
 
 def a_client():
-    """A client, and the wire on which its streams come."""
-    client, wire = AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=OFF), FakeWire()
-    client._resolver.first.routes._connections[client.base_url] = wire
-    return client, wire
+    """A client, and the fake connection of its streams."""
+    client, connection = (
+        AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=OFF),
+        FakeWire(),
+    )
+    client._resolver.first.routes._connections[client.base_url] = connection
+    return client, connection
 
 
 def read(pieces, end=b"", way="answer", **asked):
-    """What a caller gets of a stream that came like this, without any retry."""
+    """What a caller gets from a stream of `pieces`, without any retry."""
 
     return asyncio.run(read_in_loop(pieces, end, way, **asked))
 
 
 async def read_in_loop(pieces, end, way, *, over=None, **asked):
-    (client, wire), incoming = over or a_client(), FakeIncoming(pieces, end)
-    wire.left.append(incoming)
+    (client, connection), incoming = over or a_client(), FakeIncoming(pieces, end)
+    connection.left.append(incoming)
     try:
         async with client.stream("chat/completions", SAY | asked) as stream:
             if way == "texts":
@@ -58,14 +61,14 @@ async def read_in_loop(pieces, end, way, *, over=None, **asked):
                 return b"".join([piece async for piece in stream.raw()])
             return (await stream.answer()).text
     finally:
-        assert wire.opened[-1] is incoming
+        assert connection.opened[-1] is incoming
         assert incoming.closed
         assert client.engine.target_state(client.target("m")).slots.in_flight == 0
 
 
 @table_test("way", ["answer", "texts", "raw"])
 @table_test("end", [b"", CUT, Outcome(Verdict.TIMEOUT, status=200)])
-async def test_no_cut_stream_is_taken_for_a_whole_one(end, way):
+async def test_a_cut_stream_is_never_taken_for_a_whole_one(end, way):
     over = a_client()
     for size in range(len(WHOLE)):
         if end == b"" and size >= FINISHED:
@@ -78,7 +81,7 @@ async def test_no_cut_stream_is_taken_for_a_whole_one(end, way):
 
 
 @given(cuts=st.lists(st.integers(0, len(WHOLE)), max_size=20))
-def test_the_pieces_in_which_it_comes_do_not_matter(cuts):
+def test_a_stream_may_arrive_in_any_pieces(cuts):
     at = [0, *sorted(cuts), len(WHOLE)]
     pieces = [WHOLE[a:b] for a, b in pairwise(at) if a < b]
 
@@ -91,7 +94,7 @@ def test_the_pieces_in_which_it_comes_do_not_matter(cuts):
     noise=st.binary(min_size=1, max_size=12),
     way=st.sampled_from(["answer", "texts", "events"]),
 )
-def test_no_noise_between_events_is_taken_for_an_answer(position, noise, way):
+def test_noise_between_events_is_never_taken_for_an_answer(position, noise, way):
     data = b"{" + noise.replace(b"\n", b"").replace(b"\r", b"")
     assume(not is_readable(data))
     pieces = [*PIECES[:position], b"data: " + data + b"\n\n", *PIECES[position:]]
@@ -104,8 +107,8 @@ def test_no_noise_between_events_is_taken_for_an_answer(position, noise, way):
     "data",
     [b'{"choices":[{"delta":{"content":"\xff"}}]}', b'{"choices":[{"delta":{"content":"a"}}}'],
 )
-def test_an_event_that_nobody_can_read_breaks_it_wherever_it_comes(data, way):
-    """Also where it looks like output, which the scanner does not decode."""
+def test_an_unreadable_event_breaks_the_stream_at_any_position(data, way):
+    """Also if it looks like output, which the scanner does not decode."""
     for position in range(4):
         pieces = [*PIECES[:position], b"data: " + data + b"\n\n", *PIECES[position:]]
         with pytest.raises(UpstreamError) as raised:
@@ -114,18 +117,18 @@ def test_an_event_that_nobody_can_read_breaks_it_wherever_it_comes(data, way):
 
 
 @table_test("way", ["answer", "texts"])
-def test_an_error_after_the_first_output_breaks_it(way):
-    complaint = (
+def test_an_error_event_after_the_first_output_breaks_the_stream(way):
+    error_event = (
         b'data: {"error":{"message":"no","code":"overloaded_error","type":"overloaded_error"}}\n\n'
     )
     with pytest.raises(StreamBrokenError) as raised:
-        read([*PIECES[:2], complaint], way=way)
+        read([*PIECES[:2], error_event], way=way)
 
     assert raised.value.verdict is Verdict.OVERLOADED
-    assert raised.value.received == b"".join([*PIECES[:2], complaint])
+    assert raised.value.received == b"".join([*PIECES[:2], error_event])
 
 
-def test_every_choice_has_to_end():
+def test_every_choice_must_end():
     with pytest.raises(UpstreamError):
         read(PIECES, n=2)
     assert read([*PIECES, event("two", "stop", index=1)], n=2) == TEXT

@@ -1,4 +1,4 @@
-"""Law 15. A success is the answer to that very call: whatever a server sends besides never reaches another one."""
+"""Law 15. A success is the answer to that very call: surplus bytes of a server never reach another call."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ each_way = table_test("way", WAYS)
 
 
 @each_way
-async def test_no_answer_that_comes_twice_in_one_write_reaches_the_next_call(way):
+async def test_a_duplicate_response_in_one_write_never_reaches_the_next_call(way):
     doubles, calls = Doubles(1, share=OFTEN), 200 if way is None else 40
     async with served([doubles]) as server:
         answered, failed = await ask_all(server.base_url, calls=calls, at_once=10, way=way)
@@ -42,7 +42,7 @@ async def test_no_answer_that_comes_twice_in_one_write_reaches_the_next_call(way
 
 
 @pytest.mark.parametrize("way", INNER, ids=str)
-async def test_nor_through_tls(way, certificates):
+async def test_a_duplicate_response_through_tls_never_reaches_the_next_call(way, certificates):
     trusted, _ = certificates
     doubles, verify = Doubles(1, share=OFTEN), ssl.create_default_context(cafile=trusted[0])
     async with served([doubles], ssl=tls(trusted)) as server:
@@ -55,8 +55,10 @@ async def test_nor_through_tls(way, certificates):
 
 @pytest.mark.parametrize("way", INNER, ids=str)
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
-async def test_nor_one_that_lies_behind_what_a_library_reads_at_once(way, encrypted, certificates):
-    """64 KiB of the first answer fill what is read, so that the second stays in another buffer."""
+async def test_a_duplicate_behind_the_read_buffer_never_reaches_the_next_call(
+    way, encrypted, certificates
+):
+    """64 KiB of the first answer fill one read, so that the second stays in another buffer."""
     trusted, _ = certificates
     more = READ_AT_ONCE - len(answer(content("x" * 10_000)))  # its length has five digits, too
     whole = answer(content("x" * (10_000 + more)))
@@ -73,7 +75,7 @@ async def test_nor_one_that_lies_behind_what_a_library_reads_at_once(way, encryp
 
 
 @each_way
-async def test_no_answer_that_comes_while_idle_reaches_the_next_call(way):
+async def test_a_duplicate_response_while_idle_never_reaches_the_next_call(way):
     doubles, calls = Doubles(1, late=20, share=OFTEN), 100 if way is None else 60
     async with served([doubles]) as server:
         answered, failed = await ask_all(
@@ -85,7 +87,7 @@ async def test_no_answer_that_comes_while_idle_reaches_the_next_call(way):
 
 
 @table_test("way", INNER)
-async def test_other_connections_are_used_again(way):
+async def test_clean_connections_are_reused(way):
     async with (
         served(answer(content("fine"))) as server,
         asking(way, server.base_url, ONCE) as ask,
@@ -96,8 +98,8 @@ async def test_other_connections_are_used_again(way):
 
 
 @table_test("way", INNER)
-async def test_the_hooks_of_the_libraries_are_there(way):
-    """All that `inner_connection` reads below their documented surface."""
+async def test_the_libraries_have_the_private_attributes_that_we_read(way):
+    """All private attributes that `inner_connection` reads."""
     inner = inner_of(way)
     lib = import_module(way.lib)
     async with served() as server:

@@ -1,4 +1,4 @@
-"""Law 16. After the first output reached the caller there is no retry: the call ends with what it came to."""
+"""Law 16. After the first output reached the caller there is no retry: the call ends with the outcome of the stream."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 from guarding import DownError, made
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
@@ -37,8 +37,8 @@ def start(stage, **call):
     return stage.start(delivers=True, streams=True, **call)
 
 
-@table_test("failure", [BROKEN, SERVER_ERROR, THROTTLED, TIMEOUT, told(2.0)])
-def test_what_breaks_after_it_is_not_sent_again(failure):
+@table_test("failure", [BROKEN, SERVER_ERROR, THROTTLED, TIMEOUT, retry_in(2.0)])
+def test_a_stream_that_breaks_after_its_first_output_is_not_retried(failure):
     run = start(Stage(EAGER)).step(BEGUN)
     assert isinstance(run.command, DeliverStream)
     assert run.command.outcome == BEGUN
@@ -49,7 +49,7 @@ def test_what_breaks_after_it_is_not_sent_again(failure):
 
 
 @table_test("failure", [BROKEN, SERVER_ERROR, TIMEOUT])
-def test_what_breaks_before_it_is_sent_again(failure):
+def test_a_stream_that_breaks_before_its_first_output_is_retried(failure):
     stage = Stage(EAGER)
     run = start(stage).step(failure)
     assert run.backing_off
@@ -60,17 +60,17 @@ def test_what_breaks_before_it_is_sent_again(failure):
     assert run.step(OK).ended.attempts == 2
 
 
-def test_a_stream_that_ends_before_it_is_not_delivered():
+def test_a_stream_that_ends_without_output_is_not_delivered():
     ended = start(Stage()).step(OK).ended
 
     assert (ended.outcome, ended.stopped) == (OK, None)
 
 
-def test_a_final_verdict_is_told_before_the_commitment():
+def test_a_final_verdict_is_reported_before_the_commitment():
     assert start(Stage()).step(BEGUN).step(INVALID).ended.stopped == "verdict"
 
 
-def test_it_costs_the_budget_nothing():
+def test_a_committed_stream_that_breaks_costs_no_budget():
     stage = Stage(policy(retry_budget=BudgetPolicy(ratio=1.0, low_traffic_calls=0)))
     runs = [start(stage).step(BEGUN) for _ in range(5)]
     paid_in = stage.engine.budget.balance(stage.now)
@@ -83,7 +83,7 @@ def test_it_costs_the_budget_nothing():
 @table_test(
     ("last", "state"), [(BROKEN, State.OPEN), (OK, State.CLOSED), (CANCELLED, State.CLOSED)]
 )
-def test_the_circuit_sees_what_the_whole_stream_came_to(last, state):
+def test_the_circuit_counts_the_outcome_of_the_whole_stream(last, state):
     stage = Stage(policy(breaker=FRAGILE))
     run = start(stage).step(BEGUN)
     assert stage.state.breaker.state is State.CLOSED
@@ -93,7 +93,7 @@ def test_the_circuit_sees_what_the_whole_stream_came_to(last, state):
 
 
 @table_test("way", ["step", "close", "drop"])
-def test_the_slot_is_held_to_the_end_and_no_longer(way):
+def test_a_stream_holds_its_slot_until_it_ends(way):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     run, waiting = start(stage).step(BEGUN), start(stage)
     stage.tick(30.0)
@@ -106,18 +106,18 @@ def test_the_slot_is_held_to_the_end_and_no_longer(way):
     assert stage.state.slots.in_flight == 0
 
 
-def test_a_stream_that_is_given_up_counts_as_nothing():
+def test_a_cancelled_stream_counts_for_nothing():
     stage = Stage(policy(breaker=FRAGILE, retry_budget=BudgetPolicy()))
     run = start(stage).step(BEGUN)
     stage.tick(5.0)
     run.close()
 
-    assert stage.state.admission.service == 0.0  # no answer was seen whole
+    assert stage.state.admission.service == 0.0  # no whole answer
     assert stage.state.breaker.state is State.CLOSED
     assert stage.engine.budget._in_a_row == 0
 
 
-def test_the_diagnosis_hears_of_the_first_output():
+def test_the_diagnosis_learns_of_the_first_output():
     stage = Stage(policy(limit=AutomaticLimit()))
     run = start(stage)
     serving = [stage.state.diagnosis._first_output_estimate.serving]
@@ -132,14 +132,19 @@ def test_the_diagnosis_hears_of_the_first_output():
 @table_test(
     ("attempt_timeout", "took", "outcome", "counted"),
     [
-        (30.0, 100.0, TIMEOUT, False),  # the deadline; an attempt's time ends with its first output
+        (
+            30.0,
+            100.0,
+            TIMEOUT,
+            False,
+        ),  # the deadline; the attempt timeout ends with the first output
         (200.0, 100.0, TIMEOUT, False),
         (None, 100.0, TIMEOUT, False),
         (30.0, 100.0, TIMEOUT._replace(status=200), True),  # it went silent
         (30.0, 99.0, TIMEOUT, True),
     ],
 )
-def test_our_own_deadline_is_no_evidence(attempt_timeout, took, outcome, counted):
+def test_our_own_deadline_is_no_evidence_during_a_stream(attempt_timeout, took, outcome, counted):
     stage = Stage(policy(attempt_timeout=attempt_timeout, breaker=FRAGILE))
     run = start(stage, within=100.0).step(BEGUN)
     assert run.command.until == stage.now + 100.0
@@ -150,7 +155,7 @@ def test_our_own_deadline_is_no_evidence(attempt_timeout, took, outcome, counted
     assert (stage.state.breaker.state is State.OPEN) is counted
 
 
-def test_the_deadline_may_begin_when_the_attempt_leaves():
+def test_the_deadline_of_a_stream_may_start_with_its_attempt():
     stage = Stage()
     run = start(stage, span=20.0)
     stage.tick(5.0)
@@ -158,7 +163,7 @@ def test_the_deadline_may_begin_when_the_attempt_leaves():
     assert run.step(BEGUN).command.until == stage.now + 15.0
 
 
-def test_whoever_listens_is_told():
+def test_listeners_get_the_events_of_a_stream():
     stage = Stage().listen()
     run = start(stage)
     stage.tick(2.0)
@@ -175,7 +180,7 @@ STEPS = st.sampled_from([BEGUN, OK, BROKEN, SERVER_ERROR, TIMEOUT, None])
 
 
 @given(steps=st.lists(STEPS, max_size=30))
-def test_nothing_is_sent_after_the_first_output(steps):
+def test_no_attempt_is_sent_after_the_first_output(steps):
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1), retry=EAGER.retry))
     run, delivered = start(stage), 0
     for step in steps:
@@ -195,12 +200,12 @@ def test_nothing_is_sent_after_the_first_output(steps):
     assert stage.state.slots.in_flight == 0
 
 
-# ---------------------------------------------------------------- generators around which there is an engine
+# ---------------------------------------------------------------- generators in an engine
 
 
 @given(st.lists(st.integers(min_value=0, max_value=3), min_size=1, max_size=5), st.booleans())
-def test_a_generator_is_made_again_only_while_nothing_has_come_of_it(items, asynchronous):
-    """Each attempt yields so many items and fails: the first that yields any is the last."""
+def test_a_generator_is_called_again_only_before_its_first_item(items, asynchronous):
+    """Each attempt yields some items and fails: the first that yields any is the last."""
     guard, attempts = made(EAGER_FUNCTION), iter(items)
 
     def source():
@@ -211,19 +216,19 @@ def test_a_generator_is_made_again_only_while_nothing_has_come_of_it(items, asyn
         for item in source():
             yield item
 
-    came = []
+    received = []
 
     async def main():
         async for item in guard.async_stream(later):
-            came.append(item)  # noqa: PERF401 - what came before it failed counts
+            received.append(item)  # noqa: PERF401 - items before the failure count
 
     def consume():
-        came.extend(guard.stream(source))
+        received.extend(guard.stream(source))
 
-    with pytest.raises((DownError, RuntimeError)):  # the latter where the list is at its end
+    with pytest.raises((DownError, RuntimeError)):  # RuntimeError at the end of the list
         asyncio.run(main()) if asynchronous else consume()
 
     begun = next((count for count in items if count), 0)
-    assert came == list(range(begun))
+    assert received == list(range(begun))
     if begun:
         assert list(attempts) == items[items.index(begun) + 1 :]

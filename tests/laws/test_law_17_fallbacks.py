@@ -4,7 +4,7 @@ across all of them."""
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.backoff import Backoff
@@ -46,21 +46,21 @@ def start(stage, *steps, **call):
 
 
 def where(run):
-    """The target it is sending to, or whom it asks."""
+    """The target to which it sends, or the source that it asks."""
     command = run.command
     if isinstance(command, Ask):
         return command.step.source
     return command.target if isinstance(command, Send) else command
 
 
-def told_of(stage, kind):
+def events_of(stage, kind):
     return [event for event in stage.events if isinstance(event, kind)]
 
 
 # ---------------------------------------------------------------- rules, by verdict and in order
 
 
-def test_it_falls_from_a_throttled_target_to_a_second_to_the_cache_to_a_degraded_answer():
+def test_a_call_falls_back_from_target_to_target_to_cache_to_degraded_answer():
     stage = Stage(ONCE).listen()
     run = start(stage, to(SECOND), CACHE, DEGRADED)
     way = [where(run), *(where(run.step(each)) for each in (THROTTLED, SERVER_ERROR, None))]
@@ -68,14 +68,14 @@ def test_it_falls_from_a_throttled_target_to_a_second_to_the_cache_to_a_degraded
 
     assert way == [FIRST, SECOND, "cache", "degraded"]
     assert (ended.outcome, ended.source, ended.attempts) == (FOUND, "degraded", 2)
-    moves = [(event.to, event.verdict) for event in told_of(stage, FellBack)]
+    moves = [(event.to, event.verdict) for event in events_of(stage, FellBack)]
     assert moves == [("second/model", "throttled"), ("degraded", "server_error")]
-    assert [event.to for event in told_of(stage, FallbackRefused)] == ["cache"]
-    assert len(told_of(stage, CallEnded)) == 1
+    assert [event.to for event in events_of(stage, FallbackRefused)] == ["cache"]
+    assert len(events_of(stage, CallEnded)) == 1
 
 
 @table_test("answered", [FIRST, SECOND, THIRD])
-def test_the_answer_says_which_target_it_came_from(answered):
+def test_an_answer_names_the_target_it_came_from(answered):
     run = start(Stage(ONCE), to(SECOND), to(THIRD))
     while where(run) != answered:
         run.step(SERVER_ERROR)
@@ -86,18 +86,18 @@ def test_the_answer_says_which_target_it_came_from(answered):
 
 
 @table_test("verdict", [v for v in Verdict if v not in (Verdict.OK, *ELSEWHERE)])
-def test_what_would_be_as_wrong_elsewhere_goes_nowhere(verdict):
+def test_a_verdict_that_is_wrong_everywhere_has_no_fallback(verdict):
     run = start(Stage(ONCE), to(SECOND), CACHE, DEGRADED).step(Outcome(verdict))
 
     assert run.ended.outcome.verdict is verdict
 
 
 @table_test("verdict", [v for v in ELSEWHERE if v is not REJECTED])
-def test_everything_else_does(verdict):
+def test_every_other_verdict_falls_back(verdict):
     assert where(start(Stage(ONCE), to(SECOND)).step(Outcome(verdict))) == SECOND
 
 
-def test_a_rule_is_for_its_verdicts_only():
+def test_a_rule_applies_to_its_verdicts_only():
     steps = (to(LARGE, on=[Verdict.TOO_LONG]), to(SECOND, on=[Verdict.BILLING]))
 
     assert where(start(Stage(ONCE), *steps).step(TOO_LONG)) == LARGE
@@ -105,7 +105,7 @@ def test_a_rule_is_for_its_verdicts_only():
     assert start(Stage(ONCE), *steps).step(FILTERED).ended.outcome == FILTERED
 
 
-def test_a_rule_that_was_passed_by_is_not_gone_back_to():
+def test_a_skipped_rule_is_not_used_later():
     steps = (to(LARGE, on=[Verdict.TOO_LONG]), to(SECOND))
     run = start(Stage(ONCE), *steps).step(BILLING)
 
@@ -113,23 +113,23 @@ def test_a_rule_that_was_passed_by_is_not_gone_back_to():
     assert run.step(TOO_LONG).ended.outcome == BILLING
 
 
-def test_a_verdict_that_was_met_anywhere_counts():
-    """The second target may be wrong for the request; that the first could not serve it is still so."""
+def test_a_verdict_of_any_earlier_target_selects_a_rule():
+    """The second target rejects the request; the verdict of the first still counts."""
     run = start(Stage(ONCE), to(SECOND), CACHE).step(THROTTLED).step(INVALID)
 
     assert where(run) == "cache"
 
 
-def test_what_the_first_target_said_is_reported_where_nobody_answers():
+def test_the_failure_of_the_first_target_is_reported_if_no_target_answers():
     stage = Stage(ONCE).listen()
-    ended = start(stage, to(SECOND), CACHE).step(told(9.0)).step(TIMEOUT).step(None).ended
+    ended = start(stage, to(SECOND), CACHE).step(retry_in(9.0)).step(TIMEOUT).step(None).ended
 
-    assert (ended.outcome, ended.target, ended.attempts) == (told(9.0), FIRST, 2)
+    assert (ended.outcome, ended.target, ended.attempts) == (retry_in(9.0), FIRST, 2)
     assert ended.retry_at == stage.now + 9.0
-    assert told_of(stage, CallEnded)[0].target == FIRST
+    assert events_of(stage, CallEnded)[0].target == FIRST
 
 
-def test_a_call_that_is_refused_here_falls_back_at_once():
+def test_a_locally_rejected_call_falls_back_at_once():
     stage = Stage(policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))))
     start(stage, fail_fast=True).step(SERVER_ERROR).close()
     run = start(stage, to(SECOND), fail_fast=True)
@@ -139,24 +139,24 @@ def test_a_call_that_is_refused_here_falls_back_at_once():
 
 
 @table_test("outcome", [CANCELLED, CANCELLED._replace(maybe_processed=True)])
-def test_whoever_has_given_up_goes_nowhere(outcome):
+def test_a_cancelled_call_does_not_fall_back(outcome):
     assert start(Stage(ONCE), to(SECOND), CACHE).step(outcome).ended.outcome == outcome
 
 
-def test_who_gives_up_elsewhere_is_told_so():
+def test_a_call_cancelled_at_a_fallback_is_reported_as_cancelled():
     ended = start(Stage(ONCE), to(SECOND)).step(THROTTLED).step(CANCELLED).ended
 
     assert ended.outcome == CANCELLED
 
 
-def test_after_the_first_output_there_is_no_fallback():
+def test_there_is_no_fallback_after_the_first_output():
     run = start(Stage(ONCE), to(SECOND), CACHE, delivers=True, streams=True)
     run.step(OK._replace(committed=True)).step(SERVER_ERROR)
 
     assert run.ended.stopped == "committed"
 
 
-def test_each_target_has_its_own_attempts_and_none_is_tried_twice():
+def test_each_target_has_its_own_attempts_and_is_tried_once():
     stage = Stage(EAGER)
     run = start(stage, to(SECOND), to(SECOND, FIRST, THIRD))
     for target in (FIRST, SECOND, THIRD):
@@ -168,7 +168,7 @@ def test_each_target_has_its_own_attempts_and_none_is_tried_twice():
     assert (run.ended.attempts, run.ended.stopped) == (9, "attempts")
 
 
-def test_most_attempts_hold_across_all():
+def test_max_attempts_covers_all_targets():
     run = (
         start(Stage(ONCE), to(SECOND), to(THIRD), CACHE, max_attempts=2)
         .step(THROTTLED)
@@ -178,7 +178,7 @@ def test_most_attempts_hold_across_all():
     assert where(run) == "cache"
 
 
-# ---------------------------------------------------------------- nobody waits who can be served elsewhere
+# ---------------------------------------------------------------- no wait if another target can serve
 
 
 FRAGILE = BreakerPolicy(
@@ -191,7 +191,7 @@ FRAGILE = BreakerPolicy(
 
 
 def opened(*targets, **more):
-    """A stage on which the circuits of these targets are open."""
+    """A stage with open circuits of `targets`."""
     stage = Stage(policy(breaker=FRAGILE, **more))
     for target in targets:
         stage.start(target=target).step(SERVER_ERROR).close()
@@ -200,7 +200,7 @@ def opened(*targets, **more):
 
 @table_test("waited", [0.0, 4.9])
 @table_test("after", [2.0, 60.0])
-def test_an_open_circuit_sends_a_call_elsewhere_at_once(after, waited):
+def test_an_open_circuit_sends_a_call_to_its_fallback_at_once(after, waited):
     stage = opened(FIRST)
     stage.tick(waited)
     run = start(stage, to(SECOND, after=after), fail_fast=False)
@@ -209,7 +209,7 @@ def test_an_open_circuit_sends_a_call_elsewhere_at_once(after, waited):
     assert run.step(OK).ended.waited == 0.0
 
 
-def test_so_does_a_circuit_that_waits_for_its_probe():
+def test_a_half_open_circuit_without_a_free_probe_sends_a_call_to_its_fallback():
     stage = opened(FIRST)
     stage.tick(5.0)
     probe = start(stage, to(SECOND, after=60.0), fail_fast=False)
@@ -218,7 +218,7 @@ def test_so_does_a_circuit_that_waits_for_its_probe():
     assert where(start(stage, to(SECOND, after=60.0), fail_fast=False)) == SECOND
 
 
-def test_a_failed_attempt_is_not_repeated_at_an_open_circuit():
+def test_a_failed_attempt_is_not_retried_at_an_open_circuit():
     stage = opened(retry=RetryPolicy(max_attempts=5))
     run = start(stage, to(SECOND, after=60.0), fail_fast=False).step(SERVER_ERROR)
 
@@ -226,8 +226,8 @@ def test_a_failed_attempt_is_not_repeated_at_an_open_circuit():
     assert run.step(OK).ended.waited == 0.0
 
 
-def test_a_failed_attempt_that_no_rule_is_for_is_repeated():
-    """Its retry is rejected, and there is a rule for that."""
+def test_a_failed_attempt_without_a_rule_is_retried():
+    """Its retry is rejected, and a rule applies to rejections."""
     stage = opened(
         retry=RetryPolicy(max_attempts=5, backoff=Backoff(kind="constant", initial_delay=1.0))
     )
@@ -239,7 +239,7 @@ def test_a_failed_attempt_that_no_rule_is_for_is_repeated():
     assert where(run) == SECOND
 
 
-def test_calls_in_the_queue_go_elsewhere_when_the_circuit_opens():
+def test_queued_calls_fall_back_when_the_circuit_opens():
     stage = opened(limit=FixedLimit(max_in_flight=1))
     blocker = start(stage, fail_fast=False)
     run = start(stage, to(SECOND, after=60.0), fail_fast=False)
@@ -251,11 +251,11 @@ def test_calls_in_the_queue_go_elsewhere_when_the_circuit_opens():
 
 
 @table_test("later", [CACHE, to(SECOND), to(SECOND, on=[Verdict.BILLING], after=2.0)])
-def test_a_call_waits_for_the_circuit_where_its_rules_let_it_wait(later):
+def test_a_call_waits_for_the_circuit_if_no_rule_takes_it_to_another_target(later):
     assert start(opened(FIRST), later, fail_fast=False).queued
 
 
-def test_where_every_circuit_is_open_a_call_waits_for_that_of_its_own_target():
+def test_a_call_waits_for_its_own_target_if_every_circuit_is_open():
     stage = opened(FIRST, SECOND)
     run = start(stage, to(SECOND, after=60.0), fail_fast=False)
     assert run.queued
@@ -264,8 +264,8 @@ def test_where_every_circuit_is_open_a_call_waits_for_that_of_its_own_target():
     assert where(run) == FIRST
 
 
-def test_a_call_without_a_bound_never_waits_for_the_circuit_of_a_fallback():
-    """Its own target may be well again long before, and a batch sends the row once more."""
+def test_an_unbounded_call_never_waits_for_the_circuit_of_a_fallback():
+    """Its own target may recover long before, and a batch reschedules the row."""
     stage = opened(FIRST, retry=RetryPolicy(max_attempts=5))
     run = start(stage, to(SECOND, after=60.0), fail_fast=False).step(SERVER_ERROR)
 
@@ -273,7 +273,7 @@ def test_a_call_without_a_bound_never_waits_for_the_circuit_of_a_fallback():
     assert run.ended.retry_at == stage.now + 5.0
 
 
-def test_a_call_with_a_bound_waits_there_as_long_as_that():
+def test_a_call_with_patience_waits_for_the_circuit_of_a_fallback():
     stage = opened(FIRST, retry=RetryPolicy(max_attempts=5))
     run = start(stage, to(SECOND, after=60.0), fail_fast=False, patience=20.0).step(SERVER_ERROR)
     stage.tick(1.0)
@@ -283,15 +283,15 @@ def test_a_call_with_a_bound_waits_there_as_long_as_that():
     assert where(run) == SECOND
 
 
-def test_a_long_wait_is_not_waited_for():
+def test_a_wait_longer_than_max_wait_moves_a_call_to_its_fallback():
     retrying = policy(retry=RetryPolicy(max_attempts=5))
 
-    assert where(start(Stage(retrying), to(SECOND, after=2.0)).step(told(30.0))) == SECOND
-    assert start(Stage(retrying), to(SECOND, after=60.0)).step(told(30.0)).backing_off
-    assert start(Stage(retrying), to(SECOND)).step(told(30.0)).backing_off
+    assert where(start(Stage(retrying), to(SECOND, after=2.0)).step(retry_in(30.0))) == SECOND
+    assert start(Stage(retrying), to(SECOND, after=60.0)).step(retry_in(30.0)).backing_off
+    assert start(Stage(retrying), to(SECOND)).step(retry_in(30.0)).backing_off
 
 
-def test_nor_is_a_queue():
+def test_a_queue_longer_than_max_wait_moves_a_call_to_its_fallback():
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1)))
     full = [start(stage) for _ in range(stage.engine.policy.limit.max_in_flight)]
     run = start(stage, to(SECOND, after=2.0))
@@ -302,16 +302,16 @@ def test_nor_is_a_queue():
     assert all(other.sending for other in full)
 
 
-def test_at_the_last_place_a_call_is_as_patient_as_it_is():
+def test_a_call_at_its_last_target_waits_up_to_its_patience():
     stage = Stage(policy(retry=RetryPolicy(max_attempts=2)))
-    run = start(stage, to(SECOND, after=2.0), patience=50.0).step(told(40.0))
+    run = start(stage, to(SECOND, after=2.0), patience=50.0).step(retry_in(40.0))
 
-    assert run.step(told(30.0)).backing_off
+    assert run.step(retry_in(30.0)).backing_off
 
 
-def test_a_rule_that_is_not_for_rejected_calls_hurries_nobody():
+def test_a_rule_without_rejections_does_not_shorten_a_wait():
     stage = Stage(policy(retry=RetryPolicy(max_attempts=5)))
-    run = start(stage, to(LARGE, on=[Verdict.TOO_LONG], after=2.0)).step(told(30.0))
+    run = start(stage, to(LARGE, on=[Verdict.TOO_LONG], after=2.0)).step(retry_in(30.0))
 
     assert run.backing_off
 
@@ -329,17 +329,17 @@ def test_one_deadline_bounds_all_attempts():
     assert run.command.timeout == pytest.approx(3.0)
 
 
-def test_what_is_left_must_be_worth_sending():
+def test_a_fallback_needs_enough_time_before_the_deadline():
     stage = Stage(ONCE).listen()
     run = start(stage, to(SECOND), CACHE, within=10.0)
     stage.now += 9.6
     run.step(SERVER_ERROR)
 
     assert where(run) == "cache"
-    assert told_of(stage, FallbackRefused)[0].gate == "deadline"
+    assert events_of(stage, FallbackRefused)[0].gate == "deadline"
 
 
-def test_what_is_at_hand_may_be_a_moment_late():
+def test_a_local_answer_may_be_a_moment_late():
     stage = Stage(ONCE)
     run = start(stage, to(SECOND), CACHE, within=10.0)
     stage.now += 10.0
@@ -348,7 +348,7 @@ def test_what_is_at_hand_may_be_a_moment_late():
     assert run.command.until == stage.now + GRACE
 
 
-def test_a_deadline_that_begins_with_the_first_attempt_does_not_begin_anew():
+def test_a_deadline_from_the_first_attempt_covers_the_fallback():
     stage = Stage(ONCE)
     run = start(stage, to(SECOND), span=10.0)
     stage.now += 7.0
@@ -364,8 +364,8 @@ BUDGET = policy(
 )
 
 
-def test_a_move_to_a_target_that_fails_is_paid():
-    """Each call earns half a move; those to a target in no doubt are free."""
+def test_a_move_to_a_failing_target_is_paid():
+    """Each call earns half a move; a move to a target that may be healthy is free."""
     stage = Stage(BUDGET).listen()
     moved = [where(start(stage, to(SECOND)).step(SERVER_ERROR)) for _ in range(DEPRIORITIZED)]
     assert moved == [SECOND] * DEPRIORITIZED
@@ -375,12 +375,12 @@ def test_a_move_to_a_target_that_fails_is_paid():
     for run in later:
         if not run.over:
             run.step(SERVER_ERROR)
-    refused = [event for event in told_of(stage, FallbackRefused) if event.gate == "budget"]
+    refused = [event for event in events_of(stage, FallbackRefused) if event.gate == "budget"]
 
     assert len(refused) == pytest.approx(20, abs=2)
 
 
-def test_one_answer_ends_the_doubt():
+def test_one_answer_makes_a_move_free_again():
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(DEPRIORITIZED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
@@ -390,7 +390,7 @@ def test_one_answer_ends_the_doubt():
 
 
 @table_test("outcome", [BILLING, Outcome(Verdict.AUTH, status=401)])
-def test_what_no_target_is_ill_of_is_never_paid(outcome):
+def test_a_move_after_a_billing_or_auth_failure_is_free(outcome):
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(DEPRIORITIZED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
@@ -399,7 +399,7 @@ def test_what_no_target_is_ill_of_is_never_paid(outcome):
     assert start(stage, to(SECOND)).step(SERVER_ERROR).over
 
 
-def test_an_answer_that_is_at_hand_costs_nothing():
+def test_a_local_answer_is_free():
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1), retry_budget=BudgetPolicy(ratio=0.0)))
     for _ in range(DEPRIORITIZED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
@@ -410,7 +410,7 @@ def test_an_answer_that_is_at_hand_costs_nothing():
 # ---------------------------------------------------------------- pools
 
 
-def test_the_least_loaded_comes_first():
+def test_the_least_loaded_target_comes_first():
     stage = Stage(ONCE)
     for _ in range(3):
         stage.start(target=SECOND)
@@ -422,7 +422,7 @@ def test_the_least_loaded_comes_first():
 
 
 @table_test("choose", [TargetOrder.LEAST_LOADED, TargetOrder.WEIGHTED])
-def test_one_whose_circuit_is_open_comes_last(choose):
+def test_a_target_with_an_open_circuit_comes_last(choose):
     stage = Stage(
         policy(
             retry=RetryPolicy(max_attempts=1),
@@ -436,7 +436,7 @@ def test_one_whose_circuit_is_open_comes_last(choose):
 
 
 @table_test(("chance", "first"), [(0.0, SECOND), (0.74, SECOND), (0.76, THIRD)])
-def test_by_weight_chance_decides_who_comes_first(chance, first):
+def test_chance_picks_the_first_target_by_weight(chance, first):
     stage = Stage(ONCE, chance=chance)
     run = start(stage, to((SECOND, 3.0), (THIRD, 1.0), choose=TargetOrder.WEIGHTED)).step(BILLING)
     second = THIRD if first is SECOND else SECOND
@@ -445,10 +445,10 @@ def test_by_weight_chance_decides_who_comes_first(chance, first):
     assert where(run.step(BILLING)) == second
 
 
-# ---------------------------------------------------------------- whatever happens
+# ---------------------------------------------------------------- any sequence
 
 
-OUTCOMES = [OK, THROTTLED, SERVER_ERROR, TIMEOUT, BILLING, TOO_LONG, INVALID, told(5.0), None]
+OUTCOMES = [OK, THROTTLED, SERVER_ERROR, TIMEOUT, BILLING, TOO_LONG, INVALID, retry_in(5.0), None]
 STEPS = [to(SECOND, after=2.0), to(THIRD, SECOND, choose=TargetOrder.WEIGHTED), CACHE, DEGRADED]
 
 
@@ -458,7 +458,7 @@ STEPS = [to(SECOND, after=2.0), to(THIRD, SECOND, choose=TargetOrder.WEIGHTED), 
     leave=st.integers(0, 12),
     chance=st.floats(0, 0.99),
 )
-def test_nothing_is_held_when_it_is_over(outcomes, steps, leave, chance):
+def test_an_ended_call_holds_nothing(outcomes, steps, leave, chance):
     stage = Stage(chance=chance).listen()
     run = start(stage, *steps, within=60.0)
     for number, outcome in enumerate(outcomes):
@@ -478,7 +478,7 @@ def test_nothing_is_held_when_it_is_over(outcomes, steps, leave, chance):
     for target in (FIRST, SECOND, THIRD):
         assert stage.engine.target_state(target).slots.in_flight == 0
         assert stage.engine.target_state(target).admission.queued == 0
-    assert len(told_of(stage, CallEnded)) == (run.ended is not None)
+    assert len(events_of(stage, CallEnded)) == (run.ended is not None)
 
 
 def test_transient_verdicts_are_those_that_may_be_retried():

@@ -37,11 +37,11 @@ from stormbreak.types import TREATMENTS, Outcome, Verdict
 
 KEY = "sk-canary-0123456789"
 PROMPT = "a-prompt-canary"
-SAID = "a-word-of-the-provider"
+PROVIDER_TEXT = "a-word-of-the-provider"
 SAY = [{"role": "user", "content": PROMPT}]
 RETRY = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_delay=0.01))
 QUICK = Policy(retry=RETRY, breaker=None, retry_budget=None)
-FAILING = failing(500, {"message": f"{SAID} {PROMPT} {KEY}", "code": "server_error"})
+FAILING = failing(500, {"message": f"{PROVIDER_TEXT} {PROMPT} {KEY}", "code": "server_error"})
 
 
 class TheirError(Exception):
@@ -50,7 +50,7 @@ class TheirError(Exception):
     status_code = 500
 
 
-# ---------------------------------------------------------------- the breaker, around anything
+# ---------------------------------------------------------------- the breaker around functions
 
 
 def by_call(breaker, raised):
@@ -125,7 +125,7 @@ BEYOND = [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit]
 
 @table_test("way", WAYS)
 @table_test("kind", [TheirError, ValueError, *BEYOND])
-def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
+def test_a_breaker_raises_the_very_exception_of_the_function(way, kind):
     breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
     cause = LookupError("why")
     raised = kind("mine")
@@ -142,7 +142,7 @@ def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
 @table_test("on", [None, Exception, LookupError])
 @table_test("way", ENGINE_WAYS)
 @table_test("kind", [TheirError, ValueError, KeyboardInterrupt, asyncio.CancelledError])
-def test_so_is_what_a_function_in_an_engine_raises_at_last(way, kind, on):
+def test_an_engine_raises_the_last_exception_of_the_function(way, kind, on):
     guard, cause, raised = made(on=on), LookupError("why"), []
 
     def raising():
@@ -162,7 +162,7 @@ def test_so_is_what_a_function_in_an_engine_raises_at_last(way, kind, on):
     assert at_rest(guard)
 
 
-def test_only_what_the_breaker_itself_refuses_has_its_own_exception():
+def test_only_a_rejection_by_the_breaker_has_its_own_exception():
     breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1)))
     with pytest.raises(TheirError):
         by_call(breaker, TheirError())
@@ -179,7 +179,7 @@ def test_only_what_the_breaker_itself_refuses_has_its_own_exception():
     st.lists(st.sampled_from([v for v in Verdict if TREATMENTS[v].retry]), max_size=40),
     st.booleans(),
 )
-def test_notes_tell_every_attempt_and_have_a_bound(verdicts, processed):
+def test_notes_list_the_last_attempts(verdicts, processed):
     stage = Stage(
         policy(
             retry=RetryPolicy(max_attempts=99, backoff=Backoff(kind="constant", initial_delay=2.0))
@@ -199,14 +199,14 @@ def test_notes_tell_every_attempt_and_have_a_bound(verdicts, processed):
     ):
         status = 400 if verdict is Verdict.INVALID else 599
         again = "" if verdict is Verdict.INVALID else "; again after 2.0 s"
-        said = f"attempt {number} at acme/large: {verdict}, status {status} after 0.0 s{again}"
-        assert said == line
+        expected = f"attempt {number} at acme/large: {verdict}, status {status} after 0.0 s{again}"
+        assert expected == line
     attempts = len(verdicts) + 1
     assert first.startswith(f"tried: {attempts} attempt(s), {2.0 * len(verdicts):.1f} s unserved")
     assert (f"{len(verdicts)} may have been processed" in first) == bool(processed and verdicts)
 
 
-def test_notes_tell_where_a_call_went():
+def test_notes_list_fallbacks():
     stage = Stage(policy(retry=RetryPolicy(max_attempts=1)))
     steps = (
         Step(frozenset({Verdict.SERVER_ERROR}), None, "fallback", ((OTHER, 1.0),)),
@@ -231,7 +231,7 @@ def client_of(server, chosen=QUICK):
     return AsyncClient(base_url=server.base_url, model="m", policy=chosen, api_key=KEY)
 
 
-async def test_an_error_tells_what_was_tried_and_nothing_secret():
+async def test_an_error_lists_its_attempts_and_no_secret():
     scripts = (FAILING, failing(429, retry_after_ms=1), FAILING)
     async with served(*scripts) as server, client_of(server) as client:
         with pytest.raises(ServerError) as caught:
@@ -248,9 +248,9 @@ async def test_an_error_tells_what_was_tried_and_nothing_secret():
         "throttled, status 429",
         "server_error, status 500",
     ]
-    told = "".join([*caught.value.__notes__, str(caught.value), repr(caught.value)])
-    for secret in (KEY, PROMPT, SAID):
-        assert secret not in told
+    shown = "".join([*caught.value.__notes__, str(caught.value), repr(caught.value)])
+    for secret in (KEY, PROMPT, PROVIDER_TEXT):
+        assert secret not in shown
 
 
 async def test_the_notes_of_a_fallback_name_both_targets():
@@ -262,13 +262,13 @@ async def test_the_notes_of_a_fallback_name_both_targets():
         async with client_of(one, chosen) as client:
             with pytest.raises(ServerError) as caught:
                 await client.chat(SAY)
-    told = "\n".join(caught.value.__notes__)
+    shown = "\n".join(caught.value.__notes__)
 
-    assert f" to 127.0.0.1:{two.port}/m" in told
-    assert told.count("server_error, status 500") == 2
+    assert f" to 127.0.0.1:{two.port}/m" in shown
+    assert shown.count("server_error, status 500") == 2
 
 
-async def test_a_broken_stream_tells_what_came_before_it():
+async def test_a_broken_stream_lists_earlier_attempts():
     event = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
     cut = answer(event, content_type="text/event-stream", content_length=999)
     async with served(failing(500), (cut, End.CLOSE)) as server, client_of(server) as client:
@@ -284,7 +284,7 @@ async def test_a_broken_stream_tells_what_came_before_it():
 @pytest.mark.parametrize(
     ("script", "kind"), [(End.HANG, AttemptTimeoutError), (FAILING, ServerError)]
 )
-async def test_an_error_holds_no_frames_of_the_attempts_before_it(script, kind):
+async def test_an_error_keeps_no_frames_of_earlier_attempts(script, kind):
     chosen = Policy(retry=RETRY, breaker=None, retry_budget=None, attempt_timeout=0.05)
     async with served(script) as server, client_of(server, chosen) as client:
         with pytest.raises(kind) as caught:
@@ -299,7 +299,7 @@ async def test_an_error_holds_no_frames_of_the_attempts_before_it(script, kind):
     assert isinstance(error, StormbreakError)
 
 
-async def test_the_cause_is_what_the_system_said():
+async def test_the_cause_of_an_error_is_that_of_the_operating_system():
     url = f"http://127.0.0.1:{free_port()}/v1"
     async with AsyncClient(base_url=url, model="m", policy=QUICK) as client:
         with pytest.raises(ConnectionLostError) as caught:
@@ -310,7 +310,7 @@ async def test_the_cause_is_what_the_system_said():
 
 
 class Raising(FakeWire):
-    """A wire in which something happens that is nobody's failure."""
+    """A connection that raises an exception that is no failure of the target."""
 
     def __init__(self, raised):
         super().__init__(FakeIncoming([]))
@@ -321,7 +321,7 @@ class Raising(FakeWire):
 
 
 @table_test("kind", BEYOND)
-async def test_what_is_no_failure_passes_through_the_client_untouched(kind):
+async def test_an_exception_that_is_no_failure_passes_through_the_client_unchanged(kind):
     raised = kind("mine")
     async with AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=QUICK) as client:
         client._resolver.first.routes._connections[client.base_url] = Raising(raised)
@@ -335,7 +335,7 @@ async def test_what_is_no_failure_passes_through_the_client_untouched(kind):
     assert target_state.slots.in_flight == 0
 
 
-async def test_a_call_that_is_cancelled_is_cancelled():
+async def test_a_cancelled_call_is_cancelled():
     async with served(End.HANG) as server, client_of(server) as client:
         task = asyncio.create_task(client.chat(SAY))
         await server.asked()

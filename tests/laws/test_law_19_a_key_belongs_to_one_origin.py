@@ -1,8 +1,8 @@
 """Law 19. A key belongs to one origin and is never sent to another; redirects are never followed; no key over plain http to
 another machine; no `?key=` in a URL; files are for their owner only.
 
-That neither key nor prompt appears in anything that is shown or written, whatever a server does with them, is looked for in
-test_canary.py; here is where they may go.
+test_canary.py checks that neither key nor prompt appears in anything that is shown or written;
+this file checks where they may go.
 """
 
 import json
@@ -48,19 +48,19 @@ ONCE = RetryPolicy(max_attempts=1)
 
 
 @pytest.fixture(autouse=True)
-def no_words_about_providers(monkeypatch):
+def no_provider_variables(monkeypatch):
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.endswith(("_API_KEY", "_BASE_URL")):
             monkeypatch.delenv(name)
 
 
-def heard(server):
-    """All that a server was sent."""
+def received_by(server):
+    """All requests that a server received."""
     return repr([(each.line, each.headers, each.body) for each in server.requests])
 
 
 async def ask_all(client):
-    """Ask in every way; what comes of it is not the point."""
+    """Call every endpoint; results do not matter."""
     for endpoint in ENDPOINTS:
         with suppress(CallError):
             await client.request(endpoint, PAYLOAD)
@@ -69,7 +69,7 @@ async def ask_all(client):
                 await stream.answer()
 
 
-# ------------------------------------------------------------ it goes to no other origin
+# ------------------------------------------------------------ a key goes to no other origin
 
 
 @table_test("status", range(300, 309))
@@ -89,8 +89,8 @@ async def test_no_redirect_is_followed(status):
     assert (other.opened, other.requests) == (0, [])
 
 
-async def test_a_fallback_takes_no_key_along(monkeypatch):
-    """To another address with a key, to one without, and back: every server hears of its own alone."""
+async def test_a_fallback_gets_only_its_own_key(monkeypatch):
+    """To another address with a key, to one without, and back: every server gets only its own key."""
     monkeypatch.setenv("SECOND_KEY", KEYS["second"])
     async with (
         served(failing(500)) as own,
@@ -110,7 +110,7 @@ async def test_a_fallback_takes_no_key_along(monkeypatch):
             await ask_all(client)
 
     assert min(len(own.requests), len(second.requests), len(third.requests)) >= len(ENDPOINTS)
-    known = {name: {key for key in KEYS.values() if key in heard(server)}
+    known = {name: {key for key in KEYS.values() if key in received_by(server)}
              for name, server in {"own": own, "second": second, "third": third}.items()}  # fmt: skip
     assert known == {"own": {KEYS["own"]}, "second": {KEYS["second"]}, "third": set()}
     for server in (own, second):
@@ -140,8 +140,8 @@ URLS = st.sampled_from(NEAR + FAR)
     st.none() | st.sampled_from(sorted(PRESETS)),
     st.none() | URLS,
 )
-def test_a_key_of_the_environment_stays_at_home(keys, addresses, provider, base_url):
-    """Whatever is set and whatever is asked for, a key goes where it is at home or nowhere."""
+def test_a_key_of_the_environment_goes_only_to_its_own_origin(keys, addresses, provider, base_url):
+    """For any variables and addresses, a key goes to its own origin or to none."""
     environ = {name: f"key of {name}".replace(" ", "-") for name in keys} | addresses
     with suppress(ConfigurationError):
         origin = find_endpoint(provider, base_url=base_url, environ=environ).origin
@@ -165,7 +165,7 @@ async def test_another_address_does_not_get_the_key_of_the_environment(monkeypat
                 await ask_all(client)
     assert all(KEY in repr(request.headers) for request in home.requests)
     assert len(home.requests) == len(other.requests) == 2 * len(ENDPOINTS)
-    assert KEY not in heard(other)
+    assert KEY not in received_by(other)
 
 
 COOKIE = "session=cookie-canary-0123456789; Path=/"
@@ -173,10 +173,10 @@ COOKIE = "session=cookie-canary-0123456789; Path=/"
 
 @table_test("stream", [False, True])
 @table_test("way", ["led", "led, an error", "fallback", "own"])
-async def test_a_cookie_goes_back_to_the_origin_that_set_it_alone(
+async def test_a_cookie_goes_back_only_to_the_origin_that_set_it(
     way, stream, monkeypatch, tmp_path
 ):
-    """The SDK's client keeps cookies by the host that it believes to ask, which is the same for all targets."""
+    """The client of the SDK keeps cookies by the host that it asked, which is the same for all targets."""
     monkeypatch.setenv("TARGET_KEY", KEYS["second"])
     kind = "text/event-stream" if stream else "application/json"
     body = WHOLE if stream else BODY
@@ -208,7 +208,7 @@ async def test_a_cookie_goes_back_to_the_origin_that_set_it_alone(
     assert "cookie" not in repr([each.headers for each in target.requests])
 
 
-# ------------------------------------------------------------ it is not shown on the way
+# ------------------------------------------------------------ a key is not readable on the way
 
 ODD = ["localhost.evil.example", "127.0.0.1.evil.example", "127.1", "0.0.0.0", "[::]", "0x7f000001"]
 HOSTS = st.sampled_from(ODD) | st.ip_addresses().map(
@@ -217,7 +217,7 @@ HOSTS = st.sampled_from(ODD) | st.ip_addresses().map(
 
 
 @given(HOSTS)
-def test_plain_http_takes_it_to_this_machine_alone(host):
+def test_plain_http_carries_a_key_to_loopback_only(host):
     base_url = f"http://{host}:8900/v1"
     if is_loopback(host.strip("[]")):
         assert host not in ODD
@@ -228,7 +228,7 @@ def test_plain_http_takes_it_to_this_machine_alone(host):
     assert origin_of(f"https://{host}:8900/v1", KEY).api_key == KEY
 
 
-async def test_nor_by_a_fallback(monkeypatch):
+async def test_a_fallback_over_plain_http_carries_no_key(monkeypatch):
     monkeypatch.setenv("SPARE_KEY", KEY)
     place = Place(base_url="http://spare.example/v1", api_key_env="SPARE_KEY")
     policy = Policy(fallback=(ToTargets(targets=(place,)),))
@@ -248,8 +248,8 @@ PAIRS = st.lists(
 
 
 @given(PAIRS)
-def test_no_url_holds_it(pairs):
-    """Neither what is sent to, nor what an endpoint was said to be."""
+def test_no_url_contains_a_key(pairs):
+    """Neither the URL of a request nor a configured base URL."""
     query = "&".join(f"{name}={value}" for name, value in pairs)
     origin = origin_of(f"https://own.example/v1?{query}#{KEY}", KEY)
     url = origin.url_of(f"models?{query}")
@@ -257,17 +257,17 @@ def test_no_url_holds_it(pairs):
     assert parse_qsl(urlsplit(url).query) == [pair for pair in pairs if KEY not in pair]
 
 
-async def test_a_key_in_an_endpoint_does_not_leave():
+async def test_a_key_in_the_url_of_an_endpoint_is_not_sent():
     async with (
         served() as server,
         AsyncClient(base_url=f"{server.base_url}?key={KEY}", model="m") as client,
     ):
         await client.request(f"chat/completions?api-version=1&key={KEY}", {"messages": SAY})
     assert server.requests[0].line == "POST /v1/chat/completions?api-version=1 HTTP/1.1"
-    assert KEY not in heard(server)
+    assert KEY not in received_by(server)
 
 
-# ------------------------------------------------------------ it comes back in nothing
+# ------------------------------------------------------------ a key is redacted in responses
 
 
 @given(
@@ -276,15 +276,15 @@ async def test_a_key_in_an_endpoint_does_not_leave():
     st.sampled_from([Verdict.AUTH, Verdict.SERVER_ERROR]),
     st.booleans(),
 )
-@example("0123456/", 2, Verdict.AUTH, True)  # found: only slashes written so once were known
-def test_a_key_of_any_form_is_blotted_where_it_is_repeated(key, depth, verdict, slashes):
-    """As it is, in a JSON string, in JSON that is quoted in another; with slashes as some encoders write them."""
+@example("0123456/", 2, Verdict.AUTH, True)  # a bug: only slashes escaped once were known
+def test_a_key_of_any_form_is_redacted_in_a_response(key, depth, verdict, slashes):
+    """Plain, in a JSON string, in JSON quoted in JSON; with slashes as some encoders write them."""
     assume(may_be_secret(key))
-    said = f"no such key: <{key}>"
+    text = f"no such key: <{key}>"
     for _ in range(depth):
-        said = json.dumps(said)
-        said = said.replace("/", r"\/") if slashes else said
-    _, body = redact(ParsedResponse(verdict), said.encode(), api_key=key, request_body=b"{}")
+        text = json.dumps(text)
+        text = text.replace("/", r"\/") if slashes else text
+    _, body = redact(ParsedResponse(verdict), text.encode(), api_key=key, request_body=b"{}")
     left = body.decode()
     for _ in range(depth):
         left = json.loads(left)
@@ -292,7 +292,7 @@ def test_a_key_of_any_form_is_blotted_where_it_is_repeated(key, depth, verdict, 
     assert key not in left
 
 
-async def test_an_error_that_names_the_redirect_names_no_key():
+async def test_an_error_about_a_redirect_names_no_key():
     location = f"https://{KEY}.evil.example/{KEY}?key={KEY}"
     async with served(answer(KEY.encode(), 307, location=location)) as server:
         given = {"base_url": server.base_url, "api_key": KEY, "model": "m"}
@@ -303,24 +303,24 @@ async def test_an_error_that_names_the_redirect_names_no_key():
     assert_clean(shown_by(caught.value), "the error")
 
 
-# ------------------------------------------------------------ its files are for their owner only
+# ------------------------------------------------------------ files are for their owner only
 
 
 @pytest.fixture
-def open_handed():
-    """A mask that takes nothing away: what is 0600 then was meant to be."""
+def umask_zero():
+    """A umask of 0: files with 0600 then were made so on purpose."""
     before = os.umask(0)
     yield
     os.umask(before)
 
 
-def test_every_file_is_for_its_owner_only(open_handed, tmp_path, stormbreak_provider, monkeypatch):
+def test_every_file_is_for_its_owner_only(umask_zero, tmp_path, stormbreak_provider, monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     place = tmp_path / "work"
     place.mkdir()
     source = write(tmp_path / "in.jsonl", chat_rows(30))
-    trouble = '\n[[faults]]\nkind = "400"\nshare = 0.5\n'
-    provider = stormbreak_provider("[provider]\nservice = 0.0\nrequire_key = true\n" + trouble)
+    fault = '\n[[faults]]\nkind = "400"\nshare = 0.5\n'
+    provider = stormbreak_provider("[provider]\nservice = 0.0\nrequire_key = true\n" + fault)
     policy = replace(
         for_batch(
             Policy(

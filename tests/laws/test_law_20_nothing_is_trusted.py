@@ -65,21 +65,21 @@ def toml_of(path, literal):
 
 
 @table_test("path", PATHS)
-def test_every_key_of_a_policy_names_itself_and_a_value_that_cannot_be(path, tmp_path, capsys):
+def test_every_policy_key_names_itself_and_an_invalid_value(path, tmp_path, capsys):
     file = tmp_path / "policy.toml"
     file.write_text(toml_of(path, '"a-wrong-word"' if path[-1] not in ("path", "name") else "7"))
     code = main(["config", "check", str(file)])
-    said = capsys.readouterr()
+    output = capsys.readouterr()
 
-    assert (code, said.out) == (2, "")
-    assert said.err.count("\n") == 1
-    assert str(file) in said.err
-    assert ".".join(path) in said.err
-    assert ("a-wrong-word" if path[-1] not in ("path", "name") else "7") in said.err
+    assert (code, output.out) == (2, "")
+    assert output.err.count("\n") == 1
+    assert str(file) in output.err
+    assert ".".join(path) in output.err
+    assert ("a-wrong-word" if path[-1] not in ("path", "name") else "7") in output.err
 
 
 @table_test("path", PATHS)
-def test_a_key_in_any_place_of_a_policy_is_refused_without_echo(path, tmp_path):
+def test_an_api_key_in_any_place_of_a_policy_is_refused_without_echo(path, tmp_path):
     file = tmp_path / "policy.toml"
     for text in (toml_of(path, f'"{CANARY}"'), f"{toml_of(path, '1')}# {CANARY}\n"):
         file.write_text(text)
@@ -104,16 +104,18 @@ def test_a_key_in_any_place_of_a_policy_is_refused_without_echo(path, tmp_path):
     ],
     ids=" ".join,
 )
-def test_no_command_starts_with_a_key_in_what_it_is_given(command, tmp_path, monkeypatch, capsys):
+def test_no_command_runs_with_an_api_key_in_its_arguments_or_files(
+    command, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.jsonl").write_text('{"prompt": "hello", "model": "m"}\n')
     (tmp_path / "policy.toml").write_text(f'api_key = "{CANARY}"\n')
     args = ["policy.toml" if arg == "FILE" else arg for arg in command]
     code = main(args)
-    said = capsys.readouterr()
+    output = capsys.readouterr()
 
-    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
-    assert CANARY not in said.err
+    assert (code, output.out, output.err.count("\n")) == (2, "", 1)
+    assert CANARY not in output.err
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -146,26 +148,26 @@ code_like = st.lists(
 @given(st.one_of(st.text(max_size=200), code_like))
 @example("goodput >= 0.9 and p99 <= 10")
 @example("(" * 500)
-def test_a_claim_is_read_or_refused_and_never_executed(text):
+def test_an_assertion_is_parsed_or_refused_and_never_executed(text):
     with ExitStack() as stack:
         traps = [stack.enter_context(mock.patch.object(builtins, name)) for name in FORBIDDEN]
         try:
             parse_assertion(text)
         except ConfigurationError as error:
-            said = str(error)
+            message = str(error)
         else:
-            said = ""
-        assert "\n" not in said
+            message = ""
+        assert "\n" not in message
         for trap in traps:
             trap.assert_not_called()
 
 
 @table_test("text", CODE)
-def test_code_for_a_claim_exits_with_2_and_one_line(text, capsys):
+def test_code_in_an_assertion_exits_with_2_and_one_line(text, capsys):
     code = main(["storm", "run", "dip", "--assert", text])
-    said = capsys.readouterr()
+    output = capsys.readouterr()
 
-    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert (code, output.out, output.err.count("\n")) == (2, "", 1)
 
 
 EXECUTES = frozenset(
@@ -175,13 +177,13 @@ IMPORTS = frozenset(
     {"pickle", "marshal", "shelve", "subprocess", "code", "runpy", "yaml", "ctypes"}
 )
 BY_NAME = frozenset({"lazy_import.py", "cli/command.py"})
-"""Where a module is imported by a name, one of a table in the code."""
+"""These import a module by a name from a table in the code."""
 
 OWN_COMMANDS = frozenset({"demo/acts.py", "gateway/workers.py"})
-"""Start this very program, with words of their own."""
+"""These start this program with fixed arguments."""
 
 
-def test_nothing_in_here_could_execute_what_it_reads():
+def test_no_source_file_can_execute_what_it_reads():
     for path in SOURCE.rglob("*.py"):
         name = path.relative_to(SOURCE).as_posix()
         for node in ast.walk(ast.parse(path.read_text())):
@@ -199,7 +201,7 @@ def test_nothing_in_here_could_execute_what_it_reads():
                 assert word not in EXECUTES, name
 
 
-WORDS = {
+FREE_TEXTS = {
     "Place": {"provider", "base_url", "api_key_env", "model", "models"},
     "CachePolicy": {"path"},
     "ToDegraded": {"text"},
@@ -212,8 +214,8 @@ WORDS = {
     "Load": {"preset"},
     "Scenario": {"name", "description"},
 }
-"""Every free text in a file, by the part that holds it: addresses, names of models and variables, texts to look for or to
-say, one file of data. None of them names anything to run, to import or to include.
+"""Every free text in a file, by its part: addresses, names of models and variables, texts to look for or to
+answer, one file of data. None of them names anything to run, to import or to include.
 """
 
 
@@ -240,7 +242,7 @@ def test_no_file_names_a_command_or_an_import_path(root):
     for part in parts(root):
         hints = get_type_hints(part)
         texts = {field.name for field in fields(part) if has_text(hints[field.name])}
-        assert WORDS.get(part.__name__, set()) == texts, part
+        assert FREE_TEXTS.get(part.__name__, set()) == texts, part
 
 
 # ---------------------------------------------------------------- bounds, each with its verdict
@@ -279,7 +281,7 @@ WAITS = replace(OFF, retry=RetryPolicy(max_attempts=3))
 NARROW = replace(OFF, limit=FixedLimit(max_in_flight=1), queue=QueuePolicy(max_size=1))
 LATER = failing(429, retry_after="1000")
 
-BOUNDS = [  # what is bounded, what a server does, under which policy, streamed, verdict, what is said
+BOUNDS = [  # the bound, the behaviour of the server, the policy, streamed, verdict, part of the detail
     ("body", endless(b" " * 2**14), ONCE, False, Verdict.BROKEN, "larger than"),
     ("unpacked gzip", bomb("gzip"), ONCE, False, Verdict.BROKEN, "larger than"),
     ("unpacked deflate", bomb("deflate"), ONCE, False, Verdict.BROKEN, "larger than"),
@@ -304,18 +306,18 @@ BOUNDS = [  # what is bounded, what a server does, under which policy, streamed,
 
 @pytest.mark.parametrize("kind", [AsyncClient, ClientOnThreads], ids=["awaits", "blocks"])
 @pytest.mark.parametrize(
-    ("script", "policy", "streamed", "verdict", "said"),
+    ("script", "policy", "streamed", "verdict", "detail"),
     [row[1:] for row in BOUNDS],
     ids=[row[0] for row in BOUNDS],
 )
-async def test_what_has_no_end_has_a_bound_and_a_verdict(
-    script, policy, streamed, verdict, said, kind, monkeypatch
+async def test_every_unbounded_response_has_a_bound_and_a_verdict(
+    script, policy, streamed, verdict, detail, kind, monkeypatch
 ):
     """The bounds of bytes are lowered, so that the test is quick; the real ones are in `test_faults`."""
     for module in (h1_response,):
-        monkeypatch.setattr(module, "BODY_LIMIT", 2**22 if said == "line" else 2**20)
+        monkeypatch.setattr(module, "BODY_LIMIT", 2**22 if detail == "line" else 2**20)
     monkeypatch.setattr(sse, "LINE_LIMIT", 2**20)
-    monkeypatch.setattr(stream_reader, "TOTAL_LIMIT", 2**16 if said == "longer than" else 2**22)
+    monkeypatch.setattr(stream_reader, "TOTAL_LIMIT", 2**16 if detail == "longer than" else 2**22)
     async with (
         served(script) as server,
         kind(base_url=server.base_url, model="m", policy=policy) as client,
@@ -325,10 +327,10 @@ async def test_what_has_no_end_has_a_bound_and_a_verdict(
     outcome = ended.outcome
 
     assert (verdict, 1) == (outcome.verdict, ended.attempts)
-    assert said is None or said in outcome.detail
+    assert detail is None or detail in outcome.detail
 
 
-async def test_a_wait_beyond_the_bound_ends_the_call_and_says_when_to_come_back():
+async def test_a_wait_beyond_the_bound_ends_the_call_with_the_time_to_retry():
     async with (
         served(LATER) as server,
         AsyncClient(base_url=server.base_url, model="m", policy=WAITS) as client,
@@ -341,7 +343,7 @@ async def test_a_wait_beyond_the_bound_ends_the_call_and_says_when_to_come_back(
     assert (again.outcome.verdict, again.attempts) == (Verdict.THROTTLED, 1)
 
 
-async def test_who_waits_is_bounded_in_number():
+async def test_the_number_of_waiting_calls_is_bounded():
     async with (
         served(End.HANG) as server,
         AsyncClient(base_url=server.base_url, model="m", policy=NARROW) as client,

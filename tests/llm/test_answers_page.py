@@ -1,4 +1,4 @@
-"""docs/background/answers.md is what the tables say, and the tables are what the readers do."""
+"""docs/background/answers.md matches the tables, and the tables match the readers."""
 
 import json
 
@@ -20,7 +20,7 @@ from stormbreak.types import TREATMENTS, Verdict
 
 
 def test_the_page_is_up_to_date():
-    """If not: python bench/answers_page.py."""
+    """Remake it with `python bench/answers_page.py`."""
     assert answers_page.PAGE.read_text(encoding="utf-8") == answers_page.page()
 
 
@@ -32,7 +32,7 @@ def test_each_preset_is_in_every_table(preset):
     assert preset in SOURCES
 
 
-def test_every_documenting_provider_has_a_source():
+def test_every_documented_provider_has_a_source():
     rows = (
         *FINISH_REASONS.values(),
         *CODES,
@@ -44,21 +44,21 @@ def test_every_documenting_provider_has_a_source():
     assert {name for row in rows for name in row.providers} <= SOURCES.keys()
 
 
-def test_no_code_stands_twice():
+def test_every_code_is_in_one_table_once():
     assert len(NAMED) == len(CODES)
     assert len(BROAD) == len(BROAD_CODES)
     assert not NAMED.keys() & BROAD.keys()
 
 
 @table_test("reason", FINISH_REASONS.values())
-def test_a_finish_reason_means_what_the_table_says(reason: Reason):
+def test_a_finish_reason_has_the_verdict_of_the_table(reason: Reason):
     assert reason_of(reason.name.upper()) is reason
-    told = [
+    bodies = [
         json.dumps({"choices": [{"message": {"content": content}, "finish_reason": reason.name}]})
         for content in ("Hi", None)
     ]
     full, empty = (
-        read_answer(HttpResponse(200, {}, body.encode(), 0.0), Shape.CHAT) for body in told
+        read_answer(HttpResponse(200, {}, body.encode(), 0.0), Shape.CHAT) for body in bodies
     )
     never = reason.meaning in {FinishMeaning.ABORTED, FinishMeaning.ERROR}
     assert full.verdict is (reason.verdict if never else Verdict.OK)
@@ -68,7 +68,7 @@ def test_a_finish_reason_means_what_the_table_says(reason: Reason):
 
 
 @table_test("shape", ERROR_SHAPES)
-def test_an_error_is_seen_in_every_form(shape):
+def test_every_error_shape_of_the_table_is_recognized(shape):
     body = shape.example.encode()
     assert parse_error(body, is_error=shape.needs_status) is not None
     assert answers_page.verdict_of_shape(shape) is not Verdict.OK
@@ -80,7 +80,7 @@ def test_an_error_is_seen_in_every_form(shape):
         assert scanner.end()[0].verdict is answers_page.verdict_of_shape(shape)
 
 
-def test_every_format_has_its_endings():
+def test_every_format_has_its_endings_in_the_table():
     examples = {shape: [] for shape in FORMATS}
     for ending in STREAM_ENDINGS:
         examples[shape_of(ending.format)].append(ending.example[-1])
@@ -89,7 +89,7 @@ def test_every_format_has_its_endings():
 
 
 @table_test("ending", STREAM_ENDINGS)
-def test_a_stream_that_is_passed_on_ends_in_the_same_way(ending):
+def test_the_scanner_gives_each_ending_the_verdict_of_the_table(ending):
     scanner = StreamScanner(shape_of(ending.format))
     for block in ending.blocks():
         scanner.feed(block.encode())

@@ -1,4 +1,4 @@
-"""A chat completion is put together from its chunks: what it becomes, and what is no chunk."""
+"""A chat completion is assembled from its chunks; an invalid chunk is refused."""
 
 import pytest
 from chunks import assembled, call, choice, message, whole_call
@@ -8,7 +8,7 @@ from stormbreak.llm.chat import ChatAssembly
 from stormbreak.llm.stream_deltas import MalformedChunkError
 
 
-def test_the_answer_has_the_form_of_an_unstreamed_one():
+def test_the_assembled_answer_has_the_form_of_a_plain_one():
     head = {
         "id": "c1",
         "object": "chat.completion.chunk",
@@ -42,7 +42,7 @@ def test_the_answer_has_the_form_of_an_unstreamed_one():
     }
 
 
-def test_text_of_every_kind_grows():
+def test_text_of_every_kind_is_joined():
     assert message(
         {"reasoning_content": "a"}, {"reasoning_content": "b"}, {"refusal": "c"}, {"refusal": "d"}
     ) == {
@@ -53,24 +53,24 @@ def test_text_of_every_kind_grows():
     }
 
 
-def test_the_role_does_not_grow():
+def test_the_role_is_not_joined():
     assert (
         message({"role": "assistant"}, {"role": "assistant", "content": "a"})["role"] == "assistant"
     )
 
 
-def test_lists_grow():
+def test_lists_are_joined():
     found = message({"annotations": [1]}, {"annotations": None}, {"annotations": [2]})
     assert found["annotations"] == [1, 2]
 
 
-def test_tool_calls_grow_by_index():
+def test_tool_calls_are_joined_by_index():
     found = message(
         {"content": None},
         call(1, "g", "", id="b", type="function"),
         call(0, "f", "", id="a", type="function"),
         call(0, None, '{"x"'),
-        call(1, "", "{}", id=""),  # some providers repeat what they already said as empty text
+        call(1, "", "{}", id=""),  # some providers repeat a field as empty text
         call(0, None, ":1}"),
     )
     assert found["tool_calls"] == [whole_call("a", "f", '{"x":1}'), whole_call("b", "g", "{}")]
@@ -104,7 +104,7 @@ def test_token_probabilities_are_appended():
     }
 
 
-def test_choices_are_put_in_order():
+def test_choices_are_sorted_by_index():
     whole = assembled(
         {
             "choices": [
@@ -116,7 +116,7 @@ def test_choices_are_put_in_order():
     assert [(c["index"], c["message"]["content"]) for c in whole["choices"]] == [(0, "a"), (1, "b")]
 
 
-def test_every_choice_must_say_why_it_ended():
+def test_every_choice_needs_a_finish_reason():
     one, two = ChatAssembly(), ChatAssembly(2)
     for assembly in one, two:
         assert assembly.missing(done=True)
@@ -144,7 +144,7 @@ def test_every_choice_must_say_why_it_ended():
         (choice(call(0, "f")), True),
     ],
 )
-def test_output_is_noticed(chunk, output):
+def test_output_is_detected(chunk, output):
     assembly = ChatAssembly()
     assembly.add(chunk)
     assert assembly.has_output is output
@@ -175,12 +175,12 @@ def test_output_is_noticed(chunk, output):
         [choice({"type": "a"}), choice({"type": {"b": 1}})],
     ],
 )
-def test_what_is_no_chunk_is_refused(chunks):
+def test_an_invalid_chunk_is_refused(chunks):
     with pytest.raises(MalformedChunkError):
         assembled(*chunks)
 
 
-def test_chunks_are_left_as_they_were():
+def test_chunks_are_not_modified():
     first = choice({"x": [1], "y": {"z": [1]}})
     assembled(first, first)
     assert first == choice({"x": [1], "y": {"z": [1]}})

@@ -1,4 +1,4 @@
-"""Any chat completion, cut into chunks in any way, is put together to the same again."""
+"""A chat completion cut into any chunks is assembled to the same completion."""
 
 import json
 from itertools import pairwise
@@ -40,7 +40,7 @@ WHOLE = {"id", "type", "role", "name"}
 
 @st.composite
 def cut(draw, name, value):
-    """Draw the pieces that a value may come in, some of which say nothing."""
+    """Draw the pieces of a value, some of which are empty."""
     if isinstance(value, dict):
         return draw(cut_object(value))
     if name in WHOLE or not isinstance(value, str | list):
@@ -51,7 +51,7 @@ def cut(draw, name, value):
 
 @st.composite
 def cut_object(draw, whole):
-    """Draw deltas that amount to an object: each brings the next pieces of some of its fields."""
+    """Draw deltas of an object: each has the next pieces of some fields."""
     left = {name: draw(cut(name, value)) for name, value in whole.items() if name != "tool_calls"}
     for index, made in enumerate(whole.get("tool_calls", ())):
         first, *others = draw(cut_object(made))
@@ -75,7 +75,7 @@ def cut_object(draw, whole):
 
 @st.composite
 def streams(draw):
-    """Draw choices, and the chunks they may come in."""
+    """Draw choices, and their chunks."""
     choices, chunks = [], []
     for index in range(draw(st.integers(1, 2))):
         whole = draw(MESSAGES)
@@ -93,7 +93,7 @@ def streams(draw):
 
 
 @given(streams())
-def test_any_completion_cut_in_any_way_is_the_same_again(drawn):
+def test_a_completion_cut_into_any_chunks_is_assembled_again(drawn):
     choices, parts = drawn
     found = assembled(*(json.loads(json.dumps({"choices": [part]})) for part in parts))
     assert found["choices"] == choices

@@ -1,11 +1,11 @@
-"""How each field of a chat completion grows from chunk to chunk, known or not."""
+"""How known and unknown fields of a chat completion are joined from chunks."""
 
 from chunks import assembled, call, choice, message
 from table_test import table_test
 
 
-def test_the_arguments_of_a_function_call_grow():
-    """Found: each piece replaced the one before, and the answer counted as complete."""
+def test_the_arguments_of_a_function_call_are_joined():
+    """A bug: each piece replaced the previous one, and the answer counted as complete."""
     found = message(
         {"content": None, "function_call": {"name": "get_weather", "arguments": ""}},
         {"function_call": {"arguments": '{"city":'}},
@@ -14,7 +14,7 @@ def test_the_arguments_of_a_function_call_grow():
     assert found["function_call"] == {"name": "get_weather", "arguments": '{"city":"Paris"}'}
 
 
-def test_audio_grows():
+def test_audio_is_joined():
     found = message(
         {"audio": {"id": "a1", "transcript": "Hel"}},
         {"audio": {"id": "a1", "transcript": "lo", "data": "AAAA"}},
@@ -28,7 +28,7 @@ def test_audio_grows():
     }
 
 
-def test_unknown_delta_fields_are_joined_by_kind():
+def test_unknown_delta_fields_are_joined_by_type():
     found = message(
         {"x": {"a": "b", "c": [1], "d": {"e": "f"}, "g": 1, "h": None, "i": "", "j": True}},
         {"x": {"a": "c", "c": [2], "d": {"e": "g"}, "g": 2, "h": 3, "i": {"k": 1}, "j": False}},
@@ -48,7 +48,7 @@ def test_unknown_delta_fields_are_joined_by_kind():
     }
 
 
-def test_a_custom_tool_call_grows():
+def test_a_custom_tool_call_is_joined():
     at = {"index": 0}
     found = message(
         {"tool_calls": [at | {"id": "a", "type": "custom", "custom": {"name": "f", "input": "x"}}]},
@@ -85,12 +85,12 @@ THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
         ([[], "a"], "a"),
     ],
 )
-def test_content_may_be_parts_and_text(pieces, content):
-    """Mistral thinks in parts and speaks in text."""
+def test_content_may_mix_parts_and_text(pieces, content):
+    """Mistral sends thinking as parts and the answer as text."""
     assert message(*({"content": piece} for piece in pieces))["content"] == content
 
 
-def test_what_stands_beside_a_delta_is_merged_and_its_text_is_not_joined():
+def test_fields_beside_a_delta_are_merged_and_not_joined():
     safe = {"hate": {"filtered": False, "severity": "safe"}}
     whole = assembled(
         choice({"content": "a"}, content_filter_results=safe, token_ids=[1], stop_reason="x"),
@@ -116,8 +116,8 @@ AZURE = {
 }
 
 
-def test_the_first_real_value_of_the_head_wins():
-    """Found: Azure's first chunk, which knows nothing yet, named the answer."""
+def test_the_first_non_empty_value_of_the_head_wins():
+    """A bug: the first chunk of Azure, which is empty, set the id of the answer."""
     head = {"id": "c1", "created": 5, "model": "m"}
     whole = assembled(AZURE, head | choice({"content": "a"}), {"id": "c2", "created": 6})
     assert {name: whole[name] for name in head} == head
@@ -125,7 +125,7 @@ def test_the_first_real_value_of_the_head_wins():
     assert whole["system_fingerprint"] == ""
 
 
-def test_a_head_that_is_nested_is_filled_in():
+def test_a_nested_head_is_filled_in():
     whole = assembled(
         {"x": {"id": "a", "y": {"z": 0}}}, {"x": {"id": "b", "y": {"z": 1}, "seed": 2}}, {"x": None}
     )
@@ -150,6 +150,6 @@ def test_usage_may_come_at_the_end_in_several_places(last):
     assert whole["x_groq"]["id"] == "r"
 
 
-def test_odd_words_of_groq_are_passed_through():
+def test_an_odd_x_groq_field_is_passed_through():
     assert "usage" not in assembled({"x_groq": 5})
     assert assembled({"x_groq": 5})["x_groq"] == 5

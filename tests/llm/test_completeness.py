@@ -1,4 +1,4 @@
-"""Law 15 for plain answers: a success is a complete, well-formed answer, whatever the status said."""
+"""Law 15 for plain answers: a success is a complete, well-formed answer, whatever the status."""
 
 import json
 import tracemalloc
@@ -50,7 +50,7 @@ def test_a_whole_answer_is_ok(shape):
     assert read(json.dumps(WHOLE[shape], ensure_ascii=False).encode(), shape).verdict is Verdict.OK
 
 
-def test_what_a_chat_completion_says():
+def test_text_finish_reason_and_usage_of_a_chat_completion_are_read():
     reading = read(CHAT)
     assert (reading.text, reading.finish_reason) == ("Hé!", "stop")
     assert reading.usage == Usage(input_tokens=3, output_tokens=2)
@@ -58,7 +58,7 @@ def test_what_a_chat_completion_says():
 
 
 @table_test("reason", ["length", "content_filter", "tool_calls"])
-def test_an_answer_that_stopped_early_is_an_answer(reason):
+def test_an_answer_that_stopped_early_is_ok(reason):
     reading = read({"choices": [CHOICE | {"finish_reason": reason}]})
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, reason)
 
@@ -74,7 +74,7 @@ def test_an_answer_that_stopped_early_is_an_answer(reason):
         ({}, ""),
     ],
 )
-def test_text_of_a_message_that_is_not_plain(content, text):
+def test_text_of_message_parts_is_joined(content, text):
     reading = read({"choices": [CHOICE | {"message": {"content": content}}]})
     assert (reading.verdict, reading.text) == (Verdict.OK, text)
 
@@ -110,13 +110,13 @@ def test_text_of_a_message_that_is_not_plain(content, text):
     ],
 )
 @table_test("status", [200, 201, 204, 206])
-def test_a_chat_completion_that_is_none(body, detail, status):
+def test_an_incomplete_chat_completion_is_broken(body, detail, status):
     reading = read(body, status=status)
     assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
     assert reading.maybe_processed
 
 
-def test_a_choice_that_ended_in_an_error_is_one():
+def test_a_choice_that_ended_in_an_error_is_an_error():
     failed = CHOICE | {"finish_reason": "error"}
     assert read({"choices": [failed]}).verdict is Verdict.SERVER_ERROR
     assert read({"choices": [CHOICE, failed]}).verdict is Verdict.SERVER_ERROR
@@ -157,12 +157,12 @@ def test_an_error_beside_an_answer_is_an_error():
         (5, "not a list of embeddings"),
     ],
 )
-def test_embeddings_that_are_none(data, detail):
+def test_invalid_embeddings_are_broken(data, detail):
     reading = read({"data": data}, Shape.EMBEDDINGS)
     assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
 
 
-def test_an_empty_list_with_a_blank_inside_is_no_embedding():
+def test_a_blank_embedding_list_is_broken():
     assert read(b'{"data":[{"embedding":[ ]}]}', Shape.EMBEDDINGS).detail == "no embedding"
 
 
@@ -181,23 +181,23 @@ def test_a_body_with_a_bad_byte_is_never_ok(shape, at, byte):
 
 
 @table_test(
-    "said",
+    "body",
     [
         {"error": {"message": "busy"}},
         {"type": "error", "error": {"type": "overloaded_error"}, "request_id": "r"},
         {"object": "error", "message": "busy", "id": "e"},
     ],
 )
-def test_an_error_is_no_resource(said):
-    assert read(said, Shape.RESOURCE) == read(said, Shape.JSON)
-    assert read(said, Shape.RESOURCE).verdict is not Verdict.OK
+def test_an_error_is_not_taken_for_a_resource(body):
+    assert read(body, Shape.RESOURCE) == read(body, Shape.JSON)
+    assert read(body, Shape.RESOURCE).verdict is not Verdict.OK
 
 
 @table_test("name", ["object", "id", "status"])
-def test_a_resource_may_tell_of_an_error(name):
-    said = {name: "x", "error": {"code": "rate_limit_exceeded", "message": "no"}}
-    assert read(said, Shape.RESOURCE).verdict is Verdict.OK
-    assert read([said], Shape.RESOURCE).verdict is Verdict.OK
+def test_a_resource_may_contain_an_error(name):
+    body = {name: "x", "error": {"code": "rate_limit_exceeded", "message": "no"}}
+    assert read(body, Shape.RESOURCE).verdict is Verdict.OK
+    assert read([body], Shape.RESOURCE).verdict is Verdict.OK
 
 
 NOTHING = [
@@ -208,8 +208,8 @@ NOTHING = [
 
 
 @table_test("error", NOTHING)
-def test_an_error_that_says_nothing_is_none(error):
-    """Found: some providers send the object always, and fill it in when there is an error."""
+def test_an_empty_error_object_is_no_error(error):
+    """A bug: some providers always send the object, and fill it in after an error."""
     assert read(CHAT | {"error": error}).verdict is Verdict.OK
     assert read({"choices": [CHOICE | {"error": error}]}).verdict is Verdict.OK
     assert read(EMBEDDINGS | {"error": error}, Shape.EMBEDDINGS).verdict is Verdict.OK
@@ -222,7 +222,7 @@ def test_an_error_that_says_nothing_is_none(error):
     )
 
 
-def test_an_error_with_one_word_is_one():
+def test_an_error_with_one_value_is_an_error():
     for error in ({"message": "x"}, {"message": "", "code": 1}, {"type": "x"}, "x", 5, [0]):
         assert read(CHAT | {"error": error}).verdict is Verdict.SERVER_ERROR
 
@@ -235,7 +235,7 @@ def test_numbers_and_base64_are_embeddings(embedding):
 
 
 def test_fewer_choices_than_requested_are_reported():
-    """Decided: a server that ignores `n` ignores it again, and each answer is paid for."""
+    """A retry is useless: the server would ignore `n` again, and each answer is billed."""
     one, three = {"choices": [CHOICE]}, {"choices": [CHOICE] * 3}
     assert read(one, choices=1).verdict is Verdict.OK
     reading = read(one, choices=2)
@@ -245,7 +245,7 @@ def test_fewer_choices_than_requested_are_reported():
     assert read(MODELS, Shape.JSON, choices=2).verdict is Verdict.OK
 
 
-def test_every_input_has_its_embedding():
+def test_every_input_needs_an_embedding():
     assert read(EMBEDDINGS, Shape.EMBEDDINGS, inputs=2).verdict is Verdict.OK
     assert read(EMBEDDINGS, Shape.EMBEDDINGS, inputs=None).verdict is Verdict.OK
     for inputs in (1, 3):
@@ -258,8 +258,8 @@ def test_every_input_has_its_embedding():
 @table_test(
     "message", [{"role": "assistant", "content": None}, {"content": ""}, {"role": "assistant"}, {}]
 )
-def test_an_empty_message_is_the_model_s_choice(message):
-    """Decided: asking again would pay again, for what is likely the same. docs/verdicts.md says so."""
+def test_an_empty_message_is_ok(message):
+    """A retry would be billed again, for probably the same answer (docs/verdicts.md)."""
     reading = read({"choices": [{"message": message, "finish_reason": "stop"}]})
     assert (reading.verdict, reading.text, reading.finish_reason) == (Verdict.OK, "", "stop")
 
@@ -274,9 +274,9 @@ def test_an_empty_message_is_the_model_s_choice(message):
         (Shape.MESSAGES, "content"),
     ],
 )
-def test_a_list_of_a_million_items_is_refused_before_objects_are_made_of_it(shape, field):
+def test_a_list_of_a_million_items_is_refused_before_it_is_parsed(shape, field):
     body = f'{{"{field}":['.encode() + b"{}," * 10**6 + b"{}]}"
-    read_body(body, shape, None, 1)  # what is made once is no matter here
+    read_body(body, shape, None, 1)  # one-time allocations do not count
     tracemalloc.start()
     reading = read_body(body, shape, None, 1)
     most = tracemalloc.get_traced_memory()[1]
@@ -285,7 +285,7 @@ def test_a_list_of_a_million_items_is_refused_before_objects_are_made_of_it(shap
     assert most < len(body)
 
 
-def test_a_large_answer_with_many_objects_inside_is_good():
+def test_a_large_answer_with_many_objects_is_ok():
     choice = {
         "message": {"content": "{}" * 200_000},
         "finish_reason": "stop",

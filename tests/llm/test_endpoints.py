@@ -18,5 +18,5 @@ from stormbreak.llm.endpoints import Shape, shape_of
         ("", Shape.JSON),
     ],
 )
-def test_shape_of_an_endpoint(endpoint, shape):
+def test_each_endpoint_has_its_shape(endpoint, shape):
     assert shape_of(endpoint) is shape

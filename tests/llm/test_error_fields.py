@@ -8,7 +8,7 @@ from table_test import table_test
 from stormbreak.llm.error_fields import identifier, parse_error
 
 
-def complaint(value, *, is_error=True):
+def error_of(value, *, is_error=True):
     return parse_error(json.dumps(value).encode(), is_error=is_error)
 
 
@@ -32,15 +32,15 @@ def complaint(value, *, is_error=True):
         ({"choices": [{"error": {"code": 502}}]}, (), 502),
     ],
 )
-def test_every_known_form_is_read(body, names, status):
-    found = complaint(body)
+def test_every_known_error_form_is_parsed(body, names, status):
+    found = error_of(body)
     assert (found.names, found.status) == (names, status)
 
 
-def test_looser_forms_count_only_where_the_status_says_error():
+def test_looser_forms_count_only_with_an_error_status():
     for loose in ({"message": "x", "code": "c"}, {"detail": "x"}, {}):
-        assert complaint(loose, is_error=False) is None
-        assert complaint(loose) is not None
+        assert error_of(loose, is_error=False) is None
+        assert error_of(loose) is not None
     for strict in (
         {"error": {}},
         {"error": None},
@@ -48,9 +48,9 @@ def test_looser_forms_count_only_where_the_status_says_error():
         {"choices": [{"error": None}]},
         [{"error": 1}],
     ):
-        assert complaint(strict, is_error=False) is None
-    assert complaint({"object": "error"}, is_error=False) is not None
-    assert complaint({"type": "error", "code": "c"}, is_error=False).names == ("c", "error")
+        assert error_of(strict, is_error=False) is None
+    assert error_of({"object": "error"}, is_error=False) is not None
+    assert error_of({"type": "error", "code": "c"}, is_error=False).names == ("c", "error")
 
 
 @table_test(
@@ -70,16 +70,16 @@ def test_looser_forms_count_only_where_the_status_says_error():
         ("We take 5s.", None),
     ],
 )
-def test_the_hint_in_a_message(message, seconds):
-    found = complaint({"error": {"message": message}}).wait
+def test_a_message_may_contain_a_wait(message, seconds):
+    found = error_of({"error": {"message": message}}).wait
     assert found == (None if seconds is None else pytest.approx(seconds))
 
 
-def test_a_retry_delay_wins_over_the_message():
+def test_a_retry_delay_overrides_the_message():
     error = {"message": "retry in 53.01s", "details": [{"x": 1}, {"retryDelay": "53s"}]}
-    assert complaint({"error": error}).wait == 53.0
+    assert error_of({"error": error}).wait == 53.0
     error["details"] = [{"retryDelay": 5}, "x", None]
-    assert complaint({"error": error}).wait == 53.01
+    assert error_of({"error": error}).wait == 53.01
 
 
 @table_test(
@@ -106,10 +106,10 @@ def test_a_retry_delay_wins_over_the_message():
         (None, False),
     ],
 )
-def test_an_identifier_is_no_sentence_and_no_key(text, passes):
+def test_an_identifier_is_neither_a_sentence_nor_a_key(text, passes):
     assert identifier(text) == (text if passes else None)
 
 
 @given(st.binary(), st.booleans())
-def test_nothing_raises(body, is_error):
+def test_no_body_raises(body, is_error):
     parse_error(body, is_error=is_error)

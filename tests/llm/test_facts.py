@@ -1,4 +1,4 @@
-"""Every fact about LLM APIs is read as docs/verdicts.md tells it; the rows are in tests/support/facts.py."""
+"""Every documented response of an LLM API gets the verdict of docs/verdicts.md; the rows are in tests/support/facts.py."""
 
 import json
 
@@ -15,7 +15,7 @@ NOW = 1795557600.0  # 2026-11-24T22:00:00Z
 
 
 def body_of(named):
-    """A name becomes the error of most providers; what has no `error` and is no other form gets it around."""
+    """A name becomes an error as of most providers; a bare error object is wrapped in `error`."""
     if named is None:
         return b""
     if isinstance(named, bytes):
@@ -35,7 +35,7 @@ def name_of(row):
 
 
 @table_test("row", FACTS)
-def test_fact(row):
+def test_each_documented_response_has_its_verdict_and_wait(row):
     _, status, named, verdict, wait, headers = row
     reading = read_answer(HttpResponse(status, headers, body_of(named), NOW), Shape.CHAT)
     assert (reading.verdict, reading.retry_after) == (verdict, wait)
@@ -51,7 +51,7 @@ BREAKER = {
 
 
 @table_test("verdict", sorted({row[3] for row in FACTS}))
-def test_what_the_facts_say_of_breaker_and_retry(verdict):
+def test_each_verdict_of_the_facts_has_its_tally_and_retry(verdict):
     treatment = TREATMENTS[verdict]
     assert treatment.tally is BREAKER.get(verdict, Tally.NOTHING)
     assert treatment.retry == (
@@ -65,7 +65,7 @@ def test_an_unknown_outcome_may_have_been_billed():
     assert (reading.code, reading.maybe_processed) == ("change_outcome_unknown", True)
 
 
-def test_the_type_in_the_header_of_aws_is_the_code():
+def test_the_error_type_header_of_aws_is_the_code():
     headers = aws("ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/")
     reading = read_answer(HttpResponse(429, headers, b"{}", NOW), Shape.JSON)
     assert reading.code == "ThrottlingException"

@@ -25,12 +25,12 @@ def test_a_plain_message_is_read():
     READER.check_plain(whole_message(TEXTS), "Héllo", "end_turn", COUNTED)
 
 
-def test_a_stream_becomes_the_message_it_would_have_been():
+def test_a_stream_is_assembled_to_the_plain_message():
     READER.check_becomes(STREAM, whole_message(TEXTS))
 
 
 @table_test("reason", ["max_tokens", "tool_use", "refusal", "pause_turn"])
-def test_an_answer_that_stopped_early_is_an_answer(reason):
+def test_a_message_that_stopped_early_is_ok(reason):
     assert READER.plain(whole_message(TEXTS, reason)).finish_reason == reason
     assert READER.streamed(*message(TEXTS, reason))[0].finish_reason == reason
 
@@ -45,12 +45,12 @@ def test_an_answer_that_stopped_early_is_an_answer(reason):
         ({"stop_reason": 5}, "not a message"),
     ],
 )
-def test_a_plain_message_that_is_none(change, detail):
+def test_an_incomplete_plain_message_is_broken(change, detail):
     READER.check_none(whole_message(TEXTS) | change, detail)
 
 
 @table_test("usage", [None, {}, {"output_tokens": None}, {"input_tokens": 5}])
-def test_what_is_counted_at_the_beginning_is_not_the_whole(usage):
+def test_usage_without_final_counts_is_unknown(usage):
     end = typed("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
     uncounted = [*STREAM[:-2], end, STREAM[-1]]
 
@@ -58,7 +58,7 @@ def test_what_is_counted_at_the_beginning_is_not_the_whole(usage):
     assert READER.streamed(*uncounted)[0].usage == Usage()
 
 
-def test_thinking_tools_and_citations_are_put_together():
+def test_thinking_tools_and_citations_are_assembled():
     tool = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
     blocks = [
         *block(
@@ -108,23 +108,23 @@ def test_a_stream_without_its_end_is_broken(left):
         (STREAM[:-1], "stream ended without message_stop"),
         ([PING, STREAM[-1]], "stream ended without message_start"),
         (STREAM[:1] + STREAM, "not a part of a message"),
-        (STREAM[:4] + STREAM, "not a part of a message"),  # another stream begins within this one
-        (STREAM[:1] + STREAM[3:], "not a part of a message"),  # the start of a block is lost
+        (STREAM[:4] + STREAM, "not a part of a message"),  # a second stream begins
+        (STREAM[:1] + STREAM[3:], "not a part of a message"),  # the start of a block is missing
     ],
 )
-def test_missing_and_extra_fields_are_reported(events, detail):
+def test_missing_and_extra_events_are_reported(events, detail):
     assert READER.streamed(*events)[0].detail == detail
 
 
 @table_test("before", range(len(STREAM) - 1))
 def test_an_error_event_counts_as_the_error_it_names(before):
-    said = {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}
-    reading, body = READER.streamed(*STREAM[:before], event(said, "error"))
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}
+    reading, body = READER.streamed(*STREAM[:before], event(error, "error"))
     assert (reading.verdict, reading.code) == (Verdict.OVERLOADED, "overloaded_error")
-    assert body == said
+    assert body == error
 
 
-def test_what_comes_after_the_end_changes_nothing():
+def test_events_after_the_end_change_nothing():
     error = event({"type": "error", "error": {"type": "overloaded_error"}}, "error")
     assert READER.streamed(*STREAM, error) == READER.streamed(*STREAM)
 
@@ -142,7 +142,7 @@ def test_the_first_output_is_content():
         ({"type": "redacted_thinking", "data": "x"}, True),
     ],
 )
-def test_a_block_that_begins_with_something_is_output(start, output):
+def test_a_block_that_begins_with_content_is_output(start, output):
     begun = typed("content_block_start", index=0, content_block=start)
     assert READER.fed(STREAM[0], begun)[0].first_output is output
 
@@ -163,11 +163,11 @@ def test_a_malformed_event_breaks_the_stream(odd):
     READER.check_malformed([*STREAM[:4], odd, *STREAM[4:]], "not a part of a message")
 
 
-def test_events_of_new_kinds_are_passed_over():
+def test_unknown_events_are_ignored():
     new = typed("new_kind", x=1)
     assert READER.streamed(*STREAM[:4], new, *STREAM[4:]) == READER.streamed(*STREAM)
 
 
-def test_usage_is_of_the_whole():
+def test_usage_covers_the_whole_stream():
     assert READER.streamed(*STREAM)[1]["usage"] == MESSAGE_USAGE
     assert READER.streamed(*STREAM)[0].usage == COUNTED

@@ -1,4 +1,4 @@
-"""Answers as single providers write them: the good ones are taken, the half ones are not, and nothing is paid twice."""
+"""Responses of single providers: complete ones are accepted, incomplete ones are not, and no answer is paid twice."""
 
 import json
 
@@ -22,7 +22,7 @@ def read(body, shape=Shape.CHAT, status=200, **asked):
 
 
 def assembled(events, shape=Shape.CHAT, **asked):
-    """The reading of a stream, and what was put together of it."""
+    """The verdict of a stream, and the assembled body."""
     assembler = StreamAssembler(shape, **asked)
     assembler.feed(b"".join(events))
     reading, body = assembler.end()
@@ -65,7 +65,7 @@ FILTERED = [
 
 @table_test("reason", FILTERED)
 @table_test("empty", [None, {}, {"role": "assistant", "content": None}])
-def test_a_filtered_answer_with_nothing_in_it_is_final(reason, empty):
+def test_an_empty_filtered_answer_is_final(reason, empty):
     reading = read({"choices": [choice(reason, empty)], "usage": {"prompt_tokens": 7}})
     assert reading.verdict is Verdict.FILTERED
     assert not TREATMENTS[reading.verdict].retry
@@ -75,7 +75,7 @@ def test_a_filtered_answer_with_nothing_in_it_is_final(reason, empty):
 
 
 @table_test("reason", FILTERED)
-def test_a_filtered_stream_with_nothing_in_it_is_final(reason):
+def test_an_empty_filtered_stream_is_final(reason):
     for events in ([bare_chunk(reason), DONE], [chunk("", role="assistant"), bare_chunk(reason)]):
         assert assembled(events)[0].verdict is Verdict.FILTERED
         assert scanned(events).verdict is Verdict.FILTERED
@@ -85,7 +85,7 @@ def test_a_filtered_stream_with_nothing_in_it_is_final(reason):
 @table_test(
     "message", [{"content": "Hi"}, {"content": None, "refusal": "No."}, {"tool_calls": [{}]}]
 )
-def test_what_came_before_the_filter_is_an_answer(reason, message):
+def test_output_before_a_filter_is_an_answer(reason, message):
     reading = read({"choices": [choice(reason, message)]})
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, reason)
     events = [chunk(**message), bare_chunk(reason), DONE]
@@ -93,12 +93,12 @@ def test_what_came_before_the_filter_is_an_answer(reason, message):
     assert scanned(events).verdict is Verdict.OK
 
 
-def test_one_filtered_choice_spoils_no_other():
+def test_one_filtered_choice_does_not_spoil_the_others():
     reading = read({"choices": [choice("content_filter"), choice("stop", MESSAGE)]}, choices=2)
     assert (reading.verdict, reading.text) == (Verdict.OK, "")
 
 
-def test_a_refusal_of_anthropic_with_nothing_in_it():
+def test_an_empty_refusal_of_anthropic_is_filtered():
     empty = whole_message([""], "refusal")
     assert read(empty, Shape.MESSAGES).verdict is Verdict.FILTERED
     assert read(empty | {"content": []}, Shape.MESSAGES).verdict is Verdict.FILTERED
@@ -109,7 +109,7 @@ def test_a_refusal_of_anthropic_with_nothing_in_it():
         assert scanned(events, Shape.MESSAGES).verdict is verdict
 
 
-def test_a_filtered_response_with_nothing_in_it():
+def test_an_empty_filtered_response_is_filtered():
     cut = {"incomplete_details": {"reason": "content_filter"}}
     for texts, verdict in ([], Verdict.FILTERED), (["Hi"], Verdict.OK):
         assert read(whole_response(texts, "incomplete", **cut), Shape.RESPONSES).verdict is verdict
@@ -129,7 +129,7 @@ def test_a_filter_of_azure_that_did_not_run_is_no_error():
 @table_test(
     "code", ["invalid_prompt", "bio_policy", "misalignment_policy_violation", "invalid_image_url"]
 )
-def test_a_response_that_failed_by_what_was_asked_is_final(code):
+def test_a_response_that_failed_because_of_its_prompt_is_final(code):
     failed = {"status": "failed", "error": {"code": code, "message": "x"}}
     assert not TREATMENTS[read(failed, Shape.RESPONSES).verdict].retry
 
@@ -144,7 +144,7 @@ HALF = {
 
 
 @table_test(("reason", "verdict"), HALF.items())
-def test_half_an_answer_is_none_however_much_came(reason, verdict):
+def test_an_aborted_answer_is_an_error_however_much_came(reason, verdict):
     assert read({"choices": [choice(reason, MESSAGE)]}).verdict is verdict
     two = {"choices": [choice("stop", MESSAGE), choice(reason, MESSAGE)]}
     assert read(two, choices=2).verdict is verdict
@@ -155,22 +155,22 @@ def test_half_an_answer_is_none_however_much_came(reason, verdict):
 
 
 @table_test("reason", ["malformed_function_call", "MALFORMED_RESPONSE"])
-def test_what_the_model_spoilt_is_broken_where_nothing_else_came(reason):
-    told = f"function_call_filter: {reason}"
-    assert read({"choices": [choice(told)]}).verdict is Verdict.BROKEN
-    assert read({"choices": [choice(told, MESSAGE)]}).verdict is Verdict.OK
+def test_a_malformed_function_call_is_broken_without_other_output(reason):
+    full_reason = f"function_call_filter: {reason}"
+    assert read({"choices": [choice(full_reason)]}).verdict is Verdict.BROKEN
+    assert read({"choices": [choice(full_reason, MESSAGE)]}).verdict is Verdict.OK
 
 
 @table_test("reason", ["something_new", "STOP", "end_turn", "eos", "model_length"])
 def test_an_unknown_finish_reason_ends_an_answer(reason):
-    """Decided: to refuse it would pay for every good answer again. Without a message it is none."""
+    """Refusing it would pay for every good answer again. Without a message it is broken."""
     reading = read({"choices": [choice(reason, MESSAGE)]})
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, reason)
     assert read({"choices": [choice(reason)]}).verdict is Verdict.BROKEN
 
 
 @table_test("error", ["over_capacity", {"message": "stopped early"}])
-def test_an_error_of_groq_beside_a_finish_reason(error):
+def test_an_error_of_groq_beside_a_finish_reason_is_an_error(error):
     beside = {"x_groq": {"id": "r", "error": error}}
     assert read({"choices": [choice("stop", MESSAGE)], **beside}).verdict is Verdict.SERVER_ERROR
     last = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], **beside})
@@ -195,60 +195,60 @@ def test_an_error_of_groq_beside_a_finish_reason(error):
         (9999, Verdict.SERVER_ERROR),
     ],
 )
-def test_an_error_of_minimax_in_a_success(code, verdict):
-    told = {"base_resp": {"status_code": code, "status_msg": "x"}}
-    for body in ({"choices": None, **told}, {"choices": [choice("stop", MESSAGE)], **told}):
+def test_an_error_of_minimax_in_a_success_is_an_error(code, verdict):
+    payload = {"base_resp": {"status_code": code, "status_msg": "x"}}
+    for body in ({"choices": None, **payload}, {"choices": [choice("stop", MESSAGE)], **payload}):
         reading = read(body)
         assert (reading.verdict, reading.code) == (verdict, str(code))
-    assert read(told, Shape.JSON).verdict is verdict
-    events = [event({"choices": None, **told})]
+    assert read(payload, Shape.JSON).verdict is verdict
+    events = [event({"choices": None, **payload})]
     assert assembled(events)[0].verdict is verdict
     assert scanned(events).verdict is verdict
 
 
-def test_a_success_of_minimax():
-    told = {"base_resp": {"status_code": 0, "status_msg": "success"}}
-    assert read({"choices": [choice("stop", MESSAGE)], **told}).verdict is Verdict.OK
-    events = [chunk("Hi"), event({"choices": [choice("stop")], **told}), DONE]
+def test_a_success_of_minimax_is_ok():
+    payload = {"base_resp": {"status_code": 0, "status_msg": "success"}}
+    assert read({"choices": [choice("stop", MESSAGE)], **payload}).verdict is Verdict.OK
+    events = [chunk("Hi"), event({"choices": [choice("stop")], **payload}), DONE]
     assert assembled(events)[0].verdict is Verdict.OK
 
 
-def test_a_status_beside_the_error():
-    """Cerebras: the error of a stream has its status outside."""
-    told = {"error": {"message": "x", "type": "t"}, "status_code": 503}
-    assert assembled([event(told)])[0].verdict is Verdict.OVERLOADED
-    assert read(told).verdict is Verdict.OVERLOADED
+def test_a_status_beside_the_error_decides():
+    """Cerebras: the status is outside the error object of a stream."""
+    payload = {"error": {"message": "x", "type": "t"}, "status_code": 503}
+    assert assembled([event(payload)])[0].verdict is Verdict.OVERLOADED
+    assert read(payload).verdict is Verdict.OVERLOADED
 
 
-def test_the_code_beside_an_error_that_is_a_text():
+def test_a_code_beside_a_text_error_decides():
     """xAI and TGI."""
     assert read({"code": "invalid_argument", "error": "x"}).verdict is Verdict.INVALID
-    told = {"error": "x", "error_type": "overloaded"}
-    assert read(told).verdict is Verdict.OVERLOADED
+    payload = {"error": "x", "error_type": "overloaded"}
+    assert read(payload).verdict is Verdict.OVERLOADED
 
 
 @table_test("status", [403, 429])
-def test_credits_of_xai_that_are_used_up(status):
-    words = (
+def test_used_up_credits_of_xai_are_billing(status):
+    message_text = (
         "Your team t has either used all available credits or reached its monthly spending limit."
     )
-    told = {"code": "Some resource has been exhausted", "error": words}
-    assert read(told, status=status).verdict is Verdict.BILLING
+    payload = {"code": "Some resource has been exhausted", "error": message_text}
+    assert read(payload, status=status).verdict is Verdict.BILLING
 
 
-def test_what_xai_refuses_for_its_content():
-    words = "Content violates usage guidelines. Team: t, Failed check: SAFETY_CHECK_TYPE_BIO"
-    assert read({"code": "x", "error": words}, status=403).verdict is Verdict.FILTERED
+def test_a_content_refusal_of_xai_is_filtered():
+    message_text = "Content violates usage guidelines. Team: t, Failed check: SAFETY_CHECK_TYPE_BIO"
+    assert read({"code": "x", "error": message_text}, status=403).verdict is Verdict.FILTERED
 
 
-def test_an_account_of_fireworks_that_is_suspended():
-    words = "Account acme is suspended, possibly due to reaching the monthly spending limit"
-    assert read({"error": {"message": words}}, status=412).verdict is Verdict.BILLING
+def test_a_suspended_account_of_fireworks_is_billing():
+    message_text = "Account acme is suspended, possibly due to reaching the monthly spending limit"
+    assert read({"error": {"message": message_text}}, status=412).verdict is Verdict.BILLING
 
 
 @table_test(("status", "verdict"), [(498, "overloaded"), (425, "server_error")])
 @table_test("code", [None, "rate_limit_exceeded", "capacity_exceeded", "too_early"])
-def test_498_and_425_count_whatever_code_they_have(status, verdict, code):
+def test_statuses_498_and_425_override_any_code(status, verdict, code):
     reading = read({"error": {"message": "x", "code": code}}, status=status)
     assert reading.verdict == verdict
     assert TREATMENTS[reading.verdict].tally is Tally.FAILURE
@@ -258,7 +258,7 @@ ONE = {"object": "embedding", "embedding": [0.1, -2e-3]}
 
 
 @table_test("odd", [None, True, "x", {}, [1]])
-def test_a_vector_with_something_else_in_it(odd):
+def test_a_vector_with_a_non_number_is_broken(odd):
     vector = [0.5, odd, 0.5]
     assert read({"data": [{"embedding": vector}]}, Shape.EMBEDDINGS).verdict is Verdict.BROKEN
 
@@ -268,23 +268,23 @@ def test_a_vector_with_something_else_in_it(odd):
     [
         ((0, 1), Verdict.OK),
         ((1, 0), Verdict.OK),
-        ((None, 1), Verdict.OK),  # Gemini leaves out what is 0
+        ((None, 1), Verdict.OK),  # Gemini leaves out an index of 0
         ((None, None), Verdict.OK),
         ((0, 0), Verdict.BROKEN),
         ((1, 1), Verdict.BROKEN),
     ],
 )
-def test_every_embedding_has_a_place_of_its_own(places, verdict):
+def test_every_embedding_needs_its_own_index(places, verdict):
     data = [ONE if place is None else ONE | {"index": place} for place in places]
     assert read({"data": data}, Shape.EMBEDDINGS, inputs=2).verdict is verdict
 
 
-def test_a_number_in_base64_is_no_list():
+def test_base64_text_is_not_taken_for_null():
     assert read({"data": [{"embedding": "null"}]}, Shape.EMBEDDINGS).verdict is Verdict.OK
 
 
-def test_log_probabilities_that_are_numbers():
-    """Together: the number of the one token that a chunk brings."""
+def test_log_probabilities_may_be_numbers():
+    """Together: one number for the one token of a chunk."""
     parts = [
         event({"choices": [{"index": 0, "delta": {"content": text}, "logprobs": number}]})
         for text, number in (("H", -0.5), ("i", 0))
@@ -294,7 +294,7 @@ def test_log_probabilities_that_are_numbers():
     assert whole["choices"][0]["logprobs"] == {"token_logprobs": [-0.5, 0]}
 
 
-def test_a_block_index_that_is_used_twice():
+def test_a_block_index_may_be_used_twice():
     """Ollama: thinking and text have the same index."""
     start, *_, count, stop = message([])
     events = [
@@ -314,7 +314,7 @@ def test_a_block_index_that_is_used_twice():
 
 
 @table_test("left_out", [("output",), ("output", "status")])
-def test_a_response_that_ends_without_its_output(left_out):
+def test_a_response_may_end_without_its_output(left_out):
     *events, _ = response(["Hi", "!"])
     whole = {k: v for k, v in whole_response(["Hi!"]).items() if k not in left_out}
     end = typed("response.completed", response=whole)
@@ -339,13 +339,13 @@ def test_a_response_that_ends_without_its_output(left_out):
         (Shape.RESOURCE, {"id": "x"}),
     ],
 )
-def test_a_byte_order_mark_before_json(shape, body):
+def test_a_byte_order_mark_before_json_is_ignored(shape, body):
     assert read(b"\xef\xbb\xbf" + json.dumps(body).encode(), shape).verdict is Verdict.OK
     error = b'\xef\xbb\xbf{"error": {"code": "insufficient_quota"}}'
     assert read(error, shape, status=429).verdict is Verdict.BILLING
 
 
-def test_tool_calls_without_an_index():
+def test_tool_calls_may_lack_an_index():
     parts = [
         {"index": None, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{"}},
         {"index": None, "function": {"arguments": "}"}},
@@ -359,7 +359,7 @@ def test_tool_calls_without_an_index():
     assert calls[0]["function"]["arguments"] == "{}"
 
 
-def test_choices_without_an_index():
+def test_choices_may_lack_an_index():
     nulls = [
         event({"choices": [{"index": None, "delta": {"content": "Hi"}, "finish_reason": None}]}),
         event({"choices": [{"index": None, "delta": None, "finish_reason": "stop"}]}),
@@ -368,8 +368,8 @@ def test_choices_without_an_index():
     assert scanned(nulls).verdict is Verdict.OK
 
 
-def test_n_that_the_server_ignores():
-    """Asking again would be hopeless: it is taken, and told."""
+def test_fewer_choices_than_requested_are_accepted_and_reported():
+    """A retry would not help: the answer is accepted, with a detail."""
     reading = read({"choices": [choice("stop", MESSAGE)]}, choices=3)
     assert (reading.verdict, reading.detail) == (Verdict.OK, "1 of 3 choices")
     events = [chunk("Hi"), chunk(None, "stop")]
@@ -385,7 +385,7 @@ def text_chunk(text, reason=None, index=0, **more):
     return event({"id": "c", "object": "text_completion", "choices": [part]})
 
 
-def test_a_text_completion_that_is_streamed():
+def test_a_streamed_text_completion_is_assembled():
     usage = event({"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 2}})
     events = [text_chunk("Hi"), text_chunk(" there"), text_chunk("", "length"), usage, DONE]
     reading, whole = assembled(events, TEXTS)
@@ -401,14 +401,14 @@ def test_a_text_completion_that_is_streamed():
     assert scanned(events[:2], TEXTS).verdict is Verdict.BROKEN
 
 
-def test_two_text_completions_in_one_stream():
+def test_two_text_completions_may_share_a_stream():
     events = [text_chunk("a"), text_chunk("b", index=1), text_chunk("", "stop", index=1)]
     assert assembled(events, TEXTS, choices=2)[0].verdict is Verdict.BROKEN
     _, whole = assembled([*events, text_chunk("c", "stop"), DONE], TEXTS, choices=2)
     assert [each["text"] for each in whole["choices"]] == ["ac", "b"]
 
 
-def test_log_probabilities_of_a_text_completion():
+def test_log_probabilities_of_a_text_completion_are_joined():
     parts = [
         text_chunk(text, logprobs={"tokens": [text], "text_offset": [at], "top_logprobs": None})
         for at, text in enumerate("Hi")
@@ -432,12 +432,12 @@ def test_log_probabilities_of_a_text_completion():
         ({"request_id": "x"}, Verdict.BROKEN),
     ],
 )
-def test_a_plain_text_completion(body, verdict):
+def test_a_plain_text_completion_is_read(body, verdict):
     assert read(body, TEXTS).verdict is verdict
 
 
-def test_an_error_in_a_field_of_the_event():
-    """llama.cpp, until 2025."""
+def test_an_error_in_a_field_of_the_event_is_an_error():
+    """llama.cpp until 2025."""
     error = {"code": 400, "message": "the request exceeds the available context size", "type": "x"}
     line = b"error: " + json.dumps(error).encode() + b"\n\n"
     for before in ([], [chunk("H"), chunk("i"), chunk("!")]):
@@ -447,20 +447,20 @@ def test_an_error_in_a_field_of_the_event():
         assert scanned([b"".join(events)]).verdict is Verdict.TOO_LONG
 
 
-def test_a_deferred_answer_is_not_asked_for_again():
+def test_a_deferred_answer_is_not_retried():
     reading = read({"request_id": "f15c114e"})
     assert reading.verdict is Verdict.INVALID
     assert reading.maybe_processed
 
 
-def test_a_response_that_was_cancelled_is_not_asked_for_again():
+def test_a_cancelled_response_is_not_retried():
     cancelled = whole_response([], "cancelled")
     assert read(cancelled, Shape.RESPONSES).verdict is Verdict.INVALID
 
 
 @table_test("nothing", ["", "null", None])
-def test_a_finish_reason_that_is_none_ends_nothing(nothing):
-    """Some gateways write the word."""
+def test_an_empty_finish_reason_does_not_end_a_choice(nothing):
+    """Some gateways write the word null."""
     events = [
         event({"choices": [{"index": 0, "delta": {"content": "H"}, "finish_reason": nothing}]})
     ]
@@ -471,7 +471,7 @@ def test_a_finish_reason_that_is_none_ends_nothing(nothing):
     assert (reading.text, whole["choices"][0]["finish_reason"]) == ("Hi", "stop")
 
 
-def test_what_stands_beside_the_end_of_a_message_is_kept():
+def test_fields_beside_the_end_of_a_message_are_kept():
     *events, _, stop = message(["Hi"])
     beside = {"applied_edits": []}
     end = typed("message_delta", delta={"stop_reason": "end_turn"}, context_management=beside)
@@ -480,7 +480,7 @@ def test_what_stands_beside_the_end_of_a_message_is_kept():
     assert whole["type"] == "message"
 
 
-def test_an_item_that_is_null_is_none():
+def test_a_null_item_is_ignored():
     events = response(["Hi"])[:-1]
     null = typed("response.output_item.done", output_index=7, item=None)
     bare = typed("response.completed", response={"status": "completed", "output": None})
@@ -488,8 +488,8 @@ def test_an_item_that_is_null_is_none():
 
 
 @table_test("own", [{"id": ""}, {"id": None, "index": 0}, {"index": 0}, {}])
-def test_parallel_tool_calls_that_nothing_tells_apart(own):
-    """Gemini: each whole, one after the other, with the same index and no id."""
+def test_parallel_tool_calls_without_ids_stay_separate(own):
+    """Gemini: each call in one piece, with the same index and no id."""
     calls = [("f", '{"a":1}'), ("g", "{}"), ("g", '{"b":2}')]
     events = [
         chunk(tool_calls=[own | {"function": {"name": name, "arguments": text}}])
@@ -500,7 +500,7 @@ def test_parallel_tool_calls_that_nothing_tells_apart(own):
     assert [(call["name"], call["arguments"]) for call in got] == calls
 
 
-def test_a_tool_call_whose_name_is_repeated_is_one():
+def test_a_tool_call_with_a_repeated_name_is_one_call():
     pieces = ['{"a":', "{}", "}", ""]
     events = [
         chunk(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": text}}])
@@ -511,13 +511,13 @@ def test_a_tool_call_whose_name_is_repeated_is_one():
     assert call["function"] == {"name": "f", "arguments": '{"a":{}}'}
 
 
-def test_a_filled_in_middle_of_mistral_is_answered_as_a_chat():
+def test_a_fill_in_the_middle_endpoint_of_mistral_is_a_chat():
     assert shape_of("/v1/fim/completions") is Shape.CHAT
     assert shape_of("/v1/completions") is TEXTS
 
 
 def test_a_chat_is_no_text_completion():
-    """Its `text` would be None for the caller."""
+    """The caller would get None as `text`."""
     reading = read({"choices": [choice("stop", MESSAGE)]}, TEXTS)
     assert (reading.verdict, reading.detail) == (Verdict.BROKEN, "no text")
     events = [chunk("H"), chunk("i"), bare_chunk("stop"), DONE]
@@ -527,25 +527,25 @@ def test_a_chat_is_no_text_completion():
     assert assembled(empty, TEXTS)[0].verdict is Verdict.FILTERED
 
 
-def test_an_error_of_gemini_in_a_list():
-    told = [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "x"}}]
-    assert read(told).verdict is Verdict.THROTTLED
-    assert assembled([event(told)])[0].verdict is Verdict.THROTTLED
-    assert scanned([event(told)]).verdict is Verdict.THROTTLED
+def test_an_error_of_gemini_in_a_list_is_an_error():
+    payload = [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "x"}}]
+    assert read(payload).verdict is Verdict.THROTTLED
+    assert assembled([event(payload)])[0].verdict is Verdict.THROTTLED
+    assert scanned([event(payload)]).verdict is Verdict.THROTTLED
     assert read([{"id": "x"}]).verdict is Verdict.BROKEN
 
 
-def test_what_anthropic_blocks_while_it_writes():
-    words = "Output blocked by content filtering policy"
-    told = {"type": "error", "error": {"type": "invalid_request_error", "message": words}}
-    assert read(told, Shape.MESSAGES, status=400).verdict is Verdict.FILTERED
+def test_output_blocked_by_anthropic_is_filtered():
+    message_text = "Output blocked by content filtering policy"
+    payload = {"type": "error", "error": {"type": "invalid_request_error", "message": message_text}}
+    assert read(payload, Shape.MESSAGES, status=400).verdict is Verdict.FILTERED
     start = message([])[0]
-    events = [start, event(told, "error")]
+    events = [start, event(payload, "error")]
     assert assembled(events, Shape.MESSAGES)[0].verdict is Verdict.FILTERED
 
 
-def test_a_server_that_finishes_with_every_chunk_is_believed_at_the_end():
-    """Gemini, behind some relays: "stop" in each chunk, so that a cut stream looked whole."""
+def test_a_stream_with_a_finish_reason_in_every_chunk_needs_done():
+    """Gemini behind some relays: "stop" in each chunk, so a cut stream looked whole."""
 
     def part(text, index=0):
         delta = {"role": "assistant", "content": text}
@@ -563,9 +563,9 @@ def test_a_server_that_finishes_with_every_chunk_is_believed_at_the_end():
 
 
 @table_test("outer", [{}, {"message": "", "code": None}])
-def test_an_error_in_an_error(outer):
-    """Groq, and gateways that hand on what they got."""
-    told = {"error": outer | {"error": {"message": "x", "code": "insufficient_quota"}}}
-    assert read(told).verdict is Verdict.BILLING
-    assert read(told, status=429).verdict is Verdict.BILLING
-    assert assembled([event(told)])[0].verdict is Verdict.BILLING
+def test_a_nested_error_is_an_error(outer):
+    """Groq, and gateways that pass on an error."""
+    payload = {"error": outer | {"error": {"message": "x", "code": "insufficient_quota"}}}
+    assert read(payload).verdict is Verdict.BILLING
+    assert read(payload, status=429).verdict is Verdict.BILLING
+    assert assembled([event(payload)])[0].verdict is Verdict.BILLING

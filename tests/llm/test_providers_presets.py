@@ -6,7 +6,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.llm.providers import PRESETS, preset
 
 
-def test_presets_are_what_the_providers_document():
+def test_presets_match_the_documentation_of_providers():
     assert {name: (p.base_url, p.key_env) for name, p in PRESETS.items()} == {
         "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY"),
         "anthropic": ("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
@@ -30,11 +30,11 @@ def test_an_unknown_provider_lists_the_known_ones():
         preset("opanai")
 
 
-def test_the_documents_name_them_all():
-    said = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
-    assert [name for name in PRESETS if f"`{name}`" not in said] == []
+def test_the_documentation_lists_every_preset():
+    page = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+    assert [name for name in PRESETS if f"`{name}`" not in page] == []
 
 
-def test_their_variables_are_named_after_them():
+def test_key_variables_are_named_after_their_presets():
     for name, known in PRESETS.items():
         assert known.key_env in (f"{name.upper()}_API_KEY", None)

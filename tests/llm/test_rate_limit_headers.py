@@ -19,22 +19,26 @@ def read(**headers):
 
 
 @table_test("case", SAMPLES)
-def test_samples_are_understood(case):
+def test_each_sample_is_parsed(case):
     headers = {name.lower(): value for name, value in case["headers"].items()}
     expected = case["expect"]["limits"]
     read = parse_rate_limits(headers, NOW)
 
     requests = expected.get("requests") or expected.get("default")
     assert (read is None) == (not expected)
-    for said, wanted in (
+    for status, wanted in (
         (read and read.requests, requests),
         (read and read.tokens, expected.get("tokens")),
     ):
-        shown = said and {"limit": said.limit, "remaining": said.remaining, "reset_s": said.reset}
+        shown = status and {
+            "limit": status.limit,
+            "remaining": status.remaining,
+            "reset_s": status.reset,
+        }
         assert shown == (wanted and {key: wanted[key] for key in ("limit", "remaining", "reset_s")})
 
 
-def test_azure_writes_whole_seconds_and_does_not_know():
+def test_an_unknown_limit_of_azure_is_ignored():
     assert read(
         x_ratelimit_limit_requests="250",
         x_ratelimit_remaining_requests="249",
@@ -45,18 +49,18 @@ def test_azure_writes_whole_seconds_and_does_not_know():
 
 
 @table_test("remaining", ["-1", "", "many", "1e400", "nan", "0x10", "1,000", "٣"])
-def test_a_remainder_that_is_none_says_nothing(remaining):
+def test_an_invalid_remainder_is_ignored(remaining):
     assert read(x_ratelimit_limit_tokens="100", x_ratelimit_remaining_tokens=remaining) is None
 
 
 @table_test("limit", ["0", "-1", "-5"])
-def test_a_limit_that_cannot_be_makes_it_unknown(limit):
-    said = read(
+def test_an_invalid_limit_makes_the_header_unknown(limit):
+    limits = read(
         x_ratelimit_limit_requests=limit,
         x_ratelimit_remaining_requests="0",
         x_ratelimit_reset_requests="60s",
     )
-    assert said is None
+    assert limits is None
 
 
 def test_mistral_names_its_window():
@@ -72,8 +76,8 @@ def test_mistral_names_its_window():
     )
 
 
-def test_of_a_minute_and_a_day_the_narrower():
-    said = read(
+def test_the_narrower_of_a_minute_and_a_day_counts():
+    limits = read(
         x_ratelimit_limit_requests_day="14400",
         x_ratelimit_remaining_requests_day="100",
         x_ratelimit_reset_requests_day="33011.4",
@@ -81,14 +85,14 @@ def test_of_a_minute_and_a_day_the_narrower():
         x_ratelimit_remaining_tokens_minute="59000",
         x_ratelimit_reset_tokens_minute="11.38",
     )
-    assert said == RateLimits(
+    assert limits == RateLimits(
         requests=RateLimitStatus(14400, 100, 33011.4, 86_400.0),
         tokens=RateLimitStatus(60000, 59000, 11.38, 60.0),
     )
 
 
-def test_anthropic_with_limits_of_input_and_output_only():
-    said = read(
+def test_the_narrower_of_input_and_output_limits_of_anthropic_counts():
+    limits = read(
         anthropic_ratelimit_input_tokens_limit="80000",
         anthropic_ratelimit_input_tokens_remaining="70000",
         anthropic_ratelimit_input_tokens_reset="2026-11-24T22:00:07Z",
@@ -96,22 +100,22 @@ def test_anthropic_with_limits_of_input_and_output_only():
         anthropic_ratelimit_output_tokens_remaining="1600",
         anthropic_ratelimit_output_tokens_reset="2026-11-24T22:00:54Z",
     )
-    assert said == RateLimits(tokens=RateLimitStatus(16000, 1600, 54.0))
+    assert limits == RateLimits(tokens=RateLimitStatus(16000, 1600, 54.0))
 
 
 def anthropic(**remaining):
-    """All three limits, of which so much remains."""
+    """All three limits, with `remaining` of each."""
     limits = {"tokens": 96_000, "input_tokens": 80_000, "output_tokens": 16_000}
-    said = {}
+    headers = {}
     for name, limit in limits.items():
-        said[f"anthropic_ratelimit_{name}_limit"] = str(limit)
-        said[f"anthropic_ratelimit_{name}_remaining"] = str(remaining[name])
-        said[f"anthropic_ratelimit_{name}_reset"] = "2026-11-24T22:00:30Z"
-    return read(**said).tokens
+        headers[f"anthropic_ratelimit_{name}_limit"] = str(limit)
+        headers[f"anthropic_ratelimit_{name}_remaining"] = str(remaining[name])
+        headers[f"anthropic_ratelimit_{name}_reset"] = "2026-11-24T22:00:30Z"
+    return read(**headers).tokens
 
 
-def test_a_part_that_is_used_up_does_not_hide_behind_the_sum():
-    """Anthropic refused for input tokens while the sum had some left: calls went on, into 429s."""
+def test_a_used_up_part_counts_before_the_sum():
+    """A bug: Anthropic refused for input tokens while the sum had some left, and calls continued into 429s."""
     assert anthropic(tokens=12_000, input_tokens=0, output_tokens=12_000) == RateLimitStatus(
         80_000, 0, 30.0
     )
@@ -120,7 +124,7 @@ def test_a_part_that_is_used_up_does_not_hide_behind_the_sum():
     )
 
 
-def test_of_the_sum_and_the_input_the_tighter_counts():
+def test_the_tighter_of_sum_and_input_counts():
     assert anthropic(tokens=50_000, input_tokens=8_000, output_tokens=9_000) == RateLimitStatus(
         80_000, 8_000, 30.0
     )
@@ -129,7 +133,7 @@ def test_of_the_sum_and_the_input_the_tighter_counts():
     )
 
 
-def test_output_that_is_low_holds_up_no_input():
+def test_a_low_output_limit_does_not_hold_back_input():
     assert anthropic(tokens=60_000, input_tokens=59_000, output_tokens=1_000) == RateLimitStatus(
         96_000, 60_000, 30.0
     )
@@ -137,16 +141,16 @@ def test_output_that_is_low_holds_up_no_input():
 
 @table_test("reset", ["1795557630000", "1795557630", "30"])
 def test_openrouter_writes_a_point_in_time(reset):
-    said = read(x_ratelimit_limit="20", x_ratelimit_remaining="0", x_ratelimit_reset=reset)
-    assert said == RateLimits(requests=RateLimitStatus(20, 0, 30.0, flows=False))
+    limits = read(x_ratelimit_limit="20", x_ratelimit_remaining="0", x_ratelimit_reset=reset)
+    assert limits == RateLimits(requests=RateLimitStatus(20, 0, 30.0, flows=False))
 
 
-def test_of_several_policies_of_the_draft_the_narrower():
-    said = read(
+def test_the_narrower_of_several_draft_policies_counts():
+    limits = read(
         ratelimit_policy='"burst";q=100;w=10, "daily";q=1000;w=86400',
         ratelimit='"burst";r=50;t=7, "daily";r=30;t=3600',
     )
-    assert said == RateLimits(requests=RateLimitStatus(1000, 30, 3600.0, 86_400.0, flows=False))
+    assert limits == RateLimits(requests=RateLimitStatus(1000, 30, 3600.0, 86_400.0, flows=False))
 
 
 names = st.sampled_from(
@@ -167,15 +171,15 @@ values = st.one_of(
 
 @given(st.dictionaries(names, values), st.floats(0, 1e11))
 def test_no_header_raises(headers, now):
-    said = parse_rate_limits(headers, now)
-    for one in said or ():
+    limits = parse_rate_limits(headers, now)
+    for one in limits or ():
         if one is not None:
             assert one.remaining >= 0
             assert one.limit is None or one.limit > 0
             assert one.reset is None or 0 <= one.reset < 1e12
 
 
-def test_of_tokens_counted_two_ways_the_narrower():
+def test_the_narrower_of_two_token_counts_counts():
     headers = {
         "x-ratelimit-limit-tokens": "1000",
         "x-ratelimit-remaining-tokens": "900",

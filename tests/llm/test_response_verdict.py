@@ -42,7 +42,7 @@ def bare(status, body=b"", headers=None):
         ((-1, 0, 100, 101, 600, 999), Verdict.BROKEN),
     ],
 )
-def test_a_status_alone(statuses, verdict):
+def test_each_status_has_its_verdict(statuses, verdict):
     for status in statuses:
         assert verdict_of_status(status) is verdict
         assert bare(status).verdict is verdict
@@ -114,7 +114,7 @@ def test_a_status_alone(statuses, verdict):
         (301, {"code": "insufficient_quota"}, Verdict.REDIRECTED),
     ],
 )
-def test_a_status_with_a_code(status, fields, verdict):
+def test_each_status_and_code_have_their_verdict(status, fields, verdict):
     assert read(status, **fields).verdict is verdict
 
 
@@ -131,7 +131,7 @@ def test_a_status_with_a_code(status, fields, verdict):
         ("the words maximum context length in a rate limit", Verdict.THROTTLED),
     ],
 )
-def test_a_request_beyond_the_limit_itself_is_too_long(message, verdict):
+def test_a_request_above_the_limit_itself_is_too_long(message, verdict):
     reading = read(429, message=message, code="rate_limit_exceeded", headers={"retry-after": "2"})
     assert reading.verdict is verdict
     assert reading.retry_after == (2.0 if verdict is Verdict.THROTTLED else None)
@@ -139,7 +139,7 @@ def test_a_request_beyond_the_limit_itself_is_too_long(message, verdict):
     assert groq.verdict is not Verdict.THROTTLED
 
 
-def test_openrouters_budget_of_calls_in_flight_passes():
+def test_a_full_in_flight_budget_of_openrouter_is_throttled():
     metadata = {"limit_source": "openrouter_in_flight_budget"}
     passing = read(402, code=402, metadata=metadata, headers={"retry-after": "4"})
     assert (passing.verdict, passing.retry_after) == (Verdict.THROTTLED, 4.0)
@@ -180,7 +180,7 @@ def test_an_error_inside_a_success_counts_as_what_it_names(error, verdict, code,
     assert reading.maybe_processed
 
 
-def test_waits_go_with_verdicts_that_may_be_retried():
+def test_only_retryable_verdicts_have_a_wait():
     headers = {"retry-after": "7"}
     assert read(429, headers=headers).retry_after == 7.0
     assert read(503, headers=headers).retry_after == 7.0
@@ -205,12 +205,12 @@ def test_waits_go_with_verdicts_that_may_be_retried():
         ("", "redirected without naming a host"),
     ],
 )
-def test_a_redirect_names_the_host_and_nothing_else(location, detail):
+def test_a_redirect_names_the_host_only(location, detail):
     reading = bare(307, headers={"location": location})
     assert (reading.verdict, reading.detail) == (Verdict.REDIRECTED, detail)
 
 
-def test_what_may_have_been_billed_is_marked():
+def test_responses_that_may_have_been_billed_are_marked():
     marked = {status for status in range(300, 700) if bare(status).maybe_processed}
     untouched = {501, 505, 521, 522, 523, 525, 526, 529}
     assert {408, *range(500, 600)} - untouched == marked
@@ -223,30 +223,30 @@ def test_what_may_have_been_billed_is_marked():
         ("server_is_overloaded", {}, False),
         ("slow_down", {}, False),
         (None, {"retry-after": "2"}, False),
-        (None, {}, True),  # perhaps of a proxy that lost the server
-        ("never_heard_of", {}, True),
+        (None, {}, True),  # perhaps from a proxy that lost the server
+        ("unknown_code", {}, True),
         ("change_outcome_unknown", {"retry-after": "2"}, True),
         ("insufficient_quota", {}, False),
     ],
 )
-def test_a_503_that_says_why_it_refuses_has_done_no_work(error, headers, marked):
+def test_a_503_with_a_reason_was_not_processed(error, headers, marked):
     reading = read(503, code=error, headers=headers) if error else bare(503, headers=headers)
     assert marked == reading.maybe_processed
 
 
-def test_html_is_named():
+def test_an_html_body_is_named_in_the_detail():
     assert bare(502, b"\n <!doctype html>").detail == "html instead of json"
     assert bare(502, b"{}").detail is None
 
 
-def test_the_request_id_is_an_identifier_or_nothing():
+def test_the_request_id_is_an_identifier_or_none():
     assert bare(500, headers={"x-request-id": "req_1-a.b:c"}).request_id == "req_1-a.b:c"
     assert bare(500, headers={"request-id": "req_2"}).request_id == "req_2"
     assert bare(500, headers={"x-request-id": "two words"}).request_id is None
     assert bare(200, headers={"x-request-id": "req_3"}).request_id == "req_3"
 
 
-def test_the_tables_hold_names_in_lower_case_once():
+def test_names_in_the_tables_are_lower_case_and_unique():
     assert all(name == name.lower() for name in [*NAMED, *BROAD])
     assert not NAMED.keys() & BROAD.keys()
     assert all(
@@ -331,25 +331,25 @@ def test_nothing_raises_and_only_complete_answers_are_ok(status, headers, body, 
     if reading.verdict is not Verdict.OK:
         return
     assert 200 <= status <= 299
-    if shape is Shape.RESOURCE:  # a file, a list, a job that failed: see test_complete
+    if shape is Shape.RESOURCE:  # a file, a list, a failed job: see test_completeness.py
         return
-    said = json.loads(body.decode())
-    assert isinstance(said, dict)
-    assert not said.get("error")
+    parsed = json.loads(body.decode())
+    assert isinstance(parsed, dict)
+    assert not parsed.get("error")
     if shape is Shape.CHAT:
-        assert said["choices"]
-        for choice in said["choices"]:
+        assert parsed["choices"]
+        for choice in parsed["choices"]:
             assert isinstance(choice["message"], dict)
             assert choice["finish_reason"] not in {None, "", "error"}
     if shape is Shape.EMBEDDINGS:
-        assert said["data"]
-        assert all(item["embedding"] for item in said["data"])
+        assert parsed["data"]
+        assert all(item["embedding"] for item in parsed["data"])
     if shape is Shape.RESPONSES:
-        assert said["status"] in {"completed", "incomplete"}
-        assert isinstance(said["output"], list)
+        assert parsed["status"] in {"completed", "incomplete"}
+        assert isinstance(parsed["output"], list)
     if shape is Shape.MESSAGES:
-        assert said["stop_reason"]
-        assert isinstance(said["content"], list)
+        assert parsed["stop_reason"]
+        assert isinstance(parsed["content"], list)
 
 
 @given(
@@ -357,14 +357,14 @@ def test_nothing_raises_and_only_complete_answers_are_ok(status, headers, body, 
     st.sampled_from(["message", "param", "code", "type", "status", "detail", "limit_source"]),
     st.sampled_from(["error", "flat", "metadata", "details", "list", "text"]),
 )
-def test_no_provider_text_gets_into_a_reading(status, field, place):
-    said = {field: CANARY}
+def test_no_text_of_a_provider_gets_into_the_result(status, field, place):
+    fields = {field: CANARY}
     body = {
-        "error": {"error": said},
-        "flat": said,
-        "metadata": {"error": {"message": CANARY, "metadata": {**said, "raw": CANARY}}},
-        "details": {"error": {"details": [{"reason": CANARY, "error_code": CANARY, **said}]}},
-        "list": [{"error": said}],
+        "error": {"error": fields},
+        "flat": fields,
+        "metadata": {"error": {"message": CANARY, "metadata": {**fields, "raw": CANARY}}},
+        "details": {"error": {"details": [{"reason": CANARY, "error_code": CANARY, **fields}]}},
+        "list": [{"error": fields}],
         "text": {"error": CANARY},
     }[place]
     reading = read_answer(HttpResponse(status, {}, json.dumps(body).encode(), NOW), Shape.CHAT)
@@ -373,7 +373,7 @@ def test_no_provider_text_gets_into_a_reading(status, field, place):
 
 
 @table_test("status", sorted(STATUSES))
-def test_a_final_4xx_stays_final_whatever_the_code(status):
+def test_a_final_4xx_stays_final_with_any_code(status):
     if TREATMENTS[STATUSES[status]].retry:
         return
     for name in NAMED:
@@ -389,10 +389,10 @@ def test_a_final_4xx_stays_final_whatever_the_code(status):
         (429, {"x-should-retry": "false", "retry-after": "7"}, False),  # the time counts
         (429, {"x-should-retry": "true"}, False),
         (429, {}, False),
-        (400, {"x-should-retry": "false"}, False),  # final as it is
+        (400, {"x-should-retry": "false"}, False),  # final anyway
     ],
 )
-def test_a_throttle_that_must_not_be_sent_again_is_forbidden(status, headers, forbidden):
+def test_x_should_retry_false_forbids_the_retry_of_a_429(status, headers, forbidden):
     reading = bare(status, headers=headers)
     assert forbidden == reading.forbidden
     assert verdict_of_status(status) is reading.verdict

@@ -1,4 +1,4 @@
-"""The Responses API, plain and streamed: complete means `completed` or `incomplete`, and nothing less."""
+"""The Responses API, plain and streamed: only `completed` and `incomplete` are complete."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_only_the_text_of_messages_is_the_answer():
     assert READER.plain(whole_response([]) | {"output": output}).text == "ab"
 
 
-def test_an_answer_that_ended_early_is_an_answer():
+def test_a_response_that_ended_early_is_ok():
     reading = READER.plain(whole_response(TEXTS) | CUT)
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, "max_output_tokens")
     reading, _ = READER.streamed(*response(TEXTS, **CUT))
@@ -48,18 +48,18 @@ def test_an_answer_that_ended_early_is_an_answer():
         ({"status": 5}, "not a response"),
     ],
 )
-def test_a_plain_response_that_is_none(change, detail):
+def test_an_incomplete_plain_response_is_broken(change, detail):
     READER.check_none(whole_response(TEXTS) | change, detail)
 
 
 @table_test("status", ["queued", "in_progress"])
-def test_a_response_for_the_background_is_not_asked_for_twice(status):
+def test_a_background_response_is_not_retried(status):
     reading = READER.plain(whole_response([], status))
     assert not TREATMENTS[reading.verdict].retry
     assert reading.maybe_processed
 
 
-def test_a_response_that_failed_is_the_error_it_names():
+def test_a_failed_response_is_the_error_it_names():
     error = {"code": "rate_limit_exceeded", "message": "try again in 2s"}
     reading = READER.plain(whole_response([], "failed", error=error))
     assert (reading.verdict, reading.retry_after) == (Verdict.THROTTLED, 2.0)
@@ -69,11 +69,11 @@ def test_a_response_that_failed_is_the_error_it_names():
     assert READER.streamed(*response([], "failed"))[0].verdict is Verdict.SERVER_ERROR
 
 
-def test_a_stream_becomes_the_response_it_would_have_been():
+def test_a_stream_is_assembled_to_the_plain_response():
     READER.check_becomes(STREAM, whole_response(TEXTS))
 
 
-def test_an_output_that_the_end_leaves_out_is_what_came():
+def test_an_output_missing_at_the_end_is_filled_from_its_items():
     emptied = typed("response.completed", response=whole_response(TEXTS) | {"output": []})
     assert READER.streamed(*STREAM[:-1], emptied)[1] == whole_response(TEXTS)
     assert READER.streamed(STREAM[0], emptied)[1]["output"] == []
@@ -85,19 +85,19 @@ def test_a_stream_without_its_end_is_broken(left):
 
 
 @table_test(
-    "said",
+    "error",
     [
         {"type": "error", "code": "insufficient_quota", "message": "x", "param": None},
         {"type": "error", "error": {"type": "insufficient_quota", "message": "x"}},
     ],
 )
 @table_test("before", range(len(STREAM) - 1))
-def test_an_error_event_counts_as_the_error_it_names(said, before):
-    """`response.created` comes first, then the error: nothing is lost yet, and a fallback may follow."""
-    assembler, _ = READER.fed(*STREAM[:before], event(said, "error"))
+def test_an_error_event_counts_as_the_error_it_names(error, before):
+    """`response.created` comes first, then the error: no output yet, so a fallback may follow."""
+    assembler, _ = READER.fed(*STREAM[:before], event(error, "error"))
     reading, body = assembler.end()
     assert (reading.verdict, reading.code) == (Verdict.BILLING, "insufficient_quota")
-    assert json.loads(body) == said
+    assert json.loads(body) == error
     assert assembler.first_output is (before > 4)
 
 
@@ -110,7 +110,7 @@ def test_the_first_output_is_a_delta():
     [
         event({"no": "type"}),
         event([]),
-        STREAM[0],  # another stream begins within this one
+        STREAM[0],  # a second stream begins
         typed("response.completed", response="x"),
         typed("response.completed"),
         typed("response.completed", response=whole_response([], "in_progress")),
@@ -135,5 +135,5 @@ def test_a_malformed_event_breaks_the_stream(odd):
         ("/v1/responses/resp_1", Shape.JSON),
     ],
 )
-def test_the_shape_of_an_endpoint(endpoint, shape):
+def test_each_endpoint_has_its_shape(endpoint, shape):
     assert shape_of(endpoint) is shape

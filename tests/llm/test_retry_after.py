@@ -23,7 +23,7 @@ def wait(headers, *, status=429, hint=None, received_at=NOW):
         ("Tue, 24 Nov 2026 22:00:10 GMT", 10.0),
         ("Tuesday, 24-Nov-26 22:00:10 GMT", 10.0),
         ("Tue Nov 24 22:00:10 2026", 10.0),
-        ("Tue, 24 Nov 2026 21:59:50 GMT", None),  # past: no wait was named
+        ("Tue, 24 Nov 2026 21:59:50 GMT", None),  # past: no wait
         ("Tue, 24 Nov 2026 22:00:00 GMT", None),
         ("0", None),
         ("-5", None),
@@ -48,7 +48,7 @@ def wait(headers, *, status=429, hint=None, received_at=NOW):
         ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_WAIT),
     ],
 )
-def test_retry_after(value, seconds):
+def test_each_form_of_retry_after_is_parsed(value, seconds):
     assert wait({"retry-after": value}) == seconds
 
 
@@ -66,7 +66,7 @@ def test_retry_after(value, seconds):
         ({"retry-after-ms": "9" * 400}, MAX_WAIT),
     ],
 )
-def test_milliseconds_win_where_they_can_be_read(headers, seconds):
+def test_a_valid_milliseconds_header_wins(headers, seconds):
     assert wait(headers) == seconds
 
 
@@ -77,14 +77,14 @@ def points(seconds):
 
 @table_test("header", ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after"])
 @table_test("ahead", [2, 86_400, 29 * 86_400])
-def test_a_bare_number_that_makes_a_time_near_now_is_one(header, ahead):
+def test_a_bare_number_near_the_present_is_a_point_in_time(header, ahead):
     for value in points(ahead):
         assert wait({header: value}) == pytest.approx(ahead)
     own = formatdate(NOW - 100, usegmt=True)
     for value in points(ahead):
         assert wait({header: value, "date": own}) == pytest.approx(ahead + 100)
     for value in points(-ahead):
-        assert wait({header: value}) is None  # past: no wait was named
+        assert wait({header: value}) is None  # past: no wait
 
 
 @table_test(
@@ -100,11 +100,11 @@ def test_a_bare_number_that_makes_a_time_near_now_is_one(header, ahead):
         ({"retry-after-ms": points(-9)[1], "retry-after": "2"}, 2.0),
     ],
 )
-def test_a_bare_number_far_from_now_is_a_span(headers, seconds):
+def test_a_bare_number_far_from_the_present_is_a_duration(headers, seconds):
     assert wait(headers) == seconds
 
 
-def test_dates_are_read_against_the_servers_own_clock():
+def test_dates_are_relative_to_the_clock_of_the_server():
     at = formatdate(NOW + 30, usegmt=True)
     own = formatdate(NOW - 3600 + 20, usegmt=True)
     assert wait({"retry-after": at, "date": formatdate(NOW + 20, usegmt=True)}) == 10.0
@@ -113,7 +113,7 @@ def test_dates_are_read_against_the_servers_own_clock():
     assert wait({"retry-after": at}, received_at=NOW + 3600) is None
 
 
-def test_headers_win_over_the_body_and_the_body_over_resets():
+def test_headers_override_the_body_and_the_body_overrides_resets():
     spent = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "6m0s"}
     assert wait({"retry-after": "3", **spent}, hint=5.0) == 3.0
     assert wait(spent, hint=5.0) == 5.0
@@ -163,7 +163,7 @@ def test_headers_win_over_the_body_and_the_body_over_resets():
         ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "inf"}, None),
     ],
 )
-def test_a_reset_counts_where_nothing_remains(headers, seconds):
+def test_a_reset_counts_if_nothing_remains(headers, seconds):
     assert wait(headers) == (None if seconds is None else pytest.approx(seconds))
 
 
@@ -192,7 +192,7 @@ VALUES = (
 
 
 @given(st.dictionaries(NAMES, VALUES), st.floats(), st.none() | st.floats())
-def test_a_wait_is_positive_and_bounded_whatever_comes(headers, received_at, hint):
+def test_a_wait_is_positive_and_bounded_for_any_input(headers, received_at, hint):
     seconds = wait(headers, received_at=received_at, hint=hint)
     assert seconds is None or 0 < seconds <= MAX_WAIT
 
@@ -201,7 +201,7 @@ def test_a_wait_is_positive_and_bounded_whatever_comes(headers, received_at, hin
     ("status", "reset", "answer", "seconds"),
     [
         ("rejected", "1795557630", 429, 30.0),
-        ("rejected", "1795557630", 529, None),  # a limit is a matter of 429s
+        ("rejected", "1795557630", 529, None),  # limits apply to 429s only
         ("allowed", "1795557630", 429, None),
         ("rejected", "1795557590", 429, None),  # past
         ("rejected", "-1", 429, None),
@@ -209,9 +209,7 @@ def test_a_wait_is_positive_and_bounded_whatever_comes(headers, received_at, hin
         ("rejected", "", 429, None),
     ],
 )
-def test_the_unified_limit_names_its_reset_where_it_was_what_refused(
-    status, reset, answer, seconds
-):
+def test_the_unified_reset_counts_if_the_unified_limit_refused(status, reset, answer, seconds):
     headers = {
         "anthropic-ratelimit-unified-status": status,
         "anthropic-ratelimit-unified-reset": reset,

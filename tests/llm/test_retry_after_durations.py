@@ -36,7 +36,7 @@ from stormbreak.llm.retry_after import MAX_WAIT, duration, number, wait
         ("\u0661s", None),
     ],
 )
-def test_duration(text, seconds):
+def test_each_form_of_a_duration_is_parsed(text, seconds):
     assert duration(text) == (None if seconds is None else pytest.approx(seconds))
 
 
@@ -62,7 +62,7 @@ def test_duration(text, seconds):
         ("5 ", None),
     ],
 )
-def test_number(text, value):
+def test_each_form_of_a_number_is_parsed(text, value):
     assert number(text) == value
 
 
@@ -79,11 +79,11 @@ def test_number(text, value):
         (0.001, 0.001),
     ],
 )
-def test_wait(seconds, expected):
+def test_a_wait_is_positive_and_capped(seconds, expected):
     assert wait(seconds) == expected
 
 
 @given(st.text())
-def test_nothing_raises(text):
+def test_no_text_raises(text):
     number(text)
     duration(text)

@@ -1,4 +1,4 @@
-"""Whatever stands in any header that may name a wait: no wait, a long one, and never an error."""
+"""Any value of any header that may name a wait: no wait, a long one, and never an error."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,14 +58,14 @@ PAST = [
 
 @table_test("name", [*NAMED_WAITS, *RESETS])
 @table_test("value", [*NO_WAIT, *PAST, "2026-11-24T21:59:59Z"])
-def test_what_is_no_wait_in_any_header(name, value):
+def test_an_invalid_wait_in_any_header_is_none(name, value):
     headers = {name: value, **RESETS.get(name, {})}
     assert retry_after(headers, status=429, received_at=NOW) is None
 
 
 @table_test("name", [*NAMED_WAITS, *RESETS])
 @table_test("value", ["1" + "0" * 400, "9" * 5000])
-def test_a_huge_wait_is_long_and_not_absent(name, value):
+def test_a_huge_wait_is_capped_and_not_ignored(name, value):
     headers = {name: value, **RESETS.get(name, {})}
     assert retry_after(headers, status=429, received_at=NOW) == MAX_WAIT
 

@@ -30,5 +30,5 @@ NOW = 1795557600.0  # 2026-11-24T22:00:00Z
         ("-5", None),
     ],
 )
-def test_every_form_is_read(text, seconds):
+def test_each_form_of_a_reset_is_parsed(text, seconds):
     assert parse_reset(text, NOW) == (seconds if seconds is None else pytest.approx(seconds))

@@ -1,4 +1,4 @@
-"""Recorded and documented answers of real providers come out as they are known to be meant."""
+"""Recorded and documented responses of real providers get the expected verdicts."""
 
 import json
 from pathlib import Path
@@ -20,18 +20,21 @@ VERDICTS = {
     "rate_limited": {Verdict.THROTTLED},
     "request_too_large_for_limit": {Verdict.TOO_LONG},
     "quota_exhausted": {Verdict.BILLING},
-    "overloaded": {Verdict.OVERLOADED, Verdict.THROTTLED},  # which one: see the breaker
+    "overloaded": {Verdict.OVERLOADED, Verdict.THROTTLED},  # the breaker column decides
     "context_length": {Verdict.TOO_LONG},
     "auth": {Verdict.AUTH},
     "permission": {Verdict.AUTH},
     "not_found": {Verdict.NOT_FOUND},
-    "timeout": {Verdict.TIMEOUT, Verdict.SERVER_ERROR},  # a gateway's 504 is a server error here
+    "timeout": {
+        Verdict.TIMEOUT,
+        Verdict.SERVER_ERROR,
+    },  # the 504 of a gateway is a server error here
     "invalid_request": {Verdict.INVALID},
     "server_error": {
         Verdict.SERVER_ERROR,
         Verdict.INVALID,
         Verdict.UNREPEATABLE,
-    },  # which one: see retry
+    },  # the retry column decides
     "cancelled": {Verdict.INVALID},
 }
 
@@ -49,19 +52,19 @@ def answer_of(case):
 
 
 @table_test("case", ERRORS)
-def test_error_is_understood(case):
+def test_each_recorded_error_has_its_verdict(case):
     reading = read_answer(answer_of(case), Shape.CHAT)
     expected = case["expect"]
     assert reading.verdict in VERDICTS[expected["category"]]
     assert expected["wait_s"] == reading.retry_after
     treatment = TREATMENTS[reading.verdict]
-    # A long wait is still a throttle: whether to wait so long is for the policy to say.
+    # A long wait is still a throttle: the policy decides whether to wait that long.
     assert treatment.retry == (expected["retry"] or expected["wait_source"] == "header")
     assert (treatment.tally is Tally.FAILURE) == (expected["breaker"] == "failure")
 
 
 @table_test("case", HEADERS)
-def test_wait_is_understood(case):
+def test_each_recorded_header_has_its_wait(case):
     headers = {name.lower(): value for name, value in case["headers"].items()}
     wait = retry_after(headers, status=case["status"], received_at=NOW)
     assert case["expect"]["retry_after_s"] == wait

@@ -1,4 +1,4 @@
-"""How each API is asked for JSON of a schema."""
+"""How a request asks each API for JSON of a schema."""
 
 import json
 
@@ -21,20 +21,20 @@ def test_objects_are_closed_and_nothing_else_changes():
     assert schema_for(HOTEL, Shape.CHAT) == CLOSED
 
 
-def test_a_rule_that_an_api_does_not_know_goes_into_the_description():
+def test_an_unsupported_rule_moves_into_the_description():
     closed = schema_for(HOTEL, Shape.MESSAGES)
     assert closed["properties"]["stars"] == {"type": "integer", "description": '{"minimum":1}'}
     long = {"type": "string", "minLength": 3, "description": "A name."}
-    wanted = {"type": "string", "description": 'A name. {"minLength":3}'}
+    expected = {"type": "string", "description": 'A name. {"minLength":3}'}
     assert (
         schema_for(CLOSED | {"properties": {"name": long, "stars": {}}}, Shape.CHAT)["properties"][
             "name"
         ]
-        == wanted
+        == expected
     )
 
 
-def test_every_level_is_closed():
+def test_nested_objects_are_closed():
     tree = {
         "type": "object",
         "properties": {"child": {"anyOf": [{"$ref": "#/$defs/leaf"}, {"type": "null"}]}},
@@ -56,7 +56,7 @@ def test_every_level_is_closed():
         HOTEL | {"properties": {"name": True, "stars": {}}},
     ],
 )
-def test_what_cannot_be_closed_is_asked_for_as_a_wish_or_not_at_all(schema):
+def test_a_schema_that_cannot_be_closed_is_not_strict_or_not_sent(schema):
     assert schema_for(schema, Shape.MESSAGES) is None
     assert response_format(schema, Shape.MESSAGES) is None
     asked = response_format(schema, Shape.CHAT)["json_schema"]
@@ -64,7 +64,7 @@ def test_what_cannot_be_closed_is_asked_for_as_a_wish_or_not_at_all(schema):
 
 
 @table_test("schema", [HOTEL | {"required": ["name"]}, {"type": "array"}])
-def test_optional_properties_are_no_strict_format_of_openai(schema):
+def test_optional_properties_are_not_strict_for_openai(schema):
     assert response_format(schema, Shape.CHAT)["json_schema"]["strict"] is False
     assert schema_for(schema, Shape.MESSAGES) is not None
 
@@ -90,26 +90,26 @@ TREE = {
         },
     ],
 )
-def test_anthropic_knows_no_recursion(recursive):
+def test_anthropic_gets_no_recursive_schema(recursive):
     assert schema_for(recursive, Shape.MESSAGES) is None
     assert schema_for(recursive, Shape.CHAT) is not None
     assert schema_for(TREE | {"$defs": {"node": HOTEL}}, Shape.MESSAGES) is not None
 
 
-def test_values_of_more_than_one_part_are_words():
+def test_enum_values_of_several_parts_move_into_the_description():
     closed = schema_for({"enum": [[1], "a"]}, Shape.MESSAGES)
     assert closed == {"description": '{"enum":[[1],"a"]}'}
     assert schema_for({"enum": ["a", None]}, Shape.MESSAGES) == {"enum": ["a", None]}
 
 
-def test_a_schema_without_an_end_is_a_wish():
+def test_an_infinite_schema_is_not_sent():
     endless = {"type": "object", "properties": {}}
     endless["properties"]["self"] = endless
     endless["required"] = ["self"]
     assert schema_for(endless, Shape.CHAT) is None
 
 
-def test_the_field_of_each_api():
+def test_each_api_has_its_format_field():
     assert response_format(HOTEL, Shape.RESPONSES) == {
         "type": "json_schema",
         "name": "answer",
@@ -133,7 +133,7 @@ def test_the_field_of_each_api():
         (Shape.RESPONSES, {"text": b"7"}),
     ],
 )
-def test_a_format_of_the_request_itself_stays(shape, own):
+def test_a_format_in_the_request_is_kept(shape, own):
     assert format_field(FORMAT, shape, {name: msgspec.Raw(raw) for name, raw in own.items()}) == {}
 
 
@@ -145,7 +145,7 @@ def test_a_format_of_the_request_itself_stays(shape, own):
         ({"prompt": {"id": "p"}}, []),
     ],
 )
-def test_a_repair_goes_on_with_the_answer(body, before):
+def test_a_repair_continues_with_the_answer(body, before):
     again = repaired(
         json.dumps(body).encode(), Shape.RESPONSES, schema=b"{}", answer="prose", errors="no"
     )
@@ -155,7 +155,7 @@ def test_a_repair_goes_on_with_the_answer(body, before):
     assert "JSON schema:\n{}" in last["content"]
 
 
-def test_an_empty_answer_is_not_repeated():
+def test_a_repair_does_not_repeat_an_empty_answer():
     body = b'{"messages":[{"role":"user","content":"hi"}],"seed":7}'
     again = json.loads(repaired(body, Shape.CHAT, schema=b"{}", answer=" ", errors="no"))
     assert [turn["role"] for turn in again["messages"]] == ["user", "user"]

@@ -37,13 +37,13 @@ def events(*chunks, end=True):
         ([b"data: a:b\tc", b""], [Event(b"", b"a:b\tc")]),
     ],
 )
-def test_events(lines, expected, newline):
+def test_events_are_parsed_with_any_line_ends_and_chunks(lines, expected, newline):
     stream = newline.join(lines) + newline
     assert events(stream) == expected
     assert events(*(stream[at : at + 1] for at in range(len(stream)))) == expected
 
 
-def test_events_come_as_soon_as_they_are_whole():
+def test_an_event_is_returned_as_soon_as_it_is_whole():
     reader = EventReader()
     assert list(reader.feed(b"data: a\r\n\r")) == [Event(b"", b"a")]
     assert list(reader.feed(b"\ndata: b\n")) == []
@@ -64,7 +64,7 @@ def test_events_come_as_soon_as_they_are_whole():
         (b"data: b\nda", [Event(b"", b"b")], True),
     ],
 )
-def test_what_the_end_of_a_stream_leaves(rest, expected, cut):
+def test_the_rest_at_the_end_of_a_stream_is_an_event_or_cut(rest, expected, cut):
     reader = EventReader()
     list(reader.feed(b"data: a\n\n" + rest))
     assert list(reader.end()) == expected
@@ -113,7 +113,7 @@ WHOLE = st.sampled_from(
 
 
 @given(st.lists(WHOLE, max_size=12))
-def test_whole_events_are_read_as_they_are_byte_by_byte(pieces):
+def test_whole_events_are_parsed_as_byte_by_byte(pieces):
     stream = b"".join(pieces)
 
     assert events(*pieces) == events(*[stream[at : at + 1] for at in range(len(stream))])

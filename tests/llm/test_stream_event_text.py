@@ -1,4 +1,4 @@
-"""What single events hold."""
+"""The text of single events."""
 
 import json
 
@@ -18,7 +18,7 @@ def chat(content, index=0):
 
 
 @table_test(
-    ("said", "text"),
+    ("value", "text"),
     [
         (chat("well"), "well"),
         (chat(None), ""),
@@ -45,12 +45,12 @@ def chat(content, index=0):
         ("text", ""),
     ],
 )
-def test_texts_of_all_formats(said, text):
-    assert text_of(json.dumps(said).encode()) == text
+def test_each_format_has_its_text(value, text):
+    assert text_of(json.dumps(value).encode()) == text
 
 
-def test_of_two_values_of_a_key_the_last_counts():
-    """Found: the assembled answer had the text, and `texts()` left it out."""
+def test_the_last_of_two_values_of_a_key_counts():
+    """A bug: the assembled answer had the text, but `texts()` did not."""
     whole = json.dumps(chat("well"))
     assert text_of(b'{"choices": "odd", ' + whole[1:].encode()) == "well"
 
@@ -62,7 +62,7 @@ def test_of_two_values_of_a_key_the_last_counts():
         {"type": "response.completed", "response": whole_response(["well"])},
     ],
 )
-def test_what_repeats_the_whole_adds_nothing(whole):
+def test_an_event_that_repeats_the_whole_adds_no_text(whole):
     assert text_of(json.dumps(whole).encode()) == "well"
     assert text_of(json.dumps(whole).encode(), begun=True) == ""
 
@@ -76,7 +76,7 @@ def test_half_a_character_is_replaced():
 
 
 @table_test("data", [b"", b"{", b"[DONE]", b'{"a":"\xff"}', b"\xff", b"[" * 100_000])
-def test_what_cannot_be_read(data):
+def test_unreadable_data_has_no_text(data):
     assert not is_readable(data)
     assert text_of(data) == ""
     with pytest.raises((msgspec.DecodeError, UnicodeError, RecursionError)):
@@ -84,7 +84,7 @@ def test_what_cannot_be_read(data):
 
 
 @given(st.binary(max_size=40))
-def test_nothing_raises(data):
+def test_no_data_raises(data):
     text_of(data)
     if is_readable(data):
         decoded(data)

@@ -1,4 +1,4 @@
-"""Law 15 for streams: complete means that every choice has said why it finished."""
+"""Law 15 for streams: complete means that every choice has a finish reason."""
 
 import json
 from itertools import pairwise
@@ -51,7 +51,7 @@ def split(stream, size):
     return [stream[at : at + size] for at in range(0, len(stream), size)]
 
 
-def test_a_stream_becomes_the_answer_it_would_have_been():
+def test_a_stream_is_assembled_to_the_plain_answer():
     reading, body = read(STREAM)
     assert reading.verdict is Verdict.OK
     assert (reading.text, reading.finish_reason, reading.request_id) == ("Héllo", "stop", "req_1")
@@ -74,12 +74,12 @@ def test_a_stream_becomes_the_answer_it_would_have_been():
 
 @table_test("newline", [b"\n", b"\r", b"\r\n"])
 @table_test("size", [1, 7, 4096])
-def test_line_ends_comments_marks_and_chunk_sizes_change_nothing(newline, size):
+def test_line_ends_comments_and_chunk_sizes_change_nothing(newline, size):
     noisy = b"\xef\xbb\xbf: hello\n\n" + STREAM.replace(b"data: [", b": ping\n\nid: 5\ndata:[")
     assert read(*split(noisy.replace(b"\n", newline), size)) == read(STREAM)
 
 
-def test_an_event_may_take_several_lines():
+def test_an_event_may_have_several_lines():
     lines = json.dumps(delta("Hi", "stop"), indent=1).encode().split(b"\n")
     reading, _ = read(b"".join(b"data: " + line + b"\n" for line in lines) + b"\n")
     assert (reading.verdict, reading.text) == (Verdict.OK, "Hi")
@@ -117,7 +117,7 @@ def test_a_stream_with_its_finish_reasons_needs_no_done():
     ],
 )
 @table_test("size", [7, 1 << 22])
-def test_a_broken_stream(stream, detail, size):
+def test_each_broken_stream_has_its_detail(stream, detail, size):
     reading, body = read(*split(stream, max(size, len(stream) // 10_000)))
     assert (reading.verdict, reading.detail, reading.request_id) == (
         Verdict.BROKEN,
@@ -128,7 +128,7 @@ def test_a_broken_stream(stream, detail, size):
     assert not body.strip()
 
 
-def test_as_many_choices_as_were_asked_for_must_finish():
+def test_as_many_choices_as_requested_must_finish():
     one = event(delta("a", "stop")) + DONE
     both = event(delta("a", "stop")) + event(delta("b", "stop", index=1)) + DONE
     cut = one.removesuffix(DONE)
@@ -136,7 +136,7 @@ def test_as_many_choices_as_were_asked_for_must_finish():
     assert read(both, choices=2)[0].detail is None
 
 
-def test_a_plain_answer_to_a_streaming_request_must_be_whole_too():
+def test_a_plain_answer_to_a_streaming_request_must_be_whole():
     one = b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}'
     assert read(one, choices=2)[0].detail == "1 of 2 choices"
     vectors = b'{"data": [{"embedding": [0.1]}]}'
@@ -172,18 +172,18 @@ def test_an_error_event_counts_as_the_error_it_names(error, verdict, code, befor
     assert reading.retry_after == (2.0 if verdict is Verdict.THROTTLED else None)
 
 
-def test_an_event_named_error_is_one_whatever_its_form():
+def test_an_event_named_error_is_an_error_in_any_form():
     reading, _ = read(EVENTS[0] + b"event: error\n" + event({"code": "slow_down", "message": "x"}))
     assert (reading.verdict, reading.code) == (Verdict.THROTTLED, "slow_down")
 
 
-def test_a_choice_that_ended_in_an_error_is_one():
+def test_a_choice_that_ended_in_an_error_is_an_error():
     reading, body = read(event(delta("a")) + event(delta(None, "error")) + DONE)
     assert (reading.verdict, body) == (Verdict.SERVER_ERROR, b"")
 
 
 @table_test("size", [1, 4096])
-def test_a_plain_answer_to_a_streaming_request_is_read_as_such(size):
+def test_a_plain_answer_to_a_streaming_request_is_read(size):
     _, body = read(STREAM)
     whole = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
     for status, plain, verdict in (
@@ -219,7 +219,7 @@ def test_a_stream_is_bounded(monkeypatch):
     assert read(b"{", b" " * len(STREAM), status=500)[0].verdict is Verdict.BROKEN
 
 
-def test_first_output_and_the_end_are_noticed():
+def test_the_first_output_and_the_end_are_detected():
     assembler = StreamAssembler(Shape.CHAT)
     seen = []
     for chunk in (*EVENTS, DONE, b"data: garbage\n\n"):
@@ -230,7 +230,7 @@ def test_first_output_and_the_end_are_noticed():
     assert assembler.end()[0].verdict is Verdict.OK
 
 
-def test_a_failure_is_the_end():
+def test_a_failure_ends_the_stream():
     assembler = StreamAssembler(Shape.CHAT)
     assembler.feed(b"data: {\n\n")
     assert assembler.over
@@ -238,7 +238,7 @@ def test_a_failure_is_the_end():
     assert assembler.end()[0].verdict is Verdict.BROKEN
 
 
-def test_a_stream_in_tiny_pieces_costs_no_more_than_its_length():
+def test_a_stream_in_tiny_pieces_takes_linear_time():
     text = "x" * 2000
     reading, _ = read(*split(event(delta(text)) * 200 + event(delta(None, "stop")), 7))
     assert reading.text == text * 200
@@ -250,7 +250,7 @@ PIECES = st.lists(TEXT, min_size=1, max_size=4)
 
 @st.composite
 def completions(draw):
-    """Draw a completion, the chunks it would have been streamed in, and how many choices it has."""
+    """Draw a completion, its chunks, and the number of its choices."""
     choices, chunks = [], []
     for index in range(draw(st.integers(1, 3))):
         content, calls = draw(PIECES), draw(st.lists(st.tuples(TEXT, PIECES), max_size=2))
@@ -295,7 +295,7 @@ def interleaved(draw, lists):
     st.sampled_from([b"\n", b"\r", b"\r\n"]),
     st.lists(st.integers(0, 10_000), max_size=20),
 )
-def test_any_completion_in_any_pieces_is_put_together_again(drawn, newline, cuts):
+def test_a_completion_in_any_pieces_is_assembled_again(drawn, newline, cuts):
     whole, chunks, choices = drawn
     stream = b"".join(event(chunk, newline) for chunk in [*chunks, USAGE]) + DONE
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
@@ -316,10 +316,10 @@ def is_filtered_whole(completion):
 
 @settings(deadline=None)
 @given(completions(), st.integers(0, 10**9))
-def test_a_cut_stream_is_never_ok_before_its_last_finish_reason(drawn, at):
+def test_a_stream_cut_before_its_last_finish_reason_is_never_ok(drawn, at):
     _, chunks, choices = drawn
     answer = b"".join(map(event, chunks))
-    # The blank line after the event may be lost: what it ends has come whole.
+    # The blank line after the event may be missing: the event is whole.
     cut = answer[: at % (len(answer) - 2)]
     reading, body = read(cut, choices=choices)
     assert (reading.verdict, body) == (Verdict.BROKEN, b"")
@@ -327,7 +327,7 @@ def test_a_cut_stream_is_never_ok_before_its_last_finish_reason(drawn, at):
 
 @table_test("at", range(len(b"".join(EVENTS[:-1])), len(STREAM)))
 def test_a_cut_after_the_last_finish_reason_is_ok_between_events_only(at):
-    """What may be lost there is usage, never a part of the answer."""
+    """Only usage may be lost there, never a part of the answer."""
     reading, _ = read(STREAM[:at])
     rest = STREAM[len(b"".join(EVENTS[:-1])) : at].rstrip(b"\n")
     whole = rest in {b"", EVENTS[-1].rstrip(b"\n"), EVENTS[-1] + DONE.rstrip(b"\n")}
@@ -351,7 +351,7 @@ def from_deeper_down(frames, call):
     return from_deeper_down(frames - 1, call) if frames else call()
 
 
-def test_nesting_that_only_the_end_finds_too_deep_does_not_raise():
+def test_nesting_found_too_deep_at_the_end_does_not_raise():
     for depth in range(500, 1000, 5):
         assembler = StreamAssembler(Shape.CHAT)
         nested = "[" * depth + "]" * depth
@@ -363,7 +363,7 @@ def test_nesting_that_only_the_end_finds_too_deep_does_not_raise():
 
 
 @table_test("error", [{}, {"message": "", "type": "", "code": None}])
-def test_an_error_that_says_nothing_is_none(error):
+def test_an_empty_error_object_is_no_error(error):
     events = [event(json.loads(e[6:]) | {"error": error}) for e in EVENTS]
     assert read(b"".join(events) + DONE) == read(STREAM)
     at_choice = delta("a", "stop")

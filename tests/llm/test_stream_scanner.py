@@ -1,4 +1,4 @@
-"""A stream that is only looked at comes to the same verdict as one that is put together."""
+"""A scanned stream gets the same verdict as an assembled one."""
 
 from itertools import pairwise
 
@@ -62,8 +62,8 @@ def split(stream, size):
     return [stream[at : at + size] for at in range(0, len(stream), size)]
 
 
-def told(reading):
-    """What both must agree on; of a failure, words are free."""
+def summary_of(reading):
+    """The values on which both must agree; details of failures may differ."""
     known = reading.verdict, reading.code, reading.retry_after, reading.request_id
     return (*known, reading.usage, reading.finish_reason)
 
@@ -74,13 +74,13 @@ def told(reading):
 def test_a_whole_stream_is_ok_with_its_usage(shape, newline, size):
     noisy = b"\xef\xbb\xbf" + b"".join([*NOISE[1:4], *STREAMS[shape]])
     reading = scan(shape, *split(noisy.replace(b"\n", newline), size))
-    assert told(reading) == told(assembled(shape, *STREAMS[shape]))
+    assert summary_of(reading) == summary_of(assembled(shape, *STREAMS[shape]))
     assert (reading.verdict, reading.usage, reading.text) == (Verdict.OK, COUNTED, "")
 
 
 @table_test("shape", STREAMS)
 def test_a_stream_cut_between_events_is_broken(shape):
-    """The end: a finish reason, message_stop, response.completed. For chat, what follows it may be lost."""
+    """The end is a finish reason, message_stop or response.completed. In a chat, events after it may be missing."""
     events = STREAMS[shape]
     needed = len(events) - (2 if shape is Shape.CHAT else 0)
     for left in range(len(events) + 1):
@@ -90,7 +90,7 @@ def test_a_stream_cut_between_events_is_broken(shape):
 
 
 @table_test("shape", STREAMS)
-def test_first_output_and_the_end_are_noticed_as_they_come(shape):
+def test_the_first_output_and_the_end_are_detected_at_once(shape):
     scanner, assembler = StreamScanner(shape), StreamAssembler(shape)
     for one in STREAMS[shape]:
         scanner.feed(one)
@@ -112,13 +112,13 @@ def test_an_error_event_is_found_before_and_after_output(shape, error, size):
         assert scanner.over
         assert scanner.failed
         assert not scanner.is_plain
-        assert told(scanner.end()[0]) == told(assembled(shape, stream))
+        assert summary_of(scanner.end()[0]) == summary_of(assembled(shape, stream))
         assert scanner.end()[1] == fed(StreamAssembler, shape, stream).end()[1]
         assert scanner.end()[0].verdict not in {Verdict.OK, Verdict.BROKEN}
 
 
 def test_the_end_is_found_among_other_events():
-    """Also in one piece with what follows it, and where no other word tells."""
+    """Also in one piece with later events, and in an event without other hints."""
     events = chat(["a"])
     assert fed(StreamScanner, Shape.CHAT, *events[:-1], DONE + events[1]).over
     terse = {"id": "r", "status": "completed", "output": [], "usage": {"input_tokens": 1}}
@@ -168,24 +168,24 @@ def test_usage_with_every_chunk_is_decoded_once_and_the_last_counts(monkeypatch)
     assert scan(Shape.CHAT, first, *rest, last).usage.output_tokens == 200
 
 
-def test_as_many_choices_as_were_asked_for_must_finish():
+def test_as_many_choices_as_requested_must_finish():
     both = [chunk("a"), chunk("b", index=1), chunk(None, "stop"), chunk(None, "stop", index=1)]
     assert scan(Shape.CHAT, *both, choices=2).verdict is Verdict.OK
     assert scan(Shape.CHAT, *both[:3], choices=2).verdict is Verdict.BROKEN
 
 
-def test_a_choice_that_ended_in_an_error_is_one():
+def test_a_choice_that_ended_in_an_error_is_an_error():
     reading = scan(Shape.CHAT, *chat(["a"], "error"))
     assert reading.verdict is Verdict.SERVER_ERROR
-    assert told(reading) == told(assembled(Shape.CHAT, *chat(["a"], "error")))
+    assert summary_of(reading) == summary_of(assembled(Shape.CHAT, *chat(["a"], "error")))
 
 
 @table_test("status", ["completed", "incomplete"])
-def test_a_response_that_ended_with_an_error_in_it_is_one(status):
+def test_a_response_that_ended_with_an_error_is_an_error(status):
     stream = response(["a"], status, error={"code": "rate_limit_exceeded", "message": "x"})
     reading = scan(Shape.RESPONSES, *stream)
     assert reading.verdict is Verdict.THROTTLED
-    assert told(reading) == told(assembled(Shape.RESPONSES, *stream))
+    assert summary_of(reading) == summary_of(assembled(Shape.RESPONSES, *stream))
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_a_line_without_end_is_bounded(size, newline, monkeypatch):
         )
 
 
-def test_an_image_comes_in_one_line():
-    """Of some MiB, among the output, and once more in the answer that the last event holds."""
+def test_an_image_in_one_line_is_read():
+    """Some MiB, among the output, and again in the answer in the last event."""
     first, second, *rest = chat(["a", "b", "x" * (5 * 2**20), "c"])
     for size in (65_536, 1 << 24):
         assert (
@@ -213,8 +213,8 @@ def test_an_image_comes_in_one_line():
         )
 
 
-def test_lines_that_end_oddly_are_bounded_and_read():
-    """LF and CRLF in turn make blank lines that are not looked for: then every event is decoded."""
+def test_mixed_line_ends_are_bounded_and_read():
+    """Alternating LF and CRLF make blank lines that the scanner does not look for: it decodes every event."""
     first, second, *events = chat(["x" * 1000] * 1500)
     stream = b"".join([first, second, *(one[:-2] + b"\n\r\n" for one in events)])
     scanner = fed(StreamScanner, Shape.CHAT, first, second)
@@ -236,7 +236,7 @@ def test_a_stream_is_bounded(monkeypatch):
 @table_test("shape", Shape)
 @table_test("body", [b"", b"<html>", b'{"error": {"code": 503}}', b"{}", b"[1]"])
 @table_test("status", [200, 429, 503])
-def test_a_plain_body_is_read_as_such(shape, body, status):
+def test_a_plain_body_is_read(shape, body, status):
     scanner = fed(StreamScanner, shape, body, status=status)
     reading = read_answer(HttpResponse(status, HEADERS, body, 0.0), shape)
     assert scanner.is_plain
@@ -249,7 +249,7 @@ def test_a_stream_of_another_shape_is_final():
 
 
 @table_test(
-    ("marks", "events"),
+    ("watcher", "events"),
     [
         (ChatWatcher, chat(["a", "finish_reason: stop"])[:3]),
         (ChatWatcher, [event({"choices": [], "usage": None, "error": None})]),
@@ -257,8 +257,8 @@ def test_a_stream_of_another_shape_is_final():
         (ResponsesWatcher, response(["a"])[2:6]),
     ],
 )
-def test_output_is_quiet(marks, events):
-    assert all(map(marks.quiet, events))
+def test_output_events_are_quiet(watcher, events):
+    assert all(map(watcher.quiet, events))
 
 
 def test_quiet_output_is_never_decoded(monkeypatch):
@@ -278,7 +278,7 @@ def test_quiet_output_is_never_decoded(monkeypatch):
 UNSEEN = (
     "invalid json in an event",
     "not a part of a",
-)  # within one event of output: the caller reads it
+)  # within one output event: the caller reads it
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(TEXTS)
 CUTS = st.lists(st.integers(0, 10_000), max_size=20)
 NEWLINE = st.sampled_from([b"\n", b"\r\n", b"\r"])
@@ -286,7 +286,7 @@ NEWLINE = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
 @st.composite
 def streams(draw):
-    """Draw a stream of one format, and spoil it: events dropped, doubled, moved, inserted; the end cut off."""
+    """Draw a stream of one format, and damage it: drop, double or insert events, cut the end."""
     shape = draw(st.sampled_from(list(STREAMS)))
     texts = draw(st.lists(TEXT, min_size=1, max_size=5))
     made = {Shape.CHAT: chat, Shape.MESSAGES: message, Shape.RESPONSES: response}[shape]
@@ -325,9 +325,9 @@ def test_scanner_and_assembler_agree(drawn, cuts):
     assembler = fed(StreamAssembler, shape, stream)
     expected, found = assembler.end()[0], scanner.end()[0]
     if not unseen(expected):
-        assert told(found) == told(expected)
+        assert summary_of(found) == summary_of(expected)
         assert scanner.first_output == assembler.first_output
-    assert told(found) == told(scan(shape, *split(stream, 1)))
+    assert summary_of(found) == summary_of(scan(shape, *split(stream, 1)))
 
 
 @MANY
@@ -337,17 +337,17 @@ def test_scanner_and_assembler_agree(drawn, cuts):
     CUTS,
 )
 @example(Shape.CHAT, [(0, b"")], [])
-def test_spoilt_bytes_never_make_a_success(shape, spoils, cuts):
+def test_damaged_bytes_never_make_a_success(shape, damages, cuts):
     stream = bytearray(b"".join(STREAMS[shape]))
-    for where, byte in spoils:
+    for where, byte in damages:
         at = where % len(stream)
         stream[at : at + 1] = byte
     found = scan(shape, *pieces(bytes(stream), cuts))
     expected = assembled(shape, bytes(stream))
     if expected.verdict is Verdict.OK:
-        assert told(found) == told(expected)
+        assert summary_of(found) == summary_of(expected)
     elif found.verdict is Verdict.OK:
-        # of choices that nobody asked for, the scanner may see nothing
+        # the scanner may not see choices that were not requested
         assert unseen(expected) or (shape is Shape.CHAT and "finish_reason" in expected.detail)
 
 

@@ -1,5 +1,5 @@
-"""The most that a request can be billed for. The tokenizers of models are not here, so what stands in for them is what any
-of them must heed: a token is one byte of text at least."""
+"""The most that a request can be billed for. The tests have no tokenizers of models; they use what holds for
+all of them: a token is at least one byte of text."""
 
 import json
 
@@ -24,7 +24,7 @@ def body(**more):
     return json.dumps({"model": "m", "messages": [message], **more}).encode()
 
 
-def test_a_bound_is_the_bytes_what_is_put_around_them_and_the_longest_answer():
+def test_a_bound_is_the_bytes_plus_a_template_plus_the_longest_answer():
     asked = body(max_tokens=100)
 
     assert bound_of(asked, bound=100) == Usage(
@@ -34,7 +34,7 @@ def test_a_bound_is_the_bytes_what_is_put_around_them_and_the_longest_answer():
 
 
 @given(st.lists(st.text(), min_size=1), st.booleans())
-def test_every_text_in_a_body_has_no_more_bytes_than_its_bound(texts, ascii_only):
+def test_no_text_has_more_bytes_than_its_bound(texts, ascii_only):
     messages = [{"role": "user", "content": text} for text in texts]
     asked = json.dumps({"model": "m", "messages": messages}, ensure_ascii=ascii_only)
     asked = asked.encode(errors="surrogatepass")
@@ -50,16 +50,16 @@ def test_without_a_bound_of_the_answer_there_is_none(bound):
 
 
 @table_test("bound", [1, 10**7])
-def test_a_bound_is_any_number_that_can_be_one(bound):
+def test_any_positive_number_up_to_ten_million_is_a_bound(bound):
     assert bound_of(body(), bound=bound).output_tokens == bound
     assert bound_of(body(), bound=10**7 + 1) is None
 
 
-def test_embeddings_have_no_answer():
+def test_embeddings_have_no_output_tokens():
     assert bound_of(b'{"model":"m","input":"x"}', answers=False).output_tokens == 0
 
 
-def test_tools_are_written_out_by_providers():
+def test_tools_add_to_the_bound():
     tools = body(tools=[{"type": "function", "function": {"name": "f"}}])
 
     assert input_bound(tools) == len(tools) + TEMPLATE + TOOLS
@@ -73,7 +73,7 @@ def test_tools_are_written_out_by_providers():
         {"type": "image", "source": {"type": "base64", "data": "AAAA"}},
     ],
 )
-def test_a_picture_is_no_text(part):
+def test_a_picture_adds_its_own_bound(part):
     asked = body(messages=[{"role": "user", "content": [part, part, part]}])
 
     assert input_bound(asked) >= len(asked) + 3 * PICTURE
@@ -113,7 +113,7 @@ def test_a_picture_is_no_text(part):
         {"container": "c"},
     ],
 )
-def test_what_lies_or_runs_on_the_server_or_is_billed_otherwise_has_no_bound(more):
+def test_server_side_content_and_special_billing_have_no_bound(more):
     assert bound_of(body(**more), bound=100) is None
 
 
@@ -128,7 +128,7 @@ def test_what_lies_or_runs_on_the_server_or_is_billed_otherwise_has_no_bound(mor
         (b'"ttl"', rb'"tt\u006c"'),
     ],
 )
-def test_a_name_that_is_escaped_is_that_name(plain, escaped):
+def test_an_escaped_name_counts_like_a_plain_one(plain, escaped):
     parts = {
         b'"web_search"': {"type": "web_search"},
         b'"type"': {"type": "web_search"},
@@ -146,17 +146,17 @@ def test_a_name_that_is_escaped_is_that_name(plain, escaped):
     assert as_hidden == bound != bound_of(body(max_tokens=5).ljust(500), bound=5)
 
 
-def test_a_text_about_escapes_is_a_text():
-    told = r"say \"file\u005fid\": 1 and \\u0066 "
+def test_a_text_about_escapes_has_a_bound():
+    text = r"say \"file\u005fid\": 1 and \\u0066 "
 
-    assert input_bound(body(messages=[{"role": "user", "content": told}])) is not None
+    assert input_bound(body(messages=[{"role": "user", "content": text}])) is not None
 
 
-def test_null_refers_to_nothing():
+def test_a_null_reference_has_a_bound():
     assert input_bound(body(previous_response_id=None)) is not None
 
 
-def test_unknown_values_are_named():
+def test_the_unbounded_value_is_named():
     assert unbounded_by(body(conversation="c")) == "conversation"
     assert unbounded_by(body(tools=[{"type": "web_search_preview"}])) == "web_search"
     assert unbounded_by(body(x=[{"file_id": "f"}])) == "file_id"
@@ -178,14 +178,14 @@ def test_unknown_values_are_named():
         },
     ],
 )
-def test_what_costs_no_more_is_no_matter(more):
+def test_options_without_extra_cost_have_a_bound(more):
     assert input_bound(body(**more)) is not None
 
 
-def test_a_text_about_such_things_is_a_text():
-    told = 'they say {"file_id": "x"} and "type": "web_search"'
+def test_a_text_about_unbounded_options_has_a_bound():
+    text = 'they say {"file_id": "x"} and "type": "web_search"'
 
-    assert input_bound(body(messages=[{"role": "user", "content": told}])) is not None
+    assert input_bound(body(messages=[{"role": "user", "content": text}])) is not None
 
 
 def marked(**ttl):
@@ -194,7 +194,7 @@ def marked(**ttl):
 
 
 @table_test("ttl", ["1h", "24h", "12h", "1H", ""])
-def test_what_is_to_be_kept_for_longer_may_all_be_written_for_an_hour(ttl):
+def test_a_long_cache_ttl_bounds_all_tokens_as_one_hour_writes(ttl):
     asked = marked(ttl=ttl)
     bound = bound_of(asked, bound=100)
 
@@ -212,16 +212,16 @@ def test_what_is_to_be_kept_for_longer_may_all_be_written_for_an_hour(ttl):
         body(tools=[{"function": {"parameters": {"properties": {"ttl": {"type": "string"}}}}}]),
     ],
 )
-def test_else_nothing_is(asked):
+def test_other_requests_have_no_one_hour_writes(asked):
     assert bound_of(asked, bound=100).cache_write_1h_tokens == 0
 
 
-def test_a_time_to_keep_something_is_found_whatever_the_blanks():
+def test_a_cache_ttl_is_found_with_any_white_space():
     assert bound_of(b'{"cache_control":{"ttl":"1h"}}', bound=1).cache_write_1h_tokens
     assert bound_of(b'{"cache_control": {"ttl" :\n "1h"}}', bound=1).cache_write_1h_tokens
 
 
-def test_the_most_of_several_bounds_holds_for_each():
+def test_most_of_takes_the_maximum_of_each_count():
     long, kept = (
         Usage(input_tokens=90, output_tokens=5),
         Usage(input_tokens=7, cache_write_tokens=7),

@@ -40,10 +40,10 @@ from stormbreak.types import Usage
         ("many", (0, 0, 0)),
     ],
 )
-def test_usage(usage, expected):
+def test_each_form_of_usage_is_parsed(usage, expected):
     given, taken, cached = expected
-    wanted = Usage(input_tokens=given, output_tokens=taken, cached_input_tokens=cached)
-    assert wanted == usage_of(usage)
+    expected_usage = Usage(input_tokens=given, output_tokens=taken, cached_input_tokens=cached)
+    assert expected_usage == usage_of(usage)
 
 
 ANTHROPIC = {"input_tokens": 5, "output_tokens": 6, "cache_read_input_tokens": 3}
@@ -55,7 +55,7 @@ def by_time(short, hour):
 
 
 @table_test(
-    ("said", "written", "hour"),
+    ("reported", "written", "hour"),
     [
         ({"cache_creation_input_tokens": 2}, 2, 0),
         ({"cache_creation_input_tokens": 2, "cache_creation": None}, 2, 0),
@@ -67,8 +67,8 @@ def by_time(short, hour):
         ({"cache_creation_input_tokens": 2, "prompt_tokens": None}, 2, 0),
     ],
 )
-def test_what_anthropic_says_was_written_is_input_besides(said, written, hour):
-    assert usage_of(ANTHROPIC | said) == Usage(
+def test_cache_writes_of_anthropic_are_additional_input(reported, written, hour):
+    assert usage_of(ANTHROPIC | reported) == Usage(
         input_tokens=8 + written,
         output_tokens=6,
         cached_input_tokens=3,
@@ -78,7 +78,7 @@ def test_what_anthropic_says_was_written_is_input_besides(said, written, hour):
 
 
 @table_test(
-    ("said", "cached", "written", "hour"),
+    ("reported", "cached", "written", "hour"),
     [
         ({"prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 2}}, 3, 2, 0),
         ({"prompt_tokens_details": {"cached_tokens": 9, "cache_write_tokens": 2}}, 9, 1, 0),
@@ -88,8 +88,8 @@ def test_what_anthropic_says_was_written_is_input_besides(said, written, hour):
         ({"cache_creation_input_tokens": 2, "cache_creation": by_time(0, 3)}, 0, 2, 2),
     ],
 )
-def test_in_the_words_of_chat_completions_it_is_some_of_the_prompt(said, cached, written, hour):
-    assert usage_of(CHAT | said) == Usage(
+def test_cache_writes_of_chat_completions_are_part_of_the_prompt(reported, cached, written, hour):
+    assert usage_of(CHAT | reported) == Usage(
         input_tokens=10,
         output_tokens=6,
         cached_input_tokens=cached,
@@ -98,7 +98,7 @@ def test_in_the_words_of_chat_completions_it_is_some_of_the_prompt(said, cached,
     )
 
 
-def test_responses_say_it_too():
+def test_cache_writes_of_responses_are_read():
     details = {"cached_tokens": 2, "cache_write_tokens": 3}
     usage = {"input_tokens": 9, "output_tokens": 1, "input_tokens_details": details}
 
@@ -107,7 +107,7 @@ def test_responses_say_it_too():
 
 @table_test("bad", [-1, 10**30, 1.5, "2", True, [2], {}, float("nan"), float("inf")])
 @table_test(
-    "said",
+    "reported",
     [
         lambda bad: ANTHROPIC | {"cache_creation_input_tokens": bad},
         lambda bad: ANTHROPIC | {"cache_creation": by_time(bad, 0)},
@@ -117,5 +117,5 @@ def test_responses_say_it_too():
         lambda bad: CHAT | {"cache_creation_input_tokens": 5, "cache_creation": by_time(0, bad)},
     ],
 )
-def test_where_what_was_written_is_no_count_nothing_is_believed(said, bad):
-    assert usage_of(said(bad)) == Usage()
+def test_an_invalid_cache_write_count_makes_the_usage_unknown(reported, bad):
+    assert usage_of(reported(bad)) == Usage()

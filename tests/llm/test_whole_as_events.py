@@ -1,4 +1,4 @@
-"""An answer in one piece, written as events: assembled, they are the same answer."""
+"""A plain answer written as events: assembled, they are the same answer."""
 
 import json
 
@@ -83,7 +83,7 @@ ANSWERS = [
 
 
 @table_test("shape, answer", ANSWERS)
-def test_assembled_it_is_the_same_answer(shape, answer):
+def test_events_of_an_answer_are_assembled_to_the_same_answer(shape, answer):
     choices = len(answer.get("choices", ())) or 1
     assembler = StreamAssembler(shape, choices=choices)
     events = whole_as_events(shape, json.dumps(answer).encode())
@@ -94,8 +94,8 @@ def test_assembled_it_is_the_same_answer(shape, answer):
 
 
 @table_test("index", [0, None])
-def test_tool_calls_have_indices_of_their_own(index):
-    """Some servers give every call the index 0, or none: SDKs join such calls, or raise."""
+def test_tool_calls_get_unique_indices(index):
+    """Some servers give every call the index 0 or none: SDKs join such calls, or raise."""
     calls = [CALL | {"index": index}, CALL | {"index": index}]
     body = json.dumps({"choices": [{"index": 0, "message": {"tool_calls": calls}}]}).encode()
     chunk = json.loads(whole_as_events(Shape.CHAT, body).split(b"\n")[0].removeprefix(b"data: "))
@@ -103,7 +103,7 @@ def test_tool_calls_have_indices_of_their_own(index):
 
 
 def test_the_end_of_a_message_has_the_details_of_a_refusal():
-    """The SDK of anthropic takes them from there, and forgets those of the start."""
+    """The anthropic SDK takes them from the end, and ignores those of the start."""
     body = json.dumps(MESSAGE | {"stop_details": {"type": "refusal"}}).encode()
     end = whole_as_events(Shape.MESSAGES, body).split(b"event: message_delta\ndata: ")[1]
     assert json.loads(end.split(b"\n")[0])["delta"]["stop_details"] == {"type": "refusal"}
@@ -118,6 +118,6 @@ def test_a_filtered_choice_may_have_no_message():
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"not json", b'{"choices":[3]}', b'{"choices":3}'])
-def test_an_odd_answer_stays_as_it_came(body):
+def test_an_unknown_answer_is_not_converted(body):
     assert whole_as_events(Shape.CHAT, body) is None
     assert whole_as_events(Shape.EMBEDDINGS, body) is None

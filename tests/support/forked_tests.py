@@ -23,7 +23,7 @@ import pytest
 AT_ONCE = 12  # tests of a module that one process takes
 SPREAD = 0.618034  # of all units lie between one and the next of its room: they are spread evenly
 LONG = {
-    "test_in_all_but_a_few_storms_it_is_wrong_for_ten_seconds_at_most",
+    "test_in_nearly_all_storms_the_diagnosis_is_wrong_for_ten_seconds_at_most",
     "test_python_runs",
     "test_the_batch_api_of_the_provider",
     "test_the_tests_shown_pass",

@@ -10,7 +10,7 @@ import os
 import sys
 
 from prometheus_client import values
-from stage import OK, told
+from stage import OK, retry_in
 
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
@@ -37,7 +37,7 @@ class Worker:
         self.stepper.step(self.flows.pop(0), OK)
 
     def cool(self, seconds):
-        self.stepper.step(self.flows.pop(0), told(float(seconds)))
+        self.stepper.step(self.flows.pop(0), retry_in(float(seconds)))
 
     def limit(self, tenant, rpm):
         tenants = {tenant: TenantLimits(rpm=float(rpm) or None)}

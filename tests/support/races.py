@@ -33,5 +33,5 @@ def slow(stage, **call):
     return run
 
 
-def heard(stage, *kinds):
+def events_of(stage, *kinds):
     return [event for event in stage.events if isinstance(event, kinds)]

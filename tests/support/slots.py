@@ -1,6 +1,6 @@
 """The automatic limit and the diagnosis that it asks, with a clock, by hand."""
 
-from stage import OK, SERVER_ERROR, TARGET, told
+from stage import OK, SERVER_ERROR, TARGET, retry_in
 
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.diagnosis import Diagnosis
@@ -58,7 +58,7 @@ class SlotGate:
 
     def stand(self, *, age=0.0):
         """A 429 `age` seconds ago, so that it is not certain that all is well, and a queue that stands for want of slots."""
-        self.settle(self.take(), told(1.0))
+        self.settle(self.take(), retry_in(1.0))
         self.diagnosis.throttled_at -= age
         self.wait(2.0)
 

@@ -23,9 +23,12 @@ TIMEOUT = Outcome(Verdict.TIMEOUT)
 INVALID = Outcome(Verdict.INVALID, status=400)
 
 
-def told(seconds: float, verdict: Verdict = Verdict.THROTTLED) -> Outcome:
-    """An answer that names a time to come back."""
+def retry_in(seconds: float, verdict: Verdict = Verdict.THROTTLED) -> Outcome:
+    """An answer that asks for a retry after `seconds`."""
     return Outcome(verdict, status=429, retry_after=seconds)
+
+
+told = retry_in
 
 
 class Spaced:

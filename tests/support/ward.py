@@ -24,7 +24,7 @@ RULES = {
 
 
 class Ward:
-    """One breaker, a clock, and what it told about its changes."""
+    """One breaker, a clock, and the changes it reported."""
 
     def __init__(self, **changes):
         self.now = 0.0

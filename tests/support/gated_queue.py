@@ -1,4 +1,4 @@
-"""A queue of its own, with gates that do what the test says."""
+"""A queue alone, with gates that a test controls."""
 
 from stage import OK, TARGET
 
@@ -13,7 +13,7 @@ INF = float("inf")
 
 
 class Barrier:
-    """A gate that opens when the test says so, and writes down what is asked of it."""
+    """A gate that opens when the test says so, and records its calls."""
 
     takes = True
 
@@ -36,13 +36,13 @@ class Barrier:
 
 
 class Indifferent(Barrier):
-    """One to which a success means nothing."""
+    """A gate that ignores success."""
 
     on_success = None
 
 
 class Turnstile(Barrier):
-    """One that closes for a second behind everybody who passes."""
+    """A gate that closes for a second after each call."""
 
     def take(self, call, now):
         self.opens_at = now + 1.0
@@ -50,14 +50,14 @@ class Turnstile(Barrier):
 
 
 class Scale(Barrier):
-    """One that opens as many seconds after zero as the call has tokens."""
+    """A gate that opens as many seconds after zero as the call has tokens."""
 
     def ready_at(self, call, now):
         return float(call.tokens) if call.tokens > now else READY
 
 
-class Told(FixedLimiter):
-    """Slots that write down what they are told of the time."""
+class TickRecorder(FixedLimiter):
+    """Slots that record what the queue reports about time."""
 
     def __init__(self, slots=1):
         super().__init__(FixedLimit(max_in_flight=slots))
@@ -78,7 +78,7 @@ class Growing(FixedLimiter):
 
 
 class GatedQueue:
-    """An admission with one barrier and so many slots."""
+    """A queue with barriers and `slots` slots."""
 
     def __init__(self, *, slots=1, size=100, barriers=1, kind=Barrier, spacings=()):
         self.log = []
