@@ -1,4 +1,4 @@
-"""The same script gives the same events and the same ends, whichever way a function is guarded."""
+"""One script gives the same events and results, whichever way a function is guarded."""
 
 import asyncio
 from collections import Counter
@@ -44,10 +44,10 @@ MORE = {
 def steps_of(seed):
     chance = Random(seed)
     while True:
-        ill = chance.random() < 0.5
+        unhealthy = chance.random() < 0.5
         kind = chance.choices(
             ["fine", None, DownError, TimeoutError, BusyError, ValueError],
-            [9, 2, 6 * ill + 1, 2, 1, 1],
+            [9, 2, 6 * unhealthy + 1, 2, 1, 1],
         )[0]
         what = kind(f"step {chance.random():.3f}") if isinstance(kind, type) else kind
         yield what, chance.expovariate(2.0)
@@ -159,7 +159,7 @@ WAYS = [
 
 @table_test("seed", range(4))
 @table_test(("world", "way"), WAYS)
-def test_same_events_and_ends(world, way, seed):
+def test_every_way_to_guard_gives_the_same_events_and_results(world, way, seed):
     ends, events = blocking(by_call, seed)
     other_ends, other_events = world(way, seed)
     assert facts(events) == facts(other_events)
@@ -167,7 +167,7 @@ def test_same_events_and_ends(world, way, seed):
     assert ends == other_ends
 
 
-def test_the_script_is_worth_its_name():
+def test_the_script_covers_every_kind_of_result_and_rejection():
     kinds, gates = Counter(), set()
     for seed in range(4):
         ends, events = blocking(by_call, seed)
