@@ -275,7 +275,6 @@ def test_background_traffic_continues_without_clients(stormbreak_provider, dial)
 
 
 async def test_a_client_that_retries_gets_every_answer_under_chaos(stormbreak_provider):
-
     provider = stormbreak_provider("chaos", seed=3, speed=200)
     timeout = aiohttp.ClientTimeout(total=0.5)
     async with aiohttp.ClientSession(timeout=timeout) as session:
