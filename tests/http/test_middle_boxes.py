@@ -1,4 +1,4 @@
-"""Calls through real proxies: haproxy and nginx in front of a server, plain and over TLS; tinyproxy in front of a client."""
+"""Calls through real proxies: haproxy and nginx in front of a server, with and without TLS; tinyproxy as a forward proxy."""
 
 import asyncio
 import ssl
@@ -37,7 +37,7 @@ def urls(box):
 
 
 async def streamed(client):
-    """The text of a stream."""
+    """Return the texts of a stream."""
     if isinstance(client, AsyncClient):
         async with client.stream("chat/completions", PAYLOAD) as stream:
             return [text async for text in stream.texts()]
@@ -51,7 +51,9 @@ async def streamed(client):
 
 @KINDS
 @FRONTS
-async def test_calls_and_streams_through_a_front(front, kind, certificates, tmp_path, monkeypatch):
+async def test_calls_and_streams_pass_a_reverse_proxy(
+    front, kind, certificates, tmp_path, monkeypatch
+):
     certificate = certificates[0]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     async with served(answer(), WHOLE_ANSWER, answer(), answer(), WHOLE_ANSWER, answer()) as server:
@@ -69,7 +71,7 @@ async def test_calls_and_streams_through_a_front(front, kind, certificates, tmp_
 
 @KINDS
 @FRONTS
-async def test_a_connection_to_a_front_is_kept_and_survives_its_restart(
+async def test_a_connection_to_a_reverse_proxy_is_reused_and_recovers_from_its_restart(
     front, kind, certificates, tmp_path
 ):
     certificate = certificates[0]
@@ -94,10 +96,10 @@ async def test_a_connection_to_a_front_is_kept_and_survives_its_restart(
 
 @KINDS
 @FRONTS
-async def test_what_a_front_makes_of_a_malformed_response_is_no_success(
+async def test_a_malformed_response_behind_a_reverse_proxy_is_no_false_success(
     front, kind, certificates, tmp_path
 ):
-    """It answers 502 itself, passes on what we refuse, or repairs it: then it says exactly what was meant."""
+    """The proxy answers 502, passes on what we reject, or repairs it to the intended response."""
     certificate, passed = certificates[0], {}
     scripts = [[data, End.CLOSE] for data in MALFORMED.values()]
     async with served(*scripts, *scripts, answer()) as server:
@@ -123,7 +125,7 @@ async def test_what_a_front_makes_of_a_malformed_response_is_no_success(
 
 @asynccontextmanager
 async def behind(kind, place, certificate, *, credentials):
-    """A server that speaks plainly, one that speaks TLS, and a connection to each through tinyproxy."""
+    """Yield a plain server, a TLS server, and a connection to each through tinyproxy."""
     context = ssl.create_default_context(cafile=certificate[0])
     async with served() as plain, served(ssl=tls(certificate)) as secure:
         with running("tinyproxy", place, 0, certificate) as box:
@@ -139,7 +141,9 @@ def both(plain, secure):
 
 
 @KINDS
-async def test_a_forward_proxy_with_credentials(kind, certificates, tmp_path):
+async def test_a_forward_proxy_gets_the_credentials_and_the_server_does_not(
+    kind, certificates, tmp_path
+):
     async with behind(kind, tmp_path, certificates[0], credentials="user:s3cret@") as scene:
         wires, servers = scene
         for wire, url, calls in zip(wires, both(*servers), (1, 3), strict=True):
@@ -153,7 +157,9 @@ async def test_a_forward_proxy_with_credentials(kind, certificates, tmp_path):
 
 @KINDS
 @pytest.mark.parametrize("credentials", ["user:wr0ng-canary@", ""], ids=["wrong", "none"])
-async def test_a_forward_proxy_that_refuses(kind, credentials, certificates, tmp_path):
+async def test_a_refusal_of_a_forward_proxy_is_an_error_without_credentials(
+    kind, credentials, certificates, tmp_path
+):
     async with behind(kind, tmp_path, certificates[0], credentials=credentials) as scene:
         wires, servers = scene
         pairs = zip(wires, both(*servers), strict=True)
