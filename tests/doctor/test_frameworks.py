@@ -14,7 +14,7 @@ from stormbreak.httpx import Transport
 
 
 def of(package, name="Thing", **kept):
-    """An object whose class comes from a package."""
+    """Return an object whose class belongs to a package."""
     thing = type(name, (), {"__module__": f"{package}.somewhere"})()
     vars(thing).update(kept)
     return thing

@@ -28,7 +28,7 @@ RULES = policy(
 
 
 class BusyError(Exception):
-    """Names a time to come back."""
+    """Names a time to retry."""
 
     after = 2.0
 
@@ -119,7 +119,7 @@ def blocking(way, seed):
             sleep(0.1937)
             try:
                 ends.append(way(guard, function))
-            except Exception as error:  # noqa: BLE001 - whatever it is
+            except Exception as error:  # noqa: BLE001 - any exception is a result
                 ends.append(end_of(error))
         return ends
 
@@ -135,7 +135,7 @@ def asynchronous(way, seed):
             await asyncio.sleep(0.1937)
             try:
                 ends.append(await way(guard, script.later))
-            except Exception as error:  # noqa: BLE001 - whatever it is
+            except Exception as error:  # noqa: BLE001 - any exception is a result
                 ends.append(end_of(error))
         return ends
 

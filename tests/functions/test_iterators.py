@@ -63,7 +63,7 @@ def drained(items):
     came = []
     try:
         came.extend(items)
-    except Exception as error:  # noqa: BLE001 - whatever it is
+    except Exception as error:  # noqa: BLE001 - any exception is a result
         return came, type(error)
     return came, None
 
@@ -74,7 +74,7 @@ async def drained_later(items, pause=0.0):
         async for item in items:
             came.append(item)
             await asyncio.sleep(pause)
-    except Exception as error:  # noqa: BLE001 - whatever it is
+    except Exception as error:  # noqa: BLE001 - any exception is a result
         return came, type(error)
     return came, None
 

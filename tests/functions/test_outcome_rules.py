@@ -48,7 +48,7 @@ def test_a_rule_may_be_a_class_tuple_function_mapping_or_judge(on):
     assert outcome_of(on, KeyError("y")) == UNCOUNTED
 
 
-def test_no_rule_counts_failures_and_retries_none():
+def test_failures_without_a_rule_count_and_are_not_retried():
     assert outcome_of(None, ValueError()) == FAILED._replace(forbidden=True)
     assert outcome_of(None, StatusError(429)).verdict is Verdict.THROTTLED
 

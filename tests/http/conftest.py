@@ -18,21 +18,21 @@ def direct(monkeypatch):
 
 
 @pytest.fixture(params=["awaits", "blocks"])
-async def wire(request):
+async def connection(request):
     """Yield a connection of each kind, and close it; it must leave nothing behind."""
-    wire = (AsyncConnection if request.param == "awaits" else ConnectionOnThreads)(limit=300)
-    yield wire
-    await wire.close()
+    connection = (AsyncConnection if request.param == "awaits" else ConnectionOnThreads)(limit=300)
+    yield connection
+    await connection.close()
     gc.collect()
 
 
 @pytest.fixture
-def ask(wire):
+def ask(connection):
     """Send one POST to a server."""
 
     async def ask(server, **more):
         url = f"{server.base_url}/chat/completions"
-        return await wire.exchange(
+        return await connection.exchange(
             PreparedRequest(url, {"Authorization": "Bearer key-canary"}, b'{"a":1}', **more)
         )
 

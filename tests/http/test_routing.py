@@ -53,7 +53,7 @@ def test_another_provider_has_its_own_address_and_key():
     assert connected == ["https://own.example/v1", "https://api.deepseek.com/v1"]
 
 
-def test_another_key_stays_at_the_address_and_is_another_target():
+def test_a_place_with_another_key_keeps_the_address_as_a_separate_target():
     made, connected = routes(to(api_key_env="SPARE_KEY"))
     target, origin = only(made)
 
@@ -63,7 +63,7 @@ def test_another_key_stays_at_the_address_and_is_another_target():
     assert connected == ["https://own.example/v1"]
 
 
-def test_another_model_stays_with_address_and_key():
+def test_a_place_with_another_model_keeps_address_and_key():
     made, _ = routes(to(model="large"))
     target, origin = only(made)
 
@@ -92,7 +92,7 @@ def test_an_unmapped_model_uses_the_default_model_or_skips_the_place():
     assert degraded.source == "degraded"
 
 
-def test_an_address_without_a_key_of_its_own_gets_none():
+def test_a_place_at_another_address_without_a_key_gets_none():
     """Not even the key of the client."""
     made, _ = routes(to(base_url="https://spare.example/v1"))
 

@@ -149,7 +149,7 @@ async def test_the_compression_ratio_of_a_body_is_bounded(ask):
     [(200, Verdict.BROKEN), (307, None), (413, None)],
 )
 async def test_a_200_before_the_request_was_sent_is_broken_and_an_error_is_read(
-    wire, status, verdict
+    connection, status, verdict
 ):
     """The server reads only the head, so that most of the body is unsent when it answers."""
     early, answered = answer(status=status), asyncio.Event()
@@ -166,7 +166,7 @@ async def test_a_200_before_the_request_was_sent_is_broken_and_an_error_is_read(
         listener.bind(("127.0.0.1", 0))
         server = await asyncio.start_server(hasty, sock=listener, limit=4096)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/x"
-        got = await wire.exchange(PreparedRequest(url, {}, b"x" * (32 * 2**20)))
+        got = await connection.exchange(PreparedRequest(url, {}, b"x" * (32 * 2**20)))
         answered.set()
         server.close()
         await server.wait_closed()
@@ -177,10 +177,12 @@ async def test_a_200_before_the_request_was_sent_is_broken_and_an_error_is_read(
         assert (got.verdict, got.detail) == (verdict, "answered before the whole request was sent")
 
 
-async def test_a_large_request_body_is_sent(wire):
+async def test_a_large_request_body_is_sent(connection):
     body = b"x" * (3 * 2**20)
     async with served() as server:
-        got = await wire.exchange(PreparedRequest(f"{server.base_url}/chat/completions", {}, body))
+        got = await connection.exchange(
+            PreparedRequest(f"{server.base_url}/chat/completions", {}, body)
+        )
 
     assert got.status == 200
     assert server.requests[0].body == body
@@ -191,10 +193,10 @@ def test_the_body_limit_is_64_mib():
     assert h1_response.BODY_LIMIT == 64 * 2**20
 
 
-async def test_a_header_with_a_line_break_is_invalid_and_not_sent(wire):
+async def test_a_header_with_a_line_break_is_invalid_and_not_sent(connection):
     async with served() as server:
         url = f"{server.base_url}/chat/completions"
-        got = await wire.exchange(PreparedRequest(url, {"X": "canary\r\nY: z"}, b"{}"))
+        got = await connection.exchange(PreparedRequest(url, {"X": "canary\r\nY: z"}, b"{}"))
         await server.all_closed()
     assert (got.verdict, got.maybe_processed) == (Verdict.INVALID, False)
     assert "canary" not in repr(got)

@@ -31,28 +31,28 @@ def request_to(port, host="127.0.0.1"):
 # ------------------------------------------------------------ no connection
 
 
-async def test_a_refused_connection_is_connect_failed(wire):
-    got = await wire.exchange(request_to(free_port()))
+async def test_a_refused_connection_is_connect_failed(connection):
+    got = await connection.exchange(request_to(free_port()))
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection refused")
     assert isinstance(got.error, ConnectionRefusedError)
     assert not got.maybe_processed
 
 
-async def test_an_unknown_host_is_connect_failed(wire, monkeypatch):
+async def test_an_unknown_host_is_connect_failed(connection, monkeypatch):
     def unknown(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    got = await wire.exchange(request_to(80, "no-such-host.example"))
+    got = await connection.exchange(request_to(80, "no-such-host.example"))
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "host not found")
     assert isinstance(got.error, socket.gaierror)
     assert not got.maybe_processed
 
 
-async def test_a_lookup_without_a_thread_is_connect_failed(wire, monkeypatch):
+async def test_a_lookup_without_a_thread_is_connect_failed(connection, monkeypatch):
     """Found: the call raised RuntimeError and was not retried."""
 
-    start, blocks = threading.Thread.start, isinstance(wire, ConnectionOnThreads)
+    start, blocks = threading.Thread.start, isinstance(connection, ConnectionOnThreads)
 
     def full(thread):
         if blocks and thread.name.startswith("asyncio"):  # the thread of the test itself
@@ -60,13 +60,13 @@ async def test_a_lookup_without_a_thread_is_connect_failed(wire, monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", full)
-    got = await wire.exchange(request_to(80, "no-such-host.example"))
+    got = await connection.exchange(request_to(80, "no-such-host.example"))
     monkeypatch.undo()  # the end of the loop needs a thread
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "no thread can be started")
     assert not got.maybe_processed
 
 
-async def test_an_error_of_a_socket_blocker_is_named(wire, monkeypatch):
+async def test_an_error_of_a_socket_blocker_is_named(connection, monkeypatch):
     class SocketBlockedError(RuntimeError):
         pass
 
@@ -74,23 +74,23 @@ async def test_an_error_of_a_socket_blocker_is_named(wire, monkeypatch):
         raise SocketBlockedError
 
     monkeypatch.setattr(socket, "getaddrinfo", blocked)
-    got = await wire.exchange(request_to(80, "no-such-host.example"))
+    got = await connection.exchange(request_to(80, "no-such-host.example"))
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "SocketBlockedError")
 
 
-async def test_a_connection_that_never_opens_is_connect_failed(wire, full_port):
-    got = await wire.exchange(request_to(full_port)._replace(connect_timeout=0.1))
+async def test_a_connection_that_never_opens_is_connect_failed(connection, full_port):
+    got = await connection.exchange(request_to(full_port)._replace(connect_timeout=0.1))
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
     assert not got.maybe_processed
 
 
-async def test_an_error_of_the_network_is_named(wire, monkeypatch):
+async def test_an_error_of_the_network_is_named(connection, monkeypatch):
     async def unreachable(*_, **__):
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", unreachable)
     monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.ENETUNREACH)
-    got = await wire.exchange(request_to(80))
+    got = await connection.exchange(request_to(80))
     assert got.verdict is Verdict.CONNECT_FAILED
     assert "unreachable" in got.detail
 
@@ -170,34 +170,36 @@ async def test_a_dead_connection_is_a_reset_and_not_retried(ask, method):
 
 
 async def test_the_pool_opens_at_most_its_limit_of_connections():
-    wire = AsyncConnection(limit=2)
+    connection = AsyncConnection(limit=2)
     async with served([0.01, answer()]) as server:
-        await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(6)))
+        await asyncio.gather(*(connection.exchange(request_to(server.port)) for _ in range(6)))
         assert (server.opened, len(server.requests)) == (2, 6)
-    await wire.close()
+    await connection.close()
 
 
 async def test_tasks_that_wait_for_a_socket_are_served_in_turn():
     """Found: the task that had just used a socket took it again."""
-    wire, ends = AsyncConnection(limit=2), []
+    connection, ends = AsyncConnection(limit=2), []
     async with served([0.002, answer()]) as server:
 
         async def work(task):
             for _ in range(4):
-                assert (await wire.exchange(request_to(server.port))).status == 200
+                assert (await connection.exchange(request_to(server.port))).status == 200
                 ends.append(task)
 
         await asyncio.gather(*(work(task) for task in range(24)))
         assert server.opened == 2
-    await wire.close()
+    await connection.close()
     # Two sockets: a task that has just ended is served again after at least 20 others.
     assert {len(set(ends[at : at + 20])) for at in range(len(ends) - 19)} == {20}
 
 
 async def test_a_task_cancelled_in_the_queue_does_not_block_the_others():
-    wire = AsyncConnection(limit=1)
+    connection = AsyncConnection(limit=1)
     async with served([0.02, answer()]) as server:
-        tasks = [asyncio.create_task(wire.exchange(request_to(server.port))) for _ in range(12)]
+        tasks = [
+            asyncio.create_task(connection.exchange(request_to(server.port))) for _ in range(12)
+        ]
         await server.asked()
         for task in tasks[1::2]:
             task.cancel()
@@ -205,7 +207,7 @@ async def test_a_task_cancelled_in_the_queue_does_not_block_the_others():
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         assert [each.status for each in ends[::2]] == [200] * 6
         assert server.opened <= 7
-    await wire.close()
+    await connection.close()
 
 
 @pytest.mark.parametrize(
@@ -221,17 +223,19 @@ async def test_an_old_or_long_idle_socket_is_not_reused(ask, monkeypatch, bound,
         assert server.opened == (1 if seconds > 1 else 2)
 
 
-@pytest.mark.parametrize("wire_of", [AsyncConnection, ConnectionOnThreads])
-async def test_an_old_socket_is_not_passed_to_a_waiting_task(monkeypatch, wire_of):
+@pytest.mark.parametrize("connection_type", [AsyncConnection, ConnectionOnThreads])
+async def test_an_old_socket_is_not_passed_to_a_waiting_task(monkeypatch, connection_type):
     """Found: with all sockets of a loop in use, none ever exceeded its age."""
     for module in (async_pool, blocking_pool):
         monkeypatch.setattr(module, "MAX_AGE", 0.05)
-    wire = wire_of(limit=1)
+    connection = connection_type(limit=1)
     async with served([0.03, answer()]) as server:
-        got = await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(6)))
+        got = await asyncio.gather(
+            *(connection.exchange(request_to(server.port)) for _ in range(6))
+        )
         assert {each.status for each in got} == {200}
         assert server.opened >= 2
-    await wire.close()
+    await connection.close()
 
 
 async def test_the_most_recently_used_idle_sockets_are_kept(ask, monkeypatch):
@@ -253,15 +257,15 @@ async def test_the_most_recently_used_idle_sockets_are_kept(ask, monkeypatch):
 async def test_surplus_idle_sockets_are_closed_without_a_further_request(monkeypatch):
     monkeypatch.setattr(async_pool, "MAX_IDLE", 3)
     monkeypatch.setattr(async_pool, "SPARE", 0.1)
-    wire = AsyncConnection(limit=9)
+    connection = AsyncConnection(limit=9)
     async with served([0.2, answer()]) as server:
-        await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(9)))
+        await asyncio.gather(*(connection.exchange(request_to(server.port)) for _ in range(9)))
         async with asyncio.timeout(5):
             while server.closed < 6:  # noqa: ASYNC110 - the server sees it later
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         assert (server.opened, server.closed) == (9, 6)
-    await wire.close()
+    await connection.close()
 
 
 async def test_cookies_are_not_stored_or_sent(ask):
@@ -284,29 +288,31 @@ async def test_netrc_is_ignored(ask, monkeypatch, tmp_path):
 
 def test_each_loop_has_its_own_pool_that_closes_with_it():
     """Found: a pool that was not closed by hand outlived its loop, and warned."""
-    wire = AsyncConnection(limit=2)
+    connection = AsyncConnection(limit=2)
 
     async def main():
         async with served() as server:
-            got = [await wire.exchange(request_to(server.port)) for _ in range(2)]
+            got = [await connection.exchange(request_to(server.port)) for _ in range(2)]
             return [one.status for one in got], server.opened, server
 
     for _ in range(3):
         assert asyncio.run(main())[:2] == ([200, 200], 1)
-    assert len(wire._pools) == 1
-    assert not next(iter(wire._pools.values())).sockets
+    assert len(connection._pools) == 1
+    assert not next(iter(connection._pools.values())).sockets
     gc.collect()
 
 
 def test_two_loops_in_two_threads_have_separate_pools():
-    wire = AsyncConnection(limit=4)
+    connection = AsyncConnection(limit=4)
     seen = []
 
     async def main():
         async with served([0.01, answer()]) as server:
-            got = await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(20)))
+            got = await asyncio.gather(
+                *(connection.exchange(request_to(server.port)) for _ in range(20))
+            )
             seen.append(({one.status for one in got}, server.opened))
-            await wire.close()
+            await connection.close()
 
     threads = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(2)]
     for thread in threads:
@@ -314,7 +320,7 @@ def test_two_loops_in_two_threads_have_separate_pools():
     for thread in threads:
         thread.join()
     assert seen == [({200}, 4)] * 2
-    assert not wire._pools
+    assert not connection._pools
 
 
 async def test_a_dropped_pool_closes_its_connections():
@@ -324,19 +330,19 @@ async def test_a_dropped_pool_closes_its_connections():
         await server.all_closed()
 
 
-async def test_a_closed_connection_opens_again(wire):
+async def test_a_closed_connection_opens_again(connection):
     async with served() as server:
         for _ in range(2):
-            assert (await wire.exchange(request_to(server.port))).status == 200
-            await wire.close()
-            await wire.close()
+            assert (await connection.exchange(request_to(server.port))).status == 200
+            await connection.close()
+            await connection.close()
             await server.all_closed()
 
 
 # ------------------------------------------------------------ cancelled
 
 
-@pytest.mark.parametrize("wire", ["awaits"], indirect=True)
+@pytest.mark.parametrize("connection", ["awaits"], indirect=True)
 @pytest.mark.parametrize("script", [End.HANG, [b"HTTP/1.1 200 OK\r\n", End.HANG], [HALF, End.HANG]])
 async def test_cancelling_a_call_closes_its_connection(ask, script):
     async with served(script) as server:
@@ -349,8 +355,8 @@ async def test_cancelling_a_call_closes_its_connection(ask, script):
         await server.all_closed()
 
 
-@pytest.mark.parametrize("wire", ["awaits"], indirect=True)
-async def test_200_cancelled_calls_leave_nothing_open(ask, wire):
+@pytest.mark.parametrize("connection", ["awaits"], indirect=True)
+async def test_200_cancelled_calls_leave_nothing_open(ask, connection):
     async with served(answer(), End.HANG) as server:
         await ask(server)
         files = open_files()
@@ -361,5 +367,5 @@ async def test_200_cancelled_calls_leave_nothing_open(ask, wire):
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.all_closed()
         gc.collect()
-        assert len(wire._pool().sockets) <= 1
+        assert len(connection._pool().sockets) <= 1
         assert open_files() <= files

@@ -59,17 +59,17 @@ def reset(sock):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-async def ask(wire, url, **more):
+async def ask(connection, url, **more):
     try:
-        return await wire.exchange(PreparedRequest(url, {}, b"{}", **more))
+        return await connection.exchange(PreparedRequest(url, {}, b"{}", **more))
     finally:
-        await wire.close()
+        await connection.close()
 
 
 # ------------------------------------------------------------ bytes
 
 
-async def test_every_malformed_response_is_rejected_and_its_socket_closed(wire):
+async def test_every_malformed_response_is_rejected_and_its_socket_closed(connection):
     """Each is sent whole, in two pieces, and followed by a good response."""
     good, scripts = answer(), []
     for data in MALFORMED.values():
@@ -82,20 +82,20 @@ async def test_every_malformed_response_is_rejected_and_its_socket_closed(wire):
     async with served(*scripts, good) as server:
         url = f"{server.base_url}/x"
         for number in range(len(scripts)):
-            got = await wire.exchange(PreparedRequest(url, {}, b"{}", idle_timeout=5.0))
+            got = await connection.exchange(PreparedRequest(url, {}, b"{}", idle_timeout=5.0))
             assert not isinstance(got, HttpResponse), list(MALFORMED)[number // 3]
-        assert (await wire.exchange(PreparedRequest(url, {}, b"{}"))).status == 200
+        assert (await connection.exchange(PreparedRequest(url, {}, b"{}"))).status == 200
         assert [each.connection for each in server.requests] == list(range(1, len(scripts) + 2))
 
 
-async def test_a_body_that_ends_with_a_reset_is_cut(wire):
+async def test_a_body_that_ends_with_a_reset_is_cut(connection):
     """Found: it was accepted as a body that ends with its connection."""
     async with served([TO_THE_CLOSE, End.RESET]) as server:
-        got = await wire.exchange(PreparedRequest(f"{server.base_url}/x", {}, b"{}"))
+        got = await connection.exchange(PreparedRequest(f"{server.base_url}/x", {}, b"{}"))
     assert (got.verdict, got.detail) == (Verdict.BROKEN, "body was cut")
 
 
-async def test_a_refusal_received_before_a_failed_write_is_read(wire):
+async def test_a_refusal_received_before_a_failed_write_is_read(connection):
     """Found: if the write met the reset first, the refusal was read and then lost."""
     connected, refused = threading.Event(), threading.Event()
 
@@ -112,7 +112,7 @@ async def test_a_refusal_received_before_a_failed_write_is_read(wire):
         yield b"x"
 
     async with raw(serve) as port:
-        got = await wire.exchange(PreparedRequest(f"http://127.0.0.1:{port}/x", {}, body()))
+        got = await connection.exchange(PreparedRequest(f"http://127.0.0.1:{port}/x", {}, body()))
     assert got.status == 413
 
 
@@ -133,8 +133,8 @@ async def test_a_body_over_tls_needs_close_notify_to_be_complete(kind, certifica
                     secured.unwrap()
 
     async with raw(serve) as port:
-        wire = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
-        got = await ask(wire, f"https://localhost:{port}/x")
+        connection = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
+        got = await ask(connection, f"https://localhost:{port}/x")
     if announced:
         assert (got.status, got.body) == (200, BODY)
     else:
@@ -182,9 +182,11 @@ async def test_a_tls_failure_of_the_peer_has_its_verdict(kind, certificates, doe
             socket.socket.close(wrapped)
 
     async with raw(serve) as port:
-        wire = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
+        connection = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
         began = time.monotonic()
-        got = await ask(wire, f"https://localhost:{port}/x", connect_timeout=0.3, idle_timeout=0.3)
+        got = await ask(
+            connection, f"https://localhost:{port}/x", connect_timeout=0.3, idle_timeout=0.3
+        )
         over.set()
     assert got.verdict is verdict
     assert detail in (None, got.detail)
@@ -230,7 +232,7 @@ def resolved(monkeypatch, *addresses):
 
 @pytest.mark.parametrize("first", ["refuses", "is silent", "has no route"])
 async def test_a_dead_first_address_delays_a_call_only_by_the_stagger(
-    wire, monkeypatch, full_port, first
+    connection, monkeypatch, full_port, first
 ):
     dead = {
         "refuses": ("::1", free_port()),
@@ -240,21 +242,21 @@ async def test_a_dead_first_address_delays_a_call_only_by_the_stagger(
     async with served() as server:
         resolved(monkeypatch, dead[first], ("127.0.0.1", server.port))
         began = time.monotonic()
-        got = await wire.exchange(PreparedRequest("http://two.example/x", {}, b"{}"))
+        got = await connection.exchange(PreparedRequest("http://two.example/x", {}, b"{}"))
     assert got.status == 200
     assert time.monotonic() - began < 5.0
 
 
-async def test_a_host_with_only_dead_addresses_times_out(wire, monkeypatch, full_port):
+async def test_a_host_with_only_dead_addresses_times_out(connection, monkeypatch, full_port):
     resolved(
         monkeypatch, ("::1", free_port()), ("127.0.0.1", full_port), ("127.0.0.1", free_port())
     )
     request = PreparedRequest("http://three.example/x", {}, b"{}", connect_timeout=0.6)
-    got = await wire.exchange(request)
+    got = await connection.exchange(request)
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
 
 
-async def test_a_hanging_name_lookup_times_out(wire, monkeypatch):
+async def test_a_hanging_name_lookup_times_out(connection, monkeypatch):
     over = threading.Event()
 
     def hangs(*_, **__):
@@ -263,7 +265,7 @@ async def test_a_hanging_name_lookup_times_out(wire, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", hangs)
     request = PreparedRequest("http://slow.example/x", {}, b"{}", connect_timeout=0.1)
-    got = await wire.exchange(request)
+    got = await connection.exchange(request)
     over.set()
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
 
@@ -286,10 +288,10 @@ DRIP = [item for byte in b"HTTP/1.1 200 Connec" for item in (bytes([byte]), 0.03
 )
 async def test_a_proxy_that_does_not_connect_is_connect_failed(script, detail, kind):
     async with served(script) as proxy:
-        wire = kind(
+        connection = kind(
             limit=1, proxy=f"http://127.0.0.1:{proxy.port}", tls=ssl.create_default_context()
         )
-        got = await ask(wire, "https://model.example/x", connect_timeout=0.3)
+        got = await ask(connection, "https://model.example/x", connect_timeout=0.3)
         await proxy.all_closed()
     assert got.verdict is Verdict.CONNECT_FAILED
     assert detail in (None, got.detail)

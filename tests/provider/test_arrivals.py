@@ -26,7 +26,7 @@ def test_even_arrivals_keep_their_distance():
 
 
 def test_an_even_stream_carries_a_part_of_a_call_over_a_step():
-    """Three quarters of a call by second 1.5; the rest comes at the new rate."""
+    """Three quarters of a call by second 1.5; the rest arrives at the new rate."""
     assert drawn(Even(0.5, (Step(at=1.5, rate=1.0),)), 3.0) == [1.75, 2.75]
 
 

@@ -159,7 +159,7 @@ def test_expect_100_continue_is_answered(calm, dial):
     assert client.read_response().status == 200
 
 
-def test_a_client_may_ask_to_close(calm, dial):
+def test_a_client_may_request_connection_close(calm, dial):
     client = dial(calm)
     assert client.ask(headers=["connection: close"]).status == 200
     assert client.closed()

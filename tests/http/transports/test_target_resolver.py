@@ -116,10 +116,10 @@ def test_an_origin_has_one_connection_if_two_threads_create_it():
 
     def connect(_origin):
         made.append(object())
-        wire = made[-1]
+        connection = made[-1]
         if len(made) == 1:
             others.append(here.connection(origin))  # another call arrives before this one is done
-        return wire
+        return connection
 
     others = []
     here = origin_resolver.OriginResolver(
