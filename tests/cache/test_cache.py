@@ -1,4 +1,4 @@
-"""Both kinds of cache, by what they promise; the file besides."""
+"""The contract of both kinds of cache, and the file of the SQLite cache."""
 
 import multiprocessing
 import sqlite3
@@ -16,7 +16,7 @@ from stormbreak.errors import ConfigurationError
 
 
 class Clock:
-    """Unix epoch seconds, by hand."""
+    """Unix epoch seconds that a test sets."""
 
     def __init__(self):
         self.now = 1_800_000_000.0
@@ -47,7 +47,7 @@ def make(request, tmp_path, clock):
         each.close()
 
 
-def test_an_answer_is_found_under_its_key_and_no_other(make, clock):
+def test_an_answer_is_found_only_under_its_key(make, clock):
     cache = make()
     cache.put(b"one", b'{"a":1}')
 
@@ -55,7 +55,7 @@ def test_an_answer_is_found_under_its_key_and_no_other(make, clock):
     assert cache.get(b"two") is None
 
 
-def test_the_last_answer_counts(make):
+def test_a_later_answer_replaces_the_earlier_one(make):
     cache = make()
     cache.put(b"one", b"old")
     cache.put(b"one", b"new")
@@ -63,7 +63,7 @@ def test_the_last_answer_counts(make):
     assert cache.get(b"one").body == b"new"
 
 
-def test_an_answer_is_too_old_after_its_time(make, clock):
+def test_an_answer_older_than_max_age_is_not_found(make, clock):
     cache = make(max_age=60.0)
     cache.put(b"one", b"body")
     clock.now += 59.9
@@ -72,7 +72,7 @@ def test_an_answer_is_too_old_after_its_time(make, clock):
     assert cache.get(b"one") is None
 
 
-def test_the_oldest_make_room(make, clock):
+def test_the_oldest_answer_is_evicted_beyond_max_bytes(make, clock):
     cache = make(max_bytes=10)
     for name in (b"one", b"two", b"six"):
         cache.put(name, b"1234")
@@ -81,7 +81,7 @@ def test_the_oldest_make_room(make, clock):
     assert [cache.get(name) is None for name in (b"one", b"two", b"six")] == [True, False, False]
 
 
-def test_what_is_replaced_takes_no_room(make):
+def test_a_replaced_answer_does_not_count_towards_max_bytes(make):
     cache = make(max_bytes=10)
     cache.put(b"one", b"1234")
     for _ in range(9):
@@ -90,14 +90,14 @@ def test_what_is_replaced_takes_no_room(make):
     assert cache.get(b"one") is not None
 
 
-def test_what_is_larger_than_all_room_is_not_kept(make):
+def test_an_answer_larger_than_max_bytes_is_not_stored(make):
     cache = make(max_bytes=10)
     cache.put(b"one", b"12345678901")
 
     assert cache.get(b"one") is None
 
 
-def test_when_closed_nothing_is_found_and_nothing_kept(make):
+def test_a_closed_cache_finds_and_stores_nothing(make):
     cache = make()
     cache.put(b"one", b"body")
     cache.close()
@@ -107,7 +107,7 @@ def test_when_closed_nothing_is_found_and_nothing_kept(make):
     cache.close()
 
 
-def test_threads_may_use_it_together(make):
+def test_threads_share_a_cache(make):
     cache = make()
 
     def work(number):
@@ -123,7 +123,7 @@ def test_threads_may_use_it_together(make):
 
 
 @table_test("values", [{"max_age": 0}, {"max_bytes": 0}, {"max_age": float("nan")}])
-def test_impossible_values_are_refused(values):
+def test_invalid_cache_settings_are_rejected(values):
     with pytest.raises(ConfigurationError, match=next(iter(values))):
         CachePolicy(**values)
 
@@ -136,7 +136,7 @@ def path(tmp_path):
     return tmp_path / "answers.db"
 
 
-def test_the_file_is_its_owners_alone(path, clock):
+def test_the_cache_file_is_readable_only_by_its_owner(path, clock):
     cache = SqliteCache(path, CachePolicy(), clock=clock)
     cache.put(b"one", b"body")
 
@@ -145,7 +145,7 @@ def test_the_file_is_its_owners_alone(path, clock):
     cache.close()
 
 
-def test_a_file_that_others_could_read_is_closed_to_them(path):
+def test_opening_a_cache_file_removes_permissions_of_others(path):
     SqliteCache(path, CachePolicy()).close()
     path.chmod(0o644)
     SqliteCache(path, CachePolicy()).close()
@@ -153,7 +153,7 @@ def test_a_file_that_others_could_read_is_closed_to_them(path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_it_outlives_the_process_with_its_secret(path, clock):
+def test_a_reopened_cache_file_keeps_its_answers_and_secret(path, clock):
     one = SqliteCache(path, CachePolicy(), clock=clock)
     one.put(b"one", b"body")
     one.close()
@@ -164,7 +164,7 @@ def test_it_outlives_the_process_with_its_secret(path, clock):
     two.close()
 
 
-def test_a_size_that_was_counted_before_is_known_again(path, clock):
+def test_a_reopened_cache_file_knows_its_size(path, clock):
     one = SqliteCache(path, CachePolicy(), clock=clock)
     one.put(b"one", b"12345678")
     one.close()
@@ -176,7 +176,7 @@ def test_a_size_that_was_counted_before_is_known_again(path, clock):
     two.close()
 
 
-def test_what_is_too_old_is_deleted_when_something_is_kept(path, clock):
+def test_storing_an_answer_deletes_those_older_than_max_age(path, clock):
     cache = SqliteCache(path, CachePolicy(max_age=10.0), clock=clock)
     cache.put(b"one", b"private")
     clock.now += 11
@@ -204,7 +204,7 @@ def test_a_child_process_uses_a_connection_of_its_own(path, clock):
     cache.close()
 
 
-def test_an_empty_file_becomes_one(path):
+def test_an_empty_file_becomes_a_cache(path):
     path.touch(0o644)
     SqliteCache(path, CachePolicy()).close()
 
@@ -212,7 +212,7 @@ def test_an_empty_file_becomes_one(path):
 
 
 @pytest.mark.parametrize("content", [b"no database, but long enough to be one" * 99, b"text"])
-def test_a_file_that_is_none_is_refused_and_left_alone(path, content):
+def test_a_file_that_is_not_a_database_is_rejected_and_unchanged(path, content):
     path.write_bytes(content)
     with pytest.raises(
         ConfigurationError, match=r"answers\.db: cannot open the cache of answers: .*not a database"
@@ -222,7 +222,7 @@ def test_a_file_that_is_none_is_refused_and_left_alone(path, content):
     assert path.read_bytes() == content
 
 
-def test_the_database_of_another_program_is_refused_and_left_alone(path):
+def test_the_database_of_another_program_is_rejected_and_unchanged(path):
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("CREATE TABLE theirs (a)")
     path.chmod(0o640)
@@ -245,7 +245,7 @@ def test_the_database_of_another_program_is_refused_and_left_alone(path):
         "DROP TABLE secret",
     ],
 )
-def test_a_cache_that_has_lost_a_part_is_refused(path, lost):
+def test_a_damaged_cache_file_is_rejected(path, lost):
     SqliteCache(path, CachePolicy()).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(lost)
@@ -253,14 +253,14 @@ def test_a_cache_that_has_lost_a_part_is_refused(path, lost):
         SqliteCache(path, CachePolicy())
 
 
-def test_a_place_that_is_none_is_refused(tmp_path):
+def test_a_cache_path_in_a_missing_folder_is_rejected(tmp_path):
     with pytest.raises(
         ConfigurationError, match="cannot open the cache of answers: No such file or directory"
     ):
         SqliteCache(tmp_path / "none" / "answers.db", CachePolicy())
 
 
-def test_trouble_is_told_once_and_is_no_answer(path, caplog, monkeypatch):
+def test_a_database_error_is_logged_once_and_finds_no_answer(path, caplog, monkeypatch):
     monkeypatch.setattr("stormbreak.cache.sqlite.PATIENCE", 0.01)
     cache = SqliteCache(path, CachePolicy())
     cache.put(b"one", b"secret body")

@@ -30,7 +30,7 @@ def key(body=BODY, *, secret=SECRET, base_url=URL, endpoint="chat/completions", 
         key(secret=b"t" * 32),
     ],
 )
-def test_whatever_an_answer_depends_on_makes_another_key(other):
+def test_every_input_of_an_answer_changes_its_cache_key(other):
     assert other != key()
 
 
@@ -43,15 +43,15 @@ def test_whatever_an_answer_depends_on_makes_another_key(other):
         key(base_url=f"{URL}/"),
     ],
 )
-def test_how_it_is_written_and_delivered_does_not(same):
+def test_key_order_and_streaming_do_not_change_the_cache_key(same):
     assert same == key()
 
 
-def test_no_part_can_pass_for_the_next():
+def test_parts_of_a_cache_key_are_separated():
     assert key(endpoint="ab", api_key="c") != key(endpoint="a", api_key="bc")
 
 
 @given(body=st.binary() | st.from_regex(rb'[\[{"0-9a-z:,\]}]*', fullmatch=True))
-def test_no_body_raises(body):
+def test_cache_key_accepts_any_body(body):
     made = cache_key(SECRET, URL, "chat/completions", body, None)
     assert made is None or len(made) == 32

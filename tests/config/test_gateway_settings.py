@@ -100,7 +100,7 @@ def test_a_gateway_is_described_as_a_file_that_reads_back_equal(read):
         ("claude", None),
     ],
 )
-def test_a_model_name_leads_to_a_target_or_a_pool(read, model, leads):
+def test_a_model_name_resolves_to_a_target_or_a_pool(read, model, leads):
     text = FILE.replace(
         'smart = "chat"', 'smart = "chat"\n"claude-*" = "any"\n"claude-9-*" = "main"'
     )
@@ -108,7 +108,7 @@ def test_a_model_name_leads_to_a_target_or_a_pool(read, model, leads):
 
 
 @table_test(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("port = 9000", "port = 90000", "gateway.port must be from 0 to 65535, got 90000"),
         ("port = 9000", "prt = 9000", "unknown key gateway.prt = 9000; did you mean port?"),
@@ -134,15 +134,15 @@ def test_a_model_name_leads_to_a_target_or_a_pool(read, model, leads):
          "targets.main.api_key_env and api_key_file exclude each other: name one"),
     ],
 )  # fmt: skip
-def test_a_mistake_names_the_key_and_the_value(read, old, new, said):
+def test_an_error_in_the_gateway_tables_names_key_and_value(read, old, new, message):
     assert FILE.count(old) == 1
     with pytest.raises(ConfigurationError) as caught:
         read(FILE.replace(old, new))
-    assert str(caught.value) == f"s.toml: {said}"
+    assert str(caught.value) == f"s.toml: {message}"
 
 
 @table_test("key", ["sha256", "models", "labels"])
-def test_a_literal_key_is_refused_and_not_repeated(read, key):
+def test_a_literal_api_key_is_rejected_and_not_echoed(read, key):
     token = "sk-Zk39fjA0qLm2Xw7RtY5b"
     value = {"sha256": f'"{token}"', "models": f'["{token}"]', "labels": f'{{ a = "{token}" }}'}
     with pytest.raises(ConfigurationError) as caught:
@@ -150,7 +150,7 @@ def test_a_literal_key_is_refused_and_not_repeated(read, key):
     assert token not in str(caught.value)
 
 
-def test_a_policy_file_has_no_gateway(read, tmp_path):
+def test_a_policy_file_with_a_gateway_table_is_rejected(read, tmp_path):
     from stormbreak.config import load_policy  # noqa: PLC0415
 
     read("prices = []\n[gateway]\nport = 1")

@@ -1,4 +1,4 @@
-"""What a policy file means."""
+"""A policy file becomes a policy."""
 
 import pytest
 from table_test import table_test
@@ -33,7 +33,7 @@ def test_an_empty_file_is_the_default_policy(load):
     assert load("") == Policy() == INTERACTIVE
 
 
-def test_a_file_says_all_that_a_policy_can_say(load):
+def test_a_file_can_set_every_part_of_a_policy(load):
     policy = load(
         """
         preset = "batch"
@@ -127,14 +127,14 @@ def test_a_part_that_the_preset_leaves_out_starts_from_the_default(load):
     assert policy.retry_budget is None
 
 
-def test_weights_of_tenants_are_laid_over_each_other(load):
+def test_a_file_sets_weights_of_tenants(load):
     policy = load('[queue]\nmin_share = 0.1\n[queue.tenant_weights]\nshop = 3\n"Œuvres & co" = 0.5')
     assert policy.queue == QueuePolicy(
         min_share=0.1, tenant_weights={"shop": 3, "Œuvres & co": 0.5}
     )
 
 
-def test_a_shadow_is_made_of_the_same_parts(load):
+def test_a_shadow_policy_has_the_same_tables(load):
     policy = load(
         '[shadow.breaker]\nopen_duration = 9\n[shadow.limit]\nkind = "aimd"\ninitial_in_flight = 5'
     )
@@ -144,7 +144,7 @@ def test_a_shadow_is_made_of_the_same_parts(load):
     assert policy == Policy(shadow=shadow)
 
 
-def test_a_part_may_be_left_out(load):
+def test_none_leaves_out_a_part_of_a_policy(load):
     assert load('breaker = "none"\nretry_budget = "none"\ndeadline = "none"') == Policy(
         breaker=None, retry_budget=None, deadline=None
     )
@@ -155,7 +155,7 @@ def test_loading_changes_no_preset(load):
     assert BATCH.retry == RetryPolicy()
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path):
+def test_a_byte_order_mark_is_accepted(tmp_path):
     (tmp_path / "p.toml").write_bytes(b"\xef\xbb\xbfdeadline = 5")
     assert load_policy(tmp_path / "p.toml").deadline == 5
 
@@ -175,7 +175,7 @@ def test_a_file_is_found_by_its_path(tmp_path, monkeypatch):
     assert resolve_policy("mine.toml").deadline == 3
 
 
-def test_a_name_that_is_neither_says_what_there_is():
+def test_an_unknown_policy_name_lists_the_presets():
     with pytest.raises(ConfigurationError) as caught:
         resolve_policy("bacth")
     assert (

@@ -1,4 +1,4 @@
-"""A policy that holds what looks like a key is refused, and the key is not told."""
+"""A policy file that seems to hold an API key is rejected, and the key is not echoed."""
 
 import pytest
 from table_test import table_test
@@ -34,7 +34,7 @@ REFUSED = {
 
 
 @table_test("text", REFUSED)
-def test_a_key_is_refused_without_echoing_it(text, tmp_path, monkeypatch):
+def test_an_api_key_in_a_policy_file_is_rejected_and_not_echoed(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "policy.toml").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
@@ -45,7 +45,7 @@ def test_a_key_is_refused_without_echoing_it(text, tmp_path, monkeypatch):
         assert secret not in message
 
 
-def test_a_key_given_for_a_path_is_not_repeated():
+def test_an_api_key_given_as_a_path_is_not_echoed():
     with pytest.raises(ConfigurationError) as caught:
         load_policy(CANARY)
     assert "canary" not in str(caught.value)
@@ -54,14 +54,14 @@ def test_a_key_given_for_a_path_is_not_repeated():
 @pytest.mark.parametrize(
     "tenant", ["9f3c2b7a51d04e88", "0b9f0a3e-2c55-4a5e-9f0e-7a1f3f1f9d11", "token"]
 )
-def test_an_id_of_a_tenant_is_no_key(tenant, tmp_path):
+def test_a_tenant_id_is_not_taken_for_an_api_key(tenant, tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(f'[queue.tenant_weights]\n"{tenant}" = 3')
     assert load_policy(path).queue.tenant_weights == {tenant: 3}
 
 
 @pytest.mark.parametrize("place", ["/var/lib/app1/answers.db", "shop-2026-answers.sqlite", "a/b"])
-def test_the_path_of_a_file_is_no_key(place, tmp_path):
+def test_a_file_path_is_not_taken_for_an_api_key(place, tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(f'[cache]\npath = "{place}"')
     assert load_policy(path).cache.path == place
@@ -70,7 +70,7 @@ def test_the_path_of_a_file_is_no_key(place, tmp_path):
 MAPPED = '[[fallback]]\nkind = "targets"\ntargets = [{{ models = {{ "{}" = "{}" }} }}]'
 
 
-def test_names_of_models_are_no_keys(tmp_path):
+def test_model_names_are_not_taken_for_api_keys(tmp_path):
     path = tmp_path / "policy.toml"
     names = "gpt-4.1-mini-2025-04-14", "ft:gpt-4.1:acme::A1b2C3"
     path.write_text(MAPPED.format(*names))
@@ -78,7 +78,7 @@ def test_names_of_models_are_no_keys(tmp_path):
 
 
 @pytest.mark.parametrize("names", [(TOKEN, "m"), ("m", TOKEN)])
-def test_a_key_among_names_of_models_is_refused(names, tmp_path):
+def test_an_api_key_among_model_names_is_rejected(names, tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(MAPPED.format(*names))
     with pytest.raises(
@@ -88,7 +88,7 @@ def test_a_key_among_names_of_models_is_refused(names, tmp_path):
     assert TOKEN not in str(caught.value)
 
 
-def test_a_comment_about_ordinary_things_is_no_key(tmp_path):
+def test_an_ordinary_comment_is_not_taken_for_an_api_key(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(
         "# since incident-2026-01-31, see docs/adr/0005-configuration.md; task-force-x\n"
@@ -96,6 +96,6 @@ def test_a_comment_about_ordinary_things_is_no_key(tmp_path):
     load_policy(path)
 
 
-def test_ordinary_words_are_no_tokens():
+def test_ordinary_words_are_not_taken_for_tokens():
     assert not holds_token("proportional_jitter connect_failed max_wait 2026-01-31 600")
     assert holds_token(f"Duplicate inline table key '{TOKEN}'")

@@ -1,4 +1,4 @@
-"""Each mistake is one line that names the file, the key and the value."""
+"""Each error in a policy file is one line that names the file, the key and the value."""
 
 import os
 
@@ -85,7 +85,7 @@ TABLE = {
     "preset = ['batch']": "preset must be one of interactive, batch, article, off, got a list",
     "priority = 'Batch'": "priority must be one of interactive, batch, background, got 'Batch'",
     "priority = 1": "priority must be one of interactive, batch, background, got 1",
-    # what is no policy at all
+    # not a policy at all
     "deadline = 3\nx =": "invalid TOML: Invalid value (at end of document)",
     "a = 1\n\nb c": "invalid TOML: Expected '=' after a key in a key/value pair (at line 3, column 3)",
     "a = " + 5000 * "[": "nested too deeply",
@@ -99,7 +99,7 @@ TABLE = {
 
 
 @table_test("text", TABLE)
-def test_a_mistake_is_one_line(text, tmp_path, monkeypatch):
+def test_an_error_in_a_policy_file_is_one_line(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "policy.toml").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
@@ -110,14 +110,14 @@ def test_a_mistake_is_one_line(text, tmp_path, monkeypatch):
     assert message.isprintable()
 
 
-def test_only_the_first_mistake_is_told_and_nothing_of_the_machinery(tmp_path):
+def test_only_the_first_error_is_reported_without_its_cause(tmp_path):
     (tmp_path / "policy.toml").write_text("deadline = true\npatience = true")
     with pytest.raises(ConfigurationError, match="deadline must") as caught:
         load_policy(tmp_path / "policy.toml")
     assert caught.value.__suppress_context__
 
 
-def test_what_cannot_be_read_says_why(tmp_path, monkeypatch):
+def test_an_unreadable_policy_file_is_reported_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "latin.toml").write_bytes(b"a = 1\nb = '\xe9'")
@@ -135,7 +135,7 @@ def test_what_cannot_be_read_says_why(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_says_so(tmp_path):
+def test_a_file_without_read_permission_is_reported(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text("")
     path.chmod(0)
@@ -143,7 +143,7 @@ def test_a_file_without_permission_says_so(tmp_path):
         load_policy(path)
 
 
-def test_a_name_that_no_file_can_have_is_a_mistake():
+def test_an_impossible_file_name_is_neither_preset_nor_file():
     for name in ("a\0b", "x" * 5000, ""):
         with pytest.raises(ConfigurationError, match="is neither a preset"):
             resolve_policy(name)

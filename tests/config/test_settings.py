@@ -1,4 +1,4 @@
-"""Settings files: targets, pools, profiles, and what the environment says over them."""
+"""Settings files: targets, pools, profiles, and overrides from environment variables."""
 
 import inspect
 from dataclasses import fields, replace
@@ -73,7 +73,7 @@ def read(path, profile=None, **environ):
     return load_settings(path, profile=profile, environ=environ)
 
 
-def mistake(path, profile=None, **environ):
+def error_in(path, profile=None, **environ):
     with pytest.raises(ConfigurationError) as caught:
         read(path, profile, **environ)
     return str(caught.value)
@@ -82,7 +82,7 @@ def mistake(path, profile=None, **environ):
 # ------------------------------------------------------------------ the file
 
 
-def test_targets_and_pools_by_name(path):
+def test_targets_and_pools_are_read_by_name(path):
     settings = read(path)
     assert settings.names == ("main", "far-away", "plain", "chat")
     assert settings.targets["main"].model == "gpt-4.1-mini-2025-04-14"
@@ -93,19 +93,19 @@ def test_targets_and_pools_by_name(path):
     )
 
 
-def test_the_policy_of_the_file_is_that_of_all_who_name_none_of_their_own(path):
+def test_the_policy_of_the_file_is_the_default_of_its_targets(path):
     settings = read(path)
     assert settings.targets["plain"].policy == settings.policy
     assert (settings.policy.deadline, settings.policy.patience) == (60, 20)
     assert settings.targets["far-away"].policy == ARTICLE
 
 
-def test_a_table_is_laid_over_the_policy_of_the_file(path):
+def test_a_policy_table_of_a_target_overrides_the_policy_of_the_file(path):
     main = read(path).targets["main"].policy
     assert (main.deadline, main.patience, main.limit) == (60, 5, FixedLimit(max_in_flight=20))
 
 
-def test_or_over_the_preset_that_it_names(tmp_path):
+def test_a_policy_table_of_a_target_with_a_preset_overrides_that_preset(tmp_path):
     path = tmp_path / "s.toml"
     path.write_text('deadline = 9\n[targets.a]\npolicy = { preset = "batch", patience = 3 }')
     policy = read(path).targets["a"].policy
@@ -135,14 +135,14 @@ def test_described_settings_read_back_equal(path, tmp_path, profile):
 # ------------------------------------------------------------------ no second list of keys
 
 
-def test_a_target_has_what_a_client_takes_apart_from_what_only_a_program_has():
+def test_a_target_has_every_argument_of_a_client_that_a_file_can_set():
     taken = set(inspect.signature(AsyncClient.__init__).parameters)
     only_a_program = {"self", "api_key", "degraded", "fleet", "prices", "tenants"}
     only_a_file = {"api_key_file"}
     assert {field.name for field in fields(TargetSettings)} == taken - only_a_program | only_a_file
 
 
-def test_a_pool_has_what_a_rule_for_targets_has():
+def test_a_pool_has_the_fields_and_defaults_of_a_fallback_to_targets():
     def defaults(kind):
         return {field.name: field.default for field in fields(kind) if field.name != "kind"}
 
@@ -152,7 +152,7 @@ def test_a_pool_has_what_a_rule_for_targets_has():
         Member(target="a", weight=None)
 
 
-def test_every_key_says_what_stands_behind_it():
+def test_every_settings_key_has_a_description():
     names = {f"targets.{field.name}" for field in fields(TargetSettings)}
     names |= {f"pools.{field.name}" for field in fields(PoolSettings)}
     names |= {f"pools.targets.{field.name}" for field in fields(Member)}
@@ -167,28 +167,28 @@ def test_every_key_says_what_stands_behind_it():
 # ------------------------------------------------------------------ profiles
 
 
-def test_a_profile_is_laid_over_the_rest(path):
+def test_a_profile_overrides_the_rest_of_the_file(path):
     settings = read(path, "staging")
     main = settings.targets["main"]
     assert (main.model, main.api_key_env, settings.policy.deadline) == ("tiny", "MAIN_KEY", 10)
     assert (main.policy.patience, main.policy.limit) == (5, FixedLimit(max_in_flight=2))
 
 
-def test_a_variable_chooses_it_and_an_argument_goes_before_that(path):
+def test_a_variable_selects_the_profile_and_an_argument_overrides_it(path):
     chosen = {"STORMBREAK_PROFILE": "staging"}
     assert read(path, **chosen).targets["main"].model == "tiny"
     assert read(path, "lab", **chosen).targets["main"].policy == BATCH
 
 
-def test_the_names_of_profiles(path):
+def test_profiles_are_listed_by_name(path):
     assert profiles_in(path) == ("staging", "lab")
 
 
-def test_one_that_is_not_there_is_told(path):
-    assert mistake(path, "prod") == (
+def test_an_unknown_profile_is_an_error_that_lists_the_profiles(path):
+    assert error_in(path, "prod") == (
         "s.toml: the profile must be one of its profiles (staging, lab), got 'prod'"
     )
-    assert mistake(path, STORMBREAK_PROFILE="prod") == (
+    assert error_in(path, STORMBREAK_PROFILE="prod") == (
         "s.toml: STORMBREAK_PROFILE must be one of its profiles (staging, lab), got 'prod'"
     )
 
@@ -205,11 +205,11 @@ def test_one_that_is_not_there_is_told(path):
         ("STORMBREAK__TARGETS__MAIN__MODEL", "1\nextra = 1", "1\nextra = 1"),
     ],
 )
-def test_a_variable_says_what_a_key_would(path, variable, text, found):
+def test_an_environment_variable_sets_a_key(path, variable, text, found):
     assert read(path, **{variable: text}).targets["main"].model == found
 
 
-def test_numbers_tables_and_lists_are_read_as_toml(path):
+def test_numbers_tables_and_lists_in_variables_are_read_as_toml(path):
     settings = read(
         path,
         STORMBREAK__DEADLINE="7.5",
@@ -225,14 +225,14 @@ def test_numbers_tables_and_lists_are_read_as_toml(path):
     assert settings.targets["new"].base_url == "https://new.example.com/v1"
 
 
-def test_another_kind_begins_afresh_in_a_profile_and_in_the_environment(path, tmp_path):
+def test_a_changed_kind_in_a_profile_or_variable_starts_from_its_defaults(path, tmp_path):
     text = dedent(FILE) + '\n[profiles.wide.limit]\nkind = "aimd"\n'
     (tmp_path / "s.toml").write_text(text)
     assert read(path, "wide").policy.limit == AimdLimit()
     assert read(path, STORMBREAK__LIMIT__KIND="aimd").policy.limit == AimdLimit()
 
 
-def test_what_is_laid_over_a_preset_of_a_target_keeps_the_preset(path, tmp_path):
+def test_a_profile_or_variable_keeps_the_preset_of_a_target(path, tmp_path):
     more = "\n[profiles.calm.targets.far-away.policy]\npatience = 3\n"
     (tmp_path / "s.toml").write_text(dedent(FILE) + more)
     policy = replace(ARTICLE, patience=3)
@@ -243,15 +243,15 @@ def test_what_is_laid_over_a_preset_of_a_target_keeps_the_preset(path, tmp_path)
     assert read(path, **variable).targets["far-away"].policy == BATCH
 
 
-def test_variables_are_laid_over_it_together(path):
+def test_variables_for_one_table_apply_together(path):
     several = {"STORMBREAK__LIMIT__MIN_IN_FLIGHT": "2", "STORMBREAK__LIMIT__KIND": "aimd"}
     assert read(path, **several).policy.limit == AimdLimit(min_in_flight=2)
-    assert mistake(path, STORMBREAK__LIMIT__MIN_IN_FLIGHT="2").startswith(
+    assert error_in(path, STORMBREAK__LIMIT__MIN_IN_FLIGHT="2").startswith(
         "s.toml: STORMBREAK__LIMIT__MIN_IN_FLIGHT: unknown key limit.min_in_flight = 2;"
     )
 
 
-def test_it_goes_before_a_profile(path):
+def test_a_variable_overrides_a_profile(path):
     settings = read(path, "staging", STORMBREAK__TARGETS__MAIN__MODEL="mine")
     assert settings.targets["main"].model == "mine"
 
@@ -285,21 +285,21 @@ MISTAKES = {
 
 
 @table_test("text", MISTAKES)
-def test_a_mistake_is_one_line_with_file_key_and_value(path, tmp_path, text):
+def test_an_error_in_settings_is_one_line_with_file_key_and_value(path, tmp_path, text):
     (tmp_path / "s.toml").write_text(text)
-    said = mistake(path)
-    assert said.startswith(f"s.toml: {MISTAKES[text]}")
-    assert "\n" not in said
+    message = error_in(path)
+    assert message.startswith(f"s.toml: {MISTAKES[text]}")
+    assert "\n" not in message
 
 
-def test_a_mistake_in_a_profile_is_told_with_the_profile(path, tmp_path):
+def test_an_error_in_a_profile_names_the_profile(path, tmp_path):
     (tmp_path / "s.toml").write_text("[targets.a]\n[profiles.x.targets.a]\nmodle = 'x'")
     read(path)
-    assert mistake(path, "x").startswith("s.toml: unknown key profiles.x.targets.a.modle =")
+    assert error_in(path, "x").startswith("s.toml: unknown key profiles.x.targets.a.modle =")
 
 
 @table_test(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("TARGETS__MAIN__MODEL", "4", 'targets.main.model must be a string or "none", got 4'),
         ("TARGETS__MAIN__MODLE", "x", "unknown key targets.main.modle = 'x'; did you mean model?"),
@@ -313,14 +313,14 @@ def test_a_mistake_in_a_profile_is_told_with_the_profile(path, tmp_path):
         ("TARGETS__MAIN__MODEL", "", 'targets.main.model must be the name of a model, got ""'),
     ],
 )  # fmt: skip
-def test_a_mistake_in_the_environment_is_told_with_its_variable(path, name, text, said):
+def test_an_error_in_the_environment_names_its_variable(path, name, text, message):
     variable = f"STORMBREAK__{name}"
-    assert mistake(path, **{variable: text}) == f"s.toml: {variable}: {said}"
+    assert error_in(path, **{variable: text}) == f"s.toml: {variable}: {message}"
 
 
-def test_a_variable_that_names_no_key(path):
+def test_a_variable_that_names_no_key_is_an_error(path):
     for name in ("STORMBREAK__", "STORMBREAK____DEADLINE", "STORMBREAK__TARGETS__"):
-        assert mistake(path, **{name: "1"}).startswith(f"s.toml: '{name}' names no key")
+        assert error_in(path, **{name: "1"}).startswith(f"s.toml: '{name}' names no key")
 
 
 # ------------------------------------------------------------------ keys
@@ -337,25 +337,25 @@ def test_a_variable_that_names_no_key(path):
         "[profiles.x.targets.a]\ntoken = 'hunter2'",
     ],
 )
-def test_a_literal_key_is_refused_and_not_repeated(path, tmp_path, text):
+def test_a_literal_api_key_is_rejected_and_not_echoed(path, tmp_path, text):
     (tmp_path / "s.toml").write_text(text)
-    said = mistake(path)
-    assert "hunter2" not in said
-    assert TOKEN not in said
+    message = error_in(path)
+    assert "hunter2" not in message
+    assert TOKEN not in message
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [("API_KEY", "hunter2"), ("API_KEY_ENV", TOKEN), ("MODEL", TOKEN), ("X", "sk-hunter2-hunter2")],
 )
-def test_nor_may_it_stand_in_a_variable_that_says_something_else(path, name, text):
-    said = mistake(path, **{f"STORMBREAK__TARGETS__MAIN__{name}": text})
-    assert f"STORMBREAK__TARGETS__MAIN__{name}" in said
-    assert text not in said
+def test_a_literal_api_key_in_a_variable_is_rejected_and_not_echoed(path, name, text):
+    message = error_in(path, **{f"STORMBREAK__TARGETS__MAIN__{name}": text})
+    assert f"STORMBREAK__TARGETS__MAIN__{name}" in message
+    assert text not in message
 
 
 @pytest.mark.parametrize("name", ["openai-gpt-4o-mini-2024", "gpt4_turbo_production"])
-def test_names_of_models_and_targets_are_no_keys(path, tmp_path, name):
+def test_names_of_models_and_targets_are_not_taken_for_api_keys(path, tmp_path, name):
     text = f"[targets.{name}]\nmodel = 'meta-llama/Llama-3.3-70B-Instruct-Turbo'\n[pools.p]\ntargets = ['{name}']"
     (tmp_path / "s.toml").write_text(text)
     assert read(path).names == (name, "p")

@@ -48,14 +48,14 @@ from_zero = st.integers(0, 10**12)
 
 
 def built(kind, **values):
-    """`st.builds` that insists on every field: a new one has to join."""
+    """`st.builds` that requires every field, so that a new field cannot be forgotten."""
     assert {field.name for field in fields(kind)} - {"kind"} == set(values)
     return st.builds(kind, **values)
 
 
 @st.composite
 def ordered(draw, kind, low, high, **values):
-    """The same, where one value must not be below another."""
+    """Like `built`, where one value must not be below another."""
     below, above = sorted((draw(values[low]), draw(values[high])))
     return draw(built(kind, **{**values, low: st.just(below), high: st.just(above)}))
 
@@ -66,7 +66,7 @@ factor = st.floats(1, LARGEST)
 
 @st.composite
 def backoffs(draw):
-    """Every kind, with all that it uses."""
+    """Every kind of backoff, with the fields that it uses."""
     kind = draw(st.sampled_from([*FIELDS]))
     values = {
         "factor": draw(factor), "jitter": draw(st.floats(SMALLEST, 1)), "min_delay": draw(not_negative),
@@ -256,19 +256,19 @@ def test_a_described_policy_reads_back_equal(policy, tmp_path):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_described_preset_reads_back_equal_and_is_described_alike(name, tmp_path):
+def test_a_described_preset_reads_back_equal_with_the_same_description(name, tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(describe(PRESETS[name]))
     assert load_policy(path) == PRESETS[name]
     assert describe(PRESETS[name]) == describe(load_policy(path))
 
 
-def test_every_value_says_what_it_counts():
+def test_every_value_has_a_unit():
     paths = {path.removeprefix("shadow.") for path in _paths(Policy)}
     assert set(UNITS) == {path for path in paths if not path.endswith("kind")} | {"shadow"}
 
 
-def test_what_is_described_says_seconds():
+def test_a_described_policy_names_the_unit_seconds():
     text = describe(PRESETS["interactive"])
     assert "deadline = 600.0  # seconds for a call, over all attempts and waits" in text
     assert tomllib.loads(text)["retry"]["backoff"]["kind"] == "full_jitter"

@@ -22,7 +22,7 @@ def recipe(base_url):
     return compile(ours, "docs/many-machines.md", "exec")
 
 
-def test_the_recipe_answers_every_row_and_asks_none_again(tmp_path, monkeypatch):
+def test_the_recipe_answers_every_row_and_sends_none_again(tmp_path, monkeypatch):
     import daft  # noqa: PLC0415 - it is only in the environment of `make test-daft`
 
     monkeypatch.chdir(tmp_path)

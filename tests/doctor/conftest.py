@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Put a distribution on the path: its metadata, and files of its package as they were written."""
+    """Put a distribution on the path: its metadata, and the given source files of its package."""
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
 
     def put(name, version, *requires, files=None):

@@ -1,4 +1,4 @@
-"""What the environment decides, without the value of a key."""
+"""Findings about environment variables show no value of a key."""
 
 import certifi
 import pytest
@@ -10,7 +10,7 @@ from stormbreak.doctor.environment import check_environment
 SECRET = f"{KEY}\n"
 
 
-def told(environ):
+def findings(environ):
     return {
         each.where: (str(each.severity), each.name, each.what)
         for each in check_environment(environ)
@@ -34,8 +34,8 @@ def _no_proxy(monkeypatch):
         {"SSL_CERT_FILE": certifi.where()},
     ],
 )
-def test_nothing_is_wrong(environ):
-    assert told(environ) == {}
+def test_a_sound_environment_has_no_findings(environ):
+    assert findings(environ) == {}
 
 
 @table_test(
@@ -59,20 +59,20 @@ def test_nothing_is_wrong(environ):
         ({"SSL_CERT_FILE": "/nowhere.pem"}, "SSL_CERT_FILE", "No such file"),
     ],
 )
-def test_what_is_wrong(environ, where, what):
+def test_a_wrong_variable_is_one_finding_without_its_key(environ, where, what):
     (finding,) = check_environment(environ)
     assert (finding.severity, finding.where) == ("wrong", where)
     assert what in finding.what
     assert_clean(f"{finding} {finding!r}", "finding", CANARIES)
 
 
-def test_a_key_that_goes_elsewhere():
+def test_an_openai_key_for_another_host_is_noted():
     environ = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "https://llm.example.org/v1"}
-    said = ("note", "key-elsewhere", "OPENAI_API_KEY goes to llm.example.org")
-    assert told(environ) == {"OPENAI_BASE_URL": said}
+    finding = ("note", "key-elsewhere", "OPENAI_API_KEY goes to llm.example.org")
+    assert findings(environ) == {"OPENAI_BASE_URL": finding}
 
 
-def test_a_proxy_is_told_without_its_password(monkeypatch):
+def test_a_proxy_is_noted_without_its_password(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:{KEY}@proxy.example.org:3128")
     (finding,) = check_environment({})
     assert (finding.severity, finding.name) == ("note", "proxy")

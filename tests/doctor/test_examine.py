@@ -1,4 +1,4 @@
-"""Real clients, examined: what is found, where, and nothing else."""
+"""Real clients are examined: exactly these findings, each at its place."""
 
 import contextlib
 import ssl
@@ -35,7 +35,7 @@ def over(transport, *, make=openai.OpenAI, sdk=None, **more):
 
 
 @table_test("make", MAKERS)
-def test_an_sdk_as_it_comes(make):
+def test_an_unwrapped_sdk_has_no_policy_and_a_long_timeout(make):
     assert found(make(api_key=KEY)) == [
         ("risk", "no-policy", "client"),
         ("risk", "long-timeout", "client.timeout"),
@@ -47,27 +47,27 @@ def test_an_sdk_as_it_comes(make):
 
 
 @table_test("make", MAKERS)
-def test_what_wrap_leaves_to_say(make):
+def test_a_wrapped_sdk_has_only_a_note_about_its_own_retries(make):
     client = wrap(make(api_key=KEY))
     assert found(client) == [("note", "sdk-retries-stopped", "client.max_retries")]
     assert found(wrap(make(api_key=KEY, max_retries=0))) == []
 
 
 @table_test("make", MAKERS)
-def test_no_timeout(make):
+def test_a_missing_timeout_is_wrong_unless_the_client_is_wrapped(make):
     client = make(api_key=KEY, timeout=None)
     assert ("wrong", "no-timeout", "client.timeout") in found(client)
     assert found(wrap(client)) == [("note", "sdk-retries-stopped", "client.max_retries")]
 
 
-def test_the_timeout_of_the_sdk_counts_and_not_that_of_its_http_client():
+def test_the_timeout_of_the_sdk_overrides_that_of_its_http_client():
     http = httpx2.Client(timeout=None)
     client = openai.OpenAI(api_key=KEY, http_client=http, timeout=20)
     assert "no-timeout" not in str(found(client))
     assert ("wrong", "no-timeout", "client.timeout") in found(http)
 
 
-def test_a_part_of_a_timeout():
+def test_a_timeout_that_lacks_one_part_is_a_risk():
     http = httpx2.Client(timeout=httpx2.Timeout(20, pool=None))
     assert ("risk", "no-timeout", "client.timeout") in found(http)
     assert "no timeout for pool" in str(examine(http))
@@ -77,14 +77,14 @@ def test_a_part_of_a_timeout():
     ("module", "make"),
     [(m, make) for m in (httpx2, httpx) for make in ("Client", "AsyncClient")],
 )
-def test_a_client_of_an_http_library(module, make):
+def test_a_plain_http_client_has_no_policy(module, make):
     assert found(getattr(module, make)()) == [("risk", "no-policy", "client")]
     (finding,) = examine(getattr(module, make)())
     assert finding.instead == f"stormbreak.{module.__name__}.wrap(client)"
 
 
 @pytest.mark.parametrize("make", [AsyncClient, Client])
-def test_a_client_of_ours(make, monkeypatch):
+def test_our_own_clients_are_examined_for_their_policy(make, monkeypatch):
     assert found(make(base_url="http://127.0.0.1:1/v1")) == []
     unbound = make(base_url="http://127.0.0.1:1/v1", policy=UNBOUND)
     assert found(unbound) == [("wrong", "no-timeout", "client.policy")]
@@ -94,14 +94,14 @@ def test_a_client_of_ours(make, monkeypatch):
     assert "STORMBREAK_DISABLED" in off.instead
 
 
-def test_a_policy_that_is_off_by_its_name():
+def test_the_policy_off_is_reported_as_wrong():
     (off, *_) = examine(over(Transport("off"), sdk={"max_retries": 0}))
     assert (off.severity, off.name) == (Severity.WRONG, "policy-off")
     assert off.where == "client._client._transport.policy"
     assert "STORMBREAK_DISABLED" not in off.instead
 
 
-def test_no_bound_of_policy_and_sdk():
+def test_no_timeout_in_policy_and_sdk_is_wrong():
     sdk = {"max_retries": 0, "timeout": None}
     where = "client._client._transport.policy"
     assert found(over(Transport(UNBOUND), sdk=sdk)) == [("wrong", "no-timeout", where)]
@@ -115,14 +115,14 @@ def test_no_bound_of_policy_and_sdk():
         (stormbreak.httpx.AsyncTransport, "stormbreak.httpx2.AsyncTransport"),
     ],
 )
-def test_a_door_of_another_kind_of_client(transport, better):
+def test_a_transport_for_another_kind_of_client_is_wrong(transport, better):
     client = over(transport(), make=openai.AsyncOpenAI, sdk={"max_retries": 0})
     (finding,) = examine(client)
     assert (finding.severity, finding.name) == (Severity.WRONG, "wrong-transport")
     assert finding.instead == better
 
 
-def test_a_proxy_that_leads_past():
+def test_a_proxy_that_bypasses_the_transport_is_wrong():
     client = over(Transport(), proxy=f"http://me:{KEY}@127.0.0.1:9", sdk={"max_retries": 0})
     assert ("wrong", "bypassed-transport", "client._client._mounts['all://']") in found(client)
     assert "no-policy" not in str(found(client))
@@ -131,13 +131,13 @@ def test_a_proxy_that_leads_past():
     assert_clean(f"{examine(client)}", "findings", CANARIES)
 
 
-def test_a_client_that_is_closed():
+def test_a_closed_client_is_wrong():
     client = over(Transport())
     client.close()
     assert ("wrong", "closed", "client._client") in found(client)
 
 
-def test_whom_to_trust():
+def test_unverified_certificates_and_trust_env_are_reported():
     assert ("wrong", "unverified-certificates", "client._transport._pool") in found(
         httpx2.Client(verify=False)
     )
@@ -148,11 +148,11 @@ def test_whom_to_trust():
     assert found(over(Transport(trust_env=False), trust_env=False, sdk={"max_retries": 0})) == []
 
 
-def limits(most):
-    return httpx2.HTTPTransport(limits=httpx2.Limits(max_connections=most))
+def limits(max_connections):
+    return httpx2.HTTPTransport(limits=httpx2.Limits(max_connections=max_connections))
 
 
-def test_the_size_of_a_pool():
+def test_a_small_connection_pool_is_reported():
     pool = "client._client._transport._pool"
     assert ("risk", "small-pool", pool) in found(over(limits(99)))
     assert ("note", "small-pool", pool) in found(over(limits(100)))
@@ -164,14 +164,14 @@ def test_the_size_of_a_pool():
 
 
 class Http2Transport(httpx2.HTTPTransport):
-    """As `http2=True` makes it; the package h2 that this takes is not there."""
+    """Stands for `http2=True`, since the package h2 is not installed here."""
 
     def __init__(self):
         super().__init__()
         self._pool._http2 = True
 
 
-def test_http2_and_connection_retries():
+def test_http2_and_connection_retries_are_reported():
     assert ("note", "http2", "client._transport._pool") in found(
         httpx2.Client(transport=Http2Transport())
     )
@@ -180,7 +180,7 @@ def test_http2_and_connection_retries():
 
 
 @table_test(
-    ("base_url", "complaint"),
+    ("base_url", "problem"),
     [
         ("http://api.example.org/v1", "plain http to 'api.example.org'"),
         (f"https://me:{KEY}@api.example.org/v1", "must hold no user or password"),
@@ -188,23 +188,23 @@ def test_http2_and_connection_retries():
         ("https://api.example.org/v1", None),
     ],
 )
-def test_where_a_key_goes(base_url, complaint):
+def test_an_unsafe_base_url_of_a_key_is_reported(base_url, problem):
     client = wrap(openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0))
-    said = [each.what for each in examine(client) if each.name == "bad-address"]
-    assert len(said) == (complaint is not None)
-    assert complaint is None or complaint in said[0]
+    bad_addresses = [each.what for each in examine(client) if each.name == "bad-address"]
+    assert len(bad_addresses) == (problem is not None)
+    assert problem is None or problem in bad_addresses[0]
     assert_clean(f"{examine(client)}", "findings", CANARIES)
 
 
 @table_test("header", ["authorization", "x-api-key"])
-def test_a_key_in_the_headers_of_an_http_client(header):
+def test_a_key_in_the_headers_of_a_plain_http_client_is_found(header):
     plain = httpx2.Client(base_url="http://api.example.org", headers={header: f"Bearer {KEY}"})
     assert ("wrong", "bad-address", "client.base_url") in found(plain)
     assert_clean(f"{examine(plain)}", "findings", CANARIES)
     assert "bad-address" not in str(found(httpx2.Client(base_url="http://api.example.org")))
 
 
-def test_tokens_in_the_place_of_a_key():
+def test_a_token_provider_counts_as_a_key():
     azure = openai.AzureOpenAI(
         azure_ad_token_provider=lambda: "token",
         azure_endpoint="https://mine.openai.azure.com",
@@ -215,7 +215,7 @@ def test_tokens_in_the_place_of_a_key():
     assert ("wrong", "bad-address", "client.base_url") in found(azure)
 
 
-def test_many_clients():
+def test_many_open_clients_are_a_risk():
     with contextlib.ExitStack() as open_ones:
         for _ in range(17):
             last = open_ones.enter_context(openai.OpenAI(api_key=KEY))
@@ -223,7 +223,7 @@ def test_many_clients():
     assert "many-clients" not in str(found(last))
 
 
-async def test_nothing_is_changed_or_sent():
+async def test_examine_changes_and_sends_nothing():
     transport = AsyncTransport()
     client = over(transport, make=openai.AsyncOpenAI)
     before = (vars(client) | {}, vars(client._client) | {})
@@ -233,31 +233,31 @@ async def test_nothing_is_changed_or_sent():
 
 
 @table_test("thing", [object(), 3, "client", None, openai, [openai], print])
-def test_what_is_no_client(thing):
+def test_an_object_that_is_not_a_client_is_rejected(thing):
     with pytest.raises(ConfigurationError, match="no client of a known SDK or HTTP library"):
         examine(thing)
 
 
-def test_what_cannot_be_looked_at_is_no_client():
-    class FlowClosed:
+def test_an_object_without_readable_attributes_is_rejected():
+    class Unreadable:
         @property
         def __dict__(self):
             raise ValueError("nobody looks in here")
 
     with pytest.raises(ConfigurationError, match="no client of a known SDK or HTTP library"):
-        examine(FlowClosed())
+        examine(Unreadable())
 
 
-def test_how_a_finding_is_shown():
+def test_a_finding_is_shown_with_severity_place_and_advice():
     finding = Finding(
         severity=Severity.RISK, name="n", where="w", what="fact", why="Because.", instead="this"
     )
     assert str(finding) == "risk: w: fact [n]\n  why: Because.\n  instead: this"
 
 
-def test_the_worst_comes_first():
+def test_findings_are_sorted_by_severity():
     client = openai.OpenAI(api_key=KEY, timeout=None, http_client=httpx2.Client(verify=False))
     order = list(Severity)
-    said = [order.index(each.severity) for each in examine(client)]
-    assert said == sorted(said)
-    assert len(set(said)) == 3
+    severities = [order.index(each.severity) for each in examine(client)]
+    assert severities == sorted(severities)
+    assert len(set(severities)) == 3

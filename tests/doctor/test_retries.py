@@ -1,4 +1,4 @@
-"""Retries over retries: the number that is told is the number that is sent."""
+"""Retries over retries: the reported number of requests is the number sent."""
 
 from dataclasses import replace
 from functools import partial, wraps
@@ -24,9 +24,9 @@ QUICKLY = {"wait": tenacity.wait_none(), "reraise": True}
 
 
 def stacked(thing, name="ask"):
-    """What is said of retries that multiply; None where nothing is."""
-    said = [each for each in examine(thing, name=name) if each.name == "retries-multiply"]
-    return said[0].what if said else None
+    """Return the finding about retries that multiply, or None."""
+    findings = [each for each in examine(thing, name=name) if each.name == "retries-multiply"]
+    return findings[0].what if findings else None
 
 
 def asking(client):
@@ -55,7 +55,7 @@ def guarded(client, on=openai.APIError):
     ("under", "by"),
     [(under_tenacity, "tenacity"), (under_stamina, "stamina"), (guarded, "stormbreak.resilient")],
 )
-async def test_the_product_is_what_is_sent(under, by):
+async def test_the_reported_product_of_retries_is_the_number_sent(under, by):
     async with (
         served(AT_ONCE) as server,
         openai.AsyncOpenAI(api_key=KEY, base_url=server.base_url) as client,
@@ -67,7 +67,7 @@ async def test_the_product_is_what_is_sent(under, by):
     assert f"up to 6 times: 2 ({by}) x 3 (openai.AsyncOpenAI)" in stacked(ask)
 
 
-async def test_a_door_ends_the_sdk_s_retries_and_no_others():
+async def test_our_transport_stops_the_retries_of_the_sdk_and_no_others():
     async with (
         served(failing(503, retry_after_ms=1)) as server,
         httpx2.AsyncClient(transport=AsyncTransport(replace(QUICK, breaker=None))) as http,
@@ -85,7 +85,7 @@ async def test_a_door_ends_the_sdk_s_retries_and_no_others():
 
 
 class ConfiguredTransport(httpx2.BaseTransport):
-    """Keeps what it retries by as those of pydantic_ai.retries do."""
+    """Keeps its retry settings as the transports of pydantic_ai.retries do."""
 
     def __init__(self, wrapped, **config):
         self.wrapped = wrapped
@@ -93,7 +93,7 @@ class ConfiguredTransport(httpx2.BaseTransport):
 
 
 class RetryTransport(httpx.BaseTransport):
-    """Keeps what it retries by as that of httpx-retries does."""
+    """Keeps its retry settings as the transport of httpx-retries does."""
 
     def __init__(self, total, *methods):
         self.retry = type("Retry", (), {"total": total, "allowed_methods": frozenset(methods)})()
@@ -101,13 +101,13 @@ class RetryTransport(httpx.BaseTransport):
 
 
 class SomeRetrying(httpx2.BaseTransport):
-    """Somebody's own."""
+    """A user's own transport."""
 
     def __init__(self):
         self._inner = httpx2.HTTPTransport()
 
 
-def test_transports_that_retry():
+def test_retries_of_a_transport_are_multiplied():
     stop = tenacity.stop_after_attempt(5)
     configured = ConfiguredTransport(httpx2.HTTPTransport(), stop=stop)
     client = openai.OpenAI(api_key=KEY, http_client=httpx2.Client(transport=configured))
@@ -122,7 +122,7 @@ def test_transports_that_retry():
     assert stacked(openai.OpenAI(api_key=KEY, http_client=for_gets)) is None
 
 
-def test_a_door_on_either_side_of_a_transport_that_retries():
+def test_our_transport_inside_or_outside_a_retrying_transport_multiplies():
     stop = tenacity.stop_after_attempt(5)
     inner = stormbreak_over(ConfiguredTransport(httpx2.HTTPTransport(), stop=stop))
     assert "up to 20 times: 4 (stormbreak.Transport) x 5" in stacked(inner)
@@ -145,7 +145,7 @@ def test_a_guarded_function_has_a_policy():
     )
 
 
-async def test_what_a_door_gave_up_on_is_not_retried_by_a_guard():
+async def test_a_guard_does_not_retry_what_our_transport_gave_up():
     async with served(AT_ONCE) as server:
         http = httpx2.AsyncClient(transport=AsyncTransport(QUICK))
         async with openai.AsyncOpenAI(
@@ -158,7 +158,7 @@ async def test_what_a_door_gave_up_on_is_not_retried_by_a_guard():
     assert stacked(ask) is None
 
 
-def test_wrappers_around_a_guarded_function_count_for_themselves():
+def test_retrying_wrappers_around_a_guarded_function_multiply():
     guard = guarded(openai.AsyncOpenAI(api_key=KEY, max_retries=0))
 
     @wraps(guard)
@@ -170,7 +170,7 @@ def test_wrappers_around_a_guarded_function_count_for_themselves():
     assert "up to 4 times: 2 (tenacity) x 2 (stormbreak.resilient)" in stacked(twice)
 
 
-def test_retries_without_end():
+def test_unlimited_retries_are_reported():
     client = openai.OpenAI(api_key=KEY, max_retries=0)
 
     @tenacity.retry
@@ -190,7 +190,7 @@ def closed_over(max_tries, target):
     return retry
 
 
-def test_backoff():
+def test_retries_of_the_package_backoff_are_multiplied():
     client = openai.OpenAI(api_key=KEY)
 
     def ask():
@@ -201,7 +201,7 @@ def test_backoff():
 
 
 class Agent:
-    """Somebody's own class with a client in it."""
+    """A user's own class with a client in it."""
 
     def __init__(self):
         self.llm = openai.OpenAI(api_key=KEY)
@@ -211,7 +211,7 @@ class Agent:
         return self.llm.models.list()
 
 
-def test_methods_and_objects_that_hold_a_client():
+def test_the_client_held_by_a_method_or_object_is_examined():
     assert "up to 6 times" in stacked(Agent().ask)
     places = {each.where for each in examine(Agent(), name="agent")}
     assert places == {"agent", "agent.llm.timeout"}

@@ -1,4 +1,4 @@
-"""Defaults are read where they are written, and by no evaluation."""
+"""Defaults are read from the source without evaluating it."""
 
 from importlib.metadata import distribution
 
@@ -32,7 +32,7 @@ def read(install):
         ("NAME = 1\nNAME: int", 1),
     ],
 )
-def test_numbers(read, text, number):
+def test_a_number_is_read_from_an_assignment(read, text, number):
     assert read(text) == number
 
 
@@ -44,7 +44,7 @@ def test_numbers(read, text, number):
         "NAME = (" * 500, "NAME = 1e308 * 1e308 * OTHER",
     ],
 )  # fmt: skip
-def test_what_is_no_number(read, text):
+def test_a_default_that_is_not_a_number_is_not_found(read, text):
     with pytest.raises(DefaultNotFoundError):
         read(text)
 
@@ -59,11 +59,11 @@ def test_what_is_no_number(read, text):
         ("class A:\n    def __init__(self, b=6): ...", "A.__init__.b", 6),
     ],
 )
-def test_fields_and_arguments(read, text, name, number):
+def test_a_default_is_read_from_fields_and_arguments(read, text, name, number):
     assert read(text, name) == number
 
 
 @pytest.mark.parametrize("name", ["A.b", "f.b", "f.a", "A.__init__.b"])
-def test_fields_and_arguments_that_are_not_there(read, name):
+def test_a_default_of_a_missing_field_or_argument_is_not_found(read, name):
     with pytest.raises(DefaultNotFoundError):
         read("class A:\n    c = 1\ndef f(a, *, c=2): ...", name)

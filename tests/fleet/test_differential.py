@@ -1,6 +1,6 @@
-"""The model, the script on real servers, and the store of a parent process answer every history alike.
+"""The model, the script on real servers and the store of a parent process give the same answers to every history.
 
-`--fleet-histories 10000` plays more of them.
+`--fleet-histories 10000` plays more histories.
 """
 
 import redis
@@ -74,15 +74,15 @@ steps = st.tuples(
 )
 histories = st.lists(steps, min_size=1, max_size=25)
 
-told = settings(suppress_health_check=list(HealthCheck), deadline=None)
+without_health_checks = settings(suppress_health_check=list(HealthCheck), deadline=None)
 
 
-def test_the_script_does_what_the_model_does(server, pytestconfig):
+def test_the_script_answers_as_the_model_does(server, pytestconfig):
     client = redis.Redis.from_url(server.url)
     script = client.register_script(ValkeyStore(server.url)._script)
     examples = pytestconfig.getoption("--fleet-histories")
 
-    @settings(told, max_examples=examples)
+    @settings(without_health_checks, max_examples=examples)
     @given(histories)
     def check(history):
         client.flushall()
@@ -92,9 +92,9 @@ def test_the_script_does_what_the_model_does(server, pytestconfig):
             head = {"quiet_until": now + quiet if quiet else 0.0, "server": server_id}
             used = list(scopes)[: 1 if quiet else 2]  # the second one has another history
             expected = [beat(scopes[each], member, report, now, **head) for each in used]
-            told = [member, *map(repr, report.numbers())] * len(used)
+            arguments = [member, *map(repr, report.numbers())] * len(used)
             keys, times = [*map(key_of, used)], map(repr, (now, *head.values()))
-            reply = script(keys=keys, args=[*times, *told])
+            reply = script(keys=keys, args=[*times, *arguments])
             assert expected == valkey._answers(reply, len(used))
         for name in used:
             assert scopes[name] == _read(client.hgetall(key_of(name)))
@@ -109,7 +109,7 @@ def test_a_parent_process_answers_as_the_model_does(pytestconfig, monkeypatch):
     with ParentStore(lambda: now, wall=lambda: now) as store:
         client = ParentClient(store.url)
 
-        @settings(told, max_examples=pytestconfig.getoption("--fleet-histories"))
+        @settings(without_health_checks, max_examples=pytestconfig.getoption("--fleet-histories"))
         @given(histories)
         def check(history):
             nonlocal now

@@ -1,4 +1,4 @@
-"""Engines and processes that share limits through a real server, which freezes, dies, forgets and dawdles."""
+"""Engines and processes share limits through a real server that freezes, dies, loses its data or is slow."""
 
 import asyncio
 import gc
@@ -39,7 +39,7 @@ def policy(url, **changes):
 
 
 def member(own):
-    """A function under an engine of its own: a member of the fleet."""
+    """Return a function with its own engine: a member of the fleet."""
 
     @stormbreak.resilient(own, target="x")
     async def call():
@@ -52,7 +52,7 @@ def member(own):
 
 
 async def waits(members, each):
-    """The seconds that calls of all members waited, one after another in each, less those that the machine was busy."""
+    """Return the seconds that calls waited, one after another in each member, without the time the machine was busy."""
     busy = 0.0
 
     async def watch():
@@ -77,12 +77,12 @@ async def waits(members, each):
 
 
 async def settle(members):
-    """Until all have heard from the store, and none has a burst of its own."""
+    """Wait until every member has an answer of the store and no burst of its own."""
     await waits(members, 2)
     await asyncio.sleep(0.3)
 
 
-def assert_nobody_waited(found):
+def assert_no_call_waited(found):
     assert found[0] <= PATIENT
     assert found[-1] <= PATIENT + SLACK
 
@@ -104,31 +104,31 @@ async def test_a_frozen_store_delays_no_call(own_server, caplog):
     members = [member(policy(own_server.url)) for _ in range(2)]
     await settle(members)
     own_server.freeze()
-    assert_nobody_waited(await waits(members, 3))
+    assert_no_call_waited(await waits(members, 3))
     await _until(lambda: "disconnected, no answer in time" in caplog.text)
-    assert_nobody_waited(await waits(members, 3))
+    assert_no_call_waited(await waits(members, 3))
     caplog.clear()
     own_server.thaw()
     await _until(lambda: "sharing, members: 2" in caplog.text)
-    assert_nobody_waited(await waits(members, 1))
+    assert_no_call_waited(await waits(members, 1))
 
 
-async def test_a_store_that_was_killed_and_comes_back_empty_is_used_again(own_server, caplog):
+async def test_a_killed_store_that_restarts_empty_is_used_again(own_server, caplog):
     members = [member(policy(own_server.url)) for _ in range(2)]
     await settle(members)
     own_server.kill()
-    assert_nobody_waited(await waits(members, 3))
+    assert_no_call_waited(await waits(members, 3))
     own_server.start()
     await _until(lambda: "restarted empty" in caplog.text)
-    assert max(await waits(members, 1)) <= SLACK  # its quota begins as if a burst had been used
+    assert max(await waits(members, 1)) <= SLACK  # an empty store grants no burst at first
 
 
-async def test_without_a_store_from_the_start_calls_leave_by_their_share():
+async def test_without_a_store_from_the_start_each_member_uses_its_share():
     url = f"redis://127.0.0.1:{free_port()}"
     members = [member(policy(url, process_share=0.5)) for _ in range(2)]
     start = time.monotonic()
     found = await waits(members, 8)
-    assert_nobody_waited(found[:2])
+    assert_no_call_waited(found[:2])
     assert time.monotonic() - start >= 0.9 * 7 / 10  # half of the rate each, and no burst
 
 
@@ -136,14 +136,14 @@ async def test_a_slow_store_delays_no_call(own_server):
     proxy = SlowProxy(own_server.port, 0.5)
     members = [member(policy(proxy.url)) for _ in range(2)]
     try:
-        assert_nobody_waited(await waits(members, 1))
+        assert_no_call_waited(await waits(members, 1))
         await asyncio.sleep(1.5)
-        assert_nobody_waited(await waits(members, 3))
+        assert_no_call_waited(await waits(members, 3))
     finally:
         proxy.close()
 
 
-async def test_a_closed_client_gives_back_its_slots_and_leaves_the_store(own_server):
+async def test_a_closed_client_returns_its_slots_and_leaves_the_store(own_server):
     own = policy(own_server.url, limit=FixedLimit(max_in_flight=4))
     store, admin = ValkeyStore(own_server.url), redis.Redis.from_url(own_server.url)
 
@@ -160,14 +160,14 @@ async def test_a_closed_client_gives_back_its_slots_and_leaves_the_store(own_ser
         await _until(lambda: len(members()) == 1)
         await other.close()
         await _until(lambda: not members())
-        await _until(lambda: len(admin.client_list()) == 2)  # those of this test
+        await _until(lambda: len(admin.client_list()) == 2)  # the two of this test
         assert client.engine is not other.engine  # both live
     store.close()
     admin.close()
 
 
-def test_a_target_that_was_forgotten_is_not_kept_by_the_fleet(own_server):
-    """Found: a process with ever new targets kept a membership of each."""
+def test_the_fleet_drops_the_membership_of_a_forgotten_target(own_server):
+    """Found: a process with ever new targets kept a membership for each."""
     with serve("bench") as provider:
         given = {
             "base_url": provider.base_url,
@@ -188,16 +188,16 @@ def test_a_target_that_was_forgotten_is_not_kept_by_the_fleet(own_server):
 async def test_slots_in_flight_are_shared(own_server, monkeypatch):
     monkeypatch.setattr(
         "stormbreak.core.fleet_lease.PATIENCE", 20.0
-    )  # the store is not late, nor is it on a busy machine
-    in_flight = most = 0
+    )  # a busy machine must not count as a late store
+    in_flight = peak = 0
     own = policy(own_server.url, limit=FixedLimit(max_in_flight=4), rate_limit=RateLimitPolicy())
 
     def one():
         @stormbreak.resilient(own, target="x")
         async def call():
-            nonlocal in_flight, most
+            nonlocal in_flight, peak
             in_flight += 1
-            most = max(most, in_flight)
+            peak = max(peak, in_flight)
             await asyncio.sleep(0.02)
             in_flight -= 1
 
@@ -207,7 +207,7 @@ async def test_slots_in_flight_are_shared(own_server, monkeypatch):
     await asyncio.gather(*(each() for each in members))
     await asyncio.sleep(0.3)
     await asyncio.gather(*(each() for each in members for _ in range(20)))
-    assert 2 <= most <= 4
+    assert 2 <= peak <= 4
 
 
 async def test_a_forked_child_is_another_member(own_server):
@@ -227,7 +227,7 @@ async def test_a_forked_child_is_another_member(own_server):
     store.close()
 
 
-async def test_a_password_comes_from_the_environment_and_is_never_shown(
+async def test_the_store_password_comes_from_the_environment_and_is_never_logged(
     tmp_path, monkeypatch, caplog
 ):
     caplog.set_level(logging.DEBUG)
@@ -248,7 +248,7 @@ async def test_a_password_comes_from_the_environment_and_is_never_shown(
         server.kill()
 
 
-async def test_tls_and_a_user_with_the_rights_that_the_page_names(
+async def test_the_store_works_over_tls_with_the_documented_user_rights(
     tmp_path, certificates, monkeypatch, caplog
 ):
     caplog.set_level(logging.INFO)
@@ -286,7 +286,7 @@ REFUSALS = {
 }
 
 
-def test_a_store_that_refuses_is_said_in_plain_words_and_used_again(server):
+def test_an_error_of_the_store_is_explained_and_the_store_used_again(server):
     store, admin = ValkeyStore(server.url), redis.Redis.from_url(server.url)
     message = Message("refuses/target x", "m", Report(requests=RateReport(600.0, 1.0, 1.0, 1.0)))
     store.beat([message])
@@ -302,8 +302,8 @@ def test_a_store_that_refuses_is_said_in_plain_words_and_used_again(server):
     admin.close()
 
 
-def test_a_server_that_was_restarted_between_two_reports_is_asked_again(own_server):
-    """Found: the client opened the connection again by itself, and the reports named the server of before."""
+def test_a_server_restarted_between_two_reports_is_recognised(own_server):
+    """Found: the client reconnected by itself, and reports named the server before the restart."""
     store, message = ValkeyStore(own_server.url), Message("x/target x", "m", Report())
     named = []
     for _ in range(2):
@@ -325,10 +325,10 @@ def test_a_server_that_was_restarted_between_two_reports_is_asked_again(own_serv
         (b"-MOVED 1 127.0.0.1:1\r\n", "it is a cluster"),
         (b"-LOADING it is\r\n", "it is loading its data"),
         (b"garbage\r\n", "no connection|InvalidResponse"),
-        (b"*21\r\n$1\r\n", "no connection|no answer in time"),  # and the connection ends
+        (b"*21\r\n$1\r\n", "no connection|no answer in time"),  # the connection ends
     ],
 )
-def test_an_answer_that_is_none_closes_the_connection(reply, reason):
+def test_an_invalid_reply_of_the_store_closes_the_connection(reply, reason):
     with AnyServer(reply) as fake:
         store = ValkeyStore(fake.url)
         for _ in range(2):
@@ -338,8 +338,8 @@ def test_an_answer_that_is_none_closes_the_connection(reply, reason):
         store.close()
 
 
-def test_a_store_that_has_not_said_when_it_started_is_not_asked_for_money():
-    """Found: after a question that failed, money was granted before others could say what they had."""
+def test_a_store_that_cannot_report_its_start_grants_no_money():
+    """Found: after a failed query the store granted money before other members could report theirs."""
     with AnyServer(b"-ERR\r\n", {b"INFO": b"-LOADING it is\r\n"}) as fake:
         store = ValkeyStore(fake.url)
         with pytest.raises(StoreError, match="it is loading its data"):
@@ -364,5 +364,5 @@ async def _until(holds):
     until = time.monotonic() + 10
     while not holds():
         if time.monotonic() > until:
-            pytest.fail("it never happened")
+            pytest.fail("the condition never held")
         await asyncio.sleep(0.02)

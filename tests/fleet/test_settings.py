@@ -45,7 +45,7 @@ def test_targets_of_a_settings_file_share_its_fleet(tmp_path):
 
 
 @table_test(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"url": "redis://app:Tr0ub4dor@cache"}, "environment variable STORMBREAK_FLEET_PASSWORD"),
         ({"url": "redis://cache?password=Tr0ub4dor"}, "must not contain a password"),
@@ -57,13 +57,13 @@ def test_targets_of_a_settings_file_share_its_fleet(tmp_path):
         ({"fallback": "none"}, "fallback must be 'share' or 'half'"),
     ],
 )
-def test_a_wrong_value_is_named_and_a_password_never_shown(values, said):
-    with pytest.raises(ConfigurationError, match=said.replace("(", r"\(")) as caught:
+def test_an_invalid_fleet_value_is_named_without_its_password(values, message):
+    with pytest.raises(ConfigurationError, match=message.replace("(", r"\(")) as caught:
         FleetPolicy(**values)
     assert "Tr0ub4dor" not in str(caught.value)
 
 
-async def test_clients_and_transports_take_a_store():
+async def test_clients_and_transports_accept_a_store():
     with ParentStore() as store:
         client = stormbreak.AsyncClient(base_url="http://127.0.0.1:9/v1", fleet=store.url)
         assert client.policy.fleet == FleetPolicy(url=store.url)
@@ -74,7 +74,7 @@ async def test_clients_and_transports_take_a_store():
         await client.close()
 
 
-async def test_members_share_through_a_parent():
+async def test_members_share_a_scope_through_a_parent_process():
     with ParentStore() as store:
         policy = Policy(
             rate_limit=RateLimitPolicy(rpm=600.0), fleet=FleetPolicy(url=store.url, name="one")
@@ -95,7 +95,7 @@ async def test_members_share_through_a_parent():
         assert len(scope.members) == 2
 
 
-async def test_a_limit_that_a_reload_changes_is_shared_anew_with_what_was_spent(tmp_path):
+async def test_a_spend_limit_changed_by_a_reload_keeps_what_was_spent(tmp_path):
     path = tmp_path / "settings.toml"
     with serve() as provider, ParentStore() as store:
         text = f"""
@@ -119,7 +119,7 @@ async def test_a_limit_that_a_reload_changes_is_shared_anew_with_what_was_spent(
     assert [*spends] == ["default/spend 1.000000 USD ever 50", "default/spend 2.000000 USD ever 50"]
     (before,), (after,) = (scope.members.values() for scope in spends.values())
     assert 0 < before.granted <= 1_000_000 / 50
-    assert after.granted > 2_000_000 / 50  # a part of what is left, and what was spent before
+    assert after.granted > 2_000_000 / 50  # a part of the rest, plus the spending before
 
 
 def of_tenant(url, store, spend):
@@ -148,10 +148,8 @@ def store_url(request, monkeypatch):
     yield request.getfixturevalue("own_server").url
 
 
-async def test_a_call_of_a_tenant_that_waited_before_a_reload_gets_money_that_comes_back(
-    tmp_path, store_url
-):
-    """Found: the store was not asked for the money of calls under the limit before, and they waited out their patience."""
+async def test_a_tenant_call_that_waited_before_a_reload_gets_returned_money(tmp_path, store_url):
+    """Found: calls under the old limit did not ask the store for money, and waited out their patience."""
     go, path = asyncio.Event(), tmp_path / "settings.toml"
 
     async def reply(request, connection):
@@ -177,8 +175,8 @@ async def test_a_call_of_a_tenant_that_waited_before_a_reload_gets_money_that_co
             await asyncio.wait_for(asyncio.gather(asking, waiting), 10)
 
 
-async def test_reloads_leave_no_account_of_a_tenant_behind(tmp_path):
-    """Found: each change of the period was another member of the fleet, for ever."""
+async def test_reloads_leave_no_stale_tenant_account_in_the_fleet(tmp_path):
+    """Found: each change of the period added a member to the fleet for ever."""
     path = tmp_path / "settings.toml"
     with serve() as provider, ParentStore() as store:
         path.write_text(of_tenant(provider.base_url, store.url, LIMIT + '"day"'))

@@ -1,4 +1,4 @@
-"""A spend limit that processes share: it is never passed by a cent, whatever happens to members and store."""
+"""Processes share a spend limit and never exceed it, whatever happens to members and store."""
 
 import time
 from decimal import Decimal
@@ -23,7 +23,7 @@ def billed(provider):
 
 
 def start(server, provider, count=3, *, limit=LIMIT, quiet=0.0, **options):
-    """Processes whose calls wait as long as it takes: only the money ends them, or the loss of the store."""
+    """Start processes whose calls wait without limit: only the spend limit or the loss of the store ends them."""
     workers = [
         Worker(
             fleet=server.url,
@@ -39,11 +39,11 @@ def start(server, provider, count=3, *, limit=LIMIT, quiet=0.0, **options):
 
 
 def one_by_one(name, until):
-    """Calls that go on until one is rejected for this reason."""
+    """Options for calls that continue until one is rejected with this reason."""
     return {"calls": 2_000, "every": 0.02, "until": until, "policy": {"name": name}}
 
 
-def test_three_processes_spend_a_limit_and_not_a_cent_more(own_server):
+def test_three_processes_use_up_a_spend_limit_without_exceeding_it(own_server):
     with serve() as provider:
         ended = [worker.ended() for worker in start(own_server, provider, calls=67)]
         assert LIMIT - BOUND <= billed(provider) <= LIMIT
@@ -52,7 +52,7 @@ def test_three_processes_spend_a_limit_and_not_a_cent_more(own_server):
     assert all(SPENT in error for error in rejected), rejected[:3]
 
 
-def test_a_lost_member_and_a_durable_store_that_was_killed_cost_nothing(tmp_path):
+def test_a_lost_member_and_a_killed_durable_store_never_exceed_the_limit(tmp_path):
     server = Server("valkey", tmp_path, durable=True).start()
     try:
         with serve() as provider:
@@ -71,7 +71,7 @@ def test_a_lost_member_and_a_durable_store_that_was_killed_cost_nothing(tmp_path
         assert any(SPENT in error for error in each["errors"])
 
 
-def test_without_the_store_what_is_granted_is_spent_and_the_rest_rejected(tmp_path):
+def test_without_the_store_calls_beyond_the_grant_are_rejected(tmp_path):
     server = Server("valkey", tmp_path).start()
     try:
         with serve() as provider:

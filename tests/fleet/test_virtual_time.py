@@ -40,7 +40,7 @@ SHARED = Policy(
 
 
 class Fleet:
-    """Processes that call one target; an answer takes `service` seconds, more or less."""
+    """Processes that call one target; an answer takes about `service` seconds."""
 
     def __init__(self, processes, policy=SHARED, *, service=1.0, tenant="", tenants=()):
         self.timeline = Timeline()
@@ -58,7 +58,7 @@ class Fleet:
         ]
 
     def play(self, seconds, load, busy, *, rest=MINUTE):
-        """The first `busy` processes make `load` times as many calls as the quota allows."""
+        """Let the first `busy` processes make `load` times as many calls as the quota allows."""
         pick, at = random.Random(5), self.timeline.now
         while at < seconds:
             at += self.random.expovariate(RATE * load)
@@ -99,17 +99,17 @@ class Fleet:
             driver.stepper.rest()
 
     def used(self, start, end):
-        """The part of the quota that was used between two times."""
+        """Return the part of the quota used between two times."""
         return sum(start <= at < end for at in self.sent) / (RATE * (end - start))
 
     def worst_minute(self):
-        """The most calls that left in any minute."""
+        """Return the maximum number of calls sent in any minute."""
         sent = self.sent
         return max(bisect_left(sent, at + MINUTE) - place for place, at in enumerate(sent))
 
 
 @table_test(("busy", "load"), [(2, 1.2), (20, 1.2)])
-def test_a_quota_is_used_by_those_that_need_it_and_never_exceeded(busy, load):
+def test_busy_processes_use_the_shared_quota_and_never_exceed_it(busy, load):
     fleet = Fleet(20).play(75.0, load, busy)
     assert fleet.used(10, 75) >= 0.95
     assert fleet.worst_minute() <= BOUND
@@ -122,8 +122,8 @@ def test_under_moderate_load_no_call_waits_long():
     assert waits[len(waits) * 95 // 100] <= 0.15
 
 
-def test_two_busy_processes_of_twenty_wait_for_the_quota_and_not_for_the_store():
-    """The same calls at the same times as in one process with the whole quota: 9,553 of them in 20 minutes."""
+def test_two_busy_processes_of_twenty_wait_no_longer_than_one_with_the_whole_quota():
+    """Compare with the same 9,553 calls in 20 minutes by one process with the whole quota."""
     shared = Fleet(20).play(1_200.0, 0.8, 2)
     alone = Fleet(1, replace(SHARED, fleet=FleetPolicy())).play(1_200.0, 0.8, 1)
     assert len(shared.waits) == len(alone.waits) > 9_500
@@ -146,8 +146,8 @@ MONEY = {"spend": SpendPolicy(max_usd=50.0, period=86_400.0)}
         (RATE_LIMIT | SLOTS | MONEY, 0.05),
     ],
 )
-def test_a_calm_fleet_asks_seldom(limits, service):
-    """A call every 8 s in each process."""
+def test_a_calm_fleet_makes_few_round_trips_to_the_store(limits, service):
+    """Each process makes a call every 8 s."""
     policy = replace(replace(SHARED, rate_limit=RateLimitPolicy()), **limits)
     fleet = Fleet(20, policy, service=service)
     fleet.play(100.0, 0.25, 20, rest=0.0)
@@ -155,8 +155,8 @@ def test_a_calm_fleet_asks_seldom(limits, service):
     assert fleet.store.round_trips / 100.0 <= 10
 
 
-def test_a_call_that_waited_for_a_pause_leaves_when_it_is_over():
-    """Found: its lease was over by then, nobody asked for another, and it waited until another call came."""
+def test_a_call_held_by_a_pause_is_sent_when_the_pause_ends():
+    """Found: the lease had expired by then, and the call waited until another call renewed it."""
     fleet = Fleet(1)
     fleet.call(0)
     fleet.timeline.run(30.0)
@@ -175,7 +175,7 @@ def test_a_call_that_waited_for_a_pause_leaves_when_it_is_over():
         replace(SHARED, rate_limit=RateLimitPolicy()),  # cooldowns alone
     ],
 )
-def test_closed_clients_report_no_more_until_they_are_used_again(policy):
+def test_closed_clients_stop_reporting_until_they_are_used_again(policy):
     fleet = Fleet(5, policy)
     (store, timeline) = fleet.store, fleet.timeline
     fleet.play(10.0, 0.5, 5)
@@ -192,7 +192,7 @@ def test_closed_clients_report_no_more_until_they_are_used_again(policy):
     assert len(scope.members) == 1
 
 
-def test_a_closed_client_gives_its_slots_to_others_when_its_calls_have_ended():
+def test_a_closed_client_frees_its_slots_for_others_when_its_calls_end():
     policy = replace(SHARED, rate_limit=RateLimitPolicy(), limit=FixedLimit(max_in_flight=2))
     fleet = Fleet(2, policy, service=4.0)
     fleet.call(0)
@@ -208,7 +208,7 @@ def test_a_closed_client_gives_its_slots_to_others_when_its_calls_have_ended():
     assert list(scope.members) == ["m00001"]
 
 
-def test_a_store_that_is_gone_when_clients_are_closed_is_not_looked_for():
+def test_closed_clients_do_not_retry_a_store_that_is_down():
     fleet = Fleet(5).play(10.0, 0.5, 5)
     fleet.store.down = True
     fleet.rest()
@@ -230,8 +230,8 @@ def test_without_the_store_each_process_uses_its_share():
     assert fleet.worst_minute() <= BOUND * 1.1
 
 
-def test_a_store_that_was_lost_is_asked_again_though_nothing_is_new():
-    """Found: after a report that had failed, a member waited for something new, and rejected calls meanwhile."""
+def test_a_member_asks_a_recovered_store_again_without_new_events():
+    """Found: after a failed report a member waited for a new event, and rejected calls meanwhile."""
     policy = replace(SHARED, rate_limit=RateLimitPolicy(), **MONEY)
     fleet = Fleet(1, policy)
     fleet.call(0)
@@ -246,14 +246,14 @@ def test_a_store_that_was_lost_is_asked_again_though_nothing_is_new():
     assert len(fleet.sent) == 2
 
 
-def test_with_half_shares_half_is_used_without_the_store():
+def test_without_the_store_the_fallback_half_uses_half_of_the_quota():
     policy = replace(SHARED, fleet=replace(SHARED.fleet, fallback="half"))
     fleet = Fleet(20, policy)
     fleet.timeline.at(20.0, lambda: setattr(fleet.store, "down", True))
     assert 0.4 <= fleet.play(70.0, 1.0, 20).used(42, 70) <= 0.6
 
 
-def test_a_store_that_comes_back_is_told_what_was_used_meanwhile():
+def test_members_report_their_use_to_a_recovered_store():
     fleet = Fleet(20)
     fleet.timeline.at(30.0, lambda: setattr(fleet.store, "down", True))
     fleet.timeline.at(50.0, lambda: setattr(fleet.store, "down", False))
@@ -263,7 +263,7 @@ def test_a_store_that_comes_back_is_told_what_was_used_meanwhile():
 
 
 @table_test(("processes", "limit"), [(20, 40), (20, 10), (2, 3)])
-def test_a_limit_in_flight_is_shared_and_never_exceeded(processes, limit):
+def test_members_share_an_in_flight_limit_and_never_exceed_it(processes, limit):
     policy = replace(SHARED, limit=FixedLimit(max_in_flight=limit), rate_limit=RateLimitPolicy())
     fleet = Fleet(processes, policy, service=2.0).play(30.0, 0.065 * limit, processes)
     assert fleet.most_in_flight == limit
@@ -271,8 +271,8 @@ def test_a_limit_in_flight_is_shared_and_never_exceeded(processes, limit):
 
 
 @table_test("limit", [4, 15])
-def test_a_limit_that_changes_while_it_is_leased_is_kept_once_all_have_read_it(limit):
-    """Calls that wait already do so under the old one, for as long as they may."""
+def test_a_changed_in_flight_limit_holds_once_every_member_has_read_it(limit):
+    """Calls that already wait stay under the old limit until their patience ends."""
     policy = replace(SHARED, limit=FixedLimit(max_in_flight=10), rate_limit=RateLimitPolicy())
     fleet = Fleet(20, policy, service=2.0)
     changed = replace(policy, limit=FixedLimit(max_in_flight=limit))
@@ -290,7 +290,7 @@ def test_a_limit_that_changes_while_it_is_leased_is_kept_once_all_have_read_it(l
     assert fleet.most_in_flight == limit
 
 
-def test_slots_go_back_when_the_last_call_ends():
+def test_a_member_returns_its_slots_when_its_last_call_ends():
     policy = replace(SHARED, limit=FixedLimit(max_in_flight=4), rate_limit=RateLimitPolicy())
     fleet = Fleet(2, policy)
     for process in (0, 1):
@@ -301,7 +301,7 @@ def test_slots_go_back_when_the_last_call_ends():
         fleet.timeline.run(fleet.timeline.now + 1.5)
 
 
-def test_a_crowd_that_shares_few_slots_uses_them():
+def test_many_members_use_all_of_a_few_shared_slots():
     policy = replace(SHARED, limit=FixedLimit(max_in_flight=20), rate_limit=RateLimitPolicy())
     fleet = Fleet(200, policy, service=2.0).play(40.0, 0.8, 200)
     assert fleet.most_in_flight == 20
@@ -312,21 +312,21 @@ def test_a_crowd_that_shares_few_slots_uses_them():
 UNSHARED = replace(SHARED, rate_limit=RateLimitPolicy())
 
 
-def test_the_rate_of_a_tenant_is_that_of_the_fleet():
+def test_the_fleet_shares_the_rate_limit_of_a_tenant():
     acme = {"acme": TenantLimits(rpm=RATE * 60)}
     fleet = Fleet(20, UNSHARED, tenant="acme", tenants=acme).play(75.0, 1.2, 20)
     assert fleet.used(10, 75) >= 0.95
     assert fleet.worst_minute() <= BOUND
 
 
-def test_the_money_of_a_tenant_is_that_of_the_fleet():
-    """A call costs 0.0003 USD, and up to 0.0012."""
+def test_the_fleet_shares_the_spend_limit_of_a_tenant():
+    """A call costs 0.0003 USD, at most 0.0012."""
     acme = {"acme": TenantLimits(spend=SpendPolicy(max_usd=0.06, period=86_400.0))}
     fleet = Fleet(5, UNSHARED, service=0.2, tenant="acme", tenants=acme).play(40.0, 1.0, 5)
     assert 190 <= len(fleet.sent) <= 200
 
 
-def test_a_tenant_has_the_same_limits_in_gateways_and_clients_of_a_fleet():
+def test_gateways_and_clients_share_the_scopes_of_a_tenant():
     limits = TenantLimits(rpm=60, spend=SpendPolicy(max_usd=1.0, period=60.0))
     fleet = Fleet(1, UNSHARED, tenant="acme", tenants={"acme": limits})
     fleet.call(0)
@@ -336,12 +336,12 @@ def test_a_tenant_has_the_same_limits_in_gateways_and_clients_of_a_fleet():
     assert {f"default/{name}" for name in names} <= {*fleet.store.scopes}
 
 
-def test_the_same_seed_gives_the_same_calls():
+def test_a_seed_gives_the_same_calls_in_every_run():
     first, second = (Fleet(5).play(20.0, 1.3, 5) for _ in range(2))
     assert first.sent == second.sent
 
 
-def test_a_simulated_storm_shares_a_limit_between_its_processes():
+def test_processes_of_a_simulated_storm_share_a_limit():
     scenario = parse(small_storm(rate=4, processes=4))
     alone = replace(Policy(), limit=FixedLimit(max_in_flight=5))
     shared = simulate(scenario, replace(alone, fleet=SHARED.fleet))

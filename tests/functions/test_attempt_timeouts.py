@@ -1,4 +1,4 @@
-"""Timeouts, cancels and interrupts: an attempt that is cut gives its place back, and a cancel is no failure."""
+"""Timeouts, cancels and interrupts: a cut attempt frees its place, and a cancel is not a failure."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ WAYS = [by_call, by_block]
 
 @table_test("way", WAYS)
 @table_test("on", [TimeoutError, OSError, Exception])
-def test_an_attempt_that_is_cut_is_retried_where_a_timeout_error_is(way, on):
+def test_a_timed_out_attempt_is_retried_if_the_rule_covers_timeout_error(way, on):
     script = Script((1, LATE), (2, LATE), (3, 2.0))
 
     async def main(guard):
@@ -50,7 +50,7 @@ def test_an_attempt_that_is_cut_is_retried_where_a_timeout_error_is(way, on):
 
 @table_test("way", WAYS)
 @table_test("on", [None, DownError, ValueError])
-def test_else_it_ends_the_call_with_an_error_of_ours(way, on):
+def test_a_timed_out_attempt_outside_the_rule_raises_attempt_timeout_error(way, on):
     async def main(guard):
         with pytest.raises(AttemptTimeoutError) as caught:
             await way(guard, Script((1, LATE)).later)
@@ -62,7 +62,7 @@ def test_else_it_ends_the_call_with_an_error_of_ours(way, on):
     assert isinstance(error.__cause__, TimeoutError)
 
 
-def test_the_deadline_cuts_the_last_attempt_and_tells_nothing_of_the_target():
+def test_an_attempt_cut_by_the_deadline_does_not_open_the_circuit():
     rules = policy(deadline=8.0, attempt_timeout=5.0, retry=RETRY, breaker=BreakerPolicy(
         trip=ConsecutiveFailures(failure_threshold=2)))  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_the_deadline_cuts_the_last_attempt_and_tells_nothing_of_the_target():
     assert (round(ended_at, 3), circuit) == (8.0, "closed")
 
 
-def test_a_timeout_error_of_the_functions_own_stays_itself():
+def test_a_timeout_error_raised_by_the_function_is_raised_unchanged():
     raised = TimeoutError("mine")
 
     async def main(guard):
@@ -87,7 +87,7 @@ def test_a_timeout_error_of_the_functions_own_stays_itself():
     assert error is raised
 
 
-def test_what_blocks_is_not_cut_and_no_retry_begins_after_the_deadline():
+def test_a_blocking_call_is_not_cut_and_not_retried_after_the_deadline():
     rules = policy(deadline=10.0, attempt_timeout=5.0, retry=RETRY)
 
     def main(guard, sleep):
@@ -104,7 +104,7 @@ def test_what_blocks_is_not_cut_and_no_retry_begins_after_the_deadline():
     assert in_threads(main, rules)[0] == (2, "no further retry: deadline")
 
 
-def test_a_success_of_what_blocks_is_one_however_late():
+def test_a_blocking_success_counts_even_after_the_deadline():
     def main(guard, sleep):
         return guard.call(lambda: sleep(50.0) or 3)
 
@@ -117,7 +117,7 @@ def test_a_success_of_what_blocks_is_one_however_late():
     [([(1, LATE)], 1.0), ([(DownError(), 0.5), (1, 0.0)], 1.0)],
     ids=["sent", "backoff"],
 )
-def test_a_cancel_passes_at_once_frees_all_and_is_no_failure(way, steps, when):
+def test_a_cancel_propagates_at_once_frees_the_place_and_counts_no_failure(way, steps, when):
     rules = policy(retry=RETRY, limit=FixedLimit(max_in_flight=1), attempt_timeout=50.0,
                    breaker=BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=2)))  # fmt: skip
 
@@ -135,7 +135,7 @@ def test_a_cancel_passes_at_once_frees_all_and_is_no_failure(way, steps, when):
 
 
 @table_test("way", WAYS)
-def test_a_cancel_in_the_queue_leaves_it(way):
+def test_a_cancelled_call_leaves_the_queue(way):
     async def main(guard):
         first = asyncio.create_task(way(guard, Script((1, 5.0)).later))
         await asyncio.sleep(0)
@@ -150,7 +150,7 @@ def test_a_cancel_in_the_queue_leaves_it(way):
     assert on_a_loop(main, ONE)[0] == (0, 1, True)
 
 
-def test_somebody_elses_timeout_is_a_cancel():
+def test_a_timeout_around_the_call_cancels_it():
     async def main(guard):
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(2.0):
@@ -164,7 +164,7 @@ def test_somebody_elses_timeout_is_a_cancel():
     assert on_a_loop(main, TIMED, on=TimeoutError)[0] == (False, True, 0)
 
 
-def test_who_waits_too_long_is_refused_by_an_error_of_ours():
+def test_a_call_queued_beyond_its_patience_raises_shed_error():
     rules = policy(limit=FixedLimit(max_in_flight=1), patience=3.0)
 
     async def main(guard):
@@ -181,14 +181,14 @@ def test_who_waits_too_long_is_refused_by_an_error_of_ours():
 
 
 @table_test("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_an_interrupt_passes_and_frees_its_place(error):
+def test_an_interrupt_propagates_and_frees_the_place(error):
     guard = made(QUICK, on=BaseException)
     with pytest.raises(error):
         guard.call(Script(error()))
     assert at_rest(guard)
 
 
-def test_ctrl_c_in_a_backoff_frees_all():
+def test_ctrl_c_during_a_backoff_leaves_nothing_in_flight():
     guard = made(policy(retry=RetryPolicy(backoff=Backoff(kind="constant", initial_delay=60.0))))
     with pytest.raises(KeyboardInterrupt), interrupted():
         guard.call(Script(DownError()))
@@ -196,7 +196,7 @@ def test_ctrl_c_in_a_backoff_frees_all():
 
 
 @table_test("rule", ["on", "failed_result"])
-def test_a_rule_that_raises_leaves_nothing_held(rule):
+def test_a_rule_that_raises_leaves_nothing_in_flight(rule):
     def broken(_):
         raise LookupError
 
@@ -206,7 +206,7 @@ def test_a_rule_that_raises_leaves_nothing_held(rule):
     assert at_rest(guard)
 
 
-def test_a_loop_of_attempts_that_is_dropped_frees_its_place():
+def test_a_dropped_attempt_loop_frees_its_place():
     guard = made(ONE)
     attempts = iter(guard)
     next(attempts)

@@ -1,4 +1,4 @@
-"""What a guard may stand above: methods of a class of every kind, and classes."""
+"""A guard decorates static methods, class methods and classes."""
 
 from guarding import made
 
@@ -26,7 +26,7 @@ def test_static_and_class_methods_can_be_decorated_above_or_below():
     assert (Shop.named(2), Shop().named(1)) == ("ShopShop", "Shop")
 
 
-def test_what_makes_objects_is_called_whatever_they_are():
+def test_a_guarded_class_returns_its_instances():
     class Tool:
         async def __call__(self):
             return 3

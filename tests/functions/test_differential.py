@@ -1,4 +1,4 @@
-"""The same script gives the same events and the same ends, whichever way a function is guarded."""
+"""One script gives the same events and results, whichever way a function is guarded."""
 
 import asyncio
 from collections import Counter
@@ -28,7 +28,7 @@ RULES = policy(
 
 
 class BusyError(Exception):
-    """Names a time to come back."""
+    """Names a time to retry."""
 
     after = 2.0
 
@@ -44,10 +44,10 @@ MORE = {
 def steps_of(seed):
     chance = Random(seed)
     while True:
-        ill = chance.random() < 0.5
+        unhealthy = chance.random() < 0.5
         kind = chance.choices(
             ["fine", None, DownError, TimeoutError, BusyError, ValueError],
-            [9, 2, 6 * ill + 1, 2, 1, 1],
+            [9, 2, 6 * unhealthy + 1, 2, 1, 1],
         )[0]
         what = kind(f"step {chance.random():.3f}") if isinstance(kind, type) else kind
         yield what, chance.expovariate(2.0)
@@ -119,7 +119,7 @@ def blocking(way, seed):
             sleep(0.1937)
             try:
                 ends.append(way(guard, function))
-            except Exception as error:  # noqa: BLE001 - whatever it is
+            except Exception as error:  # noqa: BLE001 - any exception is a result
                 ends.append(end_of(error))
         return ends
 
@@ -135,7 +135,7 @@ def asynchronous(way, seed):
             await asyncio.sleep(0.1937)
             try:
                 ends.append(await way(guard, script.later))
-            except Exception as error:  # noqa: BLE001 - whatever it is
+            except Exception as error:  # noqa: BLE001 - any exception is a result
                 ends.append(end_of(error))
         return ends
 
@@ -159,7 +159,7 @@ WAYS = [
 
 @table_test("seed", range(4))
 @table_test(("world", "way"), WAYS)
-def test_same_events_and_ends(world, way, seed):
+def test_every_way_to_guard_gives_the_same_events_and_results(world, way, seed):
     ends, events = blocking(by_call, seed)
     other_ends, other_events = world(way, seed)
     assert facts(events) == facts(other_events)
@@ -167,7 +167,7 @@ def test_same_events_and_ends(world, way, seed):
     assert ends == other_ends
 
 
-def test_the_script_is_worth_its_name():
+def test_the_script_covers_every_kind_of_result_and_rejection():
     kinds, gates = Counter(), set()
     for seed in range(4):
         ends, events = blocking(by_call, seed)

@@ -1,4 +1,4 @@
-"""Generators: made again before their first item, never after it, and their place is theirs until they end."""
+"""Generators: retried before their first item, never after it; each holds its place until it ends."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ ONE = policy(limit=FixedLimit(max_in_flight=1), retry=QUICK.retry)
 
 
 class Source:
-    """Makes generators that do as told, one after the other: items, and exceptions to raise."""
+    """Make generators that follow scripts, one after the other: items, and exceptions to raise."""
 
     def __init__(self, *scripts, takes=0.0):
         self.scripts = list(scripts)
@@ -59,11 +59,11 @@ class Source:
 
 
 def drained(items):
-    """What came, and how it ended."""
+    """Return the items, and the type of the exception at the end."""
     came = []
     try:
         came.extend(items)
-    except Exception as error:  # noqa: BLE001 - whatever it is
+    except Exception as error:  # noqa: BLE001 - any exception is a result
         return came, type(error)
     return came, None
 
@@ -74,7 +74,7 @@ async def drained_later(items, pause=0.0):
         async for item in items:
             came.append(item)
             await asyncio.sleep(pause)
-    except Exception as error:  # noqa: BLE001 - whatever it is
+    except Exception as error:  # noqa: BLE001 - any exception is a result
         return came, type(error)
     return came, None
 
@@ -91,21 +91,21 @@ WAYS = [blocking, asynchronous]
 
 
 @table_test("way", WAYS)
-def test_before_the_first_item_it_is_made_again(way):
+def test_a_generator_that_fails_before_its_first_item_is_retried(way):
     guard, source = made(), Source([DownError()], [DownError()], [1, 2])
     assert way(guard, source) == ([1, 2], None)
     assert (source.made, source.closed, at_rest(guard)) == (3, 3, True)
 
 
 @table_test("way", WAYS)
-def test_after_it_a_failure_is_raised_and_nothing_is_made_again(way):
+def test_a_generator_that_fails_after_its_first_item_is_not_retried(way):
     guard, source = made(), Source([1, DownError()], [1, 2])
     assert way(guard, source) == ([1], DownError)
     assert (source.made, source.closed, at_rest(guard)) == (1, 1, True)
 
 
 @table_test("way", WAYS)
-def test_it_counts(way):
+def test_a_failure_after_the_first_item_opens_the_circuit(way):
     breaker = BreakerPolicy(trip=ConsecutiveFailures(failure_threshold=1))
     guard = made(policy(fail_fast=True, breaker=breaker))
     assert way(guard, Source([1, DownError()])) == ([1], DownError)
@@ -113,23 +113,23 @@ def test_it_counts(way):
 
 
 @table_test("way", WAYS)
-def test_one_without_items_is_a_success(way):
+def test_a_generator_without_items_is_a_success(way):
     guard, source = made(), Source([])
     assert way(guard, source) == ([], None)
     assert (source.made, at_rest(guard)) == (1, True)
 
 
 @table_test("way", WAYS)
-def test_retries_end(way):
+def test_a_generator_that_keeps_failing_stops_after_max_attempts(way):
     guard, source = made(), Source(*[[DownError()]] * 3)
     assert way(guard, source) == ([], DownError)
     assert (source.made, at_rest(guard)) == (3, True)
 
 
-def test_the_place_is_held_until_it_is_closed():
+def test_a_generator_holds_its_place_until_it_is_closed():
     guard, source = made(ONE), Source([1, 2], [3])
     first = guard.stream(source)
-    assert at_rest(guard)  # nothing was asked of it yet
+    assert at_rest(guard)  # no item was requested yet
     assert next(first) == 1
     assert guard.snapshot()["targets"]["prices"]["in_flight"] == 1
     first.close()
@@ -138,7 +138,7 @@ def test_the_place_is_held_until_it_is_closed():
     assert list(guard.stream(source)) == [3]
 
 
-def test_one_that_is_dropped_gives_its_place_back():
+def test_a_dropped_generator_frees_its_place():
     guard, source = made(ONE), Source([1, 2])
     first = guard.stream(source)
     next(first)
@@ -147,7 +147,7 @@ def test_one_that_is_dropped_gives_its_place_back():
     assert (source.closed, at_rest(guard)) == (1, True)
 
 
-async def test_an_asynchronous_one_that_is_closed_or_dropped_gives_its_place_back():
+async def test_a_closed_or_dropped_async_generator_frees_its_place():
     guard, source = made(ONE), Source([1, 2], [1, 2])
     first = guard.async_stream(source.later)
     await anext(first)
@@ -163,7 +163,7 @@ async def test_an_asynchronous_one_that_is_closed_or_dropped_gives_its_place_bac
     assert (source.closed, at_rest(guard)) == (2, True)
 
 
-def test_one_whose_loop_is_gone_gives_its_place_back():
+def test_an_async_generator_whose_loop_has_ended_frees_its_place():
     guard, source = made(ONE), Source([1, 2])
 
     async def main():
@@ -178,16 +178,16 @@ def test_one_whose_loop_is_gone_gives_its_place_back():
     assert at_rest(guard)
 
 
-def test_what_is_sent_thrown_and_returned_passes_through():
+def test_a_generator_passes_on_sent_values_thrown_errors_and_its_return_value():
     @made()
     def echo():
-        said = []
+        words_sent = []
         try:
-            while (word := (yield len(said))) is not None:
-                said.append(word)
+            while (word := (yield len(words_sent))) is not None:
+                words_sent.append(word)
         except LookupError:
             yield "caught"
-        return said
+        return words_sent
 
     words = echo()
     assert [next(words), words.send("a"), words.send("b")] == [0, 1, 2]
@@ -200,7 +200,7 @@ def test_what_is_sent_thrown_and_returned_passes_through():
     assert words.throw(LookupError()) == "caught"
 
 
-async def test_what_is_sent_and_thrown_passes_through_asynchronously():
+async def test_an_async_generator_passes_on_sent_values_and_thrown_errors():
     @made()
     async def echo():
         try:
@@ -216,7 +216,7 @@ async def test_what_is_sent_and_thrown_passes_through_asynchronously():
     await words.aclose()
 
 
-def test_any_iterable_will_do():
+def test_stream_accepts_any_iterable_and_closes_it():
     guard = made()
     assert list(guard.stream(list, "ab")) == ["a", "b"]
 
@@ -232,12 +232,12 @@ def test_any_iterable_will_do():
     stream = Stream()
     items = guard.stream(lambda: stream)
     assert next(items) == 1
-    with pytest.raises(LookupError):  # it has nowhere to throw it in
+    with pytest.raises(LookupError):  # the stream has no throw()
         items.throw(LookupError())
     assert (stream.closed, at_rest(guard)) == (1, True)
 
 
-async def test_what_can_be_awaited_for_a_stream_will_do():
+async def test_async_stream_accepts_a_coroutine_that_returns_a_stream():
     guard, source = made(), Source([1, 2])
 
     async def opened():
@@ -261,7 +261,7 @@ TIMED = policy(
     ],
     ids=["first item late", "stall", "deadline"],
 )
-def test_an_asynchronous_one_is_cut(attempts, ended):
+def test_an_async_generator_is_cut_by_attempt_timeout_stall_and_deadline(attempts, ended):
     """By the attempt's timeout before its first item, then by silence, and by the deadline in any case."""
     left = list(attempts)
 
@@ -277,7 +277,7 @@ def test_an_asynchronous_one_is_cut(attempts, ended):
     assert on_a_loop(main, TIMED, on=TimeoutError)[0] == (ended, AttemptTimeoutError, True)
 
 
-def test_the_consumers_time_counts_for_the_deadline_only():
+def test_the_time_of_the_consumer_counts_only_towards_the_deadline():
     async def source():
         for number in range(20):
             yield number
@@ -288,7 +288,7 @@ def test_the_consumers_time_counts_for_the_deadline_only():
     assert on_a_loop(main, TIMED)[0] == (([0, 1, 2, 3], AttemptTimeoutError), True)
 
 
-def test_one_that_blocks_is_stopped_between_two_items():
+def test_the_deadline_stops_a_blocking_generator_between_two_items():
     def main(guard, sleep):
         def source():
             for number in range(20):
@@ -324,7 +324,7 @@ print("alive")
 """
 
 
-def test_the_garbage_collector_may_close_one_while_a_context_variable_is_set():
+def test_the_garbage_collector_may_close_a_generator_while_a_context_variable_is_set():
     """In Python 3.11 the interpreter crashes when a finalizer sets a context variable at that moment."""
     ran = subprocess.run(
         [sys.executable, "-X", "dev", "-c", DROPPING], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Guarded functions that call guarded functions neither wait for themselves nor multiply retries."""
+"""Nested guarded functions do not deadlock and do not multiply retries."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ from stormbreak.httpx2 import AsyncTransport
 from stormbreak.types import Target
 
 ONE = policy(limit=FixedLimit(max_in_flight=1), retry=QUICK.retry)
-"""A place for one, and any patience: who waits for himself waits for ever."""
+"""One place and unlimited patience: a call that waits for itself would wait for ever."""
 STOCK = Target("stock", "")
 FAILING = failing(500, {"message": "no", "code": "server_error"})
 
@@ -30,7 +30,7 @@ FAILING = failing(500, {"message": "no", "code": "server_error"})
 # ---------------------------------------------------------------- the same target
 
 
-def test_a_recursive_function_needs_one_place():
+def test_a_recursive_function_takes_one_place():
     guard = made(ONE)
 
     @guard
@@ -42,7 +42,7 @@ def test_a_recursive_function_needs_one_place():
     assert at_rest(guard)
 
 
-async def test_so_do_an_asynchronous_one_its_tasks_and_its_threads():
+async def test_a_recursive_coroutine_its_tasks_and_its_threads_take_one_place():
     guard = made(ONE)
 
     @guard
@@ -58,7 +58,7 @@ async def test_so_do_an_asynchronous_one_its_tasks_and_its_threads():
     assert at_rest(guard)
 
 
-async def test_so_do_blocks_and_generators():
+async def test_nested_blocks_and_generators_take_one_place():
     guard = made(ONE)
 
     def items():
@@ -81,7 +81,7 @@ async def test_so_do_blocks_and_generators():
     assert at_rest(guard)
 
 
-def test_the_inner_call_is_a_part_of_the_attempt_and_has_no_retries_of_its_own():
+def test_a_nested_call_to_the_same_target_has_no_retries_of_its_own():
     guard = made()
     script = Script(*[DownError()] * 9)
 
@@ -94,7 +94,7 @@ def test_the_inner_call_is_a_part_of_the_attempt_and_has_no_retries_of_its_own()
     assert script.made == 3
 
 
-async def test_a_task_that_outlives_the_attempt_is_on_its_own():
+async def test_a_task_that_outlives_its_attempt_takes_a_place_of_its_own():
     guard, ended = made(ONE), asyncio.Event()
     tasks = []
 
@@ -114,7 +114,7 @@ async def test_a_task_that_outlives_the_attempt_is_on_its_own():
     assert await tasks[0] == 1
 
 
-def test_the_consumer_of_a_stream_is_outside_of_it():
+def test_a_call_by_the_consumer_of_a_stream_takes_a_place_of_its_own():
     guard = made(policy(limit=FixedLimit(max_in_flight=2)))
     seen = []
     for _ in guard.stream(lambda: iter([1, 2])):
@@ -124,7 +124,7 @@ def test_the_consumer_of_a_stream_is_outside_of_it():
     assert seen == [2, 2]
 
 
-async def test_so_is_that_of_an_asynchronous_one():
+async def test_a_call_by_the_consumer_of_an_async_stream_takes_a_place_of_its_own():
     guard = made(policy(limit=FixedLimit(max_in_flight=2)))
 
     async def items():
@@ -138,7 +138,7 @@ async def test_so_is_that_of_an_asynchronous_one():
     assert seen == [2, 2]
 
 
-def test_a_bare_thread_is_outside_of_it():
+def test_a_call_in_a_bare_thread_takes_a_place_of_its_own():
     guard, seen = made(policy(limit=FixedLimit(max_in_flight=2))), []
 
     @guard
@@ -159,18 +159,18 @@ def test_a_bare_thread_is_outside_of_it():
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one engine", "two engines"])
-@pytest.mark.parametrize("told", [False, True])
-def test_what_was_retried_within_is_not_retried_without_unless_told(shared, told):
-    outer = made(retry_exhausted=told)
+@pytest.mark.parametrize("retry_exhausted", [False, True])
+def test_the_outer_call_repeats_inner_retries_only_with_retry_exhausted(shared, retry_exhausted):
+    outer = made(retry_exhausted=retry_exhausted)
     inner = made(target=STOCK, engine=outer.engine if shared else None)
     script = Script(*[DownError()] * 9)
     with pytest.raises(DownError):
         outer.call(inner.call, script)
-    assert script.made == (9 if told else 3)
+    assert script.made == (9 if retry_exhausted else 3)
 
 
 @table_test("kind", ["wrapped", "wrapped twice"])
-def test_nor_if_it_is_the_cause_of_another(kind):
+def test_the_outer_call_does_not_retry_an_error_caused_by_an_exhausted_inner_call(kind):
     outer, inner, made_calls = made(on=LookupError), made(target=STOCK), []
 
     def wrapping():
@@ -191,14 +191,14 @@ def test_nor_if_it_is_the_cause_of_another(kind):
     assert len(made_calls) == 1
 
 
-def test_what_was_not_retried_within_may_be_retried_without():
+def test_the_outer_call_retries_what_the_inner_call_did_not():
     outer = made()
     for on in (None, ValueError):
         script = Script(DownError(), DownError(), 3)
         assert outer.call(made(target=STOCK, on=on).call, script) == 3
 
 
-def test_a_stream_that_broke_within_was_not_retried_and_may_be_without():
+def test_the_outer_call_retries_an_inner_stream_that_broke():
     outer, inner, made_ = made(), made(target=STOCK), []
 
     def source():
@@ -211,7 +211,7 @@ def test_a_stream_that_broke_within_was_not_retried_and_may_be_without():
     assert len(made_) == 3
 
 
-def test_nor_is_it_through_three_of_them():
+def test_three_nested_calls_do_not_multiply_retries():
     outer, middle, inner = made(), made(target=STOCK), made(target=Target("shelf", ""))
     script = Script(*[DownError()] * 9)
     with pytest.raises(DownError):
@@ -219,7 +219,7 @@ def test_nor_is_it_through_three_of_them():
     assert script.made == 3
 
 
-async def test_nor_across_tasks():
+async def test_nested_calls_in_tasks_do_not_multiply_retries():
     outer, inner = made(), made(target=STOCK)
     script = Script(*[DownError()] * 9)
 
@@ -231,7 +231,7 @@ async def test_nor_across_tasks():
     assert script.made == 3
 
 
-def test_an_object_that_is_raised_again_later_is_a_failure_of_its_own():
+def test_an_exception_object_raised_again_in_a_later_call_is_retried():
     guard, raised = made(), DownError()
     for _ in range(2):
         script = Script(raised, raised, raised)
@@ -240,7 +240,7 @@ def test_an_object_that_is_raised_again_later_is_a_failure_of_its_own():
         assert script.made == 3
 
 
-def test_a_rejection_within_is_neither_retried_nor_counted_without():
+def test_a_rejection_of_the_inner_call_is_not_retried_nor_counted_by_the_outer():
     fragile = policy(
         fail_fast=True,
         retry=QUICK.retry,
@@ -254,7 +254,7 @@ def test_a_rejection_within_is_neither_retried_nor_counted_without():
     assert outer.snapshot()["targets"]["prices"]["circuit"] == "closed"
 
 
-# ---------------------------------------------------------------- around a client, and an SDK's door
+# ---------------------------------------------------------------- around a client, and an SDK's transport
 
 
 RETRY = RetryPolicy(
@@ -262,7 +262,7 @@ RETRY = RetryPolicy(
 )
 
 
-async def test_what_a_client_retried_is_not_retried():
+async def test_a_guard_does_not_retry_what_a_client_retried():
     async with served(FAILING) as server:
         async with AsyncClient(
             base_url=server.base_url, model="m", policy=policy(retry=RETRY)
@@ -272,7 +272,7 @@ async def test_what_a_client_retried_is_not_retried():
         assert len(server.requests) == 2
 
 
-async def test_what_went_through_a_door_is_not_retried():
+async def test_a_guard_does_not_retry_what_a_transport_retried():
     async with served(FAILING) as server:
         transport = AsyncTransport(policy=policy(retry=RETRY))
         async with httpx2.AsyncClient(transport=transport) as http:
@@ -290,7 +290,7 @@ async def test_what_went_through_a_door_is_not_retried():
 # ---------------------------------------------------------------- what is left behind
 
 
-def test_the_same_target_of_another_engine_is_another():
+def test_one_target_name_in_two_engines_is_two_targets():
     outer, inner = made(ONE), made(ONE)
     assert outer.target == inner.target == PRICES
     seen = outer.call(inner.call, lambda: inner.snapshot()["targets"]["prices"]["in_flight"])
@@ -298,7 +298,7 @@ def test_the_same_target_of_another_engine_is_another():
     assert at_rest(inner)
 
 
-async def test_a_task_that_outlives_an_inner_attempt_is_still_within_the_outer_one():
+async def test_a_task_that_outlives_an_inner_attempt_belongs_to_the_outer_one():
     outer, middle, inner = made(), made(target=STOCK), made(target=Target("shelf", ""))
     script = Script(*[DownError()] * 9)
 
@@ -317,7 +317,7 @@ async def test_a_task_that_outlives_an_inner_attempt_is_still_within_the_outer_o
     assert script.made == 3
 
 
-async def test_a_task_that_lives_on_keeps_no_exception_alive():
+async def test_a_task_that_outlives_the_call_keeps_no_exception_alive():
     outer, inner, tasks = made(), made(target=STOCK), []
 
     async def fail():

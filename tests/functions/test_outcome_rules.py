@@ -1,4 +1,4 @@
-"""What a user's rules make of exceptions and results."""
+"""Rules of the user turn exceptions and results into verdicts."""
 
 from math import inf, nan
 
@@ -13,7 +13,7 @@ from stormbreak.types import CallResult, Outcome, Rejection, Target
 
 
 class RefusedError(ConnectionError):
-    """Says when to come back."""
+    """Names the time to retry."""
 
     after = 3.0
 
@@ -25,7 +25,7 @@ class StatusError(Exception):
         self.status_code = status_code
 
 
-def said(on, error, **more):
+def outcome_of(on, error, **more):
     outcome = Rules(on, **more).of_error(error)
     assert outcome.error is error
     return outcome._replace(error=None)
@@ -43,42 +43,42 @@ def said(on, error, **more):
         Judge(failures=(OSError,)),
     ],
 )
-def test_forms_of_the_same_rule(on):
-    assert said(on, ConnectionError("x")) == FAILED
-    assert said(on, KeyError("y")) == UNCOUNTED
+def test_a_rule_may_be_a_class_tuple_function_mapping_or_judge(on):
+    assert outcome_of(on, ConnectionError("x")) == FAILED
+    assert outcome_of(on, KeyError("y")) == UNCOUNTED
 
 
-def test_no_rule_counts_failures_and_retries_none():
-    assert said(None, ValueError()) == FAILED._replace(forbidden=True)
-    assert said(None, StatusError(429)).verdict is Verdict.THROTTLED
+def test_failures_without_a_rule_count_and_are_not_retried():
+    assert outcome_of(None, ValueError()) == FAILED._replace(forbidden=True)
+    assert outcome_of(None, StatusError(429)).verdict is Verdict.THROTTLED
 
 
-def test_what_an_exception_carries_decides_unless_a_verdict_is_said():
-    assert said(StatusError, StatusError(429)) == Outcome(Verdict.THROTTLED, status=429)
-    assert said(StatusError, StatusError(401)).verdict is Verdict.AUTH
-    assert said({StatusError: Verdict.OVERLOADED}, StatusError(401)) == Outcome(
+def test_the_status_of_an_exception_decides_unless_the_rule_names_a_verdict():
+    assert outcome_of(StatusError, StatusError(429)) == Outcome(Verdict.THROTTLED, status=429)
+    assert outcome_of(StatusError, StatusError(401)).verdict is Verdict.AUTH
+    assert outcome_of({StatusError: Verdict.OVERLOADED}, StatusError(401)) == Outcome(
         Verdict.OVERLOADED, status=401
     )
-    told = Outcome(Verdict.THROTTLED, retry_after=2.0)
-    assert said({StatusError: told}, StatusError(401)) == told
+    outcome = Outcome(Verdict.THROTTLED, retry_after=2.0)
+    assert outcome_of({StatusError: outcome}, StatusError(401)) == outcome
 
 
-def test_the_nearest_class_speaks():
+def test_the_nearest_class_in_a_mapping_decides():
     on = {Exception: Verdict.INVALID, OSError: Verdict.RESET, RefusedError: Verdict.THROTTLED}
     kinds = {ValueError: "invalid", ConnectionError: "reset", RefusedError: "throttled"}
-    assert kinds == {kind: said(on, kind()).verdict for kind in kinds}
+    assert kinds == {kind: outcome_of(on, kind()).verdict for kind in kinds}
 
 
 @table_test(("named", "wait"), [(2.0, 2.0), (-1.0, 0.0), (None, None), (nan, None), (inf, None)])
-def test_a_named_time_is_heeded_if_it_is_one(named, wait):
-    assert said(OSError, RefusedError(), retry_after=lambda _: named).retry_after == wait
+def test_retry_after_is_respected_if_it_is_a_finite_number(named, wait):
+    assert outcome_of(OSError, RefusedError(), retry_after=lambda _: named).retry_after == wait
 
 
-def test_nobody_is_asked_for_the_time_of_what_is_not_retried():
-    assert said(OSError, ValueError(), retry_after=lambda error: error.after) == UNCOUNTED
+def test_retry_after_is_not_called_for_an_error_that_is_not_retried():
+    assert outcome_of(OSError, ValueError(), retry_after=lambda error: error.after) == UNCOUNTED
 
 
-def test_results_are_judged():
+def test_a_rule_for_results_gives_their_verdict():
     rules = Rules(None, {1: True, 2: Verdict.THROTTLED}.get)
     assert [rules.of_result(value).verdict for value in (0, 1, 2)] == [
         "ok", "server_error", "throttled",
@@ -87,19 +87,19 @@ def test_results_are_judged():
 
 
 @table_test("verdict", [Verdict.OK, Verdict.REJECTED, Verdict.CANCELLED])
-def test_a_rule_may_say_only_what_a_failure_can_be(verdict):
+def test_a_rule_may_return_only_verdicts_of_failures(verdict):
     with pytest.raises(ConfigurationError, match=f"got {verdict}$"):
-        said(lambda _: verdict, ValueError())
+        outcome_of(lambda _: verdict, ValueError())
 
 
-def test_a_rejection_elsewhere_is_none_of_this_call():
+def test_a_rejection_by_another_call_keeps_no_rejection_details():
     ended = CallResult(Outcome(Verdict.REJECTED, rejection=Rejection("breaker", "open")))
     error = error_for(Target("other", ""), ended)
     assert isinstance(error, CircuitOpenError)
-    assert said(Exception, error) == Outcome(Verdict.REJECTED)
+    assert outcome_of(Exception, error) == Outcome(Verdict.REJECTED)
 
 
-def test_what_was_committed_elsewhere_is_not_committed_here():
+def test_a_stream_broken_in_another_call_is_not_committed_here():
     ended = CallResult(Outcome(Verdict.BROKEN, committed=True))
     error = broken_stream(Target("other", ""), ended, size=3, received=b"one")
-    assert said(Exception, error) == Outcome(Verdict.BROKEN)
+    assert outcome_of(Exception, error) == Outcome(Verdict.BROKEN)

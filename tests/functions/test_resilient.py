@@ -99,7 +99,7 @@ async def test_methods_partials_and_callable_objects_can_be_decorated():
     assert await guard(functools.partial(asynchronous, 1))(2) == 3
 
 
-def test_what_is_told_is_retried_and_nothing_else():
+def test_only_exceptions_covered_by_the_rule_are_retried():
     for on, attempts in [(None, 1), (ValueError, 1), (DownError, 3), (Exception, 3)]:
         script = Script(*[DownError("down")] * 3)
         with pytest.raises(DownError):
@@ -107,7 +107,7 @@ def test_what_is_told_is_retried_and_nothing_else():
         assert script.made == attempts
 
 
-def test_with_nothing_told_the_circuit_holds_all_the_same():
+def test_failures_open_the_circuit_without_a_rule_for_retries():
     guard = made(FRAGILE, on=None)
     script = Script(DownError(), DownError())
     for _ in range(2):
@@ -147,8 +147,8 @@ def test_results_that_fail_are_retried_although_exceptions_are_not():
     assert script.made == 2
 
 
-async def test_a_function_is_not_called_again_because_the_look_at_its_result_failed():
-    """With `on=Exception` that was paid for three times, and counted against the target."""
+async def test_an_error_in_failed_result_does_not_call_the_function_again():
+    """Found: with `on=Exception` the function ran three times, and the target's circuit counted failures."""
 
     def broken(_):
         raise LookupError("no such field")
@@ -170,7 +170,7 @@ async def test_a_function_is_not_called_again_because_the_look_at_its_result_fai
             guard.call(plain, 1)
 
 
-def test_the_exception_is_that_very_object_and_tells_what_was_tried():
+def test_the_last_exception_object_is_raised_with_notes_of_the_attempts():
     raised, cause = DownError("the last"), LookupError("why")
     raised.__cause__ = cause
     script = Script(DownError(), DownError(), raised)
@@ -196,7 +196,7 @@ def test_the_exception_is_that_very_object_and_tells_what_was_tried():
     assert explain(raised).splitlines()[-1] == last
 
 
-def test_an_exception_that_nothing_was_tried_for_stays_as_it_is():
+def test_an_exception_that_is_not_retried_gets_no_notes():
     raised = ValueError("mine")
     with pytest.raises(ValueError):
         made().call(Script(raised))
@@ -204,7 +204,7 @@ def test_an_exception_that_nothing_was_tried_for_stays_as_it_is():
     assert explain(raised) == ""
 
 
-def test_an_object_that_is_raised_again_and_again_does_not_collect_notes_without_end():
+def test_notes_of_an_exception_object_raised_again_and_again_are_bounded():
     raised = DownError()
     for _ in range(40):
         with pytest.raises(DownError):
@@ -225,7 +225,7 @@ def test_the_traceback_leads_from_the_caller_to_the_function():
 
 
 class LargeError(Exception):
-    """What holds much."""
+    """Stands for an exception that holds much memory."""
 
 
 def fail_large():
@@ -279,7 +279,7 @@ async def test_an_exception_is_freed_when_its_handler_is_done_with_it(way, chang
         gc.enable()
 
 
-def test_what_an_earlier_attempt_raised_is_raised_when_no_further_one_may_leave():
+def test_the_error_of_the_first_attempt_is_raised_if_the_circuit_rejects_the_next():
     rules = policy(
         fail_fast=True,
         retry=QUICK.retry,
@@ -311,7 +311,7 @@ def test_blocks_may_be_left_by_return_and_by_break():
     assert at_rest(guard)
 
 
-def test_a_failure_that_the_block_keeps_to_itself_is_none():
+def test_a_failure_suppressed_in_the_block_does_not_count():
     guard = made(FRAGILE)
     for _ in range(3):
         for attempt in guard:
@@ -320,7 +320,7 @@ def test_a_failure_that_the_block_keeps_to_itself_is_none():
     assert guard.snapshot()["targets"]["prices"]["circuit"] == "closed"
 
 
-def test_an_attempt_that_is_not_made_is_a_mistake():
+def test_an_attempt_that_is_not_entered_or_entered_twice_raises():
     guard = made()
     with pytest.raises(RuntimeError, match="write `with attempt:` in the loop"):
         for _ in guard:
@@ -331,7 +331,7 @@ def test_an_attempt_that_is_not_made_is_a_mistake():
             pass
 
 
-def test_a_cancelled_attempt_counts_nothing_and_ends_the_call():
+def test_a_cancelled_attempt_counts_no_failure_and_ends_the_call():
     guard = made(FRAGILE)
     for _ in range(3):
         for attempt in guard:
@@ -342,7 +342,7 @@ def test_a_cancelled_attempt_counts_nothing_and_ends_the_call():
     assert at_rest(guard)
 
 
-def test_an_asynchronous_function_needs_async_call():
+def test_an_async_function_needs_async_call():
     guard, calls = made(on=Exception), []
 
     def begun():
@@ -355,7 +355,7 @@ def test_an_asynchronous_function_needs_async_call():
     assert at_rest(guard)
 
 
-def test_several_share_an_engine():
+def test_several_guards_share_an_engine():
     first = made(FRAGILE)
     second = resilient(on=ValueError, engine=first.engine, target=Target("prices", ""))
     third = resilient(on=ValueError, engine=first.engine, target="stock")
@@ -366,7 +366,7 @@ def test_several_share_an_engine():
     assert set(first.snapshot()["targets"]) == {"prices", "stock"}
 
 
-def test_a_target_without_a_name_is_called_as_its_first_function():
+def test_a_target_without_a_name_takes_the_name_of_its_first_function():
     guard = resilient()
     guard(plain)
     guard(generator)
@@ -374,7 +374,7 @@ def test_a_target_without_a_name_is_called_as_its_first_function():
     assert str(resilient().target) == "function"
 
 
-def test_turned_off_it_calls_once(monkeypatch):
+def test_a_disabled_guard_calls_the_function_once(monkeypatch):
     monkeypatch.setenv("STORMBREAK_DISABLED", "1")
     script = Script(DownError(), 1)
     with pytest.raises(DownError):
@@ -382,7 +382,7 @@ def test_turned_off_it_calls_once(monkeypatch):
 
 
 @table_test(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (
             {"policy": plain},
@@ -419,12 +419,12 @@ def test_turned_off_it_calls_once(monkeypatch):
         ({"tenants": {"acme": TenantLimits(tpm=9)}}, r"tenants\.acme must have no tpm"),
     ],
 )
-def test_what_cannot_be_right_is_refused_at_once(wrong, said):
-    with pytest.raises(ConfigurationError, match=said):
+def test_an_invalid_argument_of_resilient_raises_configuration_error(wrong, message):
+    with pytest.raises(ConfigurationError, match=message):
         resilient(**wrong)
 
 
-def test_a_tenant_is_held_to_its_limits_and_no_other():
+def test_limits_of_a_tenant_bind_only_that_tenant():
     guard = resilient(policy(), tenant="acme", tenants={"acme": TenantLimits(rpm=6)})
     with scope(deadline=1):
         assert guard.call(plain, 1) == 2
@@ -439,7 +439,7 @@ def test_only_functions_are_decorated():
         made()(3)
 
 
-async def test_several_loops_and_threads_share_one_object():
+async def test_loops_and_threads_share_one_guard():
     guard = made(policy(), on=DownError)
 
     def elsewhere():
@@ -454,8 +454,8 @@ async def test_several_loops_and_threads_share_one_object():
     assert at_rest(guard)
 
 
-def test_a_loop_that_is_left_between_two_attempts_leaves_no_call():
-    """Found: the engine kept the error of the attempt, whose traceback kept the call, for ever."""
+def test_an_attempt_loop_left_by_break_leaves_no_pending_call():
+    """Found: the engine kept the error of the attempt for ever, and its traceback kept the call."""
     guard = resilient(on=ValueError, target="t")
 
     def leave():

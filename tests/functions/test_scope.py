@@ -1,4 +1,4 @@
-"""Scopes around guarded functions: what holds where the call begins goes before what the guard was made with."""
+"""Scopes around guarded functions: the scope of a call overrides the arguments of the guard."""
 
 import asyncio
 import time
@@ -12,28 +12,28 @@ from stormbreak.errors import AttemptTimeoutError, ShedError
 from stormbreak.events import Labelled
 
 
-def told(guard):
-    """What a call says of itself from within."""
+def pending_call(guard):
+    """Return priority, tenant and labels of the pending call."""
     (call,) = guard._loops.snapshot()["pending"] or guard._threads.snapshot()["pending"]
     return call["priority"], call["tenant"], call["labels"]
 
 
-def test_it_goes_before_what_the_guard_was_made_with():
+def test_a_scope_overrides_priority_tenant_and_labels_of_the_guard():
     guard = made(priority=Priority.BATCH, tenant="shop")
-    assert guard.call(told, guard) == ("batch", "shop", {})
+    assert guard.call(pending_call, guard) == ("batch", "shop", {})
     with scope(priority=Priority.BACKGROUND, tenant="acme", labels={"a": "1"}):
-        assert guard.call(told, guard) == ("background", "acme", {"a": "1"})
+        assert guard.call(pending_call, guard) == ("background", "acme", {"a": "1"})
 
 
 @table_test(("retries", "sent"), [(0, 1), (1, 2), (99, 3)])
-def test_retries_are_what_may_follow(retries, sent):
+def test_retries_of_a_scope_bound_the_attempts(retries, sent):
     script = Script(*[DownError()] * 5)
     with scope(retries=retries), pytest.raises(DownError):
         made().call(script)
     assert script.made == sent
 
 
-def test_each_form_of_a_call_heeds_it():
+def test_a_scope_holds_for_each_form_of_a_call():
     def blocks(guard, script):
         for attempt in guard:
             with attempt:
@@ -53,21 +53,21 @@ def test_each_form_of_a_call_heeds_it():
         assert script.made == 1
 
 
-async def test_its_deadline_cuts_an_attempt():
+async def test_the_deadline_of_a_scope_cuts_an_attempt():
     began = time.monotonic()
     with scope(deadline=0.1), pytest.raises(AttemptTimeoutError):
         await made().async_call(asyncio.sleep, 60)
     assert time.monotonic() - began < 20
 
 
-def test_a_deadline_that_has_passed_calls_nothing():
+def test_a_deadline_in_the_past_sheds_the_call():
     script = Script(1)
     with scope(deadline=0), pytest.raises(ShedError):
         made().call(script)
     assert script.made == 0
 
 
-def test_a_listener_hears_the_labels():
+def test_a_listener_receives_the_labels_of_a_scope():
     guard, events = made(), []
     guard.subscribe(events.append)
     with scope(labels={"feature": "search"}):

@@ -1,4 +1,4 @@
-"""Exceptions that take no notes and no attributes: they are raised all the same, and not what they say to those."""
+"""Exceptions that accept no notes or attributes are raised unchanged."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class OddNotesError(Exception):
 
 
 @table_test("kind", [FrozenError, StubbornError, OddNotesError])
-def test_it_reaches_the_caller_as_itself(kind):
+def test_an_exception_without_notes_is_raised_unchanged(kind):
     guard, raised = made(on=kind), kind()
     with pytest.raises(kind) as caught:
         guard.call(Script(raised, raised, raised))

@@ -1,4 +1,4 @@
-"""Gateways for tests."""
+"""Fixtures for tests of the gateway."""
 
 import pytest
 from gateways import PROVIDER_KEY
@@ -12,5 +12,5 @@ def provider_key(monkeypatch, no_words_about_providers):
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the settings file is written."""
+    """The path of the settings file."""
     return tmp_path / "gateway.toml"

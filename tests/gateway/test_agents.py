@@ -1,4 +1,4 @@
-"""Agents through the gateway: tools, reasoning, long streams and counted tokens come as they do without it; and curl."""
+"""Agents and curl through the gateway: tools, reasoning, long streams and token counts work as without it."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def weather(arguments):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_tool_is_called_in_chat_completions(through, stream):
+async def test_an_agent_calls_a_tool_in_chat_completions(through, stream):
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": CITY}}]
     async with (
         through as gateway,
@@ -51,15 +51,15 @@ async def test_a_tool_is_called_in_chat_completions(through, stream):
         (call,) = first.tool_calls
         found = weather(json.loads(call.function.arguments))
         result = {"role": "tool", "tool_call_id": call.id, "content": found}
-        said = {"role": "assistant", "content": first.content, "tool_calls": [
+        call_message = {"role": "assistant", "content": first.content, "tool_calls": [
             {"id": call.id, "type": "function", "function": {
                 "name": call.function.name, "arguments": call.function.arguments}}]}  # fmt: skip
         assert first.content == "I look it up."
-        assert (await turn([*QUESTION, said, result])).content == "It is warm."
+        assert (await turn([*QUESTION, call_message, result])).content == "It is warm."
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_tool_is_called_in_responses(through, stream):
+async def test_an_agent_calls_a_tool_in_responses(through, stream):
     tools = [{"type": "function", "name": "get_weather", "parameters": CITY, "strict": False}]
     async with (
         through as gateway,
@@ -79,12 +79,12 @@ async def test_a_tool_is_called_in_responses(through, stream):
         found = weather(json.loads(call.arguments))
         result = {"type": "function_call_output", "call_id": call.call_id, "output": found}
         fields = {"name", "arguments", "call_id", "type"}
-        said = call.model_dump(include=fields)
-        assert (await turn([*QUESTION, said, result])).output_text == "It is warm."
+        call_message = call.model_dump(include=fields)
+        assert (await turn([*QUESTION, call_message, result])).output_text == "It is warm."
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_tool_is_called_in_messages(through, stream):
+async def test_an_agent_calls_a_tool_in_messages(through, stream):
     tools = [{"name": "get_weather", "input_schema": CITY}]
 
     def use(url):
@@ -101,16 +101,20 @@ async def test_a_tool_is_called_in_messages(through, stream):
             thinking, _, call = first.content
             assert (thinking.thinking, first.stop_reason) == ("A tool knows it.", "tool_use")
             found = {"type": "tool_result", "tool_use_id": call.id, "content": weather(call.input)}
-            said = {"role": "assistant", "content": [
+            call_message = {"role": "assistant", "content": [
                 {"type": "tool_use", "id": call.id, "name": call.name, "input": call.input}]}  # fmt: skip
-            return turn([*QUESTION, said, {"role": "user", "content": [found]}]).content[0].text
+            return (
+                turn([*QUESTION, call_message, {"role": "user", "content": [found]}])
+                .content[0]
+                .text
+            )
 
     async with through as gateway:
         assert await asyncio.to_thread(use, gateway.url) == "It is warm."
 
 
 async def test_a_coding_agent_counts_tokens_and_reads_long_streams(through):
-    """Its shape: a large system prompt that is cached, tools, several sessions at once, beta headers, `?beta=true`."""
+    """Its requests: a large cached system prompt, tools, several sessions at once, beta headers, `?beta=true`."""
     system = [{"type": "text", "text": "x" * 50_000, "cache_control": {"type": "ephemeral"}}]
     tools = [{"name": "edit", "input_schema": {"type": "object"}}]
     asked = {

@@ -1,4 +1,4 @@
-"""The gateway behind nginx and haproxy: streams come as they are sent, and nobody gets an answer of somebody else."""
+"""The gateway behind nginx and haproxy: events pass at once, and no client gets the answer of another."""
 
 import asyncio
 import os
@@ -68,7 +68,7 @@ ATTACKS = {
     b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED),
     "TE.TE": b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\nContent-Length: 0\r\n\r\n"
     + SMUGGLED,
-    "a blank before the colon": b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n"
+    "a space before the colon": b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n"
     b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
     "LF in an extension": b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"0;\n" + SMUGGLED + b"\r\n\r\n",
@@ -84,7 +84,7 @@ def needs(name):
 
 @contextmanager
 def in_front(name, port, folder):
-    """Run a proxy in front of a port; yield its own."""
+    """Run a proxy in front of a port; yield the port of the proxy."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         listen = free.getsockname()[1]
@@ -111,12 +111,12 @@ def in_front(name, port, folder):
 
 
 def batched(each, size):
-    """Cut a list into lists of a size; the last may be shorter."""
+    """Split a list into batches of a size; the last may be shorter."""
     return [each[start : start + size] for start in range(0, len(each), size)]
 
 
 async def attack(port, data):
-    """Send bytes, and read what comes for a moment."""
+    """Send bytes, and read for a moment."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
     got = b""
@@ -131,7 +131,9 @@ async def attack(port, data):
 
 
 @pytest.mark.parametrize("name", PROXIES)
-async def test_nobody_gets_an_answer_of_somebody_else(name, path, tmp_path, stormbreak_provider):
+async def test_request_smuggling_gives_no_client_the_answer_of_another(
+    name, path, tmp_path, stormbreak_provider
+):
     needs(name)
     provider = stormbreak_provider("[provider]\nservice = 0.001\nvariation = 0\n")
     async with running(path, settings(provider.base_url)) as gateway:
@@ -157,8 +159,8 @@ async def test_nobody_gets_an_answer_of_somebody_else(name, path, tmp_path, stor
 
 
 @pytest.mark.parametrize("name", PROXIES)
-async def test_a_stream_comes_as_it_is_sent(name, path, tmp_path):
-    """The provider sends the rest only when the client has its first event."""
+async def test_a_proxy_passes_on_each_event_at_once(name, path, tmp_path):
+    """The provider sends the rest only after the client has received the first event."""
     needs(name)
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         provider.reply = streams = Streams()

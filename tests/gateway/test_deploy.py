@@ -1,4 +1,4 @@
-"""The files in deploy/: they parse, fit the gateway's defaults, and proxies pass streams on as they come."""
+"""The files in deploy/ are valid and fit the gateway's defaults, and the proxies pass on each event at once."""
 
 import asyncio
 import json
@@ -79,23 +79,25 @@ def test_the_settings_of_the_manifests_pass_the_check(tmp_path, monkeypatch, cap
     assert ledger in [each["mountPath"] for each in mounts if not each.get("readOnly")]
 
 
-def test_the_container_has_what_the_settings_of_deploy_need():
+def test_the_container_has_the_extras_and_folders_that_its_settings_need():
     dockerfile = DEPLOY.joinpath("Dockerfile").read_text()
     extras = set(re.search(r"/src\[(.*?)\]", dockerfile)[1].split(","))
     assert extras >= {"cost", "fleet", "metrics"}  # ledger, [fleet], /metrics
     assert "--owner stormbreak /var/lib/stormbreak" in dockerfile
-    assert "ENV TMPDIR=/dev/shm\n" in dockerfile  # workers need one, and the root is read-only
+    assert "ENV TMPDIR=/dev/shm\n" in dockerfile  # for workers: the root is read-only
 
 
-def test_workers_without_a_temporary_folder_say_so(path, monkeypatch, capsys):
-    """Found: "standard output: no usable temporary directory"."""
+def test_workers_without_a_temporary_folder_are_an_error_that_names_tmpdir(
+    path, monkeypatch, capsys
+):
+    """Found: the error was "standard output: no usable temporary directory"."""
     path.write_text(settings("http://127.0.0.1:9/v1"))
     monkeypatch.setattr("stormbreak.fleet.parent_store.mkdtemp", _no_folder)
     assert main(["gateway", str(path), "--workers", "2"]) == 2
     assert "no folder for the socket of the workers: none; set TMPDIR" in capsys.readouterr().err
 
 
-def test_workers_whose_temporary_folder_has_a_long_path_say_so(path, tmp_path, monkeypatch, capsys):
+def test_workers_with_a_long_temporary_path_are_an_error(path, tmp_path, monkeypatch, capsys):
     path.write_text(settings("http://127.0.0.1:9/v1"))
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
@@ -134,7 +136,7 @@ def test_compose_fits_the_gateway_and_mounts_files_that_exist(tmp_path):
                 assert source in COMPOSE["volumes"]
 
 
-def test_docker_compose_accepts_the_file_and_none_with_a_typo(tmp_path):
+def test_docker_compose_accepts_the_file_and_rejects_a_typo(tmp_path):
     compose = shutil.which("docker-compose")
     if compose is None:
         pytest.skip("docker-compose is not installed: install the Debian package")
@@ -151,7 +153,7 @@ def test_docker_compose_accepts_the_file_and_none_with_a_typo(tmp_path):
     assert "Additional property stop_grace is not allowed" in check(wrong).stderr
 
 
-def test_prometheus_and_grafana_find_what_is_there():
+def test_prometheus_and_grafana_refer_to_existing_targets_and_files():
     scrape = yaml.safe_load(DEPLOY.joinpath("prometheus/prometheus.yml").read_text())
     (job,) = scrape["scrape_configs"]
     assert job["static_configs"] == [{"targets": [f"gateway:{DEFAULTS.admin_port}"]}]
@@ -203,7 +205,7 @@ http {{
 
 
 def started(name, place, pem, front, *gateways):
-    """Run nginx or haproxy with the file of deploy/, on other ports, before one gateway or two."""
+    """Run nginx or haproxy with the file of deploy/, on other ports, in front of one gateway or two."""
     found = shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     if found is None:
         pytest.skip(f"{name} is not installed")
@@ -233,7 +235,7 @@ def with_admin_port(provider):
 
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
-async def test_events_pass_a_proxy_one_by_one(name, tmp_path, pem):
+async def test_a_proxy_passes_on_events_one_by_one(name, tmp_path, pem):
     go = asyncio.Event()
 
     async def reply(request, connection):
@@ -262,7 +264,7 @@ async def test_events_pass_a_proxy_one_by_one(name, tmp_path, pem):
 
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
-async def test_a_gateway_that_stops_loses_no_call(name, tmp_path, pem):
+async def test_a_gateway_that_drains_behind_a_proxy_loses_no_call(name, tmp_path, pem):
     body = json.dumps({"model": "main", "messages": []}).encode()
     async with upstream() as provider:
         text = with_admin_port(provider)
@@ -290,7 +292,7 @@ async def test_a_gateway_that_stops_loses_no_call(name, tmp_path, pem):
 
 
 async def opened(port, body):
-    """Ask over TLS until the proxy knows that the gateway is ready."""
+    """Send the request over TLS until the proxy knows that the gateway is ready."""
     while True:
         try:
             reader, writer, status = await asked(port, body)
@@ -304,7 +306,7 @@ async def opened(port, body):
 
 
 async def asked(port, body):
-    """Ask over TLS, and read the status."""
+    """Send the request over TLS, and read the status."""
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     head = (

@@ -1,4 +1,4 @@
-"""What a client sees of every fault of a provider: the whole answer, or a failure that looks like one. Never a false success."""
+"""For every fault of a provider a client gets the whole answer or a clear failure, never a false success."""
 
 import asyncio
 import json
@@ -30,9 +30,9 @@ initial_delay = 0.01
 kind = "fixed"
 max_in_flight = 1000
 """
-UNDETECTABLE = {Kind.STALE, Kind.EARLY_ANSWER}  # a good answer to another request; by share alone
+UNDETECTABLE = {Kind.STALE, Kind.EARLY_ANSWER}  # good answers to other requests
 HEAVY = {Kind.ENDLESS_BODY, Kind.ENDLESS_LINE, Kind.HEARTBEATS, Kind.GZIP_BOMB}
-"""They send until a timeout, which takes long; tests/http has them for the client that the gateway is built on."""
+"""They send until a timeout, which is slow; tests/http covers them for the client inside the gateway."""
 
 KINDS = sorted(set(Kind) - set(CONDITIONS) - UNDETECTABLE - HEAVY)
 GOOD = {
@@ -43,7 +43,7 @@ FINAL = {
     "400", "401", "403", "404", "413", "422", "424", "501", "quota", "billing", "spend_limit", "balance",
     "model_not_found", "context_length", "content_filter", "redirect",
 }  # fmt: skip
-"""Kinds after which the same request is not sent again."""
+"""Kinds after which the gateway does not retry."""
 
 
 _KEYS = {
@@ -68,7 +68,7 @@ def payload(kind, **more):
 
 
 def text_of(reply):
-    """The text of a plain answer or of a stream; None where it is shown as a failure."""
+    """Return the text of a plain answer or a stream, or None for a failure."""
     if reply.status != 200 or reply.ending == "cut":
         return None
     if not reply.headers["content-type"].startswith("text/event-stream"):
@@ -81,7 +81,7 @@ def text_of(reply):
 
 
 async def ask_all(path, provider, **more):
-    """Ask once for each kind, all at once; return the replies by kind."""
+    """Send one request for each kind, concurrently; return the replies by kind."""
     async with running(path, settings(provider.base_url, top=POLICY)) as gateway:
         replies = await asyncio.gather(*(gateway.ask(payload(kind, **more)) for kind in KINDS))
         assert gateway.metric("in_flight") == 0
@@ -89,7 +89,7 @@ async def ask_all(path, provider, **more):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_no_fault_is_shown_as_a_success(path, stormbreak_provider, stream):
+async def test_no_fault_is_reported_as_a_success(path, stormbreak_provider, stream):
     more = {"stream": True} if stream else {}
     replies = await ask_all(path, stormbreak_provider(scenario()), **more)
     whole = {kind: answer_text({**payload(kind), "model": "storm-1"}) for kind in KINDS}
@@ -103,7 +103,7 @@ async def test_no_fault_is_shown_as_a_success(path, stormbreak_provider, stream)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_fault_that_passes_is_not_seen_where_another_attempt_is_safe(
+async def test_a_retry_hides_a_fault_of_the_first_attempt_if_it_is_safe(
     path, stormbreak_provider, stream
 ):
     more = {"stream": True} if stream else {}

@@ -1,4 +1,4 @@
-"""Settings of LiteLLM's proxy become settings of the gateway; what does not is listed, and no key is in what is written."""
+"""Settings of LiteLLM's proxy become settings of the gateway; the rest is listed, and no key is written."""
 
 import json
 import tomllib
@@ -103,7 +103,7 @@ def converted(text, **environ):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_what_is_converted_passes_the_check_and_holds_no_key(name, tmp_path, capsys):
+def test_converted_settings_pass_the_check_and_hold_no_key(name, tmp_path, capsys):
     (tmp_path / "litellm.yaml").write_text(SAMPLES[name])
     assert main(["gateway", "convert", "litellm.yaml", "--output", "gateway.toml"]) == 0
     printed = capsys.readouterr()
@@ -116,7 +116,7 @@ def test_what_is_converted_passes_the_check_and_holds_no_key(name, tmp_path, cap
     assert main(["gateway", "gateway.toml", "--check"]) == 0
 
 
-def test_groups_become_pools_and_rules():
+def test_model_groups_become_pools_and_fallback_rules():
     table, notes, key = converted(BALANCED)
     assert table["pools"] == {
         "gpt-4o": {
@@ -150,21 +150,21 @@ def test_groups_become_pools_and_rules():
     assert any("'bedrock' is no known provider" in note for note in notes)
 
 
-def test_the_page_shows_what_is_converted():
+def test_the_example_of_the_page_is_the_real_conversion():
     page = (Path(__file__).parents[2] / "docs" / "from" / "litellm-proxy.md").read_text()
     yaml, toml = (
         page.split(f"```{info}\n")[1].split("```")[0] for info in ("yaml", "toml settings")
     )
     shown = tomllib.loads(toml)
     table, notes, _ = converted(yaml, LITELLM_MASTER_KEY=MASTER)
-    shown["keys"] = table["keys"]  # of another key
+    shown["keys"] = table["keys"]  # the page has another key
     assert shown == table
     listed = page.split("\n```\n")[-2].splitlines()
     assert len(listed) == 3
     assert {*notes} >= {*listed}
 
 
-def test_settings_of_the_router_win_and_become_the_policy():
+def test_router_settings_override_and_become_the_policy():
     table, _, _ = converted(BALANCED)
     assert {name: table[name] for name in ("deadline", "attempt_timeout", "retry", "limit")} == {
         "deadline": 30,
@@ -179,14 +179,14 @@ def test_settings_of_the_router_win_and_become_the_policy():
     ("duration", "period"),
     [("1h", "hour"), ("1d", "day"), ("1mo", "month"), ("24h", 86_400), ("2mo", 5_184_000)],
 )
-def test_one_hour_day_or_month_is_one_of_the_calendar(duration, period):
+def test_a_budget_duration_of_one_unit_becomes_a_calendar_period(duration, period):
     table, _, _ = converted(
         BALANCED.replace("budget_duration: 30d", f"budget_duration: {duration}")
     )
     assert table["spend"]["period"] == period
 
 
-def test_orders_wildcards_and_default_fallbacks():
+def test_orders_wildcards_and_default_fallbacks_are_converted():
     table, notes, key = converted(LOCAL)
     targets = table["targets"]
     assert targets["qwen-1"]["base_url"] == "http://ollama:11434/v1"
@@ -204,7 +204,7 @@ def test_orders_wildcards_and_default_fallbacks():
     assert key.startswith("sb-")
 
 
-def test_variables_that_are_set_are_read():
+def test_environment_variables_that_are_set_are_read():
     table, _, key = converted(CREDENTIALS, PROXY_KEY=MASTER)
     assert table["targets"]["large"]["api_key_env"] == "SHARED"
     assert (key, table["keys"]["master"]["sha256"]) == (None, sha256(MASTER.encode()).hexdigest())
@@ -218,7 +218,7 @@ def test_variables_that_are_set_are_read():
 
 
 def tables(value, path=""):
-    """The tables of a document whose keys have a meaning, by path."""
+    """Yield the tables of a document with known keys, by path."""
     if isinstance(value, list):
         for place, each in enumerate(value):
             yield from tables(each, f"{path}[{place}]")
@@ -229,7 +229,7 @@ def tables(value, path=""):
 
 
 @table_test("name", SAMPLES)
-def test_a_setting_that_is_not_known_is_listed_wherever_it_stands(name):
+def test_an_unknown_setting_is_listed_with_its_path(name):
     document = msgspec.yaml.decode(SAMPLES[name])
     paths = [path for path, _ in tables(document)]
     assert len(paths) >= 4
@@ -244,7 +244,7 @@ def test_a_setting_that_is_not_known_is_listed_wherever_it_stands(name):
         assert LITERAL not in "".join(notes)
 
 
-async def test_clients_keep_their_key_and_models_and_calls_fall_back(tmp_path):
+async def test_converted_settings_keep_client_key_models_and_fallbacks(tmp_path):
     async with upstream() as busy, upstream() as spare:
         busy.reply = ServerResponse(503, b'{"error": {"message": "busy"}}')
         spare.reply = ServerResponse(200, json.dumps(ANSWER).encode())
@@ -280,20 +280,20 @@ def test_each_literal_key_has_a_variable_of_its_own():
     assert sum("put this key in the variable A_API_KEY:" in note for note in notes) == 2
 
 
-def test_variables_of_a_shell_are_read_and_addresses_are_checked():
+def test_shell_variables_are_read_and_base_urls_are_checked():
     text = BALANCED.replace("os.environ/AZURE_EU", "${AZURE_EU}")
     assert converted(text)[0]["targets"]["gpt-4o-1"]["api_key_env"] == "AZURE_EU"
     _, notes, _ = converted(BALANCED.replace("https://eu.", "eu."))
     assert any("must begin with http:// or https://" in note for note in notes)
 
 
-def test_a_fallback_that_leads_nowhere_is_listed():
+def test_a_fallback_to_a_model_that_is_not_converted_is_listed():
     _, notes, _ = converted(BALANCED.replace("gpt-4o: [claude]", "gpt-4o: [titan, claude]"))
     assert "fallbacks of 'gpt-4o': 'titan' is not converted" in notes
 
 
 @table_test(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("model_list: []", "no model of model_list can be converted"),
         ("[1]", "must be a table, got list"),
@@ -310,13 +310,13 @@ def test_a_fallback_that_leads_nowhere_is_listed():
         ("model_list: [{model_name: a, litellm_params: {model: unknown}}]", "name its provider"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named(text, said):
+def test_an_invalid_litellm_setting_is_named(text, message):
     with pytest.raises(ConfigurationError) as caught:
         converted(text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_yaml_that_cannot_be_read_is_named_by_its_place(tmp_path, capsys):
+def test_an_unreadable_yaml_file_is_named_with_its_line(tmp_path, capsys):
     (tmp_path / "litellm.yaml").write_text(
         f"model_list:\n  - model_name: *\n    api_key: {LITERAL}\n"
     )
@@ -330,7 +330,7 @@ def test_yaml_that_cannot_be_read_is_named_by_its_place(tmp_path, capsys):
     assert "/dev/zero: too large" in capsys.readouterr().err
 
 
-def test_a_file_that_exists_is_not_written_over(tmp_path, capsys):
+def test_an_existing_output_file_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "litellm.yaml").write_text(LOCAL)
     (tmp_path / "gateway.toml").write_text("mine")
     assert main(["gateway", "convert", "litellm.yaml", "-o", "gateway.toml"]) == 2
@@ -339,7 +339,7 @@ def test_a_file_that_exists_is_not_written_over(tmp_path, capsys):
     assert "targets" in tomllib.loads(capsys.readouterr().out)
 
 
-def test_odd_names_become_names_of_targets(tmp_path):
+def test_unusual_model_names_become_distinct_target_names(tmp_path):
     names = ["gpt-4.1", "gpt-4-1", "gpt-4 1", "ключ", "a" * 60]
     models = [
         {"model_name": name, "litellm_params": {"model": "groq/m", "api_key": "os.environ/SHARED"}}

@@ -1,4 +1,4 @@
-"""Clients and providers that mean harm: others are served as ever, and nothing of an answer is the attacker's."""
+"""Malicious clients and providers do not affect other clients, and cannot inject headers, bodies or log lines."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ BODY = HEAD + b"Authorization: Bearer %b\r\nContent-Length: 1000\r\n\r\n{" % KEY
 
 
 async def trickle(port, start):
-    """Send a byte now and then; return what came until the gateway ended the connection."""
+    """Send a byte now and then; return what the gateway sends until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(start)
     reading = asyncio.create_task(reader.read())
@@ -29,7 +29,7 @@ async def trickle(port, start):
 
 
 @pytest.mark.parametrize("start", [HEAD, BODY], ids=["head", "body"])
-async def test_slow_requests_are_ended_and_hold_up_nobody(path, start):
+async def test_slow_requests_get_a_408_and_delay_no_other_client(path, start):
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         server = gateway.gateway._server
         server.bounds = replace(server.bounds, head_timeout=0.5, min_body_rate=1e4)
@@ -51,7 +51,7 @@ async def test_slow_requests_are_ended_and_hold_up_nobody(path, start):
     [b"a\rb", b"a\nevil: b", b"a\r\n evil: b", b"a\x00evil"],
     ids=["CR", "LF", "fold", "NUL"],
 )
-async def test_no_header_of_a_provider_becomes_two(path, value):
+async def test_a_header_of_a_provider_with_a_line_break_is_a_502(path, value):
     async def answer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         body = b'{"choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}]}'
@@ -69,8 +69,8 @@ async def test_no_header_of_a_provider_becomes_two(path, value):
     assert "x-request-id" not in reply.headers
 
 
-async def test_a_header_of_a_client_never_ends_a_line_at_the_provider(path):
-    """An `anthropic-beta` that is not plain text is refused before anything is sent."""
+async def test_a_client_header_with_a_line_break_is_rejected_and_not_sent(path):
+    """An `anthropic-beta` that is not plain text is rejected before anything is sent."""
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         for value in ("a\rx-evil: b", "a\nx-evil: b", "a\r\n x-evil: b", "a\0b"):
             reply = await gateway.ask(headers=[f"anthropic-beta: {value}"])
@@ -87,13 +87,13 @@ async def test_a_header_of_a_client_never_ends_a_line_at_the_provider(path):
         '"temperature": 0, "temperature": 1',
         '"Max_Tokens": 100000',
         '"\u017ftream": true',
-        # as many commas as if no field came twice
+        # a duplicate field, with as many commas as without
         '"a\\u002cb": 0, "model": "dear"',
         '"a,b": [0, 1], "model": "dear"',
         '"model": "dear, dear", "a": "b,"',
     ],
 )
-async def test_a_body_that_two_readers_may_read_differently_is_refused(path, extra):
+async def test_a_body_with_ambiguous_fields_is_rejected(path, extra):
     """A provider may take the first of two models, and the gateway checks the last."""
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         body = f'{{{extra}, "messages": [], "model": "smart"}}'.encode()
@@ -103,7 +103,7 @@ async def test_a_body_that_two_readers_may_read_differently_is_refused(path, ext
 
 
 @pytest.mark.parametrize("model", ["any\nforged line", "any\x00", "any\u2028", "any" + "x" * 1000])
-async def test_a_model_of_a_client_writes_no_line_into_the_log(path, caplog, model):
+async def test_a_model_name_of_a_client_cannot_forge_a_log_line(path, caplog, model):
     caplog.set_level("INFO")
     some = 'models = { "any*" = "main" }'
     text = settings("http://127.0.0.1:9/v1", gateway=some).replace('model = "storm-1"', "")
@@ -115,7 +115,7 @@ async def test_a_model_of_a_client_writes_no_line_into_the_log(path, caplog, mod
     assert all(line.isprintable() and len(line) < 300 for line in lines)
 
 
-async def test_blanks_around_a_key_are_no_part_of_it(path):
+async def test_whitespace_around_a_client_key_is_ignored(path):
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         for header in (f"x-api-key: {KEY} \t ", f"x-api-key: \t{KEY}"):
             assert (await gateway.ask(key=None, headers=[header])).status == 200
@@ -123,8 +123,8 @@ async def test_blanks_around_a_key_are_no_part_of_it(path):
 
 @table_test("status", [600, 999])
 @table_test("stream", [False, True])
-async def test_a_status_that_http_does_not_have_is_a_broken_answer(path, status, stream):
-    """Found: it was passed on."""
+async def test_an_upstream_status_outside_http_is_a_broken_answer(path, status, stream):
+    """Found: the gateway passed it on."""
     once = "[retry]\nmax_attempts = 1\n"
     async with upstream() as provider, running(path, settings(provider.url, top=once)) as gateway:
         provider.reply = ServerResponse(status, json.dumps({"error": {"message": "odd"}}).encode())

@@ -1,4 +1,4 @@
-"""A gateway starts, reads its file again and ends, and no call notices."""
+"""A gateway starts, reloads its file and drains, and no call fails."""
 
 import asyncio
 import gc
@@ -53,7 +53,7 @@ async def test_a_reload_changes_keys_models_and_limits_at_once(path):
 
 
 @pytest.mark.parametrize("is_half", [False, True])
-async def test_a_key_that_is_removed_opens_nothing_on_a_connection_that_knew_it(path, is_half):
+async def test_a_removed_key_is_rejected_on_a_connection_that_used_it(path, is_half):
     request = request_bytes("/v1/chat/completions", CHAT, key=OTHER)
     early = request[:-9] if is_half else b""
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
@@ -74,7 +74,7 @@ async def test_a_key_that_is_removed_opens_nothing_on_a_connection_that_knew_it(
     "wrong",
     ["[targets.main", "[keys.app]\nsha256 = 7", "", "[targets.main]\napi_key_env = 'NOT_SET'"],
 )
-async def test_a_wrong_file_changes_nothing_and_says_so(path, caplog, wrong):
+async def test_a_reload_of_an_invalid_file_changes_nothing_and_is_logged(path, caplog, wrong):
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         path.write_text(wrong)
         assert not await gateway.gateway.reload()
@@ -84,11 +84,11 @@ async def test_a_wrong_file_changes_nothing_and_says_so(path, caplog, wrong):
     assert str(path) in caplog.text
 
 
-async def test_a_fleet_whose_package_is_missing_changes_nothing(path, monkeypatch, caplog):
-    """Found: the reload raised, and the file was never read again."""
+async def test_a_reload_to_a_fleet_without_its_package_changes_nothing(path, monkeypatch, caplog):
+    """Found: the reload raised, and the gateway never read the file again."""
     monkeypatch.setitem(sys.modules, "redis", None)
     monkeypatch.delitem(sys.modules, "stormbreak.fleet.valkey", raising=False)
-    text, number = settings("http://127.0.0.1:9/v1"), free_port()  # its thread is not known yet
+    text, number = settings("http://127.0.0.1:9/v1"), free_port()  # a store that has no thread yet
     async with running(path, text) as gateway:
         path.write_text(f"[fleet]\nurl = 'redis://127.0.0.1:{number}'\n{text}")
         assert not await gateway.gateway.reload()
@@ -96,7 +96,7 @@ async def test_a_fleet_whose_package_is_missing_changes_nothing(path, monkeypatc
         assert gateway.metric('reloads_total{result="failed"}') == 1
 
 
-async def test_a_mistake_of_ours_in_a_reload_does_not_end_the_next_one(path, monkeypatch, caplog):
+async def test_an_internal_error_in_a_reload_does_not_prevent_the_next(path, monkeypatch, caplog):
     async with running(path, settings("http://127.0.0.1:9/v1")) as gateway:
         with monkeypatch.context() as patched:
             patched.setattr(Gateway, "apply", lambda *_: 1 / 0)
@@ -105,7 +105,7 @@ async def test_a_mistake_of_ours_in_a_reload_does_not_end_the_next_one(path, mon
         assert await gateway.gateway.reload()
 
 
-async def test_the_log_of_a_gateway_ends_with_it_and_is_its_own(path, capsys, caplog):
+async def test_a_gateway_logs_to_stderr_and_restores_logging_at_its_end(path, capsys, caplog):
     log = logging.getLogger("stormbreak")
     before = log.handlers[:], log.level, log.propagate, logging._srcfile, logging.logThreads
     async with upstream() as provider:
@@ -126,7 +126,7 @@ async def test_the_log_of_a_gateway_ends_with_it_and_is_its_own(path, capsys, ca
     assert "POST /v1/embeddings 200 " in caplog.text
 
 
-async def test_prices_that_cannot_be_loaded_are_one_line_in_the_log(path, caplog):
+async def test_an_error_while_loading_prices_is_one_log_line(path, caplog):
     def broken(provider, model):
         raise ValueError("no such table")
 
@@ -137,7 +137,7 @@ async def test_prices_that_cannot_be_loaded_are_one_line_in_the_log(path, caplog
     assert caplog.messages == ["the prices cannot be loaded: ValueError: no such table"]
 
 
-async def test_no_call_fails_while_forty_signals_have_the_file_read(path, stormbreak_provider):
+async def test_no_call_fails_during_forty_reloads_by_signal(path, stormbreak_provider):
     provider = stormbreak_provider("[provider]\nservice = 0.02\nvariation = 0\n")
 
     def text(rpm):
@@ -171,7 +171,7 @@ async def test_no_call_fails_while_forty_signals_have_the_file_read(path, stormb
     assert set(statuses) == {200}
 
 
-async def test_a_drain_lets_streams_end_and_tells_new_clients(path):
+async def test_a_drain_finishes_streams_and_refuses_new_connections(path):
     go = asyncio.Event()
 
     async def reply(request, connection):
@@ -197,7 +197,7 @@ async def test_a_drain_lets_streams_end_and_tells_new_clients(path):
         await asyncio.wait_for(draining, 5)
 
 
-async def test_what_does_not_end_within_the_grace_is_told_so(path):
+async def test_calls_beyond_the_grace_end_with_the_error_draining(path):
     async def reply(request, connection):
         if b'"stream"' in request.body:
             connection.begin(200, "text/event-stream", [])
@@ -220,7 +220,7 @@ async def test_what_does_not_end_within_the_grace_is_told_so(path):
     assert json.loads(stream.events[-1])["error"]["code"] == "draining"
 
 
-async def test_a_target_that_changes_lets_its_calls_end_there(path):
+async def test_a_call_in_flight_ends_at_the_old_target_after_a_reload(path):
     go = asyncio.Event()
 
     async def slow(request, connection):
@@ -239,7 +239,7 @@ async def test_a_target_that_changes_lets_its_calls_end_there(path):
     assert (len(one.seen), len(two.seen)) == (1, 1)
 
 
-async def test_a_key_from_a_file_is_read_again(path):
+async def test_a_reload_reads_the_api_key_file_again(path):
     secret = path.with_name("key.txt")
     secret.write_text("sk-first-key-of-the-file-1\n")
     async with upstream() as provider:
@@ -304,7 +304,7 @@ def test_the_process_serves_reloads_and_ends_on_signals(process, path):
         path.write_text(path.read_text().replace("[nonsense]", "# changed"))
         await until(
             lambda: 'reloads_total{result="ok"} 1' in processes.get(f"{admin}/metrics")[1]
-        )  # it watches
+        )  # the gateway watches the file
         writer.write(request_bytes("/v1/chat/completions", STREAM))
         await reader.readuntil(b"\r\n\r\n")
         gateway.send_signal(signal.SIGTERM)
@@ -326,7 +326,7 @@ def test_the_process_serves_reloads_and_ends_on_signals(process, path):
         assert secret not in log
 
 
-def test_the_metrics_of_the_gateway_and_of_its_engine_are_on_one_page(process):
+def test_one_metrics_page_shows_the_gateway_and_its_engine(process):
     _, url, admin = process()
     request = urllib.request.Request(
         f"{url}/v1/chat/completions",
@@ -343,7 +343,7 @@ def test_the_metrics_of_the_gateway_and_of_its_engine_are_on_one_page(process):
     assert json.loads(processes.get(f"{admin}/state")[1])["counts"]["calls"] == 1
 
 
-def test_a_second_signal_ends_at_once(process):
+def test_a_second_signal_ends_the_gateway_at_once(process):
     gateway, url, _ = process(
         '[provider]\nservice = 0.001\nvariation = 0\n[[faults]]\nkind = "hang"\n'
     )
@@ -364,7 +364,7 @@ def test_a_second_signal_ends_at_once(process):
 
 
 async def test_a_gateway_listens_before_the_prices_are_loaded(path, stormbreak_provider):
-    """They take half a second."""
+    """Loading prices takes half a second."""
     served, in_time = threading.Event(), []
 
     def slow(provider, model):
@@ -380,7 +380,7 @@ async def test_a_gateway_listens_before_the_prices_are_loaded(path, stormbreak_p
     assert in_time == [True]
 
 
-async def test_a_mistake_of_ours_is_no_unreadable_request(path, monkeypatch, caplog):
+async def test_an_internal_error_is_a_500_and_not_an_invalid_request(path, monkeypatch, caplog):
     def fails(*_):
         raise RuntimeError(CHAT["messages"])
 

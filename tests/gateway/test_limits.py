@@ -1,4 +1,4 @@
-"""Limits of client keys: calls wait for some of them, and none passes a spend limit by a cent."""
+"""Limits of client keys: calls wait for rates and places, and no key exceeds its spend limit."""
 
 import asyncio
 import json
@@ -35,14 +35,14 @@ async def limited(path, key, **options):
         yield gateway, provider
 
 
-async def test_calls_over_a_rate_wait_and_are_refused_when_their_patience_is_over(path):
+async def test_calls_over_a_rate_wait_and_are_rejected_after_their_patience(path):
     async with limited(path, "rpm = 600\n") as (gateway, provider):
         began = time.monotonic()
         replies = await asyncio.gather(*(gateway.ask() for _ in range(30)))
         took = time.monotonic() - began
         others = await asyncio.gather(*(gateway.ask(key=OTHER) for _ in range(30)))
     good = [reply for reply in replies if reply.status == 200]
-    assert 10 <= len(good) <= min(29, 11 + 10 * took)  # ten at once, and some within the patience
+    assert 10 <= len(good) <= min(29, 11 + 10 * took)  # a burst, then the patience
     assert took < 5
     for reply in replies:
         if reply.status != 200:
@@ -53,22 +53,22 @@ async def test_calls_over_a_rate_wait_and_are_refused_when_their_patience_is_ove
     assert len(provider.seen) == len(good) + 30
 
 
-async def test_calls_beyond_those_in_flight_wait_for_their_turn(path):
-    at_once, most, go = 0, 0, asyncio.Event()
+async def test_calls_beyond_max_in_flight_wait_for_a_place(path):
+    in_flight, peak, go = 0, 0, asyncio.Event()
 
     async def reply(request, connection):
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
+        nonlocal in_flight, peak
+        in_flight += 1
+        peak = max(peak, in_flight)
         await asyncio.sleep(0.02)
-        at_once -= 1
+        in_flight -= 1
         return ServerResponse(200, json.dumps(ANSWER).encode())
 
     async with limited(path, "max_in_flight = 2\n", top="patience = 5\n") as (gateway, provider):
         provider.reply = reply
         replies = await asyncio.gather(*(gateway.ask() for _ in range(8)))
         assert [each.status for each in replies] == [200] * 8
-        assert most == 2
+        assert peak == 2
 
         async def slow(request, connection):
             connection.begin(200, "text/event-stream", [])
@@ -81,7 +81,7 @@ async def test_calls_beyond_those_in_flight_wait_for_their_turn(path):
         await until(lambda: len(provider.seen) == 10)
         third = asyncio.create_task(gateway.ask())
         await asyncio.sleep(0.1)
-        assert len(provider.seen) == 10  # a stream holds its place until its end, however it ends
+        assert len(provider.seen) == 10  # a stream holds its place until it ends or breaks
         go.set()
         provider.reply = reply
         assert (await third).status == 200
@@ -97,16 +97,16 @@ async def test_calls_beyond_those_in_flight_wait_for_their_turn(path):
         ("rpm = 6000\n", "max_in_flight = 3\n", 5, 0),
     ],
 )
-async def test_calls_in_flight_count_for_the_limits_of_a_reload(path, before, after, begun, more):
-    """Found: another `max_in_flight` began to count at 0."""
-    at_once, most, go = 0, 0, asyncio.Event()
+async def test_calls_in_flight_count_towards_a_reloaded_limit(path, before, after, begun, more):
+    """Found: a changed `max_in_flight` began to count at 0."""
+    in_flight, peak, go = 0, 0, asyncio.Event()
 
     async def reply(request, connection):
-        nonlocal at_once, most
-        at_once += 1
+        nonlocal in_flight, peak
+        in_flight += 1
         await (go.wait() if len(provider.seen) <= begun else asyncio.sleep(0.02))
-        most = max(most, at_once)
-        at_once -= 1
+        peak = max(peak, in_flight)
+        in_flight -= 1
         return ServerResponse(200, json.dumps(ANSWER).encode())
 
     async with limited(path, before, top="patience = 5\n") as (gateway, provider):
@@ -120,18 +120,18 @@ async def test_calls_in_flight_count_for_the_limits_of_a_reload(path, before, af
             assert await gateway.gateway.reload()
         asking += [*queued, *(asyncio.create_task(gateway.ask()) for _ in range(5))]
         await asyncio.sleep(0.05)
-        if more:  # the rest go one after the other
+        if more:  # the rest run one after another
             await until(lambda: len(provider.seen) == len(asking))
         else:
             assert len(provider.seen) == begun
         go.set()
         replies = await asyncio.gather(*asking)
     assert [each.status for each in replies] == [200] * len(asking)
-    assert most == begun + more
+    assert peak == begun + more
 
 
-async def test_a_call_that_waits_while_a_spend_limit_is_set_is_not_held_to_it(path):
-    """Found: it was made without a bound, and refused for want of one."""
+async def test_a_call_queued_before_a_spend_limit_was_set_is_not_bound_by_it(path):
+    """Found: the call had no bound, and was rejected because of that."""
     go = asyncio.Event()
 
     async def reply(request, connection):
@@ -151,8 +151,8 @@ async def test_a_call_that_waits_while_a_spend_limit_is_set_is_not_held_to_it(pa
         assert (await gateway.ask()).json["error"]["code"] == "stormbreak_cost"
 
 
-async def test_an_unchanged_rate_keeps_what_is_used_of_it_over_a_reload(path):
-    """Found: another `max_in_flight` gave all requests of the minute anew."""
+async def test_an_unchanged_rate_keeps_its_usage_over_a_reload(path):
+    """Found: a changed `max_in_flight` reset the requests used in this minute."""
     async with limited(path, "rpm = 60\nmax_in_flight = 4\n") as (gateway, provider):
         assert (await gateway.ask()).status == 200
         path.write_text(settings(provider.url, key="rpm = 60\nmax_in_flight = 5\n", top=PATIENT))
@@ -160,8 +160,8 @@ async def test_an_unchanged_rate_keeps_what_is_used_of_it_over_a_reload(path):
         assert (await gateway.ask()).status == 429
 
 
-async def test_an_error_in_the_middle_of_a_step_frees_no_place_that_others_hold(path, monkeypatch):
-    """Found: what set the engine right knew only the places of calls that had waited for them."""
+async def test_an_internal_error_frees_no_place_of_other_calls(path, monkeypatch):
+    """Found: the recovery of the engine knew only the places of calls that had waited."""
     go = asyncio.Event()
 
     async def reply(request, connection):
@@ -186,7 +186,7 @@ async def test_an_error_in_the_middle_of_a_step_frees_no_place_that_others_hold(
         assert not gateway.gateway._limits.queues.engine.lent
 
 
-async def test_places_of_before_a_fork_count_for_nobody_in_the_child():
+async def test_places_taken_before_a_fork_do_not_count_in_the_child():
     holder = LimitHolder("key", "app", KeySettings(sha256="a" * 64, max_in_flight=1))
     queues = ClientQueues()
     queues.apply([holder], Policy(patience=0.05))
@@ -201,7 +201,7 @@ async def test_places_of_before_a_fork_count_for_nobody_in_the_child():
     queues.leave(await queues.enter(holder, tokens=1, deadline_at=None), None)
 
 
-async def test_a_client_that_leaves_gives_its_place_back(path):
+async def test_a_client_that_disconnects_frees_its_place(path):
     go = asyncio.Event()
 
     async def hang(request, connection):
@@ -216,7 +216,7 @@ async def test_a_client_that_leaves_gives_its_place_back(path):
         assert (await gateway.ask()).status == 200
 
 
-async def test_tokens_are_settled_by_their_usage(path):
+async def test_the_token_rate_is_settled_by_real_usage(path):
     used = {**ANSWER, "usage": {"prompt_tokens": 590, "completion_tokens": 10, "total_tokens": 600}}
     async with limited(path, "tpm = 3600\n") as (gateway, provider):
         provider.reply = ServerResponse(200, json.dumps(used).encode())
@@ -227,7 +227,7 @@ async def test_tokens_are_settled_by_their_usage(path):
     assert 5 <= int(later.headers["retry-after"]) <= 11
 
 
-async def test_a_failure_upstream_is_not_held_against_the_key(path):
+async def test_an_upstream_429_starts_no_cooldown_for_the_key(path):
     async with limited(path, "rpm = 6000\n", top=f"{PATIENT}[retry]\nmax_attempts = 1\n") as (
         gateway,
         provider,
@@ -243,10 +243,8 @@ async def test_a_failure_upstream_is_not_held_against_the_key(path):
     ("reply", "counts"),
     [(ServerResponse(400, b"{}"), True), (ServerResponse(429, b"{}"), True), (None, False)],
 )
-async def test_a_call_that_failed_counts_for_the_rate_of_its_key_if_it_was_sent(
-    path, reply, counts
-):
-    """Found: a key with a rate could send any number of calls that the provider refused."""
+async def test_a_failed_call_counts_towards_the_rate_if_it_was_sent(path, reply, counts):
+    """Found: a key could exceed its rate with calls that the provider rejected."""
     once = f"{PATIENT}[retry]\nmax_attempts = 1\n"
     async with upstream() as provider:
         provider.reply = reply
@@ -261,8 +259,8 @@ SPEND = "[keys.app.spend]\nmax_usd = {}\n{}"
 
 
 @table_test("payload", [CHAT, STREAM])
-async def test_two_hundred_calls_at_once_never_pass_a_spend_limit(path, payload):
-    """Each answer uses all of its tokens, and costs ten cents; its prompt might be longer, which is reserved, too."""
+async def test_two_hundred_concurrent_calls_never_exceed_a_spend_limit(path, payload):
+    """Each answer costs ten cents; the reservation is higher, since the prompt might have more tokens."""
     used = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
     event = json.dumps(
         {
@@ -298,7 +296,7 @@ async def test_two_hundred_calls_at_once_never_pass_a_spend_limit(path, payload)
     assert refused.json["error"]["code"] == "stormbreak_spend"
 
 
-async def test_what_a_cancelled_call_may_cost_is_spent(path):
+async def test_a_cancelled_call_counts_its_maximum_cost_as_spent(path):
     async def hang(request, connection):
         await asyncio.sleep(30)
 
@@ -311,18 +309,18 @@ async def test_what_a_cancelled_call_may_cost_is_spent(path):
         assert gateway.metric("key_spent_usd") > 0.09
 
 
-async def test_every_attempt_is_paid_and_a_retry_that_cannot_be_paid_is_not_made(path):
+async def test_a_retry_beyond_the_spend_limit_is_not_sent(path):
     async with limited(path, SPEND.format("0.4", "")) as (gateway, provider):
         provider.reply = lambda request, connection: (
             connection.abort()
-        )  # it may have been processed
+        )  # the provider may have processed it
         reply = await gateway.ask({**CHAT, "max_tokens": 90})
         assert reply.status in (429, 502)
         assert len(provider.seen) == 1
         assert 0.1 < gateway.metric("key_spent_usd") <= 0.4
 
 
-async def test_a_request_without_a_bound_gets_one_or_is_refused(path):
+async def test_a_request_without_max_tokens_gets_the_default_or_is_rejected(path):
     async with limited(path, SPEND.format(2, "")) as (gateway, provider):
         reply = await gateway.ask()
         assert (reply.status, reply.json["error"]["code"]) == (400, "stormbreak_cost")
@@ -333,8 +331,8 @@ async def test_a_request_without_a_bound_gets_one_or_is_refused(path):
         assert provider.bodies[0]["max_tokens"] == 50
 
 
-async def test_prices_that_cannot_be_found_are_unknown(path):
-    """Found: a price function that raises was status 500."""
+async def test_a_price_function_that_raises_means_an_unknown_price(path):
+    """Found: a price function that raised caused status 500."""
 
     def broken(provider, model):
         raise ZeroDivisionError
@@ -353,7 +351,7 @@ async def test_prices_that_cannot_be_found_are_unknown(path):
     assert len(provider.seen) == 1
 
 
-async def test_a_spend_limit_comes_back_with_its_period(path):
+async def test_a_spend_limit_renews_with_its_period(path):
     async with limited(path, SPEND.format("0.4", "period = 0.5\n")) as (gateway, provider):
         provider.reply = ServerResponse(
             200,
@@ -368,7 +366,7 @@ async def test_a_spend_limit_comes_back_with_its_period(path):
         assert (await gateway.ask(asked)).status == 200
 
 
-async def test_a_key_sees_its_own_limits_and_what_it_has_spent(path):
+async def test_a_key_sees_its_own_limits_and_spending(path):
     async with limited(path, "rpm = 600\n" + SPEND.format(2, "period = 60\n")) as (gateway, _):
         before = (await gateway.ask(None, "/v1/usage", method="GET")).json
         await gateway.ask({**CHAT, "max_tokens": 90})
@@ -385,20 +383,20 @@ async def test_a_key_sees_its_own_limits_and_what_it_has_spent(path):
 
 
 def team(limits, *, app=""):
-    """Two keys of a tenant."""
+    """Return options for two keys of a tenant."""
     tenant = 'tenant = "team"\n'
     return {"key": tenant + app, "more": f"{tenant}[tenants.team]\n{limits}"}
 
 
 async def test_all_keys_of_a_tenant_share_its_limits(path):
-    at_once, most = 0, 0
+    in_flight, peak = 0, 0
 
     async def reply(request, connection):
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
+        nonlocal in_flight, peak
+        in_flight += 1
+        peak = max(peak, in_flight)
         await asyncio.sleep(0.01)
-        at_once -= 1
+        in_flight -= 1
         return ServerResponse(200, json.dumps(ANSWER).encode())
 
     text = settings("{provider}", **team("max_in_flight = 3\n", app="max_in_flight = 2\n"))
@@ -407,21 +405,21 @@ async def test_all_keys_of_a_tenant_share_its_limits(path):
         text = "patience = 5\n" + text.replace("{provider}", provider.url)
         async with running(path, text) as gateway:
             await asyncio.gather(*(gateway.ask() for _ in range(6)))
-            assert most == 2  # the key's own
+            assert peak == 2  # the limit of the key itself
             keys = (KEY, OTHER) * 6
             replies = await asyncio.gather(*(gateway.ask(key=key) for key in keys))
             assert [each.status for each in replies] == [200] * 12
-            assert most == 3
+            assert peak == 3
 
 
-async def test_a_call_that_its_tenant_refuses_uses_nothing_of_the_limits_of_its_key(path):
+async def test_a_call_rejected_by_its_tenant_uses_no_limit_of_its_key(path):
     limits = team("rpm = 1\n", app="rpm = 2\n")
     async with limited(path, limits.pop("key"), **limits) as (gateway, provider):
-        assert (await gateway.ask(key=OTHER)).status == 200  # all of the tenant's, but for a burst
+        assert (await gateway.ask(key=OTHER)).status == 200  # uses the tenant's rate
         refused = await gateway.ask()
         queues = gateway.gateway._limits.queues.engine
         targets = queues.snapshot(0.0)["targets"]
-        assert gateway.gateway._live.engine.tenants == {}  # a call would count twice
+        assert gateway.gateway._live.engine.tenants == {}  # otherwise a call would count twice
     assert (refused.status, refused.json["error"]["code"]) == (429, "key_limit")
     assert refused.json["error"]["message"].startswith("tenant team: ")
     assert len(provider.seen) == 1
@@ -429,7 +427,7 @@ async def test_a_call_that_its_tenant_refuses_uses_nothing_of_the_limits_of_its_
 
 
 @table_test("payload", [CHAT, STREAM])
-async def test_keys_of_a_tenant_never_pass_its_spend_limit(path, payload):
+async def test_keys_of_a_tenant_never_exceed_its_spend_limit(path, payload):
     """Each answer costs ten cents; a key alone may spend all but one cent of the limit."""
     used = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
     plain = ServerResponse(200, json.dumps({**ANSWER, "usage": used}).encode())
@@ -457,7 +455,7 @@ async def test_keys_of_a_tenant_never_pass_its_spend_limit(path, payload):
         replies = await asyncio.gather(*(gateway.ask(asked, key=key) for key in keys))
         while replies[-1].status == 200 or len(replies) == len(
             keys
-        ):  # all at once reserve more than they cost
+        ):  # concurrent calls reserve more than they cost
             replies.append(await gateway.ask(asked, key=OTHER))
         assert gateway.metric('tenant_spent_usd{tenant="team"}') == pytest.approx(
             0.1 * len(provider.seen)
@@ -472,7 +470,7 @@ async def test_keys_of_a_tenant_never_pass_its_spend_limit(path, payload):
     assert float(usage["of_tenant"]["spend"]["spent"]) == pytest.approx(0.1 * len(provider.seen))
 
 
-async def test_what_a_tenant_has_spent_survives_a_restart(path):
+async def test_the_spending_of_a_tenant_survives_a_restart(path):
     limits = team("[tenants.team.spend]\nmax_usd = 0.4\n")
     limits["gateway"] = 'ledger = "spent.db"'
     statuses = []
@@ -496,12 +494,12 @@ output = 1000
 """
 
 
-async def test_a_price_file_of_the_settings_prices_limits_and_the_ledger(path):
+async def test_a_price_file_in_the_settings_applies_to_limits_and_ledger(path):
     spend = "[keys.app.spend]\nmax_usd = 0.35\n"
     async with upstream() as provider:
         seller = provider.url.split("/")[
             2
-        ]  # a target without a known provider is named by its address
+        ]  # a target without a known provider has its host as name
         path.with_name("deal.toml").write_text(DEAL.format(provider=seller))
         used = {"prompt_tokens": 10, "completion_tokens": 100}
         provider.reply = ServerResponse(200, json.dumps({**ANSWER, "usage": used}).encode())
@@ -517,22 +515,22 @@ async def test_a_price_file_of_the_settings_prices_limits_and_the_ledger(path):
 
 
 @table_test(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "prices: no price file is named"),
         ("[[prices]]\nprovider = 'a'\nmodel = 'b'\ninpt = 1\n", "prices: .*unknown key prices"),
     ],
 )
-async def test_a_price_file_that_is_wrong_is_an_error_at_the_start(path, text, said):
+async def test_an_invalid_price_file_is_an_error_at_the_start(path, text, message):
     if text is not None:
         path.with_name("deal.toml").write_text(text)
     path.write_text(settings("http://127.0.0.1:1/v1", top='prices = ["deal.toml"]\n'))
-    with pytest.raises(ConfigurationError, match=said) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         Gateway(path)
     assert str(caught.value).startswith(str(path))
 
 
-async def test_other_price_files_need_a_restart(path, caplog):
+async def test_a_reload_with_other_price_files_asks_for_a_restart(path, caplog):
     path.with_name("deal.toml").write_text(DEAL)
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         path.write_text(settings(provider.url, top='prices = ["deal.toml"]\n'))
@@ -543,7 +541,7 @@ async def test_other_price_files_need_a_restart(path, caplog):
 # ------------------------------------------------------------------ wrong keys
 
 
-async def test_wrong_keys_are_throttled_by_address_and_valid_ones_are_not(path):
+async def test_guesses_of_keys_are_throttled_by_address_and_valid_keys_are_not(path):
     async with limited(path, "") as (gateway, provider):
         for _ in range(3):
             replies = await asyncio.gather(*(gateway.ask(key=f"sb-{n}") for n in range(GUESSES)))
@@ -555,20 +553,20 @@ async def test_wrong_keys_are_throttled_by_address_and_valid_ones_are_not(path):
 
 
 @table_test(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("[keys.app]", "[targets.spare]\nprovider = 'local'\n[keys.app]", None),
         ("labels", "labels = { 'A B' = 'x' }\n", "the name of a label must be"),
         ("tenant", 'tenant = "\\u0007"\n', "keys.app.tenant must be printable"),
     ],
 )
-async def test_a_file_that_cannot_be_served_says_why(path, old, new, said):
-    text = settings("http://127.0.0.1:1/v1", key=new if said else "")
+async def test_settings_that_a_gateway_cannot_serve_are_an_error(path, old, new, message):
+    text = settings("http://127.0.0.1:1/v1", key=new if message else "")
     path.write_text(text)
-    if said is None:
+    if message is None:
         Gateway(path)
     else:
-        with pytest.raises(ConfigurationError, match=said) as caught:
+        with pytest.raises(ConfigurationError, match=message) as caught:
             Gateway(path)
         assert str(caught.value).startswith(str(path))
 

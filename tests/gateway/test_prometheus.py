@@ -1,4 +1,4 @@
-"""The alert rules, by promtool; and the dashboard's queries, by a real Prometheus that scrapes a real gateway."""
+"""Promtool tests the alert rules, and a real Prometheus runs the dashboard's queries on a real gateway."""
 
 import asyncio
 import json
@@ -25,14 +25,16 @@ def promtool(*words):
     )
 
 
-def test_alerts_fire_when_they_must_and_not_before():
+def test_alerts_fire_in_their_cases_and_not_before():
     run = promtool("test", "rules", "alerts_test.yml")
     assert run.returncode == 0, run.stdout + run.stderr
     alerts = set(re.findall(r"alert: (\w+)", (RULES / "alerts.yml").read_text()))
     cases = (RULES / "alerts_test.yml").read_text()
     for alert in alerts:
         assert re.search(rf"alertname: {alert}\n", cases), f"{alert} never fires in a test"
-        assert re.search(rf"alertname: {alert}, .*exp_alerts: \[\]", cases), f"{alert} always may"
+        assert re.search(rf"alertname: {alert}, .*exp_alerts: \[\]", cases), (
+            f"{alert} has no quiet case"
+        )
 
 
 def test_the_configuration_of_prometheus_is_valid():
@@ -42,7 +44,7 @@ def test_the_configuration_of_prometheus_is_valid():
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory):
-    """What each query of the dashboard, and of each alert, finds at a gateway with some traffic."""
+    """The results of each query of dashboard and alerts, for a gateway with some traffic."""
     folder = tmp_path_factory.mktemp("prometheus")
     program("prometheus")
     with pytest.MonkeyPatch.context() as patched:
@@ -91,7 +93,7 @@ async def _scrape(folder):
 
 
 def _bound(query):
-    """A query as Grafana sends it."""
+    """Return a query as Grafana sends it."""
     return (
         query.replace("$__rate_interval", "10s")
         .replace("[5m]", "[10s]")
@@ -109,20 +111,20 @@ def _of_teams():
     return re.search(r"^sum by \(label_team\).*$", OF_TEAMS, re.MULTILINE)[0]
 
 
-def test_prometheus_understands_every_query(scraped):
+def test_prometheus_accepts_every_query(scraped):
     assert len(_alerts()) == 9
     assert {*QUERIES, *_alerts()} <= {*scraped}
 
 
 @pytest.mark.parametrize("query", [query for query in QUERIES if "stormbreak_gateway_" in query])
-def test_the_row_of_the_gateway_shows_something(scraped, query):
+def test_every_gateway_panel_has_data(scraped, query):
     assert scraped[query]
     for labels, value in scraped[query]:
         assert value >= 0, labels
 
 
-def test_rates_of_money_are_those_of_the_traffic(scraped):
-    """Each answer costs 1.5 cents; both keys got as many."""
+def test_the_spend_rate_matches_the_traffic(scraped):
+    """Each answer costs 1.5 cents; both keys get equally many."""
     by_key = next(query for query in scraped if query.startswith("3600 * sum by (key) (rate(stormbreak_gateway_spent"))  # fmt: skip
     dollars = {labels["key"]: value for labels, value in scraped[by_key]}
     requests = next(query for query in scraped if query.startswith("sum by (status) (rate("))
@@ -131,7 +133,7 @@ def test_rates_of_money_are_those_of_the_traffic(scraped):
     assert sum(dollars.values()) == pytest.approx(3600 * rate * 0.015, rel=0.2)
 
 
-def test_dollars_of_a_team_are_those_of_its_keys(scraped):
+def test_the_spending_of_a_team_is_the_sum_of_its_keys(scraped):
     teams = {labels["label_team"]: value for labels, value in scraped[_of_teams()]}
     assert {*teams} == {"shop", "search"}
     assert min(teams.values()) > 0
@@ -139,7 +141,7 @@ def test_dollars_of_a_team_are_those_of_its_keys(scraped):
     assert info["other"].items() >= {"tenant": "research", "label_team": "search", "label_env": "prod"}.items()  # fmt: skip
 
 
-def test_no_alert_fires_in_a_calm(scraped):
-    share, *others = _alerts()
+def test_no_alert_fires_while_retries_hide_failures(scraped):
+    error_share, *others = _alerts()
     assert not [query for query in others if scraped[query]]
-    assert not scraped[share], "a retry hides the failure"
+    assert not scraped[error_share], "a retry hides the failure"

@@ -1,4 +1,4 @@
-"""`stormbreak gateway rehearse`: a storm is played to the gateway of a file, and its clients are counted."""
+"""`stormbreak gateway rehearse` plays a storm to the gateway of a file and counts the results of its clients."""
 
 import json
 
@@ -47,7 +47,7 @@ timeout = 4
 
 @pytest.fixture
 def rehearse(tmp_path, monkeypatch, capsys, no_words_about_providers):
-    """Play the storm, in which the first target refuses everything; return what was printed."""
+    """Play the storm, in which the first target rejects everything; return exit code and output."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gateway.toml").write_text(FILE)
     (tmp_path / "storm.toml").write_text(STORM)
@@ -76,12 +76,12 @@ def test_clients_of_a_target_in_a_storm_see_its_failures(rehearse):
     assert code == 1
     assert (seen["success"], seen["calls"], seen["openings"]) == (0.0, 80, None)
     assert sum(seen["statuses"].values()) == 80
-    assert set(seen["statuses"]) <= {"503", "504"}  # late, where the machine is busy
+    assert set(seen["statuses"]) <= {"503", "504"}  # 504 on a busy machine
     assert "--assert does not hold: success >= 0.5" in printed.err
 
 
 def test_clients_of_a_pool_see_its_fallback(rehearse):
-    """Neither a provider nor a key is needed, and the limits of the keys in the file do not hold."""
+    """A rehearsal needs no provider and no key, and ignores the limits of the keys in the file."""
     code, printed = rehearse("--json", "--model", "both", "--assert", "success == 1")
     seen = json.loads(printed.out)
     assert (code, seen["statuses"]) == (0, {"200": 80})
@@ -89,7 +89,7 @@ def test_clients_of_a_pool_see_its_fallback(rehearse):
     assert seen["scenario"] == "storm"
 
 
-def test_no_real_provider_is_called_whatever_the_policy_and_the_environment_say(
+def test_a_rehearsal_calls_no_real_provider_of_policy_or_environment(
     rehearse, monkeypatch, tmp_path
 ):
     """`.invalid` does not resolve: a call there fails."""
@@ -103,7 +103,7 @@ def test_no_real_provider_is_called_whatever_the_policy_and_the_environment_say(
     _, printed = rehearse("--json", "--model", "first", "--duration", "2")
     assert set(json.loads(printed.out)["statuses"]) == {
         "200"
-    }  # of the calm provider of the fallback
+    }  # by the calm provider of the fallback
     assert not (tmp_path / "cache.db").exists()
 
 
@@ -114,7 +114,7 @@ def test_the_tables_name_the_scenario_and_the_model(rehearse):
     assert "503" in printed.out
 
 
-def test_an_unknown_model_is_named(rehearse):
+def test_a_rehearsal_of_an_unknown_model_lists_the_known_models(rehearse):
     code, printed = rehearse("--model", "gpt-9")
     assert code == 2
     assert "gateway.toml serves no model 'gpt-9'; known: first, same, spare, both" in printed.err

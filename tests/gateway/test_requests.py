@@ -1,4 +1,4 @@
-"""What the gateway takes, what it passes on in both directions, and what it refuses, in the format of the endpoint."""
+"""The gateway accepts, passes on and rejects requests and answers, with errors in the format of the endpoint."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ MESSAGES = {**CHAT, "max_tokens": 100}
 
 @asynccontextmanager
 async def through(path, **options):
-    """A gateway before a provider that notes what comes."""
+    """Run a gateway in front of a provider that records its requests."""
     async with upstream() as provider, running(path, settings(provider.url, **options)) as gateway:
         yield gateway, provider
 
@@ -44,14 +44,14 @@ async def test_a_call_reaches_the_target_with_its_model_and_its_key(path):
     assert provider.bodies == [{**payload, "model": "storm-1"}]
 
 
-async def test_a_body_that_needs_no_change_is_sent_as_it_came(path):
+async def test_a_body_that_needs_no_change_is_sent_byte_for_byte(path):
     body = b'{ "model":"storm-1" ,"messages":[{"role":"user","content":"\\u0041"}] }'
     async with through(path, gateway='models = { "storm-1" = "main" }') as (gateway, provider):
         assert (await gateway.ask(body)).status == 200
     assert provider.seen[0].body == body
 
 
-async def test_headers_are_passed_on_by_an_allow_list(path):
+async def test_only_headers_of_an_allow_list_are_passed_on(path):
     theirs = [
         "anthropic-beta: tools", "openai-beta: assistants=v2", "anthropic-version: 2024-01-01", "cookie: secret=1",
         "x-forwarded-for: 10.0.0.1", "openai-organization: org-1", "user-agent: theirs", "x-other: 1",
@@ -81,7 +81,7 @@ async def test_headers_are_passed_on_by_an_allow_list(path):
     assert got["x-stormbreak-target"].startswith("main=")
 
 
-async def test_a_key_with_limits_of_its_own_learns_nothing_of_the_account(path):
+async def test_a_key_with_its_own_limits_gets_no_rate_limit_headers_of_the_account(path):
     limits = (("x-ratelimit-limit-requests", "100"), ("anthropic-ratelimit-tokens-limit", "9"))
     async with through(path, key="rpm = 6000") as (gateway, provider):
         provider.reply = ServerResponse(200, json.dumps(ANSWER).encode(), limits)
@@ -91,8 +91,8 @@ async def test_a_key_with_limits_of_its_own_learns_nothing_of_the_account(path):
     assert free.headers["anthropic-ratelimit-tokens-limit"] == "9"
 
 
-async def test_an_idempotency_key_of_one_client_is_not_that_of_another(path):
-    """A provider answers a repeated one with the earlier answer, which is somebody else's."""
+async def test_equal_idempotency_keys_of_two_clients_differ_at_the_provider(path):
+    """A provider answers a repeated key with the earlier answer, which would belong to another client."""
     header = ["idempotency-key: 1"]
     async with through(path) as (gateway, provider):
         for key in (KEY, KEY, OTHER):
@@ -123,7 +123,9 @@ async def test_an_idempotency_key_of_one_client_is_not_that_of_another(path):
           "output": [{"type": "message", "content": [{"type": "output_text", "text": "y"}]}]}),
     ],
 )  # fmt: skip
-async def test_every_endpoint_leads_to_the_same_one_of_the_provider(path, path_, payload, answer):
+async def test_every_endpoint_maps_to_the_same_endpoint_of_the_provider(
+    path, path_, payload, answer
+):
     async with through(path) as (gateway, provider):
         provider.reply = ServerResponse(200, json.dumps(answer).encode())
         reply = await gateway.ask(payload, path_)
@@ -132,7 +134,7 @@ async def test_every_endpoint_leads_to_the_same_one_of_the_provider(path, path_,
     assert seen.path + (f"?{seen.query}" if seen.query else "") == path_
 
 
-async def test_the_models_of_a_key_are_listed(path):
+async def test_a_key_sees_only_its_own_models(path):
     gateway = '[gateway.models]\n"gpt-4.1" = "main"\nsmall = "main"'
     async with through(path, gateway=gateway, key='models = ["small"]') as (running_, _):
         mine = await running_.ask(None, "/v1/models", method="GET")
@@ -168,7 +170,7 @@ async def test_the_models_of_a_key_are_listed(path):
         ({"headers": ["anthropic-beta: \u00e4"]}, 400, "invalid_header"),
     ],
 )
-async def test_what_cannot_be_sent_is_refused_without_an_attempt(path, request_, status, code):
+async def test_an_invalid_request_is_rejected_without_an_attempt(path, request_, status, code):
     options = {"gateway": '[gateway.models]\nsmall = "main"', "key": 'models = ["main"]'}
     async with through(path, **options) as (gateway, provider):
         reply = await gateway.ask(**request_)
@@ -187,7 +189,7 @@ async def test_an_error_has_the_format_of_its_endpoint(path):
     }
 
 
-async def test_a_prompt_in_the_place_of_a_model_is_not_repeated(path, caplog):
+async def test_an_unknown_model_name_is_not_echoed_or_logged(path, caplog):
     caplog.set_level("INFO")
     secret = "sk-hunter2hunter2hunter2"
     async with through(path) as (gateway, _):
@@ -197,7 +199,7 @@ async def test_a_prompt_in_the_place_of_a_model_is_not_repeated(path, caplog):
     assert secret not in caplog.text
 
 
-async def test_both_headers_for_a_key_are_read(path):
+async def test_a_client_key_is_read_from_both_headers(path):
     async with through(path) as (gateway, _):
         for header in (f"x-api-key: {KEY}", f"Authorization: bearer {KEY}"):
             assert (await gateway.ask(key=None, headers=[header])).status == 200
@@ -218,7 +220,7 @@ async def test_both_headers_for_a_key_are_read(path):
         (422, {"detail": "unusual"}, 422),
     ],
 )
-async def test_an_error_about_the_request_stays_as_it_came(path, status, body, got):
+async def test_an_error_about_the_request_is_passed_on_unchanged(path, status, body, got):
     async with through(path) as (gateway, provider):
         provider.reply = ServerResponse(status, json.dumps(body).encode())
         reply = await gateway.ask()
@@ -237,7 +239,7 @@ async def test_an_error_about_the_request_stays_as_it_came(path, status, body, g
         (307, {"location": "elsewhere"}, "upstream_redirected"),
     ],
 )  # fmt: skip
-async def test_an_error_about_our_account_is_ours(path, status, body, code):
+async def test_an_error_about_our_account_is_a_502_without_details(path, status, body, code):
     async with through(path) as (gateway, provider):
         provider.reply = ServerResponse(
             status, json.dumps(body).encode(), (("location", "https://elsewhere.invalid/"),)
@@ -249,7 +251,7 @@ async def test_an_error_about_our_account_is_ours(path, status, body, code):
 
 
 @table_test("status", [400, 404, 500])
-async def test_no_error_shows_the_key_of_the_provider(path, status):
+async def test_an_error_body_never_shows_the_key_of_the_provider(path, status):
     body = json.dumps({"error": {"message": f"headers: Bearer {PROVIDER_KEY}"}}).encode()
     top = "[retry]\nmax_attempts = 1\n"
     async with through(path, top=top) as (gateway, provider):
@@ -275,14 +277,14 @@ def throttled(seconds):
     ("reply", "status", "may_retry"),
     [
         (throttled(30), 429, True),  # longer than the patience
-        (throttled(None), 429, False),  # retried here until the patience or the attempts were over
+        (throttled(None), 429, False),  # retried until patience or attempts are used up
         (overloaded, 503, False),
         (lambda *_: ServerResponse(503, b"{}", (("retry-after", "30"),)), 503, True),
         (lambda *_: ServerResponse(400, b"{}", (("retry-after", "30"),)), 400, False),
         (lambda _, connection: connection.abort(), 502, False),
     ],
 )
-async def test_only_a_wait_that_the_gateway_does_not_serve_invites_a_retry(
+async def test_only_a_wait_beyond_the_patience_of_the_gateway_invites_a_retry(
     path, reply, status, may_retry
 ):
     top = "patience = 0.2\n[retry]\nmax_attempts = 2\n[retry.backoff]\nkind = 'constant'\ninitial_delay = 0.01\n"
@@ -295,13 +297,13 @@ async def test_only_a_wait_that_the_gateway_does_not_serve_invites_a_retry(
     assert (25 <= named <= 30) if may_retry or status == 400 else named == 0
 
 
-async def test_a_retry_of_a_wait_that_the_attempts_do_not_allow_is_not_invited(path):
+async def test_a_429_after_the_last_attempt_invites_no_retry(path):
     async with through(path, top="[retry]\nmax_attempts = 1\n") as (gateway, provider):
         provider.reply = throttled(30)
         assert (await gateway.ask()).headers["x-should-retry"] == "false"
 
 
-async def test_a_pool_whose_targets_all_cool_down_says_when_to_come_back(path):
+async def test_a_pool_in_cooldown_sends_retry_after(path):
     async with upstream() as provider:
         provider.reply = throttled(3)
         text = settings(
@@ -311,14 +313,14 @@ async def test_a_pool_whose_targets_all_cool_down_says_when_to_come_back(path):
         )
         async with running(path, text) as gateway:
             replies = [await gateway.ask({**CHAT, "model": "both"}) for _ in range(3)]
-    assert len(provider.seen) == 2  # one at each target; then both cool down
+    assert len(provider.seen) == 2  # one call to each target, then both cool down
     for reply in replies:
         assert reply.status == 429
         assert 3 <= int(reply.headers["retry-after"]) <= 5
         assert "x-should-retry" not in reply.headers
 
 
-async def test_a_pool_names_the_earliest_time_of_its_targets(path):
+async def test_retry_after_of_a_pool_is_the_earliest_of_its_targets(path):
     async with upstream() as provider:
         provider.reply = lambda request, _: throttled(60 if b"storm-1" in request.body else 3)(
             request, None
@@ -332,7 +334,7 @@ async def test_a_pool_names_the_earliest_time_of_its_targets(path):
         assert "x-should-retry" not in reply.headers
 
 
-async def test_an_open_circuit_is_not_for_retries(path):
+async def test_an_open_circuit_invites_no_retry(path):
     trip = "[breaker]\nopen_duration = 30\n[breaker.trip]\nkind = 'consecutive'\nfailure_threshold = 1\n"
     async with through(path, top=f"retry_budget = 'none'\n{trip}") as (gateway, provider):
         provider.reply = overloaded
@@ -342,8 +344,8 @@ async def test_an_open_circuit_is_not_for_retries(path):
     assert int(reply.headers["retry-after"]) > 1
 
 
-async def test_each_request_of_a_connection_is_read_by_its_own_head(path):
-    """A head that came before is known, and everything else is not."""
+async def test_each_request_of_a_connection_is_parsed_by_its_own_head(path):
+    """The parser reuses only heads that are equal to an earlier one."""
     asked = [
         ({}, CHAT, 200, "app"),
         ({}, {**CHAT, "n": 12}, 200, "app"),
@@ -418,7 +420,7 @@ FILE = {"file_id": "file-1"}
 CALLED = {"type": "tool_use", "id": "t", "name": "read", "input": FILE}
 
 
-def said(*parts):
+def user_content(*parts):
     return [{"role": "user", "content": [*parts]}]
 
 
@@ -432,8 +434,8 @@ def with_tool(tool, named):
 @table_test(
     ("endpoint", "more", "named"),
     [
-        ("responses", {"input": said({"type": "input_file", **FILE})}, "file_id"),
-        ("responses", {"input": said({"type": "input_image", **FILE})}, "file_id"),
+        ("responses", {"input": user_content({"type": "input_file", **FILE})}, "file_id"),
+        ("responses", {"input": user_content({"type": "input_image", **FILE})}, "file_id"),
         ("responses", {"input": [{"type": "item_reference", "id": "m"}]}, "item_reference"),
         ("responses", {"input": [{"id": "m"}]}, "item_reference"),
         ("responses", {"input": [{"type": None, "id": "m"}]}, "item_reference"),
@@ -444,7 +446,7 @@ def with_tool(tool, named):
         ),
         (
             "chat/completions",
-            {"messages": [{"role": "assistant", "audio": {"id": "a"}}, *said()]},
+            {"messages": [{"role": "assistant", "audio": {"id": "a"}}, *user_content()]},
             "id",
         ),
         with_tool({"type": "code_interpreter", "container": "c"}, "container"),
@@ -489,7 +491,7 @@ def with_tool(tool, named):
             "file_id",
         ),
         ("responses", {"input": "x", "prompt": {"id": "p"}}, "prompt"),
-        ("chat/completions", {"messages": said({"type": "file", "file": FILE})}, "file_id"),
+        ("chat/completions", {"messages": user_content({"type": "file", "file": FILE})}, "file_id"),
         (
             "chat/completions",
             b'{"messages": [{"role": "user", "content": [{"file": {"f\\u0069le_id": "f"}}]}]',
@@ -497,27 +499,27 @@ def with_tool(tool, named):
         ),
         (
             "messages",
-            {"messages": said({"type": "document", "source": {"type": "file", **FILE}})},
+            {"messages": user_content({"type": "document", "source": {"type": "file", **FILE}})},
             "file_id",
         ),
-        ("messages", {"messages": said({"type": "container_upload", **FILE})}, "file_id"),
+        ("messages", {"messages": user_content({"type": "container_upload", **FILE})}, "file_id"),
         (
             "messages",
-            {"messages": said({"type": "tool_result", "content": [{"source": FILE}]})},
+            {"messages": user_content({"type": "tool_result", "content": [{"source": FILE}]})},
             "file_id",
         ),
-        ("messages", {"messages": said(), "container": "c"}, "container"),
-        ("messages", {"messages": said(CALLED), "container": None}, None),
-        ("messages", {"messages": said({"type": "text", "text": "a file_id"})}, None),
-        ("responses", {"input": said({"type": "input_file", "file_id": None})}, None),
+        ("messages", {"messages": user_content(), "container": "c"}, "container"),
+        ("messages", {"messages": user_content(CALLED), "container": None}, None),
+        ("messages", {"messages": user_content({"type": "text", "text": "a file_id"})}, None),
+        ("responses", {"input": user_content({"type": "input_file", "file_id": None})}, None),
         ("responses", {"input": [{"type": "message", "id": "m", "content": "x"}]}, None),
         ("completions", {"prompt": "x"}, None),
     ],
 )
-async def test_files_and_items_at_a_provider_need_a_model_of_a_single_target(
+async def test_references_to_provider_files_need_a_model_of_a_single_target(
     path, endpoint, more, named
 ):
-    """Found: a pool sent them to a provider that does not know them."""
+    """Found: a pool sent such a reference to a provider that does not know it."""
     async with upstream() as provider:
         once = "[retry]\nmax_attempts = 1\n"
         text = settings(provider.url, more=POOL.format(url=provider.url), top=once)
@@ -536,14 +538,14 @@ async def test_files_and_items_at_a_provider_need_a_model_of_a_single_target(
                     assert provider.seen == []
 
 
-async def test_a_job_at_the_provider_is_never_started_twice(path):
+async def test_a_background_job_is_never_retried(path):
     async with through(path) as (gateway, provider):
         provider.reply = ServerResponse(503, b"{}")
         await gateway.ask({"model": "main", "input": "x", "background": True}, "/v1/responses")
     assert len(provider.seen) == 1
 
 
-async def test_a_pool_falls_back_and_says_so(path):
+async def test_a_pool_falls_back_and_names_the_target_in_a_header(path):
     async with upstream() as provider:
         provider.reply = lambda request, _: (
             ServerResponse(503, b"{}")
@@ -570,7 +572,7 @@ async def test_the_deadline_of_the_client_bounds_the_call(path, header):
 
 
 @pytest.mark.parametrize("where", ["key", "top"])
-async def test_the_shortest_deadline_holds(path, where):
+async def test_the_shortest_deadline_applies(path, where):
     async with through(path, **{where: "deadline = 0.2\n"}) as (gateway, provider):
         provider.reply = lambda *_: asyncio.sleep(30)
         late = ["x-stormbreak-deadline: 60"]
@@ -578,7 +580,7 @@ async def test_the_shortest_deadline_holds(path, where):
     assert reply.status == 504
 
 
-async def test_a_name_that_ends_in_an_asterisk_takes_all_that_begin_so(path, caplog):
+async def test_a_model_name_with_an_asterisk_matches_by_prefix(path, caplog):
     caplog.set_level(logging.INFO)
     models = 'models = { "gpt-*" = "main", "gpt-9" = "main" }'
     options = {"gateway": models, "key": 'models = ["gpt-9*", "main"]'}

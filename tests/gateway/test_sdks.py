@@ -1,4 +1,4 @@
-"""The SDKs of openai and anthropic through the gateway: nothing changes for them but the address and the key."""
+"""The SDKs of openai and anthropic through the gateway: only base URL and key change."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ MESSAGE_TEXT = answer_text({**MESSAGE, "model": "storm-1"})
 
 @pytest.fixture
 def through(path, stormbreak_provider):
-    """Start a gateway before a provider of a scenario; its policy makes one attempt."""
+    """Start a gateway in front of a provider with a scenario; its policy makes one attempt."""
 
     def start(scenario=QUICK, **options):
         provider = stormbreak_provider(scenario)
@@ -68,7 +68,7 @@ async def test_openai_gets_answers_streams_and_raw_responses(through):
         assert [model.id async for model in client.models.list()] == ["main"]
 
 
-async def test_openai_gets_old_completions(through):
+async def test_openai_gets_text_completions(through):
     start, _ = through(key="tpm = 100000\n")
     asked = {"model": "main", "prompt": "Once upon a time"}
     async with (
@@ -80,14 +80,14 @@ async def test_openai_gets_old_completions(through):
         assert answer.usage.total_tokens > 0
         text = ""
         async for chunk in await client.completions.create(**asked, stream=True):
-            assert chunk.usage is None  # the gateway has asked for it, not the client
+            assert chunk.usage is None  # the gateway requested usage, not the client
             text += chunk.choices[0].text
         assert text == answer.choices[0].text
         with pytest.raises(openai.BadRequestError, match="prompt"):
             await client.completions.create(model="main", prompt=[])
 
 
-async def test_openai_blocks_as_ever(through):
+async def test_the_blocking_openai_client_works_unchanged(through):
     start, _ = through()
 
     def use(url):
@@ -128,7 +128,7 @@ async def test_anthropic_gets_messages_and_streams(through):
     ("kind", "status", "name"),
     [
         ("400", 400, "BadRequestError"),
-        ("401", 502, "APIStatusError"),  # about our own key
+        ("401", 502, "APIStatusError"),  # about the gateway's own key
         ("model_not_found", 404, "NotFoundError"),
         ("422", 422, "UnprocessableEntityError"),
         ("429", 429, "RateLimitError"),
@@ -140,10 +140,10 @@ async def test_anthropic_gets_messages_and_streams(through):
     ],
 )
 @table_test("library", [openai, anthropic])
-async def test_errors_are_the_classes_of_the_sdk_and_cost_one_attempt(
+async def test_errors_have_the_class_of_the_sdk_and_are_not_retried(
     through, kind, status, name, library
 ):
-    """The SDKs retry twice by themselves, and would multiply the attempts of the gateway."""
+    """The SDKs retry twice by default, which would multiply the attempts of the gateway."""
     patience = 0.3 if kind == "hang" else 10  # a busy machine is no failure
     top = f"attempt_timeout = {patience}\n[retry]\nmax_attempts = 1\n"
     start, _ = through(fault(kind), top=top)
@@ -154,7 +154,7 @@ async def test_errors_are_the_classes_of_the_sdk_and_cost_one_attempt(
     assert caught.value.status_code == status
 
 
-async def test_an_sdk_gets_its_error_before_its_own_timeout_and_sends_nothing_again(through):
+async def test_an_sdk_gets_a_504_before_its_own_timeout_and_does_not_retry(through):
     start, _ = through(fault("hang"))
     async with start as gateway:
         asking = [
@@ -167,14 +167,14 @@ async def test_an_sdk_gets_its_error_before_its_own_timeout_and_sends_nothing_ag
     assert [error.status_code for error in errors] == [504] * 4
 
 
-async def test_an_outage_is_not_made_worse_by_the_retries_of_an_sdk(through):
-    """An SDK alone makes three attempts for each call."""
+async def test_an_sdk_does_not_retry_during_an_outage(through):
+    """Without the gateway an SDK makes three attempts for each call."""
     start, provider = through(fault("503"), top="patience = 1\n")
     async with (
         start as gateway,
         openai.AsyncOpenAI(api_key=KEY, base_url=f"{gateway.url}/v1", timeout=600) as client,
     ):
-        # One client: to make sixty takes so long on a busy machine that they do not ask at once.
+        # One client: creating sixty is so slow on a busy machine that the calls would not be concurrent.
         asking = [client.chat.completions.create(**ASKED) for _ in range(60)]
         errors = await asyncio.gather(*asking, return_exceptions=True)
         assert gateway.metric("requests_total") == 60
@@ -194,7 +194,7 @@ async def ask(library, url, *, stream=False, seconds=600):
 
 @table_test("kind", ["cut_body", "stall", "stream_reset"])
 @table_test("library", [openai, anthropic])
-async def test_a_stream_that_breaks_raises(through, kind, library):
+async def test_a_broken_stream_raises_in_the_sdk(through, kind, library):
     start, _ = through(fault(kind), top="stall_timeout = 0.3\n")
     async with start as gateway:
         with pytest.raises(library.APIError, match="the stream broke"):
@@ -212,7 +212,7 @@ async def test_a_wrong_key_is_an_authentication_error(through):
                 await client.messages.create(**MESSAGE)
 
 
-async def test_a_key_over_its_limit_is_retried_by_the_sdk_when_the_gateway_says(through):
+async def test_an_sdk_retries_a_key_limit_after_the_named_time(through):
     limits = "rpm = 60\n"
     start, provider = through(key=limits, top="patience = 0.1\n")
     async with start as gateway:
@@ -228,7 +228,7 @@ async def test_a_key_over_its_limit_is_retried_by_the_sdk_when_the_gateway_says(
     assert provider.stats()["arrivals"] == 2
 
 
-async def test_malformed_requests_are_refused_and_answer_nobody_else(through):
+async def test_malformed_requests_get_one_400_and_affect_no_other_client(through):
     start, provider = through()
 
     def send(port, data):

@@ -1,4 +1,4 @@
-"""Limits of client keys that several gateways share through a store: none passes a spend limit by a cent."""
+"""Several gateways share the limits of client keys through a store and never exceed a spend limit."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ LIMIT = 2.0
 
 @pytest.fixture(autouse=True)
 def granting(monkeypatch):
-    """A server that has just started grants money at once."""
+    """Let a server that has just started grant money at once."""
     monkeypatch.setattr("stormbreak.fleet.valkey.QUIET", 0.0)
 
 
@@ -57,7 +57,7 @@ async def ten_cents(request, connection):
 
 @asynccontextmanager
 async def gateways(path, url, count, key, *, top="", reply=ten_cents):
-    """Run gateways in this process, each a member of the fleet, before one provider."""
+    """Run gateways in this process, each a member of the fleet, in front of one provider."""
     async with upstream() as provider, AsyncExitStack() as stack:
         provider.reply = reply
         text = settings(provider.url, key=key, top=f"patience = 2\n{top}[fleet]\nurl = '{url}'\n")
@@ -75,8 +75,8 @@ async def ask_all(found, count, payload=ASKED):
     return await asyncio.gather(*asking)
 
 
-async def test_two_hundred_calls_on_three_gateways_never_pass_a_spend_limit(path, store):
-    """Each answer uses all of its tokens, and costs ten cents; its prompt might be longer, which is reserved, too."""
+async def test_two_hundred_calls_on_three_gateways_never_exceed_a_spend_limit(path, store):
+    """Each answer costs ten cents; the reservation is higher, since the prompt might have more tokens."""
     async with gateways(path, store, 3, spend(LIMIT)) as (found, provider):
         replies = await ask_all(found, 200)
         for _ in range(3):
@@ -89,7 +89,7 @@ async def test_two_hundred_calls_on_three_gateways_never_pass_a_spend_limit(path
     assert {reply.status for reply in replies} == {200, 429}
 
 
-async def test_a_limit_counts_for_a_key_alone(path, store):
+async def test_a_spend_limit_binds_only_its_own_key(path, store):
     async with gateways(path, store, 2, spend(0.4)) as (found, _):
         await ask_all(found, 10)
         other = await asyncio.gather(
@@ -98,7 +98,7 @@ async def test_a_limit_counts_for_a_key_alone(path, store):
     assert [reply.status for reply in other] == [200, 200]
 
 
-async def test_each_gateway_knows_what_all_have_spent(path, store):
+async def test_each_gateway_knows_the_spending_of_all(path, store):
     async with gateways(path, store, 2, spend(LIMIT)) as (found, _):
         await ask_all(found[:1], 5)
 
@@ -113,15 +113,15 @@ async def test_each_gateway_knows_what_all_have_spent(path, store):
         assert await spent() == pytest.approx(0.5)
 
 
-async def test_a_period_that_comes_back_knows_what_was_spent_in_it(path, store):
+async def test_a_reloaded_period_keeps_its_earlier_spending(path, store):
     day = spend(LIMIT, '"day"')
     async with gateways(path, store, 2, day) as (found, _):
         text = found[0].path.read_text()
-        for key, most in ((day, 5), (spend(LIMIT, 3600), 3), ("", 2), (day, 30)):
+        for key, count in ((day, 5), (spend(LIMIT, 3600), 3), ("", 2), (day, 30)):
             for each in found:
                 each.path.write_text(text.replace(day, key))
                 assert await each.gateway.reload()
-            replies = await ask_all(found, most)
+            replies = await ask_all(found, count)
         served = [reply for reply in replies if reply.status == 200]
         assert 0.1 * len(served) <= LIMIT - 0.5
 
@@ -137,20 +137,20 @@ async def test_gateways_share_the_rate_of_a_key(path, store):
         took = asyncio.get_running_loop().time() - began
     # the rate, a burst, what may lapse late, and, if the machine is slow, a share of each
     assert 10 * (took + 1) + 20 >= 45
-    assert took < 20  # nor do they starve each other
+    assert took < 20  # the gateways do not starve each other
     codes = {reply.json["error"]["code"] for reply in replies if reply.status != 200}
     assert codes <= {"key_limit"}
 
 
 async def test_gateways_share_the_calls_in_flight_of_a_key(path, own_store):
-    at_once = most = 0
+    in_flight = peak = 0
 
     async def reply(request, connection):
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
+        nonlocal in_flight, peak
+        in_flight += 1
+        peak = max(peak, in_flight)
         await asyncio.sleep(0.05)
-        at_once -= 1
+        in_flight -= 1
         return TEN_CENTS
 
     limits = "max_in_flight = 4\n"
@@ -160,12 +160,12 @@ async def test_gateways_share_the_calls_in_flight_of_a_key(path, own_store):
     ):
         await ask_all(found, 2)
         await asyncio.sleep(0.3)
-        most = 0
+        peak = 0
         await ask_all(found, 24)
-    assert 2 <= most <= 4
+    assert 2 <= peak <= 4
 
 
-async def test_without_the_store_the_allowance_is_spent_and_the_rest_refused(path, tmp_path):
+async def test_without_the_store_calls_beyond_the_allowance_are_rejected(path, tmp_path):
     server = Server("valkey", tmp_path).start()
     try:
         async with gateways(path, server.url, 1, spend(LIMIT)) as (found, provider):
@@ -181,15 +181,15 @@ async def test_without_the_store_the_allowance_is_spent_and_the_rest_refused(pat
             server.thaw()
             end = time.monotonic() + 20
             while (await found[0].ask(ASKED)).status != 200:
-                assert time.monotonic() < end, "it does not come back"
+                assert time.monotonic() < end, "the store never recovers"
                 await asyncio.sleep(0.1)
     finally:
         server.thaw()
         server.kill()
 
 
-async def test_a_store_that_has_just_started_is_no_spent_limit(path, tmp_path, monkeypatch):
-    """SDKs may ask again when it grants money."""
+async def test_a_store_that_has_just_started_rejects_with_retry_after(path, tmp_path, monkeypatch):
+    """SDKs may retry once the store grants money."""
     monkeypatch.setattr("stormbreak.fleet.valkey.QUIET", 60.0)
     server = Server("valkey", tmp_path).start()
     try:
@@ -203,7 +203,9 @@ async def test_a_store_that_has_just_started_is_no_spent_limit(path, tmp_path, m
     assert not provider.seen
 
 
-async def test_a_lower_limit_holds_from_the_reload_on_and_a_removed_key_gives_back(path, own_store):
+async def test_a_lowered_limit_applies_at_the_reload_and_a_removed_key_returns_money(
+    path, own_store
+):
     async with gateways(path, own_store.url, 2, spend(LIMIT)) as (found, provider):
         await ask_all(found, 6)
         for each in found:
@@ -229,7 +231,7 @@ async def test_a_lower_limit_holds_from_the_reload_on_and_a_removed_key_gives_ba
         assert {reply.status for reply in await ask_all(found, 4)} == {200}
 
 
-async def test_calls_in_flight_count_for_the_limits_of_a_reload(path, own_store):
+async def test_calls_in_flight_count_towards_a_reloaded_limit(path, own_store):
     go = asyncio.Event()
 
     async def hang(request, connection):
@@ -250,7 +252,7 @@ async def test_calls_in_flight_count_for_the_limits_of_a_reload(path, own_store)
         assert {each.status for each in await asyncio.gather(*asking)} == {200}
 
 
-async def test_a_period_begins_anew_for_all(path, own_store):
+async def test_a_new_period_begins_for_all_gateways(path, own_store):
     async with gateways(path, own_store.url, 2, spend(0.4, 1.0)) as (found, provider):
         await ask_all(found, 10)
         assert len(provider.seen) <= 4
@@ -260,7 +262,7 @@ async def test_a_period_begins_anew_for_all(path, own_store):
         assert 0 < len(provider.seen) - first <= 4
 
 
-async def test_the_store_says_how_far_keys_may_spend_and_the_ledger_what_they_used(path, own_store):
+async def test_the_store_keeps_spend_limits_and_the_ledger_keeps_usage(path, own_store):
     async with upstream() as provider:
         provider.reply = ten_cents
         text = settings(

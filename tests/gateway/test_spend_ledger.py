@@ -1,4 +1,4 @@
-"""What keys have spent survives the gateway: an end, a kill, a full disk, and a change of the limit."""
+"""The spending of keys survives a shutdown, a kill, a full disk and a change of the limit."""
 
 import asyncio
 import json
@@ -54,15 +54,15 @@ async def gateway_on(path, provider, key):
         yield gateway
 
 
-async def ask_until_refused(gateway, most=50):
-    for count in range(most):
+async def ask_until_refused(gateway, limit=50):
+    for count in range(limit):
         reply = await gateway.ask(ASKED)
         if reply.status != 200:
             return count, reply
-    return most, reply
+    return limit, reply
 
 
-async def test_a_restart_forgets_nothing_and_counts_nothing_twice(path):
+async def test_a_restart_loses_no_spending_and_counts_none_twice(path):
     async with upstream() as provider:
         provider.reply = TEN_CENTS
         async with gateway_on(path, provider, spend(2)) as gateway:
@@ -75,17 +75,17 @@ async def test_a_restart_forgets_nothing_and_counts_nothing_twice(path):
             count, reply = await ask_until_refused(gateway)
         assert count > 10
         assert reply.json["error"]["code"] == "stormbreak_spend"
-        assert "retry-after" not in reply.headers  # it never renews
+        assert "retry-after" not in reply.headers  # the limit never renews
         assert len(provider.seen) * 0.1 <= 2
         async with gateway_on(
             path, provider, spend(3)
-        ) as gateway:  # a higher limit goes on from there
+        ) as gateway:  # a higher limit keeps the spending
             count, _ = await ask_until_refused(gateway)
             assert 8 <= count <= 11
         assert len(provider.seen) * 0.1 <= 3
 
 
-async def test_a_period_goes_on_over_a_restart_and_ends(path):
+async def test_a_period_continues_over_a_restart_and_ends(path):
     async with upstream() as provider:
         provider.reply = TEN_CENTS
         async with gateway_on(path, provider, spend("0.4", 1.5)) as gateway:
@@ -95,10 +95,10 @@ async def test_a_period_goes_on_over_a_restart_and_ends(path):
             await asyncio.sleep(1.6)
             assert (await ask_until_refused(gateway))[0] == 2
         async with gateway_on(path, provider, spend("0.4", 1.5)) as gateway:
-            assert (await ask_until_refused(gateway))[0] == 0  # the second period was written, too
+            assert (await ask_until_refused(gateway))[0] == 0  # it has the second period, too
 
 
-async def test_calls_at_once_wait_for_the_ledger_and_stay_within_the_limit(path):
+async def test_concurrent_calls_wait_for_the_ledger_and_stay_within_the_limit(path):
     async def slow(request, connection):
         await asyncio.sleep(0.02)
         return TEN_CENTS
@@ -113,8 +113,8 @@ async def test_calls_at_once_wait_for_the_ledger_and_stay_within_the_limit(path)
     assert spent == pytest.approx(0.1 * served)
 
 
-async def test_no_cent_more_is_spent_when_the_gateway_is_killed_again_and_again(path):
-    """Every request costs ten cents at the provider, whether the gateway lives to see the answer or not."""
+async def test_repeated_kills_never_exceed_the_spend_limit(path):
+    """Every request costs ten cents at the provider, even if a kill loses its answer."""
 
     async def slow(request, connection):
         await asyncio.sleep(0.05)
@@ -127,7 +127,7 @@ async def test_no_cent_more_is_spent_when_the_gateway_is_killed_again_and_again(
             before = len(provider.seen)
             async with priced_process(path) as port:
                 asking = [asyncio.create_task(_ask(port)) for _ in range(8)]
-                with suppress(AssertionError):  # the last may spend nothing
+                with suppress(AssertionError):  # the last process may be allowed to spend nothing
                     await until(lambda before=before: len(provider.seen) >= before + 4, patience)
             await asyncio.gather(*asking, return_exceptions=True)
         assert 4 <= len(provider.seen) <= 20
@@ -141,21 +141,21 @@ async def _ask(port):
 
 
 def written(path):
-    """What a process that starts after a kill at this moment would find; only one key is in the file."""
+    """Return what a process would read after a kill at this moment; the file has one key."""
     with closing(sqlite3.connect(path)) as db:
         return sum(Decimal(usd) for (usd,) in db.execute("SELECT usd FROM spent"))
 
 
-async def test_after_a_burst_a_kill_costs_a_key_little(path, monkeypatch):
-    """The limit is reserved at once, and little of it is spent."""
+async def test_the_ledger_lowers_its_reservation_soon_after_a_burst(path, monkeypatch):
+    """The whole limit is reserved, and little of it is spent."""
     monkeypatch.setattr(spending, "LOWER_AFTER", 0.05)
     usage = {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1}
     cheap = ServerResponse(200, json.dumps({**ANSWER, "usage": usage}).encode())
-    most = []
+    reserved = []
 
     async def slow(request, connection):
-        await until(lambda: len(provider.seen) >= 20)  # of 24 that the limit has room for
-        most.append(written(path.with_name("spent.db")))
+        await until(lambda: len(provider.seen) >= 20)  # the limit has room for 24
+        reserved.append(written(path.with_name("spent.db")))
         return cheap
 
     async with upstream() as provider:
@@ -163,12 +163,12 @@ async def test_after_a_burst_a_kill_costs_a_key_little(path, monkeypatch):
         async with gateway_on(path, provider, spend(6)) as gateway:
             replies = await asyncio.gather(*(gateway.ask(ASKED) for _ in range(40)))
             assert sum(reply.status == 200 for reply in replies) > 10
-            assert max(most) > 5
-            await until(lambda: written(path.with_name("spent.db")) < 2)  # 8 attempts at most
+            assert max(reserved) > 5
+            await until(lambda: written(path.with_name("spent.db")) < 2)  # at most 8 attempts
 
 
-async def test_at_every_moment_the_file_covers_what_is_spent_and_reserved(path, monkeypatch):
-    """Calls come, end and are cancelled while the file is written, slowly; a kill may come between any two steps."""
+async def test_the_ledger_file_always_covers_spent_and_reserved_money(path, monkeypatch):
+    """Calls start, end and are cancelled during slow writes; a kill may happen between any two steps."""
     monkeypatch.setattr(spending, "LOWER_AFTER", 0.0)
     chance = random.Random(7)
     ledger = SpendLedger(path)
@@ -216,7 +216,7 @@ async def test_at_every_moment_the_file_covers_what_is_spent_and_reserved(path, 
     assert account.spent == written(path)
 
 
-async def test_a_call_that_goes_away_leaves_no_older_row_to_be_written_last(path, monkeypatch):
+async def test_a_cancelled_call_cannot_overwrite_a_newer_row(path, monkeypatch):
     ledger, go, rows = SpendLedger(path), threading.Event(), []
     write = ledger.write
 
@@ -244,8 +244,8 @@ async def test_a_call_that_goes_away_leaves_no_older_row_to_be_written_last(path
     budgets.close()
 
 
-async def test_what_is_reserved_in_a_period_is_written_in_that_period(path):
-    """A call that was allowed just before a period ended would be in no row, nor would those after it."""
+async def test_a_reservation_is_written_in_its_own_period(path):
+    """Otherwise a call allowed just before the end of a period would be in no row, like those after it."""
     now = 0.0
     ledger = SpendLedger(path, clock=lambda: now)
     budgets = ClientBudgets(prices, ClientQueues(), ledger, clock=lambda: now)
@@ -265,7 +265,7 @@ async def test_what_is_reserved_in_a_period_is_written_in_that_period(path):
     budgets.close()
 
 
-async def test_calls_at_once_begin_a_period(path):
+async def test_concurrent_calls_begin_a_period(path):
     async with upstream() as provider:
         provider.reply = TEN_CENTS
         async with gateway_on(path, provider, spend(9, 60)) as gateway:
@@ -273,7 +273,7 @@ async def test_calls_at_once_begin_a_period(path):
     assert [reply.status for reply in replies] == [200] * 20
 
 
-def test_a_parent_writes_less_when_its_workers_give_money_back(path):
+def test_the_ledger_of_a_parent_follows_money_returned_by_workers(path):
     now = 0.0
     ledger = SpendLedger(path)
     record = LedgerRecord(ledger, clock=lambda: now)
@@ -282,7 +282,7 @@ def test_a_parent_writes_less_when_its_workers_give_money_back(path):
     assert written(path) == Decimal("0.92")
     for micro in (500.0, 700.0):
         assert record.note("scope", Money(micro, None), 1_000_000.0)
-        assert written(path) == Decimal("0.92")  # not at once: that may change soon
+        assert written(path) == Decimal("0.92")  # not at once, since it may change soon
     now = 1.0
     assert record.note("scope", Money(500.0, None), 1_000_000.0)
     assert written(path) == Decimal("0.0205")
@@ -290,11 +290,11 @@ def test_a_parent_writes_less_when_its_workers_give_money_back(path):
     assert written(path) == Decimal("0.05")
     ledger.close()
     now = 5.0
-    assert record.note("scope", Money(20_000.0, None), 1_000_000.0)  # more than that is written
+    assert record.note("scope", Money(20_000.0, None), 1_000_000.0)  # the row already covers it
     assert not record.note("scope", Money(60_000.0, None), 1_000_000.0)
 
 
-async def test_a_ledger_that_cannot_be_written_spends_nothing(path, monkeypatch):
+async def test_calls_are_rejected_while_the_ledger_cannot_be_written(path, monkeypatch):
     def fail(*_):
         raise LedgerError("disk full")
 
@@ -312,7 +312,7 @@ async def test_a_ledger_that_cannot_be_written_spends_nothing(path, monkeypatch)
             assert (await gateway.ask(ASKED)).status == 200
 
 
-async def test_one_process_has_the_ledger(path):
+async def test_only_one_process_can_open_the_ledger(path):
     async with upstream() as provider, gateway_on(path, provider, spend(2)):
         with pytest.raises(
             ConfigurationError, match=r"gateway.ledger .*spent.db: another process has it"
@@ -320,7 +320,7 @@ async def test_one_process_has_the_ledger(path):
             Gateway(path)
 
 
-def test_a_ledger_is_private_and_a_file_of_another_kind_is_refused(tmp_path):
+def test_a_ledger_file_is_private_and_another_kind_of_file_is_rejected(tmp_path):
     ledger = SpendLedger(tmp_path / "spent.db")
     ledger.write("a", "day", Spent(Decimal("1.50"), None))
     ledger.write("a", "day", Spent(Decimal("1.75"), 60.0))
@@ -336,7 +336,7 @@ def test_a_ledger_is_private_and_a_file_of_another_kind_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("table", ["usage", "journals", "spent"])
-def test_a_file_of_another_program_is_refused_and_stays_as_it_is(path, table, capsys):
+def test_a_database_of_another_program_is_rejected_and_unchanged(path, table, capsys):
     file = path.with_name("spent.db")
     with closing(sqlite3.connect(file)) as db:
         db.execute(f"CREATE TABLE {table} (day TEXT)")
@@ -349,7 +349,7 @@ def test_a_file_of_another_program_is_refused_and_stays_as_it_is(path, table, ca
     assert file.read_bytes() == before
 
 
-def test_a_period_that_is_over_counts_nothing(tmp_path):
+def test_spending_of_a_past_period_does_not_count(tmp_path):
     now = 1000.0
     ledger = SpendLedger(tmp_path / "spent.db", clock=lambda: now)
     ledger.write("a", "day", Spent(Decimal(1), 60.0))
@@ -362,12 +362,12 @@ def test_a_period_that_is_over_counts_nothing(tmp_path):
         ledger.write("a", "day", Spent(Decimal(1), None))
 
 
-def test_the_hour_after_one_that_is_over_does_not_begin_with_the_money_of_the_day(tmp_path):
-    """Found: its row was over, so another period's was taken, as if there had never been one."""
+def test_a_new_hour_does_not_begin_with_the_spending_of_the_day(tmp_path):
+    """Found: the row of the past hour was skipped, and the row of the day used instead."""
     now = 1000.0
     ledger = SpendLedger(tmp_path / "spent.db", clock=lambda: now)
     ledger.write("a", "day", Spent(Decimal(20), 7200.0))
-    assert ledger.read("a", "hour").usd == 20  # the first one
+    assert ledger.read("a", "hour").usd == 20  # the first hour
     ledger.write("a", "hour", Spent(Decimal(1), 60.0))
     now = 1100.0
     assert ledger.read("a", "hour") is None
@@ -378,7 +378,7 @@ HOUR_11 = 1_790_002_800.0  # the start of an hour
 
 
 class Machine:
-    """A gateway's money on a machine that is killed, started, and whose wall clock is set."""
+    """The spending of a gateway on a machine with kills, restarts and changes of the wall clock."""
 
     def __init__(self, path):
         self.path, self.now, self.wall = path, 50.0, HOUR_11 - 700.0
@@ -405,7 +405,7 @@ class Machine:
         self.wall += seconds
 
     async def spend(self, usd):
-        """Spend all that is reserved for an attempt, if it can be; return whether."""
+        """Reserve and spend an amount for an attempt if allowed; return whether it was."""
         bound = Decimal(usd)
         await self.budgets.allow(self.account, bound)
         covered = self.budgets.covers(self.account, bound, self.now)
@@ -423,7 +423,7 @@ def machine(path):
 
 
 @pytest.mark.parametrize("killed", [True, False])
-async def test_an_hour_that_ends_during_a_restart_is_over_and_else_goes_on(machine, killed):
+async def test_an_hour_continues_over_a_restart_and_ends_on_time(machine, killed):
     assert await machine.spend(1)
     machine.go(699.9)
     machine.restart(killed=killed)
@@ -439,9 +439,7 @@ async def test_an_hour_that_ends_during_a_restart_is_over_and_else_goes_on(machi
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_no_hour_has_more_than_its_money_over_restarts_kills_and_clocks_set_back(
-    machine, seed
-):
+async def test_restarts_kills_and_clock_changes_never_exceed_the_limit_of_an_hour(machine, seed):
     chance = random.Random(seed)
     latest, hours, back = machine.wall, {}, 0.0
     for _ in range(250):
@@ -463,8 +461,8 @@ async def test_no_hour_has_more_than_its_money_over_restarts_kills_and_clocks_se
 
 
 @pytest.mark.parametrize("killed", [True, False])
-async def test_a_month_in_place_of_an_hour_has_its_money_once(machine, killed):
-    """Found: what was spent of the month was forgotten when the hour ended that the file spoke of."""
+async def test_a_change_from_hour_to_month_keeps_the_spending(machine, killed):
+    """Found: the spending of the month was lost when the hour in the file ended."""
     assert await machine.spend("0.1")
     machine.holder = LimitHolder(
         "key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period="month"))
@@ -480,8 +478,8 @@ async def test_a_month_in_place_of_an_hour_has_its_money_once(machine, killed):
 
 @pytest.mark.parametrize("ledger", ["", LEDGER])
 @pytest.mark.parametrize("between", ["", spend(2), spend(2, 3600)])
-async def test_a_period_that_comes_back_knows_what_was_spent_in_it(path, ledger, between):
-    """Found: a reload to another period, or to no limit, and back gave the money of the day anew."""
+async def test_a_reloaded_period_keeps_its_earlier_spending(path, ledger, between):
+    """Found: a reload to another period, or to no limit, and back reset the spending of the day."""
     async with upstream() as provider:
         provider.reply = TEN_CENTS
         text = settings(provider.url, gateway=ledger, key=spend(2, '"day"'))
@@ -500,8 +498,8 @@ async def test_a_period_that_comes_back_knows_what_was_spent_in_it(path, ledger,
                 assert gateway.metric("key_spent_usd") == pytest.approx(1.0)
 
 
-def test_a_parent_keeps_each_period_in_a_row_of_its_own(path):
-    """Found: the row of the limit that a reload had replaced was written last."""
+def test_a_parent_writes_each_period_to_its_own_row(path):
+    """Found: the row of a replaced limit was written last."""
     day, ever = (
         LimitHolder("key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period=period)))
         for period in ("day", None)
@@ -521,7 +519,7 @@ def test_a_parent_keeps_each_period_in_a_row_of_its_own(path):
     ledger.close()
 
 
-def test_a_parent_goes_on_with_an_hour_that_is_not_over(path):
+def test_a_restarted_parent_continues_an_hour_until_it_ends(path):
     wall = HOUR_11 - 700.0
     holder = LimitHolder("key", "app", TenantLimits(spend=SpendPolicy(max_usd=1, period="hour")))
     ledger = SpendLedger(path, clock=lambda: wall)

@@ -1,4 +1,4 @@
-"""Streams through the gateway: as they come, with retries before the first output, and never a false good end."""
+"""Streams through the gateway: passed on at once, retried before the first output, never with a false end."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ USAGE = (
 
 
 def streaming(*pieces, end=True):
-    """Answer with a stream; a piece may be an event that is waited for."""
+    """Answer with a stream; a piece may be an asyncio event to wait for."""
 
     async def reply(request, connection):
         connection.begin(200, "text/event-stream", [("x-request-id", "req_1")])
@@ -59,7 +59,7 @@ def streaming(*pieces, end=True):
     return reply
 
 
-async def test_a_stream_passes_through_untouched_and_as_it_comes(path):
+async def test_a_stream_passes_through_unchanged_and_at_once(path):
     go = asyncio.Event()
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         provider.reply = streaming(chunk("a"), go, b": comment\n\n", chunk("b"), STOP, DONE)
@@ -111,7 +111,7 @@ async def test_a_stream_is_retried_until_its_first_output(
     ],
 )
 @table_test("kind", ["cut_body", "stall"])
-async def test_a_stream_that_breaks_ends_with_one_error_and_no_good_end(
+async def test_a_broken_stream_ends_with_one_error_and_without_done(
     path, stormbreak_provider, kind, path_, payload
 ):
     provider = stormbreak_provider(QUICK + f'[[faults]]\nkind = "{kind}"\n')
@@ -127,8 +127,8 @@ async def test_a_stream_that_breaks_ends_with_one_error_and_no_good_end(
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_the_marker_of_the_end_is_not_sent_after_half_an_answer(path, again):
-    """An SDK reads no further than that marker, so an error behind it would not be seen."""
+async def test_done_is_not_sent_after_an_incomplete_stream(path, again):
+    """An SDK stops at that marker, and would miss an error after it."""
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         provider.reply = streaming(chunk("a"), chunk("b"), DONE, *[DONE] * again)
         reply = await gateway.ask(STREAM)
@@ -137,8 +137,8 @@ async def test_the_marker_of_the_end_is_not_sent_after_half_an_answer(path, agai
     assert json.loads(reply.events[-1])["error"]["code"] == "stream_broken"
 
 
-async def test_an_error_in_a_stream_is_told_in_our_words(path):
-    """The provider's may repeat the key of the gateway."""
+async def test_an_error_event_of_the_provider_is_replaced_by_our_own(path):
+    """The error of the provider may repeat the key of the gateway."""
     error = {"error": {"message": f"bad key {PROVIDER_KEY}", "type": "server_error"}}
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         provider.reply = streaming(
@@ -150,7 +150,7 @@ async def test_an_error_in_a_stream_is_told_in_our_words(path):
     assert json.loads(reply.events[-1])["error"]["code"] == "stream_broken"
 
 
-async def test_half_an_event_is_not_followed_by_another(path):
+async def test_no_error_event_follows_an_incomplete_event(path):
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         provider.reply = streaming(chunk("a"), b'data: {"choices": [{"ind', end=False)
         reply = await gateway.ask(STREAM)
@@ -158,7 +158,7 @@ async def test_half_an_event_is_not_followed_by_another(path):
     assert reply.body == chunk("a") + b'data: {"choices": [{"ind'
 
 
-async def test_a_client_that_does_not_read_holds_the_provider_back(path):
+async def test_a_client_that_does_not_read_pauses_the_provider(path):
     sent, enough = [], asyncio.Event()
 
     async def flood(request, connection):
@@ -179,7 +179,7 @@ async def test_a_client_that_does_not_read_holds_the_provider_back(path):
         await until(lambda: len(sent) > 20)
         reader._transport.pause_reading()
         before = 0
-        while before < len(sent) < 4_000:  # the kernel's buffers may hold a thousand of them
+        while before < len(sent) < 4_000:  # kernel buffers may hold a thousand chunks
             before = len(sent)
             await asyncio.sleep(0.3)
         assert len(sent) < 4_000
@@ -192,7 +192,7 @@ async def test_a_client_that_does_not_read_holds_the_provider_back(path):
 
 @pytest.mark.parametrize("mode", ["cancel", "finish"])
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_client_that_leaves_ends_its_call_or_has_it_read_to_the_end(path, mode, when):
+async def test_on_disconnect_cancels_or_finishes_the_call(path, mode, when):
     go, ended = asyncio.Event(), []
 
     async def reply(request, connection):
@@ -230,7 +230,7 @@ async def test_a_client_that_leaves_ends_its_call_or_has_it_read_to_the_end(path
     assert ended == [{"cancel": "cancelled", "finish": "whole"}[mode]]
 
 
-async def test_comments_keep_a_client_waiting_and_an_error_is_an_event(path):
+async def test_waiting_comments_are_sent_and_a_later_error_is_an_event(path):
     go = asyncio.Event()
     text = "waiting_comment = 0.02"
     async with (
@@ -255,10 +255,10 @@ async def test_comments_keep_a_client_waiting_and_an_error_is_an_event(path):
         assert '"error"' in reply.events[-1]
         assert not any("[DONE]" in event for event in reply.events)
         provider.reply = ServerResponse(400, b'{"error":{"message":"bad"}}')
-        assert (await gateway.ask(STREAM)).status == 400  # soon enough for its status
+        assert (await gateway.ask(STREAM)).status == 400  # early enough for a status
 
 
-async def test_usage_that_was_not_asked_for_is_not_shown(path):
+async def test_usage_is_sent_only_if_the_client_requested_it(path):
     pieces = chunk("a"), STOP, USAGE[:9], USAGE[9:] + b"data: [DO", b"NE]\n\n"
     limits = "tpm = 100000\n"
     async with upstream() as provider, running(path, settings(provider.url, key=limits)) as gateway:
@@ -271,8 +271,8 @@ async def test_usage_that_was_not_asked_for_is_not_shown(path):
         assert reply.body == chunk("a") + STOP + USAGE + DONE
 
 
-async def test_an_answer_in_one_piece_comes_as_events(path):
-    """An SDK finds none in it: its caller got a stream without text, and no error."""
+async def test_a_plain_answer_to_a_stream_request_becomes_events(path):
+    """Without events an SDK would return a stream without text and without an error."""
     async with upstream() as provider, running(path, settings(provider.url)) as gateway:
         reply = await gateway.ask(STREAM)
     assert reply.headers["content-type"] == "text/event-stream"
@@ -281,7 +281,7 @@ async def test_an_answer_in_one_piece_comes_as_events(path):
     assert done == "[DONE]"
 
 
-async def test_a_plain_answer_may_be_a_stream_on_the_wire(path, stormbreak_provider):
+async def test_a_plain_answer_may_be_streamed_from_the_provider(path, stormbreak_provider):
     provider = stormbreak_provider(QUICK)
     text = settings(provider.base_url).replace(
         'model = "storm-1"', 'model = "storm-1"\nstream_on_wire = true'
@@ -294,7 +294,9 @@ async def test_a_plain_answer_may_be_a_stream_on_the_wire(path, stormbreak_provi
     )
 
 
-async def test_an_old_client_gets_a_stream_until_its_connection_closes(path, stormbreak_provider):
+async def test_an_http_1_0_client_gets_a_stream_that_ends_with_the_connection(
+    path, stormbreak_provider
+):
     provider = stormbreak_provider(QUICK)
     data = request_bytes("/v1/chat/completions", STREAM, key=KEY).replace(
         b"HTTP/1.1", b"HTTP/1.0", 1

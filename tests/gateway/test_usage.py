@@ -1,4 +1,4 @@
-"""What attempts used is in the ledger: all of it, once, also after kills."""
+"""The ledger has the usage of every attempt exactly once, even after kills."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ capacity = 1000
 
 
 def sums(path, by=lambda row: row.kind, price_of=prices, **when):
-    """Attempts, tokens and dollars, by what is asked."""
+    """Return attempts, tokens and dollars, grouped by a function of the row."""
     found = {}
     for row, each in read_usage(path.with_name("spent.db"), price_of, **when).items():
         attempts, tokens, usd = found.get(by(row), (0, 0, 0))
@@ -98,8 +98,8 @@ async def test_every_attempt_is_counted_by_key_model_and_kind(path):
     }
 
 
-async def test_prices_that_cannot_be_found_cost_no_answer(path):
-    """Found: the client got status 500 for an answer that was there, and the attempt was in no sum."""
+async def test_a_price_function_that_raises_fails_no_call(path):
+    """Found: the client got status 500 in place of the answer, and the attempt was not counted."""
 
     def broken(provider, model):
         raise ZeroDivisionError
@@ -112,7 +112,7 @@ async def test_prices_that_cannot_be_found_cost_no_answer(path):
     assert sums(path, price_of=broken) == {"useful": (1, 100, 0)}
 
 
-async def test_streams_and_clients_that_leave_are_counted(path):
+async def test_the_usage_of_streams_and_of_clients_that_disconnect_is_counted(path):
     async def answer(request, connection):
         connection.begin(200, "text/event-stream", [])
         connection.send(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
@@ -133,18 +133,18 @@ async def test_streams_and_clients_that_leave_are_counted(path):
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
             writer.write(request_bytes("/v1/chat/completions", {**stream, "user": "leave"}))
             await reader.readuntil(b'"a"')
-            assert sums(path)["wasted_open"][0] == 1  # under way: unknown until it ends
+            assert sums(path)["wasted_open"][0] == 1  # in flight: unknown until it ends
             writer.close()
             await until(lambda: gateway.metric("in_flight") == 0)
     found = sums(path)
     assert found["useful"] == (1, 100, Decimal("0.1"))
     attempts, tokens, usd = found["wasted_open"]
     assert attempts == 1
-    assert tokens > 90  # the bound
+    assert tokens > 90  # at least the bound
     assert usd == Decimal("0.001") * tokens
 
 
-async def test_to_count_tokens_costs_nothing_and_is_not_on_the_invoice(path):
+async def test_counting_tokens_is_free(path):
     async def answer(request, connection):
         return ServerResponse(200, b'{"input_tokens": 7}')
 
@@ -165,8 +165,8 @@ STORM = "[provider]\nservice = 0.01\nuse_max_tokens = true\n" + "".join(
 )  # fmt: skip
 
 
-async def test_the_sums_are_those_of_the_provider_in_a_storm(path, stormbreak_provider):
-    """What the provider bills lies between what is known, and that with the most of what is unknown."""
+async def test_usage_in_a_storm_agrees_with_the_bill_of_the_provider(path, stormbreak_provider):
+    """The bill lies between the known usage and the known usage plus the maximum of the unknown."""
     provider = stormbreak_provider(STORM, seed=3)
     text = settings(provider.base_url, gateway=LEDGER, top=QUICK)
     calls = iter(range(240))
@@ -195,8 +195,8 @@ async def test_the_sums_are_those_of_the_provider_in_a_storm(path, stormbreak_pr
     assert found["useful"][2] == Decimal("0.001") * known
 
 
-async def test_kills_forget_no_attempt_and_count_none_twice(path):
-    """The provider's own account is the truth: each request that it got is in the ledger, once."""
+async def test_kills_lose_no_attempt_and_count_none_twice(path):
+    """Each request that the provider received is in the ledger once."""
 
     async def slow(request, connection):
         await asyncio.sleep(0.02)
@@ -219,13 +219,13 @@ async def test_kills_forget_no_attempt_and_count_none_twice(path):
     assert sums(path) == left
     known, tokens, usd = left["useful"]
     written = known + left.get("wasted_open", (0, 0, 0))[0]
-    assert seen <= written <= seen + 3 * 6  # one may be written down, and killed before it leaves
+    assert seen <= written <= seen + 3 * 6  # a kill may happen after the row and before the request
     assert answered <= known <= answered + 3 * 6
     assert (tokens, usd) == (100 * known, Decimal("0.1") * known)
 
 
-def test_a_report_undoes_what_a_killed_writer_began(path, tmp_path):
-    """What such a writer leaves: pages that are half written, and a journal that undoes them."""
+def test_a_report_rolls_back_the_transaction_of_a_killed_writer(path, tmp_path):
+    """Such a writer leaves half-written pages and a rollback journal."""
     counted = opened(path)
     counted.ended(counted.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
     counted.close()
@@ -241,7 +241,7 @@ def test_a_report_undoes_what_a_killed_writer_began(path, tmp_path):
 
 
 async def ask_on(port):
-    """Ask until the gateway is gone; return the number of whole answers."""
+    """Send requests until the gateway is gone; return the number of whole answers."""
     answers = 0
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     with suppress(OSError, asyncio.IncompleteReadError):
@@ -255,7 +255,7 @@ async def ask_on(port):
 # ------------------------------------------------------------------ the ledger alone
 
 
-async def test_a_journal_that_is_in_the_ledger_already_counts_nothing(path, tmp_path):
+async def test_a_journal_already_in_the_ledger_is_not_counted_again(path, tmp_path):
     ledger = opened(path)
     ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
     (first,) = tmp_path.glob("spent.db.*.0")
@@ -269,7 +269,7 @@ async def test_a_journal_that_is_in_the_ledger_already_counts_nothing(path, tmp_
     assert not journals_of(path.with_name("spent.db"))
 
 
-async def test_of_two_journals_that_a_kill_left_one_may_be_in_the_ledger(path, tmp_path):
+async def test_two_journals_left_by_a_kill_count_once_if_one_is_in_the_ledger(path, tmp_path):
     ledger = opened(path)
     ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
     (first,) = tmp_path.glob("spent.db.*.0")
@@ -283,7 +283,7 @@ async def test_of_two_journals_that_a_kill_left_one_may_be_in_the_ledger(path, t
     assert sums(path) == {"useful": (2, 30, Decimal("0.030"))}
 
 
-def test_a_journal_is_added_once(path):
+def test_a_journal_is_added_to_the_ledger_once(path):
     opened(path).close()
     file = UsageFile(path.with_name("spent.db"))
     row = UsageRow(1, "app", "", (), "main", "openai", "gpt-4.1", "useful")
@@ -292,7 +292,7 @@ def test_a_journal_is_added_once(path):
     assert sums(path) == {"useful": (2, 6, Decimal("0.2"))}
 
 
-async def test_an_attempt_that_goes_on_over_journals_counts_once(path):
+async def test_an_attempt_that_spans_journals_counts_once(path):
     ledger = opened(path)
     going = ledger.sent(APP, TARGET, BOUND)
     for _ in range(3):
@@ -307,7 +307,7 @@ async def test_an_attempt_that_goes_on_over_journals_counts_once(path):
     ledger.close()
 
 
-async def test_a_torn_line_hides_no_other(path, tmp_path):
+async def test_a_truncated_journal_line_does_not_hide_other_lines(path, tmp_path):
     ledger = opened(path)
     ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
     (journal,) = tmp_path.glob("spent.db.*.0")
@@ -317,7 +317,7 @@ async def test_a_torn_line_hides_no_other(path, tmp_path):
     ledger.close()
 
 
-def test_how_an_attempt_ended_decides_what_it_counts_as(path):
+def test_the_outcome_of_an_attempt_decides_its_kind(path):
     ledger = opened(path)
     for outcome in (
         Outcome(Verdict.OK, usage=USAGE),
@@ -335,7 +335,7 @@ def test_how_an_attempt_ended_decides_what_it_counts_as(path):
     }  # fmt: skip
 
 
-def test_hours_are_those_in_which_attempts_were_sent(path):
+def test_an_attempt_counts_in_the_hour_in_which_it_was_sent(path):
     now = 3600 * 1000 + 3599.0
     ledger = opened(path, clock=lambda: now)
     sent = ledger.sent(APP, TARGET, BOUND)
@@ -348,7 +348,7 @@ def test_hours_are_those_in_which_attempts_were_sent(path):
     assert not sums(path, until=hour)
 
 
-async def test_a_full_disk_loses_no_usage_of_a_gateway_that_lives(path, monkeypatch, caplog):
+async def test_a_full_disk_loses_no_usage_of_a_running_gateway(path, monkeypatch, caplog):
     ledger = opened(path)
     with monkeypatch.context() as patched:
         patched.setattr("os.write", lambda *_: 0)
@@ -368,7 +368,7 @@ async def test_a_full_disk_loses_no_usage_of_a_gateway_that_lives(path, monkeypa
     assert sums(path) == {"useful": (10, 150, Decimal("0.150"))}
 
 
-def test_a_live_run_keeps_its_journals_when_another_starts(path):
+def test_a_running_process_keeps_its_journals_when_another_starts(path):
     first, second = opened(path), opened(path)
     for ledger in (first, second):
         ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
@@ -379,14 +379,14 @@ def test_a_live_run_keeps_its_journals_when_another_starts(path):
     assert sums(path) == {"useful": (2, 30, Decimal("0.030"))}
 
 
-def test_a_file_that_is_no_ledger_is_refused(path):
+def test_a_file_that_is_not_a_ledger_is_rejected(path):
     path.with_name("spent.db").write_text("no database" * 100)
     with pytest.raises(ConfigurationError, match=r"gateway\.ledger .*not a database"):
         opened(path)
 
 
 @pytest.mark.parametrize("change", ["usd = 'abc'", "labels = '[1'"])
-def test_a_row_that_is_none_is_one_line(path, change):
+def test_an_invalid_row_of_the_ledger_is_reported(path, change):
     file = path.with_name("spent.db")
     ledger = opened(path)
     ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
@@ -397,7 +397,7 @@ def test_a_row_that_is_none_is_one_line(path, change):
         read_usage(file, prices)
 
 
-def test_names_of_models_are_bounded_and_hide_keys(path, monkeypatch):
+def test_model_names_in_the_ledger_are_bounded_and_hide_keys(path, monkeypatch):
     monkeypatch.setattr("stormbreak.gateway.usage_ledger.MAX_PLACES", 3)
     counted = opened(path)
     for model in ("m" * 10_000, "sk-abcdefghijklmnop1234567890", "a\nb", "c", "d"):
@@ -411,7 +411,7 @@ def test_names_of_models_are_bounded_and_hide_keys(path, monkeypatch):
     assert not any("1234567890" in model or "\n" in model for model in models)
 
 
-def test_a_missing_price_is_no_zero(path):
+def test_a_missing_price_counts_as_unpriced_and_not_as_zero(path):
     ledger = opened(path, lambda *_: None)
     ledger.ended(ledger.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
     ledger.ended(ledger.sent(APP, TARGET, None), CANCELLED_AFTER_SEND)

@@ -1,4 +1,4 @@
-"""`cost report` on the usage ledgers of gateways: rows add up, ledgers too; and `cost compare` on them."""
+"""`cost report` and `cost compare` on the usage ledgers of gateways: rows and ledgers add up."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def report(capsys, *words):
         ("month", ["2026-11"]),
     ],
 )
-def test_rows_add_up_to_the_whole(ledger, capsys, by, names):
+def test_the_rows_of_a_report_add_up_to_its_total(ledger, capsys, by, names):
     rows, _ = report(capsys, ledger, "--by", by)
     assert [row[by] for row in rows] == names
     parts, whole = rows[:-1] or rows, rows[-1]
@@ -76,8 +76,8 @@ def test_rows_add_up_to_the_whole(ledger, capsys, by, names):
     assert (whole["cost"], whole["wasted"], whole["wasted_max"]) == (3.315, 0.015, 0.115)
 
 
-def test_a_gateway_can_spend_money_while_a_report_reads_its_ledger(ledger, monkeypatch):
-    """Found: the file could not be written as long as a report went through its rows, and calls were refused."""
+def test_a_gateway_can_write_its_ledger_while_a_report_reads_it(ledger, monkeypatch):
+    """Found: the file was locked while a report read its rows, and calls were rejected."""
     monkeypatch.setattr(spend_ledger, "TIMEOUT", 0.1)
     read, spends = usage_rows._row, SpendLedger(ledger)
 
@@ -91,7 +91,7 @@ def test_a_gateway_can_spend_money_while_a_report_reads_its_ledger(ledger, monke
     assert sum(each.attempts for each in sums.values()) == 6
 
 
-def test_a_report_is_of_the_hours_that_are_asked(ledger, capsys):
+def test_since_and_until_select_the_hours_of_a_report(ledger, capsys):
     rows, printed = report(capsys, ledger, "--since", "2026-11-01", "--until", "2026-11-02")
     assert [(row["key"], row["model"]) for row in rows[:-1]] == [
         ("app", "gpt-4.1"), ("nightly", "gpt-4.1-mini"),
@@ -104,7 +104,7 @@ def test_a_report_is_of_the_hours_that_are_asked(ledger, capsys):
     assert (rows, printed["notes"]) == ([], ["No attempts are recorded for that time."])
 
 
-def test_ledgers_are_added_up(ledger, capsys, tmp_path):
+def test_a_report_adds_up_several_ledgers(ledger, capsys, tmp_path):
     once, _ = report(capsys, ledger)
     copy = tmp_path / "other.db"
     shutil.copy(ledger, copy)
@@ -118,7 +118,7 @@ def compared(capsys, *words):
     return [(row["used"], row["model"], row["tokens"]) for row in printed["rows"]], printed["notes"]
 
 
-def test_a_ledger_is_traffic_to_compare_models_with(ledger, capsys):
+def test_cost_compare_uses_the_traffic_of_a_ledger(ledger, capsys):
     models = ("--models", "gpt-4.1-nano")
     rows, notes = compared(capsys, "--from", ledger, *models)
     assert rows == [
@@ -132,20 +132,20 @@ def test_a_ledger_is_traffic_to_compare_models_with(ledger, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--from", "spent.db", "--since", "2027-01-01"], "no usage is recorded for that time"),
         (["--from", "none.jsonl", "--since", "2026-11-01"], "--since has no effect"),
         (["--tokens", "1M", "--until", "2026-11-01"], "--until has no effect without --from"),
     ],
 )
-def test_a_comparison_says_why_it_has_no_traffic(ledger, capsys, monkeypatch, words, said):
+def test_a_comparison_without_traffic_names_the_reason(ledger, capsys, monkeypatch, words, message):
     monkeypatch.chdir(ledger.parent)
     assert main(["cost", "compare", "--models", "gpt-4.1", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_what_has_no_price_has_no_amount(path, capsys):
+def test_an_attempt_without_a_price_has_no_amount(path, capsys):
     counted = opened(path, lambda *_: None)
     counted.ended(counted.sent(APP, TARGET, BOUND), Outcome(Verdict.OK, usage=USAGE))
     counted.close()
@@ -156,7 +156,7 @@ def test_what_has_no_price_has_no_amount(path, capsys):
     assert " UTC, without attempts of unknown cost." in page.read_text()
 
 
-def test_a_price_file_prices_again(ledger, capsys, tmp_path):
+def test_a_price_file_replaces_the_prices_of_a_report(ledger, capsys, tmp_path):
     file = tmp_path / "deal.toml"
     file.write_text(
         '[[prices]]\nprovider = "openai"\nmodel = "gpt-4.1"\ninput = 1\noutput = 1\n'
@@ -180,7 +180,7 @@ def test_the_table_and_csv_have_the_same_rows(ledger, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["spent.db", "--by", "color"], "must be of tenant, label, model"),
         (["spent.db", "--by", "label."], "must be of tenant, label, model"),
@@ -190,21 +190,23 @@ def test_the_table_and_csv_have_the_same_rows(ledger, capsys):
         (["none.jsonl", "--by", "key"], "--by has no effect for a batch"),
     ],
 )
-def test_a_mistake_is_one_line(ledger, capsys, monkeypatch, words, said):
+def test_an_invalid_argument_of_cost_report_is_reported(
+    ledger, capsys, monkeypatch, words, message
+):
     monkeypatch.chdir(ledger.parent)
     assert main(["cost", "report", *words]) == 2
     printed = capsys.readouterr()
-    assert said in printed.err
+    assert message in printed.err
     assert printed.out == ""
 
 
-def test_a_ledger_that_is_given_twice_is_not_added_up_twice(ledger, tmp_path, capsys):
+def test_a_ledger_given_twice_is_an_error(ledger, tmp_path, capsys):
     (tmp_path / "link.db").symlink_to(ledger)
     assert main(["cost", "report", str(ledger), str(tmp_path / "link.db")]) == 2
     assert "a ledger is given twice" in capsys.readouterr().err
 
 
-def test_a_report_can_be_a_page(ledger, capsys, tmp_path):
+def test_a_report_can_be_an_html_page(ledger, capsys, tmp_path):
     page = tmp_path / "costs.html"
     assert main(["cost", "report", str(ledger), "--report", str(page), "--currency", "EUR", "--rate", "0.9"]) == 0  # fmt: skip
     text = page.read_text()

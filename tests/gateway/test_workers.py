@@ -1,4 +1,4 @@
-"""`stormbreak gateway --workers 2`: one port, one account of money, one signal; a worker that dies costs its own calls alone."""
+"""`stormbreak gateway --workers 2`: workers share one port, one ledger and one signal; a crash loses only the calls of its worker."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ STREAM = {**CHAT, "stream": True}
 LIMIT = 0.02
 
 
-async def test_two_workers_are_one_gateway(path):
+async def test_two_workers_act_as_one_gateway(path):
     async with upstream() as provider:
         provider.reply = streams = Streams()
         async with gateway(path, settings(provider.url)) as process:
@@ -63,7 +63,7 @@ async def test_two_workers_are_one_gateway(path):
             await wait_for(process.metric, 'reloads_total{result="failed"}')
             assert (await process.ask()).status == 200
             path.write_text(right.replace("[gateway]\n", '[gateway]\nmodels = { new = "main" }\n'))
-            await wait_for(process.metric, 'reloads_total{result="ok"}')  # it watches the file
+            await wait_for(process.metric, 'reloads_total{result="ok"}')  # by watching the file
             asked = [process.ask({**CHAT, "model": "new"}) for _ in range(10)]
             assert {reply.status for reply in await asyncio.gather(*asked)} == {200}
 
@@ -85,7 +85,7 @@ async def test_two_workers_are_one_gateway(path):
 
 
 async def test_a_worker_that_is_slow_to_drain_is_not_killed(path):
-    """Found on a busy machine: after two seconds it was, and its streams were cut."""
+    """Found on a busy machine: the worker was killed after two seconds, which cut its streams."""
     async with upstream() as provider:
         provider.reply = streams = Streams()
         async with gateway(path, settings(provider.url)) as process:
@@ -104,8 +104,8 @@ async def test_a_worker_that_is_slow_to_drain_is_not_killed(path):
     assert status == 0
 
 
-async def test_a_worker_that_hears_nothing_does_not_hold_up_the_end(path, monkeypatch):
-    """A supervisor kills the parent ten seconds after the grace, and the exact sum of what keys have spent with it."""
+async def test_a_worker_that_does_not_respond_is_killed_after_the_grace(path, monkeypatch):
+    """A supervisor kills the parent ten seconds after the grace, which would lose the exact spending of keys."""
     monkeypatch.setattr(workers, "AFTER_GRACE", 0.5)
     async with upstream() as provider:
         path.write_text(settings(provider.url, gateway="grace = 0.5"))
@@ -119,7 +119,7 @@ async def test_a_worker_that_hears_nothing_does_not_hold_up_the_end(path, monkey
         assert slow.process.returncode == -signal.SIGKILL
 
 
-async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path):
+async def test_a_killed_worker_loses_only_its_own_calls_and_is_restarted(path):
     async with upstream() as provider:
         provider.reply = streams = Streams()
         async with gateway(path, settings(provider.url)) as process:
@@ -152,7 +152,7 @@ async def test_a_worker_that_dies_costs_its_own_calls_and_is_started_again(path)
     assert re.search(rf"WARNING worker {first} has ended \(signal 9\)", log)
 
 
-async def test_all_workers_use_a_new_file_or_none(path, monkeypatch, caplog):
+async def test_a_reload_applies_to_all_workers_or_to_none(path, monkeypatch, caplog):
     async with upstream() as provider:
         path.write_text(settings(provider.url))
         whole = GatewayParent(path, workers=2)
@@ -182,8 +182,8 @@ async def test_all_workers_use_a_new_file_or_none(path, monkeypatch, caplog):
             await whole.close()
 
 
-async def test_a_worker_that_cannot_do_what_it_is_asked_serves_on():
-    """Found: it cut the answers of its clients, and ended."""
+async def test_a_worker_that_fails_at_a_command_continues_to_serve():
+    """Found: the worker cut the answers of its clients and exited."""
     pages, gateway, replies = Mock(), Mock(drain_within=AsyncMock()), []
     pages.metrics.side_effect = ZeroDivisionError
     reader = asyncio.StreamReader()
@@ -197,8 +197,8 @@ async def test_a_worker_that_cannot_do_what_it_is_asked_serves_on():
     await serving
 
 
-async def test_a_worker_that_fails_at_its_metrics_counts_as_before(path):
-    """Found: its counters fell to nothing, and came back."""
+async def test_a_worker_that_cannot_report_metrics_keeps_its_last_ones(path):
+    """Found: its counters fell to zero and then returned."""
     path.write_text(settings("http://127.0.0.1:9/v1"))
     whole, good, fails = GatewayParent(path, workers=2), Mock(), Mock()
     looks = [Reply(number=number, metrics=b"stormbreak_calls_total 3\n") for number in (1, 2)]
@@ -210,10 +210,10 @@ async def test_a_worker_that_fails_at_its_metrics_counts_as_before(path):
 
 
 async def streams_of_two(process):
-    """Open streams until each worker has one; return the worker of each, by the beginning of its request ids."""
+    """Open streams until each worker has one; return the worker of each, from the prefix of its request ids."""
     opened, workers = [], set()
     while len(workers) < 2:
-        assert len(opened) < 500, "one worker takes all"
+        assert len(opened) < 500, "one worker takes all connections"
         reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
         writer.write(request_bytes("/v1/chat/completions", STREAM, headers=["connection: close"]))
         head = await reader.readuntil(b"\r\n\r\n")
@@ -223,7 +223,7 @@ async def streams_of_two(process):
     return opened
 
 
-async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
+async def test_kills_and_restarts_never_exceed_the_spend_limit(path):
     async def reply(request, connection):
         await asyncio.sleep(0.02)
         return TEN_CENTS
@@ -232,7 +232,7 @@ async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
         provider.reply = reply
         text = priced(settings(provider.url, gateway=LEDGER, key=spend(LIMIT)))
         async with gateway(path, text) as process:
-            # If all seven are under way, what they may cost and three more are less than half the limit.
+            # Seven calls in flight and three more may cost less than half the limit.
             asking = [asyncio.create_task(process.ask(ASKED)) for _ in range(7)]
             await until(lambda: len(provider.seen) >= 6, PATIENCE)
             workers = process.workers
@@ -244,7 +244,7 @@ async def test_no_cent_more_is_spent_over_kills_and_restarts(path):
             assert statuses == {200}
             process.running.send_signal(signal.SIGTERM)
             assert (await process.ended())[0] == 0
-        async with gateway(path, workers=1) as process:  # the ledger is that of one process, too
+        async with gateway(path, workers=1) as process:  # a single process can use the same ledger
             spent = await process.metric("key_spent_usd")
             assert cost(len(provider.seen)) <= spent <= LIMIT / 2
         async with gateway(path) as process:

@@ -11,28 +11,28 @@ from stormbreak.http.prepared_request import PreparedRequest
 
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
-    """No setting of this machine gets into a test."""
+    """Hide the settings of this machine from the tests."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.endswith(("_API_KEY", "_BASE_URL")):
             monkeypatch.delenv(name)
 
 
 @pytest.fixture(params=["awaits", "blocks"])
-async def wire(request):
-    """A connection of each kind that is closed at the end, and must leave nothing behind."""
-    wire = (AsyncConnection if request.param == "awaits" else ConnectionOnThreads)(limit=300)
-    yield wire
-    await wire.close()
+async def connection(request):
+    """Yield a connection of each kind, and close it; it must leave nothing behind."""
+    connection = (AsyncConnection if request.param == "awaits" else ConnectionOnThreads)(limit=300)
+    yield connection
+    await connection.close()
     gc.collect()
 
 
 @pytest.fixture
-def ask(wire):
+def ask(connection):
     """Send one POST to a server."""
 
     async def ask(server, **more):
         url = f"{server.base_url}/chat/completions"
-        return await wire.exchange(
+        return await connection.exchange(
             PreparedRequest(url, {"Authorization": "Bearer key-canary"}, b'{"a":1}', **more)
         )
 
@@ -41,7 +41,7 @@ def ask(wire):
 
 @pytest.fixture
 async def scene():
-    """Streams of scripts to a client, of which nothing may stay behind."""
+    """Yield a scene that streams scripts to a client; it must leave nothing behind."""
     scene = StreamScene()
     yield scene
     gc.collect()

@@ -1,4 +1,4 @@
-"""The connection of threads that block, under attack: interrupts, crowds, forks, and other threads that close."""
+"""The blocking connection under interrupts, many threads, forks, and closes by other threads."""
 
 import gc
 import linecache
@@ -32,7 +32,7 @@ from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome, Verdict
 
 SLOW = [0.005, answer()]
-HELD = CHUNKED + b"5\r\nhello\r\n"  # the begin of a stream
+HELD = CHUNKED + b"5\r\nhello\r\n"  # the beginning of a stream
 SEEN = (
     "/http/h1/blocking_", "/http/h1/exchange", "/http/h1/response_parser", "/http/h1/socket_response", "/drivers/blocking.py",
 )  # fmt: skip
@@ -44,7 +44,7 @@ def open_files():
 
 @contextmanager
 def connected(*scripts, limit=1):
-    """A server that plays scripts, a connection to it, and a request; nothing may be open at the end."""
+    """Yield a server that plays scripts, a connection to it, and a request; nothing may stay open."""
     files = open_files()
     with served_aside(*scripts) as server:
         connection = AsyncConnection(limit=limit).blocking
@@ -56,7 +56,7 @@ def connected(*scripts, limit=1):
 
 
 def in_threads(count, work):
-    """Run `work` on so many threads; what each returned."""
+    """Run `work` on `count` threads; return their results."""
     got = []
     threads = [threading.Thread(target=lambda: got.append(work())) for _ in range(count)]
     for thread in threads:
@@ -67,11 +67,11 @@ def in_threads(count, work):
     return got
 
 
-# ------------------------------------------------------------ crowds
+# ------------------------------------------------------------ many threads
 
 
-def test_64_threads_over_4_sockets_are_served_in_turn(monkeypatch):
-    """Found: a socket that became free woke all threads, and the one that had just used it took it again."""
+def test_64_threads_on_4_sockets_are_served_first_come_first_served(monkeypatch):
+    """Found: a free socket woke all threads, and the thread that had just used it took it again."""
     made = []
 
     class Counted(blocking_pool._Turn):
@@ -98,7 +98,7 @@ def test_64_threads_over_4_sockets_are_served_in_turn(monkeypatch):
     assert median(map(max, overtaken)) < 320 / 3  # first come, first served: by the 63 others
 
 
-def test_threads_that_wait_for_a_socket_end_with_the_pool():
+def test_closing_the_pool_ends_threads_that_wait_for_a_socket():
     with connected(End.HANG, limit=2) as (server, connection, request):
         ends = []
         threads = [
@@ -115,7 +115,7 @@ def test_threads_that_wait_for_a_socket_end_with_the_pool():
     assert sorted(end.maybe_processed for end in ends) == [False] * 4 + [True] * 2
 
 
-def test_a_thread_that_gives_up_waiting_leaves_the_others_their_turn():
+def test_a_thread_that_times_out_in_the_queue_does_not_block_the_others():
     with connected([0.1, answer()]) as (_, connection, request):
 
         def patient():
@@ -132,11 +132,11 @@ def test_a_thread_that_gives_up_waiting_leaves_the_others_their_turn():
         assert in_threads(12, lambda: kinds.pop()())  # noqa: PLW0108 - each its own == [200] * 12
 
 
-def test_bodies_of_threads_that_the_budget_allows_open_no_files(monkeypatch):
-    """Found: each 64 KiB of a large body made a pair of sockets."""
+def test_a_body_within_the_memory_budget_opens_no_files(monkeypatch):
+    """Found: each 64 KiB of a large body created a pair of sockets."""
 
     def none():
-        raise AssertionError("a signal was made")
+        raise AssertionError("a signal was created")
 
     monkeypatch.setattr(connection_module, "Signal", none)
     with connected(answer(b" " * 2**20)) as (_, connection, request):
@@ -147,14 +147,12 @@ def test_bodies_of_threads_that_the_budget_allows_open_no_files(monkeypatch):
 
 
 def interrupted_at(line, do):
-    """Run `do` on a thread, interrupted before so many lines of ours were run; whether it was."""
+    """Run `do` on a thread, and interrupt it before line number `line` of ours; return whether it was."""
     left, interrupts = [line], []
 
     def each(frame, event, _):
         code = linecache.getline(frame.f_code.co_filename, frame.f_lineno).split()
-        if (
-            event == "line" and code[0] != "with"
-        ):  # at its end no signal is handled, until it was left
+        if event == "line" and code[0] != "with":  # Python handles no signal at the end of a `with`
             left[0] -= 1
             if not left[0]:
                 raise KeyboardInterrupt
@@ -170,7 +168,7 @@ def interrupted_at(line, do):
         except KeyboardInterrupt:
             interrupts.append(line)
 
-    # what is raised in an `except` by a trace function leaves the exception that was handled there to the thread
+    # An exception raised by a trace function in an `except` leaves the handled exception in the thread.
     thread = threading.Thread(target=works)
     thread.start()
     thread.join(PATIENCE)
@@ -180,12 +178,12 @@ def interrupted_at(line, do):
 @pytest.mark.parametrize(
     ("warm", "script"),
     [(False, SLOW), (True, answer())],
-    ids=["a new socket, answered late", "one used before, answered at once"],
+    ids=["new socket, slow answer", "used socket, answer at once"],
 )
-def test_an_interrupt_in_any_line_leaves_the_pool_its_place(warm, script):
-    """Found: between two steps it lost a socket, and with it a place of the pool for good; or became a RuntimeError."""
+def test_an_interrupt_at_any_line_loses_no_place_of_the_pool(warm, script):
+    """Found: between two steps it lost a socket and its place in the pool, or became a RuntimeError."""
     with warnings.catch_warnings(), connected(script) as context:
-        warnings.simplefilter("ignore")  # the finalizer of a socket that was lost warns
+        warnings.simplefilter("ignore")  # the finalizer of a lost socket warns
         _, connection, request = context
         line = 0
         while True:
@@ -204,8 +202,8 @@ def test_an_interrupt_in_any_line_leaves_the_pool_its_place(warm, script):
 
 
 def test_a_storm_of_signals_leaves_nothing_behind(monkeypatch):
-    """Real ones, at real points in time, also while an interrupt is being handled."""
-    # an interrupt in a finalizer goes there, and the hook of the test runner keeps the frames
+    """Send real signals at random times, also while an interrupt is handled."""
+    # An interrupt in a finalizer calls this hook, and that of the test runner keeps the frames.
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
 
     def interrupt(*_):
@@ -242,8 +240,8 @@ def test_a_storm_of_signals_leaves_nothing_behind(monkeypatch):
 # ------------------------------------------------------------ other threads
 
 
-def test_a_stream_that_another_thread_closes_takes_no_other_call_with_it():
-    """It may come when the socket has just passed to the next call."""
+def test_closing_a_stream_from_another_thread_breaks_no_other_call():
+    """The close may happen when the next call has just taken the socket."""
     whole = CHUNKED + b"5\r\nhello\r\n0\r\n\r\n"
     with connected(whole, limit=2) as (_, connection, request):
         lost = []
@@ -264,7 +262,7 @@ def test_a_stream_that_another_thread_closes_takes_no_other_call_with_it():
     assert lost == []
 
 
-def test_a_reader_is_woken_by_another_thread_and_gets_an_outcome():
+def test_closing_a_stream_from_another_thread_wakes_its_reader():
     with connected([HELD, End.HANG]) as (_, connection, request):
         stream = run(connection.open(request))
         assert run(stream.read()) == b"hello"
@@ -273,8 +271,8 @@ def test_a_reader_is_woken_by_another_thread_and_gets_an_outcome():
         assert (got.verdict, got.detail) == (Verdict.BROKEN, "body was cut")
 
 
-def test_what_ends_because_we_close_it_is_no_complete_body():
-    """Found: of a body that ends with its connection, our own close made an answer."""
+def test_a_body_cut_by_our_own_close_is_broken():
+    """Found: for a body that ends with its connection, our own close completed the answer."""
     with connected([b"HTTP/1.1 200 OK\r\n\r\n" + BODY, End.HANG]) as (server, connection, request):
         ends = []
         thread = threading.Thread(target=lambda: ends.append(run(connection.exchange(request))))
@@ -287,7 +285,7 @@ def test_what_ends_because_we_close_it_is_no_complete_body():
     assert (ends[0].verdict, ends[0].detail) == (Verdict.BROKEN, "body was cut")
 
 
-def test_a_response_that_is_dropped_closes_its_connection():
+def test_a_dropped_response_closes_its_connection():
     with connected([HELD, End.HANG], SLOW) as (server, connection, request):
         stream = run(connection.open(request))
         assert run(stream.read()) == b"hello"
@@ -296,7 +294,7 @@ def test_a_response_that_is_dropped_closes_its_connection():
         assert run(connection.exchange(request), time.monotonic() + PATIENCE).status == 200
 
 
-def test_a_fork_in_the_middle_of_a_call_takes_nothing_from_it():
+def test_a_fork_during_a_call_does_not_affect_the_call():
     with connected(answer(), [0.3, answer()], answer(), limit=2) as (server, connection, request):
         assert run(connection.exchange(request)).status == 200
         files, ends = open_files(), []
@@ -322,8 +320,8 @@ def test_a_fork_in_the_middle_of_a_call_takes_nothing_from_it():
 # ------------------------------------------------------------ time
 
 
-def test_a_time_that_is_far_away_can_be_waited_for():
-    """Found: `poll` takes a C int of milliseconds: a deadline of 25 days was an OverflowError."""
+def test_a_wait_may_be_longer_than_a_c_int_of_milliseconds():
+    """Found: `poll` takes a C int of milliseconds, and a deadline of 25 days raised OverflowError."""
     here, there = socket.socketpair()
     with here, there:
         there.send(b"x")
@@ -337,8 +335,8 @@ def test_a_time_that_is_far_away_can_be_waited_for():
     assert select.poll().poll(0) == []
 
 
-def test_a_lookup_that_hangs_ends_in_time_and_its_late_failure_is_not_kept(monkeypatch):
-    """Found: what a lookup found after all had given up was the answer to the next one, hours later."""
+def test_a_hanging_lookup_times_out_and_its_late_failure_is_dropped(monkeypatch):
+    """Found: the late result of a lookup was the answer to the next lookup, hours later."""
     go, asked = threading.Event(), []
 
     def slow(host, *_, **__):
@@ -360,8 +358,8 @@ def test_a_lookup_that_hangs_ends_in_time_and_its_late_failure_is_not_kept(monke
     assert found == [(socket.AF_INET, ("127.0.0.1", 9))]
 
 
-def test_what_is_over_does_not_touch_its_socket():
-    """Another thread may use it by then. Found: TLS was asked for what it holds, after the last piece of every stream."""
+def test_a_finished_exchange_does_not_touch_its_socket():
+    """Another thread may use the socket by then. Found: TLS was asked for pending bytes after every stream."""
     left = SimpleNamespace(sock=ssl.SSLSocket.__new__(ssl.SSLSocket), lock=new_lock())
     exchange = BlockingExchange(left, PreparedRequest("https://x.example/", {}, b""))
     exchange.over = True

@@ -1,4 +1,4 @@
-"""Bodies of one loop share their memory: 268 KiB of gzip at 64 in flight took 1.2 GB."""
+"""Bodies of one loop share a memory budget. Found: 268 KiB of gzip with 64 in flight took 1.2 GB."""
 
 import asyncio
 import gzip
@@ -29,16 +29,16 @@ def memory():
     return connection._of_running_loop()
 
 
-async def test_what_is_small_takes_nothing():
+async def test_a_small_body_takes_no_budget():
     held = Held()
     await held.grow_to(FREE)
     assert not connection._MEMORIES.get(asyncio.get_running_loop())
 
 
-async def test_what_does_not_fit_waits_until_another_body_has_ended():
+async def test_a_body_over_the_budget_waits_until_another_ends():
     first, second, third = Held(), Held(), Held()
     await first.grow_to(FREE + 3 * MIB)
-    await second.grow_to(FREE + 2 * MIB)  # one may go beyond: there is always one that ends
+    await second.grow_to(FREE + 2 * MIB)  # one may exceed the budget, so that one can end
     waiting = asyncio.create_task(third.grow_to(FREE + MIB))
     await settle()
     assert not waiting.done()
@@ -52,7 +52,7 @@ async def test_what_does_not_fit_waits_until_another_body_has_ended():
     assert memory().left == 4 * MIB
 
 
-async def test_those_that_wait_are_served_in_their_order():
+async def test_waiting_bodies_are_served_in_order():
     first = Held()
     await first.grow_to(FREE + 5 * MIB)
     served_in = []
@@ -74,7 +74,7 @@ async def test_those_that_wait_are_served_in_their_order():
 
 
 @pytest.mark.parametrize("granted", [False, True], ids=["while it waits", "as it is granted"])
-async def test_one_that_is_cancelled_takes_nothing_with_it(granted):
+async def test_a_cancelled_wait_takes_no_budget(granted):
     first, second, third = Held(), Held(), Held()
     await first.grow_to(FREE + 5 * MIB)
     tasks = [asyncio.create_task(each.grow_to(FREE + MIB)) for each in (second, third)]
@@ -94,8 +94,8 @@ BOMB = gzip.compress(BODY[:-1] + b" " * 3 * MIB + b"}", 9)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_no_good_answer_fails_for_want_of_memory(stream):
-    """Each is 3 MiB, of 4 in all; the last one alone is larger than that."""
+async def test_no_good_answer_fails_because_of_the_budget(stream):
+    """Each body has 3 MiB, the budget 4 MiB."""
     if stream:
         comment = b": " + b" " * 3 * MIB + b"\n\n"
         choice = {"index": 0, "delta": {"content": "fine"}, "finish_reason": "stop"}
@@ -119,8 +119,8 @@ async def test_no_good_answer_fails_for_want_of_memory(stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_body_of_an_error_is_read_no_further_than_it_explains(stream, monkeypatch):
-    """64 MiB of an error were read, and looked through, for a word of it."""
+async def test_the_body_of_an_error_is_read_only_up_to_its_limit(stream, monkeypatch):
+    """Found: the client read and searched 64 MiB of an error body."""
     sizes = []
     replaced = connection.HttpResponse._replace
 
@@ -141,8 +141,8 @@ async def test_the_body_of_an_error_is_read_no_further_than_it_explains(stream, 
     assert max(sizes) == ERROR_LIMIT
 
 
-async def test_large_bodies_take_turns():
-    """Those that were all ready at once ran in one turn of the loop, and held up every other call."""
+async def test_large_bodies_share_the_loop_with_other_tasks():
+    """Found: bodies that were ready together ran in one turn of the loop, and delayed every other call."""
     steps, between = [], []
 
     async def grow(body):
@@ -162,7 +162,7 @@ async def test_large_bodies_take_turns():
     assert max(between) == 1
 
 
-async def test_a_body_that_gives_up_does_not_hold_up_those_behind_it():
+async def test_a_cancelled_body_does_not_delay_those_behind_it():
     first, second = Held(), Held()
     waiting = asyncio.create_task(first.grow_to(FREE + MIB))
     behind = asyncio.create_task(second.grow_to(FREE + MIB))

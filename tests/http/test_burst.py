@@ -1,4 +1,4 @@
-"""From idle, a burst to a healthy provider is not held back: on real sockets."""
+"""A burst from idle to a healthy provider is sent at once, on real sockets."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from stormbreak.testing import serve
 
 
 @table_test("stream_on_wire", [False, True])
-def test_two_hundred_calls_in_one_instant_wait_for_nothing(stream_on_wire):
+def test_two_hundred_calls_from_idle_are_sent_without_waiting(stream_on_wire):
     with serve(IDLE) as provider:
         answers, took = asyncio.run(burst(provider.base_url, stream_on_wire=stream_on_wire))
         stats = provider.stats()
@@ -17,4 +17,4 @@ def test_two_hundred_calls_in_one_instant_wait_for_nothing(stream_on_wire):
     assert [answer.attempts for answer in answers] == [1] * CALLS
     assert [answer.waited for answer in answers] == [0.0] * CALLS
     assert stats["answers"] == {"200": CALLS}
-    assert took < 20.0  # one after the other, they would take CALLS * SERVICE
+    assert took < 20.0  # one after another they would take CALLS * SERVICE

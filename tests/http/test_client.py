@@ -1,4 +1,4 @@
-"""The client as a whole: many calls at once, who looks on, and how it ends."""
+"""The client as a whole: many calls at once, listeners and snapshots, shutdown."""
 
 import asyncio
 import subprocess
@@ -19,10 +19,10 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.testing import answer_text
 from stormbreak.types import Verdict
 
-# ------------------------------------------------------------ many
+# ------------------------------------------------------------ many calls
 
 
-async def test_200_calls_at_once(stormbreak_provider):
+async def test_200_concurrent_calls_get_their_own_answers(stormbreak_provider):
     provider = stormbreak_provider(speed=20)
     policy = Policy(limit=FixedLimit(max_in_flight=200))
     says = [[{"role": "user", "content": f"number {n}"}] for n in range(200)]
@@ -38,14 +38,14 @@ async def test_200_calls_at_once(stormbreak_provider):
     assert stats["connections"]["opened"] <= 200
 
 
-async def test_the_limit_holds_on_the_wire():
+async def test_the_in_flight_limit_bounds_the_connections():
     policy = replace(QUICK, limit=FixedLimit(max_in_flight=3))
     async with served([0.005, answer()]) as server, client_of(server, policy) as client:
         await asyncio.gather(*(client.chat(SAY) for _ in range(20)))
         assert (server.opened, len(server.requests)) == (3, 20)
 
 
-def test_one_client_on_two_loops_in_two_threads(stormbreak_provider):
+def test_one_client_works_on_two_loops_in_two_threads(stormbreak_provider):
     provider = stormbreak_provider(speed=50)
     policy = Policy(limit=FixedLimit(max_in_flight=5))
     client = AsyncClient(base_url=provider.base_url, model="m", policy=policy)
@@ -68,10 +68,10 @@ def test_one_client_on_two_loops_in_two_threads(stormbreak_provider):
     assert client.snapshot()["targets"][str(client.target("m"))]["in_flight"] == 0
 
 
-# ------------------------------------------------------------ looking on, and ending
+# ------------------------------------------------------------ listeners, snapshots, shutdown
 
 
-async def test_a_listener_hears_every_attempt():
+async def test_a_listener_receives_the_events_of_every_attempt():
     events = []
     async with served(failing(500), answer()) as server, client_of(server) as client:
         client.subscribe(events.append)
@@ -81,7 +81,7 @@ async def test_a_listener_hears_every_attempt():
     ]  # fmt: skip
 
 
-async def test_a_snapshot_shows_what_is_under_way():
+async def test_a_snapshot_shows_calls_in_flight():
     async with served(End.HANG) as server, client_of(server, api_key=KEY) as client:
         assert client.snapshot() == {"budget": None, "pending": [], "targets": {}}
         task = asyncio.create_task(client.chat(SAY))
@@ -96,7 +96,7 @@ async def test_a_snapshot_shows_what_is_under_way():
         assert KEY not in str(client.snapshot())
 
 
-async def test_draining_answers_what_was_sent_and_nothing_else():
+async def test_drain_finishes_calls_in_flight_and_rejects_queued_ones():
     policy = replace(QUICK, limit=FixedLimit(max_in_flight=1))
     async with served([0.05, answer()]) as server, client_of(server, policy) as client:
         sent = asyncio.create_task(client.chat(SAY))
@@ -120,7 +120,7 @@ async def test_leaving_the_block_closes_every_connection():
 
 @table_test("name", ["import stormbreak", "import stormbreak.http.client",
                                   "from stormbreak import AsyncClient, Policy"])  # fmt: skip
-def test_the_parser_is_loaded_when_a_client_is_made(name):
+def test_the_parser_is_imported_when_a_client_is_created(name):
     code = f"""{name}
 import sys
 assert "httptools" not in sys.modules

@@ -1,4 +1,4 @@
-"""What the client is asked, and what it answers."""
+"""Answers of the client: text, usage, embeddings, choices, and rejected requests."""
 
 import json
 
@@ -13,7 +13,7 @@ from stormbreak.testing import answer_text
 from stormbreak.types import Answer, Usage, Verdict
 
 
-async def test_a_chat_and_its_answer(stormbreak_provider):
+async def test_chat_returns_an_answer_with_text_usage_and_target(stormbreak_provider):
     provider = stormbreak_provider(speed=50)
     payload = {"model": "storm-1", "messages": SAY, "temperature": 0.5}
     async with AsyncClient(base_url=provider.base_url, api_key=KEY) as client:
@@ -31,7 +31,7 @@ async def test_a_chat_and_its_answer(stormbreak_provider):
     assert KEY not in f"{got!r} {got.target}"
 
 
-async def test_a_stream_is_assembled_into_the_very_same_answer(stormbreak_provider):
+async def test_an_assembled_stream_equals_the_plain_answer(stormbreak_provider):
     provider = stormbreak_provider(speed=50)
     async with AsyncClient(base_url=provider.base_url, model="storm-1") as client:
         plain = await client.chat(SAY)
@@ -43,7 +43,7 @@ async def test_a_stream_is_assembled_into_the_very_same_answer(stormbreak_provid
     assert one["choices"][0]["message"] == other["choices"][0]["message"]
 
 
-async def test_embeddings(stormbreak_provider):
+async def test_an_embeddings_request_returns_usage_and_no_text(stormbreak_provider):
     provider = stormbreak_provider(speed=50)
     async with AsyncClient(base_url=provider.base_url) as client:
         got = await client.request("embeddings", {"model": "storm-1", "input": ["a", "b"]})
@@ -61,8 +61,8 @@ async def test_embeddings(stormbreak_provider):
         ([1, 2, 3], 1),
     ],
 )
-async def test_every_input_must_get_its_embedding(given, inputs):
-    """Found: one vector for three inputs was accepted."""
+async def test_fewer_or_more_embeddings_than_inputs_are_broken(given, inputs):
+    """Found: the client accepted one vector for three inputs."""
     for vectors in (1, 2, 3):
         body = json.dumps({"data": [{"embedding": [0.1]}] * vectors}).encode()
         async with served(answer(body)) as server, client_of(server, ONCE) as client:
@@ -75,7 +75,7 @@ async def test_every_input_must_get_its_embedding(given, inputs):
 
 
 @table_test("given", [None, [], {"a": 1}, [{"text": "a"}, {"image": "b"}], 5, [None]])
-async def test_inputs_that_nobody_can_count_are_not_counted(given):
+async def test_inputs_of_an_unknown_form_are_not_counted(given):
     body = json.dumps({"data": [{"embedding": [0.1]}] * 3}).encode()
     async with served(answer(body)) as server, client_of(server, ONCE) as client:
         ended = await client.ask("embeddings", json.dumps({"model": "m", "input": given}).encode())
@@ -104,15 +104,15 @@ async def test_fewer_choices_than_requested_are_reported():
         ("our_plan", 400, None),
     ],
 )
-async def test_a_code_that_everyone_knows_is_no_echo(code, status, shown):
-    """Found: a prompt about an error hid that very error."""
+async def test_a_well_known_error_code_is_not_redacted(code, status, shown):
+    """Found: a prompt about an error code hid that code in the answer."""
     body = json.dumps({"model": "m", "prompt": f"What is {code}?"}).encode()
     async with served(failing(status, {"code": code})) as server, client_of(server, ONCE) as client:
         ended = await client.ask("chat/completions", body)
     assert ended.outcome.code == ended.outcome.value.parsed.code == shown
 
 
-async def test_which_model_is_asked():
+async def test_the_model_of_a_call_overrides_that_of_the_client():
     async with served() as server, client_of(server) as client:
         await client.chat(SAY)
         await client.chat(SAY, model="other")
@@ -122,7 +122,7 @@ async def test_which_model_is_asked():
     assert [request.line.split()[1] for request in server.requests] == ["/v1/chat/completions"] * 4
 
 
-async def test_what_cannot_be_sent_is_refused_before_it_is_sent():
+async def test_an_invalid_request_is_rejected_before_it_is_sent():
     secret = "canary\ud800"
     async with served() as server:
         async with client_of(server, model=None) as client:
@@ -142,7 +142,7 @@ async def test_what_cannot_be_sent_is_refused_before_it_is_sent():
         assert not server.requests
 
 
-async def test_ask_gives_every_end_as_a_value():
+async def test_ask_returns_failures_as_values():
     async with served(answer(), failing(400)) as server, client_of(server) as client:
         good = await client.ask("chat/completions", b'{"model":"m"}')
         bad = await client.ask("chat/completions", b'{"model":"m"}')

@@ -1,4 +1,4 @@
-"""A client that is closed: who waits, who was sent and who reads is told at once, and so is whoever comes later."""
+"""A closed client ends its waiting, sent and streamed calls at once, and rejects later ones."""
 
 import asyncio
 import gc
@@ -34,7 +34,7 @@ HEDGED = replace(QUICK, hedge=HedgePolicy(delay=0.02, percentile=None))
 @pytest.mark.parametrize(
     "policy", [FRAGILE, ONE, UNBOUNDED, HEDGED], ids=["short", "long", "none", "hedged"]
 )
-async def test_what_was_sent_is_cancelled_and_counts_as_nothing(policy):
+async def test_close_cancels_sent_calls_without_counting_a_failure(policy):
     events = []
     async with served([End.HANG]) as server, hedging(server, policy) as client:
         client.subscribe(events.append)
@@ -53,7 +53,7 @@ async def test_what_was_sent_is_cancelled_and_counts_as_nothing(policy):
         assert [each.sent for each in events if isinstance(each, CallCancelled)] == [True]
 
 
-async def test_who_waits_is_woken_and_nothing_is_sent_for_it():
+async def test_close_ends_queued_calls_without_sending_them():
     async with served([End.HANG]) as server, client_of(server, ONE) as client:
         asking = [asyncio.create_task(client.chat(SAY)) for _ in range(3)]
         await server.asked()
@@ -64,7 +64,7 @@ async def test_who_waits_is_woken_and_nothing_is_sent_for_it():
         assert (len(server.requests), target_state_of(client).slots.in_flight) == (1, 0)
 
 
-async def test_who_backs_off_is_woken():
+async def test_close_ends_a_call_in_its_backoff():
     async with served(failing(500)) as server, client_of(server, AWHILE) as client:
         asking = asyncio.create_task(client.chat(SAY))
         await server.asked()
@@ -73,7 +73,7 @@ async def test_who_backs_off_is_woken():
         assert (await closed(asking)).attempts == 1
 
 
-async def test_whoever_comes_later_is_refused_and_nothing_is_sent():
+async def test_a_closed_client_rejects_calls_without_sending_them():
     async with served(answer()) as server:
         client = client_of(server)
         await client.chat(SAY)
@@ -87,7 +87,7 @@ async def test_whoever_comes_later_is_refused_and_nothing_is_sent():
         assert len(server.requests) == 1
 
 
-async def test_a_stream_ends_for_its_reader():
+async def test_close_breaks_a_stream_that_is_being_read():
     async with served([CUT, End.HANG]) as server, client_of(server, FRAGILE) as client:
         read = await client.stream("chat/completions", PAYLOAD)
         pieces = read.texts()
@@ -106,7 +106,7 @@ async def test_a_stream_ends_for_its_reader():
         assert target_state_of(client).slots.in_flight == 0
 
 
-async def test_a_stream_that_nobody_reads_at_the_moment_ends_too():
+async def test_close_breaks_a_stream_that_is_not_being_read():
     async with (
         served([CUT, End.HANG]) as server,
         client_of(server) as client,
@@ -118,7 +118,7 @@ async def test_a_stream_that_nobody_reads_at_the_moment_ends_too():
             await stream.answer()
 
 
-async def test_a_stream_that_has_not_begun():
+async def test_close_ends_a_stream_that_has_not_begun():
     async with served([CUT[: -len(HELLO)], End.HANG]) as server, client_of(server) as client:
         opening = asyncio.create_task(client.stream("chat/completions", PAYLOAD).opened())
         await server.asked()
@@ -127,7 +127,7 @@ async def test_a_stream_that_has_not_begun():
         assert (await closed(opening)).attempts == 1
 
 
-async def test_a_function_that_gives_the_key_is_not_waited_for():
+async def test_close_does_not_wait_for_a_key_function():
     async def key():
         await asyncio.sleep(60.0)
         return "never"
@@ -140,7 +140,7 @@ async def test_a_function_that_gives_the_key_is_not_waited_for():
         assert server.requests == []
 
 
-async def test_a_cancel_by_somebody_else_goes_before():
+async def test_a_cancel_by_the_caller_takes_precedence_over_close():
     async with served([End.HANG]) as server, client_of(server) as client:
         asking = asyncio.create_task(client.chat(SAY))
         await server.asked()
@@ -150,48 +150,48 @@ async def test_a_cancel_by_somebody_else_goes_before():
             await asking
 
 
-def elsewhere(client, said):
-    """Ask on a loop of its own, in a thread."""
+def elsewhere(client, results):
+    """Make a call on a new loop, in a thread."""
 
     async def ask():
         try:
-            said.append(await client.chat(SAY))
+            results.append(await client.chat(SAY))
         except ClientClosedError as error:
-            said.append(error)
+            results.append(error)
 
     thread = threading.Thread(target=asyncio.run, args=(ask(),), daemon=True)
     thread.start()
     return thread
 
 
-async def test_on_other_loops_it_goes_on():
-    said = []
+async def test_close_does_not_end_calls_on_other_loops():
+    results = []
     async with served([0.2, answer()], answer()) as server:
         client = client_of(server)
-        thread = elsewhere(client, said)
+        thread = elsewhere(client, results)
         await server.asked()
         await client.close()
         await closed(client.chat(SAY))
         await asyncio.to_thread(thread.join, 5)
-        assert (said[0].text, said[0].attempts) == ("fine", 1)
+        assert (results[0].text, results[0].attempts) == ("fine", 1)
 
 
-async def test_stop_ends_it_on_every_loop():
-    said = []
+async def test_stop_ends_calls_on_every_loop():
+    results = []
     async with served([End.HANG]) as server:
         client = client_of(server)
-        threads = [elsewhere(client, said) for _ in range(2)]
+        threads = [elsewhere(client, results) for _ in range(2)]
         await server.asked(2)
         client.stop()
         for thread in threads:
             await asyncio.to_thread(thread.join, 5)
-        assert [type(each) for each in said] == [ClientClosedError] * 2
+        assert [type(each) for each in results] == [ClientClosedError] * 2
         await closed(client.chat(SAY))
         await client.close()
         await server.all_closed()
 
 
-async def test_a_client_whose_target_is_gone_is_closed(tmp_path):
+async def test_a_client_of_a_removed_target_can_be_closed(tmp_path):
     path, target = tmp_path / "settings.toml", '[targets.{}]\nbase_url = "http://127.0.0.1:9/v1"\n'
     path.write_text(target.format("main") + target.format("spare"))
     async with load(path) as settings, settings.client("main"):
@@ -199,7 +199,7 @@ async def test_a_client_whose_target_is_gone_is_closed(tmp_path):
         settings.reload()
 
 
-async def test_clients_of_settings_end_with_them(tmp_path):
+async def test_closing_settings_closes_their_clients(tmp_path):
     path = tmp_path / "settings.toml"
     async with served([End.HANG]) as server:
         path.write_text(f'[targets.main]\nbase_url = "{server.base_url}"\nmodel = "m"\n')
@@ -216,7 +216,7 @@ async def test_clients_of_settings_end_with_them(tmp_path):
         assert len(server.requests) == 1
 
 
-async def test_a_stream_ends_with_its_settings_even_if_nobody_has_its_client(tmp_path):
+async def test_closing_settings_breaks_a_stream_of_a_dropped_client(tmp_path):
     path = tmp_path / "settings.toml"
     async with served([CUT, End.HANG]) as server:
         path.write_text(f'[targets.main]\nbase_url = "{server.base_url}"\nmodel = "m"\n')

@@ -1,4 +1,4 @@
-"""A client that is closed between two steps of a call: what begins a moment later ends as well."""
+"""A client closed between two steps of a call also ends what begins a moment later."""
 
 import asyncio
 from dataclasses import replace
@@ -18,7 +18,7 @@ HEDGED = replace(QUICK, hedge=HedgePolicy(delay=0.02, percentile=None))
 
 
 @pytest.mark.parametrize("policy", [QUICK, HEDGED], ids=["alone", "hedged"])
-async def test_before_an_attempt_has_begun(policy):
+async def test_close_before_the_first_attempt_sends_nothing(policy):
     async with served([End.HANG]) as server, client_of(server, policy) as client:
         asking = asyncio.create_task(client.chat(SAY))
         await asyncio.gather(asyncio.sleep(0), client.close())
@@ -27,14 +27,14 @@ async def test_before_an_attempt_has_begun(policy):
 
 
 @pytest.mark.parametrize("policy", [QUICK, HEDGED], ids=["alone", "hedged"])
-async def test_by_a_listener_as_it_is_sent(policy):
+async def test_stop_by_a_listener_of_sent_sends_nothing(policy):
     async with served([End.HANG]) as server, client_of(server, policy) as client:
         client.subscribe(lambda event: client.stop() if isinstance(event, Sent) else None)
         await closed(client.chat(SAY))
         assert (server.requests, target_state_of(client).slots.in_flight) == ([], 0)
 
 
-async def test_by_a_listener_as_a_stream_begins():
+async def test_stop_by_a_listener_of_committed_breaks_the_stream():
     async with served([CUT, End.HANG]) as server, client_of(server) as client:
         client.subscribe(lambda event: client.stop() if isinstance(event, Committed) else None)
         async with asyncio.timeout(30), client.stream("chat/completions", PAYLOAD) as stream:
@@ -59,15 +59,15 @@ async def closes(client):
     [lambda client: client.stop() or "sk-canary", stops, closes],
     ids=["at once", "soon", "waits"],
 )
-async def test_by_the_function_that_gives_its_key(key):
+async def test_stop_or_close_in_the_key_function_sends_nothing(key):
     async with served([End.HANG]) as server:
         client = client_of(server, api_key=lambda: key(client))
         await closed(client.chat(SAY))
         assert (server.requests, target_state_of(client).slots.in_flight) == ([], 0)
-        await asyncio.sleep(0.01)  # no cancel is left over
+        await asyncio.sleep(0.01)  # no cancel is pending
 
 
-async def test_by_the_function_that_gives_its_key_and_fails():
+async def test_stop_in_a_failing_key_function_leaves_no_pending_cancel():
     async with served() as server:
         client = client_of(server, api_key=lambda: client.stop() or None)
         with pytest.raises(AuthenticationError):

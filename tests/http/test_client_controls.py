@@ -1,4 +1,4 @@
-"""Circuits of a client, opened, closed, saved and restored by hand: each is one step, and whom it concerns is told."""
+"""Circuits of a client are isolated, reset, saved and restored by hand, and waiting calls notice at once."""
 
 import asyncio
 import json
@@ -28,8 +28,8 @@ AT_ONCE = 40.0  # seconds, on a machine that is as busy as it may be
 
 
 @pytest.fixture
-def look_again_late(monkeypatch):
-    """Who waits looks again by itself long after `AT_ONCE`."""
+def no_periodic_recheck(monkeypatch):
+    """Let waiting calls recheck by themselves only long after `AT_ONCE`."""
     monkeypatch.setattr(delivery, "LOOK_AGAIN", 1_000.0)
 
 
@@ -47,10 +47,10 @@ async def queued(client, calls):
         if client.snapshot()["targets"][str(client.target("m"))]["queued"] == calls:
             return
         await asyncio.sleep(0.001)
-    raise AssertionError("they do not wait")
+    raise AssertionError("the calls do not queue")
 
 
-async def test_an_isolated_target_is_sent_nothing_and_another_is():
+async def test_an_isolated_target_rejects_calls_and_others_do_not():
     async with served(answer()) as server, client_of(server, HASTY) as client:
         client.isolate("m")
         with pytest.raises(errors.CircuitOpenError):
@@ -61,9 +61,9 @@ async def test_an_isolated_target_is_sent_nothing_and_another_is():
     assert len(server.requests) == 2
 
 
-@pytest.mark.usefixtures("look_again_late")
-async def test_those_in_the_queue_who_fail_fast_are_told_at_once():
-    """Found: they were told when they looked again by themselves, after five seconds."""
+@pytest.mark.usefixtures("no_periodic_recheck")
+async def test_isolating_a_target_rejects_queued_fail_fast_calls_at_once():
+    """Found: queued calls were rejected only at their periodic recheck, after five seconds."""
     async with served(End.HANG) as server, client_of(server, HASTY) as client:
         sent = asyncio.create_task(client.chat(SAY))
         await server.asked()
@@ -77,8 +77,8 @@ async def test_those_in_the_queue_who_fail_fast_are_told_at_once():
     assert [type(end) for end in ends] == [errors.CircuitOpenError] * 3
 
 
-@pytest.mark.usefixtures("look_again_late")
-async def test_those_who_wait_leave_when_the_circuit_is_reset():
+@pytest.mark.usefixtures("no_periodic_recheck")
+async def test_a_reset_circuit_sends_queued_calls_at_once():
     async with served(answer()) as server, client_of(server) as client:
         client.isolate("m")
         waiting = asyncio.create_task(client.chat(SAY))
@@ -89,7 +89,7 @@ async def test_those_who_wait_leave_when_the_circuit_is_reset():
         assert time.monotonic() - began < AT_ONCE
 
 
-async def test_a_circuit_is_saved_and_restored_and_the_time_between_counts(monkeypatch):
+async def test_a_restored_circuit_subtracts_the_time_since_it_was_saved(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 5000.0)
     client = client_of()
     values = {"state": "open", "open_left": 100.0, "open_for": 7.0, "named_left": 100.0}
@@ -112,8 +112,8 @@ async def test_a_circuit_is_saved_and_restored_and_the_time_between_counts(monke
         assert began + 60.0 - between <= caught.value.retry_at <= restored + 60.0
 
 
-@pytest.mark.usefixtures("look_again_late")
-async def test_those_in_the_queue_who_fail_fast_are_told_of_a_restored_circuit_too():
+@pytest.mark.usefixtures("no_periodic_recheck")
+async def test_a_restored_open_circuit_rejects_queued_fail_fast_calls():
     async with served(End.HANG) as server, client_of(server, HASTY) as client:
         sent = asyncio.create_task(client.chat(SAY))
         await server.asked()
@@ -126,14 +126,14 @@ async def test_those_in_the_queue_who_fail_fast_are_told_of_a_restored_circuit_t
         sent.cancel()
 
 
-def test_closed_circuits_are_not_worth_keeping():
+def test_closed_circuits_are_not_saved():
     client = client_of()
     client.isolate("m")
     client.reset("m")
     assert client.save_circuits()["circuits"] == {}
 
 
-def test_without_a_breaker_nothing_is_isolated_and_nothing_is_restored():
+def test_a_client_without_a_breaker_isolates_and_restores_nothing():
     client = client_of(policy=replace(ONE, breaker=None))
     with pytest.raises(ConfigurationError, match="the policy has no breaker"):
         client.isolate("m")
@@ -163,7 +163,7 @@ OPEN = {"state": "open", "open_left": 1.0, "open_for": 5.0}
         ({"circuits": {"m": OPEN}, "saved_at": 10**400}, "saved_at must be a finite number"),
     ],
 )
-def test_what_cannot_have_been_saved_is_refused_and_nothing_has_changed(values, message):
+def test_invalid_saved_circuits_are_rejected_and_change_nothing(values, message):
     client = client_of()
     client.isolate("m")
     with pytest.raises(ConfigurationError, match=message) as caught:
@@ -173,7 +173,7 @@ def test_what_cannot_have_been_saved_is_refused_and_nothing_has_changed(values, 
     assert len(client.snapshot()["targets"]) == 1
 
 
-def test_a_listener_may_look_and_may_not_do_anything_by_hand():
+def test_a_listener_may_read_snapshots_but_not_reset_circuits():
     client = client_of()
     seen = []
 
@@ -188,8 +188,8 @@ def test_a_listener_may_look_and_may_not_do_anything_by_hand():
     assert seen == ["isolated", "refused"]
 
 
-def test_a_snapshot_is_taken_between_two_steps(monkeypatch):
-    """Found: a call to a new target in another thread made it fail."""
+def test_a_snapshot_tolerates_new_targets_in_other_threads(monkeypatch):
+    """Found: a call to a new target in another thread made the snapshot fail."""
     client, threads = client_of(), []
     client.reset("a")
     client.reset("b")
@@ -209,7 +209,7 @@ def test_a_snapshot_is_taken_between_two_steps(monkeypatch):
     assert len(client.snapshot()["targets"]) == 4
 
 
-def test_what_is_done_by_hand_waits_for_the_step_that_is_under_way():
+def test_isolate_waits_for_the_running_step_of_the_engine():
     client, order = client_of(), []
 
     def step(engine, now):
@@ -223,7 +223,7 @@ def test_what_is_done_by_hand_waits_for_the_step_that_is_under_way():
     assert order == ["step is over", "isolated"]
 
 
-def test_a_circuit_that_is_forced_open_stays_so():
+def test_reset_does_not_close_a_circuit_that_is_forced_open():
     client = client_of(policy=replace(ONE, breaker=BreakerPolicy(mode="forced_open")))
     client.reset("m")
     assert circuit(client) == "isolated"

@@ -1,4 +1,4 @@
-"""What the client raises, what it says, and when no connection ever opens."""
+"""Exceptions of the client, their messages, and connections that never open."""
 
 import asyncio
 import time
@@ -40,7 +40,7 @@ from stormbreak.types import Verdict
         (failing(307, location="https://elsewhere.example/x"), errors.RedirectedError, 307),
     ],
 )
-async def test_every_real_answer_raises_its_error(script, kind, status):
+async def test_every_failed_answer_raises_the_class_of_its_verdict(script, kind, status):
     policy = replace(ONCE, attempt_timeout=0.2 if script is End.HANG else 10.0)
     async with served(script) as server, client_of(server, policy, api_key=KEY) as client:
         with pytest.raises(errors.UpstreamError) as caught:
@@ -54,7 +54,7 @@ async def test_every_real_answer_raises_its_error(script, kind, status):
         assert len(server.requests) == 1
 
 
-async def test_an_error_says_what_the_system_said():
+async def test_a_connection_error_has_the_system_error_as_cause():
     port = free_port()
     async with AsyncClient(
         base_url=f"http://127.0.0.1:{port}/v1", model="m", policy=ONCE
@@ -84,7 +84,7 @@ async def test_a_timeout_closes_the_connection():
     assert caught.value.ended.outcome.maybe_processed
 
 
-async def test_an_error_says_when_to_come_back():
+async def test_an_error_has_the_time_to_retry():
     async with served(failing(429, retry_after="60")) as server, client_of(server) as client:
         before = time.monotonic()
         with pytest.raises(errors.ThrottledError, match="no further retry: patience") as caught:
@@ -100,14 +100,14 @@ async def test_an_error_says_when_to_come_back():
 # ------------------------------------------------------------ connections that never open
 
 
-async def test_no_connection_within_an_attempt_is_no_connection(full_port):
-    """Connecting has nine tenths of it: on a busy machine, too, that must end first. All wait at once."""
+async def test_a_connection_that_never_opens_is_connect_failed(full_port):
+    """Connecting may take nine tenths of an attempt, and must end first on a busy machine, too. All wait at once."""
     short = replace(ONCE, attempt_timeout=4.0)
     for_ever = replace(ONCE, attempt_timeout=None)
     await asyncio.gather(
         never_opens(full_port, short, None, own=False),
         never_opens(full_port, short, 30.0, own=False),
-        never_opens(full_port, ONCE, 4.0, own=True),  # our own deadline is no evidence against it
+        never_opens(full_port, ONCE, 4.0, own=True),  # our own deadline, not the target's fault
         never_opens(full_port, for_ever, 4.0, own=True),
     )
 

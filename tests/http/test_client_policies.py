@@ -1,4 +1,4 @@
-"""What the policies of a client do to its calls: retries, deadlines, turns, presets."""
+"""Policies of a client control its calls: retries, deadlines, priorities, presets."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.types import Priority
 
 
-async def test_one_idempotency_key_per_call_and_the_same_on_every_attempt():
+async def test_every_attempt_of_a_call_has_the_same_idempotency_key():
     scripts = [failing(500), End.CLOSE, answer(), failing(500), answer()]
     async with served(*scripts) as server, client_of(server) as client:
         first = await client.chat(SAY)
@@ -33,8 +33,8 @@ async def test_one_idempotency_key_per_call_and_the_same_on_every_attempt():
 
 
 @pytest.mark.parametrize("form", ["seconds", "date", "ms"])
-async def test_nobody_comes_back_before_the_named_time(stormbreak_provider, form):
-    """On the wire, in every form, with the provider's own count of those who came too early."""
+async def test_no_retry_is_sent_before_the_named_time(stormbreak_provider, form):
+    """The provider counts early retries, for every form of the header."""
     ms = form == "ms"
     provider = stormbreak_provider(
         f"""
@@ -57,15 +57,15 @@ async def test_nobody_comes_back_before_the_named_time(stormbreak_provider, form
     assert max(one.waited for one in got) > 0
 
 
-async def test_a_throttle_that_must_not_be_repeated_is_not():
+async def test_a_429_with_x_should_retry_false_is_not_retried():
     never = failing(429, x_should_retry="false")
     async with served(never, answer()) as server, client_of(server) as client:
         with pytest.raises(errors.ThrottledError) as caught:
             await client.chat(SAY)
         assert caught.value.ended.stopped == "forbidden"
         assert len(server.requests) == 1
-    told = failing(429, x_should_retry="false", retry_after_ms=1)
-    async with served(told, answer()) as server, client_of(server) as client:
+    timed = failing(429, x_should_retry="false", retry_after_ms=1)
+    async with served(timed, answer()) as server, client_of(server) as client:
         assert (await client.chat(SAY)).attempts == 2
 
 
@@ -88,7 +88,7 @@ async def test_a_deadline_bounds_the_whole_call():
             assert time.monotonic() - began < 20.0  # 999 attempts would take fifty seconds
 
 
-async def test_what_chat_is_told_of_the_call_is_no_part_of_the_payload():
+async def test_call_options_of_chat_are_not_part_of_the_payload():
     async with served(answer()) as server, client_of(server) as client:
         with pytest.raises(errors.ShedError):
             await client.chat(SAY, deadline=1e-6)
@@ -97,14 +97,14 @@ async def test_what_chat_is_told_of_the_call_is_no_part_of_the_payload():
     assert set(json.loads(asked.body)) == {"model", "messages", "top_p"}
 
 
-async def test_our_own_deadline_is_no_evidence_against_the_target():
+async def test_a_timeout_by_our_own_deadline_is_marked_as_such():
     async with served(End.HANG) as server, client_of(server) as client:
         with pytest.raises(errors.AttemptTimeoutError) as caught:
             await client.request("chat/completions", {}, deadline=0.05)
     assert caught.value.ended.outcome.own_deadline
 
 
-async def test_priorities_go_first():
+async def test_queued_calls_are_sent_by_priority():
     policy = replace(QUICK, limit=FixedLimit(max_in_flight=1))
     async with served([0.02, answer()]) as server, client_of(server, policy) as client:
         calls = [
@@ -118,7 +118,7 @@ async def test_priorities_go_first():
 
 
 @pytest.mark.parametrize("priority", ["batch", 7, 1])
-async def test_a_priority_that_is_none_is_refused_before_anything_is_sent(priority):
+async def test_an_invalid_priority_is_rejected_before_anything_is_sent(priority):
     async with served() as server, client_of(server) as client:
         with pytest.raises(ConfigurationError, match=rf"Priority.BACKGROUND, got '{priority}'"):
             await client.request("chat/completions", {"n": 1}, priority=priority)
@@ -136,7 +136,7 @@ async def test_tenants_get_fair_shares():
     assert [body["n"] for body in sent_by(server)] == [0, 1, 3, 2]
 
 
-async def test_the_article_preset():
+async def test_the_article_preset_opens_the_circuit_after_five_failures():
     assert AsyncClient(base_url="http://127.0.0.1/v1", policy="article").policy == ARTICLE
     policy = replace(
         ARTICLE, retry=replace(ARTICLE.retry, backoff=Backoff(kind="constant", initial_delay=0.01))
@@ -153,8 +153,8 @@ async def test_the_article_preset():
     assert began + 30 <= refused.value.retry_at <= opened + 30
 
 
-async def test_disabled_means_one_attempt_and_nothing_held(monkeypatch):
-    """Found: a cooldown held the second call all the same."""
+async def test_a_disabled_client_makes_one_attempt_without_cooldown(monkeypatch):
+    """Found: a cooldown still held the second call."""
     monkeypatch.setenv("STORMBREAK_DISABLED", "1")
     async with served(failing(429, retry_after="60")) as server, client_of(server) as client:
         for _ in range(2):

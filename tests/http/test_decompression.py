@@ -1,4 +1,4 @@
-"""Compressed bodies: whatever pieces they come in they are what was packed, and without their end they are none."""
+"""Compressed bodies decompress to the original in any pieces, and are broken without their end."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ SAY = [{"role": "user", "content": "hello"}]
 
 @cache
 def bomb(form):
-    """16 MiB of blanks in 16 KiB."""
+    """Return 16 MiB of spaces, compressed to 16 KiB."""
     return FORMS[form][1](b" " * 2**24)
 
 
@@ -64,14 +64,14 @@ def cut_into(data, places):
 
 
 @given(forms, st.binary(max_size=500), st.lists(st.integers(0, 10**6), max_size=6))
-def test_the_pieces_in_which_it_comes_do_not_matter(form, data, places):
+def test_a_body_decompresses_to_the_same_in_any_pieces(form, data, places):
     encoding, pack = FORMS[form]
 
     assert data == unpacked(encoding, cut_into(pack(data), places))
 
 
 @given(forms, st.binary(min_size=1, max_size=200), st.data())
-def test_what_lacks_its_end_is_not_whole(form, data, draw):
+def test_a_truncated_body_is_undecodable(form, data, draw):
     encoding, pack = FORMS[form]
     packed = pack(data)
     first = len(gzip.compress(data[:7])) if form == "several" else 0
@@ -81,13 +81,13 @@ def test_what_lacks_its_end_is_not_whole(form, data, draw):
 
 
 @given(st.sampled_from(["gzip", "deflate"]), st.binary(max_size=300), st.binary(max_size=20))
-def test_whatever_comes_is_unpacked_or_refused(encoding, junk, behind):
+def test_junk_is_decompressed_or_undecodable(encoding, junk, behind):
     for data in (junk, gzip.compress(b"fine") + behind, zlib.compress(b"fine") + behind):
         with suppress(UndecodableError):
             assert isinstance(unpacked(encoding, [data]), bytes)
 
 
-def test_no_piece_is_larger_than_it_may_be():
+def test_decompressed_pieces_are_bounded():
     data = random.Random(1).randbytes(2**16) + bytes(5 * PIECE + 1)
     pieces = list(decoder_of("gzip").feed(gzip.compress(data)))
 
@@ -96,7 +96,7 @@ def test_no_piece_is_larger_than_it_may_be():
 
 
 @table_test("encoding", ["br", "zstd", "gzip, gzip", "zstd, sk-canary"])
-def test_what_was_never_accepted_is_refused_and_not_repeated(encoding):
+def test_an_unaccepted_encoding_is_rejected_and_not_echoed(encoding):
     with pytest.raises(UndecodableError) as refused:
         unpacked(encoding, [b"any"])
 
@@ -104,16 +104,16 @@ def test_what_was_never_accepted_is_refused_and_not_repeated(encoding):
 
 
 @table_test("encoding", ["", "identity", " Identity ", "none", "sk-canary"])
-def test_what_is_not_packed(encoding):
+def test_an_identity_or_unknown_encoding_has_no_decoder(encoding):
     assert decoder_of(encoding) is None
 
 
-def test_empty_members_have_a_bound():
+def test_the_number_of_gzip_members_is_bounded():
     with pytest.raises(UndecodableError):
         unpacked("gzip", [gzip.compress(b"")] * (MAX_MEMBERS + 1))
 
 
-def test_what_unpacks_to_nothing_has_a_bound(monkeypatch):
+def test_a_body_that_decompresses_to_nothing_is_bounded(monkeypatch):
     monkeypatch.setattr(decompression, "BODY_LIMIT", 1000)
     packer = zlib.compressobj(wbits=31)
     nothing = [packer.flush(zlib.Z_FULL_FLUSH) or b"" for _ in range(10)]
@@ -123,8 +123,8 @@ def test_what_unpacks_to_nothing_has_a_bound(monkeypatch):
 
 @table_test("form", FORMS)
 @table_test("size", [1, 1000, 10**9])
-def test_a_bomb_below_the_limit_of_size_is_refused(form, size):
-    """Whatever pieces it comes in. It stops soon after what is free."""
+def test_a_bomb_below_the_size_limit_is_rejected(form, size):
+    """In pieces of any size, and soon after the free amount."""
     packed, got = bomb(form), []
     decoder = decoder_of(FORMS[form][0])
     pieces = (decoder.feed(packed[at : at + size]) for at in range(0, len(packed), size))
@@ -133,8 +133,8 @@ def test_a_bomb_below_the_limit_of_size_is_refused(form, size):
     assert sum(got) <= FREE_RATIO
 
 
-def test_what_repeats_itself_is_no_bomb():
-    """A model that repeats a word until it may say no more, short events that are equal, and 8 MiB that differ in a word."""
+def test_repetitive_answers_are_not_taken_for_bombs():
+    """A model that repeats a word up to its limit, short equal events, and 8 MiB of events that differ in a word."""
     repeated = json.dumps({"content": "the same " * (2**20 // 9)}).encode()
     words = [b"%x" % (number * 2654435761 % 2**32) for number in range(1000)]
     events = b"".join(SSE + words[number * number % 1000] for number in range(2**23 // len(SSE)))
@@ -151,8 +151,8 @@ def test_what_repeats_itself_is_no_bomb():
         assert len(events) < MAX_RATIO * len(packed)
 
 
-def test_the_ratio_is_that_of_the_whole_body():
-    """What came before counts, also in another member; a bomb behind much that was hardly packed is one later."""
+def test_the_compression_ratio_is_that_of_the_whole_body():
+    """Earlier bytes count, also in another member: after incompressible data a bomb is found later."""
     noise = random.Random(1).randbytes(2**15)
     packed = gzip.compress(noise) + gzip.compress(b" " * 2**24)
     assert noise + b" " * 2**24 == unpacked("gzip", [packed])
@@ -179,7 +179,7 @@ def client_of(server, **more):
 @table_test("form", FORMS)
 @table_test("cut", [0, 1, 4, 8])
 async def test_an_answer_without_its_trailer_is_broken(form, cut):
-    """Found: the library took a gzip body without its last eight bytes for a whole one."""
+    """Found: the library accepted a gzip body without its last eight bytes as complete."""
     encoding, pack = FORMS[form]
     packed = pack(BODY)
     async with (
@@ -200,7 +200,7 @@ async def test_an_answer_without_its_trailer_is_broken(form, cut):
 @table_test("cut", [0, 8])
 @table_test("assembled", [False, True])
 async def test_a_stream_is_whole_without_its_trailer(cut, assembled):
-    """A stream is complete by its own end marker; what is missing behind that harms nobody."""
+    """A stream is complete with its own end marker; missing bytes after it do no harm."""
     packer = zlib.compressobj(wbits=31)
     half = packer.compress(WHOLE[:60]) + packer.flush(zlib.Z_SYNC_FLUSH)
     rest = packer.compress(WHOLE[60:]) + packer.flush()
@@ -223,8 +223,8 @@ async def test_a_stream_is_whole_without_its_trailer(cut, assembled):
     "encoding", ["none", "identity", "None", "identity, none", "", "utf-8", "aws-chunked", "binary"]
 )
 @table_test("assembled", [False, True])
-async def test_what_is_not_packed_is_read_as_it_comes(encoding, assembled):
-    """`none` was refused on all attempts. HTTP libraries read what no registered coding packs as it comes, too."""
+async def test_a_body_in_an_unregistered_encoding_is_read_as_plain(encoding, assembled):
+    """Found: `none` was rejected on all attempts. HTTP libraries read unregistered encodings as plain, too."""
     kind = "text/event-stream" if assembled else "application/json"
     whole = answer(WHOLE if assembled else BODY, content_encoding=encoding, content_type=kind)
     async with served(whole) as server, client_of(server, stream_on_wire=assembled) as client:
@@ -232,7 +232,7 @@ async def test_what_is_not_packed_is_read_as_it_comes(encoding, assembled):
 
 
 @table_test("encoding", ["identity, gzip", "gzip, none", "GZIP", "x-gzip"])
-async def test_what_is_packed_once_is_unpacked(encoding):
+async def test_a_body_compressed_once_is_decompressed(encoding):
     packed = answer(gzip.compress(BODY), content_encoding=encoding)
     async with served(packed) as server, client_of(server) as client:
         assert (await client.chat(SAY)).text == "fine"
@@ -240,7 +240,7 @@ async def test_what_is_packed_once_is_unpacked(encoding):
 
 @table_test("encoding", ["br", "zstd", "compress", "gzip, br", "gzip, gzip", "dcz"])
 @table_test("streamed", [False, True])
-async def test_a_coding_that_nobody_accepted_is_not_asked_for_again(encoding, streamed):
+async def test_an_answer_in_an_unaccepted_encoding_is_not_retried(encoding, streamed):
     packed = answer(b"packed", content_encoding=encoding)
     async with served(packed) as server, AsyncClient(base_url=server.base_url, model="m") as client:
         ended = await client.ask(
@@ -252,14 +252,14 @@ async def test_a_coding_that_nobody_accepted_is_not_asked_for_again(encoding, st
     assert outcome.detail == "content encoding is not accepted: ask the provider for gzip or none"
 
 
-async def test_an_error_in_a_coding_that_nobody_accepted_is_what_its_status_says():
+async def test_an_error_in_an_unaccepted_encoding_is_classified_by_its_status():
     packed = answer(b"packed", 401, content_encoding="br")
     async with served(packed) as server, client_of(server) as client:
         ended = await client.ask("chat/completions", b'{"model":"m"}')
     assert ended.outcome.verdict is Verdict.AUTH
 
 
-async def test_a_compressed_stream_that_is_cut_is_broken():
+async def test_a_cut_compressed_stream_is_broken():
     packer = zlib.compressobj(wbits=31)
     half = packer.compress(SSE[:-60]) + packer.flush(zlib.Z_SYNC_FLUSH)
     head = answer(half, content_type="text/event-stream", content_encoding="gzip")

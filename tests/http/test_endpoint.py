@@ -26,7 +26,7 @@ LONG_KEY = "sk-proj-Abcdef0123456789Ghij"
         ("https://[2001:DB8::1]/v1", "https://[2001:db8::1]/v1"),
     ],
 )
-def test_a_base_url_is_brought_into_one_form(given, kept):
+def test_a_base_url_is_normalised(given, kept):
     assert origin_of(given, KEY).base_url == kept
 
 
@@ -62,7 +62,7 @@ def test_a_base_url_is_brought_into_one_form(given, kept):
     ],
 )
 @table_test("key", [None, KEY])
-def test_what_is_no_base_url_is_refused_and_not_echoed(url, key):
+def test_an_invalid_base_url_is_rejected_and_not_echoed(url, key):
     with pytest.raises(ConfigurationError, match="base_url") as caught:
         origin_of(url, key)
     assert KEY not in str(caught.value)
@@ -72,7 +72,7 @@ def test_what_is_no_base_url_is_refused_and_not_echoed(url, key):
 
 
 @table_test("url", ["llm.example.org/v1", "127.0.0.1:8900/v1", "localhost:8900"])
-def test_a_base_url_without_a_scheme_is_told_so(url):
+def test_a_base_url_without_a_scheme_is_an_error_that_says_so(url):
     with pytest.raises(ConfigurationError, match=r"got no http:// or https:// before it$"):
         origin_of(url, None)
 
@@ -81,7 +81,7 @@ def test_a_base_url_without_a_scheme_is_told_so(url):
     "host", ["api.example.com", "10.0.0.1", "localhost.evil.com", "127.0.0.1.nip.io", "[2001:db8::1]",
              "0.0.0.0", "127.1"]
 )  # fmt: skip
-def test_a_key_never_travels_in_the_clear_to_another_machine(host):
+def test_a_key_over_plain_http_to_another_machine_is_rejected(host):
     with pytest.raises(ConfigurationError, match="in the clear") as caught:
         origin_of(f"http://{host}/v1", KEY)
     assert KEY not in str(caught.value)
@@ -90,25 +90,25 @@ def test_a_key_never_travels_in_the_clear_to_another_machine(host):
 
 
 @table_test("host", ["localhost", "api.localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
-def test_this_machine_may_have_a_key_over_http(host):
+def test_a_key_over_plain_http_to_loopback_is_accepted(host):
     assert origin_of(f"http://{host}:8900/v1", KEY).api_key == KEY
 
 
 @table_test(
     "host", ["hf-inference-server-01", "sk-prod-server", f"{'x' * 63}.example", "my_host", "7f9c8d6b5x2x4z00ab"]
 )  # fmt: skip
-def test_a_host_that_looks_odd_is_one(host):
+def test_an_unusual_host_name_is_accepted(host):
     assert origin_of(f"https://{host}/v1", KEY).host == host
 
 
-def test_a_host_that_looks_like_a_key_is_not_repeated_either():
+def test_a_host_that_looks_like_a_key_is_not_echoed():
     with pytest.raises(ConfigurationError, match="plain http to what looks like a key"):
         origin_of(
             "http://sk-0123456789abcdef/v1".replace("0123456789abcdef", "Abcdefghijklmn"), KEY
         )
 
 
-def test_loopback_is_told_by_address_and_not_by_looks():
+def test_loopback_is_recognised_by_address_and_not_by_prefix():
     assert is_loopback("127.0.0.1")
     assert is_loopback(str(ip_address("::1")))
     assert not is_loopback("127.0.0.1.evil.com")
@@ -119,14 +119,14 @@ def test_loopback_is_told_by_address_and_not_by_looks():
     "key", [f"{KEY}\n", f"{KEY}\r\nX-Evil: 1", f" {KEY}", f"{KEY} {KEY}", f"{KEY}\x00", f"{KEY}\x7f",
             f"{KEY}é", f"{KEY}\u200b", f"\ufeff{KEY}"]
 )  # fmt: skip
-def test_an_odd_key_is_refused_without_echo(key):
+def test_a_key_with_invalid_characters_is_rejected_and_not_echoed(key):
     with pytest.raises(ConfigurationError, match="API key") as caught:
         origin_of("https://api.example.com/v1", key)
     assert KEY not in str(caught.value)
 
 
 @table_test("key", ["", "  ", "\n"])
-def test_an_empty_key_is_refused(key):
+def test_an_empty_key_is_rejected(key):
     with pytest.raises(ConfigurationError, match="the API key is empty"):
         origin_of("https://api.example.com/v1", key)
 
@@ -136,7 +136,7 @@ def test_no_repr_shows_a_key():
     assert KEY not in f"{origin} {origin!r} {[origin]} {origin.key_digest}"
 
 
-def test_a_digest_tells_keys_apart_and_is_salted(monkeypatch):
+def test_a_key_digest_differs_between_keys_and_is_salted(monkeypatch):
     one, other = (Origin("https://a/v1", key).key_digest for key in (KEY, KEY + "x"))
     assert re.fullmatch("[0-9a-f]{8}", one)
     assert one != other
@@ -169,7 +169,7 @@ def test_an_endpoint_is_a_path_below_the_base_url(endpoint, path):
      "a\r\nHost: evil.com", "a#b", "é", "?x", "a?b c", "a//b"],
 )  # fmt: skip
 @table_test("base_url", ["https://h/v1", "https://h"])
-def test_no_endpoint_leaves_the_origin(base_url, endpoint):
+def test_an_endpoint_outside_the_base_url_is_rejected(base_url, endpoint):
     with pytest.raises(ConfigurationError, match="endpoint must be a path"):
         origin_of(base_url, KEY).url_of(endpoint)
 

@@ -1,4 +1,4 @@
-"""Keys in the headers that their APIs read, as servers meet them."""
+"""Keys are sent in the headers that each API reads."""
 
 import json
 from contextlib import asynccontextmanager
@@ -49,7 +49,7 @@ def native(key):
 
 @asynccontextmanager
 async def everywhere(monkeypatch, *scripts):
-    """A server that answers for every host: it is the proxy to them all."""
+    """Run a server that answers for every host, as the proxy for all of them."""
     async with served(*scripts) as server:
         monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{server.port}")
         yield server
@@ -69,7 +69,7 @@ async def everywhere(monkeypatch, *scripts):
     ],
 )
 @pytest.mark.parametrize("streams", [False, True])
-async def test_a_key_comes_in_the_header_that_is_read_there(
+async def test_a_key_is_sent_in_the_header_of_its_api(
     monkeypatch, base_url, endpoint, headers, streams
 ):
     async with everywhere(monkeypatch, failing(500), answer(BODIES[endpoint])) as server:
@@ -90,7 +90,7 @@ async def test_a_key_comes_in_the_header_that_is_read_there(
     assert [shown(request) for request in server.requests] == [headers, headers]
 
 
-async def test_a_fallback_brings_its_own_key_in_its_own_header(monkeypatch):
+async def test_a_fallback_sends_its_own_key_in_the_header_of_its_api(monkeypatch):
     monkeypatch.setenv("SPARE_KEY", SPARE_KEY)
     async with everywhere(monkeypatch, failing(500)) as far, served(failing(500)) as near:
         spare = Place(base_url=AZURE, api_key_env="SPARE_KEY")
@@ -119,8 +119,8 @@ async def test_a_fallback_brings_its_own_key_in_its_own_header(monkeypatch):
     ]
 
 
-async def test_no_request_leaves_anything_to_the_next():
-    """Headers of an origin are made once, and copied for each attempt."""
+async def test_a_request_does_not_change_the_shared_headers():
+    """The headers of an origin are created once, and copied for each attempt."""
     async with (
         served() as server,
         AsyncClient(base_url=server.base_url, api_key=OWN_KEY, model="m") as client,
@@ -132,7 +132,7 @@ async def test_no_request_leaves_anything_to_the_next():
     assert len({request.headers["idempotency-key"] for request in server.requests}) == 2
 
 
-async def test_a_key_from_a_function_leaves_no_header_of_its_stand_in():
+async def test_a_key_from_a_function_replaces_every_placeholder_header():
     async with (
         served() as server,
         AsyncClient(
@@ -144,8 +144,8 @@ async def test_a_key_from_a_function_leaves_no_header_of_its_stand_in():
     assert shown(server.requests[0]) == native("sk-ant-0123456789")
 
 
-def test_the_presets_that_are_known_by_their_host():
-    """A header that is sent everywhere would be worth no rule: only Anthropic's differs."""
+def test_only_anthropic_has_a_key_header_by_host():
+    """Among the presets only Anthropic has a rule for the header of its key."""
     for known in PRESETS.values():
         headers = origin_of(known.base_url, OWN_KEY).headers
         sent = {

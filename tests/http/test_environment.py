@@ -54,13 +54,13 @@ def found(environ, provider=None, **given):
         ({}, "local", {}, None),
     ],
 )  # fmt: skip
-def test_which_key_wins(more, provider, given, key):
+def test_the_most_specific_key_is_used(more, provider, given, key):
     assert found(EVERY_KEY | more, provider, **given)[2] == key
 
 
 @table_test("provider", [name for name in PRESETS if PRESETS[name].key_env])
-def test_a_provider_s_own_key_goes_to_no_other_host(provider):
-    """Found: it went wherever `base_url` pointed."""
+def test_the_key_of_a_provider_is_sent_to_no_other_host(provider):
+    """Found: the key was sent wherever `base_url` pointed."""
     environ = EVERY_KEY | {f"{provider.upper()}_API_KEY": "own-key"}
     with pytest.raises(
         ConfigurationError, match=r"no API key for evil\.com: .* belongs to"
@@ -72,7 +72,7 @@ def test_a_provider_s_own_key_goes_to_no_other_host(provider):
 
 
 @table_test(
-    ("environ", "provider", "given", "said"),
+    ("environ", "provider", "given", "message"),
     [
         ({}, None, {}, "no provider: name one, or give a base URL"),
         ({"STORMBREAK_API_KEY": "x" * 9}, None, {}, "set STORMBREAK_BASE_URL"),
@@ -85,8 +85,8 @@ def test_a_provider_s_own_key_goes_to_no_other_host(provider):
         ({}, "openai", {"api_key": ""}, "API key is empty"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named(environ, provider, given, said):
-    with pytest.raises(ConfigurationError, match=said):
+def test_a_missing_setting_is_named(environ, provider, given, message):
+    with pytest.raises(ConfigurationError, match=message):
         find_endpoint(provider, environ=environ, **given)
 
 
@@ -98,8 +98,8 @@ TOKEN = "Zk39fjA0qLm2Xw7RtY5b"
     "literal", [LITERAL, LITERAL.replace("-", "_"), TOKEN, "AIzaCanaryCanaryCanary", f" {TOKEN}"]
 )
 def test_a_key_where_a_name_is_expected_is_not_echoed(literal):
-    """Found: it stood in the error."""
-    for given, said in (
+    """Found: the error contained the key."""
+    for given, message in (
         ({"base_url": OPENAI, "api_key_env": literal}, "a key, not like the name of a variable"),
         ({"provider": literal}, "provider must be one of openai.*a key, not like a name"),
         ({"base_url": literal}, "base_url"),
@@ -107,7 +107,7 @@ def test_a_key_where_a_name_is_expected_is_not_echoed(literal):
         ({"base_url": f"https://{literal}@api.example.com/v1"}, "base_url"),
         ({"base_url": f"https://api.example.com@{literal.strip()}/v1"}, "base_url"),
     ):
-        with pytest.raises(ConfigurationError, match=said) as caught:
+        with pytest.raises(ConfigurationError, match=message) as caught:
             find_endpoint(**given, environ={})
         assert literal.strip().lower() not in str(caught.value).lower()
     with pytest.raises(ConfigurationError, match="a key, not like the name of a") as caught:
@@ -116,19 +116,19 @@ def test_a_key_where_a_name_is_expected_is_not_echoed(literal):
 
 
 @table_test("name", ["my-key", "1KEY", "", "KEY=x", "SCHLÜSSEL", "KEY\n"])
-def test_what_cannot_name_a_variable_is_refused(name):
+def test_an_invalid_name_of_a_variable_is_rejected(name):
     with pytest.raises(ConfigurationError, match="api_key_env must be the name of a variable"):
         find_endpoint(base_url=OPENAI, api_key_env=name, environ={name: "key"})
 
 
 @table_test("name", ["AZURE_OPENAI_API_KEY_2", "_x1", "mine"])
-def test_long_names_of_variables_are_names(name):
+def test_a_long_variable_name_is_not_taken_for_a_key(name):
     assert found({name: "key"}, base_url=OPENAI, api_key_env=name)[2] == "key"
     with pytest.raises(ConfigurationError, match=f"variable {name} is not set"):
         find_endpoint(base_url=OPENAI, api_key_env=name, environ={})
 
 
-def test_a_variable_that_is_set_may_have_any_name():
+def test_a_variable_that_is_set_is_used_even_if_its_name_looks_like_a_key():
     assert found({TOKEN: "key"}, base_url=OPENAI, api_key_env=TOKEN)[2] == "key"
 
 
@@ -180,17 +180,17 @@ def test_the_environment_names_the_proxy(proxied, names, proxy):
     assert proxied(**names) == proxy
 
 
-def test_a_port_may_stand_in_no_proxy(proxied):
+def test_no_proxy_may_contain_a_port(proxied):
     url = "https://api.example.com:8443/v1"
     assert proxied(url, HTTPS_PROXY="http://p:1", NO_PROXY="api.example.com:8443") is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8900", "localhost", "[::1]:8900"])
-def test_this_machine_is_asked_directly(proxied, host):
+def test_loopback_bypasses_the_proxy(proxied, host):
     assert proxied(f"http://{host}/v1", HTTP_PROXY="http://p:1", ALL_PROXY="http://p:1") is None
 
 
-def test_a_proxy_that_speaks_no_http_is_refused_without_its_password(proxied):
+def test_a_socks_proxy_is_rejected_without_its_password(proxied):
     with pytest.raises(ConfigurationError, match="must be an http:// URL, got 'socks5'") as caught:
         proxied(HTTPS_PROXY="socks5://user:secret@p:1")
     assert "secret" not in str(caught.value)
@@ -213,8 +213,8 @@ def test_a_proxy_that_speaks_no_http_is_refused_without_its_password(proxied):
         "p:1:2",
     ],
 )
-def test_a_malformed_proxy_fails_at_the_start_and_is_not_repeated(proxied, proxy):
-    """It was `broken`, once per attempt: each was counted as sent, and retried."""
+def test_a_malformed_proxy_fails_at_the_start_and_is_not_echoed(proxied, proxy):
+    """Found: each attempt was `broken`, counted as sent, and retried."""
     with pytest.raises(ConfigurationError, match="the proxy for https") as caught:
         proxied(HTTPS_PROXY=proxy)
     assert "canary" not in str(caught.value)
@@ -232,18 +232,18 @@ def test_a_proxy_may_have_a_user_or_no_port(proxied, proxy):
 # ------------------------------------------------------------ certificates, the off switch
 
 
-def test_a_certificate_file_that_is_none_fails_at_start(tmp_path, monkeypatch):
+def test_an_invalid_certificate_file_fails_at_the_start(tmp_path, monkeypatch):
     empty = tmp_path / "empty.pem"
     empty.touch()
-    for path, said in ((tmp_path / "none.pem", "No such file"), (empty, "")):
+    for path, message in ((tmp_path / "none.pem", "No such file"), (empty, "")):
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
-        with pytest.raises(ConfigurationError, match=f"SSL_CERT_FILE {path}: {said}"):
+        with pytest.raises(ConfigurationError, match=f"SSL_CERT_FILE {path}: {message}"):
             AsyncClient(base_url="https://h/v1")
-    AsyncClient(base_url="http://127.0.0.1/v1")  # which needs none
+    AsyncClient(base_url="http://127.0.0.1/v1")  # plain http needs no certificates
     assert tls_context({}).verify_mode.name == "CERT_REQUIRED"
 
 
-def test_the_certificates_of_certifi_are_trusted_on_a_machine_without_any(monkeypatch):
+def test_certifi_is_trusted_on_a_machine_without_certificates(monkeypatch):
     for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.setenv(variable, "/nowhere")
     assert tls_context({}).cert_store_stats()["x509_ca"] > 0
@@ -261,28 +261,28 @@ def test_one_variable_turns_every_policy_off(value, off, monkeypatch):
     ) == (off,) * 3
 
 
-@pytest.mark.parametrize(("said", "part"), [("1/4", 0.25), ("0.5", 0.5), ("1", 1.0), ("", 1.0)])
-def test_the_environment_says_which_share_a_process_has(said, part, monkeypatch):
-    monkeypatch.setenv("STORMBREAK_SHARE", said)
+@pytest.mark.parametrize(("value", "part"), [("1/4", 0.25), ("0.5", 0.5), ("1", 1.0), ("", 1.0)])
+def test_a_variable_sets_the_share_of_a_process(value, part, monkeypatch):
+    monkeypatch.setenv("STORMBREAK_SHARE", value)
 
     assert AsyncClient(base_url="http://127.0.0.1/v1").policy.process_share == part
 
 
-def test_a_share_that_a_policy_names_is_not_changed(monkeypatch):
+def test_the_share_of_a_policy_overrides_the_variable(monkeypatch):
     monkeypatch.setenv("STORMBREAK_SHARE", "1/4")
 
     assert in_force(Policy(process_share=0.5)).process_share == 0.5
     assert in_force("off").process_share == 0.25
 
 
-@pytest.mark.parametrize("said", ["4", "0", "-1/4", "1/0", "a quarter", "nan", "1/4/4", "1e999"])
-def test_a_share_that_is_none_is_refused(said, monkeypatch):
-    monkeypatch.setenv("STORMBREAK_SHARE", said)
+@pytest.mark.parametrize("value", ["4", "0", "-1/4", "1/0", "a quarter", "nan", "1/4/4", "1e999"])
+def test_an_invalid_share_is_rejected(value, monkeypatch):
+    monkeypatch.setenv("STORMBREAK_SHARE", value)
     with pytest.raises(ConfigurationError) as caught:
         in_force("interactive")
 
     assert (
-        str(caught.value) == f"STORMBREAK_SHARE must be a part, such as 1/4 or 0.25, got {said!r}"
+        str(caught.value) == f"STORMBREAK_SHARE must be a part, such as 1/4 or 0.25, got {value!r}"
     )
 
 
@@ -290,10 +290,13 @@ def test_a_policy_may_be_a_file(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text('preset = "batch"\npatience = 7\n')
     assert in_force(str(path)) == replace(BATCH, patience=7.0)
-    for wrong, said in ((tmp_path / "none.toml", "cannot be read"), ("speedy", "neither a preset")):
-        with pytest.raises(ConfigurationError, match=said):
+    for wrong, message in (
+        (tmp_path / "none.toml", "cannot be read"),
+        ("speedy", "neither a preset"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
             in_force(str(wrong))
 
 
-def test_nothing_is_turned_off_unasked():
+def test_policies_are_enabled_by_default():
     assert not is_disabled({})

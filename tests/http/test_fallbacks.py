@@ -1,4 +1,4 @@
-"""Law 17 and law 19 on real sockets: where a call goes when its target cannot answer, and whose key goes with it."""
+"""Laws 17 and 19 on real sockets: the order of fallbacks, and which key goes to which target."""
 
 import asyncio
 import json
@@ -70,13 +70,13 @@ def models(server):
     return [json.loads(request.body)["model"] for request in server.requests]
 
 
-async def test_a_call_falls_from_a_throttled_target_to_a_second_to_the_cache_to_a_degraded_answer():
-    """One deadline, one budget, each step in the events, and the answer says where it came from."""
+async def test_a_call_falls_back_to_a_second_target_the_cache_and_a_degraded_answer():
+    """Each step is an event, and the answer names its source."""
     rules = (ToCache(), ToDegraded(text="We are busy; please come back soon."))
     async with served(answer(), THROTTLED) as first, served(answer(), ERROR) as second:
         client = client_of(first, to(second), *rules, cooldown=False)
-        told = []
-        client.subscribe(told.append)
+        events = []
+        client.subscribe(events.append)
         kept = await client.chat(SAY)
         spare = await client.chat(SAY)
         cached = await client.chat(SAY)
@@ -89,16 +89,16 @@ async def test_a_call_falls_from_a_throttled_target_to_a_second_to_the_cache_to_
     assert spare.target.provider == f"127.0.0.1:{second.port}"
     assert (kept.text, spare.text, cached.text) == ("fine", "fine", "fine")
     assert degraded.text == "We are busy; please come back soon."
-    moves = [(event.call, event.to) for event in told if isinstance(event, FellBack)]
+    moves = [(event.call, event.to) for event in events if isinstance(event, FellBack)]
     there = str(spare.target)
     assert moves == [(2, there), (3, there), (3, "cache"), (4, there), (4, "degraded")]
-    refused = [(event.call, event.to) for event in told if isinstance(event, FallbackRefused)]
+    refused = [(event.call, event.to) for event in events if isinstance(event, FallbackRefused)]
     assert refused == [(4, "cache")]
-    assert "canary" not in repr(told)
+    assert "canary" not in repr(events)
 
 
 async def test_a_key_never_reaches_another_origin():
-    """Not by a fallback, in either direction, and not by a redirect."""
+    """Neither a fallback, in either direction, nor a redirect sends a key to another origin."""
     async with served() as third:
         moved = answer(b"", 307, location=f"{third.base_url}/chat/completions")
         async with (
@@ -117,7 +117,7 @@ async def test_a_key_never_reaches_another_origin():
     assert third.requests == []
 
 
-async def test_another_key_of_the_same_address():
+async def test_a_fallback_may_be_another_key_of_the_same_address():
     async with served(failing(401), answer()) as server:
         client = client_of(server, ToTargets(targets=(Place(api_key_env="SPARE_KEY"),)))
         got = await client.chat(SAY)
@@ -128,7 +128,7 @@ async def test_another_key_of_the_same_address():
     assert got.target.key not in ("", client.target("m").key)
 
 
-async def test_a_prompt_that_is_too_long_goes_to_a_larger_model():
+async def test_a_prompt_that_is_too_long_falls_back_to_a_larger_model():
     rule = ToTargets(on=(Verdict.TOO_LONG,), targets=(Place(model="large"),))
     async with served(TOO_LONG, answer()) as server:
         client = client_of(server, rule)
@@ -140,7 +140,7 @@ async def test_a_prompt_that_is_too_long_goes_to_a_larger_model():
     assert second == first | {"model": "large"}
 
 
-async def test_every_target_has_an_idempotency_key_of_its_own():
+async def test_every_target_has_its_own_idempotency_key():
     async with served(ERROR) as first, served(ERROR, ERROR, answer()) as second:
         client = client_of(first, to(second), attempts=3, breaker=None)
         await client.chat(SAY)
@@ -151,7 +151,7 @@ async def test_every_target_has_an_idempotency_key_of_its_own():
     assert sent[0] != sent[1]
 
 
-async def test_when_nobody_answers_the_first_target_has_the_word():
+async def test_the_error_of_the_first_target_is_raised_if_all_fail():
     async with served(THROTTLED) as first, served(failing(402)) as second:
         client = client_of(first, to(second))
         with pytest.raises(errors.ThrottledError) as caught:
@@ -162,7 +162,7 @@ async def test_when_nobody_answers_the_first_target_has_the_word():
     assert caught.value.attempts == 2
 
 
-async def test_one_deadline_bounds_them_all():
+async def test_two_silent_targets_time_out_and_fall_back_to_a_degraded_answer():
     async with served([End.HANG]) as first, served([End.HANG]) as second:
         client = client_of(
             first, to(second), ToDegraded(text="later"), attempt_timeout=0.2, deadline=60.0
@@ -181,7 +181,7 @@ async def test_one_deadline_bounds_them_all():
 # ---------------------------------------------------------------- the cache
 
 
-async def test_the_cache_outlives_the_process_and_keeps_keys_apart(tmp_path):
+async def test_the_cache_file_survives_the_client_and_separates_keys(tmp_path):
     path = tmp_path / "answers.db"
     cache = CachePolicy(path=str(path))
     async with served(answer(), ERROR) as server:
@@ -204,8 +204,8 @@ async def test_the_cache_outlives_the_process_and_keeps_keys_apart(tmp_path):
     assert b"canary" not in held
 
 
-async def test_a_file_for_two_servers_keeps_their_answers_apart(tmp_path):
-    """Found by review: local servers take no key, and answer for any model."""
+async def test_the_cache_file_separates_two_servers(tmp_path):
+    """Found: local servers need no key and answer for any model, so only the address differs."""
     cache = CachePolicy(path=str(tmp_path / "answers.db"))
     async with served(answer(), ERROR) as first, served(ERROR) as second:
         client = client_of(first, ToCache(), cache=cache)
@@ -220,7 +220,7 @@ async def test_a_file_for_two_servers_keeps_their_answers_apart(tmp_path):
         await again.close()
 
 
-async def test_answers_of_other_targets_are_not_kept():
+async def test_answers_of_fallback_targets_are_not_cached():
     async with served(ERROR) as first, served(answer(), ERROR) as second:
         client = client_of(first, to(second), ToCache())
         await client.chat(SAY)
@@ -229,7 +229,7 @@ async def test_answers_of_other_targets_are_not_kept():
         await client.close()
 
 
-async def test_what_is_kept_was_whole():
+async def test_broken_answers_are_not_cached():
     async with served(answer(BODY[:-9]), ERROR) as server:
         client = client_of(server, ToCache())
         for _ in range(2):
@@ -239,7 +239,7 @@ async def test_what_is_kept_was_whole():
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfb\x90d" * 50, b"{" + b"\xff" * 50])
-async def test_a_file_is_not_kept_since_nothing_says_later_what_it_is(tmp_path, body):
+async def test_an_answer_that_is_not_json_is_not_cached(tmp_path, body):
     path = tmp_path / "answers.db"
     async with served(
         answer(body, content_type="audio/mpeg"), answer(b'{"a": 1}'), ERROR
@@ -258,7 +258,7 @@ async def test_a_file_is_not_kept_since_nothing_says_later_what_it_is(tmp_path, 
         await client.close()
 
 
-def test_a_cache_that_cannot_be_opened_is_told_when_the_client_is_made(tmp_path):
+def test_a_cache_that_cannot_be_opened_fails_when_the_client_is_created(tmp_path):
     cache = CachePolicy(path=str(tmp_path / "none" / "answers.db"))
     with pytest.raises(ConfigurationError, match="cannot open the cache of answers"):
         AsyncClient(
@@ -266,7 +266,7 @@ def test_a_cache_that_cannot_be_opened_is_told_when_the_client_is_made(tmp_path)
         )
 
 
-async def test_where_no_thread_can_be_started_an_answer_is_not_lost_and_a_failure_stands(
+async def test_a_cache_without_a_thread_loses_no_answer_and_hides_no_failure(
     tmp_path, monkeypatch, caplog
 ):
     def full(_):
@@ -280,14 +280,14 @@ async def test_where_no_thread_can_be_started_an_answer_is_not_lost_and_a_failur
         with pytest.raises(errors.ServerError):
             await client.chat(SAY)
         await client.close()
-        monkeypatch.undo()  # the loop ends with a thread
+        monkeypatch.undo()  # the end of the loop needs a thread
 
     assert [record.getMessage() for record in caplog.records] == [
         "the answer cache failed (logged once): RuntimeError"
     ]
 
 
-def test_without_a_rule_for_it_no_cache_is_made(tmp_path):
+def test_a_policy_without_a_cache_rule_creates_no_cache(tmp_path):
     path = tmp_path / "answers.db"
     AsyncClient(base_url="http://127.0.0.1:1/v1", policy=Policy(cache=CachePolicy(path=str(path))))
     assert not path.exists()
@@ -317,7 +317,7 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize(("function", "text"), FUNCTIONS)
-async def test_a_function_may_make_it(function, text):
+async def test_a_function_may_create_the_degraded_answer(function, text):
     async with served(ERROR) as server:
         client = client_of(server, ToDegraded(), degraded=function)
         got = await client.chat([{"role": "user", "content": "hi"}])
@@ -338,7 +338,7 @@ def no_json(payload, failure):
 @pytest.mark.parametrize(
     "function", [None, lambda *_: None, fails, no_json, lambda *_: {"no": "answer"}]
 )
-async def test_where_it_makes_none_the_failure_stands(function, caplog):
+async def test_a_function_without_a_valid_degraded_answer_leaves_the_failure(function, caplog):
     async with served(ERROR) as server:
         client = client_of(server, ToDegraded(), degraded=function)
         for _ in range(2):
@@ -350,7 +350,7 @@ async def test_where_it_makes_none_the_failure_stands(function, caplog):
     assert "canary" not in caplog.text
 
 
-async def test_an_embedding_is_no_text():
+async def test_an_embeddings_request_gets_no_degraded_text():
     async with served(ERROR) as server:
         client = client_of(server, ToDegraded(text="later"))
         with pytest.raises(errors.ServerError):
@@ -376,7 +376,7 @@ async def test_a_stream_falls_back_before_its_first_output():
     assert (stream.attempts, stream.source) == (2, "fallback")
 
 
-async def test_and_not_after_it():
+async def test_a_stream_does_not_fall_back_after_its_first_output():
     async with served(streamed(SSE[:90])) as first, served(streamed()) as second:
         client = client_of(first, to(second), ToDegraded(text="later"))
         with pytest.raises(errors.StreamBrokenError):
@@ -387,7 +387,7 @@ async def test_and_not_after_it():
     assert second.requests == []
 
 
-async def test_a_stream_of_an_answer_that_is_at_hand_is_one_event():
+async def test_a_stream_of_a_degraded_answer_is_one_event():
     async with served(ERROR) as server:
         client = client_of(server, ToDegraded(text="later"))
         async with client.stream("chat/completions", {"messages": SAY}) as stream:

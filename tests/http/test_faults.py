@@ -1,6 +1,6 @@
-"""What the client makes of every fault that the embedded provider can play: one table, plain and streamed.
+"""The verdict of the client for every fault of the embedded provider: one table, plain and streamed.
 
-An answer is a success only where the text proves that it is the answer to this very call.
+An answer is a success only if its text proves that it answers this call.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ KEYS = {
     "slow_headers": {"added_latency": 0.01},
     "slow_body": {"added_latency": 0.01},
 }
-REFUSED = [  # kind, verdict, status, code, whether it may have been processed
+REFUSED = [  # kind, verdict, status, code, maybe processed
     ("400", Verdict.INVALID, 400, "invalid_value", False),
     ("401", Verdict.AUTH, 401, "invalid_api_key", False),
     ("403", Verdict.AUTH, 403, "unsupported_country_region_territory", False),
@@ -67,7 +67,7 @@ REFUSED = [  # kind, verdict, status, code, whether it may have been processed
     ("half_close", Verdict.RESET, None, None, True),
     ("hang", Verdict.TIMEOUT, None, None, True),
 ]
-SPOILT = [  # kind, verdict of a plain answer, verdict of a stream, detail of the stream's
+ANSWERED = [  # kind, verdict of a plain answer, verdict of a stream, detail of the stream
     ("slow_headers", Verdict.OK, Verdict.OK, None),
     ("slow_body", Verdict.OK, Verdict.OK, None),
     ("stall", Verdict.TIMEOUT, Verdict.TIMEOUT, "went silent"),
@@ -81,13 +81,13 @@ SPOILT = [  # kind, verdict of a plain answer, verdict of a stream, detail of th
     ("empty_choices", Verdict.BROKEN, Verdict.BROKEN, None),
     ("big_body", Verdict.OK, Verdict.OK, None),
     ("tiny_chunks", Verdict.OK, Verdict.OK, None),
-    ("prose", Verdict.OK, Verdict.OK, None),  # without a schema it is as good as any
+    ("prose", Verdict.OK, Verdict.OK, None),  # without a schema it is a good answer
     ("interim", Verdict.OK, Verdict.OK, None),
     ("twice", Verdict.OK, Verdict.OK, None),
     ("unasked", Verdict.OK, Verdict.OK, None),
     ("quiet_close", Verdict.OK, Verdict.OK, None),
     ("close_race", Verdict.OK, Verdict.OK, None),
-    ("early_answer", Verdict.OK, Verdict.OK, None),  # these requests come whole with their heads
+    ("early_answer", Verdict.OK, Verdict.OK, None),  # these requests arrive in one piece
     ("short_length", Verdict.BROKEN, Verdict.BROKEN, "invalid json in an event"),
     ("long_length", Verdict.TIMEOUT, Verdict.OK, None),
     ("long_header", Verdict.BROKEN, Verdict.BROKEN, "not HTTP"),
@@ -105,13 +105,13 @@ SPOILT = [  # kind, verdict of a plain answer, verdict of a stream, detail of th
     ("cr", None, Verdict.OK, None),
     ("endless_line", None, Verdict.BROKEN, None),
 ]
-UNTOLD = {
-    "stale",  # no client can know it for the answer to another call
-    "heartbeats",  # only a time for the first output, or for the whole attempt, ends it
+UNDETECTED = {
+    "stale",  # a client cannot know that it answers another call
+    "heartbeats",  # only a timeout of the attempt or of the first output ends it
 }
-UNTOLD_INSIDE = {"early_answer"}  # a library sends a body behind its head, and reads nothing before
-PLAIN = [(kind, verdict) for kind, verdict, *_ in SPOILT if verdict is not None]
-STREAMED = [(kind, *streamed) for kind, _, *streamed in SPOILT]
+UNDETECTED_BY_LIBRARIES = {"early_answer"}  # a library reads nothing before it has sent the body
+PLAIN = [(kind, verdict) for kind, verdict, *_ in ANSWERED if verdict is not None]
+STREAMED = [(kind, *streamed) for kind, _, *streamed in ANSWERED]
 
 
 over_each = pytest.mark.parametrize("way", [None, *INNER], ids=lambda way: str(way or "our own"))
@@ -119,16 +119,16 @@ over_each = pytest.mark.parametrize("way", [None, *INNER], ids=lambda way: str(w
 
 @pytest.fixture
 def playing(stormbreak_provider, monkeypatch):
-    """A client of a provider that plays one kind; over a connection of the kind `way`, by default over our own."""
+    """Make a client of a provider that plays one kind; over the connection `way`, by default our own."""
 
     def play(kind, *, streamed=False, policy=LONG_TIMEOUT, way=None, **keys):
         if way is not None:
             monkeypatch.setattr("stormbreak.http.client.connect", lambda *_: wire_of(way))
-        if way in INNER[1:]:  # the real bound of a body is reached over our own and one library
+        if way in INNER[1:]:  # the real bound is tested with our own connection and one library
             monkeypatch.setattr(wrapped_connection, "BODY_LIMIT", 2**23)
-        trouble = Fault(kind=Kind(kind), **KEYS.get(kind, {}) | keys)
+        fault = Fault(kind=Kind(kind), **KEYS.get(kind, {}) | keys)
         scenario = Scenario(
-            name=kind, provider=Provider(service=0.0, variation=0.0), faults=(trouble,)
+            name=kind, provider=Provider(service=0.0, variation=0.0), faults=(fault,)
         )
         provider = stormbreak_provider(scenario)
         client = AsyncClient(
@@ -152,12 +152,12 @@ async def closing(client, way):
 
 
 def until(verdict):
-    """A policy that waits long for everything that comes."""
+    """Return a policy that waits long unless the verdict is a timeout."""
     return IMPATIENT if verdict is Verdict.TIMEOUT else LONG_TIMEOUT
 
 
 async def pause_at(provider, seconds):
-    """Wait on the loop of the provider: what it does sooner, it has done then, however busy the machine."""
+    """Wait on the loop of the provider: then all its earlier work is done, even on a busy machine."""
     waiting = asyncio.run_coroutine_threadsafe(asyncio.sleep(seconds), provider._loop)
     await asyncio.wrap_future(waiting)
 
@@ -166,17 +166,19 @@ def text_in(outcome):
     return json.loads(outcome.value.body)["choices"][0]["message"]["content"]
 
 
-def test_the_tables_know_every_kind():
-    tested = {row[0] for row in REFUSED} | {row[0] for row in SPOILT} | UNTOLD
+def test_the_tables_cover_every_kind_of_fault():
+    tested = {row[0] for row in REFUSED} | {row[0] for row in ANSWERED} | UNDETECTED
     assert tested == {kind.value for kind in set(Kind) - CONDITIONS}
     assert {row[0] for row in REFUSED} == {kind.value for kind in REFUSALS}
-    streams = {kind.value for kind in STREAM_ONLY} - UNTOLD
-    assert {kind for kind, verdict, *_ in SPOILT if verdict is None} == streams
+    streams = {kind.value for kind in STREAM_ONLY} - UNDETECTED
+    assert {kind for kind, verdict, *_ in ANSWERED if verdict is None} == streams
 
 
 @table_test("streamed", [False, True])
 @table_test(("kind", "verdict", "status", "code", "processed"), REFUSED)
-async def test_refusals(playing, kind, verdict, status, code, processed, streamed):
+async def test_a_refusal_has_its_verdict_status_and_code(
+    playing, kind, verdict, status, code, processed, streamed
+):
     policy = IMPATIENT if kind == "hang" else LONG_TIMEOUT
     provider, client = playing(kind, streamed=streamed, policy=policy)
     async with client:
@@ -189,32 +191,32 @@ async def test_refusals(playing, kind, verdict, status, code, processed, streame
 
 @over_each
 @table_test(("kind", "verdict"), PLAIN)
-async def test_plain_answers(playing, kind, verdict, way):
+async def test_a_fault_of_a_plain_answer_has_its_verdict(playing, kind, verdict, way):
     _, client = playing(kind, policy=until(verdict), way=way)
     async with closing(client, way):
         outcome = await ask(client, way=way)
 
     assert outcome.verdict is verdict
     assert outcome.maybe_processed is (verdict is not Verdict.OK)
-    if verdict is Verdict.OK and (way is None or kind not in UNTOLD_INSIDE):
+    if verdict is Verdict.OK and (way is None or kind not in UNDETECTED_BY_LIBRARIES):
         assert text_in(outcome) == answer_text(CHAT)
 
 
 @over_each
 @table_test(("kind", "verdict", "detail"), STREAMED)
-async def test_streams(playing, kind, verdict, detail, way):
+async def test_a_fault_of_a_stream_has_its_verdict(playing, kind, verdict, detail, way):
     _, client = playing(kind, streamed=True, policy=until(verdict), way=way)
     async with closing(client, way):
         outcome = await ask(client, way=way)
 
     assert outcome.verdict is verdict
     assert detail is None or way is not None or outcome.detail == detail
-    if verdict is Verdict.OK and (way is None or kind not in UNTOLD_INSIDE):
+    if verdict is Verdict.OK and (way is None or kind not in UNDETECTED_BY_LIBRARIES):
         assert text_in(outcome) == answer_text(CHAT)
 
 
 @table_test(("kind", "verdict"), PLAIN)
-async def test_embeddings(playing, kind, verdict):
+async def test_a_fault_of_an_embeddings_answer_has_its_verdict(playing, kind, verdict):
     _, client = playing(kind, policy=until(verdict))
     async with client:
         outcome = await ask(client, EMBED)
@@ -224,14 +226,14 @@ async def test_embeddings(playing, kind, verdict):
         assert len(json.loads(outcome.value.body)["data"]) == 2
 
 
-async def test_signs_of_life_without_an_answer_end_with_the_attempt(playing):
+async def test_heartbeats_without_an_answer_end_with_the_attempt_timeout(playing):
     policy = replace(IMPATIENT, attempt_timeout=0.5)
     _, client = playing("heartbeats", streamed=True, policy=policy)
     async with client:
         assert (await ask(client)).verdict is Verdict.TIMEOUT
 
 
-# ---------------------------------------------------------------- what comes after an answer
+# ---------------------------------------------------------------- after an answer
 
 
 @over_each
@@ -239,22 +241,22 @@ async def test_signs_of_life_without_an_answer_end_with_the_attempt(playing):
 @table_test("kind", ["twice", "unasked", "quiet_close", "close_race"])
 @table_test("pause", [0.0, 0.05])
 async def test_the_next_call_gets_its_own_answer(playing, kind, streamed, pause, way):
-    """Whatever the connection does after the first answer; only a race costs an attempt."""
-    after = 0.005 if pause else 5.0  # with time to spare before the next request, or behind it
+    """This holds whatever the connection does after the first answer; only a race costs an attempt."""
+    after = 0.005 if pause else 5.0  # well before the next request, or after it
     keys = {"respond_after": after} if kind in {"unasked", "quiet_close"} else {}
     provider, client = playing(kind, streamed=streamed, requests=(1, 3), way=way, **keys)
-    told = []
+    verdicts = []
     async with closing(client, way):
         for payload in (CHAT, OTHER, CHAT, OTHER):
             outcome = await ask(client, payload, way)
-            told.append(outcome.verdict)
+            verdicts.append(outcome.verdict)
             if outcome.verdict is Verdict.OK:
                 assert text_in(outcome) == answer_text(payload)
             if pause:
                 await pause_at(provider, pause)
 
     second = Verdict.RESET if kind == "close_race" else Verdict.OK
-    assert told == [Verdict.OK, second, Verdict.OK, Verdict.OK]
+    assert verdicts == [Verdict.OK, second, Verdict.OK, Verdict.OK]
 
 
 @pytest.mark.parametrize(
@@ -264,19 +266,21 @@ async def test_the_next_call_gets_its_own_answer(playing, kind, streamed, pause,
         (((Kind.UNASKED, 0.005), (Kind.UNASKED, 0.05)), 0.1),
     ],
 )
-async def test_many_calls_on_few_connections_that_talk_too_much(kinds, pause, stormbreak_provider):
-    """Two answers in one write, a second one while idle, quiet ends: no answer reaches another call.
+async def test_surplus_answers_on_few_connections_reach_no_other_call(
+    kinds, pause, stormbreak_provider
+):
+    """Two answers in one write, a second answer while idle, quiet closes: no answer reaches another call.
 
-    What comes when the next request is written already cannot be told apart: so there is a pause in which it comes.
+    A surplus answer after the next request cannot be recognised, so there is a pause in which it arrives.
     """
-    troubles = tuple(
+    faults = tuple(
         Fault(kind=kind, share=0.2, respond_after=after)
         if kind is not Kind.TWICE
         else Fault(kind=kind, share=0.2)
         for kind, after in kinds
     )
     scenario = Scenario(
-        name="talkative", provider=Provider(service=0.003, variation=0.5), faults=troubles
+        name="talkative", provider=Provider(service=0.003, variation=0.5), faults=faults
     )
     provider = stormbreak_provider(scenario)
     free, right, wrong = asyncio.Semaphore(10), [], []
@@ -291,11 +295,11 @@ async def test_many_calls_on_few_connections_that_talk_too_much(kinds, pause, st
             await asyncio.sleep(0.01 if number % 3 else 0.0)
 
     async with AsyncClient(base_url=provider.base_url, model="m", policy=OFF) as client:
-        calls, size = (150, 10) if pause else (400, 400)  # each connection once before a pause
+        calls, size = (150, 10) if pause else (400, 400)  # one call per connection before a pause
         for first in range(0, calls, size):
             await asyncio.gather(*map(call, range(first, first + size)))
             await pause_at(provider, pause)
 
     assert wrong == []
-    assert len(right) > 0.75 * calls  # a connection that ends as a call begins costs an attempt
+    assert len(right) > 0.75 * calls  # a connection that closes as a call begins costs an attempt
     assert provider.stats()["keys"]["asked"] > 0.75 * calls

@@ -1,4 +1,4 @@
-"""A few seconds of what `make prove` does for ten minutes, and always the same."""
+"""A few seconds of the fuzzing that `make prove` does for ten minutes, with a fixed seed."""
 
 import pytest
 from fuzz_rig import Footprint
@@ -8,7 +8,7 @@ CASES = 100
 
 
 @pytest.mark.parametrize("blocks", [False, True], ids=["awaits", "blocks"])
-def test_broken_answers_hang_nothing_leak_nothing_and_pass_for_nothing(blocks):
+def test_fuzzed_answers_cause_no_hang_no_leak_and_no_false_success(blocks):
     before = Footprint()
     with rigged(blocks=blocks) as (runner, rig):
         fuzz(runner, rig, number=1, examples=CASES)

@@ -1,4 +1,4 @@
-"""Hedges on real sockets: a request that nobody answers is overtaken, and its connection closed."""
+"""Hedges on real sockets: a second attempt overtakes a silent one, whose connection is closed."""
 
 import asyncio
 import re
@@ -15,21 +15,21 @@ from stormbreak.http.sync_client import Client
 
 HEDGED = replace(QUICK, hedge=HedgePolicy(delay=0.1, percentile=None))
 SILENT = (End.HANG,)
-"""A server that is never going to answer this request."""
+"""A server that never answers this request."""
 
 
-async def test_an_answer_comes_from_the_second_and_the_first_is_closed():
+async def test_the_answer_of_a_hedge_closes_the_first_attempt():
     async with served(SILENT, (answer(),)) as server, hedging(server, HEDGED) as client:
-        said = await client.request("chat/completions", PAYLOAD)
+        got = await client.request("chat/completions", PAYLOAD)
         await asyncio.sleep(0.05)
 
-        assert said.text == "fine"
-        assert (said.attempts, said.maybe_processed) == (2, 1)
+        assert got.text == "fine"
+        assert (got.attempts, got.maybe_processed) == (2, 1)
         assert target_state_of(client).slots.in_flight == 0
         assert (server.opened, server.closed) == (2, 1)
 
 
-async def test_both_are_the_same_request():
+async def test_a_hedge_is_the_same_request_on_another_connection():
     async with (
         served(SILENT, (answer(),)) as server,
         hedging(server, HEDGED, api_key=KEY) as client,
@@ -43,7 +43,7 @@ async def test_both_are_the_same_request():
 
 
 @pytest.mark.parametrize("head", [(), (ENDLESS + OPENING,)])
-async def test_a_stream_comes_from_whoever_begins_first(head):
+async def test_a_hedged_stream_comes_from_the_first_attempt_with_output(head):
     async with (
         served((*head, End.HANG), (WHOLE_ANSWER,)) as server,
         hedging(server, HEDGED) as client,
@@ -57,7 +57,7 @@ async def test_a_stream_comes_from_whoever_begins_first(head):
         assert (server.opened, server.closed) == (2, 1)
 
 
-async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_asked(monkeypatch):
+async def test_a_stream_with_output_is_not_hedged(monkeypatch):
     over, loop = asyncio.Event(), asyncio.get_running_loop()
     began = loop.time
 
@@ -81,7 +81,7 @@ async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_ask
         assert len(server.requests) == 1
 
 
-async def test_a_cancel_closes_both():
+async def test_a_cancel_closes_both_attempts():
     async with served(SILENT) as server, hedging(server, HEDGED) as client:
         asking = asyncio.ensure_future(client.request("chat/completions", PAYLOAD))
         await server.asked(2)
@@ -93,7 +93,7 @@ async def test_a_cancel_closes_both():
         assert target_state_of(client).slots.in_flight == 0
 
 
-async def test_what_both_failed_with_says_so():
+async def test_the_notes_of_an_error_describe_both_attempts():
     rules = replace(HEDGED, retry=replace(HEDGED.retry, max_attempts=2))
     async with (
         served((0.2, answer(b"{}", 500)), (0.3, answer(b"{}", 500))) as server,
@@ -108,15 +108,15 @@ async def test_what_both_failed_with_says_so():
     assert notes.count("server_error, status 500") == 2
 
 
-async def test_half_an_answer_is_no_answer():
+async def test_a_hedge_overtakes_an_incomplete_answer():
     async with served((HALF, End.HANG), (answer(),)) as server, hedging(server, HEDGED) as client:
-        said = await client.request("chat/completions", PAYLOAD)
+        got = await client.request("chat/completions", PAYLOAD)
 
-        assert said.text == "fine"
+        assert got.text == "fine"
         assert len(server.requests) == 2
 
 
-def test_a_client_that_blocks_hedges_too(stormbreak_provider):
+def test_the_blocking_client_hedges(stormbreak_provider):
     provider = stormbreak_provider("""
         [provider]
         service = 0.01
@@ -126,6 +126,6 @@ def test_a_client_that_blocks_hedges_too(stormbreak_provider):
     """)
     with Client(base_url=provider.base_url, model="m", policy=HEDGED) as client:
         has_answered(client.engine.target_state(client.target("m")))
-        said = client.request("chat/completions", PAYLOAD)
+        got = client.request("chat/completions", PAYLOAD)
 
-    assert said.attempts == 2
+    assert got.attempts == 2

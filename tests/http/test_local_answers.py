@@ -1,4 +1,4 @@
-"""An answer of our own reads as one of a provider's."""
+"""A locally written answer parses like one of a provider."""
 
 from table_test import table_test
 
@@ -11,7 +11,7 @@ from stormbreak.types import Usage, Verdict
 
 @table_test("shape", [Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES])
 @table_test("text", ["later", "sp\u00e4ter, \U0001f331", '"quoted"\n'])
-def test_it_is_a_whole_answer_without_tokens(shape, text):
+def test_a_local_answer_is_complete_and_uses_no_tokens(shape, text):
     body = write_answer(shape, text, "m")
     reading = read_answer(HttpResponse(200, {}, body, 0.0), shape)
 
@@ -20,18 +20,18 @@ def test_it_is_a_whole_answer_without_tokens(shape, text):
 
 
 @table_test("choices", [1, 3])
-def test_it_has_as_many_choices_as_were_asked_for(choices):
-    """Found by review: who asked for two choices got no degraded answer."""
+def test_a_local_answer_has_the_requested_number_of_choices(choices):
+    """Found: a request with two choices got no degraded answer."""
     body = write_answer(Shape.CHAT, "later", "m", choices=choices)
     reading = read_answer(HttpResponse(200, {}, body, 0.0), Shape.CHAT, choices=choices)
 
     assert (reading.verdict, reading.detail) == (Verdict.OK, None)
 
 
-def test_nobody_writes_a_billion_choices():
+def test_a_local_answer_with_too_many_choices_is_not_written():
     assert write_answer(Shape.CHAT, "later", "m", choices=10**9) is None
 
 
 @table_test("shape", [Shape.EMBEDDINGS, Shape.JSON])
-def test_what_is_no_text_is_not_written(shape):
+def test_a_local_answer_is_written_only_for_text(shape):
     assert write_answer(shape, "later", "m") is None

@@ -1,4 +1,4 @@
-"""Calls through real proxies: haproxy and nginx in front of a server, plain and over TLS; tinyproxy in front of a client."""
+"""Calls through real proxies: haproxy and nginx in front of a server, with and without TLS; tinyproxy as a forward proxy."""
 
 import asyncio
 import ssl
@@ -37,7 +37,7 @@ def urls(box):
 
 
 async def streamed(client):
-    """The text of a stream."""
+    """Return the texts of a stream."""
     if isinstance(client, AsyncClient):
         async with client.stream("chat/completions", PAYLOAD) as stream:
             return [text async for text in stream.texts()]
@@ -51,7 +51,9 @@ async def streamed(client):
 
 @KINDS
 @FRONTS
-async def test_calls_and_streams_through_a_front(front, kind, certificates, tmp_path, monkeypatch):
+async def test_calls_and_streams_pass_a_reverse_proxy(
+    front, kind, certificates, tmp_path, monkeypatch
+):
     certificate = certificates[0]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     async with served(answer(), WHOLE_ANSWER, answer(), answer(), WHOLE_ANSWER, answer()) as server:
@@ -69,7 +71,7 @@ async def test_calls_and_streams_through_a_front(front, kind, certificates, tmp_
 
 @KINDS
 @FRONTS
-async def test_a_connection_to_a_front_is_kept_and_survives_its_restart(
+async def test_a_connection_to_a_reverse_proxy_is_reused_and_recovers_from_its_restart(
     front, kind, certificates, tmp_path
 ):
     certificate = certificates[0]
@@ -77,42 +79,42 @@ async def test_a_connection_to_a_front_is_kept_and_survives_its_restart(
         with running(front, tmp_path, server.port, certificate) as box:
             for url in urls(box):
                 context = ssl.create_default_context(cafile=certificate[0])
-                connection = AsyncConnection(limit=4, tls=context)
-                wire = ConnectionOnThreads.of(connection) if kind == "blocks" else connection
-                got = [await wire.exchange(request_to(url)) for _ in range(4)]
-                pool = connection.blocking._pool if kind == "blocks" else connection._pool()
+                pooled = AsyncConnection(limit=4, tls=context)
+                connection = ConnectionOnThreads.of(pooled) if kind == "blocks" else pooled
+                got = [await connection.exchange(request_to(url)) for _ in range(4)]
+                pool = pooled.blocking._pool if kind == "blocks" else pooled._pool()
                 assert ([each.status for each in got], len(pool.sockets)) == ([200] * 4, 1)
 
                 box.stop()
-                lost = await wire.exchange(request_to(url))
+                lost = await connection.exchange(request_to(url))
                 box.start()
-                back = await wire.exchange(request_to(url))
+                back = await connection.exchange(request_to(url))
                 assert (lost.verdict, lost.maybe_processed) == (Verdict.CONNECT_FAILED, False)
                 assert (back.status, len(pool.sockets)) == (200, 1)
-                await wire.close()
+                await connection.close()
 
 
 @KINDS
 @FRONTS
-async def test_what_a_front_makes_of_a_malformed_response_is_no_success(
+async def test_a_malformed_response_behind_a_reverse_proxy_is_no_false_success(
     front, kind, certificates, tmp_path
 ):
-    """It answers 502 itself, passes on what we refuse, or repairs it: then it says exactly what was meant."""
+    """The proxy answers 502, passes on what we reject, or repairs it to the intended response."""
     certificate, passed = certificates[0], {}
     scripts = [[data, End.CLOSE] for data in MALFORMED.values()]
     async with served(*scripts, *scripts, answer()) as server:
         with running(front, tmp_path, server.port, certificate) as box:
             context = ssl.create_default_context(cafile=certificate[0])
-            wires = {url: CONNECTIONS[kind](limit=4, tls=context) for url in urls(box)}
-            for (url, wire), name in product(wires.items(), MALFORMED):
-                got = await wire.exchange(request_to(url, idle_timeout=2.0))
+            connections = {url: CONNECTIONS[kind](limit=4, tls=context) for url in urls(box)}
+            for (url, connection), name in product(connections.items(), MALFORMED):
+                got = await connection.exchange(request_to(url, idle_timeout=2.0))
                 if isinstance(got, HttpResponse) and got.succeeded:
                     passed[name] = got.body
                 else:
                     assert isinstance(got, HttpResponse) or got.verdict in FAILED, name
-            assert (await wire.exchange(request_to(url))).status == 200
-            for wire in wires.values():
-                await wire.close()
+            assert (await connection.exchange(request_to(url))).status == 200
+            for connection in connections.values():
+                await connection.close()
     assert len(server.requests) == 2 * len(MALFORMED) + 1
     assert set(passed.values()) <= {b"hello"}
     assert len(passed) < len(MALFORMED) / 3
@@ -123,15 +125,15 @@ async def test_what_a_front_makes_of_a_malformed_response_is_no_success(
 
 @asynccontextmanager
 async def behind(kind, place, certificate, *, credentials):
-    """A server that speaks plainly, one that speaks TLS, and a connection to each through tinyproxy."""
+    """Yield a plain server, a TLS server, and a connection to each through tinyproxy."""
     context = ssl.create_default_context(cafile=certificate[0])
     async with served() as plain, served(ssl=tls(certificate)) as secure:
         with running("tinyproxy", place, 0, certificate) as box:
             proxy = f"http://{credentials}127.0.0.1:{box.plain}"
-            wires = [CONNECTIONS[kind](limit=4, proxy=proxy, tls=context) for _ in range(2)]
-            yield wires, (plain, secure)
-            for wire in wires:
-                await wire.close()
+            connections = [CONNECTIONS[kind](limit=4, proxy=proxy, tls=context) for _ in range(2)]
+            yield connections, (plain, secure)
+            for connection in connections:
+                await connection.close()
 
 
 def both(plain, secure):
@@ -139,12 +141,14 @@ def both(plain, secure):
 
 
 @KINDS
-async def test_a_forward_proxy_with_credentials(kind, certificates, tmp_path):
+async def test_a_forward_proxy_gets_the_credentials_and_the_server_does_not(
+    kind, certificates, tmp_path
+):
     async with behind(kind, tmp_path, certificates[0], credentials="user:s3cret@") as scene:
-        wires, servers = scene
-        for wire, url, calls in zip(wires, both(*servers), (1, 3), strict=True):
+        connections, servers = scene
+        for connection, url, calls in zip(connections, both(*servers), (1, 3), strict=True):
             for _ in range(calls):
-                assert (await wire.exchange(request_to(url))).status == 200
+                assert (await connection.exchange(request_to(url))).status == 200
     for server in servers:
         assert {each.line for each in server.requests} == {"POST /v1/x HTTP/1.1"}
         assert not any("proxy-authorization" in each.headers for each in server.requests)
@@ -153,11 +157,15 @@ async def test_a_forward_proxy_with_credentials(kind, certificates, tmp_path):
 
 @KINDS
 @pytest.mark.parametrize("credentials", ["user:wr0ng-canary@", ""], ids=["wrong", "none"])
-async def test_a_forward_proxy_that_refuses(kind, credentials, certificates, tmp_path):
+async def test_a_refusal_of_a_forward_proxy_is_an_error_without_credentials(
+    kind, credentials, certificates, tmp_path
+):
     async with behind(kind, tmp_path, certificates[0], credentials=credentials) as scene:
-        wires, servers = scene
-        pairs = zip(wires, both(*servers), strict=True)
-        answered, refused = [await wire.exchange(request_to(url)) for wire, url in pairs]
+        connections, servers = scene
+        pairs = zip(connections, both(*servers), strict=True)
+        answered, refused = [
+            await connection.exchange(request_to(url)) for connection, url in pairs
+        ]
     assert answered.status in REFUSALS
     assert (refused.verdict, refused.maybe_processed) == (Verdict.CONNECT_FAILED, False)
     assert refused.detail in {f"the proxy refused with status {status}" for status in REFUSALS}

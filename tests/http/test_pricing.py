@@ -1,4 +1,4 @@
-"""What an answer says that it cost: what the meter says of the same call, worked out only when somebody asks."""
+"""The cost of an answer equals that of the meter, and is computed only on access."""
 
 import asyncio
 import copy
@@ -34,10 +34,10 @@ RETRIES = Policy(
     retry_budget=None,
     breaker=None,
 )
-COST = Decimal("0.000030")  # of 10 tokens in and 2 out, at 1 and 10 dollars per million
+COST = Decimal("0.000030")  # for 10 input and 2 output tokens, at 1 and 10 dollars per million
 
 
-def said(**changes):
+def priced_answer(**changes):
     choices = [{"message": {"content": "fine"}, "finish_reason": "stop"}]
     counted = {"prompt_tokens": 10, "completion_tokens": 2}
     return answer(json.dumps({"choices": choices, "usage": counted} | changes).encode())
@@ -50,17 +50,17 @@ def metered(client, by=price_of):
 
 
 def of_use(meter):
-    """What the meter says of all calls so far; it must be exact."""
+    """Return the cost of all useful calls so far; it must be exact."""
     span = meter.snapshot().total.of_use
     assert span.min_usd == span.max_usd
     return span.min_usd
 
 
-# ---------------------------------------------------------------- as the meter has it
+# ---------------------------------------------------------------- the same as the meter
 
 
 @pytest.mark.parametrize("endpoint", ["chat/completions", "responses", "messages"])
-async def test_every_format_and_way_agrees_with_the_meter(endpoint, stormbreak_provider):
+async def test_the_cost_agrees_with_the_meter_in_every_format(endpoint, stormbreak_provider):
     asked = {"model": "m", "messages": SAY, "max_tokens": 40}
     if endpoint == "responses":
         asked = {"model": "m", "input": "hello", "max_output_tokens": 40}
@@ -81,7 +81,7 @@ async def test_every_format_and_way_agrees_with_the_meter(endpoint, stormbreak_p
     assert min(stream.cost, whole.cost) > 0
 
 
-async def test_attempts_that_were_wasted_are_not_in_it(stormbreak_provider):
+async def test_the_cost_excludes_wasted_attempts(stormbreak_provider):
     where = stormbreak_provider(CUTS, seed=3).base_url
     async with AsyncClient(base_url=where, policy=RETRIES, prices=price_of) as client:
         meter = metered(client)
@@ -94,7 +94,7 @@ async def test_attempts_that_were_wasted_are_not_in_it(stormbreak_provider):
     assert meter.snapshot().total.for_nothing.max_usd > 0
 
 
-def test_the_client_that_blocks_has_the_same(stormbreak_provider):
+def test_the_blocking_client_has_the_same_costs(stormbreak_provider):
     where = stormbreak_provider(CALM).base_url
     with Client(base_url=where, model="m", prices=price_of) as client:
         meter = metered(client)
@@ -106,7 +106,7 @@ def test_the_client_that_blocks_has_the_same(stormbreak_provider):
         assert client.stream("chat/completions", PAYLOAD).answer().cost > 0
 
 
-async def test_clients_of_a_settings_file_go_by_its_prices(stormbreak_provider, tmp_path):
+async def test_clients_of_a_settings_file_use_its_prices(stormbreak_provider, tmp_path):
     path = tmp_path / "s.toml"
     path.write_text(f'[targets.main]\nbase_url = "{stormbreak_provider(CALM).base_url}"\n')
     async with stormbreak.load(path, prices=price_of) as settings:
@@ -114,7 +114,7 @@ async def test_clients_of_a_settings_file_go_by_its_prices(stormbreak_provider, 
     assert got.cost == price_of("any", "m").cost_of(got.usage)
 
 
-async def test_by_default_list_prices_count(stormbreak_provider):
+async def test_list_prices_are_the_default(stormbreak_provider):
     where = stormbreak_provider(CALM).base_url
     async with AsyncClient("openai", base_url=where, api_key="any") as client:
         meter = metered(client, by=list_price_of)
@@ -122,27 +122,30 @@ async def test_by_default_list_prices_count(stormbreak_provider):
     assert got.cost == list_price_of("openai", "gpt-4.1").cost_of(got.usage) == of_use(meter)
 
 
-async def test_what_was_read_from_a_prompt_cache_is_cheaper():
+async def test_cached_input_tokens_cost_less():
     counted = {
         "prompt_tokens": 10,
         "completion_tokens": 2,
         "prompt_tokens_details": {"cached_tokens": 10},
     }
     async with (
-        served(said(usage=counted)) as server,
+        served(priced_answer(usage=counted)) as server,
         AsyncClient(base_url=server.base_url, prices=price_of) as client,
     ):
         got = await client.chat(SAY, model="m")
     assert got.cost == Decimal("0.000021")
 
 
-# ---------------------------------------------------------------- from elsewhere
+# ---------------------------------------------------------------- fallbacks
 
 
-async def test_elsewhere_it_is_the_price_there_and_nothing_without_a_target():
+async def test_a_fallback_costs_its_own_price_and_a_local_answer_nothing():
     throttled = failing(429, {"code": "rate_limit_exceeded"}, retry_after="30")
     place = {"model": "small"}
-    async with served(said(), throttled) as first, served(said(), throttled) as second:
+    async with (
+        served(priced_answer(), throttled) as first,
+        served(priced_answer(), throttled) as second,
+    ):
         rules = (
             ToTargets(targets=(Place(base_url=second.base_url, **place),)),
             ToCache(),
@@ -168,7 +171,7 @@ async def test_elsewhere_it_is_the_price_there_and_nothing_without_a_target():
     assert of_use(meter) == COST + COST / 10
 
 
-# ---------------------------------------------------------------- what is not known
+# ---------------------------------------------------------------- unknown costs
 
 
 @pytest.mark.parametrize(
@@ -177,41 +180,41 @@ async def test_elsewhere_it_is_the_price_there_and_nothing_without_a_target():
         (price_of, "secret", {}),
         (price_of, "m", {"usage": {}}),
         (price_of, "m", {"usage": None}),
-        (list_price_of, "gpt-4.1", {}),  # this server is no provider that is listed
+        (list_price_of, "gpt-4.1", {}),  # this server is not a listed provider
         (None, "m", {}),
     ],
     ids=["no price", "no counts", "no usage", "no such provider", "by default"],
 )
-async def test_what_is_not_known_is_none(by, model, changes):
+async def test_the_cost_is_none_without_a_price_or_usage(by, model, changes):
     async with (
-        served(said(**changes)) as server,
+        served(priced_answer(**changes)) as server,
         AsyncClient(base_url=server.base_url, model=model, prices=by) as client,
     ):
         assert (await client.chat(SAY)).cost is None
 
 
-async def test_half_a_price_is_none():
+async def test_the_cost_is_none_with_an_incomplete_price():
     def half(provider, model):
         whole = prices(provider, model)
         return replace(whole, standard=replace(whole.standard, output=None))
 
     async with (
-        served(said()) as server,
+        served(priced_answer()) as server,
         AsyncClient(base_url=server.base_url, model="m", prices=half) as client,
     ):
         assert (await client.chat(SAY)).cost is None
 
 
-async def test_without_list_prices_it_is_none(monkeypatch):
+async def test_the_cost_is_none_without_list_prices(monkeypatch):
     monkeypatch.setattr("stormbreak.cost.list_prices.find_spec", lambda _: None)
     async with (
-        served(said()) as server,
+        served(priced_answer()) as server,
         AsyncClient("openai", base_url=server.base_url, api_key="any") as client,
     ):
-        assert (await client.chat(SAY, model="a-model-nobody-asked-for")).cost is None
+        assert (await client.chat(SAY, model="a-model-not-used-elsewhere")).cost is None
 
 
-async def test_a_stream_that_breaks_has_none(scene):
+async def test_the_cost_of_a_broken_stream_is_none(scene):
     await scene.of((HEAD + OPENING + HELLO, End.RESET))
     async with scene.stream() as stream:
         with pytest.raises(StreamBrokenError):
@@ -219,14 +222,14 @@ async def test_a_stream_that_breaks_has_none(scene):
     assert stream.cost is None
 
 
-def test_an_answer_made_by_hand_has_none():
+def test_the_cost_of_an_answer_made_by_hand_is_none():
     made = Answer(
         text="", usage=usage(1, 1), target=Target("p", "m"), attempts=1, waited=0.0, raw=b""
     )
     assert made.cost is None
 
 
-def test_a_notebook_shows_the_text_only_when_asked(monkeypatch):
+def test_a_notebook_shows_the_text_only_if_enabled(monkeypatch):
     made = Answer(
         text="2 < 3\nyes",
         usage=usage(1, 1),
@@ -241,10 +244,10 @@ def test_a_notebook_shows_the_text_only_when_asked(monkeypatch):
     assert "yes" not in repr(made)
 
 
-# ---------------------------------------------------------------- only when asked
+# ---------------------------------------------------------------- only on access
 
 
-async def test_prices_are_looked_up_only_when_somebody_asks():
+async def test_prices_are_looked_up_only_on_access():
     asked = []
 
     def noted(provider, model):
@@ -252,7 +255,7 @@ async def test_prices_are_looked_up_only_when_somebody_asks():
         return price_of(provider, model)
 
     async with (
-        served(said()) as server,
+        served(priced_answer()) as server,
         AsyncClient(base_url=server.base_url, model="m", prices=noted) as client,
     ):
         got = await client.chat(SAY)
@@ -262,7 +265,7 @@ async def test_prices_are_looked_up_only_when_somebody_asks():
     assert asked == ["m"]
 
 
-def test_a_call_does_not_load_the_list_prices():
+def test_a_call_does_not_import_the_list_prices():
     code = """
 import sys
 import threading
@@ -272,17 +275,17 @@ with serve("calm") as provider, Client("openai", base_url=provider.base_url, api
     answer = client.chat([{"role": "user", "content": "hello"}], model="gpt-4.1")
     print("genai_prices" in sys.modules, answer.cost > 0, "genai_prices" in sys.modules)
 """
-    told = subprocess.check_output([sys.executable, "-c", code], text=True)
-    assert told == "False True True\n"
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert output == "False True True\n"
 
 
 @pytest.mark.parametrize("travel", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
-async def test_an_answer_that_travels_takes_its_cost_along(travel):
+async def test_a_copied_or_pickled_answer_keeps_its_cost(travel):
     def own(provider, model):
         return price_of(provider, model)
 
     async with (
-        served(said()) as server,
+        served(priced_answer()) as server,
         AsyncClient(base_url=server.base_url, model="m", prices=own) as client,
     ):
         got = await client.chat(SAY)
@@ -292,7 +295,7 @@ async def test_an_answer_that_travels_takes_its_cost_along(travel):
 
 
 class Deal:
-    """Prices of one's own, which cannot be copied."""
+    """Prices of a user, which cannot be copied."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -302,9 +305,9 @@ class Deal:
             return price_of(provider, model)
 
 
-async def test_an_answer_becomes_a_dict_whatever_its_prices_are():
+async def test_an_answer_with_prices_that_cannot_be_copied_becomes_a_dict():
     async with (
-        served(said()) as server,
+        served(priced_answer()) as server,
         AsyncClient(base_url=server.base_url, model="m", prices=Deal().price_of) as client,
     ):
         got = await client.chat(SAY)

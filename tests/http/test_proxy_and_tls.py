@@ -21,7 +21,7 @@ SAY = [{"role": "user", "content": "hello"}]
 
 @pytest.fixture(params=[AsyncClient, ClientOnThreads], ids=["awaits", "blocks"])
 def make(request):
-    """Makes a client of each kind."""
+    """Return the class of each kind of client."""
     return request.param
 
 
@@ -40,7 +40,9 @@ async def test_ssl_cert_file_is_trusted(certificates, monkeypatch, client_of):
 
 
 @pytest.mark.parametrize("case", ["foreign", "name", "machine"])
-async def test_a_wrong_certificate_gets_no_key(certificates, monkeypatch, case, client_of):
+async def test_no_key_is_sent_to_a_server_with_a_wrong_certificate(
+    certificates, monkeypatch, case, client_of
+):
     trusted, foreign = certificates
     if case != "machine":
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted[0]))
@@ -51,12 +53,12 @@ async def test_a_wrong_certificate_gets_no_key(certificates, monkeypatch, case, 
                 await client.chat(SAY)
         assert not server.requests
     assert "connect_failed after 1 attempt(s) (certificate refused: " in str(caught.value)
-    said = "not valid for '127.0.0.1'" if case == "name" else "self"
-    assert said in str(caught.value)
+    reason = "not valid for '127.0.0.1'" if case == "name" else "self"
+    assert reason in str(caught.value)
     assert isinstance(caught.value.__cause__, ssl.SSLError)
 
 
-async def test_https_to_a_server_that_speaks_http(client_of):
+async def test_https_to_a_plain_http_server_raises_tls_failed(client_of):
     async def plain(reader, writer):
         await reader.read(100)
         writer.write(answer(status=400))
@@ -74,7 +76,7 @@ async def test_https_to_a_server_that_speaks_http(client_of):
 
 @asynccontextmanager
 async def tunnelling(port):
-    """A proxy that takes CONNECT, wherever it should lead, and connects to `port` of this machine."""
+    """Run a proxy that accepts every CONNECT and connects to `port` of this machine."""
     heads = []
 
     async def pump(reader, writer):
@@ -98,7 +100,7 @@ async def tunnelling(port):
         await asyncio.sleep(0.02)
 
 
-async def test_https_goes_through_a_tunnel_that_sees_no_key(certificates, monkeypatch, client_of):
+async def test_https_uses_a_tunnel_that_never_sees_the_key(certificates, monkeypatch, client_of):
     trusted, _ = certificates
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted[0]))
     async with served(ssl=tls(trusted)) as server, tunnelling(server.port) as (port, heads):
@@ -111,7 +113,7 @@ async def test_https_goes_through_a_tunnel_that_sees_no_key(certificates, monkey
     assert KEY not in head
 
 
-async def test_http_goes_through_the_proxy(monkeypatch, make):
+async def test_http_requests_are_sent_to_the_proxy(monkeypatch, make):
     async with served() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{proxy.port}")
         async with make(base_url="http://model.example/v1", model="m") as client:
@@ -120,19 +122,19 @@ async def test_http_goes_through_the_proxy(monkeypatch, make):
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         (answer(status=407, x_echo="proxysecret"), "the proxy refused with status 407"),
         (answer(status=502), "the proxy refused with status 502"),
         (End.CLOSE, "after 1 attempt"),
     ],
 )
-async def test_a_proxy_that_refuses_gives_nothing_away(monkeypatch, script, said, client_of):
-    """Found: this was taken for a broken answer that might have been paid for."""
+async def test_a_refusal_of_the_proxy_shows_no_secret(monkeypatch, script, message, client_of):
+    """Found: the refusal counted as a broken answer that might have been billed."""
     async with served(script) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:proxysecret@127.0.0.1:{proxy.port}")
         async with client_of("https://model.example/v1") as client:
-            with pytest.raises(ConnectionLostError, match=said) as caught:
+            with pytest.raises(ConnectionLostError, match=message) as caught:
                 await client.chat(SAY)
     error = caught.value
     shown = f"{error} {error.ended!r} {error.__cause__!r} {error.__context__!r}"
@@ -141,7 +143,7 @@ async def test_a_proxy_that_refuses_gives_nothing_away(monkeypatch, script, said
     assert KEY not in shown
 
 
-async def test_a_proxy_that_is_not_there(monkeypatch, unused_tcp_port, client_of):
+async def test_an_unreachable_proxy_raises_connection_lost(monkeypatch, unused_tcp_port, client_of):
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:proxysecret@127.0.0.1:{unused_tcp_port}")
     async with client_of("https://model.example/v1") as client:
         with pytest.raises(ConnectionLostError, match="the proxy: connection refused") as caught:

@@ -1,4 +1,4 @@
-"""Quotas on real sockets: headers are read where a policy learns, tokens are estimated and settled."""
+"""Quotas on real sockets: headers are read if the policy learns, and token estimates are settled."""
 
 import time
 from dataclasses import replace
@@ -33,7 +33,7 @@ async def ended(client, **payload):
 
 
 @pytest.mark.parametrize("learn", [True, False])
-async def test_headers_are_obeyed_where_the_policy_learns(learn):
+async def test_rate_limit_headers_are_respected_if_the_policy_learns(learn):
     async with (
         served(answer(**SPENT)) as server,
         client_of(server, learn_from_headers=learn) as client,
@@ -47,7 +47,7 @@ async def test_headers_are_obeyed_where_the_policy_learns(learn):
         assert second.retry_at - time.monotonic() == pytest.approx(1.0, abs=0.3)
 
 
-async def test_odd_headers_do_no_harm():
+async def test_invalid_rate_limit_headers_are_ignored():
     odd = {
         "x_ratelimit_remaining_tokens": "-1",
         "ratelimit": "%%%",
@@ -61,12 +61,12 @@ async def test_odd_headers_do_no_harm():
             assert (await ended(client)).outcome.verdict.value == "ok"
 
 
-async def test_an_estimate_is_reserved_and_settled_by_the_usage():
+async def test_a_token_estimate_is_reserved_and_settled_by_usage():
     limited = {
         "tpm": 6000,
         "burst_seconds": 10,
         "patience": 5,
-    }  # a busy machine may need some of it
+    }  # a busy machine may need some patience
     async with served(answer(USED)) as server, client_of(server, **limited) as client:
         for _ in range(20):  # each reserves more than nine tenths of the burst, and uses ten tokens
             assert (await ended(client, max_tokens=950)).attempts == 1
@@ -76,7 +76,7 @@ async def test_an_estimate_is_reserved_and_settled_by_the_usage():
     assert huge.attempts == after.attempts == 1
 
 
-async def test_without_usage_the_estimate_counts():
+async def test_the_token_estimate_counts_without_usage():
     async with served(answer()) as server, client_of(server, tpm=6000, burst_seconds=10) as client:
         await ended(client, max_tokens=950)
         second = await ended(client, max_completion_tokens=950)
@@ -91,7 +91,7 @@ STREAMED = (
 
 
 @pytest.mark.parametrize("usage", [True, False])
-async def test_a_stream_settles_by_its_usage_at_its_end(usage):
+async def test_a_stream_settles_its_token_estimate_at_its_end(usage):
     body = STREAMED if usage else STREAMED[: STREAMED.index(b'data: {"choices":[],')]
     whole = answer(body, content_type="text/event-stream")
     async with served(whole) as server, client_of(server, tpm=6000, burst_seconds=10) as client:
@@ -106,7 +106,7 @@ async def test_a_stream_settles_by_its_usage_at_its_end(usage):
     assert after.attempts == (1 if usage else 0)
 
 
-async def test_limits_told_at_the_head_of_a_stream_are_learned():
+async def test_rate_limit_headers_of_a_stream_are_learned():
     whole = answer(STREAMED, content_type="text/event-stream", **SPENT)
     async with served(whole) as server, client_of(server, learn_from_headers=True) as client:
         async with client.stream("chat/completions", {"messages": SAY}) as stream:

@@ -24,7 +24,7 @@ def left_of(body, verdict=Verdict.INVALID, asked=ASKED):
 
 @table_test("ascii_", [True, False])
 @table_test(
-    "said",
+    "error",
     [
         {"error": {"message": f"no such thing: {PROMPT}"}},
         {"error": {"message": ASKED.decode()}},
@@ -32,8 +32,8 @@ def left_of(body, verdict=Verdict.INVALID, asked=ASKED):
         {"error": {"message": f"Bearer {KEY} may not ask {PROMPT}", "param": [PROMPT]}},
     ],
 )
-def test_an_error_body_repeats_neither_key_nor_prompt(said, ascii_):
-    body = left_of(json.dumps(said, ensure_ascii=ascii_).encode()).decode()
+def test_an_error_body_shows_neither_key_nor_prompt(error, ascii_):
+    body = left_of(json.dumps(error, ensure_ascii=ascii_).encode()).decode()
 
     assert KEY not in body
     assert "secret" not in body
@@ -41,14 +41,14 @@ def test_an_error_body_repeats_neither_key_nor_prompt(said, ascii_):
     assert json.loads(body)["error"]
 
 
-def test_what_is_no_echo_stays():
+def test_text_that_is_not_an_echo_is_kept():
     body = b'{"error": {"message": "The model gpt-4.1-mini does not exist", "role": "user"}}'
 
     assert left_of(body) == body
 
 
-def test_a_word_that_stands_for_a_key_is_no_secret():
-    """Guides of local servers have it: it stands in texts that have nothing to do with a key."""
+def test_a_placeholder_key_is_not_redacted():
+    """Guides of local servers use it, and it occurs in unrelated texts."""
     reading = ParsedResponse(Verdict.INVALID, code="anything_is_missing")
     body = b'{"error": {"message": "anything is missing"}}'
 
@@ -56,13 +56,13 @@ def test_a_word_that_stands_for_a_key_is_no_secret():
 
 
 @given(st.text(min_size=8), st.booleans(), st.sampled_from(["", IMAGE]))
-@example('"000000Ä', False, "")  # found: what was left of it, a lone backslash, was no JSON
+@example('"000000Ä', False, "")  # found: a lone backslash was left, which is not JSON
 @example("Straßenbahnhaltestelle", True, IMAGE)
-def test_whatever_the_prompt_is(prompt, ascii_, beside):
+def test_any_prompt_is_redacted_to_valid_json(prompt, ascii_, beside):
     messages = [{"content": prompt}, {"content": beside}]
     asked = json.dumps({"messages": messages}).encode(errors="surrogatepass")
-    said = json.dumps({"error": f"<{prompt}>"}, ensure_ascii=ascii_)
-    body = left_of(said.encode(errors="replace"), asked=asked)
+    error = json.dumps({"error": f"<{prompt}>"}, ensure_ascii=ascii_)
+    body = left_of(error.encode(errors="replace"), asked=asked)
 
     if "\\ud" not in json.dumps(prompt):
         assert json.loads(body) == {"error": "<[...]>"}
@@ -71,25 +71,25 @@ def test_whatever_the_prompt_is(prompt, ascii_, beside):
 @table_test("ascii_", [True, False])
 @table_test("word", ["Donaudampfschiff", "Straßenbahnhaltestelle", "незабываемыйдень"])
 @table_test("beside", ["", IMAGE])
-def test_a_long_word_of_a_text_is_its_own(word, beside, ascii_):
+def test_a_long_word_of_the_prompt_is_redacted(word, beside, ascii_):
     asked = json.dumps({"messages": [{"content": f"(so {word}) {beside}"}]}).encode()
     body = json.dumps({"error": f"no {word}!"}, ensure_ascii=ascii_).encode()
     assert json.loads(left_of(body, asked=asked)) == {"error": "no [...]!"}
 
 
-def test_what_cannot_stand_in_an_error_is_not_looked_for(monkeypatch):
-    """An image is a hundred thousand words: each attempt that failed held up its loop for a second."""
+def test_texts_that_cannot_occur_in_an_error_are_not_searched(monkeypatch):
+    """Found: an image has a hundred thousand words, and each failed attempt blocked its loop for a second."""
     looked_for = []
-    monkeypatch.setattr(echoes, "_forms", lambda said: looked_for.append(said) or {said.encode()})
+    monkeypatch.setattr(echoes, "_forms", lambda text: looked_for.append(text) or {text.encode()})
     asked = json.dumps({"messages": [{"content": IMAGE}, {"content": PROMPT}]}).encode()
     left_of(b'{"error": "the server is overloaded"}', asked=asked)
     assert looked_for == []
 
 
 @given(st.binary(), st.binary())
-def test_no_bytes_raise(body, asked):
+def test_redact_accepts_any_bytes(body, asked):
     left_of(body, asked=asked)
 
 
-def test_an_endless_failure_is_not_kept():
+def test_an_oversized_error_body_is_dropped():
     assert left_of(b"x" * 70_000) == b""

@@ -1,4 +1,4 @@
-"""Bodies of requests: what the client reads in them, and how they are made to stream."""
+"""Bodies of requests: the fields that the client reads, and their conversion to streams."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def body(**fields):
     return json.dumps({"model": "m"} | fields).encode()
 
 
-def test_a_head_of_which_a_part_is_known_has_the_same_lines():
+def test_a_head_built_from_cached_lines_equals_one_built_afresh():
     origin, address = (
         Origin("http://h:1/v1", "secret"),
         address_of("http://h:1/v1/chat/completions"),
@@ -52,7 +52,7 @@ def test_a_head_of_which_a_part_is_known_has_the_same_lines():
             head_of(prepared(key), address, None)
 
 
-def test_a_plain_body_may_be_streamed():
+def test_a_plain_body_may_be_streamed_on_the_wire():
     assert read_fields(body(messages=[], n=2, temperature=0.5, stream=None)).may_stream
 
 
@@ -66,11 +66,11 @@ def test_a_plain_body_may_be_streamed():
         {"audio": {"voice": "alloy", "format": "wav"}},
     ],
 )
-def test_whoever_says_how_an_answer_comes_gets_it_so(fields):
+def test_a_body_with_its_own_delivery_options_is_not_streamed_on_the_wire(fields):
     assert not read_fields(body(**fields)).may_stream
 
 
-def test_a_prompt_to_fill_in_is_neither_streamed_nor_checked_as_messages_are():
+def test_a_fill_in_the_middle_request_takes_no_stream_and_no_schema():
     given = body(prompt="def f(", suffix="return a")
     template = RequestTemplate("fim/completions", given)
     template.stream_on_wire()
@@ -79,7 +79,7 @@ def test_a_prompt_to_fill_in_is_neither_streamed_nor_checked_as_messages_are():
         RequestTemplate("fim/completions", given, schema=schema_of({"type": "object"}, 2))
 
 
-def test_a_streamed_body_is_the_same_but_for_the_stream():
+def test_a_body_made_to_stream_changes_only_its_stream_fields():
     given = b'{"model":"m","messages":[{"role":"user","content":"\\u00e4\\n"}],"temperature":0.10,"stream":null}'
     made = as_stream(given)
 
@@ -88,10 +88,10 @@ def test_a_streamed_body_is_the_same_but_for_the_stream():
         "stream_options": {"include_usage": True},
     }
     assert b'"temperature":0.10' in made
-    assert b"\\u00e4\\n" in made  # as it was written
+    assert b"\\u00e4\\n" in made  # unchanged
 
 
-def test_what_is_asked_for_shows_no_text():
+def test_the_repr_of_request_fields_shows_no_values():
     assert "voice" not in repr(read_fields(body(audio={"voice": "alloy"})))
 
 
@@ -104,14 +104,14 @@ def test_what_is_asked_for_shows_no_text():
         {"stream_options": msgspec.Raw(b'{"include_usage":true}')},
     ],
 )
-def test_fields_of_a_payload_are_those_of_its_body(payload):
+def test_fields_of_a_payload_equal_those_of_its_body(payload):
     payload = {"model": "m", "messages": [], **payload}
     encoded = encode_payload(payload)
     assert fields_of(payload, encoded) == read_fields(encoded)
 
 
 @table_test("n", [True, 1.0, "1"])
-def test_a_field_of_the_wrong_type_is_refused_in_a_payload_as_in_a_body(n):
+def test_a_field_of_the_wrong_type_is_rejected_in_payload_and_body(n):
     payload = {"model": "m", "n": n}
     encoded = encode_payload(payload)
     with pytest.raises(ConfigurationError) as in_body:
@@ -122,12 +122,12 @@ def test_a_field_of_the_wrong_type_is_refused_in_a_payload_as_in_a_body(n):
 
 
 @table_test("wrong", [b"", b"[]", b"{}", b'{"model":1}', b'{"model":"\xff"}'])
-def test_a_body_that_is_none_is_refused(wrong):
+def test_an_invalid_body_is_rejected(wrong):
     with pytest.raises(ConfigurationError, match="cannot be sent"):
         read_fields(wrong)
 
 
-def test_a_payload_that_is_no_json_is_refused_without_being_repeated():
+def test_a_payload_that_is_not_json_is_rejected_and_not_echoed():
     with pytest.raises(ConfigurationError, match="model is of type object") as refused:
         encode_payload({"model": object()})
     assert "object at" not in str(refused.value)
@@ -139,7 +139,7 @@ class Part:
 
 
 @table_test(
-    ("field", "said"),
+    ("field", "message"),
     [
         ({"input": b"secret"}, "input is of type bytes"),
         ({"input": bytearray(b"secret")}, "input is of type bytearray"),
@@ -157,15 +157,15 @@ class Part:
         ({"input": "secret \ud83d"}, "input holds half a character"),
     ],
 )  # fmt: skip
-def test_what_json_cannot_hold_is_refused_by_its_path_and_not_changed(field, said):
+def test_a_value_that_json_cannot_hold_is_rejected_with_its_path(field, message):
     with pytest.raises(
-        ConfigurationError, match=rf"payload cannot be written as JSON: {said}"
+        ConfigurationError, match=rf"payload cannot be written as JSON: {message}"
     ) as refused:
         encode_payload({"model": "m", **field})
     assert "secret" not in str(refused.value)
 
 
-def test_a_payload_that_refers_to_itself_is_refused():
+def test_a_payload_that_contains_itself_is_rejected():
     payload = {"model": "m"}
     payload["metadata"] = payload
     with pytest.raises(ConfigurationError, match="cannot be written as JSON"):
@@ -176,7 +176,7 @@ class Colour(StrEnum):
     RED = "red"
 
 
-def test_what_json_can_hold_in_one_way_only_is_sent():
+def test_values_with_an_unambiguous_json_form_are_encoded():
     payload = {
         "model": "m",
         "raw": msgspec.Raw(b'{"n":1.50}'),
@@ -197,5 +197,5 @@ def test_what_json_can_hold_in_one_way_only_is_sent():
     ("given", "count"),
     [("a text", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1], [2]], 2), ([], None), (None, None)],
 )
-def test_inputs_are_counted(given, count):
+def test_inputs_of_a_body_are_counted(given, count):
     assert count_inputs(body(input=given)) == count

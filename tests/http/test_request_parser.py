@@ -1,4 +1,4 @@
-"""HTTP/1.1 requests as bytes: what is one, what is not, and in whatever pieces it comes."""
+"""The parser of HTTP/1.1 requests: valid and malformed ones, in any pieces."""
 
 import gc
 from itertools import pairwise
@@ -50,7 +50,7 @@ def cuts(data):
     return [[data], one_by_one(data), *([data[:i], data[i:]] for i in range(1, len(data)))]
 
 
-def test_malformed_requests_are_refused_in_whatever_pieces_they_come():
+def test_malformed_requests_are_rejected_in_any_pieces():
     assert len(MALFORMED) >= 45
     for name, data in MALFORMED.items():
         for pieces in [*cuts(data), *cuts(PLAIN + data)]:
@@ -70,7 +70,7 @@ def test_malformed_requests_are_refused_in_whatever_pieces_they_come():
 
 
 @given(st.lists(st.integers(0, len(PLAIN + PARTS + BARE)), max_size=12))
-def test_requests_come_out_whole_however_the_bytes_are_cut(cut):
+def test_requests_are_parsed_the_same_in_any_pieces(cut):
     data = PLAIN + PARTS + BARE
     edges = [0, *sorted(cut), len(data)]
     requests = read_all(data[start:end] for start, end in pairwise(edges))
@@ -82,7 +82,7 @@ def test_requests_come_out_whole_however_the_bytes_are_cut(cut):
 
 
 def outcome_of(pieces):
-    """The requests in these bytes, and whether what follows them was refused."""
+    """Return the requests in these bytes, and whether the parser rejected the rest."""
     parser, requests = RequestParser(max_body=MAX_BODY), []
     try:
         for piece in pieces:
@@ -113,7 +113,7 @@ AGAIN = b"POST /v1/x HTTP/1.1\r\nHost: h\r\ncontent-LENGTH: %d\r\nx: y\r\n\r\n"
 
 
 @given(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3), st.integers(0, 120))
-def test_a_head_that_comes_again_is_read_as_if_it_came_alone(at, removed, added, cut):
+def test_a_repeated_head_is_parsed_as_if_it_were_the_first(at, removed, added, cut):
     first = AGAIN % 3 + b"abc"
     again = AGAIN % 12 + b"hello, again"
     changed = again[:at] + added + again[at + removed :]
@@ -125,7 +125,7 @@ def test_a_head_that_comes_again_is_read_as_if_it_came_alone(at, removed, added,
         assert outcome_of([first + first + second]) == known
 
 
-def test_requests_with_the_same_head_share_their_headers_and_have_their_own_bodies():
+def test_requests_with_equal_heads_share_headers_but_not_bodies():
     bodies = [b"abc", b"", b"x" * MAX_BODY, b"hello"]
     requests = read_all([AGAIN % len(body) + body for body in bodies])
     assert bodies == [request.body for request in requests]
@@ -137,7 +137,7 @@ def test_requests_with_the_same_head_share_their_headers_and_have_their_own_bodi
 
 
 @table_test("line", [b"Expect: 100-continue", b"Connection: close"])
-def test_a_head_with_more_than_a_length_to_decide_is_read_each_time(line):
+def test_a_repeated_head_with_expect_or_close_is_parsed_each_time(line):
     data = head(line, b"Content-Length: 2") + b"ab"
     parser = RequestParser(max_body=MAX_BODY)
     for _ in range(1 if b"close" in line else 3):
@@ -150,14 +150,14 @@ def test_a_head_with_more_than_a_length_to_decide_is_read_each_time(line):
     assert (parser.next() is None) is (b"close" in line)
 
 
-def test_a_get_may_have_no_body_whatever_its_head_was_before():
+def test_a_get_with_a_body_is_rejected_also_after_one_without():
     get = b"GET /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
     assert outcome_of([get % 0, get % 0])[1] is False
     assert outcome_of([get % 0, get % 1 + b"a"])[1] is True
 
 
 @given(EDITS, st.lists(st.integers(0, 400), max_size=6))
-def test_what_is_refused_does_not_depend_on_the_cuts_either(edits, cut):
+def test_rejection_does_not_depend_on_how_the_bytes_are_cut(edits, cut):
     data = PLAIN + PARTS + BARE
     for at, removed, added in edits:
         data = data[:at] + added + data[at + removed :]
@@ -167,7 +167,7 @@ def test_what_is_refused_does_not_depend_on_the_cuts_either(edits, cut):
     assert outcome_of(one_by_one(data)) == whole
 
 
-def test_a_request_is_whole_with_its_last_byte_and_not_before():
+def test_a_request_is_complete_exactly_at_its_last_byte():
     for data in (PLAIN, PARTS, BARE, LAST):
         for pieces in cuts(data):
             (request,) = read_all(pieces)
@@ -187,13 +187,13 @@ def test_a_request_is_whole_with_its_last_byte_and_not_before():
         (head(*[b"x: y"] * MAX_HEADERS), 431),
     ],
 )
-def test_sizes_are_bounded(data, status):
+def test_oversized_requests_have_a_413_or_431(data, status):
     with pytest.raises(UnreadableError) as refused:
         read_all([data])
     assert refused.value.status == status
 
 
-def test_the_largest_head_and_body_pass():
+def test_the_largest_allowed_head_and_body_pass():
     (request,) = read_all([head(b"x: " + b"y" * (MAX_HEAD - len(head(b"x: "))))])
     assert len(request.headers[b"x"]) > MAX_HEAD - 100
     (request,) = read_all([head(b"Content-Length: %d" % MAX_BODY) + b"x" * MAX_BODY])
@@ -207,20 +207,20 @@ def test_framing_without_a_body_is_bounded(flood):
     parser = RequestParser(max_body=MAX_BODY)
     parser.feed(IN_CHUNKS)
     assert parser.next() is None
-    with pytest.raises(UnreadableError):  # noqa: PT012 - after some of them
+    with pytest.raises(UnreadableError):  # noqa: PT012 - after several of them
         for _ in range(2 * MAX_HEAD // len(flood)):
             parser.feed(flood.removeprefix(b"0\r\n") if parser._fed > 3 else flood)
             assert parser.next() is None
 
 
-def test_no_more_is_held_than_one_largest_request():
+def test_the_parser_buffers_at_most_one_request_of_maximum_size():
     parser = RequestParser(max_body=MAX_BODY)
     parser.feed(b"x" * MAX_BODY)
     with pytest.raises(UnreadableError):
         parser.feed(b"x" * (2 * MAX_HEAD + 1))
 
 
-def test_a_request_is_not_parsed_before_the_one_before_it_is_taken():
+def test_a_request_is_not_parsed_before_the_previous_one_is_taken():
     parser = RequestParser(max_body=MAX_BODY)
     parser.feed(PLAIN + b"nonsense\r\n\r\n")
     assert parser.next().body == b"hello"
@@ -229,7 +229,7 @@ def test_a_request_is_not_parsed_before_the_one_before_it_is_taken():
         parser.next()
 
 
-def test_the_parser_says_how_far_a_request_has_come():
+def test_the_parser_reports_its_position_in_a_request():
     parser = RequestParser(max_body=MAX_BODY)
     states = []
     for byte in one_by_one(b"\r\n" + LENGTH + b"hello"):
@@ -252,7 +252,7 @@ def test_the_parser_says_how_far_a_request_has_come():
         (b"connection: closeness", b"1.1", True),
     ],
 )
-def test_keep_alive_is_as_the_client_says(line, version, kept):
+def test_keep_alive_follows_the_connection_header_and_version(line, version, kept):
     (request,) = read_all([head(line, first=b"GET / HTTP/" + version)])
     assert request.keep_alive is kept
     assert request.version == version.decode()
@@ -260,7 +260,7 @@ def test_keep_alive_is_as_the_client_says(line, version, kept):
 
 @table_test("word", [b"close", b"Close", b"keep-alive, close", b"close ,x"])
 @table_test("cut", [False, True])
-def test_nothing_follows_a_request_that_closes(word, cut):
+def test_no_request_is_parsed_after_connection_close(word, cut):
     first, second = head(b"connection: " + word, b"content-length: 2") + b"ab", head()
     requests = read_all([first, second] if cut else [first + second])
     assert [(request.body, request.keep_alive) for request in requests] == [(b"ab", False)]
@@ -277,7 +277,7 @@ def test_repeated_headers_are_joined_and_empty_ones_are_empty():
     assert request.headers == {b"host": b"h", b"x": b"1, 2", b"y": b"", b"z": b"\xff"}
 
 
-def test_a_client_that_expects_a_word_before_its_body_is_known():
+def test_expect_100_continue_is_reported_before_the_body():
     parser = RequestParser(max_body=MAX_BODY)
     parser.feed(head(b"Expect: 100-continue", b"Content-Length: 2"))
     assert parser.next() is None
@@ -314,7 +314,7 @@ def test_a_closed_parser_is_freed_without_the_garbage_collector():
         gc.enable()
 
 
-def test_a_response_head_says_how_its_body_is_framed():
+def test_a_response_head_declares_the_framing_of_its_body():
     for framing, line in ((5, b"content-length: 5"), (CHUNKED, b"transfer-encoding: chunked")):
         lines = response_head(200, "text/plain", framing, [("a", "b")]).split(b"\r\n")
         assert lines[:3] == [b"HTTP/1.1 200 OK", b"content-type: text/plain", line]
@@ -323,6 +323,6 @@ def test_a_response_head_says_how_its_body_is_framed():
 
 
 @table_test("value", ["a\r\nb: c", "a\nb", "a\rb", "a\0b"])
-def test_a_response_head_holds_no_line_break_in_a_value(value):
+def test_a_response_header_with_a_line_break_is_rejected(value):
     with pytest.raises(ValueError, match="line break"):
         response_head(200, "text/plain", 0, [("a", value)])

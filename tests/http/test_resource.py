@@ -1,4 +1,4 @@
-"""Uploads that are sent again from their beginning, downloads that begin again after a failure."""
+"""Uploads and downloads start again from the beginning after a failure."""
 
 import asyncio
 import io
@@ -38,7 +38,7 @@ class Pieces:
 
 
 def sent(provider, *resources, **options):
-    """How each of these ends, in order."""
+    """Send resources one after another; return their results."""
 
     async def send():
         async with AsyncClient(base_url=provider.base_url, policy="batch", **options) as client:
@@ -59,7 +59,7 @@ def failing_once(stormbreak_provider):
 
 
 @pytest.mark.parametrize("kind", ["503", "reset"])
-def test_an_upload_is_sent_again_from_its_beginning(failing_once, kind):
+def test_a_failed_upload_is_sent_again_from_its_beginning(failing_once, kind):
     body = Pieces()
     upload = Resource("POST", "files", body=body, content_type=FORM, key="k")
     (ended,) = sent(failing_once(kind), upload)
@@ -68,14 +68,14 @@ def test_an_upload_is_sent_again_from_its_beginning(failing_once, kind):
     assert json.loads(ended.outcome.value.body)["bytes"] == len(ROW)
 
 
-def test_a_key_from_a_function_keeps_type_and_length(failing_once):
+def test_an_upload_with_a_key_function_keeps_content_type_and_length(failing_once):
     upload = Resource("POST", "files", body=Pieces(), content_type=FORM, key="k")
     (ended,) = sent(failing_once("503"), upload, api_key=lambda: "fresh")
     assert json.loads(ended.outcome.value.body)["bytes"] == len(ROW)
 
 
 @pytest.mark.parametrize("kind", ["cut_body", "503", "reset"])
-def test_a_download_begins_again_where_the_file_was(failing_once, kind):
+def test_a_failed_download_restarts_at_the_old_file_position(failing_once, kind):
     provider = failing_once(kind, request=2)
     (uploaded,) = sent(provider, Resource("POST", "files", body=Pieces(), content_type=FORM))
     name = json.loads(uploaded.outcome.value.body)["id"]
@@ -86,7 +86,7 @@ def test_a_download_begins_again_where_the_file_was(failing_once, kind):
     assert file.getvalue() == b"before|" + ROW
 
 
-def test_an_error_goes_into_no_file(stormbreak_provider):
+def test_an_error_body_is_not_written_to_the_file(stormbreak_provider):
     file = io.BytesIO()
     provider = stormbreak_provider("[provider]\nservice = 0\n")
     (ended,) = sent(provider, Resource("GET", "files/none/content", into=file))
@@ -94,7 +94,7 @@ def test_an_error_goes_into_no_file(stormbreak_provider):
     assert file.getvalue() == b""
 
 
-def test_an_endpoint_is_a_path_below_the_base_url(stormbreak_provider):
+def test_a_resource_outside_the_base_url_is_rejected(stormbreak_provider):
     provider = stormbreak_provider("[provider]\nservice = 0\n")
     with pytest.raises(ConfigurationError, match="must be a path below the base URL"):
         sent(provider, Resource("GET", "../elsewhere"))

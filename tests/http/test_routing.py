@@ -1,4 +1,4 @@
-"""Where a client may send: what its fallbacks name, each with its own key and its own wire."""
+"""Routes of a client: its fallback targets, each with its own key and connection."""
 
 import os
 from unittest.mock import patch
@@ -34,7 +34,7 @@ def routes(*rules, environ=ENVIRON, **options):
 
 
 def only(made, model="m"):
-    """The one target that a call for `model` may fall back to."""
+    """Return the only target to which a call for `model` may fall back, and its origin."""
     (step,) = made.steps(model)
     ((target, _),) = step.targets
     return target, made.route(target).origin
@@ -53,7 +53,7 @@ def test_another_provider_has_its_own_address_and_key():
     assert connected == ["https://own.example/v1", "https://api.deepseek.com/v1"]
 
 
-def test_another_key_stays_at_the_address_and_is_another_target():
+def test_a_place_with_another_key_keeps_the_address_as_a_separate_target():
     made, connected = routes(to(api_key_env="SPARE_KEY"))
     target, origin = only(made)
 
@@ -63,7 +63,7 @@ def test_another_key_stays_at_the_address_and_is_another_target():
     assert connected == ["https://own.example/v1"]
 
 
-def test_another_model_stays_with_address_and_key():
+def test_a_place_with_another_model_keeps_address_and_key():
     made, _ = routes(to(model="large"))
     target, origin = only(made)
 
@@ -71,20 +71,20 @@ def test_another_model_stays_with_address_and_key():
     assert origin.api_key == "own-key"
 
 
-def test_where_no_model_is_named_it_is_that_of_the_call():
+def test_a_place_without_a_model_keeps_the_model_of_the_call():
     made, _ = routes(to(provider="deepseek"))
 
     assert [only(made, model)[0].model for model in ("m", "n")] == ["m", "n"]
 
 
-def test_models_are_mapped_each_to_its_own():
+def test_a_place_maps_each_model_to_its_own():
     models = {"m": "large", "n": "larger"}
     made, _ = routes(to(provider="deepseek", models=models), ToDegraded(text="later"))
 
     assert [made.steps(model)[0].targets[0][0].model for model in models] == ["large", "larger"]
 
 
-def test_a_model_that_is_not_mapped_goes_to_the_model_for_others_or_not_there_at_all():
+def test_an_unmapped_model_uses_the_default_model_or_skips_the_place():
     mapped = {"provider": "deepseek", "models": {"m": "large"}}
 
     assert only(routes(to(**mapped, model="rest"))[0], "vectors")[0].model == "rest"
@@ -92,8 +92,8 @@ def test_a_model_that_is_not_mapped_goes_to_the_model_for_others_or_not_there_at
     assert degraded.source == "degraded"
 
 
-def test_an_address_without_a_key_of_its_own_gets_none():
-    """Least of all that of the client."""
+def test_a_place_at_another_address_without_a_key_gets_none():
+    """Not even the key of the client."""
     made, _ = routes(to(base_url="https://spare.example/v1"))
 
     assert only(made)[1].api_key is None
@@ -131,13 +131,13 @@ WRONG = [
 
 
 @table_test(("place", "message"), WRONG)
-def test_what_cannot_be_reached_is_told_when_the_client_is_made(place, message):
+def test_an_invalid_fallback_target_fails_when_the_client_is_created(place, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         routes(to(**place))
     assert "spare-key" not in str(caught.value)
 
 
-def test_models_without_end_are_not_remembered_and_still_led_to(monkeypatch):
+def test_the_cache_of_routes_is_bounded_and_old_targets_still_resolve(monkeypatch):
     monkeypatch.setattr(module, "MAX_MODELS", 8)
     made, connected = routes(to(api_key_env="SPARE_KEY"), to(provider="deepseek"))
     first = [
@@ -149,7 +149,7 @@ def test_models_without_end_are_not_remembered_and_still_led_to(monkeypatch):
         made.steps(f"m{number}")
 
     assert max(len(made._first), len(made._steps), len(made._table._routes)) <= 8
-    assert first[0] not in made._table._routes  # its call may still be under way
+    assert first[0] not in made._table._routes  # its call may still be in flight
     assert [made.route(target).origin.api_key for target in first] == [
         "own-key",
         "spare-key",
@@ -159,7 +159,7 @@ def test_models_without_end_are_not_remembered_and_still_led_to(monkeypatch):
     assert len(connected) == 2
 
 
-def test_two_addresses_of_one_name_and_key_are_never_taken_for_each_other(monkeypatch):
+def test_two_addresses_with_equal_name_and_key_are_never_confused(monkeypatch):
     monkeypatch.setattr(module, "MAX_MODELS", 8)
     environ = {**ENVIRON, "OPENAI_API_KEY": "one-key"}
     places = (

@@ -1,4 +1,4 @@
-"""Structured answers: asked for, checked always, repaired at most so many times."""
+"""Structured answers: requested with a schema, always validated, repaired a bounded number of times."""
 
 import json
 import time
@@ -47,14 +47,14 @@ class Hotel(pydantic.BaseModel):
 
 
 def says(text, finish_reason="stop", **message):
-    """A script: the model says a text."""
+    """Return a script in which the model answers with a text."""
     content = {"role": "assistant", "content": text, **message}
     choice = {"index": 0, "message": content, "finish_reason": finish_reason}
     return answer(json.dumps({"choices": [choice], "usage": USED}).encode())
 
 
 async def ask(*scripts, schema=HOTEL, policy=THRICE, **more):
-    """What a call with a schema gets, or the error, and what was sent for it."""
+    """Return the answer or error of a call with a schema, and the requests sent for it."""
     async with served(*scripts) as server, client_of(server, policy) as client:
         try:
             got = await client.chat(SAY, schema=schema, **more)
@@ -64,7 +64,7 @@ async def ask(*scripts, schema=HOTEL, policy=THRICE, **more):
 
 
 @pytest.mark.parametrize("schema", [HOTEL, Hotel])
-async def test_an_answer_that_fits(schema):
+async def test_an_answer_that_fits_the_schema_is_parsed(schema):
     got, (request,) = await ask(says(GOOD), schema=schema)
     assert got.text == GOOD
     assert got.parsed == (Hotel(name="Reef", stars=3) if schema is Hotel else json.loads(GOOD))
@@ -85,7 +85,7 @@ async def test_an_answer_that_fits(schema):
         ("", "JSON"),
     ],
 )
-async def test_the_model_is_shown_what_is_wrong(schema, text, shown):
+async def test_a_repair_shows_the_model_its_error(schema, text, shown):
     got, requests = await ask(says(text), says(GOOD), schema=schema)
     assert (got.attempts, got.maybe_processed) == (2, 1)
     assert got.parsed
@@ -97,7 +97,7 @@ async def test_the_model_is_shown_what_is_wrong(schema, text, shown):
     assert second["response_format"] == first["response_format"]
 
 
-async def test_every_repair_is_a_request_of_its_own_and_goes_on_from_the_first():
+async def test_every_repair_is_a_new_request_based_on_the_first():
     got, requests = await ask(says(PROSE), says("[]"), says(GOOD))
     bodies = [json.loads(request.body) for request in requests]
     assert [len(body["messages"]) for body in bodies] == [1, 3, 3]
@@ -107,7 +107,7 @@ async def test_every_repair_is_a_request_of_its_own_and_goes_on_from_the_first()
     assert (got.attempts, got.maybe_processed) == (3, 2)
 
 
-async def test_a_repair_that_fails_is_retried_with_its_own_key():
+async def test_a_failed_repair_is_retried_with_its_own_idempotency_key():
     policy = replace(THRICE, retry=replace(THRICE.retry, max_attempts=4))
     got, requests = await ask(says(PROSE), failing(503), says(GOOD), policy=policy)
     _, second, third = requests
@@ -117,7 +117,7 @@ async def test_a_repair_that_fails_is_retried_with_its_own_key():
 
 
 @pytest.mark.parametrize(("repairs", "sent"), [(0, 1), (1, 2), (2, 3)])
-async def test_it_fails_once_no_repair_is_left(repairs, sent):
+async def test_a_call_without_repairs_left_raises_schema_mismatch(repairs, sent):
     error, requests = await ask(*[says(PROSE)] * 5, repairs=repairs)
     assert len(requests) == error.attempts == sent
     assert error.ended.maybe_processed == sent
@@ -128,26 +128,26 @@ async def test_it_fails_once_no_repair_is_left(repairs, sent):
     assert "lovely" not in f"{error} {error!r} {error.__notes__}"
 
 
-async def test_the_deadline_and_the_attempts_of_the_policy_hold_for_repairs():
+async def test_repairs_count_towards_deadline_and_max_attempts():
     error, requests = await ask(says(PROSE), says(GOOD), policy=ONCE)
     assert (len(requests), error.ended.stopped) == (1, "attempts")
     error, requests = await ask(says(PROSE), says(GOOD), deadline=0.3)
     assert (len(requests), error.ended.stopped) == (1, "deadline")
 
 
-async def test_an_answer_that_was_cut_at_a_limit_would_be_cut_again():
+async def test_an_answer_cut_at_the_token_limit_is_not_repaired():
     error, requests = await ask(says('{"name": "Re', "length"), says(GOOD))
     assert len(requests) == 1
     assert "cut at a limit" in str(error)
 
 
-async def test_a_tool_call_is_no_answer_yet():
+async def test_a_tool_call_is_not_validated():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     got, _ = await ask(says(None, "tool_calls", tool_calls=[call]))
     assert (got.parsed, got.text, got.attempts) == (None, "", 1)
 
 
-async def test_what_the_answer_says_is_in_no_error():
+async def test_a_schema_error_shows_no_text_of_the_answer():
     secret = '{"name": "lovely", "stars": "secret", "lovely": 1}'
     for schema in (HOTEL | {"additionalProperties": False}, Hotel):
         error, _ = await ask(*[says(secret)] * 3, schema=schema)
@@ -156,10 +156,10 @@ async def test_what_the_answer_says_is_in_no_error():
         assert "lovely" not in f"{error} {error.__notes__}"
 
 
-# ------------------------------------------------------------ the target is well
+# ------------------------------------------------------------ a healthy target
 
 
-async def test_it_is_no_failure_of_the_target():
+async def test_a_schema_mismatch_is_not_a_failure_of_the_target():
     policy = replace(INTERACTIVE, retry=THRICE.retry)
     async with (
         served(*[says(PROSE)] * 90, says(GOOD)) as server,
@@ -177,14 +177,14 @@ async def test_it_is_no_failure_of_the_target():
 
 
 @pytest.mark.parametrize(("counted", "failures"), [((), 0), ((Verdict.SCHEMA_MISMATCH,), 1)])
-async def test_a_policy_may_count_it_as_a_failure(counted, failures):
+async def test_a_policy_may_count_a_schema_mismatch_as_a_failure(counted, failures):
     policy = replace(THRICE, failures=counted, breaker=INTERACTIVE.breaker)
     async with served(says(PROSE), says(GOOD)) as server, client_of(server, policy) as client:
         await client.chat(SAY, schema=HOTEL)
         assert target_state_of(client).breaker.counts(time.monotonic()).failures == failures
 
 
-async def test_repairs_are_paid_where_nothing_is_free():
+async def test_repairs_use_the_retry_budget_without_free_retries():
     budget = BudgetPolicy(ratio=0.0, no_free_retries=True)
     error, requests = await ask(
         says(PROSE), says(GOOD), policy=replace(THRICE, retry_budget=budget)
@@ -192,7 +192,7 @@ async def test_repairs_are_paid_where_nothing_is_free():
     assert (len(requests), error.ended.stopped) == (1, "budget")
 
 
-async def test_all_answers_are_billed():
+async def test_the_meter_bills_the_answer_before_a_repair():
     events = []
     async with served(says(PROSE), says(GOOD)) as server, client_of(server, THRICE) as client:
         meter = Meter(lambda *_: None)
@@ -208,7 +208,7 @@ async def test_all_answers_are_billed():
     assert got.usage == usage
 
 
-async def test_a_repair_reserves_what_it_needs():
+async def test_a_repair_reserves_tokens_for_its_longer_prompt():
     seen = []
     async with served(says(PROSE * 100), says(GOOD)) as server, client_of(server, THRICE) as client:
         client.subscribe(lambda event: seen.append(getattr(event, "bound", None)))
@@ -218,10 +218,10 @@ async def test_a_repair_reserves_what_it_needs():
     assert first.output_tokens == second.output_tokens == 50
 
 
-# ------------------------------------------------------------ elsewhere
+# ------------------------------------------------------------ fallbacks and other APIs
 
 
-async def test_another_target_may_answer():
+async def test_a_schema_mismatch_may_fall_back_to_another_target():
     async with served(*[says(PROSE)] * 3) as first, served(says(GOOD)) as second:
         rule = ToTargets(on=(Verdict.SCHEMA_MISMATCH,), targets=(Place(base_url=second.base_url),))
         async with client_of(first, replace(THRICE, fallback=(rule,))) as client:
@@ -231,7 +231,7 @@ async def test_another_target_may_answer():
 
 
 @pytest.mark.parametrize(("text", "fits"), [(GOOD, True), (PROSE, False)])
-async def test_a_degraded_answer_must_fit_too(text, fits):
+async def test_a_degraded_answer_must_fit_the_schema(text, fits):
     rule = ToDegraded(on=(Verdict.SERVER_ERROR,), text=text)
     async with (
         served(failing(500)) as server,
@@ -245,27 +245,27 @@ async def test_a_degraded_answer_must_fit_too(text, fits):
 
 
 @pytest.mark.parametrize("endpoint", ["chat/completions", "responses", "messages"])
-async def test_every_api_and_streams(endpoint):
-    told = {"input": "hi"} if endpoint == "responses" else {"messages": SAY, "max_tokens": 90}
+async def test_every_api_and_its_streams_are_validated(endpoint):
+    payload = {"input": "hi"} if endpoint == "responses" else {"messages": SAY, "max_tokens": 90}
     schema = HOTEL | {"properties": HOTEL["properties"] | {"stars": {"type": "integer"}}}
     with serve(THIRD_IS_PROSE) as provider:
         async with client_of(provider, THRICE) as client:
-            plain = await client.request(endpoint, told, schema=schema)
-            streamed = await client.request(endpoint, told | {"stream": True}, schema=schema)
-            odd = await client.request(endpoint, told, schema=schema)
+            plain = await client.request(endpoint, payload, schema=schema)
+            streamed = await client.request(endpoint, payload | {"stream": True}, schema=schema)
+            odd = await client.request(endpoint, payload, schema=schema)
     assert plain.parsed == streamed.parsed == json.loads(plain.text)
     assert plain.parsed.keys() == {"name", "stars"}
     assert (plain.attempts, streamed.attempts, odd.attempts) == (1, 1, 2)
 
 
-def test_blocking_code():
+def test_the_blocking_client_validates_schemas():
     with serve("bench") as provider, Client(base_url=provider.base_url, model="m") as client:
         got = client.chat(SAY, schema=Hotel, repairs=0)
         assert isinstance(got.parsed, Hotel)
         assert client.request("chat/completions", {"messages": SAY}, schema=HOTEL).parsed["name"]
 
 
-async def test_a_hedge_that_fits_wins():
+async def test_a_hedge_that_fits_the_schema_wins():
     policy = replace(INTERACTIVE, hedge=HedgePolicy(delay=0.05, percentile=None))
     async with served(says(PROSE), says(GOOD)) as server, client_of(server, policy) as client:
         got = await client.chat(SAY, schema=HOTEL)
@@ -277,7 +277,7 @@ async def test_a_hedge_that_fits_wins():
 
 
 @table_test(
-    ("schema", "said"),
+    ("schema", "message"),
     [
         ({"type": "objekt"}, "schema is no JSON schema: type: "),
         ({"$ref": "#/$defs/none"}, "schema is no JSON schema: "),
@@ -289,11 +289,11 @@ async def test_a_hedge_that_fits_wins():
         ("x", "schema must be a JSON schema (a dict) or a pydantic model, got str"),
     ],
 )
-async def test_a_wrong_schema_is_refused_before_anything_is_sent(schema, said):
+async def test_an_invalid_schema_is_rejected_before_anything_is_sent(schema, message):
     async with served() as server, client_of(server) as client:
         with pytest.raises(ConfigurationError) as caught:
             await client.chat(SAY, schema=schema)
-        assert str(caught.value).startswith(said)
+        assert str(caught.value).startswith(message)
         assert "\n" not in str(caught.value)
         with pytest.raises(ConfigurationError, match="repairs must be a whole number"):
             await client.chat(SAY, schema=HOTEL, repairs=-1)

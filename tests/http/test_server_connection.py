@@ -1,4 +1,4 @@
-"""A server connection on real sockets: one request at a time, bounds, clients that leave, and a good end."""
+"""A server connection on real sockets: one request at a time, bounds, disconnects, and graceful shutdown."""
 
 import asyncio
 import errno
@@ -24,15 +24,15 @@ GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
 CLOSING = b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
 SHORT = {"head_timeout": 0.1, "idle_timeout": 0.2, "min_body_rate": 1e6}
-LARGE = 16 << 20  # more than the buffers of the kernel hold for who does not read
+LARGE = 16 << 20  # more than the kernel buffers for a client that does not read
 
 
 class Echo:
-    """Answers with the path and the body; /slow waits to be told, /stream sends pieces, /large much."""
+    """Answers with the path and the body; /slow waits for `go`, /stream sends pieces, /large sends much."""
 
     def __init__(self):
         self.go = asyncio.Event()
-        self.at_once = self.most = 0
+        self.in_flight = self.peak = 0
         self.cancelled = []
         self.finished = []
         self.refused = None
@@ -44,8 +44,8 @@ class Echo:
         return ServerResponse(status, f"{path} {message}".encode(), media="text/plain")
 
     async def answer(self, request, connection):
-        self.at_once += 1
-        self.most = max(self.most, self.at_once)
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
         connection.survives = request.path.startswith("/finish")
         try:
             await self._answer(request, connection)
@@ -54,7 +54,7 @@ class Echo:
             self.cancelled.append((request.path, connection.expired))
             raise
         finally:
-            self.at_once -= 1
+            self.in_flight -= 1
 
     async def _answer(self, request, connection):
         path = request.path
@@ -115,7 +115,7 @@ async def answer(reader):
     return int(head.split()[1]), head, await reader.readexactly(length)
 
 
-async def test_requests_of_one_connection_are_answered_in_order_and_one_at_a_time():
+async def test_requests_of_a_connection_are_answered_one_at_a_time_in_order():
     async with serving() as (app, server), dialled(server) as (reader, writer):
         writer.write(GET % b"slow" + POST + GET % b"c")
         await asyncio.sleep(0.02)
@@ -123,10 +123,10 @@ async def test_requests_of_one_connection_are_answered_in_order_and_one_at_a_tim
         app.go.set()
         bodies = [(await answer(reader))[2] for _ in range(23)]
         assert bodies == [b"/slow", b"/hello", b"/c", *[b"/d"] * 20]
-        assert (app.most, server.connections) == (1, 1)
+        assert (app.peak, server.connections) == (1, 1)
 
 
-async def test_bytes_in_any_pieces_are_one_request():
+async def test_a_request_in_single_bytes_is_answered():
     async with serving() as (_, server), dialled(server) as (reader, writer):
         for byte in POST:
             writer.write(bytes([byte]))
@@ -144,7 +144,7 @@ async def test_bytes_in_any_pieces_are_one_request():
         (b"GET /a HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n", True, b"connection: keep-alive"),
     ],
 )  # fmt: skip
-async def test_a_connection_is_kept_as_both_sides_say(request_, kept, word):
+async def test_keep_alive_follows_version_and_connection_header(request_, kept, word):
     async with serving() as (_, server), dialled(server, request_) as (reader, writer):
         _, head, body = await answer(reader)
         assert body == b"/a"
@@ -156,15 +156,15 @@ async def test_a_connection_is_kept_as_both_sides_say(request_, kept, word):
             assert await reader.read() == b""
 
 
-async def test_a_head_request_has_no_body():
+async def test_the_response_to_head_has_no_body():
     head = b"HEAD /a HTTP/1.1\r\nHost: h\r\n\r\n"
     async with serving() as (_, server), dialled(server, head + GET % b"b") as (reader, _):
-        said = await reader.readuntil(b"\r\n\r\n")
-        assert b"content-length: 2\r\n" in said
+        response = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-length: 2\r\n" in response
         assert (await answer(reader))[2] == b"/b"
 
 
-async def test_a_stream_goes_in_chunks_as_it_comes():
+async def test_a_streamed_response_is_sent_in_chunks_at_once():
     async with serving() as (app, server), dialled(server, GET % b"stream") as (reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
         assert b"transfer-encoding: chunked" in head
@@ -176,7 +176,7 @@ async def test_a_stream_goes_in_chunks_as_it_comes():
         assert (await answer(reader))[2] == b"/b"
 
 
-async def test_a_stream_to_an_old_client_ends_with_its_connection():
+async def test_a_stream_to_an_http_1_0_client_ends_with_its_connection():
     old = b"GET /stream HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n"
     async with serving() as (app, server), dialled(server, old) as (reader, _):
         app.go.set()
@@ -185,7 +185,7 @@ async def test_a_stream_to_an_old_client_ends_with_its_connection():
         assert b"connection: close" in head
 
 
-async def test_a_client_that_does_not_read_holds_the_answer_back():
+async def test_a_client_that_does_not_read_pauses_the_response():
     async with serving() as (app, server), dialled(server, GET % b"large") as (reader, _):
         reader._transport.pause_reading()
         await until(lambda: getattr(app, "sent", 0) > 1)
@@ -198,7 +198,7 @@ async def test_a_client_that_does_not_read_holds_the_answer_back():
         assert data.count(b"z") == LARGE
 
 
-async def test_a_client_that_never_reads_is_closed():
+async def test_a_client_that_never_reads_is_disconnected():
     async with serving(**SHORT) as (app, server), dialled(server, GET % b"large") as (reader, _):
         reader._transport.pause_reading()
         await until(lambda: app.cancelled and server.connections == 0)
@@ -206,7 +206,7 @@ async def test_a_client_that_never_reads_is_closed():
 
 
 @in_virtual_time
-async def test_a_large_last_answer_reaches_a_slow_client_whole():
+async def test_a_large_last_response_reaches_a_slow_client_completely():
     request = b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
     async with serving(idle_timeout=2.0) as (_, server), dialled(server, request) as (reader, _):
         data = b""
@@ -217,7 +217,7 @@ async def test_a_large_last_answer_reaches_a_slow_client_whole():
         assert data.endswith(b"\r\n0\r\n\r\n")
 
 
-async def test_a_client_that_waits_for_a_word_gets_it():
+async def test_expect_100_continue_is_answered():
     expects = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
     async with serving() as (_, server), dialled(server, expects) as (reader, writer):
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -225,7 +225,7 @@ async def test_a_client_that_waits_for_a_word_gets_it():
         assert (await answer(reader))[2] == b"/hello"
 
 
-async def test_a_request_is_refused_before_its_body_is_sent():
+async def test_a_request_is_rejected_before_its_body_is_sent():
     expects = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
     async with serving() as (app, server):
         app.refused = ServerResponse(401, b"no")
@@ -236,7 +236,7 @@ async def test_a_request_is_refused_before_its_body_is_sent():
             assert await reader.read() == b""
 
 
-async def test_malformed_requests_are_refused_and_end_the_connection():
+async def test_malformed_requests_get_a_400_and_close_the_connection():
     async with serving() as (app, server):
         for name, data in MALFORMED.items():
             async with dialled(server, GET % b"good" + data + GET % b"never") as (reader, _):
@@ -257,7 +257,7 @@ async def test_malformed_requests_are_refused_and_end_the_connection():
         (b"GET /" + b"x" * 70_000, 431, b"head"),
     ],
 )  # fmt: skip
-async def test_bounds_have_their_status(data, status, word):
+async def test_a_request_beyond_a_bound_gets_its_status(data, status, word):
     async with serving(**SHORT) as (_, server), dialled(server, data) as (reader, _):
         got, _, body = await answer(reader)
         assert got == status
@@ -266,7 +266,7 @@ async def test_bounds_have_their_status(data, status, word):
 
 
 @in_virtual_time
-async def test_a_slow_body_that_keeps_its_rate_is_waited_for():
+async def test_a_slow_body_above_the_minimum_rate_is_read():
     bounds = {"head_timeout": 0.5, "min_body_rate": 20.0}
     start = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60\r\n\r\n"
     async with serving(**bounds) as (_, server), dialled(server, start) as (reader, writer):
@@ -277,8 +277,8 @@ async def test_a_slow_body_that_keeps_its_rate_is_waited_for():
 
 
 @in_virtual_time
-async def test_a_blank_line_in_two_pieces_begins_no_request():
-    """Found: after one, the next request had the time since then, and was refused as too slow."""
+async def test_a_blank_line_in_two_pieces_starts_no_request():
+    """Found: the timeout of the next request started at the blank line, and it was rejected as too slow."""
     async with serving(head_timeout=0.4) as (_, server), dialled(server, b"\r") as (reader, writer):
         for piece in (b"\n", b"GET /a HT", b"TP/1.1\r\nHost: h\r\n\r\n"):
             await asyncio.sleep(0.25)
@@ -287,7 +287,7 @@ async def test_a_blank_line_in_two_pieces_begins_no_request():
 
 
 @in_virtual_time
-async def test_idle_connections_are_closed_and_others_are_not():
+async def test_only_idle_connections_are_closed():
     async with (
         serving(**SHORT) as (app, server),
         dialled(server) as (idle, _),
@@ -301,7 +301,7 @@ async def test_idle_connections_are_closed_and_others_are_not():
         assert (await answer(busy))[2] == b"/slow"
 
 
-async def test_connections_and_bytes_are_bounded():
+async def test_connections_and_buffered_bytes_are_bounded():
     start = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n"
     async with serving(max_connections=2, max_held=3000) as (_, server):
         async with (
@@ -320,10 +320,10 @@ async def test_connections_and_bytes_are_bounded():
 
 
 @table_test("path", [b"slow", b"stream", b"finish"])
-async def test_a_client_that_leaves_cancels_its_answer_unless_it_is_to_be_finished(path):
+async def test_a_disconnect_cancels_the_answer_unless_it_survives(path):
     async with serving() as (app, server):
         async with dialled(server, GET % path) as _:
-            await until(lambda: app.at_once == 1)
+            await until(lambda: app.in_flight == 1)
         if path == b"finish":
             await asyncio.sleep(0.05)
             assert app.cancelled == []
@@ -335,7 +335,7 @@ async def test_a_client_that_leaves_cancels_its_answer_unless_it_is_to_be_finish
 
 
 @table_test("path", [b"a", b"slow", b"finish", b"stream", b"fail"])
-async def test_the_task_of_a_connection_answers_all_its_requests_and_ends_with_it(path):
+async def test_a_connection_has_one_task_that_ends_with_it(path):
     async with serving() as (app, server):
         others = asyncio.all_tasks()
         async with dialled(server) as (reader, writer):
@@ -353,10 +353,10 @@ async def test_the_task_of_a_connection_answers_all_its_requests_and_ends_with_i
 
 
 @table_test("path", [b"slow", b"finish"])
-async def test_nothing_is_held_of_a_client_that_has_left(path):
+async def test_a_disconnect_frees_the_buffered_bytes(path):
     async with serving() as (app, server):
         async with dialled(server, GET % path + POST * 3) as (_, writer):
-            await until(lambda: app.at_once == 1)
+            await until(lambda: app.in_flight == 1)
             writer.write(POST * 3)
             await until(lambda: server.held >= 3 * len(POST))
         app.go.set()
@@ -364,7 +364,7 @@ async def test_nothing_is_held_of_a_client_that_has_left(path):
         assert server.held == 0
 
 
-async def test_a_mistake_of_the_application_is_an_error_or_a_broken_answer(caplog):
+async def test_an_exception_of_the_application_is_a_500_or_a_broken_response(caplog):
     async with serving() as (_, server):
         async with dialled(server, GET % b"fail" + GET % b"a") as (reader, _):
             assert (await answer(reader))[0] == 500
@@ -377,8 +377,8 @@ async def test_a_mistake_of_the_application_is_an_error_or_a_broken_answer(caplo
         assert [each.args[0] for each in caplog.records] == ["ZeroDivisionError"] * 3
 
 
-async def test_an_old_client_whose_answer_cancels_itself_is_not_kept():
-    """Found: what it had sent ahead was never answered, and a drain of the server failed."""
+async def test_a_cancelled_answer_closes_an_http_1_0_connection():
+    """Found: a pipelined request was never answered, and a drain of the server failed."""
     head = b"HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n"
     async with serving() as (app, server):
         async with dialled(server, b"GET /cancels %bGET /a %b" % (head, head)) as (reader, _):
@@ -388,12 +388,12 @@ async def test_an_old_client_whose_answer_cancels_itself_is_not_kept():
         assert app.finished == []
 
 
-async def test_a_drain_serves_those_who_wait_to_be_accepted():
-    """Found: a burst of 500 in whose midst two workers were told to end; the system reset 397 of them."""
+async def test_a_drain_serves_connections_that_wait_to_be_accepted():
+    """Found: two workers drained during a burst of 500, and the system reset 397 connections."""
     async with serving() as (_, server):
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
         for client in clients:
-            client.sendall(CLOSING)  # nothing of this lets the event loop accept one
+            client.sendall(CLOSING)  # the event loop has no turn to accept one
         clients[0].close()
         await server.drain(5.0)
         for client in clients[1:]:
@@ -402,8 +402,8 @@ async def test_a_drain_serves_those_who_wait_to_be_accepted():
                 assert client.recv(1_000).endswith(b"/a")
 
 
-async def test_clients_that_come_back_at_once_do_not_keep_a_drain_from_its_end():
-    """Found: 200 clients without keep-alive kept a gateway of a grace of 3 s for 25 s, and were reset then."""
+async def test_clients_that_reconnect_do_not_delay_a_drain():
+    """Found: 200 clients without keep-alive delayed a drain with a grace of 3 s to 25 s, and were reset."""
     async with serving() as (_, server):
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
         admit = server.admit
@@ -421,7 +421,7 @@ async def test_clients_that_come_back_at_once_do_not_keep_a_drain_from_its_end()
             client.close()
 
 
-async def test_a_drain_without_a_descriptor_lets_answers_end(monkeypatch):
+async def test_a_drain_ends_without_free_file_descriptors(monkeypatch):
     def fails(*_):
         raise OSError(errno.EMFILE, "too many open files")
 
@@ -431,7 +431,7 @@ async def test_a_drain_without_a_descriptor_lets_answers_end(monkeypatch):
 
 
 class Transport:
-    """A transport in a state that real sockets are in for a moment only."""
+    """A transport in a state that real sockets have only for a moment."""
 
     def __init__(self, *, was_reset=False, unsent=0):
         self.was_reset = was_reset
@@ -463,14 +463,14 @@ class Transport:
 
 
 def connected(transport):
-    """A connection on which a last request has come."""
+    """Return a connection that has received its last request."""
     connection = ServerConnection(HttpServer(Echo()))
     connection.connection_made(transport)
     connection.data_received(b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
     return connection
 
 
-async def test_a_connection_that_was_reset_is_ended_quietly(caplog):
+async def test_a_reset_connection_is_aborted_without_a_log_line(caplog):
     transport = Transport(was_reset=True)
     connected(transport)
     await until(lambda: transport.aborted)
@@ -478,7 +478,7 @@ async def test_a_connection_that_was_reset_is_ended_quietly(caplog):
 
 
 @table_test(("unsent", "waits"), [(1000, True), (0, False)])
-async def test_what_was_written_is_sent_to_a_client_that_has_ended_its_side(unsent, waits):
+async def test_unsent_bytes_are_sent_to_a_half_closed_client(unsent, waits):
     transport = Transport(unsent=unsent)
     connection = connected(transport)
     await until(lambda: transport.ended)
@@ -486,7 +486,7 @@ async def test_what_was_written_is_sent_to_a_client_that_has_ended_its_side(unse
     assert transport.aborted is not waits
 
 
-async def test_a_drained_server_ends_what_has_begun():
+async def test_a_drain_finishes_requests_that_have_begun():
     async with serving() as (app, server):
         async with dialled(server, GET % b"stream") as (busy, _), dialled(server) as (idle, writer):
             await busy.readuntil(b"one\r\n")
@@ -505,7 +505,7 @@ async def test_a_drained_server_ends_what_has_begun():
         assert app.cancelled == []
 
 
-async def test_what_does_not_end_within_the_grace_is_cancelled():
+async def test_a_request_beyond_the_grace_is_cancelled():
     async with serving() as (app, server):
         async with dialled(server, GET % b"stream") as (busy, _):
             await busy.readuntil(b"one\r\n")
@@ -515,7 +515,7 @@ async def test_what_does_not_end_within_the_grace_is_cancelled():
         assert app.cancelled == [("/stream", True)]
 
 
-async def test_a_port_that_is_taken_is_named(free_port):
+async def test_a_port_in_use_is_an_error_that_names_it(free_port):
     with pytest.raises(
         ConfigurationError, match=f"127.0.0.1 port {free_port}: Address already in use"
     ):

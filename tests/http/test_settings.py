@@ -1,4 +1,4 @@
-"""Clients of a settings file: targets, pools, and keys that a function gives."""
+"""Clients of a settings file: targets, pools, and key functions."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def keys(monkeypatch):
 
 @pytest.fixture
 async def scene(tmp_path):
-    """Two servers that play scripts, and the settings in which they are."""
+    """Open settings with two servers that play scripts."""
     opened = []
 
     async def open_(text, first, second=None, **options):
@@ -72,7 +72,7 @@ def models(server):
 # ------------------------------------------------------------------ targets and pools
 
 
-async def test_a_client_of_a_target_has_its_address_key_and_model(scene):
+async def test_a_client_uses_address_key_and_model_of_its_target(scene):
     settings, first, second = await scene(TWO, [[answer()]])
     got = await settings.client("main").chat(SAY)
     assert (got.target.name, got.target.model) == ("main", "large")
@@ -83,7 +83,7 @@ async def test_a_client_of_a_target_has_its_address_key_and_model(scene):
     assert models(second) == ["mine"]
 
 
-async def test_a_pool_goes_on_to_the_next_with_its_own_key(scene):
+async def test_a_pool_falls_back_to_its_next_target_with_its_own_key(scene):
     settings, first, second = await scene(TWO, [[failing(500)]])
     got = await settings.client("chat").chat(SAY, model="asked")
     assert (got.source, got.target.name) == ("fallback", "spare")
@@ -91,7 +91,7 @@ async def test_a_pool_goes_on_to_the_next_with_its_own_key(scene):
     assert [cache_key(request) for request in second.requests] == [SECOND_KEY]
 
 
-async def test_the_others_of_a_pool_come_before_the_fallbacks_of_a_policy(scene):
+async def test_the_targets_of_a_pool_precede_the_fallbacks_of_a_policy(scene):
     rule = '[[fallback]]\n    kind = "degraded"\n    text = "later"\n\n    [targets.main]'
     settings, _, second = await scene(
         TWO.replace("[targets.main]", rule), [[failing(500)]], [[answer()], [failing(500)]]
@@ -102,14 +102,14 @@ async def test_the_others_of_a_pool_come_before_the_fallbacks_of_a_policy(scene)
     assert len(second.requests) == 2
 
 
-async def test_only_for_the_verdicts_it_is_for(scene):
+async def test_a_pool_falls_back_only_on_its_verdicts(scene):
     settings, _, second = await scene(TWO + '    on = ["timeout"]\n', [[failing(500)]])
     with pytest.raises(ServerError):
         await settings.client("chat").chat(SAY, model="asked")
     assert second.requests == []
 
 
-async def test_by_weight_each_gets_its_part_of_the_calls(scene):
+async def test_a_weighted_pool_splits_calls_by_weight(scene):
     weighted = TWO.replace(
         '["main", "spare"]', '[{ target = "main", weight = 3 }, "spare"]\n    order = "weighted"'
     )
@@ -121,7 +121,7 @@ async def test_by_weight_each_gets_its_part_of_the_calls(scene):
     assert len(first.requests) + len(second.requests) == 80
 
 
-async def test_the_least_loaded_is_asked_first(scene):
+async def test_a_least_loaded_pool_calls_the_target_with_fewest_calls_first(scene):
     loaded = TWO + '    order = "least_loaded"\n'
     settings, first, _ = await scene(loaded, [[End.HANG]])
     chat = settings.client("chat")
@@ -133,7 +133,7 @@ async def test_the_least_loaded_is_asked_first(scene):
     assert len(first.requests) == 1
 
 
-async def test_who_is_isolated_is_left_out_by_a_weighted_pool(scene):
+async def test_a_weighted_pool_skips_an_isolated_target(scene):
     settings, first, _ = await scene(TWO + '    order = "weighted"\n', [[answer()]])
     settings.client("main").isolate("large")
     for _ in range(10):
@@ -151,10 +151,10 @@ async def test_pools_and_targets_share_circuits_and_each_has_its_own_policy(scen
         await settings.client("chat").chat(SAY, model="m")
     assert second.requests == []
     assert not spare.policy.fail_fast
-    assert settings.client("chat").policy.fail_fast  # that of its first
+    assert settings.client("chat").policy.fail_fast  # the policy of its first target
 
 
-async def test_an_attempt_has_the_timeouts_of_the_target_it_goes_to(scene):
+async def test_an_attempt_has_the_timeouts_of_its_own_target(scene):
     text = TWO.replace(
         "[pools.chat]", "[targets.main.policy]\n    idle_timeout = 0.1\n\n    [pools.chat]"
     )
@@ -164,7 +164,7 @@ async def test_an_attempt_has_the_timeouts_of_the_target_it_goes_to(scene):
     assert (got.target.name, len(first.requests), len(second.requests)) == ("spare", 1, 1)
 
 
-async def test_a_target_with_a_quota_hears_of_tokens_wherever_a_call_began(scene):
+async def test_a_fallback_target_reserves_tokens_of_its_own_quota(scene):
     own = "[targets.spare.policy.rate_limit]\n    tpm = 5000\n    burst_seconds = 60\n\n    [pools.chat]"
     settings, _, second = await scene(TWO.replace("[pools.chat]", own), [[failing(500)]])
     chat, payload = settings.client("chat"), {"messages": SAY, "max_tokens": 4000, "model": "m"}
@@ -174,7 +174,7 @@ async def test_a_target_with_a_quota_hears_of_tokens_wherever_a_call_began(scene
     assert len(second.requests) == 1
 
 
-async def test_a_stream_of_a_pool(scene):
+async def test_a_stream_of_a_pool_falls_back_to_its_next_target(scene):
     settings, *_ = await scene(TWO, [[failing(503)]])
     payload = {"messages": SAY, "model": "m"}
     async with settings.client("chat").stream("chat/completions", payload) as stream:
@@ -182,7 +182,7 @@ async def test_a_stream_of_a_pool(scene):
         assert (await stream.answer()).text == "fine"
 
 
-async def test_closing_a_client_leaves_the_connections_of_others(scene):
+async def test_closing_a_client_keeps_the_connections_of_others(scene):
     settings, first, _ = await scene(TWO, [[0.2, answer()]])
     async with settings.client("main") as client:
         call = asyncio.ensure_future(settings.client("main").chat(SAY))
@@ -191,7 +191,7 @@ async def test_closing_a_client_leaves_the_connections_of_others(scene):
     assert (await call).text == "fine"
 
 
-async def test_a_client_that_blocks_shares_the_engine(scene):
+async def test_a_blocking_client_shares_the_engine(scene):
     settings, *_ = await scene(TWO, [[answer()]])
     blocking = settings.blocking_client("main")
     assert (await asyncio.to_thread(blocking.chat, SAY)).text == "fine"
@@ -199,31 +199,31 @@ async def test_a_client_that_blocks_shares_the_engine(scene):
     await asyncio.to_thread(settings.__exit__, None, None, None)
 
 
-async def test_a_name_that_is_none_is_told_at_once(scene):
+async def test_an_unknown_target_name_lists_the_known_names(scene):
     settings, *_ = await scene(TWO, [[answer()]])
     with pytest.raises(ConfigurationError) as caught:
         settings.client("chta")
     assert str(caught.value) == "no target or pool is called 'chta'; known: main, spare, chat"
 
 
-async def test_what_is_shown_holds_no_key_and_no_prompt(scene, tmp_path):
+async def test_snapshots_reprs_and_logs_hold_no_key_and_no_prompt(scene, tmp_path):
     with everything_logged_to(tmp_path / "log"):
         settings, *_ = await scene(TWO, [[0.1, answer()]])
         call = asyncio.ensure_future(settings.client("chat").chat(SAY, model="m"))
         await asyncio.sleep(0.05)
-        told = json.dumps(settings.engine.snapshot(), allow_nan=False)
+        shown = json.dumps(settings.engine.snapshot(), allow_nan=False)
         await call
-        told += repr(settings) + repr(vars(settings)) + repr(settings.now)
-    told += (tmp_path / "log").read_text()
-    assert "main=" in told
+        shown += repr(settings) + repr(vars(settings)) + repr(settings.now)
+    shown += (tmp_path / "log").read_text()
+    assert "main=" in shown
     for secret in (FIRST_KEY, SECOND_KEY, SAY[0]["content"]):
-        assert secret not in told
+        assert secret not in shown
 
 
-# ------------------------------------------------------------------ keys that a function gives
+# ------------------------------------------------------------------ key functions
 
 
-async def test_it_is_asked_for_each_attempt(scene):
+async def test_a_key_function_is_called_for_each_attempt(scene):
     given = iter(["key-one", "key-two", "key-three", "key-four"])
     settings, first, _ = await scene(
         ROTATING, [[failing(500)], [failing(500)], [answer()]], keys={"main": lambda: next(given)}
@@ -234,10 +234,10 @@ async def test_it_is_asked_for_each_attempt(scene):
     assert [cache_key(request) for request in first.requests] == [
         "key-one", "key-two", "key-three", "key-four",
     ]  # fmt: skip
-    assert len(settings.snapshot()["targets"]) == 1  # whatever the key
+    assert len(settings.snapshot()["targets"]) == 1  # one target for all keys
 
 
-async def test_it_may_be_a_coroutine_function(scene):
+async def test_a_key_function_may_be_a_coroutine_function(scene):
     async def give():
         await asyncio.sleep(0.01)
         return "key-from-afar"
@@ -254,7 +254,7 @@ def leak():
 
 
 @pytest.mark.parametrize(
-    ("give", "said"),
+    ("give", "reason"),
     [
         (leak, "LookupError"),
         (lambda: None, "it returned a NoneType"),
@@ -262,18 +262,18 @@ def leak():
         (lambda: "hunter2\n", "the API key holds a blank, a line break or another odd character"),
     ],
 )
-async def test_where_it_fails_nothing_is_sent_and_its_message_is_not_told(scene, give, said):
+async def test_a_failing_key_function_sends_nothing_and_its_message_is_hidden(scene, give, reason):
     settings, first, _ = await scene(ROTATING, [[answer()]], keys={"main": give})
     with pytest.raises(AuthenticationError) as caught:
         await settings.client("main").chat(SAY)
-    told = "\n".join([str(caught.value), *caught.value.__notes__])
-    assert f"the key function failed: {said}" in told
-    assert "hunter2" not in told
+    message = "\n".join([str(caught.value), *caught.value.__notes__])
+    assert f"the key function failed: {reason}" in message
+    assert "hunter2" not in message
     assert caught.value.__cause__ is caught.value.__context__ is None
     assert first.requests == []
 
 
-async def test_a_slow_function_counts_as_time_of_the_attempt(scene):
+async def test_the_time_of_a_key_function_counts_towards_the_attempt(scene):
     async def never():
         await asyncio.Event().wait()
 
@@ -283,7 +283,7 @@ async def test_a_slow_function_counts_as_time_of_the_attempt(scene):
         await settings.client("main").chat(SAY)
 
 
-async def test_a_client_made_by_hand_takes_one_too():
+async def test_a_client_without_settings_accepts_a_key_function():
     async with served([answer()]) as server:
         async with AsyncClient(
             base_url=server.base_url, model="m", api_key=lambda: "key-by-hand"
@@ -292,7 +292,7 @@ async def test_a_client_made_by_hand_takes_one_too():
         assert [cache_key(request) for request in server.requests] == ["key-by-hand"]
 
 
-async def test_a_key_for_nobody_and_two_for_one_are_refused(scene):
+async def test_key_functions_for_unknown_targets_or_beside_a_variable_are_rejected(scene):
     with pytest.raises(ConfigurationError, match="keys names 'mian', which is no target"):
         await scene(TWO, [[answer()]], keys={"mian": lambda: "key"})
     with pytest.raises(ConfigurationError, match="keys names '3', which is no target"):
@@ -302,7 +302,7 @@ async def test_a_key_for_nobody_and_two_for_one_are_refused(scene):
 
 
 @pytest.mark.parametrize("key", ["hunter2", None, b"hunter2"])
-async def test_a_key_instead_of_a_function_is_refused_and_not_repeated(scene, key):
+async def test_a_key_in_place_of_a_key_function_is_rejected_and_not_echoed(scene, key):
     with pytest.raises(
         ConfigurationError, match="keys must be functions: that of 'main' is a"
     ) as caught:
@@ -310,7 +310,7 @@ async def test_a_key_instead_of_a_function_is_refused_and_not_repeated(scene, ke
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_function_keeps_its_target_state_over_a_reload(scene):
+async def test_a_target_with_a_key_function_keeps_its_state_over_a_reload(scene):
     settings, *_ = await scene(ROTATING, [[answer()]], keys={"main": lambda: "key"})
     main = settings.client("main")
     target_state = settings.engine.target_state(main.target("large"))

@@ -1,4 +1,4 @@
-"""A settings file read again while calls are under way, on real sockets: nothing is dropped."""
+"""A reload of a settings file drops no call in flight, on real sockets."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ AFTER = (
         "",
     )
     .replace('["main", "spare"]', '["main"]')
-)  # another key, another model, another limit, and one target less
+)  # another key, model and limit, and one target less
 
 
 @pytest.fixture(autouse=True)
@@ -77,11 +77,11 @@ class Held(asyncio.Event):
 
 
 def asked(server):
-    """With which key and for which model the requests came."""
+    """Return key and model of each request."""
     return [(cache_key(request), json.loads(request.body)["model"]) for request in server.requests]
 
 
-async def test_calls_in_flight_and_waiting_end_as_they_began_and_new_ones_go_by_the_new(path):
+async def test_a_reload_applies_to_new_calls_and_not_to_waiting_ones(path):
     held = Held()
     async with served([held, answer()]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
@@ -105,7 +105,7 @@ async def test_calls_in_flight_and_waiting_end_as_they_began_and_new_ones_go_by_
             assert second.requests == []
 
 
-async def test_who_began_before_still_falls_back_to_a_target_that_is_gone(path):
+async def test_a_call_begun_before_a_reload_falls_back_to_a_removed_target(path):
     held = Held()
     async with served([held, failing(500)]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
@@ -118,12 +118,12 @@ async def test_who_began_before_still_falls_back_to_a_target_that_is_gone(path):
 
             got = await call
             assert (got.source, got.target.name) == ("fallback", "spare")
-            assert asked(first) == [(FIRST_KEY, "large")] * 2  # a retry, too, as it began
+            assert asked(first) == [(FIRST_KEY, "large")] * 2  # also the retry, with the old key
             assert asked(second) == [(FIRST_KEY, "small")]
             assert "spare=" not in str(settings.snapshot())
 
 
-async def test_a_stream_is_read_to_its_end_over_a_reload(path):
+async def test_a_stream_continues_over_a_reload(path):
     event = b'data: {"choices": [{"index": 0, "delta": {"content": "fine"}}]}\n\n'
     end = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
     whole = answer(event + end, **EVENTS)
@@ -143,7 +143,7 @@ async def test_a_stream_is_read_to_its_end_over_a_reload(path):
             assert got == ["fine"]
 
 
-async def test_what_did_not_change_keeps_its_circuit_and_what_changed_does_not_close_it(path):
+async def test_a_reload_keeps_circuits_of_changed_and_unchanged_targets(path):
     async with served([answer()]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
         async with file.load() as settings:
@@ -163,7 +163,7 @@ async def test_what_did_not_change_keeps_its_circuit_and_what_changed_does_not_c
             assert (changed.breaker.state, changed.policy.deadline) == (State.ISOLATED, 21)
 
 
-async def test_a_target_at_another_address_begins_anew(path):
+async def test_a_target_moved_to_another_address_starts_with_a_new_circuit(path):
     async with served([answer()]) as first, served([answer()]) as second:
         text = BEFORE.replace(
             '"{second}"\n    model = "still"',
@@ -182,7 +182,7 @@ async def test_a_target_at_another_address_begins_anew(path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ("deadlin = 3", "unknown key deadlin = 3; did you mean deadline?"),
         ("deadline = x", "invalid TOML: Invalid value (at line 1, column 12)"),
@@ -191,7 +191,7 @@ async def test_a_target_at_another_address_begins_anew(path):
          "targets.main: no API key: the environment variable NOT_SET is not set"),
     ],
 )  # fmt: skip
-async def test_a_wrong_file_is_refused_and_the_old_stays_in_force(path, wrong, said):
+async def test_a_reload_of_an_invalid_file_raises_and_keeps_the_old_settings(path, wrong, message):
     async with served([answer()]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
         async with file.load() as settings:
@@ -199,11 +199,11 @@ async def test_a_wrong_file_is_refused_and_the_old_stays_in_force(path, wrong, s
             file.write(wrong)
             with pytest.raises(ConfigurationError) as caught:
                 settings.reload()
-            assert str(caught.value) == f"{path}: {said}"
+            assert str(caught.value) == f"{path}: {message}"
             assert (await client.chat(SAY)).target.model == "large"
 
 
-async def test_calls_to_a_name_that_is_gone_are_told_so(path):
+async def test_a_client_of_a_removed_target_raises(path):
     async with served([answer()]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
         async with file.load() as settings:
@@ -214,7 +214,7 @@ async def test_calls_to_a_name_that_is_gone_are_told_so(path):
                 await spare.chat(SAY)
 
 
-async def test_a_signal_reloads(path):
+async def test_a_signal_handler_may_reload(path):
     async with served([answer()]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
         async with file.load() as settings:
@@ -231,10 +231,10 @@ async def test_a_signal_reloads(path):
             assert settings.names == ("main", "still", "chat")
 
 
-async def test_many_reloads_under_load_drop_nothing(path):
+async def test_many_reloads_under_load_drop_no_call(path):
     patient = [
         text.replace("deadline = 20", "deadline = 600\n    patience = 600")
-        for text in (BEFORE, AFTER)  # a busy machine is no failure
+        for text in (BEFORE, AFTER)  # a busy machine must not fail
     ]
     async with served([0.01, answer()]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(patient[0])
@@ -253,7 +253,7 @@ async def test_many_reloads_under_load_drop_nothing(path):
             )
 
 
-async def test_a_transport_on_its_engine_goes_along(path):
+async def test_a_reload_applies_to_a_transport_on_the_same_engine(path):
     async with served([answer()]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(BEFORE)
         async with file.load() as settings:
@@ -275,7 +275,7 @@ async def test_a_transport_on_its_engine_goes_along(path):
             assert limits == [3, 2]
 
 
-async def test_answers_kept_in_memory_are_kept_over_a_reload(path):
+async def test_the_memory_cache_survives_a_reload(path):
     text = BEFORE + '\n    [[fallback]]\n    kind = "cache"\n'
     async with served([answer()], [failing(400)]) as first, served([answer()]) as second:
         file = SettingsFile(path, first=first, second=second).write(text)

@@ -1,4 +1,4 @@
-"""Limits of spending, as clients, settings and doors heed them."""
+"""Spend limits in clients, settings and transports."""
 
 import json
 
@@ -42,7 +42,7 @@ def body(**more):
         ("messages", "anthropic", "max_tokens"),
     ],
 )
-def test_an_answer_is_bound_in_the_words_of_its_endpoint(endpoint, provider, field):
+def test_the_output_limit_is_set_in_the_field_of_its_endpoint(endpoint, provider, field):
     template = RequestTemplate(endpoint, body())
     template.limit_output(77, provider)
 
@@ -50,16 +50,16 @@ def test_an_answer_is_bound_in_the_words_of_its_endpoint(endpoint, provider, fie
     assert template.token_bound().output_tokens == 77
 
 
-@table_test("said", ["max_tokens", "max_completion_tokens"])
-def test_a_bound_that_is_there_stays(said):
-    template = RequestTemplate("chat/completions", body(**{said: 5}))
+@table_test("name", ["max_tokens", "max_completion_tokens"])
+def test_an_output_limit_of_the_request_is_kept(name):
+    template = RequestTemplate("chat/completions", body(**{name: 5}))
     template.limit_output(77, "openai")
 
-    assert json.loads(template._body) == json.loads(body(**{said: 5}))
+    assert json.loads(template._body) == json.loads(body(**{name: 5}))
 
 
 @table_test(
-    ("endpoint", "said", "most"),
+    ("endpoint", "fields", "bound"),
     [
         ("chat/completions", {"max_completion_tokens": 5, "max_tokens": 900}, 900),
         ("chat/completions", {"max_completion_tokens": 900, "max_tokens": 5}, 900),
@@ -72,15 +72,15 @@ def test_a_bound_that_is_there_stays(said):
         ("completions", {"max_tokens": 5, "n": 4, "best_of": 2}, 20),
     ],
 )
-def test_what_a_server_may_pass_over_bounds_nothing(endpoint, said, most):
-    bound = RequestTemplate(endpoint, body(**said)).token_bound()
+def test_a_field_that_a_server_may_ignore_is_no_bound(endpoint, fields, bound):
+    found = RequestTemplate(endpoint, body(**fields)).token_bound()
 
-    assert (bound and bound.output_tokens) == most
+    assert (found and found.output_tokens) == bound
 
 
-@table_test("said", ["900", -1, 0, 900.0, [900], True, 10**8])
-def test_a_bound_that_is_none_is_replaced_under_each_of_its_names(said):
-    given = body(max_tokens=5, max_completion_tokens=said)
+@table_test("wrong", ["900", -1, 0, 900.0, [900], True, 10**8])
+def test_an_invalid_output_limit_is_replaced_in_each_field(wrong):
+    given = body(max_tokens=5, max_completion_tokens=wrong)
     template = RequestTemplate("chat/completions", given)
     template.limit_output(77, "mistral")
 
@@ -88,12 +88,12 @@ def test_a_bound_that_is_none_is_replaced_under_each_of_its_names(said):
     assert template.token_bound().output_tokens == 77
 
 
-def test_a_number_of_answers_that_is_none_is_refused():
+def test_an_invalid_best_of_is_rejected():
     with pytest.raises(ConfigurationError, match="best_of"):
         RequestTemplate("completions", body(max_tokens=5, best_of="20"))
 
 
-def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
+def test_the_output_limit_uses_the_field_of_each_provider():
     template = RequestTemplate("chat/completions", body())
     template.limit_output(77, "openai")
     origin = Origin("https://a.example/v1")
@@ -107,7 +107,7 @@ def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
 
 
 @table_test(
-    ("prompt", "most"),
+    ("prompt", "tokens"),
     [
         ("one", 20),
         (["one", "two", "three"], 60),
@@ -118,15 +118,15 @@ def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
         ({"id": "stored"}, None),
     ],
 )
-def test_each_prompt_of_a_completion_has_answers_of_its_own(prompt, most):
+def test_each_prompt_of_a_completion_multiplies_the_bound(prompt, tokens):
     asked = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 5, "n": 4}).encode()
     bound = RequestTemplate("completions", asked).token_bound()
 
-    assert (bound and bound.output_tokens) == most
+    assert (bound and bound.output_tokens) == tokens
 
 
 @table_test("endpoint", ["moderations", "messages/count_tokens"])
-def test_what_is_free_is_not_bound(endpoint):
+def test_free_endpoints_get_no_output_limit(endpoint):
     template = RequestTemplate(endpoint, body())
     template.limit_output(77, "openai")
 
@@ -134,7 +134,7 @@ def test_what_is_free_is_not_bound(endpoint):
     assert template.token_bound() == Usage()
 
 
-def test_nothing_is_written_into_a_request_that_nobody_knows():
+def test_an_unknown_endpoint_gets_no_output_limit():
     template = RequestTemplate("images/generations", body())
     template.limit_output(77, "openai")
 
@@ -152,18 +152,18 @@ def test_nothing_is_written_into_a_request_that_nobody_knows():
         ("completions", {"prompt": 5}, "its prompts cannot be counted"),
     ],
 )
-def test_it_says_why_there_is_no_bound(endpoint, more, why):
+def test_an_unbounded_request_has_a_reason(endpoint, more, why):
     assert RequestTemplate(endpoint, body(**more)).unbounded_reason().startswith(why)
 
 
-def test_null_is_no_bound():
+def test_max_tokens_null_gets_the_output_limit():
     template = RequestTemplate("chat/completions", body(max_tokens=None))
     template.limit_output(77, "acme")
 
     assert template.token_bound().output_tokens == 77
 
 
-def test_without_a_limit_requests_stay_as_they_are():
+def test_a_request_without_a_spend_limit_is_unchanged():
     assert json.loads(RequestTemplate("chat/completions", body())._body) == json.loads(body())
 
 
@@ -174,7 +174,7 @@ def engine(usd, **more):
     )
 
 
-async def test_an_sdk_is_told_what_its_request_lacks():
+async def test_a_request_without_a_bound_is_a_400_for_the_sdk():
     transport = AsyncTransport(engine(1.0))
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:9/v1") as client:
         answer = await client.post("/chat/completions", json={"model": "m", "messages": MESSAGES})
@@ -191,7 +191,9 @@ async def test_an_sdk_is_told_what_its_request_lacks():
         ("/chat/completions", {"model": "m", "messages": MESSAGES, "deferred": True}),
     ],
 )
-async def test_what_would_pass_uncounted_is_refused_under_a_limit(path, sent, stormbreak_provider):
+async def test_a_request_that_cannot_be_counted_is_rejected_under_a_spend_limit(
+    path, sent, stormbreak_provider
+):
     provider = stormbreak_provider(CALM)
     transport = AsyncTransport(engine(1.0, max_output_tokens=5))
     async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
@@ -205,16 +207,16 @@ async def test_what_would_pass_uncounted_is_refused_under_a_limit(path, sent, st
     assert provider.stats()["arrivals"] == 0
 
 
-async def test_an_upload_passes_under_a_limit(stormbreak_provider):
+async def test_an_upload_passes_under_a_spend_limit(stormbreak_provider):
     provider = stormbreak_provider(CALM)
     transport = AsyncTransport(engine(1.0))
     async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
         answer = await client.post("/files", files={"file": ("a.jsonl", b"{}")})
 
-    assert answer.status_code == 400  # by the provider: a purpose is wanting
+    assert answer.status_code == 400  # by the provider: the purpose is missing
 
 
-async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
+async def test_a_transport_enforces_a_spend_limit_on_an_sdk(stormbreak_provider):
     provider = stormbreak_provider(CALM)
     transport = AsyncTransport(engine(0.01, max_output_tokens=300))
     async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
@@ -231,7 +233,7 @@ async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
     assert listed.status_code == 200
 
 
-def test_prices_that_are_not_installed_are_told_when_a_client_is_made(monkeypatch):
+def test_a_spend_limit_without_prices_fails_when_the_client_is_created(monkeypatch):
     monkeypatch.setattr("stormbreak.cost.list_prices.find_spec", lambda _: None)
     monkeypatch.setattr("stormbreak.cost.price_lookup._list_price", lambda *_: _market())
     policy = Policy(spend=SpendPolicy(max_usd=1.0))
@@ -243,23 +245,23 @@ def _market():
     return ListPrices().find("openai", "x")
 
 
-def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp_path):
+def test_a_reloaded_spend_limit_keeps_what_was_spent(tmp_path):
     path = tmp_path / "s.toml"
     text = (
         '[targets.a]\nbase_url = "http://127.0.0.1:9/v1"\n[spend]\nmax_usd = {}\nperiod = 86400\n'
     )
     path.write_text(text.format("5"))
     settings = stormbreak.load(path)
-    purse = spend_accounts(settings.engine).account(settings.now.policy.spend)
-    purse.spend(3)
+    account = spend_accounts(settings.engine).account(settings.now.policy.spend)
+    account.spend(3)
     path.write_text(text.format("8.5"))
     settings.reload()
 
-    (standing,) = settings.engine.snapshot()["spend"]
-    assert (standing["limit"], standing["spent"]) == ("8.5", "3")
+    (state,) = settings.engine.snapshot()["spend"]
+    assert (state["limit"], state["spent"]) == ("8.5", "3")
 
 
-def test_functions_have_no_price():
+def test_a_spend_limit_around_a_function_is_rejected():
     with pytest.raises(
         ConfigurationError, match=r"spend\.max_usd must be absent around a function"
     ):

@@ -1,4 +1,4 @@
-"""Streams to the caller: what comes, in each way of reading."""
+"""Streams to the caller, in each way of reading."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from stormbreak.testing import answer_text
 from stormbreak.types import Usage
 
 
-async def test_events(scene):
+async def test_a_stream_yields_events_and_its_usage(scene):
     await scene.of(WHOLE_ANSWER)
     async with scene.stream() as stream:
         assert (stream.status, stream.attempts, stream.usage) == (200, 1, None)
@@ -37,13 +37,13 @@ async def test_events(scene):
     assert await pieces_of(stream) == []
 
 
-async def test_texts(scene):
+async def test_texts_yields_the_text_of_each_event(scene):
     await scene.of(WHOLE_ANSWER)
     async with scene.stream() as stream:
         assert await pieces_of(stream.texts()) == ["hello", " there"]
 
 
-async def test_raw_bytes_are_those_that_came(scene):
+async def test_raw_yields_the_bytes_of_the_server_unchanged(scene):
     odd = OPENING.replace(b"\n", b"\r\n") + b": a comment\n\n" + WHOLE[len(OPENING) :]
     pieces = [odd[at : at + 7] for at in range(0, len(odd), 7)]
     await scene.of((answer(b"", **EVENTS | {"content_length": len(odd)}), *pieces))
@@ -51,7 +51,7 @@ async def test_raw_bytes_are_those_that_came(scene):
         assert b"".join(await pieces_of(stream.raw())) == odd
 
 
-async def test_an_answer(scene):
+async def test_answer_assembles_the_stream(scene):
     await scene.of(WHOLE_ANSWER)
     stream = await scene.stream()
     got = await stream.answer()
@@ -61,7 +61,7 @@ async def test_an_answer(scene):
     assert (await stream.answer()).text == got.text
 
 
-async def test_events_are_handed_over_while_the_answer_is_still_written(scene):
+async def test_events_are_yielded_before_the_answer_is_complete(scene):
     go = asyncio.Event()
 
     async def wait(*_):
@@ -78,7 +78,7 @@ async def test_events_are_handed_over_while_the_answer_is_still_written(scene):
 
 
 @pytest.mark.parametrize("way", ["events", "texts", "raw", "answer"])
-async def test_a_server_that_answers_in_one_piece(scene, way):
+async def test_a_plain_answer_is_read_in_each_way(scene, way):
     await scene.of(answer())
     async with scene.stream() as stream:
         if way == "events":
@@ -92,7 +92,7 @@ async def test_a_server_that_answers_in_one_piece(scene, way):
             assert (await stream.answer()).text == "fine"
 
 
-async def test_an_answer_without_output(scene):
+async def test_a_stream_without_output_is_valid(scene):
     nothing = OPENING + STOP + DONE
     await scene.of(HEAD.replace(str(len(WHOLE)).encode(), str(len(nothing)).encode()) + nothing)
     async with scene.stream() as stream:
@@ -100,7 +100,7 @@ async def test_an_answer_without_output(scene):
     assert stream.usage.input_tokens == 3
 
 
-async def test_the_embedded_provider_is_understood(stormbreak_provider):
+async def test_the_client_reads_streams_of_the_embedded_provider(stormbreak_provider):
     async with (
         AsyncClient(base_url=stormbreak_provider(speed=50).base_url, model="m") as client,
         client.stream("chat/completions", PAYLOAD) as stream,
@@ -121,7 +121,7 @@ async def test_the_embedded_provider_is_understood(stormbreak_provider):
         ({"stream": False}, {"include_usage": True}),
     ],
 )
-async def test_what_is_asked_for(scene, given, options):
+async def test_a_stream_requests_usage_unless_the_payload_decides(scene, given, options):
     await scene.of(WHOLE_ANSWER)
     async with scene.stream(**given) as stream:
         await stream.answer()
@@ -132,7 +132,7 @@ async def test_what_is_asked_for(scene, given, options):
     assert request.headers["accept"] == "text/event-stream"
 
 
-async def test_a_connection_is_used_again_after_a_right_end(scene):
+async def test_a_connection_is_reused_after_a_complete_stream(scene):
     await scene.of(WHOLE_ANSWER)
     for _ in range(3):
         async with scene.stream() as stream:
@@ -141,7 +141,7 @@ async def test_a_connection_is_used_again_after_a_right_end(scene):
     assert [request.connection for request in scene.server.requests] == [1, 1, 1]
 
 
-async def test_a_complete_answer_does_not_wait_for_a_server_that_never_ends_it(scene, monkeypatch):
+async def test_a_complete_stream_does_not_wait_for_the_end_of_the_body(scene, monkeypatch):
     monkeypatch.setattr("stormbreak.http.response.GRACE", 0.05)
     await scene.of((ENDLESS + WHOLE, End.HANG))
     async with scene.stream() as stream:
@@ -149,7 +149,7 @@ async def test_a_complete_answer_does_not_wait_for_a_server_that_never_ends_it(s
     await scene.server.all_closed()
 
 
-async def test_one_way_of_reading_and_one_reader(scene):
+async def test_a_stream_allows_one_way_of_reading_and_one_reader(scene):
     await scene.of((ENDLESS + OPENING + HELLO, End.HANG))
     async with scene.stream() as stream:
         texts = stream.texts()

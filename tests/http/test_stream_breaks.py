@@ -1,4 +1,4 @@
-"""Streams that fail: unseen before the first output, raised after it, and never sent again then."""
+"""Failures of streams: retried before the first output, raised after it."""
 
 import asyncio
 import traceback
@@ -46,13 +46,13 @@ from stormbreak.types import Verdict
         (
             ENDLESS + OPENING + HELLO + b"data: {no json}\n\n",
             End.HANG,
-        ),  # nobody has seen the output
+        ),  # the caller has not seen the output
         (ENDLESS + OPENING + b'data: {"error": {"message": "no", "code": 500}}\n\n', End.HANG),
         answer(b"", **EVENTS),
         (End.CLOSE,),
     ],
 )
-async def test_what_fails_before_the_first_output_is_repeated_unseen(scene, bad):
+async def test_a_failure_before_the_first_output_is_retried(scene, bad):
     await scene.of(bad, WHOLE_ANSWER)
     async with scene.stream() as stream:
         assert b"".join(await pieces_of(stream.raw())) == WHOLE
@@ -62,7 +62,7 @@ async def test_what_fails_before_the_first_output_is_repeated_unseen(scene, bad)
     assert (len(scene.server.requests), len(keys)) == (2, 1)
 
 
-async def test_a_final_error_is_raised_as_ever(scene):
+async def test_a_final_error_is_raised_when_the_stream_is_opened(scene):
     await scene.of(failing(400))
     with pytest.raises(InvalidRequestError):
         await scene.stream()
@@ -71,7 +71,7 @@ async def test_a_final_error_is_raised_as_ever(scene):
             pass
 
 
-async def test_the_attempt_timeout_is_one_to_the_first_output(scene):
+async def test_the_attempt_timeout_of_a_stream_ends_at_the_first_output(scene):
     policy = Policy(attempt_timeout=0.5, retry=RetryPolicy(max_attempts=1))
     slow = (ENDLESS + OPENING, 1.0, HELLO, End.HANG)
     steady = (HEAD + OPENING + HELLO, 0.6, THERE + STOP + DONE)
@@ -82,7 +82,7 @@ async def test_the_attempt_timeout_is_one_to_the_first_output(scene):
         await scene.stream()
 
 
-async def test_a_head_that_does_not_come_is_silence(scene):
+async def test_the_idle_timeout_applies_to_the_head_of_a_stream(scene):
     policy = Policy(idle_timeout=0.1, retry=RetryPolicy(max_attempts=1))
     await scene.of((End.HANG,), (ENDLESS, End.HANG), policy=policy)
     for _ in range(2):
@@ -91,13 +91,13 @@ async def test_a_head_that_does_not_come_is_silence(scene):
         assert raised.value.ended.outcome.detail == "went silent"
 
 
-async def test_who_was_never_sent_is_told_so(scene):
+async def test_a_stream_past_its_deadline_is_rejected_unsent(scene):
     await scene.of(WHOLE_ANSWER)
     with pytest.raises(RejectedError):
         await scene.client.stream("chat/completions", PAYLOAD, deadline=1e-9)
 
 
-# ------------------------------------------------------------------ after it
+# ------------------------------------------------------------------ after the first output
 
 
 BREAKS = {
@@ -123,10 +123,10 @@ BREAKS = {
         (name, way)
         for name in BREAKS
         for way in ("events", "texts", "raw", "answer")
-        if way != "raw" or not name.startswith("no ")  # who reads raw bytes has to decode them
+        if way != "raw" or not name.startswith("no ")  # a reader of raw bytes decodes them itself
     ],
 )
-async def test_what_breaks_is_raised_and_not_sent_again(scene, name, way):
+async def test_a_break_after_the_first_output_raises_and_is_not_retried(scene, name, way):
     script, verdict, detail = BREAKS[name]
     await scene.of(
         script,
@@ -140,7 +140,7 @@ async def test_what_breaks_is_raised_and_not_sent_again(scene, name, way):
             await stream.answer()
         iterator = {"events": stream.__aiter__, "texts": stream.texts, "raw": stream.raw}[way]()
         async for each in iterator:
-            got.append(each)  # noqa: PERF401 - what comes before it breaks counts
+            got.append(each)  # noqa: PERF401 - the pieces before the break count
 
     async with scene.stream() as stream:
         with pytest.raises(StreamBrokenError) as raised:
@@ -160,19 +160,19 @@ async def test_what_breaks_is_raised_and_not_sent_again(scene, name, way):
         assert all("choices" in event.json() for event in got)
     elif way == "raw":
         assert b"".join(got) == error.received
-    with pytest.raises(StreamBrokenError):  # once more, if it is asked again
+    with pytest.raises(StreamBrokenError):  # raised again at the next read
         await stream.next_chunk()
 
 
-async def test_what_cannot_be_assembled_is_known_at_once(scene):
-    """Found: only when more bytes came, of a server that may say nothing more."""
+async def test_an_event_that_cannot_be_assembled_breaks_the_stream_at_once(scene):
+    """Found: only after more bytes, which the server may never send."""
     await scene.of((CUT + chunk(5), End.HANG))
     async with scene.stream() as stream, asyncio.timeout(5):
         with pytest.raises(StreamBrokenError):
             await stream.answer()
 
 
-async def test_the_deadline_bounds_the_whole(scene):
+async def test_the_deadline_bounds_the_whole_stream(scene):
     await scene.of((ENDLESS + OPENING, *[HELLO, 0.05] * 100))
     with pytest.raises(StreamBrokenError) as raised:
         async with scene.client.stream("chat/completions", PAYLOAD, deadline=1.2) as stream:
@@ -182,7 +182,7 @@ async def test_the_deadline_bounds_the_whole(scene):
     assert len(scene.server.requests) == 1
 
 
-async def test_the_deadline_ends_one_that_nobody_reads(scene):
+async def test_the_deadline_ends_an_unread_stream(scene):
     await scene.of((CUT, End.HANG))
     stream = await scene.client.stream("chat/completions", PAYLOAD, deadline=1.2)
     await scene.server.all_closed()
@@ -192,7 +192,7 @@ async def test_the_deadline_ends_one_that_nobody_reads(scene):
         await pieces_of(stream.texts())
 
 
-async def test_a_caller_who_takes_his_time_is_not_silence(scene):
+async def test_the_time_of_the_caller_does_not_count_as_idle(scene):
     await scene.of(
         (HEAD, OPENING + HELLO, 0.05, THERE + STOP + DONE), policy=Policy(idle_timeout=0.6)
     )
@@ -203,7 +203,7 @@ async def test_a_caller_who_takes_his_time_is_not_silence(scene):
         assert await pieces_of(texts) == [" there"]
 
 
-async def test_of_a_long_stream_the_end_is_kept(scene):
+async def test_a_broken_long_stream_keeps_its_last_bytes(scene):
     long = chunk("x" * 10_000)
     await scene.of((ENDLESS + OPENING + HELLO, *[long] * 60, End.CLOSE))
     with pytest.raises(StreamBrokenError) as raised:

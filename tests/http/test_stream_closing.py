@@ -1,4 +1,4 @@
-"""Streams that are given up: cancelled, closed, dropped, outlived; nothing of them stays behind."""
+"""Streams that are cancelled, closed or dropped, or outlive their loop, leave nothing behind."""
 
 import asyncio
 import warnings
@@ -51,7 +51,7 @@ async def test_a_cancel_while_opening_closes_the_connection(scene):
     await scene.server.all_closed()
 
 
-async def test_closing_is_idempotent_and_counts_as_nothing(scene):
+async def test_closing_a_stream_is_idempotent_and_counts_no_outcome(scene):
     await scene.of((CUT, End.HANG))
     async with scene.stream() as stream:
         assert await anext(stream.texts()) == "hello"
@@ -65,7 +65,7 @@ async def test_closing_is_idempotent_and_counts_as_nothing(scene):
     assert "closed" in repr(stream)
 
 
-async def test_who_leaves_at_the_end_marker_has_had_a_whole_answer(scene):
+async def test_a_stream_read_to_its_end_marker_is_a_success(scene):
     await scene.of((ENDLESS + OPENING + HELLO + STOP + DONE, End.HANG))
     async with scene.stream() as stream:
         await anext(stream)
@@ -73,7 +73,7 @@ async def test_who_leaves_at_the_end_marker_has_had_a_whole_answer(scene):
     assert stream.usage == Usage(input_tokens=3, output_tokens=2)
 
 
-async def test_a_stream_that_is_dropped_is_closed_with_a_warning(scene):
+async def test_a_dropped_stream_is_closed_with_a_warning(scene):
     await scene.of((CUT, End.HANG))
     stream = await scene.stream()
     with pytest.warns(ResourceWarning, match="never closed"):
@@ -82,7 +82,7 @@ async def test_a_stream_that_is_dropped_is_closed_with_a_warning(scene):
     await scene.server.all_closed()
 
 
-async def test_one_that_has_ended_may_be_dropped(scene):
+async def test_an_ended_stream_may_be_dropped_without_a_warning(scene):
     await scene.of(WHOLE_ANSWER, (CUT, End.CLOSE))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -95,7 +95,7 @@ async def test_one_that_has_ended_may_be_dropped(scene):
         del stream
 
 
-async def test_a_client_that_is_closed_breaks_its_streams(scene):
+async def test_closing_the_client_breaks_its_streams(scene):
     await scene.of((CUT, End.HANG))
     async with scene.stream() as stream:
         await scene.client.close()
@@ -103,7 +103,7 @@ async def test_a_client_that_is_closed_breaks_its_streams(scene):
             await pieces_of(stream)
 
 
-def test_one_that_outlives_its_loop(stormbreak_provider):
+def test_a_stream_that_outlives_its_loop_frees_its_slot(stormbreak_provider):
     client = AsyncClient(base_url=stormbreak_provider(speed=50).base_url, model="m")
 
     async def open_one():

@@ -1,4 +1,4 @@
-"""Many streams at once, each read, closed, cancelled or dropped at random: nothing of any may stay behind."""
+"""Many streams, each read, closed, cancelled or dropped at random, leave nothing behind."""
 
 import asyncio
 import gc
@@ -47,7 +47,7 @@ POLICY = Policy(
 
 
 async def live(client, chance):
-    """Open a stream and do with it what the chance says; it may come to any end."""
+    """Open a stream, and read, close or drop it at random."""
     way = chance.choice(["events", "texts", "raw", "answer", "some", "drop", "close"])
     with suppress(StormbreakError):
         stream = await client.stream("chat/completions", SAY, deadline=chance.choice([None, 0.15]))
@@ -66,7 +66,7 @@ async def live(client, chance):
 
 @table_test("seed", range(6))
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_nothing_stays_behind(seed):
+async def test_random_streams_leave_no_slot_queue_entry_or_connection(seed):
     chance = random.Random(seed)
     scripts = [chance.choice(SCRIPTS) for _ in range(400)]
     async with served(*scripts) as server:
@@ -89,8 +89,8 @@ async def test_nothing_stays_behind(seed):
         await server.all_closed()
 
 
-def test_one_that_is_collected_on_another_thread():
-    """The last reference goes where no loop runs: the connection is closed on its own loop all the same."""
+def test_a_stream_collected_on_another_thread_is_closed_on_its_loop():
+    """The thread that drops the last reference has no loop: the connection is closed on its own loop."""
 
     async def main():
         async with served((OPEN + EVENT, End.HANG)) as server:
@@ -111,7 +111,7 @@ def test_one_that_is_collected_on_another_thread():
 @table_test(
     "kind", ["cut_stream", "stream_reset", "cut_body", "invalid_json", "error_in_200", "empty_body"]
 )
-async def test_whatever_the_provider_does_no_wrong_answer_is_accepted(stormbreak_provider, kind):
+async def test_no_fault_of_a_stream_is_accepted_as_an_answer(stormbreak_provider, kind):
     provider = stormbreak_provider(
         f'[provider]\nservice = 0.5\nslots = 100\n[[faults]]\nkind = "{kind}"\nshare = 0.4\n',
         speed=20,

@@ -1,4 +1,4 @@
-"""Plain chat completions sent as streams: the same answers, and an engine that sees them begin."""
+"""Plain chat completions streamed on the wire: equal answers, and an engine that sees the first output."""
 
 import asyncio
 import json
@@ -20,11 +20,11 @@ def client_of(base_url, **more):
 
 
 def begun_at(client):
-    """What its target has been seen to begin to answer."""
+    """Return the estimate of the target for first outputs."""
     return target_state_of(client).diagnosis._first_output_estimate
 
 
-async def test_the_answer_is_the_same_as_unstreamed(stormbreak_provider):
+async def test_an_answer_streamed_on_the_wire_equals_the_plain_one(stormbreak_provider):
     url = stormbreak_provider(speed=50).base_url
     async with client_of(url) as streams, client_of(url, stream_on_wire=False) as plain:
         got, expected = await asyncio.gather(streams.chat(SAY), plain.chat(SAY))
@@ -36,7 +36,7 @@ async def test_the_answer_is_the_same_as_unstreamed(stormbreak_provider):
     assert one["choices"][0] == other["choices"][0] | {"logprobs": None}
 
 
-async def test_on_the_wire_it_is_a_stream_with_its_usage():
+async def test_a_call_streamed_on_the_wire_requests_usage():
     async with (
         served(answer(OPENING + OUTPUT, **EVENTS)) as server,
         client_of(server.base_url) as client,
@@ -58,7 +58,7 @@ async def test_on_the_wire_it_is_a_stream_with_its_usage():
 @pytest.mark.parametrize(
     ("on_wire", "asked"), [(False, {}), (True, {"stream": False}), (True, {"modalities": ["text"]})]
 )
-async def test_what_stays_plain(on_wire, asked):
+async def test_a_call_with_delivery_options_is_not_streamed_on_the_wire(on_wire, asked):
     async with (
         served(answer()) as server,
         client_of(server.base_url, stream_on_wire=on_wire) as client,
@@ -69,21 +69,21 @@ async def test_what_stays_plain(on_wire, asked):
     assert sent_by(server)[0].get("stream", False) is False
 
 
-async def test_embeddings_stay_plain(stormbreak_provider):
+async def test_embeddings_are_not_streamed_on_the_wire(stormbreak_provider):
     async with client_of(stormbreak_provider(speed=50).base_url) as client:
         got = await client.request("embeddings", {"input": "a"})
 
     assert len(json.loads(got.raw)["data"]) == 1
 
 
-async def test_a_server_that_answers_in_one_piece_is_understood():
+async def test_a_plain_answer_to_a_call_streamed_on_the_wire_is_read():
     async with served(answer()) as server, client_of(server.base_url) as client:
         assert (await client.chat(SAY)).text == "fine"
         assert begun_at(client).serving == 0
 
 
 @pytest.mark.parametrize(("on_wire", "asked"), [(True, {}), (False, {"stream": True})])
-async def test_the_engine_hears_of_the_first_output_and_of_nothing_before(on_wire, asked):
+async def test_the_engine_is_notified_of_the_first_output_only(on_wire, asked):
     serving, ask = [], asyncio.Event()
 
     async def look(_, writer):
@@ -98,7 +98,7 @@ async def test_the_engine_hears_of_the_first_output_and_of_nothing_before(on_wir
     ):
         calling = asyncio.create_task(client.chat(SAY, **asked))
         await server.asked()
-        for _ in range(2):  # the opening; and all of the output but the line that ends it
+        for _ in range(2):  # the opening, then all of the output except its last line break
             await asyncio.sleep(0.05)
             serving.append(begun_at(client).serving)
             ask.set()

@@ -1,4 +1,4 @@
-"""Silence of a stream: a model may think as long as an attempt may take, and a stream that has begun goes on."""
+"""Timeouts of silence: none before the first output, the stall timeout after it."""
 
 import json
 from dataclasses import replace
@@ -44,13 +44,13 @@ def client_of(server, policy=POLICY, **more):
 
 
 @table_test("name", ["interactive", "batch", "article"])
-def test_a_stream_that_has_begun_is_bounded_by_default(name):
+def test_the_presets_have_a_stall_timeout(name):
     assert PRESETS[name].stall_timeout == 120.0
     assert PRESETS[name].idle_timeout is None
 
 
 @in_virtual_time
-async def test_a_stalled_stream_that_was_to_be_assembled_is_sent_again():
+async def test_a_stalled_stream_on_the_wire_is_retried():
     stalled = (HEAD, event("Hi"), End.HANG)
     async with served(stalled, FINE) as server, client_of(server, stream_on_wire=True) as client:
         events = []
@@ -64,7 +64,7 @@ async def test_a_stalled_stream_that_was_to_be_assembled_is_sent_again():
 
 
 @in_virtual_time
-async def test_a_stalled_stream_breaks_for_whoever_reads_it():
+async def test_a_stalled_stream_raises_for_its_reader():
     stalled = (HEAD, event("Hi"), End.HANG)
     async with served(stalled) as server, client_of(server) as client:
         stream = await client.stream("chat/completions", SAY)
@@ -78,7 +78,7 @@ async def test_a_stalled_stream_breaks_for_whoever_reads_it():
 
 @pytest.mark.parametrize("on_wire", [True, False])
 @in_virtual_time
-async def test_before_its_first_output_a_model_may_think(on_wire):
+async def test_the_stall_timeout_does_not_apply_before_the_first_output(on_wire):
     thinking = (HEAD, ROLE, 0.4, event("Hi"), 0.05, REST, End.CLOSE)
     async with served(thinking) as server, client_of(server, stream_on_wire=on_wire) as client:
         if on_wire:
@@ -90,7 +90,7 @@ async def test_before_its_first_output_a_model_may_think(on_wire):
 
 
 @in_virtual_time
-async def test_a_plain_answer_may_be_silent_wherever_it_likes():
+async def test_the_stall_timeout_does_not_apply_to_a_plain_answer():
     body = answer()
     async with served((0.3, body[:40], 0.3, body[40:])) as server, client_of(server) as client:
         ended = await client.ask("chat/completions", BODY)
@@ -99,7 +99,7 @@ async def test_a_plain_answer_may_be_silent_wherever_it_likes():
 
 
 @in_virtual_time
-async def test_pings_are_no_silence():
+async def test_pings_reset_the_stall_timeout():
     pings = [item for _ in range(6) for item in (b": ping\n\n", 0.05)]
     script = (HEAD, event("Hi"), *pings, REST, End.CLOSE)
     async with served(script) as server, client_of(server, stream_on_wire=True) as client:
@@ -109,7 +109,7 @@ async def test_pings_are_no_silence():
 
 
 @in_virtual_time
-async def test_the_shorter_of_the_two_holds():
+async def test_the_shorter_of_stall_and_idle_timeout_applies():
     policy = replace(POLICY, stall_timeout=9.0, idle_timeout=0.1)
     async with (
         served((HEAD, event("Hi"), End.HANG), FINE) as server,
@@ -121,8 +121,8 @@ async def test_the_shorter_of_the_two_holds():
 
 
 @in_virtual_time
-async def test_a_stream_that_failed_is_closed_at_once():
-    """It is not read any further, whatever else would come."""
+async def test_a_failed_stream_is_closed_at_once():
+    """The client reads nothing after the error."""
     error = b'data: {"error": {"message": "no", "code": "server_error"}}\n\n'
     more = [item for _ in range(9) for item in (event("more"), 0.02)]
     script = (HEAD, error, *more, End.HANG)

@@ -1,4 +1,4 @@
-"""The client for code that blocks, against real sockets: calls, streams, interrupts, threads, forks."""
+"""The blocking client on real sockets: calls, streams, interrupts, threads, forks."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ NARROW = Policy(retry_budget=None, limit=FixedLimit(max_in_flight=1), patience=6
 
 @pytest.fixture
 def serve():
-    """Play scripts from a loop of their own; every client must have left in the end."""
+    """Play scripts on a separate loop; every client must have disconnected at the end."""
     host, servings = LoopThread(), []
 
     @contextmanager
@@ -59,13 +59,13 @@ def in_flight(client):
 
 
 def elsewhere(do):
-    """Do something on another thread; a function that waits for what came of it."""
+    """Run a function on another thread; return a function that waits for its result."""
     got = []
 
     def works():
         try:
             got.append(do())
-        except Exception as error:  # noqa: BLE001 - it is looked at
+        except Exception as error:  # noqa: BLE001 - the caller checks it
             got.append(error)
 
     thread = threading.Thread(target=works, daemon=True)
@@ -78,22 +78,22 @@ def elsewhere(do):
     return result
 
 
-def test_a_test_may_replace_the_clock(monkeypatch):
+def test_the_client_works_with_a_replaced_clock(monkeypatch):
     real = time.monotonic
     monkeypatch.setattr(time, "monotonic", partial(real))  # as freezegun does
     Client(base_url="http://127.0.0.1:9/v1", model="m").close()
 
 
-def test_a_call_goes_through_an_outage(serve):
+def test_a_blocking_call_is_retried_through_an_outage(serve):
     with serve([failing(503)], [failing(503)], [answer()]) as (client, server):
-        said = client.chat(SAY)
-        assert (said.text, said.attempts) == ("fine", 3)
+        got = client.chat(SAY)
+        assert (got.text, got.attempts) == ("fine", 3)
         assert client.request("chat/completions", PAYLOAD).text == "fine"
         assert len(server.requests) == 4
         assert client.snapshot()["targets"]
 
 
-def test_errors_are_those_of_the_other_client(serve):
+def test_the_blocking_client_raises_the_same_errors(serve):
     with serve([failing(400)]) as (client, server):
         with pytest.raises(InvalidRequestError):
             client.chat(SAY)
@@ -102,7 +102,7 @@ def test_errors_are_those_of_the_other_client(serve):
         assert len(server.requests) == 1
 
 
-def test_a_stream_in_each_way(serve):
+def test_a_blocking_stream_is_read_in_each_way(serve):
     with serve([WHOLE_ANSWER]) as (client, _):
         with client.stream("chat/completions", PAYLOAD) as stream:
             assert [event.json()["choices"][0]["delta"] for event in stream] == [
@@ -119,7 +119,7 @@ def test_a_stream_in_each_way(serve):
         assert in_flight(client) == 0
 
 
-def test_a_stream_that_breaks_raises_after_what_came(serve):
+def test_a_broken_stream_raises_after_its_texts(serve):
     with serve([CUT, End.CLOSE]) as (client, server):
         got = []
         with (
@@ -131,7 +131,7 @@ def test_a_stream_that_breaks_raises_after_what_came(serve):
         assert (len(server.requests), in_flight(client)) == (1, 0)
 
 
-def test_texts_come_as_they_are_sent(serve):
+def test_texts_are_yielded_at_once(serve):
     with serve([CUT, End.HANG]) as (client, _), client.stream("chat/completions", PAYLOAD) as s:
         assert next(s.texts()) == "hello"
 
@@ -144,7 +144,7 @@ def test_an_interrupt_closes_the_connection_of_a_call(serve):
         until(lambda: server.closed == server.opened == 1)
 
 
-def test_an_interrupt_closes_a_stream_that_is_read(serve):
+def test_an_interrupt_closes_a_stream_being_read(serve):
     with serve([CUT, End.HANG]) as (client, server):
         stream = client.stream("chat/completions", PAYLOAD)
         texts = stream.texts()
@@ -155,7 +155,7 @@ def test_an_interrupt_closes_a_stream_that_is_read(serve):
         until(lambda: server.closed == 1)
 
 
-def test_a_stream_that_is_closed_elsewhere_ends_for_its_reader(serve):
+def test_closing_a_stream_from_another_thread_ends_its_reader(serve):
     with serve([CUT, End.HANG]) as (client, _):
         stream = client.stream("chat/completions", PAYLOAD)
         texts = stream.texts()
@@ -168,7 +168,7 @@ def test_a_stream_that_is_closed_elsewhere_ends_for_its_reader(serve):
         assert in_flight(client) == 0
 
 
-def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
+def test_a_dropped_stream_is_closed_with_a_warning(serve):
     with serve([CUT, End.HANG]) as (client, _):
         stream = client.stream("chat/completions", PAYLOAD)
         with pytest.warns(ResourceWarning, match="was never closed"):
@@ -176,7 +176,7 @@ def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
         until(lambda: in_flight(client) == 0)
 
 
-def test_close_from_another_thread_ends_all_that_waits_and_all_that_was_sent(serve):
+def test_close_from_another_thread_ends_queued_and_sent_calls(serve):
     with serve([End.HANG], policy=NARROW) as (client, _):
         sent = elsewhere(lambda: client.chat(SAY))
         until(lambda: in_flight(client) == 1)
@@ -189,7 +189,7 @@ def test_close_from_another_thread_ends_all_that_waits_and_all_that_was_sent(ser
         assert in_flight(client) == 0
 
 
-def test_a_client_that_is_closed_is_closed_in_child_processes_too(serve):
+def test_a_closed_client_is_closed_in_child_processes(serve):
     with serve(answer()) as (client, _):
         client.chat(SAY)
         client.close()
@@ -219,7 +219,7 @@ def test_close_ends_a_stream_that_another_thread_reads(serve):
         assert in_flight(client) == 0
 
 
-def test_what_comes_after_close_is_refused_in_every_thread(serve):
+def test_a_closed_client_rejects_calls_in_every_thread(serve):
     with serve([answer()]) as (client, server):
         assert client.chat(SAY).text == "fine"
         client.close()
@@ -231,18 +231,18 @@ def test_what_comes_after_close_is_refused_in_every_thread(serve):
         assert len(server.requests) == 1
 
 
-def test_threads_share_the_limit(serve):
+def test_threads_share_the_in_flight_limit(serve):
     with serve([0.005, answer()], policy=NARROW) as (client, server):
         ends = [elsewhere(lambda: [client.chat(SAY).text for _ in range(5)]) for _ in range(8)]
         assert [end() for end in ends] == [["fine"] * 5] * 8
-        assert server.opened == 1  # one at a time needs no more
+        assert server.opened == 1  # one call at a time needs one connection
 
 
-def test_a_child_starts_afresh(serve):
+def test_a_forked_child_can_make_calls(serve):
     with serve([answer()]) as (client, _):
         assert client.chat(SAY).text == "fine"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # there are threads: that is tested
+            warnings.simplefilter("ignore", DeprecationWarning)  # it forks with threads
             child = os.fork()
         if child == 0:
             signal.alarm(20)
@@ -258,16 +258,16 @@ def test_a_child_starts_afresh(serve):
 HEDGED = replace(THRICE, hedge=HedgePolicy(delay=0.1, percentile=None), retry_budget=None)
 
 
-def test_a_second_attempt_overtakes_one_that_nobody_answers(serve):
-    """Both run on this thread."""
+def test_a_hedge_overtakes_a_silent_attempt(serve):
+    """Both attempts run on this thread."""
     with serve([End.HANG], [answer()], policy=HEDGED) as (client, server):
-        said = client.chat(SAY)
-        assert (said.text, said.attempts, said.maybe_processed) == ("fine", 2, 1)
+        got = client.chat(SAY)
+        assert (got.text, got.attempts, got.maybe_processed) == ("fine", 2, 1)
         assert in_flight(client) == 0
         until(lambda: (server.opened, server.closed) == (2, 1))
 
 
-def test_a_stream_comes_from_the_attempt_that_begins_first(serve):
+def test_a_hedged_stream_comes_from_the_first_attempt_with_output(serve):
     with serve([End.HANG], [WHOLE_ANSWER], policy=HEDGED) as (client, server):
         with client.stream("chat/completions", PAYLOAD) as stream:
             assert list(stream.texts()) == ["hello", " there"]
@@ -275,7 +275,7 @@ def test_a_stream_comes_from_the_attempt_that_begins_first(serve):
         until(lambda: server.closed == 1)
 
 
-def test_no_thread_is_started_for_a_call(serve):
+def test_a_blocking_call_starts_no_thread(serve):
     with serve([answer()]) as (client, server):
         before = set(threading.enumerate())
         client.chat(SAY)
@@ -285,7 +285,7 @@ def test_no_thread_is_started_for_a_call(serve):
         assert [request.connection for request in server.requests] == [1, 1]
 
 
-def test_a_stream_ends_at_the_deadline_of_its_call(serve):
+def test_a_blocking_stream_ends_at_its_deadline(serve):
     with serve([CUT, End.HANG]) as (client, _):
         with (
             client.stream("chat/completions", PAYLOAD, deadline=0.4) as stream,
@@ -296,7 +296,7 @@ def test_a_stream_ends_at_the_deadline_of_its_call(serve):
         assert in_flight(client) == 0
 
 
-def test_a_function_for_keys_and_one_for_degraded_answers_may_be_coroutines(serve):
+def test_key_and_degraded_functions_of_a_blocking_client_may_be_coroutines(serve):
     async def key():
         await asyncio.sleep(0.01)
         return "sk-canary-0123456789"

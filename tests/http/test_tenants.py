@@ -24,7 +24,7 @@ from stormbreak.httpx2 import AsyncTransport, Transport
 
 SAY = [{"role": "user", "content": "hi"}]
 ASK = {"messages": SAY, "stream": True}
-ONE = TenantLimits(rpm=6)  # one at once, and the next in ten seconds
+ONE = TenantLimits(rpm=6)  # one call now, the next in ten seconds
 SLOT = TenantLimits(max_in_flight=1)
 HASTY = Policy(patience=1.0)
 CALM = "[provider]\nservice = 0.01\nuse_max_tokens = true\n"
@@ -33,7 +33,7 @@ PRICES = partial(prices, into="3", out="15")
 
 @pytest.fixture
 def client(stormbreak_provider):
-    """Make a client of a provider, for which tenants have these limits."""
+    """Make a client of a provider with these limits of tenants."""
     provider = stormbreak_provider(CALM)
 
     def client(kind=AsyncClient, /, policy=HASTY, **tenants):
@@ -53,14 +53,14 @@ def spending(usd, **more):
     return TenantLimits(spend=SpendPolicy(max_usd=usd, **more))
 
 
-def standing(client, name="acme"):
+def tenant_state(client, name="acme"):
     return client.snapshot()["tenants"][name]
 
 
 # ---------------------------------------------------------------- clients
 
 
-async def test_a_client_holds_a_tenant_to_its_rate_and_no_other(client):
+async def test_the_rate_of_a_tenant_binds_only_that_tenant(client):
     async with client(acme=ONE) as made:
         await made.chat(SAY, tenant="acme")
         with pytest.raises(RejectedError, match=r"tenant acme: .* \(quota\)"):
@@ -74,7 +74,7 @@ async def test_a_client_holds_a_tenant_to_its_rate_and_no_other(client):
         )
 
 
-def test_so_does_a_blocking_client(client):
+def test_a_blocking_client_enforces_the_rate_of_a_tenant(client):
     with client(Client, acme=ONE) as made:
         made.chat(SAY, tenant="acme")
         with pytest.raises(RejectedError, match="tenant acme"):
@@ -82,7 +82,7 @@ def test_so_does_a_blocking_client(client):
         made.chat(SAY)
 
 
-def test_threads_that_wait_for_a_slot_are_served(client):
+def test_threads_that_wait_for_a_tenant_slot_are_served(client):
     with (
         client(Client, policy=Policy(), acme=TenantLimits(max_in_flight=2)) as made,
         ThreadPoolExecutor(8) as pool,
@@ -90,27 +90,27 @@ def test_threads_that_wait_for_a_slot_are_served(client):
         answers = [*pool.map(lambda _: made.chat(SAY, tenant="acme"), range(20))]
 
         assert len(answers) == 20
-        assert (standing(made)["in_flight"], standing(made)["queued"]) == (0, 0)
+        assert (tenant_state(made)["in_flight"], tenant_state(made)["queued"]) == (0, 0)
 
 
-async def test_calls_that_wait_for_a_slot_are_served(client):
+async def test_calls_that_wait_for_a_tenant_slot_are_served(client):
     async with client(policy=Policy(), acme=TenantLimits(max_in_flight=2)) as made:
         answers = await asyncio.gather(*(made.chat(SAY, tenant="acme") for _ in range(20)))
 
         assert len(answers) == 20
-        assert (standing(made)["in_flight"], standing(made)["queued"]) == (0, 0)
+        assert (tenant_state(made)["in_flight"], tenant_state(made)["queued"]) == (0, 0)
 
 
-async def test_a_stream_holds_a_slot_until_it_is_closed(client):
+async def test_a_stream_holds_its_tenant_slot_until_it_is_closed(client):
     async with client(acme=SLOT) as made:
         async with made.stream("chat/completions", ASK, tenant="acme"):
             second = asyncio.create_task(made.chat(SAY, tenant="acme"))
             await asyncio.sleep(0.1)
-            assert (second.done(), standing(made)["held_by"]) == (False, "limit")
+            assert (second.done(), tenant_state(made)["held_by"]) == (False, "limit")
         await second
 
 
-async def test_a_stream_that_is_dropped_frees_its_slot(client):
+async def test_a_dropped_stream_frees_its_tenant_slot(client):
     async with client(acme=SLOT) as made:
         stream = await made.stream("chat/completions", ASK, tenant="acme")
         kept = [stream]
@@ -120,7 +120,7 @@ async def test_a_stream_that_is_dropped_frees_its_slot(client):
         await made.chat(SAY, tenant="acme")
 
 
-async def test_a_cancelled_call_frees_its_slot(client):
+async def test_a_cancelled_call_frees_its_tenant_slot(client):
     async with client(acme=SLOT) as made:
         for seconds in (0.0, 0.001, 0.005):
             task = asyncio.create_task(made.chat(SAY, tenant="acme"))
@@ -132,7 +132,7 @@ async def test_a_cancelled_call_frees_its_slot(client):
 
 # ---------------------------------------------------------------- money
 
-ILL = """
+FAULTY = """
 [provider]
 service = 0.02
 use_max_tokens = true
@@ -147,9 +147,9 @@ share = 0.2
 """
 
 
-async def test_200_parallel_calls_spend_no_cent_too_much(stormbreak_provider):
-    """What the provider counted, answers that were cut included."""
-    provider = stormbreak_provider(ILL, seed=3)
+async def test_200_concurrent_calls_never_exceed_the_spend_limit_of_a_tenant(stormbreak_provider):
+    """The provider counts, including answers that were cut."""
+    provider = stormbreak_provider(FAULTY, seed=3)
     limit = spending(0.05, max_output_tokens=100)
     policy = Policy(patience=2.0, retry=RetryPolicy(max_attempts=2))
     async with AsyncClient(
@@ -163,7 +163,7 @@ async def test_200_parallel_calls_spend_no_cent_too_much(stormbreak_provider):
         names = [("acme", "m"), ("acme", "m"), ("acme", "m"), ("other", "other")] * 50
         calls = [made.chat(SAY, tenant=tenant, model=model) for tenant, model in names]
         ended = await asyncio.gather(*calls, return_exceptions=True)
-        account = standing(made)["spend"]
+        account = tenant_state(made)["spend"]
 
     mine = [each for n, each in enumerate(ended) if n % 4 != 3]
     answered = [each for each in mine if isinstance(each, stormbreak.Answer)]
@@ -182,7 +182,7 @@ async def test_200_parallel_calls_spend_no_cent_too_much(stormbreak_provider):
     assert not [each for each in others if isinstance(each, RejectedError)]
 
 
-async def test_the_smaller_output_limit_counts(client):
+async def test_the_smaller_output_limit_of_tenant_and_policy_applies(client):
     policy = Policy(spend=SpendPolicy(max_usd=1.0, max_output_tokens=9))
     limit = spending(1.0, max_output_tokens=5)
     async with client(policy=policy, acme=limit) as made:
@@ -191,21 +191,21 @@ async def test_the_smaller_output_limit_counts(client):
     assert [each.usage.output_tokens for each in answers] == [5, 9]
 
 
-async def test_without_a_bound_a_call_of_a_tenant_with_money_is_rejected_and_no_other(client):
+async def test_an_unbounded_call_is_rejected_only_for_a_tenant_with_a_spend_limit(client):
     async with client(acme=spending(1.0)) as made:
         with pytest.raises(RejectedError, match=r"tenant acme: .*\(cost\)"):
             await made.chat(SAY, tenant="acme")
         await made.chat(SAY, tenant="acme", max_tokens=5)
         await made.chat(SAY)
-        assert Decimal(standing(made)["spend"]["spent"]) > 0
+        assert Decimal(tenant_state(made)["spend"]["spent"]) > 0
 
 
-async def test_a_stream_spends_what_it_used(client):
+async def test_a_stream_counts_its_real_cost_for_the_tenant(client):
     async with client(acme=spending(1.0)) as made:
         asked = {**ASK, "max_tokens": 5}
         async with made.stream("chat/completions", asked, tenant="acme") as stream:
             await stream.answer()
-        assert Decimal(standing(made)["spend"]["spent"]) == stream.cost
+        assert Decimal(tenant_state(made)["spend"]["spent"]) == stream.cost
 
 
 # ---------------------------------------------------------------- under SDKs
@@ -217,7 +217,9 @@ HEADERS = {"x-stormbreak-tenant": "acme"}
     ("library", "transport"),
     [(httpx2, AsyncTransport), (httpx, stormbreak.httpx.AsyncTransport)],
 )
-async def test_a_transport_goes_by_the_header(library, transport, stormbreak_provider):
+async def test_a_transport_reads_the_tenant_from_its_header(
+    library, transport, stormbreak_provider
+):
     provider = stormbreak_provider(CALM)
     made = transport(HASTY, tenants={"acme": ONE})
     async with library.AsyncClient(transport=made, base_url=provider.base_url) as http:
@@ -231,7 +233,7 @@ async def test_a_transport_goes_by_the_header(library, transport, stormbreak_pro
     assert 9 <= int(answers[1].headers["retry-after"]) <= 10
 
 
-def test_so_does_a_blocking_one_under_openai(stormbreak_provider):
+def test_a_blocking_transport_reads_the_tenant_from_its_header(stormbreak_provider):
     provider = stormbreak_provider(CALM)
     with (
         httpx2.Client(transport=Transport(HASTY, tenants={"acme": ONE})) as http,
@@ -245,7 +247,7 @@ def test_so_does_a_blocking_one_under_openai(stormbreak_provider):
 
 
 @pytest.mark.parametrize("kind", [AsyncTransport, Transport])
-async def test_what_would_pass_uncounted_is_refused_to_a_tenant_with_money(
+async def test_a_request_that_cannot_be_counted_is_rejected_under_a_tenant_spend_limit(
     kind, stormbreak_provider
 ):
     provider = stormbreak_provider(CALM)
@@ -264,7 +266,7 @@ async def test_what_would_pass_uncounted_is_refused_to_a_tenant_with_money(
     assert "stormbreak" not in answers[1].text
 
 
-def test_tenants_belong_to_an_engine():
+def test_tenants_beside_an_engine_are_rejected():
     with pytest.raises(ConfigurationError, match="tenants belong to the engine"):
         Transport(Engine(Policy()), tenants={"acme": ONE})
 
@@ -283,9 +285,7 @@ rpm = 6
 """
 
 
-async def test_a_settings_file_names_tenants_and_a_reload_changes_them(
-    stormbreak_provider, tmp_path
-):
+async def test_a_reload_changes_the_limits_of_tenants(stormbreak_provider, tmp_path):
     path, provider = tmp_path / "s.toml", stormbreak_provider(CALM)
     path.write_text(FILE.format(url=provider.base_url))
     async with stormbreak.load(path) as live:
@@ -302,7 +302,7 @@ async def test_a_settings_file_names_tenants_and_a_reload_changes_them(
         assert "tenants" not in live.snapshot()
 
 
-async def test_a_transport_on_a_settings_file_heeds_its_tenants(stormbreak_provider, tmp_path):
+async def test_a_transport_on_a_settings_file_enforces_its_tenants(stormbreak_provider, tmp_path):
     path, provider = tmp_path / "s.toml", stormbreak_provider(CALM)
     path.write_text(FILE.format(url=provider.base_url))
     made = AsyncTransport(str(path))
@@ -323,14 +323,14 @@ async def test_a_transport_on_a_settings_file_heeds_its_tenants(stormbreak_provi
         ),
     ],
 )
-def test_a_wrong_limit_names_file_and_key(more, message, tmp_path):
+def test_an_invalid_tenant_limit_names_file_and_key(more, message, tmp_path):
     path = tmp_path / "s.toml"
     path.write_text(FILE.format(url="http://127.0.0.1:9/v1").replace("rpm = 6", more))
     with pytest.raises(ConfigurationError, match=message):
         stormbreak.load(path)
 
 
-def test_limits_are_off_where_everything_is(client, monkeypatch):
+def test_stormbreak_disabled_turns_tenant_limits_off(client, monkeypatch):
     monkeypatch.setenv("STORMBREAK_DISABLED", "1")
     with client(Client, policy="interactive", acme=ONE) as made:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""What the wire says about an answer: whole, broken, silent or too large."""
+"""The connection classifies an answer as whole, broken, silent or too large."""
 
 import asyncio
 import gzip
@@ -18,7 +18,7 @@ from stormbreak.types import Outcome, Verdict
 ZIPPED = gzip.compress(BODY)
 
 
-async def test_a_whole_answer(ask):
+async def test_a_whole_answer_has_status_headers_and_body(ask):
     async with served(answer(x_request_id="req_1")) as server:
         got = await ask(server)
     assert isinstance(got, HttpResponse)
@@ -53,7 +53,7 @@ async def test_a_whole_answer(ask):
         ([answer(ZIPPED)[:-40].replace(b"-type", b"-encoding: gzip\r\nx"), End.CLOSE], Verdict.BROKEN, "body was cut", 200),
     ],
 )  # fmt: skip
-async def test_what_goes_wrong_has_its_verdict(ask, script, verdict, detail, status):
+async def test_a_broken_answer_has_its_verdict_and_detail(ask, script, verdict, detail, status):
     async with served(script) as server:
         got = await ask(server)
         assert isinstance(got, Outcome)
@@ -61,7 +61,7 @@ async def test_what_goes_wrong_has_its_verdict(ask, script, verdict, detail, sta
         if detail is not None:
             assert (got.detail, got.status) == (detail, status)
         await server.all_closed()
-        assert len(server.requests) == 1  # the library sends nothing again by itself
+        assert len(server.requests) == 1  # the connection retries nothing by itself
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ async def test_what_goes_wrong_has_its_verdict(ask, script, verdict, detail, sta
         answer(zlib.compress(BODY), content_encoding="deflate"),
     ],
 )
-async def test_ways_to_say_it_right(ask, script):
+async def test_every_valid_framing_of_an_answer_is_read(ask, script):
     async with served(script) as server:
         got = await ask(server)
     assert (got.status, got.body) == (200, BODY)
@@ -90,7 +90,7 @@ async def test_ways_to_say_it_right(ask, script):
     ("script", "status"),
     [(End.HANG, None), ([b"HTTP/1.1 200 OK\r\n", End.HANG], None), ([HALF, End.HANG], 200)],
 )
-async def test_silence_ends_an_attempt_and_its_connection(ask, script, status):
+async def test_the_idle_timeout_ends_an_attempt_and_its_connection(ask, script, status):
     async with served(script) as server:
         got = await ask(server, idle_timeout=0.1)
         assert (got.verdict, got.detail, got.status) == (Verdict.TIMEOUT, "went silent", status)
@@ -98,7 +98,7 @@ async def test_silence_ends_an_attempt_and_its_connection(ask, script, status):
         await server.all_closed()
 
 
-async def test_a_slow_answer_is_no_silence(ask):
+async def test_a_slow_answer_resets_the_idle_timeout(ask):
     pieces = [piece for byte in answer()[-8:] for piece in (0.1, bytes([byte]))]
     async with served([answer()[:-8], *pieces]) as server:
         got = await ask(server, idle_timeout=0.6)
@@ -108,7 +108,7 @@ async def test_a_slow_answer_is_no_silence(ask):
 # ------------------------------------------------------------ size
 
 
-async def test_a_body_is_bounded(ask, monkeypatch):
+async def test_the_size_of_a_body_is_bounded(ask, monkeypatch):
     for module in (h1_response,):
         monkeypatch.setattr(module, "BODY_LIMIT", 2**20)
     async with served(answer(b" " * 2**20), answer(b" " * 2**23)) as server:
@@ -119,7 +119,7 @@ async def test_a_body_is_bounded(ask, monkeypatch):
         await server.all_closed()
 
 
-async def test_a_body_is_bounded_after_decompression(ask, monkeypatch):
+async def test_the_size_of_a_decompressed_body_is_bounded(ask, monkeypatch):
     for module in (h1_response,):
         monkeypatch.setattr(module, "BODY_LIMIT", 2**20)
     bomb = gzip.compress(bytes(64 * 2**20))
@@ -129,8 +129,8 @@ async def test_a_body_is_bounded_after_decompression(ask, monkeypatch):
     assert (got.verdict, got.detail) == (Verdict.BROKEN, "larger than 1 MiB")
 
 
-async def test_a_body_is_bounded_in_ratio(ask):
-    """A small bomb, far below the limit of size, is broken; a megabyte of repeated text is an answer."""
+async def test_the_compression_ratio_of_a_body_is_bounded(ask):
+    """A small bomb, far below the size limit, is broken; a megabyte of repeated text is an answer."""
     text = b'{"text": "' + b"the same " * (2**20 // 9) + b'"}'
     fine, bomb = gzip.compress(text), gzip.compress(b" " * 2**24)
     assert len(text) > 400 * len(fine)
@@ -148,8 +148,10 @@ async def test_a_body_is_bounded_in_ratio(ask):
     ("status", "verdict"),
     [(200, Verdict.BROKEN), (307, None), (413, None)],
 )
-async def test_a_good_answer_before_the_request_was_sent_whole_is_none(wire, status, verdict):
-    """The server reads no more than the head, so that most of the body is still here when it answers."""
+async def test_a_200_before_the_request_was_sent_is_broken_and_an_error_is_read(
+    connection, status, verdict
+):
+    """The server reads only the head, so that most of the body is unsent when it answers."""
     early, answered = answer(status=status), asyncio.Event()
 
     async def hasty(reader, writer):
@@ -164,7 +166,7 @@ async def test_a_good_answer_before_the_request_was_sent_whole_is_none(wire, sta
         listener.bind(("127.0.0.1", 0))
         server = await asyncio.start_server(hasty, sock=listener, limit=4096)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/x"
-        got = await wire.exchange(PreparedRequest(url, {}, b"x" * (32 * 2**20)))
+        got = await connection.exchange(PreparedRequest(url, {}, b"x" * (32 * 2**20)))
         answered.set()
         server.close()
         await server.wait_closed()
@@ -175,32 +177,34 @@ async def test_a_good_answer_before_the_request_was_sent_whole_is_none(wire, sta
         assert (got.verdict, got.detail) == (verdict, "answered before the whole request was sent")
 
 
-async def test_a_large_body_is_sent_without_a_warning(wire):
+async def test_a_large_request_body_is_sent(connection):
     body = b"x" * (3 * 2**20)
     async with served() as server:
-        got = await wire.exchange(PreparedRequest(f"{server.base_url}/chat/completions", {}, body))
+        got = await connection.exchange(
+            PreparedRequest(f"{server.base_url}/chat/completions", {}, body)
+        )
 
     assert got.status == 200
     assert server.requests[0].body == body
     assert server.requests[0].headers["content-length"] == str(len(body))
 
 
-def test_the_bound_is_64_mib():
+def test_the_body_limit_is_64_mib():
     assert h1_response.BODY_LIMIT == 64 * 2**20
 
 
-async def test_a_header_with_a_line_break_is_an_outcome_and_is_not_sent(wire):
+async def test_a_header_with_a_line_break_is_invalid_and_not_sent(connection):
     async with served() as server:
         url = f"{server.base_url}/chat/completions"
-        got = await wire.exchange(PreparedRequest(url, {"X": "canary\r\nY: z"}, b"{}"))
+        got = await connection.exchange(PreparedRequest(url, {"X": "canary\r\nY: z"}, b"{}"))
         await server.all_closed()
     assert (got.verdict, got.maybe_processed) == (Verdict.INVALID, False)
     assert "canary" not in repr(got)
     assert server.requests == []
 
 
-async def test_a_second_reader_is_told_at_once_and_the_first_reads_on():
-    """Found: the first was never woken again, and waited until the silence was too long."""
+async def test_a_second_reader_raises_at_once_and_the_first_continues():
+    """Found: the first reader was never woken again, and waited for the idle timeout."""
     connection = AsyncConnection(limit=9)
     script = [CHUNKED, 0.3, b"5\r\nhello\r\n0\r\n\r\n"]
     async with served(script) as server:

@@ -1,4 +1,4 @@
-"""Hostile peers of both kinds of connection: malformed bytes, TLS that ends badly, proxies and addresses that fail."""
+"""Hostile peers of both kinds of connection: malformed bytes, broken TLS, failing proxies and addresses."""
 
 import asyncio
 import gc
@@ -34,7 +34,7 @@ def kind(request):
 
 @asynccontextmanager
 async def raw(serve):
-    """A server that accepts connections on a thread, and gives each to `serve`; gives its port."""
+    """Run a server that passes each connection to `serve` on a thread; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accepting():
@@ -59,18 +59,18 @@ def reset(sock):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-async def ask(wire, url, **more):
+async def ask(connection, url, **more):
     try:
-        return await wire.exchange(PreparedRequest(url, {}, b"{}", **more))
+        return await connection.exchange(PreparedRequest(url, {}, b"{}", **more))
     finally:
-        await wire.close()
+        await connection.close()
 
 
 # ------------------------------------------------------------ bytes
 
 
-async def test_no_malformed_response_is_accepted_and_its_socket_is_closed(wire):
-    """Whole, in two pieces, and with a good one behind it."""
+async def test_every_malformed_response_is_rejected_and_its_socket_closed(connection):
+    """Each is sent whole, in two pieces, and followed by a good response."""
     good, scripts = answer(), []
     for data in MALFORMED.values():
         half = len(data) // 2
@@ -82,21 +82,21 @@ async def test_no_malformed_response_is_accepted_and_its_socket_is_closed(wire):
     async with served(*scripts, good) as server:
         url = f"{server.base_url}/x"
         for number in range(len(scripts)):
-            got = await wire.exchange(PreparedRequest(url, {}, b"{}", idle_timeout=5.0))
+            got = await connection.exchange(PreparedRequest(url, {}, b"{}", idle_timeout=5.0))
             assert not isinstance(got, HttpResponse), list(MALFORMED)[number // 3]
-        assert (await wire.exchange(PreparedRequest(url, {}, b"{}"))).status == 200
+        assert (await connection.exchange(PreparedRequest(url, {}, b"{}"))).status == 200
         assert [each.connection for each in server.requests] == list(range(1, len(scripts) + 2))
 
 
-async def test_a_body_that_ends_with_a_reset_is_cut(wire):
-    """Found: it passed for one that ends with its connection."""
+async def test_a_body_that_ends_with_a_reset_is_cut(connection):
+    """Found: it was accepted as a body that ends with its connection."""
     async with served([TO_THE_CLOSE, End.RESET]) as server:
-        got = await wire.exchange(PreparedRequest(f"{server.base_url}/x", {}, b"{}"))
+        got = await connection.exchange(PreparedRequest(f"{server.base_url}/x", {}, b"{}"))
     assert (got.verdict, got.detail) == (Verdict.BROKEN, "body was cut")
 
 
-async def test_a_refusal_that_came_before_a_write_failed_is_read(wire):
-    """Found: where the write met the reset first, the refusal was read and then forgotten."""
+async def test_a_refusal_received_before_a_failed_write_is_read(connection):
+    """Found: if the write met the reset first, the refusal was read and then lost."""
     connected, refused = threading.Event(), threading.Event()
 
     def serve(sock):
@@ -108,11 +108,11 @@ async def test_a_refusal_that_came_before_a_write_failed_is_read(wire):
 
     async def body():
         connected.set()
-        refused.wait(PATIENCE)  # a loop has not read it either
+        refused.wait(PATIENCE)  # the loop has not read it yet
         yield b"x"
 
     async with raw(serve) as port:
-        got = await wire.exchange(PreparedRequest(f"http://127.0.0.1:{port}/x", {}, body()))
+        got = await connection.exchange(PreparedRequest(f"http://127.0.0.1:{port}/x", {}, body()))
     assert got.status == 413
 
 
@@ -120,8 +120,8 @@ async def test_a_refusal_that_came_before_a_write_failed_is_read(wire):
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "cut off"])
-async def test_a_body_over_tls_ends_where_its_end_is_announced(kind, certificates, announced):
-    """RFC 9112, section 9.8. Found: whoever cut the connection decided where a body ended."""
+async def test_a_body_over_tls_needs_close_notify_to_be_complete(kind, certificates, announced):
+    """RFC 9112, section 9.8. Found: a cut connection completed the body."""
     context = tls(certificates[0])
 
     def serve(sock):
@@ -129,12 +129,12 @@ async def test_a_body_over_tls_ends_where_its_end_is_announced(kind, certificate
             secured.recv(65536)
             secured.sendall(TO_THE_CLOSE)
             if announced:
-                with suppress(OSError):  # the client announces nothing
+                with suppress(OSError):  # the client sends no close_notify
                     secured.unwrap()
 
     async with raw(serve) as port:
-        wire = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
-        got = await ask(wire, f"https://localhost:{port}/x")
+        connection = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
+        got = await ask(connection, f"https://localhost:{port}/x")
     if announced:
         assert (got.status, got.body) == (200, BODY)
     else:
@@ -149,12 +149,12 @@ async def test_a_body_over_tls_ends_where_its_end_is_announced(kind, certificate
         ("speaks HTTP", Verdict.CONNECT_FAILED, "TLS failed"),
         ("is silent in the handshake", Verdict.CONNECT_FAILED, "connection timed out"),
         ("drips in the handshake", Verdict.CONNECT_FAILED, "connection timed out"),
-        ("closes behind the handshake", Verdict.RESET, "connection lost"),
+        ("closes after the handshake", Verdict.RESET, "connection lost"),
         ("sends half a record", Verdict.TIMEOUT, "went silent"),
         ("sends a broken record", Verdict.RESET, "connection lost"),
     ],
 )
-async def test_a_peer_that_fails_at_tls_has_its_verdict(kind, certificates, does, verdict, detail):
+async def test_a_tls_failure_of_the_peer_has_its_verdict(kind, certificates, does, verdict, detail):
     context, over = tls(certificates[0]), threading.Event()
 
     def serve(sock):
@@ -172,7 +172,7 @@ async def test_a_peer_that_fails_at_tls_has_its_verdict(kind, certificates, does
                     break
                 if over.wait(0.02):
                     break
-        elif "handshake" not in does or "behind" in does:
+        elif "handshake" not in does or "after" in does:
             wrapped = context.wrap_socket(sock.dup(), server_side=True)
             if "record" in does:
                 wrapped.recv(65536)
@@ -182,9 +182,11 @@ async def test_a_peer_that_fails_at_tls_has_its_verdict(kind, certificates, does
             socket.socket.close(wrapped)
 
     async with raw(serve) as port:
-        wire = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
+        connection = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
         began = time.monotonic()
-        got = await ask(wire, f"https://localhost:{port}/x", connect_timeout=0.3, idle_timeout=0.3)
+        got = await ask(
+            connection, f"https://localhost:{port}/x", connect_timeout=0.3, idle_timeout=0.3
+        )
         over.set()
     assert got.verdict is verdict
     assert detail in (None, got.detail)
@@ -192,7 +194,7 @@ async def test_a_peer_that_fails_at_tls_has_its_verdict(kind, certificates, does
 
 
 def test_a_reset_before_tls_begins_leaves_no_socket_open(certificates):
-    """Found on a busy machine: Python takes over the socket, and then finds that there is no peer any more."""
+    """Found on a busy machine: Python takes over the socket, and then finds that the peer is gone."""
     context = ssl.create_default_context(cafile=certificates[0][0])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sock = socket.create_connection(listener.getsockname())
@@ -214,7 +216,7 @@ def test_a_reset_before_tls_begins_leaves_no_socket_open(certificates):
 
 
 def resolved(monkeypatch, *addresses):
-    """A host has these addresses."""
+    """Let every host name resolve to these addresses."""
     found = [
         (
             socket.AF_INET6 if ":" in host else socket.AF_INET,
@@ -229,8 +231,8 @@ def resolved(monkeypatch, *addresses):
 
 
 @pytest.mark.parametrize("first", ["refuses", "is silent", "has no route"])
-async def test_a_dead_first_address_costs_no_more_than_the_stagger(
-    wire, monkeypatch, full_port, first
+async def test_a_dead_first_address_delays_a_call_only_by_the_stagger(
+    connection, monkeypatch, full_port, first
 ):
     dead = {
         "refuses": ("::1", free_port()),
@@ -240,21 +242,21 @@ async def test_a_dead_first_address_costs_no_more_than_the_stagger(
     async with served() as server:
         resolved(monkeypatch, dead[first], ("127.0.0.1", server.port))
         began = time.monotonic()
-        got = await wire.exchange(PreparedRequest("http://two.example/x", {}, b"{}"))
+        got = await connection.exchange(PreparedRequest("http://two.example/x", {}, b"{}"))
     assert got.status == 200
     assert time.monotonic() - began < 5.0
 
 
-async def test_addresses_that_are_all_dead_fail_together_in_time(wire, monkeypatch, full_port):
+async def test_a_host_with_only_dead_addresses_times_out(connection, monkeypatch, full_port):
     resolved(
         monkeypatch, ("::1", free_port()), ("127.0.0.1", full_port), ("127.0.0.1", free_port())
     )
     request = PreparedRequest("http://three.example/x", {}, b"{}", connect_timeout=0.6)
-    got = await wire.exchange(request)
+    got = await connection.exchange(request)
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
 
 
-async def test_a_name_that_nobody_answers_for_ends_in_time(wire, monkeypatch):
+async def test_a_hanging_name_lookup_times_out(connection, monkeypatch):
     over = threading.Event()
 
     def hangs(*_, **__):
@@ -263,7 +265,7 @@ async def test_a_name_that_nobody_answers_for_ends_in_time(wire, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", hangs)
     request = PreparedRequest("http://slow.example/x", {}, b"{}", connect_timeout=0.1)
-    got = await wire.exchange(request)
+    got = await connection.exchange(request)
     over.set()
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
 
@@ -284,12 +286,12 @@ DRIP = [item for byte in b"HTTP/1.1 200 Connec" for item in (bytes([byte]), 0.03
         ([b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", End.CLOSE], None),
     ],
 )
-async def test_a_proxy_that_does_not_connect_is_no_connection(script, detail, kind):
+async def test_a_proxy_that_does_not_connect_is_connect_failed(script, detail, kind):
     async with served(script) as proxy:
-        wire = kind(
+        connection = kind(
             limit=1, proxy=f"http://127.0.0.1:{proxy.port}", tls=ssl.create_default_context()
         )
-        got = await ask(wire, "https://model.example/x", connect_timeout=0.3)
+        got = await ask(connection, "https://model.example/x", connect_timeout=0.3)
         await proxy.all_closed()
     assert got.verdict is Verdict.CONNECT_FAILED
     assert detail in (None, got.detail)

@@ -1,4 +1,4 @@
-"""Nothing that the wire hands out shows a key or a text: neither an outcome, nor what is kept of an exception."""
+"""Outcomes and exceptions of a connection show no key and no text."""
 
 import os
 import traceback
@@ -12,7 +12,7 @@ from stormbreak.types import Outcome
 
 
 def reachable(thing):
-    """Every object that can be got at from an exception or outcome, frames excluded."""
+    """Return every object reachable from an exception or outcome, without frames."""
     seen, left = {}, [thing]
     while left:
         each = left.pop()
@@ -55,7 +55,7 @@ async def test_no_outcome_holds_the_key(ask, script):
         assert "canary" not in "".join(traceback.format_exception(got.error))
 
 
-async def test_a_request_and_an_answer_show_neither_key_nor_text():
+async def test_the_repr_of_request_and_response_shows_neither_key_nor_text():
     request = PreparedRequest("http://h/v1", {"Authorization": "canary"}, b"canary")
     assert repr(request) == "PreparedRequest('http://h/v1', 6 bytes)"
     assert repr(HttpResponse(200, {"x": "canary"}, b"canary", 0)) == "HttpResponse(200, 6 bytes)"

@@ -1,4 +1,4 @@
-"""A raw client for what well-behaved clients cannot show: how the bytes really came, and how they ended."""
+"""A raw client that shows the bytes on the wire, when they arrived, and how the connection ended."""
 
 import json
 import socket
@@ -11,12 +11,12 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "tell me"}]}
 STREAM = {**CHAT, "stream": True}
 
 
-class Heard(NamedTuple):
+class RawResponse(NamedTuple):
     status: int | None
     headers: dict[str, str]
     body: bytes  # as framed on the wire
     ending: str  # "open" (nothing more within the patience), "closed", "reset"
-    times: list[float]  # when pieces came, from the moment of sending
+    times: list[float]  # seconds from the request to each piece
 
     @property
     def json(self):
@@ -38,18 +38,18 @@ def unchunk(data: bytes) -> bytes:
 
 
 def body_of(data):
-    """What state behind the head; unframed where it is in chunks."""
+    """Return the body behind the head, without the frames of chunks."""
     head, _, body = data.partition(b"\r\n\r\n")
     return unchunk(body) if b"transfer-encoding: chunked" in head else body
 
 
-def said_in(data):
-    """The text of a plain answer."""
+def text_in(data):
+    """Return the text of a plain answer."""
     return json.loads(body_of(data))["choices"][0]["message"]["content"]
 
 
-def words_in(events):
-    """The text of the events of a chat completion, whatever ends their lines."""
+def stream_text(events):
+    """Return the text of the events of a chat completion, with any line ending."""
     text = ""
     for line in events.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
         if line.startswith(b"data: {"):
@@ -68,13 +68,13 @@ class RawClient:
 
     def __init__(self, port: int):
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=30)
-        self._rest = b""  # came behind the last answer
+        self._rest = b""  # bytes after the last response
 
     def send(self, data: bytes):
         self.sock.sendall(data)
 
-    def hear(self, patience: float = 30.0) -> Heard:
-        """Read one answer: to its end by its own framing, or until the connection ends or patience does."""
+    def read_response(self, patience: float = 30.0) -> RawResponse:
+        """Read one response: to the end of its framing, or until the connection or the patience ends."""
         start, data, times, ending = time.monotonic(), self._rest, [], "open"
         self.sock.settimeout(patience)
         try:
@@ -92,12 +92,12 @@ class RawClient:
         data, self._rest = (data, b"") if end is None else (data[:end], data[end:])
         return _parse(data, ending, times)
 
-    def everything(self, patience: float = 0.3, most: int = 1 << 40) -> tuple[bytes, str]:
-        """Read until the connection ends, nothing comes for so long, or there are `most` bytes; and how it ended."""
+    def everything(self, patience: float = 0.3, max_bytes: int = 1 << 40) -> tuple[bytes, str]:
+        """Read until the connection ends, nothing comes for `patience`, or there are `max_bytes`; return how it ended."""
         data, self._rest = bytearray(self._rest), b""
         self.sock.settimeout(patience)
         try:
-            while len(data) < most:
+            while len(data) < max_bytes:
                 more = self.sock.recv(1 << 20)
                 if not more:
                     return bytes(data), "closed"
@@ -108,9 +108,9 @@ class RawClient:
             return bytes(data), "silent"
         return bytes(data), "endless"
 
-    def ask(self, patience: float = 30.0, **kwargs) -> Heard:
+    def ask(self, patience: float = 30.0, **kwargs) -> RawResponse:
         self.send(request_bytes(**kwargs))
-        return self.hear(patience)
+        return self.read_response(patience)
 
     def closed(self, patience: float = 2.0) -> bool:
         self.sock.settimeout(patience)
@@ -118,7 +118,7 @@ class RawClient:
 
 
 def _end_of(data: bytes) -> int | None:
-    """Where the answer ends that `data` begins with; None if it goes on."""
+    """Return where the first response in `data` ends, or None if it is incomplete."""
     head, sep, body = data.partition(b"\r\n\r\n")
     if not sep:
         return None
@@ -128,12 +128,12 @@ def _end_of(data: bytes) -> int | None:
     return end if len(data) >= end else None
 
 
-def _parse(data: bytes, ending: str, times: list[float]) -> Heard:
+def _parse(data: bytes, ending: str, times: list[float]) -> RawResponse:
     head, _, body = data.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     status = int(lines[0].split(" ")[1]) if lines[0] else None
     headers = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
-    return Heard(status, headers, body, ending, times)
+    return RawResponse(status, headers, body, ending, times)
 
 
 @pytest.fixture
@@ -151,8 +151,8 @@ def dial():
 
 
 @pytest.fixture
-def trouble(stormbreak_provider):
-    """Start a provider at which every request meets one trouble."""
+def faulty(stormbreak_provider):
+    """Start a provider at which every request meets one fault."""
 
     def start(kind: str, extra: str = "", service: float = 0.0):
         return stormbreak_provider(
@@ -163,30 +163,30 @@ def trouble(stormbreak_provider):
 
 
 @pytest.fixture
-def played(trouble, dial):
+def played(faulty, dial):
     """Play a kind to one request; return all bytes and how the connection ended."""
 
-    def play(kind, payload=CHAT, *, extra="", patience=0.3, most=1 << 40, **more):
-        client = dial(trouble(kind, extra))
+    def play(kind, payload=CHAT, *, extra="", patience=0.3, max_bytes=1 << 40, **more):
+        client = dial(faulty(kind, extra))
         client.send(request_bytes(payload=payload, **more))
-        return client.everything(patience, most)
+        return client.everything(patience, max_bytes)
 
     return play
 
 
 def plays(kind):
-    """Say that a test plays this kind of fault: `test_every_fault_is_tested` reads it in the text."""
+    """Mark a test that plays this kind of fault: `test_every_fault_is_tested` searches the source for it."""
     return lambda test: test
 
 
 @pytest.fixture
 def eventually():
-    """Wait until something holds; for what another thread does."""
+    """Wait until a condition holds that another thread brings about."""
 
     def wait(holds, patience: float = 30.0):
         end = time.monotonic() + patience
         while not holds():
-            assert time.monotonic() < end, "it never came to hold"
+            assert time.monotonic() < end, "the condition never held"
             time.sleep(0.005)
 
     return wait

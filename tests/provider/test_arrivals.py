@@ -26,17 +26,17 @@ def test_even_arrivals_keep_their_distance():
 
 
 def test_an_even_stream_carries_a_part_of_a_call_over_a_step():
-    """Three quarters of a call by second 1.5; the rest comes at the new rate."""
+    """Three quarters of a call by second 1.5; the rest arrives at the new rate."""
     assert drawn(Even(0.5, (Step(at=1.5, rate=1.0),)), 3.0) == [1.75, 2.75]
 
 
-def test_an_even_stream_sleeps_through_a_silence_and_ends_when_nothing_more_comes():
+def test_an_even_stream_pauses_at_rate_zero_and_ends_after_the_last_step():
     steps = (Step(at=1.0, rate=0.0), Step(at=5.0, rate=1.0), Step(at=7.5, rate=0.0))
 
     assert drawn(Even(1.0, steps), 100.0) == [1.0, 6.0, 7.0]
 
 
-def test_a_ramp_is_laid_out_in_short_steps_of_the_same_area():
+def test_a_ramp_becomes_short_steps_with_the_same_number_of_calls():
     rates = rate_segments(10.0, (Step(at=20.0, rate=30.0, ramp=1.0),))
 
     assert rates == [
@@ -50,7 +50,7 @@ def test_a_ramp_is_laid_out_in_short_steps_of_the_same_area():
 
 
 @table_test("stream", [Even, lambda rate, steps: Poisson(rate, steps, 7)])
-def test_a_ramp_brings_the_calls_between_its_ends(stream):
+def test_a_ramp_raises_the_rate_of_arrivals_linearly(stream):
     times = drawn(stream(10.0, (Step(at=100.0, rate=110.0, ramp=100.0),)), 300.0)
 
     assert between(times, 0, 100) == pytest.approx(1_000, rel=0.1)
@@ -59,13 +59,13 @@ def test_a_ramp_brings_the_calls_between_its_ends(stream):
     assert between(times, 200, 300) == pytest.approx(11_000, rel=0.04)
 
 
-def test_a_file_may_say_a_ramp():
+def test_a_scenario_file_may_contain_a_ramp():
     scenario = parse("[load]\nrate = 1\nsteps = [{ at = 5, rate = 9, ramp = 20 }]")
 
     assert scenario.load.steps == (Step(at=5.0, rate=9.0, ramp=20.0),)
 
 
-def test_no_step_begins_during_a_ramp():
+def test_a_step_during_a_ramp_is_rejected():
     toml = "[load]\nrate = 1\nsteps = [{ at = 5, rate = 9, ramp = 20 }, { at = 15, rate = 1 }]"
     with pytest.raises(ConfigurationError, match=r"load\.steps must not begin during a ramp, got"):
         parse(toml)

@@ -1,4 +1,4 @@
-"""Canned answers: the provider says what a test wants, in every format, plain and streamed."""
+"""Canned answers: a test chooses the answers of the provider, in every format, plain and streamed."""
 
 import json
 
@@ -55,7 +55,7 @@ def test_a_chat_completion_has_text_reasoning_and_calls(say):
     assert (first.function.name, json.loads(first.function.arguments)) == tuple(CALL.values())
 
 
-def test_a_streamed_chat_completion_is_the_plain_one(say):
+def test_a_streamed_chat_completion_equals_the_plain_one(say):
     _, client, _ = say(FULL)
     plain = client.chat.completions.create(model="m", messages=HELLO)
     with client.chat.completions.stream(model="m", messages=HELLO) as stream:
@@ -106,7 +106,7 @@ def test_a_message_has_thinking_text_and_calls(say):
     assert whole.usage.output_tokens == plain.usage.output_tokens
 
 
-def test_a_message_may_call_without_text(say):
+def test_a_message_may_have_tool_calls_without_text(say):
     _, client, claude = say({"tool_calls": [CALL]})
     message = client.chat.completions.create(model="m", messages=HELLO).choices[0].message
     assert message.content is None
@@ -114,7 +114,7 @@ def test_a_message_may_call_without_text(say):
     assert block.type == "tool_use"
 
 
-def test_arguments_that_are_not_given_fit_the_schema_of_the_tool(say):
+def test_generated_arguments_fit_the_schema_of_the_tool(say):
     _, client, claude = say({"tool_calls": [{"name": "get_weather"}]})
     chat = client.chat.completions.create(
         model="m", messages=HELLO, tools=[{"type": "function", "function": FUNCTION}]
@@ -141,13 +141,13 @@ def test_each_choice_has_its_text(say):
     assert texts == ["Heads.", "Tails.", "Heads."]
     assert answer.usage.completion_tokens == 9
     stream = client.chat.completions.create(model="m", messages=HELLO, n=2, stream=True)
-    heard = {0: "", 1: ""}
+    streamed = {0: "", 1: ""}
     for chunk in stream:
-        heard[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
-    assert heard == {0: "Heads.", 1: "Tails."}
+        streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert streamed == {0: "Heads.", 1: "Tails."}
 
 
-def test_made_up_choices_differ(stormbreak_provider):
+def test_generated_choices_differ(stormbreak_provider):
     provider = stormbreak_provider(SCENARIO)
     asked = {"model": "m", "messages": HELLO, "n": 2}
     with openai.OpenAI(base_url=provider.base_url, api_key="any") as client:
@@ -155,14 +155,14 @@ def test_made_up_choices_differ(stormbreak_provider):
     assert first.message.content == answer_text(asked) != second.message.content
 
 
-def test_reasoning_alone_goes_before_a_text_that_is_made_up(say):
+def test_canned_reasoning_without_text_gets_a_generated_text(say):
     _, client, _ = say({"reasoning": "Hm."})
     asked = {"model": "m", "messages": HELLO}
     message = client.chat.completions.create(**asked).choices[0].message
     assert (message.content, message.reasoning_content) == (answer_text(asked), "Hm.")
 
 
-def test_usage_counts_what_is_said_within_what_the_request_allows(say):
+def test_usage_counts_the_canned_text_up_to_max_tokens(say):
     provider, client, _ = say("one two three four five six")
     free = client.chat.completions.create(model="m", messages=HELLO)
     bound = client.chat.completions.create(model="m", messages=HELLO, max_tokens=4)
@@ -170,13 +170,13 @@ def test_usage_counts_what_is_said_within_what_the_request_allows(say):
     assert provider.stats()["billed"]["m"]["output_tokens"] == 12
 
 
-def test_a_fault_strikes_a_canned_answer_too(say):
+def test_a_fault_breaks_a_canned_answer_too(say):
     _, client, _ = say("It is warm in Hanoi today.", SCENARIO + '[[faults]]\nkind = "cut_body"\n')
     with pytest.raises(openai.APIConnectionError):
         client.chat.completions.create(model="m", messages=HELLO)
 
 
-def test_a_canned_answer_may_have_no_choices_by_a_fault(say):
+def test_a_fault_empties_the_choices_of_a_canned_answer(say):
     _, client, _ = say("It is warm.", SCENARIO + '[[faults]]\nkind = "empty_choices"\n')
     assert client.chat.completions.create(model="m", messages=HELLO).choices == []
 
@@ -184,7 +184,7 @@ def test_a_canned_answer_may_have_no_choices_by_a_fault(say):
 # ---------------------------------------------------------------- which answer
 
 
-def test_the_first_answer_that_fits_the_newest_messages_counts():
+def test_the_first_answer_that_matches_the_newest_messages_is_used():
     answers = parse("""
         [[answers]]
         match = 'say "hi"'
@@ -205,7 +205,7 @@ def test_the_first_answer_that_fits_the_newest_messages_counts():
         return answer and answer.text
 
     assert found(1, 'please say "hi"') == "one"
-    assert found(1, 'please say "hi"', "hi", "again") == "three"  # the first message is answered
+    assert found(1, 'please say "hi"', "hi", "again") == "three"  # the first has its answer
     assert found(7, 'please say "hi"', "hi", "again") == "two"
     assert found(7, "again", "again", "no more", key="input") is None
     assert answer_for(answers, {"input": "again"}, 1).text == "three"
@@ -217,7 +217,7 @@ def test_the_first_answer_that_fits_the_newest_messages_counts():
     assert answer_for(answers, {}, 1) is None
 
 
-def test_a_request_that_nothing_fits_is_answered_as_ever(stormbreak_provider):
+def test_a_request_without_a_matching_answer_gets_a_generated_one(stormbreak_provider):
     provider = stormbreak_provider(SCENARIO, answers={"other": "no"})
     asked = {"model": "m", "messages": HELLO}
     with openai.OpenAI(base_url=provider.base_url, api_key="any") as client:
@@ -228,7 +228,7 @@ def test_a_request_that_nothing_fits_is_answered_as_ever(stormbreak_provider):
 # ---------------------------------------------------------------- files
 
 
-def test_answers_come_from_a_file_and_go_back_into_one(tmp_path):
+def test_answers_are_read_from_a_file_and_dumped_unchanged(tmp_path):
     path = tmp_path / "answers.toml"
     path.write_text("""
         [[answers]]
@@ -248,7 +248,7 @@ def test_answers_come_from_a_file_and_go_back_into_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('[[answers]]\ntxt = "a"', r"unknown key answers\[0\].txt = 'a'; did you mean text\?"),
         ("[[answers]]\ntext = 3", r"answers\[0\].text must be a string, got 3"),
@@ -259,17 +259,17 @@ def test_answers_come_from_a_file_and_go_back_into_one(tmp_path):
         ("answers = 1 1", "invalid TOML"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_named_with_its_key(tmp_path, text, said):
+def test_an_error_in_an_answers_file_names_file_and_key(tmp_path, text, message):
     path = tmp_path / "answers.toml"
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match=f"answers.toml: .*{said}"):
+    with pytest.raises(ConfigurationError, match=f"answers.toml: .*{message}"):
         load_answers(path)
 
 
 @table_test(
-    ("answer", "said"),
+    ("answer", "message"),
     [({"txt": "a"}, "unknown key answers.weather.txt"), (3, "answers.weather must be a table")],
 )
-def test_a_wrong_answer_from_python_is_named_by_its_match(answer, said):
-    with pytest.raises(ConfigurationError, match=said), serve(answers={"weather": answer}):
+def test_an_error_in_an_answer_from_python_names_its_match(answer, message):
+    with pytest.raises(ConfigurationError, match=message), serve(answers={"weather": answer}):
         pass

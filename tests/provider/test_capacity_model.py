@@ -35,7 +35,7 @@ def provider(**kwargs):
 # ---------------------------------------------------------------- one mechanism at a time
 
 
-def test_a_slot_serves_one_after_the_other_and_the_queue_is_first_in_first_out():
+def test_a_slot_serves_its_queue_first_in_first_out():
     model = model_of(provider=provider(slots=1, queue=10))
     numbers = [model.arrive(0.0, key) for key in range(4)]
     replies = model.advance(100)
@@ -43,11 +43,11 @@ def test_a_slot_serves_one_after_the_other_and_the_queue_is_first_in_first_out()
     assert [reply.at for reply in replies] == [2, 4, 6, 8]
 
 
-def test_a_full_queue_refuses_with_a_bare_429_after_50_ms():
+def test_a_full_queue_rejects_with_a_bare_429_after_50_ms():
     model = model_of(provider=provider(slots=1, queue=1))
-    *_, refused = [model.arrive(0.0, key) for key in range(3)]
+    *_, rejected = [model.arrive(0.0, key) for key in range(3)]
     [reply] = model.advance(1)
-    assert (reply.request, reply.at, reply.retry_after) == (refused, 0.05, None)
+    assert (reply.request, reply.at, reply.retry_after) == (rejected, 0.05, None)
     assert reply.fault.kind is Kind.S429
     assert model.clients.outcomes == {"queue_full": 1}
     assert model.clients.series() == {
@@ -58,7 +58,7 @@ def test_a_full_queue_refuses_with_a_bare_429_after_50_ms():
     }
 
 
-def test_the_front_end_lets_five_seconds_wait_and_drops_the_rest_silently():
+def test_the_front_end_holds_a_backlog_of_five_seconds_and_drops_the_rest():
     model = model_of(provider=provider(max_requests_per_second=10))
     for key in range(100):
         model.arrive(0.0, key)
@@ -68,7 +68,7 @@ def test_the_front_end_lets_five_seconds_wait_and_drops_the_rest_silently():
     assert replies[-1].at == pytest.approx(7.0, abs=0.11)  # 5 s in the backlog, 2 s of service
 
 
-def test_work_goes_on_for_clients_that_have_gone():
+def test_the_provider_works_on_for_clients_that_have_left():
     model = model_of(provider=provider(slots=1))
     first, second = model.arrive(0.0, 1), model.arrive(0.0, 2)
     model.abandon(first, 0.5)
@@ -96,12 +96,12 @@ def test_the_first_token_comes_after_the_prefill():
     assert (last.part, last.at) == (Part.WHOLE, 3.0)
 
 
-def test_an_outage_refuses_fast_and_capacity_comes_back_to_a_standing_queue():
-    troubles = (
+def test_an_outage_rejects_fast_and_a_queue_waits_for_capacity():
+    faults = (
         Fault(kind=Kind.DOWN, at=10, until=20),
         Fault(kind=Kind.CAPACITY, factor=0.0, at=0, until=30),
     )
-    model = model_of(provider=provider(slots=2), faults=troubles)
+    model = model_of(provider=provider(slots=2), faults=faults)
     model.arrive(5.0, 1)
     model.arrive(12.0, 2)
     down, served = model.advance(100)
@@ -109,7 +109,7 @@ def test_an_outage_refuses_fast_and_capacity_comes_back_to_a_standing_queue():
     assert served.at == 32.0
 
 
-def test_a_brownout_slows_what_begins_in_it():
+def test_a_brownout_slows_requests_that_begin_in_it():
     slow = Fault(kind=Kind.SERVICE, factor=4, at=10, until=20)
     model = model_of(provider=provider(), faults=(slow,))
     for at in (9.0, 12.0, 20.0):
@@ -126,7 +126,7 @@ def test_a_hang_is_never_answered_and_takes_no_slot():
     assert model.clients.outcomes == {"hang": 1, "ok": 1}
 
 
-def test_a_limit_names_the_wait_and_ignores_background_traffic():
+def test_a_limit_names_the_wait_and_does_not_count_background_traffic():
     limit = Limit(kind=LimitKind.WINDOW, requests=1, period=60)
     model = model_of(
         provider=provider(), limit=limit, background_traffic=BackgroundTraffic(rate=10)
@@ -139,7 +139,7 @@ def test_a_limit_names_the_wait_and_ignores_background_traffic():
     assert set(model.background.outcomes) == {"ok"}
 
 
-def test_a_spoilt_answer_costs_its_work():
+def test_a_broken_answer_takes_its_full_service_time():
     cut = Fault(kind=Kind.CUT_BODY)
     model = model_of(provider=provider(), faults=(cut,))
     model.arrive(0.0, 1)
@@ -151,7 +151,7 @@ def test_a_spoilt_answer_costs_its_work():
 # ---------------------------------------------------------------- the crowd
 
 
-def test_background_traffic_comes_at_its_rate_and_takes_slots():
+def test_background_traffic_arrives_at_its_rate_and_takes_slots():
     crowd = BackgroundTraffic(rate=10, steps=(Step(at=100, rate=100), Step(at=200, rate=0)))
     model = model_of(provider=provider(slots=250), background_traffic=crowd)
     model.advance(500)
@@ -162,7 +162,7 @@ def test_background_traffic_comes_at_its_rate_and_takes_slots():
     assert model.next_event_at() is None
 
 
-def test_refused_background_traffic_retries_as_often_as_configured():
+def test_rejected_background_traffic_retries_as_often_as_configured():
     crowd = BackgroundTraffic(rate=10, steps=(Step(at=10, rate=0),), retries=3, retry_delay=1.0)
     down = Fault(kind=Kind.DOWN)
     model = model_of(provider=provider(), background_traffic=crowd, faults=(down,))
@@ -192,7 +192,7 @@ KINDS = st.sampled_from(
 @st.composite
 def scenarios(draw):
     spans = st.just(0.0) | st.floats(0.001, 20)
-    troubles = [
+    faults = [
         Fault(kind=draw(KINDS), share=draw(st.just(0.0) | st.floats(0.001, 0.3)), at=draw(spans))
         for _ in range(draw(st.integers(0, 3)))
     ]
@@ -205,7 +205,7 @@ def scenarios(draw):
             until=at + 3,
             ramp=2,
         )
-        troubles.append(dip)
+        faults.append(dip)
     limit = Limit(kind=draw(st.sampled_from(LimitKind)), requests=5, period=3, reject_cost=0.1)
     return Scenario(
         name="drawn",
@@ -217,7 +217,7 @@ def scenarios(draw):
             service=draw(st.sampled_from([0.0, 1.0])),
         ),
         limit=draw(st.sampled_from([None, limit])),
-        faults=tuple(troubles),
+        faults=tuple(faults),
         background_traffic=draw(
             st.sampled_from(
                 [None, BackgroundTraffic(rate=3, steps=(Step(at=20, rate=0),), retries=1)]
@@ -258,9 +258,9 @@ def play(scenario, calls, *, seed=0, steps=1, watch=None):
 @settings(deadline=None)
 def test_every_request_has_one_outcome_and_at_most_one_end(scenario, calls):
     def conserved(model):
-        for tally in (model.clients, model.background):
-            assert tally.arrivals == sum(tally.outcomes.values()) + tally.inside
-            assert tally.inside >= 0
+        for counters in (model.clients, model.background):
+            assert counters.arrivals == sum(counters.outcomes.values()) + counters.inside
+            assert counters.inside >= 0
         assert model.busy + model.queued <= model.clients.inside + model.background.inside
 
     model, replies = play(scenario, calls, watch=conserved)
@@ -275,13 +275,13 @@ def test_every_request_has_one_outcome_and_at_most_one_end(scenario, calls):
 @given(scenarios(), CALLS)
 @settings(deadline=None)
 def test_slots_and_queue_are_never_exceeded(scenario, calls):
-    most = max(
-        [1.0] + [trouble.factor for trouble in scenario.faults if trouble.factor is not None]
+    max_factor = max(
+        [1.0] + [fault.factor for fault in scenario.faults if fault.factor is not None]
     )
 
     def bounded(model):
         slots, queue = scenario.provider.slots, scenario.provider.queue
-        assert slots is None or model.busy <= slots * most + 1e-6
+        assert slots is None or model.busy <= slots * max_factor + 1e-6
         assert queue is None or model.queued <= queue
 
     play(scenario, calls, watch=bounded)
@@ -289,7 +289,7 @@ def test_slots_and_queue_are_never_exceeded(scenario, calls):
 
 @given(scenarios(), CALLS, st.integers(0, 3))
 @settings(deadline=None)
-def test_a_run_depends_on_its_seed_and_not_on_how_time_was_cut(scenario, calls, seed):
+def test_a_run_depends_on_its_seed_and_not_on_the_steps_of_time(scenario, calls, seed):
     once, replies = play(scenario, calls, seed=seed)
     again, in_steps = play(scenario, calls, seed=seed, steps=7)
     assert replies == in_steps
@@ -308,9 +308,9 @@ def test_service_begins_in_the_order_of_arrival(calls):
     assert all(before.at <= after.at for before, after in pairwise(replies))
 
 
-def test_the_chances_of_a_request_do_not_depend_on_its_place():
-    trouble = (Fault(kind=Kind.S503, share=0.5),)
-    there, back = (model_of(faults=trouble, provider=provider(variation=1.0)) for _ in range(2))
+def test_the_fate_of_a_request_does_not_depend_on_the_order_of_arrival():
+    faults = (Fault(kind=Kind.S503, share=0.5),)
+    there, back = (model_of(faults=faults, provider=provider(variation=1.0)) for _ in range(2))
     forth = {there.arrive(0.0, key): key for key in range(50)}
     reverse = {back.arrive(0.0, key): key for key in reversed(range(50))}
     fates = [
@@ -320,6 +320,6 @@ def test_the_chances_of_a_request_do_not_depend_on_its_place():
     assert fates[0] == fates[1]
 
 
-def test_another_seed_is_another_storm():
+def test_another_seed_gives_other_replies():
     outcomes = [play(load("chaos"), [(0.1, False, None)] * 100, seed=s)[1] for s in (1, 2)]
     assert outcomes[0] != outcomes[1]

@@ -1,4 +1,4 @@
-"""The same numbers for ever, and the distributions they claim."""
+"""Random numbers never change between versions and follow their distributions."""
 
 from statistics import fmean, pstdev
 
@@ -37,6 +37,6 @@ def test_lognormal_keeps_its_mean_and_variation(mean, cv):
     assert pstdev(drawn) / fmean(drawn) == pytest.approx(cv, rel=0.1)
 
 
-def test_no_variation_and_no_service_are_constants():
+def test_a_lognormal_without_variation_or_mean_is_constant():
     assert Lognormal.of(mean=0.02, cv=0).draw(mix(1)) == pytest.approx(0.02)
     assert Lognormal.of(mean=0, cv=0.5).draw(mix(1)) == 0

@@ -42,7 +42,7 @@ SCHEMAS = [
 
 @table_test("schema", SCHEMAS)
 @table_test("key", range(5))
-def test_it_fits(schema, key):
+def test_generated_json_fits_its_schema(schema, key):
     value = json.loads(json_for(schema, key))
     jsonschema_rs.validate(schema, value, validate_formats=True)
 
@@ -55,7 +55,7 @@ ASKING = {
 
 
 @pytest.mark.parametrize("endpoint", ASKING)
-async def test_each_api_asks_in_its_own_words(endpoint):
+async def test_each_api_gets_json_for_the_schema_of_its_request(endpoint):
     with serve("bench") as provider:
         async with AsyncClient(base_url=provider.base_url) as client:
             plain = await client.request(endpoint, ASKING[endpoint])

@@ -63,7 +63,7 @@ def ended(client, batch):
     return batch
 
 
-def test_a_batch_of_openai_runs_and_ends_with_the_answers_of_single_calls(started, client_of):
+def test_an_openai_batch_returns_the_answers_of_single_calls(started, client_of):
     provider = started(seconds=0.2)
     client = client_of(openai.OpenAI, provider)
     batch = submit(client, map(line, range(5)))
@@ -84,7 +84,7 @@ def test_a_batch_of_openai_runs_and_ends_with_the_answers_of_single_calls(starte
     assert (stats["keys"]["answers"], stats["billed"]["m"]["attempts"]) == (5, 5)
 
 
-def test_rows_expire_and_fail_by_their_shares(started, client_of):
+def test_rows_expire_and_fail_at_the_configured_ratios(started, client_of):
     client = client_of(openai.OpenAI, started(expired=0.3, failed=0.3))
     batch = ended(client, submit(client, map(line, range(50))))
     assert batch.status == "expired"
@@ -107,7 +107,7 @@ def test_rows_expire_and_fail_by_their_shares(started, client_of):
         ([line(1), line(2, body=body(2, model="other"))], "mismatched_model", 1),
     ],
 )
-def test_a_file_that_is_wrong_fails_as_a_whole(started, client_of, lines, code, number):
+def test_an_invalid_input_file_fails_the_whole_batch(started, client_of, lines, code, number):
     provider = started(seconds=1000)
     client = client_of(openai.OpenAI, provider)
     batch = client.batches.retrieve(submit(client, lines).id)
@@ -117,7 +117,7 @@ def test_a_file_that_is_wrong_fails_as_a_whole(started, client_of, lines, code, 
     assert provider.stats()["billed"] == {}
 
 
-def test_lists_are_newest_first_and_paged(started, client_of):
+def test_lists_of_batches_and_files_are_newest_first_and_paged(started, client_of):
     client = client_of(openai.OpenAI, started(seconds=1000))
     ids = [submit(client, [line(number)]).id for number in range(5)]
     assert [each.id for each in client.batches.list(limit=2)] == ids[::-1]
@@ -135,7 +135,7 @@ def test_a_cancelled_batch_has_processed_nothing(started, client_of):
     assert provider.stats()["keys"]["answers"] == 0
 
 
-def test_message_batches_of_anthropic(started, client_of):
+def test_an_anthropic_batch_reports_succeeded_errored_and_expired_rows(started, client_of):
     client = client_of(anthropic.Anthropic, started(seconds=0.1, expired=0.2, failed=0.2))
     requests = [
         {"custom_id": f"id-{number}", "params": {**body(number), "max_tokens": 9}}
@@ -161,23 +161,23 @@ def test_message_batches_of_anthropic(started, client_of):
         client.messages.batches.create(requests=[requests[0], requests[0]])
 
 
-def test_faults_strike_these_requests_too(started, client_of):
-    refused = '[[faults]]\nkind = "503"\nrequests = [1]'
+def test_faults_apply_to_requests_for_files_and_batches(started, client_of):
+    rejected = '[[faults]]\nkind = "503"\nrequests = [1]'
     cut = '[[faults]]\nkind = "cut_body"\nmatch = "POST /v1/batches?"\nfirst_attempts = 1'
-    provider = started(refused, cut, seconds=1000)
+    provider = started(rejected, cut, seconds=1000)
     client = client_of(openai.OpenAI, provider)
     with pytest.raises(openai.InternalServerError):
         submit(client, [line(1)])
     with pytest.raises(openai.APIConnectionError):
         submit(client, [line(1)])
-    assert len([*client.batches.list()]) == 1  # it was created, though its answer was lost
+    assert len([*client.batches.list()]) == 1  # created, although its response was lost
     assert len([*client.files.list()]) == 1
     stats = provider.stats()
     assert {"503": 1, "cut_body": 1}.items() <= stats["faults"].items()
-    assert stats["keys"]["asked"] == 0  # these are no calls of a model
+    assert stats["keys"]["asked"] == 0  # not calls of a model
 
 
-def test_a_key_may_be_required(stormbreak_provider):
+def test_the_batch_api_requires_a_key_if_configured(stormbreak_provider):
     provider = stormbreak_provider("[provider]\nrequire_key = true\n")
     with openai.OpenAI(
         base_url=provider.base_url, api_key="any", max_retries=0, default_headers={"Authorization": ""}
@@ -185,6 +185,6 @@ def test_a_key_may_be_required(stormbreak_provider):
         client.batches.list()
 
 
-def test_shares_add_up_to_one():
+def test_expired_and_failed_above_one_in_total_are_rejected():
     with pytest.raises(ConfigurationError, match="expired and failed must add up to 1"):
         Batches(expired=0.6, failed=0.6)

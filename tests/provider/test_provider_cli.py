@@ -12,13 +12,13 @@ from stormbreak.cli.main import main
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_prints_its_address_and_stops_on_a_signal(number, tmp_path):
+def test_provider_serve_prints_its_address_and_stops_on_a_signal(number, tmp_path):
     answers = tmp_path / "answers.toml"
     answers.write_text('[[answers]]\ntext = "as the file says"\n')
     command = [*PROGRAM, "provider", "serve", "--port", "0"]
     command += ["--answers", str(answers), "--speed", "100"]
-    with ForkedPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
-        line = it.stdout.readline()
+    with ForkedPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
         assert line.startswith("listening on http://127.0.0.1:")
         assert line.endswith("/v1\n")
         port = int(line.split(":")[2].split("/")[0])
@@ -28,10 +28,10 @@ def test_it_prints_its_address_and_stops_on_a_signal(number, tmp_path):
         assert (response.status, bool(response.read())) == (200, True)
         connection.request("POST", "/v1/responses", b'{"model": "m", "input": "hi"}')
         assert b"as the file says" in connection.getresponse().read()
-        it.send_signal(number)
-        out, err = it.communicate(timeout=60)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
         connection.close()
-    assert (it.returncode, out, err) == (0, "", "")
+    assert (process.returncode, out, err) == (0, "", "")
 
 
 def test_bad_usage_is_one_line_and_exit_code_2(capsys):

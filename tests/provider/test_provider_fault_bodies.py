@@ -1,4 +1,4 @@
-"""Every fault of bodies, as its bytes come: seen by a client that reads no HTTP."""
+"""The bytes of every fault in a body, read by a raw client."""
 
 import json
 
@@ -6,11 +6,11 @@ import pytest
 
 from stormbreak.testing import answer_text
 
-from .conftest import CHAT, STREAM, body_of, plays, said_in, words_in
+from .conftest import CHAT, STREAM, body_of, plays, stream_text, text_in
 
 
 @plays("stall")
-def test_half_an_answer_and_silence(played):
+def test_stall_sends_half_an_answer_and_then_nothing(played):
     data, ending = played("stall")
     assert ending == "silent"
     assert b" 200 " in data
@@ -20,7 +20,7 @@ def test_half_an_answer_and_silence(played):
 
 
 @plays("stall_early")
-def test_a_head_and_silence(played):
+def test_stall_early_sends_a_head_and_then_nothing(played):
     data, ending = played("stall_early")
     assert (body_of(data), ending) == (b"", "silent")
     assert b"content-length: " in data
@@ -28,7 +28,7 @@ def test_a_head_and_silence(played):
 
 @plays("html_200")
 @pytest.mark.parametrize("payload", [CHAT, STREAM])
-def test_a_page_in_place_of_an_answer(played, payload):
+def test_html_200_sends_a_page_in_place_of_an_answer(played, payload):
     data, _ = played("html_200", payload)
     assert data.startswith(b"HTTP/1.1 200 ")
     assert b"content-type: text/html" in data
@@ -36,22 +36,22 @@ def test_a_page_in_place_of_an_answer(played, payload):
 
 
 @plays("big_body")
-def test_four_megabytes_are_good(played):
+def test_big_body_sends_a_good_answer_of_over_four_megabytes(played):
     data, _ = played("big_body")
-    assert said_in(data) == answer_text(CHAT)
+    assert text_in(data) == answer_text(CHAT)
     assert len(data) > 4 * 1024 * 1024
     data, _ = played("big_body", STREAM)
-    assert words_in(body_of(data)) == answer_text(CHAT)
+    assert stream_text(body_of(data)) == answer_text(CHAT)
     assert len(data) > 4 * 1024 * 1024
 
 
 @plays("tiny_chunks")
-def test_seven_bytes_at_a_time_are_good(played):
+def test_tiny_chunks_sends_a_good_answer_in_chunks_of_seven_bytes(played):
     data, _ = played("tiny_chunks")
-    assert said_in(data) == answer_text(CHAT)
+    assert text_in(data) == answer_text(CHAT)
     assert b"\r\n7\r\n" in data
     data, _ = played("tiny_chunks", STREAM)
-    assert words_in(body_of(data)) == answer_text(CHAT)
+    assert stream_text(body_of(data)) == answer_text(CHAT)
     assert body_of(data).endswith(b"data: [DONE]\n\n")
 
 
@@ -64,10 +64,10 @@ ASKS_FOR_JSON = {"response_format": {"type": "json_schema", "json_schema": {"sch
 
 
 @plays("prose")
-def test_prose_in_place_of_the_json_that_was_asked_for(played):
+def test_prose_sends_text_in_place_of_the_requested_json(played):
     wanted = json.loads(answer_text(CHAT | ASKS_FOR_JSON))
     assert wanted.keys() == {"title"}
     data, _ = played("prose", CHAT | ASKS_FOR_JSON)
-    assert said_in(data).startswith("Answer ")
+    assert text_in(data).startswith("Answer ")
     data, _ = played("prose", STREAM | ASKS_FOR_JSON)
-    assert words_in(body_of(data)).startswith("Answer ")
+    assert stream_text(body_of(data)).startswith("Answer ")

@@ -1,4 +1,4 @@
-"""What holds for all faults: each is played by a test, and none says more than it should."""
+"""Rules for all faults: a test plays each of them, and only good answers count as answered."""
 
 import re
 from itertools import repeat
@@ -22,9 +22,9 @@ def test_every_fault_is_tested():
     assert {kind.value for table in tables for kind in table} == played
 
 
-def test_only_good_answers_count(trouble, dial):
+def test_only_good_answers_count_as_answered(faulty, dial):
     for kind, good in [("twice", 1), ("interim", 1), ("stale", 0), ("gzip_cut", 0), ("crlf", 1)]:
-        provider = trouble(kind)
+        provider = faulty(kind)
         client = dial(provider)
         client.send(request_bytes(payload=STREAM))
         client.everything(0.1)
@@ -32,19 +32,19 @@ def test_only_good_answers_count(trouble, dial):
 
 
 @pytest.mark.parametrize("kind", ["stall", "stall_early", "long_length"])
-def test_a_client_that_waits_for_the_rest_gets_nothing_else(trouble, dial, kind):
-    client = dial(trouble(kind, "requests = [1]"))
+def test_a_stalled_answer_is_not_followed_by_another_response(faulty, dial, kind):
+    client = dial(faulty(kind, "requests = [1]"))
     client.send(request_bytes())
     assert client.everything(0.1)[1] == "silent"
     client.send(request_bytes())
     assert client.everything(0.1) == (b"", "silent")
 
 
-# ------------------------------------------------------------ whoever does not read
+# ------------------------------------------------------------ a client that does not read
 
 
-class Narrow:
-    """A transport that takes three writes, and then says that the client does not read."""
+class SlowReader:
+    """A transport that accepts three writes and then reports that the client does not read."""
 
     def __init__(self):
         self.written = []
@@ -52,20 +52,20 @@ class Narrow:
 
     def write(self, data):
         self.written.append(data)
-        assert len(self.written) < 10, "it is never held up"
+        assert len(self.written) < 10, "the writer never pauses"
         if len(self.written) % 3 == 0:
             self.full()
 
 
-class Nobody:
-    """A desk that is called by one connection only."""
+class OneConnection:
+    """A server with one connection."""
 
     def opened(self, _):
         return 1
 
 
-def test_what_is_never_read_fills_nothing():
-    connection, transport = Connection(Nobody()), Narrow()
+def test_a_client_that_does_not_read_pauses_the_writer():
+    connection, transport = Connection(OneConnection()), SlowReader()
     transport.full = connection.pause_writing
     connection.connection_made(transport)
     endless = Script(repeat(Piece(0, b"more")), Ending.KEEP, 200)

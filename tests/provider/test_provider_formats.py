@@ -1,4 +1,4 @@
-"""The Responses API and Anthropic's Messages: each answer is a function of its very request, plain and streamed."""
+"""Responses, text completions and Anthropic's Messages: each answer depends only on its request, plain and streamed."""
 
 import json
 
@@ -19,34 +19,34 @@ def client(stormbreak_provider, dial):
     return dial(stormbreak_provider("[provider]\nservice = 0.0\n"))
 
 
-def named_events(heard):
-    blocks = [block.split(b"\n") for block in unchunk(heard.body).split(b"\n\n") if block]
+def named_events(response):
+    blocks = [block.split(b"\n") for block in unchunk(response.body).split(b"\n\n") if block]
     events = [(name[7:].decode(), json.loads(data[6:])) for name, data in blocks]
-    assert all(said["type"] == name for name, said in events)
+    assert all(data["type"] == name for name, data in events)
     return events
 
 
 # ---------------------------------------------------------------- responses
 
 
-def test_a_response(client):
-    said = client.ask(path="/v1/responses", payload=ASKED).json
-    [item] = said["output"]
-    assert (said["object"], said["status"], item["role"]) == ("response", "completed", "assistant")
+def test_a_response_has_output_text_and_usage(client):
+    body = client.ask(path="/v1/responses", payload=ASKED).json
+    [item] = body["output"]
+    assert (body["object"], body["status"], item["role"]) == ("response", "completed", "assistant")
     assert item["content"][0]["text"] == answer_text(ASKED)
-    assert said["usage"]["total_tokens"] == (
-        said["usage"]["input_tokens"] + said["usage"]["output_tokens"]
+    assert body["usage"]["total_tokens"] == (
+        body["usage"]["input_tokens"] + body["usage"]["output_tokens"]
     )
 
 
-def test_a_streamed_response_completes_with_the_plain_one(client):
+def test_a_streamed_response_ends_with_the_plain_one(client):
     plain = client.ask(path="/v1/responses", payload=ASKED).json
     events = named_events(client.ask(path="/v1/responses", payload={**ASKED, "stream": True}))
     names = [name for name, _ in events]
     assert (names[0], names[-1]) == ("response.created", "response.completed")
     assert names.count("response.completed") == 1
-    assert [said["sequence_number"] for _, said in events] == list(range(len(events)))
-    deltas = [said["delta"] for name, said in events if name == "response.output_text.delta"]
+    assert [data["sequence_number"] for _, data in events] == list(range(len(events)))
+    deltas = [data["delta"] for name, data in events if name == "response.output_text.delta"]
     assert "".join(deltas) == answer_text(ASKED)
     assert len(deltas) > 3
     assert events[0][1]["response"]["output"] == []
@@ -58,24 +58,24 @@ def test_a_streamed_response_completes_with_the_plain_one(client):
 
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("prompt", ["once upon", ["once", "upon"], [17, 4]])
-def test_a_text_completion_plain_and_streamed(client, prompt, echo):
+def test_a_text_completion_is_equal_plain_and_streamed(client, prompt, echo):
     asked = {"model": "m", "prompt": prompt, "n": 2, "echo": echo}
     count = 4 if prompt == ["once", "upon"] else 2
-    said = client.ask(path="/v1/completions", payload=asked).json
-    assert said["object"] == "text_completion"
-    assert [each["index"] for each in said["choices"]] == [*range(count)]
+    body = client.ask(path="/v1/completions", payload=asked).json
+    assert body["object"] == "text_completion"
+    assert [each["index"] for each in body["choices"]] == [*range(count)]
     prompts = prompt if prompt == ["once", "upon"] else [prompt] if prompt == "once upon" else [""]
     echoed = [one for one in prompts for _ in range(2)] if echo else [""] * count
-    texts = [each["text"] for each in said["choices"]]
+    texts = [each["text"] for each in body["choices"]]
     assert texts[0] == echoed[0] + answer_text(asked)
     assert [text.split("Answer")[0] for text in texts] == echoed
-    assert {each["finish_reason"] for each in said["choices"]} == {"stop"}
-    usage = said["usage"]
+    assert {each["finish_reason"] for each in body["choices"]} == {"stop"}
+    usage = body["usage"]
     assert usage["completion_tokens"] == 14 * count
 
     streamed = {**asked, "stream": True, "stream_options": {"include_usage": True}}
-    heard = unchunk(client.ask(path="/v1/completions", payload=streamed).body)
-    *events, end, _ = heard.split(b"\n\n")
+    stream = unchunk(client.ask(path="/v1/completions", payload=streamed).body)
+    *events, end, _ = stream.split(b"\n\n")
     assert end == b"data: [DONE]"
     chunks = [json.loads(event[6:]) for event in events]
     assert chunks[-1]["usage"] == usage
@@ -83,7 +83,7 @@ def test_a_text_completion_plain_and_streamed(client, prompt, echo):
     for chunk in chunks[:-1]:
         [choice] = chunk["choices"]
         texts[choice["index"]] += choice["text"]
-    assert texts == {each["index"]: each["text"] for each in said["choices"]}
+    assert texts == {each["index"]: each["text"] for each in body["choices"]}
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_a_text_completion_plain_and_streamed(client, prompt, echo):
 )  # fmt: skip
 def test_a_text_completion_needs_a_prompt(client, prompt):
     asked = {"model": "m"} if prompt is ... else {"model": "m", "prompt": prompt}
-    heard = client.ask(path="/v1/completions", payload=asked)
-    assert (heard.status, heard.json["error"]["param"]) == (400, "prompt")
+    response = client.ask(path="/v1/completions", payload=asked)
+    assert (response.status, response.json["error"]["param"]) == (400, "prompt")
 
 
 @table_test(
@@ -127,22 +127,22 @@ def test_a_text_completion_needs_a_prompt(client, prompt):
         ({"stream_options": True, "stream": True}, "stream_options"),
     ],
 )
-def test_a_text_completion_is_refused_as_openai_describes_it(client, asked, param):
-    """Found: all of these were answered."""
-    heard = client.ask(path="/v1/completions", payload={"model": "m", "prompt": "x", **asked})
-    assert heard.status == 400
-    error = heard.json["error"]
+def test_an_invalid_field_of_a_text_completion_gets_a_400_that_names_it(client, asked, param):
+    """Found: the provider answered all of these."""
+    response = client.ask(path="/v1/completions", payload={"model": "m", "prompt": "x", **asked})
+    assert response.status == 400
+    error = response.json["error"]
     assert f"'{param}'" in error.pop("message")
     assert error == {"type": "invalid_request_error", "param": param, "code": None}
 
 
 def test_all_fields_of_a_text_completion_may_be_null_or_at_their_bounds(client):
-    most = {
+    largest = {
         "n": 3, "best_of": 3, "logprobs": 5, "max_tokens": 0, "temperature": 2, "top_p": 1.0,
         "presence_penalty": -2.0, "frequency_penalty": 2, "echo": False, "suffix": "", "user": "u",
         "logit_bias": {"50256": -100}, "stop": ["a"] * 4, "stream": False, "seed": 7,
     }  # fmt: skip
-    for asked in (most, dict.fromkeys(most), {"stream_options": None}, {"prompt": None}):
+    for asked in (largest, dict.fromkeys(largest), {"stream_options": None}, {"prompt": None}):
         payload = {"model": "m", "prompt": [[1, 2], [3]], **asked}
         assert client.ask(path="/v1/completions", payload=payload).status == 200
 
@@ -150,20 +150,20 @@ def test_all_fields_of_a_text_completion_may_be_null_or_at_their_bounds(client):
 # ---------------------------------------------------------------- messages
 
 
-def test_a_message(client):
-    said = client.ask(path="/v1/messages", payload=CLAUDE, headers=VERSION).json
-    assert (said["type"], said["role"], said["stop_reason"]) == ("message", "assistant", "end_turn")
-    assert said["content"] == [{"type": "text", "text": answer_text(CLAUDE)}]
-    assert said["usage"]["output_tokens"] > 0
+def test_a_message_has_text_and_usage(client):
+    body = client.ask(path="/v1/messages", payload=CLAUDE, headers=VERSION).json
+    assert (body["type"], body["role"], body["stop_reason"]) == ("message", "assistant", "end_turn")
+    assert body["content"] == [{"type": "text", "text": answer_text(CLAUDE)}]
+    assert body["usage"]["output_tokens"] > 0
 
 
-def test_a_streamed_message_says_the_same(client):
+def test_a_streamed_message_has_the_text_of_the_plain_one(client):
     payload = {**CLAUDE, "stream": True}
     events = named_events(client.ask(path="/v1/messages", payload=payload, headers=VERSION))
     names = [name for name, _ in events]
     assert names[:3] == ["message_start", "content_block_start", "ping"]
     assert names[-3:] == ["content_block_stop", "message_delta", "message_stop"]
-    deltas = [said["delta"]["text"] for name, said in events if name == "content_block_delta"]
+    deltas = [data["delta"]["text"] for name, data in events if name == "content_block_delta"]
     assert "".join(deltas) == answer_text(CLAUDE)
     assert events[-2][1]["delta"]["stop_reason"] == "end_turn"
 
@@ -177,16 +177,16 @@ def test_a_streamed_message_says_the_same(client):
     ],
 )
 def test_an_error_of_a_message_has_the_format_of_the_endpoint(client, payload, headers, message):
-    heard = client.ask(path="/v1/messages", payload=payload, headers=headers)
-    assert (heard.status, heard.json["type"]) == (400, "error")
-    assert heard.json["error"] == {"type": "invalid_request_error", "message": message}
+    response = client.ask(path="/v1/messages", payload=payload, headers=headers)
+    assert (response.status, response.json["type"]) == (400, "error")
+    assert response.json["error"] == {"type": "invalid_request_error", "message": message}
 
 
-def test_any_way_to_show_a_key_will_do(stormbreak_provider, dial):
+def test_a_key_is_accepted_in_any_header(stormbreak_provider, dial):
     client = dial(stormbreak_provider("[provider]\nservice = 0\nrequire_key = true"))
     version = "anthropic-version: 2023-06-01"
-    heard = client.ask(path="/v1/messages", payload=CLAUDE, headers=[version])
-    assert (heard.status, heard.json["error"]["type"]) == (401, "authentication_error")
+    response = client.ask(path="/v1/messages", payload=CLAUDE, headers=[version])
+    assert (response.status, response.json["error"]["type"]) == (401, "authentication_error")
     for key in ("x-api-key: k", "api-key: k", "authorization: Bearer k"):
         assert client.ask(path="/v1/messages", payload=CLAUDE, headers=[version, key]).status == 200
 
@@ -208,6 +208,6 @@ def test_no_format_repeats_the_prompt(client):
     ]
     for path, payload, headers in asked:
         for stream in (False, True):
-            heard = client.ask(path=path, payload={**payload, "stream": stream}, headers=headers)
-            assert heard.status == 200
-            assert canary.encode() not in heard.body
+            response = client.ask(path=path, payload={**payload, "stream": stream}, headers=headers)
+            assert response.status == 200
+            assert canary.encode() not in response.body

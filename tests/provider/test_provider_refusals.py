@@ -1,4 +1,4 @@
-"""Every refusal says its status and its words, in the format of the address that was called."""
+"""Every refusal has its status, type and code, in the format of the called API."""
 
 import pytest
 
@@ -48,7 +48,7 @@ WORDS = [  # kind, status, type and code as OpenAI has them, type as Anthropic h
     ("content_filter", 400, "invalid_request_error", "content_filter", "invalid_request_error"),
 ]
 PAGES = ["502", "520", "521", "522", "523", "524"]
-ELSEWHERE = {"budget", "redirect", "reset", "half_close", "hang"}  # tested by themselves
+ELSEWHERE = {"budget", "redirect", "reset", "half_close", "hang"}  # tested separately
 
 
 def test_every_refusal_is_tested():
@@ -57,55 +57,55 @@ def test_every_refusal_is_tested():
 
 
 @pytest.mark.parametrize(("kind", "status", "type_", "code", "claude"), WORDS)
-def test_a_refusal_is_an_error_in_the_format_of_the_address(
-    trouble, dial, kind, status, type_, code, claude
+def test_a_refusal_is_an_error_in_the_format_of_the_called_api(
+    faulty, dial, kind, status, type_, code, claude
 ):
-    provider = trouble(kind)
+    provider = faulty(kind)
     client = dial(provider)
-    for payload in (CHAT, STREAM):  # on one connection: it is kept
-        heard = client.ask(payload=payload)
-        assert heard.status == status
-        assert (heard.json["error"]["type"], heard.json["error"]["code"]) == (type_, code)
-        assert "retry-after" not in heard.headers
-        assert heard.headers["x-request-id"].startswith("req_")
-    heard = client.ask(path="/v1/messages", payload=CLAUDE, headers=VERSION)
-    assert (heard.status, heard.json["type"]) == (status, "error")
-    assert heard.json["error"]["type"] == claude
+    for payload in (CHAT, STREAM):  # both on one connection, which stays open
+        response = client.ask(payload=payload)
+        assert response.status == status
+        assert (response.json["error"]["type"], response.json["error"]["code"]) == (type_, code)
+        assert "retry-after" not in response.headers
+        assert response.headers["x-request-id"].startswith("req_")
+    response = client.ask(path="/v1/messages", payload=CLAUDE, headers=VERSION)
+    assert (response.status, response.json["type"]) == (status, "error")
+    assert response.json["error"]["type"] == claude
     stats = provider.stats()
     assert stats["answers"] == {str(status): 3}
     assert stats["faults"][kind] == 3
 
 
 @pytest.mark.parametrize("kind", PAGES)
-def test_edges_speak_html(trouble, dial, kind):
-    heard = dial(trouble(kind)).ask()
-    assert heard.status == int(kind)
-    assert heard.headers["content-type"] == "text/html"
-    assert heard.body.startswith(b"<html>")
-    assert kind.encode() in heard.body
+def test_errors_of_an_edge_proxy_are_html_pages(faulty, dial, kind):
+    response = dial(faulty(kind)).ask()
+    assert response.status == int(kind)
+    assert response.headers["content-type"] == "text/html"
+    assert response.body.startswith(b"<html>")
+    assert kind.encode() in response.body
 
 
-def test_a_spend_limit_is_in_the_error_details(trouble, dial):
-    heard = dial(trouble("spend_limit")).ask(path="/v1/messages", payload=CLAUDE, headers=VERSION)
-    assert heard.json["error"]["details"] == {"error_code": "enforced_spend_limit_reached"}
+def test_a_spend_limit_is_in_the_error_details(faulty, dial):
+    response = dial(faulty("spend_limit")).ask(path="/v1/messages", payload=CLAUDE, headers=VERSION)
+    assert response.json["error"]["details"] == {"error_code": "enforced_spend_limit_reached"}
 
 
-def test_a_budget_in_flight_passes(trouble, dial):
-    heard = dial(trouble("budget", "retry_after = 3")).ask()
-    assert (heard.status, heard.headers["retry-after"]) == (402, "3")
-    assert heard.json["error"]["metadata"] == {"limit_source": "openrouter_in_flight_budget"}
+def test_a_budget_refusal_is_a_402_with_retry_after(faulty, dial):
+    response = dial(faulty("budget", "retry_after = 3")).ask()
+    assert (response.status, response.headers["retry-after"]) == (402, "3")
+    assert response.json["error"]["metadata"] == {"limit_source": "openrouter_in_flight_budget"}
 
 
-def test_a_redirect_leads_to_another_host(trouble, dial):
-    heard = dial(trouble("redirect")).ask()
-    assert heard.status == 307
-    assert heard.headers["location"].startswith("https://elsewhere.invalid/")
+def test_a_redirect_leads_to_another_host(faulty, dial):
+    response = dial(faulty("redirect")).ask()
+    assert response.status == 307
+    assert response.headers["location"].startswith("https://elsewhere.invalid/")
 
 
-def test_a_half_closed_connection_still_listens(trouble, dial):
-    client = dial(trouble("half_close"))
-    heard = client.ask()
-    assert (heard.status, heard.ending) == (None, "closed")
+def test_half_close_ends_the_response_but_still_reads(faulty, dial):
+    client = dial(faulty("half_close"))
+    response = client.ask()
+    assert (response.status, response.ending) == (None, "closed")
     for _ in range(3):
         client.send(b"more")  # no RST comes back
     assert client.closed()

@@ -25,7 +25,7 @@ def test_a_window_is_full_until_its_end_and_then_empty_at_once():
     assert limit.take(119.5) == 0.5
 
 
-def test_a_bucket_gives_its_burst_and_then_its_rate():
+def test_a_bucket_grants_its_burst_and_then_its_rate():
     limit = bucket(requests=60, period=60, burst=3)
     assert [limit.take(0) for _ in range(4)] == [None, None, None, 1]
     assert limit.take(0.25) == 0.75
@@ -44,7 +44,7 @@ def test_rejects_drain_a_bucket_but_never_below_zero():
 
 
 @given(st.lists(st.floats(0, 5), max_size=200))
-def test_no_limit_grants_more_than_it_says(gaps):
+def test_a_limit_never_grants_more_than_configured(gaps):
     per_window, tokens = window(requests=5, period=10), bucket(requests=5, period=10, burst=2)
     now, windows, granted = 0.0, {}, 0
     for gap in gaps:
@@ -65,11 +65,11 @@ def test_a_call_that_waits_for_the_named_time_is_served():
             assert wait is None or limit.take(now) is None
 
 
-def test_tokens_are_counted_beside_requests():
+def test_a_bucket_limits_tokens_and_requests():
     limit = bucket(requests=600, tokens=6000, period=60)
     assert limit.take(0, 5000) is None
     assert limit.take(0, 2000) == 10
-    assert limit.take(0, 1000) is None  # the refused one cost nothing
+    assert limit.take(0, 1000) is None  # the rejected request used no tokens
     assert limit.limit_states(0) == [
         LimitState(False, 600, 598, 0.2),
         LimitState(True, 6000, 0, 60),
@@ -77,14 +77,14 @@ def test_tokens_are_counted_beside_requests():
     assert limit.take(10, 1000) is None
 
 
-def test_tokens_alone_in_a_window():
+def test_a_window_may_limit_tokens_alone():
     limit = window(tokens=100, period=10)
     assert limit.take(3, 80) is None
     assert limit.take(3, 30) == 7
     assert limit.limit_states(4) == [LimitState(True, 100, 20, 6)]
 
 
-def test_something_must_be_limited():
+def test_a_limit_without_requests_and_tokens_is_rejected():
     with pytest.raises(
         ConfigurationError, match="requests must be given unless tokens are, got neither"
     ):

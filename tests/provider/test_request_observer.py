@@ -1,4 +1,4 @@
-"""Whoever watches the provider is told what it saw: requests that came, and good answers that reached somebody."""
+"""An observer of the provider receives each request and each good answer that reached a client."""
 
 import asyncio
 import json
@@ -30,11 +30,11 @@ class Watching:
         return [f"{what} {prompt}" for what, prompt, _ in self.seen]
 
 
-async def watched(trouble=""):
-    """A provider before an observer, in a scenario that has not begun."""
+async def watched(faults=""):
+    """Start a provider with an observer, in a scenario that has not begun."""
     server, observer = ProviderServer(parse(CALM), speed=2.0), Watching()
     await server.start()
-    server.play(parse(CALM + trouble), observer)
+    server.play(parse(CALM + faults), observer)
     return server, observer
 
 
@@ -43,15 +43,15 @@ async def ask(server, prompt, *, patience=5.0, **more):
     payload = {"model": "m", "messages": [{"role": "user", "content": prompt}], **more}
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(request_bytes(payload=payload, headers=["connection: close"]))
-    heard = b""
+    data = b""
     try:
         async with asyncio.timeout(patience):
-            heard = await reader.read()
+            data = await reader.read()
     except TimeoutError:
         pass
     writer.close()
     await writer.wait_closed()
-    return heard
+    return data
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -64,13 +64,13 @@ async def test_the_observer_sees_an_answer_with_its_times(streamed):
     await server.close()
 
     assert observer.words == ["received one", "answered one"]
-    (_, _, came), (_, _, went) = observer.seen
-    assert went - came >= 0.1
-    assert 0.0 <= came < went <= took  # scenario time begins with it
+    (_, _, received), (_, _, answered) = observer.seen
+    assert answered - received >= 0.1
+    assert 0.0 <= received < answered <= took  # scenario time begins with the request
 
 
 @table_test("kind", ["503", "cut_body", "stale", "error_in_200"])
-async def test_what_is_no_good_answer_is_none(kind):
+async def test_a_broken_answer_is_not_reported_as_answered(kind):
     server, observer = await watched(f'[[faults]]\nkind = "{kind}"\n')
     assert b"HTTP/1.1" in await ask(server, "one")
     await server.close()
@@ -78,7 +78,7 @@ async def test_what_is_no_good_answer_is_none(kind):
     assert observer.words == ["received one"]
 
 
-async def test_an_answer_without_a_waiting_client_is_dropped():
+async def test_an_answer_to_a_client_that_has_left_is_not_reported():
     server, observer = await watched('[[faults]]\nkind = "slow_body"\nadded_latency = 1\n')
     await ask(server, "one", patience=0.2)
     await ask(server, "two")
@@ -87,7 +87,7 @@ async def test_an_answer_without_a_waiting_client_is_dropped():
     assert observer.words == ["received one", "received two", "answered two"]
 
 
-async def test_time_may_begin_before_the_first_request():
+async def test_begin_starts_scenario_time_before_the_first_request():
     server, observer = await watched()
     assert server.now == 0.0
     server.begin()
@@ -99,7 +99,7 @@ async def test_time_may_begin_before_the_first_request():
     assert observer.seen[0][2] > 0.2
 
 
-async def test_another_scenario_begins_anew_before_another_witness():
+async def test_another_scenario_starts_anew_with_its_own_observer():
     server, before = await watched()
     await ask(server, "one")
     now = Watching()

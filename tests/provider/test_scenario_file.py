@@ -1,4 +1,4 @@
-"""Scenario files: what they say is what is played, and one line says what is wrong with them."""
+"""Scenario files are read into scenarios, and each error in one is one line."""
 
 import pytest
 from table_test import table_test
@@ -9,7 +9,7 @@ from stormbreak.provider.scenario import Burst, Fault, Provider, Scenario, Step
 from stormbreak.provider.scenario_file import builtin_names, load, parse
 
 
-def test_every_builtin_scenario_loads_and_tells_what_it_is():
+def test_every_builtin_scenario_has_a_name_and_a_description():
     assert {"calm", "incident", "outage", "ratelimit", "chaos"} <= set(builtin_names())
     for name in builtin_names():
         scenario = load(name)
@@ -17,33 +17,33 @@ def test_every_builtin_scenario_loads_and_tells_what_it_is():
         assert scenario.description
 
 
-def test_a_misspelt_name_gets_the_nearest_as_hint():
+def test_a_misspelt_scenario_gets_the_nearest_name_as_a_hint():
     with pytest.raises(ConfigurationError, match="'inciden'; did you mean incident\\? scenarios: "):
         load("inciden")
 
 
 def test_hostile_has_every_fault_that_a_client_can_see():
-    played = {trouble.kind for trouble in load("hostile").faults}
+    played = {fault.kind for fault in load("hostile").faults}
     unseen = {Kind.STALE, Kind.EARLY_ANSWER, Kind.PROSE}
     assert played == set(Kind) - CONDITIONS - unseen
 
 
-def test_chaos_plays_what_happens_every_day():
+def test_chaos_plays_the_everyday_faults():
     chaos = load("chaos")
-    assert {trouble.kind for trouble in chaos.faults} == {
+    assert {fault.kind for fault in chaos.faults} == {
         *(Kind.S429, Kind.S500, Kind.S502, Kind.S503, Kind.S504, Kind.S529, Kind.RESET, Kind.HANG),
         *(Kind.SLOW_HEADERS, Kind.SLOW_BODY, Kind.CUT_BODY, Kind.EMPTY_BODY, Kind.INVALID_JSON),
         *(Kind.ERROR_IN_200, Kind.CUT_STREAM, Kind.STREAM_RESET),
     }
-    told = {
-        trouble.retry_after_form if trouble.retry_after else WaitForm.BARE
-        for trouble in chaos.faults
-        if trouble.kind is Kind.S429
+    forms = {
+        fault.retry_after_form if fault.retry_after else WaitForm.BARE
+        for fault in chaos.faults
+        if fault.kind is Kind.S429
     }
-    assert told == set(WaitForm)
+    assert forms == set(WaitForm)
 
 
-def test_a_file_says_what_is_played(tmp_path):
+def test_a_file_describes_provider_faults_and_load(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("""
         description = "a dip"
@@ -152,26 +152,26 @@ def test_a_file_says_what_is_played(tmp_path):
         ("[provider", "invalid TOML: "),
     ],
 )
-def test_a_mistake_is_one_line_with_file_key_and_value(toml, message):
+def test_an_error_in_a_scenario_is_one_line_with_file_key_and_value(toml, message):
     with pytest.raises(ConfigurationError) as caught:
         parse(toml, source="bad.toml")
     assert str(caught.value).startswith(f"bad.toml: {message}")
     assert "\n" not in str(caught.value)
 
 
-def test_a_scenario_made_in_python_is_checked_too():
+def test_a_scenario_made_in_python_is_validated():
     with pytest.raises(ConfigurationError, match="speed must be positive, got nan"):
         Scenario(name="x", speed=float("nan"))
 
 
-def test_an_unknown_name_lists_the_known_ones():
+def test_an_unknown_scenario_name_lists_the_known_names():
     with pytest.raises(
         ConfigurationError, match=r"named 'storm'; scenarios: .*calm, calm-burst, chaos"
     ):
         load("storm")
 
 
-def test_an_unreadable_file_is_named(tmp_path):
+def test_an_unreadable_scenario_file_is_named(tmp_path):
     path = tmp_path / "latin.toml"
     path.write_bytes(b'description = "\xff"')
     with pytest.raises(ConfigurationError, match=r"latin\.toml: not UTF-8 text \(line 1\)"):
@@ -194,5 +194,5 @@ STORMS = {
 
 
 @table_test("name", STORMS)
-def test_the_format_can_say_every_storm(name):
+def test_the_scenario_format_can_describe_every_storm(name):
     assert parse(STORMS[name], source=f"{name}.toml").load is not None

@@ -1,4 +1,4 @@
-"""The provider as a server: addresses, connections, memory of its clients, time."""
+"""The provider as a server: endpoints, connections, statistics of its clients, time."""
 
 import asyncio
 import base64
@@ -22,24 +22,26 @@ def calm(stormbreak_provider):
     return stormbreak_provider("calm", speed=1000)
 
 
-# ---------------------------------------------------------------- addresses
+# ---------------------------------------------------------------- endpoints
 
 
-def test_an_answer_belongs_to_its_request_and_never_repeats_the_prompt(calm, dial):
+def test_an_answer_depends_on_its_request_and_never_repeats_the_prompt(calm, dial):
     canary = {"model": "m", "messages": [{"role": "user", "content": "canary-7f3a"}]}
-    heard = dial(calm).ask(payload=canary)
+    response = dial(calm).ask(payload=canary)
     assert (
-        heard.json["choices"][0]["message"]["content"] == answer_text(canary) != answer_text(CHAT)
+        response.json["choices"][0]["message"]["content"]
+        == answer_text(canary)
+        != answer_text(CHAT)
     )
-    assert heard.json["choices"][0]["finish_reason"] == "stop"
-    assert heard.json["model"] == "m"
-    usage = heard.json["usage"]
+    assert response.json["choices"][0]["finish_reason"] == "stop"
+    assert response.json["model"] == "m"
+    usage = response.json["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    assert b"canary" not in heard.body
+    assert b"canary" not in response.body
     assert answer_text(canary) == answer_text(dict(reversed(canary.items())))
 
 
-def test_embeddings_as_numbers_and_as_base64(calm, dial):
+def test_embeddings_are_numbers_or_base64(calm, dial):
     client = dial(calm)
     payload = {"model": "e", "input": ["a", "b"], "dimensions": 3}
     plain = client.ask(path="/v1/embeddings", payload=payload).json
@@ -53,8 +55,8 @@ def test_embeddings_as_numbers_and_as_base64(calm, dial):
 
 
 def test_models_are_listed(calm, dial):
-    heard = dial(calm).ask(method="GET", path="/v1/models", payload=None)
-    assert [item["id"] for item in heard.json["data"]] == ["storm-1", "storm-1-mini"]
+    response = dial(calm).ask(method="GET", path="/v1/models", payload=None)
+    assert [item["id"] for item in response.json["data"]] == ["storm-1", "storm-1-mini"]
 
 
 @pytest.mark.parametrize(
@@ -69,15 +71,15 @@ def test_models_are_listed(calm, dial):
         ({"payload": {"model": "m"}, "path": "/v1/embeddings"}, 400, None),
     ],
 )
-def test_mistakes_get_an_error_and_keep_the_connection(calm, dial, info, status, code):
+def test_an_invalid_request_gets_an_error_and_keeps_the_connection(calm, dial, info, status, code):
     client = dial(calm)
-    heard = client.ask(**info)
-    assert heard.status == status
-    assert heard.json["error"]["code"] == code
+    response = client.ask(**info)
+    assert response.status == status
+    assert response.json["error"]["code"] == code
     assert client.ask().status == 200
 
 
-def test_a_key_is_required_where_the_scenario_says_so(stormbreak_provider, dial):
+def test_a_key_is_required_if_the_scenario_requires_one(stormbreak_provider, dial):
     client = dial(stormbreak_provider("[provider]\nservice = 0\nrequire_key = true"))
     assert client.ask().status == 401
     assert client.ask(method="GET", path="/v1/models", payload=None).status == 401
@@ -99,7 +101,7 @@ def test_pipelined_requests_are_answered_in_order(calm, dial):
     assert found == sorted(found)
 
 
-def test_a_request_that_two_readers_could_read_differently_gets_400(calm, dial):
+def test_an_ambiguous_request_gets_a_400_and_closes_the_connection(calm, dial):
     start = b"POST /v1/chat/completions HTTP/1.1\r\n"
     host, chunked, end = b"host: h\r\n", b"transfer-encoding: chunked\r\n", b"\r\n"
     chunk = b"\r\nhello\r\n0\r\n\r\n"
@@ -117,34 +119,34 @@ def test_a_request_that_two_readers_could_read_differently_gets_400(calm, dial):
     for name, request in requests.items():
         clients[name].send(request)
     for name, client in clients.items():
-        heard, ending = client.everything(patience=5.0)
-        assert heard.startswith(b"HTTP/1.1 400 "), name
+        received, ending = client.everything(patience=5.0)
+        assert received.startswith(b"HTTP/1.1 400 "), name
         assert ending == "closed", name
 
 
 def test_a_request_after_connection_close_is_not_answered(calm, dial):
     client = dial(calm)
     client.send(request_bytes(headers=["connection: close"]) + request_bytes())
-    heard, ending = client.everything(patience=5.0)
-    assert heard.count(b"HTTP/1.1 ") == heard.count(b"HTTP/1.1 200 ") == 1
+    received, ending = client.everything(patience=5.0)
+    assert received.count(b"HTTP/1.1 ") == received.count(b"HTTP/1.1 200 ") == 1
     assert ending == "closed"
 
 
 def test_a_malformed_request_gets_an_error_and_the_connection_ends(calm, dial):
     client = dial(calm)
     client.send(b"NONSENSE\r\n\r\n")
-    heard = client.hear()
-    assert heard.status == 400
-    assert "the request line must be" in heard.json["error"]["message"]
+    response = client.read_response()
+    assert response.status == 400
+    assert "the request line must be" in response.json["error"]["message"]
     assert client.closed()
 
 
-def test_a_body_too_large_is_refused_before_it_is_sent(calm, dial):
+def test_a_body_too_large_is_rejected_before_it_is_sent(calm, dial):
     client = dial(calm)
     client.send(
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\ncontent-length: 300000000\r\n\r\n"
     )
-    assert client.hear().status == 413
+    assert client.read_response().status == 413
 
 
 def test_expect_100_continue_is_answered(calm, dial):
@@ -154,39 +156,39 @@ def test_expect_100_continue_is_answered(calm, dial):
     client.send(whole[:split])
     assert client.sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
     client.send(whole[split:])
-    assert client.hear().status == 200
+    assert client.read_response().status == 200
 
 
-def test_a_client_may_ask_to_close(calm, dial):
+def test_a_client_may_request_connection_close(calm, dial):
     client = dial(calm)
     assert client.ask(headers=["connection: close"]).status == 200
     assert client.closed()
 
 
-# ---------------------------------------------------------------- memory
+# ---------------------------------------------------------------- statistics
 
 
-def test_statistics_can_be_asked_over_http(calm, dial):
+def test_statistics_are_served_over_http(calm, dial):
     client = dial(calm)
     client.ask()
-    heard = client.ask(method="GET", path="/_provider/stats", payload=None)
-    assert heard.json["arrivals"] == 1
-    assert heard.json["clients"]["outcomes"] == {"ok": 1}
-    assert heard.json["background_traffic"]["arrivals"] == 0
+    response = client.ask(method="GET", path="/_provider/stats", payload=None)
+    assert response.json["arrivals"] == 1
+    assert response.json["clients"]["outcomes"] == {"ok": 1}
+    assert response.json["background_traffic"]["arrivals"] == 0
 
 
-def test_a_client_that_leaves_is_worked_for_in_vain(stormbreak_provider, dial, eventually):
+def test_work_for_a_client_that_leaves_counts_as_wasted(stormbreak_provider, dial, eventually):
     provider = stormbreak_provider("[provider]\nservice = 0.5\nvariation = 0")
     client = dial(provider)
     client.send(request_bytes())
     eventually(lambda: provider.stats()["in_service"] == 1)
     client.sock.close()
     eventually(lambda: provider.stats()["clients"]["outcomes"] == {"wasted": 1})
-    party = provider.stats()["clients"]
-    assert (party["abandoned"], party["wasted_seconds"]) == (1, 0.5)
+    clients = provider.stats()["clients"]
+    assert (clients["abandoned"], clients["wasted_seconds"]) == (1, 0.5)
 
 
-def test_a_client_that_leaves_after_the_end_of_a_stream_has_abandoned_nothing(
+def test_a_client_that_leaves_after_a_whole_stream_abandons_nothing(
     stormbreak_provider, dial, eventually
 ):
     provider = stormbreak_provider("[provider]\nservice = 0.05\nvariation = 0\nprefill = 0")
@@ -197,7 +199,7 @@ def test_a_client_that_leaves_after_the_end_of_a_stream_has_abandoned_nothing(
     eventually(lambda: provider.stats()["clients"]["outcomes"] == {"ok": 10})
 
 
-def test_answers_given_twice_and_repeated_idempotency_keys_are_counted(calm, dial):
+def test_repeated_answers_and_idempotency_keys_are_counted(calm, dial):
     client = dial(calm)
     for _ in range(2):
         client.ask(headers=["idempotency-key: once"])
@@ -214,11 +216,11 @@ def test_answers_given_twice_and_repeated_idempotency_keys_are_counted(calm, dia
 
 
 @pytest.mark.parametrize("form", ["seconds", "ms", "date"])
-def test_coming_back_too_early_is_noticed(trouble, dial, form):
-    provider = trouble("429", f'retry_after = 5\nretry_after_form = "{form}"')
+def test_a_retry_before_the_named_time_counts_as_early(faulty, dial, form):
+    provider = faulty("429", f'retry_after = 5\nretry_after_form = "{form}"')
     client, other = dial(provider), dial(provider)
     client.ask()
-    assert other.ask(payload=chat(1)).status, "another request is nobody's early return"
+    assert other.ask(payload=chat(1)).status, "another request is not an early retry"
     assert provider.stats()["early"] == 0
     other.ask()
     stats = provider.stats()
@@ -228,8 +230,8 @@ def test_coming_back_too_early_is_noticed(trouble, dial, form):
     assert example["by"] > 0
 
 
-def test_a_retry_at_the_named_time_is_not_early(trouble, dial):
-    provider = trouble("429", 'retry_after = 0.05\nretry_after_form = "ms"\nuntil = 0.06')
+def test_a_retry_at_the_named_time_is_not_early(faulty, dial):
+    provider = faulty("429", 'retry_after = 0.05\nretry_after_form = "ms"\nuntil = 0.06')
     client = dial(provider)
     wait = int(client.ask().headers["retry-after-ms"]) / 1000
     time.sleep(wait)
@@ -241,8 +243,8 @@ def test_a_retry_at_the_named_time_is_not_early(trouble, dial):
 # ---------------------------------------------------------------- time
 
 
-def test_time_begins_with_the_first_request_and_again_after_a_reset(trouble, dial):
-    provider = trouble("503", "until = 0.1")
+def test_time_begins_with_the_first_request_and_again_after_a_reset(faulty, dial):
+    provider = faulty("503", "until = 0.1")
     client = dial(provider)
     time.sleep(0.15)
     client.ask(method="GET", path="/v1/models", payload=None)
@@ -255,8 +257,8 @@ def test_time_begins_with_the_first_request_and_again_after_a_reset(trouble, dia
     assert client.ask().status == 503
 
 
-def test_a_reset_closes_waiting_connections(trouble, dial, eventually):
-    provider = trouble("hang")
+def test_a_reset_closes_waiting_connections(faulty, dial, eventually):
+    provider = faulty("hang")
     client = dial(provider)
     client.send(request_bytes())
     eventually(lambda: provider.stats()["waiting"] == 1)
@@ -265,15 +267,14 @@ def test_a_reset_closes_waiting_connections(trouble, dial, eventually):
     assert provider.stats()["waiting"] == 0
 
 
-def test_background_traffic_goes_on_without_clients(stormbreak_provider, dial):
+def test_background_traffic_continues_without_clients(stormbreak_provider, dial):
     provider = stormbreak_provider("[provider]\nservice = 0\n[background_traffic]\nrate = 1000")
     dial(provider).ask()
     time.sleep(0.3)
     assert provider.stats()["background_traffic"]["arrivals"] > 100
 
 
-async def test_chaos_can_be_lived_through(stormbreak_provider):
-    """An ordinary client that tries again gets every answer, each its own."""
+async def test_a_client_that_retries_gets_every_answer_under_chaos(stormbreak_provider):
     provider = stormbreak_provider("chaos", seed=3, speed=200)
     timeout = aiohttp.ClientTimeout(total=0.5)
     async with aiohttp.ClientSession(timeout=timeout) as session:
@@ -298,7 +299,7 @@ async def insist(session, provider, place):
 
 
 @pytest.mark.parametrize("runs", [2])
-async def test_the_same_seed_treats_the_same_requests_alike(stormbreak_provider, runs):
+async def test_a_seed_gives_equal_requests_the_same_faults(stormbreak_provider, runs):
     seen = []
     for _ in range(runs):
         provider = stormbreak_provider("[[faults]]\nkind = '503'\nshare = 0.5", speed=1000, seed=9)

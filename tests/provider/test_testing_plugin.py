@@ -1,4 +1,4 @@
-"""What users get for their own tests."""
+"""The pytest plugin for tests of users."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from stormbreak.testing import pytest_runtest_makereport, serve
 from .conftest import RawClient
 
 
-def test_the_plugin_loads_nothing_of_stormbreak_until_it_is_used():
+def test_the_plugin_imports_nothing_of_stormbreak_until_it_is_used():
     program = (
         "import sys, stormbreak.testing\n"
         "print([name for name in sys.modules if name.startswith('stormbreak.')])"
@@ -28,7 +28,7 @@ def test_the_plugin_loads_nothing_of_stormbreak_until_it_is_used():
     assert done.stdout.strip() == "['stormbreak.lazy_import', 'stormbreak.testing']"
 
 
-def test_serving_works_without_pytest():
+def test_serve_works_without_pytest():
     program = (
         "import sys; sys.modules['pytest'] = None\n"
         "from stormbreak.testing import serve\n"
@@ -40,7 +40,7 @@ def test_serving_works_without_pytest():
     assert done.stdout.startswith("http://127.0.0.1:")
 
 
-def test_a_scenario_can_be_given_in_every_way(tmp_path):
+def test_serve_accepts_a_name_path_text_or_scenario(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[provider]\nservice = 0\n")
     for source in ("calm", path, str(path), path.read_text(), load("calm")):
@@ -55,14 +55,14 @@ def test_an_invalid_scenario_is_rejected_at_once():
         pass
 
 
-def test_several_providers_stand_side_by_side(stormbreak_provider):
+def test_several_providers_run_side_by_side(stormbreak_provider):
     first, second = stormbreak_provider("calm"), stormbreak_provider("bench", seed=4)
     assert first.base_url != second.base_url
     assert second.scenario.name == "bench"
     assert second.stats()["seed"] == 4
 
 
-def test_a_test_that_fails_with_the_exception_of_an_sdk_shows_the_attempts(stormbreak_provider):
+def test_a_failed_test_shows_the_attempts_of_an_sdk_exception(stormbreak_provider):
     openai = pytest.importorskip("openai")
     provider = stormbreak_provider('[[faults]]\nkind = "503"\n', speed=1000)
     policy = Policy(retry=RetryPolicy(max_attempts=1))
@@ -70,7 +70,7 @@ def test_a_test_that_fails_with_the_exception_of_an_sdk_shows_the_attempts(storm
     client = openai.OpenAI(base_url=provider.base_url, api_key="k", http_client=http)
     with client, pytest.raises(openai.InternalServerError) as failed:
         client.embeddings.create(model="e", input="a")
-    for _ in range(2):  # of the call, and of a teardown that raises it again: noted once
+    for _ in range(2):  # the call and a teardown report it: it is noted once
         pytest_runtest_makereport(SimpleNamespace(excinfo=failed))
     first, last = failed.value.__notes__
     assert first.startswith("attempt 1 at ")
@@ -81,7 +81,7 @@ def test_a_test_that_fails_with_the_exception_of_an_sdk_shows_the_attempts(storm
         assert not hasattr(later, "__notes__")
 
 
-def test_the_failure_of_a_test_that_is_none_of_ours_stays_as_it_is():
+def test_an_exception_without_attempts_gets_no_notes():
     class OddError(Exception):
         @property
         def response(self):
@@ -101,14 +101,14 @@ def test_pytest_calls_the_plugin_after_each_test(pytestconfig):
     assert "pytest_runtest_makereport" in [hook.name for hook in hooks]
 
 
-def test_nothing_listens_after_the_block():
+def test_the_provider_stops_listening_after_the_block():
     with serve("calm") as provider:
         port = provider.port
     with pytest.raises(ConnectionRefusedError):
         RawClient(port)
 
 
-def test_the_official_sdk_is_served(stormbreak_provider):
+def test_the_provider_serves_the_official_openai_sdk(stormbreak_provider):
     openai = pytest.importorskip("openai")
     provider = stormbreak_provider("calm", speed=1000)
     with openai.OpenAI(base_url=provider.base_url, api_key="k") as client:

@@ -1,4 +1,4 @@
-"""What the provider writes about its limits, every reader understands; and clients that learn keep to it."""
+"""Clients understand the rate-limit headers of the provider in every dialect, and keep to them."""
 
 import asyncio
 from dataclasses import replace
@@ -15,25 +15,25 @@ from stormbreak.provider.scenario import Dialect
 from stormbreak.provider.throttle_headers import limit_headers
 
 NOW = 1795557600.25
-STANDINGS = [LimitState(False, 600, 590.4, 1.0), LimitState(True, 60_000, 0.0, 59.9995)]
+STATES = [LimitState(False, 600, 590.4, 1.0), LimitState(True, 60_000, 0.0, 59.9995)]
 
 
 ONLY_REQUESTS = {Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06}
 
 
 @table_test("dialect", sorted(set(Dialect) - {Dialect.AZURE_UNKNOWN}))
-def test_every_dialect_is_understood(dialect):
-    said = parse_rate_limits(dict(limit_headers(dialect, STANDINGS, NOW)), NOW)
+def test_rate_limit_headers_of_every_dialect_are_parsed(dialect):
+    parsed = parse_rate_limits(dict(limit_headers(dialect, STATES, NOW)), NOW)
 
-    assert (said.requests.limit, said.requests.remaining) == (600, 590)
-    assert said.requests.reset == pytest.approx(1.0, abs=1.0) or said.requests.window == 60
+    assert (parsed.requests.limit, parsed.requests.remaining) == (600, 590)
+    assert parsed.requests.reset == pytest.approx(1.0, abs=1.0) or parsed.requests.window == 60
     if dialect not in ONLY_REQUESTS:
-        assert (said.tokens.limit, said.tokens.remaining) == (60_000, 0)
-        assert said.tokens.reset == pytest.approx(60, abs=1.0) or said.tokens.window == 60
+        assert (parsed.tokens.limit, parsed.tokens.remaining) == (60_000, 0)
+        assert parsed.tokens.reset == pytest.approx(60, abs=1.0) or parsed.tokens.window == 60
 
 
-def test_azure_may_not_know():
-    headers = dict(limit_headers(Dialect.AZURE_UNKNOWN, STANDINGS, NOW))
+def test_an_unknown_limit_of_azure_is_ignored():
+    headers = dict(limit_headers(Dialect.AZURE_UNKNOWN, STATES, NOW))
     assert headers["x-ratelimit-limit-requests"] == "-1"
     assert parse_rate_limits(headers, NOW) is None
 
@@ -50,15 +50,15 @@ def test_azure_may_not_know():
         (Dialect.IETF, ("ratelimit", '"default";r=590;t=1')),
     ],
 )
-def test_resets_are_written_in_the_way_of_the_house(dialect, header):
-    assert header in limit_headers(dialect, STANDINGS, NOW)
+def test_the_reset_header_has_the_format_of_its_dialect(dialect, header):
+    assert header in limit_headers(dialect, STATES, NOW)
 
 
 @table_test(
     ("seconds", "written"),
     [(0, "0ms"), (0.0121, "13ms"), (8.64, "8.64s"), (360, "6m0s"), (3723, "1h2m3s")],
 )
-def test_spans_are_written_as_go_does(seconds, written):
+def test_openai_resets_have_the_duration_format_of_go(seconds, written):
     headers = dict(limit_headers(Dialect.OPENAI, [LimitState(False, 1, 0, seconds)], NOW))
     assert headers["x-ratelimit-reset-requests"] == written
 
@@ -75,8 +75,8 @@ headers = "{dialect}"
 
 
 @pytest.mark.parametrize("dialect", ["openai", "azure", "anthropic"])
-async def test_a_client_that_learns_is_hardly_refused(stormbreak_provider, dialect):
-    """Sixty thousand tokens are there at once, and twenty thousand come back each second."""
+async def test_a_client_that_learns_from_headers_gets_no_429(stormbreak_provider, dialect):
+    """The bucket starts with 60,000 tokens and gains 20,000 a second."""
     provider = stormbreak_provider(SCENARIO.format(dialect=dialect))
     policy = replace(Policy(patience=None), rate_limit=RateLimitPolicy(learn_from_headers=True))
     say = [{"role": "user", "content": "hello"}]

@@ -1,4 +1,4 @@
-"""Rows of a dataset that are answered: each row its answer, none asked twice, none that fails the job."""
+"""Rows of a dataset: each row gets its answer, no row is sent twice, and none fails the job."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ def bodies(server):
     return [json.loads(request.body) for request in server.requests]
 
 
-async def test_answers_stand_beside_the_columns_and_nothing_else_is_sent():
+async def test_answers_join_the_columns_and_only_the_prompt_is_sent():
     async with served(answer()) as server:
         out = await asking(server)(ROWS)
     assert {name: out[name] for name in ROWS} == ROWS
@@ -39,7 +39,7 @@ async def test_answers_stand_beside_the_columns_and_nothing_else_is_sent():
     assert all("never" not in str(body) and body["model"] == "m" for body in bodies(server))
 
 
-async def test_a_row_that_fails_says_why_and_fails_nothing_else():
+async def test_a_failed_row_has_its_reason_and_fails_no_other_row():
     async with served(failing(400), answer()) as server:
         out = await asking(server)({"id": [1, 2, None], "title": ["a", "b", "c"]})
     assert sorted(map(str, out["verdict"])) == ["invalid", "invalid", "ok"]
@@ -48,20 +48,20 @@ async def test_a_row_that_fails_says_why_and_fails_nothing_else():
 
 
 @pytest.mark.parametrize("status", [401, 402])
-async def test_a_key_or_an_account_that_is_refused_ends_the_job(status):
+async def test_an_authentication_or_billing_error_ends_the_job(status):
     async with served(failing(status, {"code": "insufficient_quota"})) as server:
         with pytest.raises((AuthenticationError, BillingError)):
             await asking(server)(ROWS)
 
 
-async def test_without_ids_rows_with_the_same_request_have_one_answer():
+async def test_rows_with_equal_requests_share_one_answer_without_ids():
     async with served(answer()) as server:
         out = await asking(server, id=None)({"title": ["a", "b", "a", "a"]})
     assert out["answer"] == ["fine"] * 4
     assert len(server.requests) == 2
 
 
-async def test_an_actor_that_takes_over_asks_nothing_again(tmp_path):
+async def test_a_replacement_actor_sends_no_answered_row_again(tmp_path):
     async with served(answer()) as server:
         first = asking(server, journal=tmp_path, actors=2)
         second = asking(server, journal=tmp_path, actors=2)
@@ -74,7 +74,7 @@ async def test_an_actor_that_takes_over_asks_nothing_again(tmp_path):
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
 
 
-async def test_a_line_that_was_cut_is_no_answer(tmp_path):
+async def test_a_row_with_a_truncated_journal_line_is_sent_again(tmp_path):
     async with served(answer()) as server:
         await asking(server, journal=tmp_path)(ROWS)
         (file,) = tmp_path.iterdir()
@@ -92,7 +92,7 @@ async def test_batches_of_one_actor_are_in_flight_together():
 
 
 @table_test(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"actors": 0}, "actors must be at least 1, got 0"),
         ({"prompt": "the same for all"}, "names no column"),
@@ -100,12 +100,12 @@ async def test_batches_of_one_actor_are_in_flight_together():
         ({"policy": "nonsense"}, "nonsense"),
     ],
 )
-async def test_what_is_wrong_is_said_at_once(options, said):
-    with pytest.raises(ConfigurationError, match=said):
+async def test_an_invalid_option_of_ask_raises_configuration_error(options, message):
+    with pytest.raises(ConfigurationError, match=message):
         Ask(base_url="http://127.0.0.1:1/v1", **{"model": "m", "prompt": "{title}", **options})
 
 
-async def test_frames_and_tables_are_batches_too():
+async def test_a_batch_may_be_a_pandas_frame_or_an_arrow_table():
     pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
     async with served(answer()) as server:
         ask = asking(server)
@@ -114,11 +114,11 @@ async def test_frames_and_tables_are_batches_too():
     assert len(server.requests) == 6
 
 
-async def test_lists_in_rows_may_be_arrays_of_numpy():
+async def test_a_row_may_hold_lists_as_numpy_arrays():
     numpy = pytest.importorskip("numpy")
-    said = numpy.array([{"role": "user", "content": "Storms"}], dtype=object)
+    messages = numpy.array([{"role": "user", "content": "Storms"}], dtype=object)
     column = numpy.empty(1, dtype=object)
-    column[0] = {"messages": said, "n": numpy.int64(1)}
+    column[0] = {"messages": messages, "n": numpy.int64(1)}
     async with served(answer()) as server:
         out = await asking(server, prompt=None, body="ask", id=None)({"ask": column})
     assert out["answer"] == ["fine"]
@@ -126,7 +126,7 @@ async def test_lists_in_rows_may_be_arrays_of_numpy():
     assert body["messages"] == [{"role": "user", "content": "Storms"}]
 
 
-async def test_rows_that_are_never_answered_are_sent_again_and_hold_up_no_batch(monkeypatch):
+async def test_hanging_rows_are_sent_again_and_delay_no_batch(monkeypatch):
     monkeypatch.setattr(straggler, "FLOOR", 0.4)
     rows = {"id": [*range(120)], "title": [f"t{number}" for number in range(120)]}
     with serve(scenario({"kind": "hang", "share": 0.04}, service=0.02), seed=1) as provider:

@@ -1,4 +1,4 @@
-"""Ray Data on this machine: two actors, one of which is killed twice; and two that share a quota through a store."""
+"""Ray Data on this machine: two actors with two kills, and two actors that share a quota through a store."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def ray():
 
 
 class Named(Ask):
-    """Writes down the process of its actor."""
+    """Records the process of its actor."""
 
     def __init__(self, *, pids, **options):
         super().__init__(**options)
@@ -53,12 +53,12 @@ def answered(ray, provider, folder):
     )  # fmt: skip
 
 
-def test_every_row_has_its_answer_though_an_actor_is_killed_twice(ray, tmp_path):
+def test_every_row_has_its_answer_after_two_kills_of_an_actor(ray, tmp_path):
     (tmp_path / "pids").mkdir()
     killed = []
 
     def kill(provider):
-        """Kill the youngest actor when so many requests have come; the second time, once it has been restarted."""
+        """Kill the youngest actor after 100 requests, and its replacement after 200."""
         for arrivals in (100, 200):
             while provider.stats()["arrivals"] < arrivals or youngest() in killed:
                 time.sleep(0.02)
@@ -108,14 +108,14 @@ STARTED = 100  # requests; by then both actors share
 
 
 @table_test(("rows", "max_tokens"), [(350, 50), (220, 320)])  # requests are scarce, or tokens
-def test_actors_use_a_quota_and_no_more(ray, tmp_path, rows, max_tokens):
+def test_actors_share_a_quota_without_exceeding_it(ray, tmp_path, rows, max_tokens):
     store = Server("valkey", tmp_path).start()
     policy = tmp_path / "policy.toml"
     policy.write_text(POLICY.format(url=store.url))
     taken = []
 
     def watch(provider):
-        """Note when so many requests have come, and what they have used."""
+        """Record time, requests and tokens near the start and near the end."""
         for arrivals in (STARTED, rows - STARTED // 4):
             while (stats := provider.stats())["arrivals"] < arrivals:
                 time.sleep(0.02)

@@ -12,14 +12,14 @@ FIGURES = Path("bench-results") / "real.json"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A server as it comes: a new request interrupts the stream before it."""
+    """A server with default settings: a new request interrupts the running stream."""
     with running(tmp_path_factory.mktemp("model") / "log") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def patient_model(tmp_path_factory):
-    """A server that lets each request wait for the one before."""
+    """A server that queues requests."""
     with running(tmp_path_factory.mktemp("model") / "log", interrupts=False) as server:
         yield server
 
@@ -36,7 +36,7 @@ def client_of():
 
 @pytest.fixture(scope="session")
 def figure():
-    """Note what was measured; all of it is written to a file in the end."""
+    """Record a measurement; the end of the session writes all of them to a file."""
     figures = {}
     yield figures.__setitem__
     if figures:

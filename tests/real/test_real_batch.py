@@ -1,4 +1,4 @@
-"""Batches by the command line at a real model server, which is killed in the middle of one."""
+"""Batches on the command line against a real model server, which is killed during one."""
 
 import json
 import time
@@ -35,7 +35,7 @@ def assert_each_once(output):
     assert not read(output.with_name("out.failed.jsonl"))
 
 
-def test_fifty_prompts(model, tmp_path, figure):
+def test_a_batch_answers_fifty_prompts(model, tmp_path, figure):
     given, output, env = arguments(model, tmp_path)
     began = time.perf_counter()
     with started(*given, env=env) as batch:
@@ -45,7 +45,7 @@ def test_fifty_prompts(model, tmp_path, figure):
     assert_each_once(output)
 
 
-def test_a_server_killed_in_mid_batch_costs_no_row(model, tmp_path, figure):
+def test_a_server_killed_during_a_batch_loses_no_row(model, tmp_path, figure):
     given, output, env = arguments(model, tmp_path)
     with started(*given, env=env) as batch:
         wait_until(lambda: len(read_whole(output)) >= 10, "the tenth row")
@@ -63,6 +63,6 @@ def test_a_server_killed_in_mid_batch_costs_no_row(model, tmp_path, figure):
 
 
 def read_whole(output):
-    """The lines that are whole already."""
+    """Return the complete lines so far."""
     text = output.read_bytes() if output.exists() else b""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith(b"\n")]

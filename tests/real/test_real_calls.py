@@ -1,4 +1,4 @@
-"""One call after the other at a real model server: plain, streamed, cancelled, and refused."""
+"""One call after the other against a real model server: plain, streamed, cancelled, rejected."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ def payload(**more):
 
 
 def at_rest(client):
-    """Nothing in flight, no permit out, nobody in a queue."""
+    """Nothing is in flight or queued."""
     target_states = client.snapshot()["targets"].values()
     return all(
         (target_state["in_flight"], target_state["queued"]) == (0, 0)
@@ -39,7 +39,7 @@ def at_rest(client):
     )
 
 
-async def test_a_plain_call(model, client_of):
+async def test_a_plain_call_returns_text_and_usage(model, client_of):
     async with client_of(model) as client:
         got = await client.chat(SAY, max_tokens=12, temperature=0)
 
@@ -50,7 +50,7 @@ async def test_a_plain_call(model, client_of):
     assert at_rest(client)
 
 
-async def test_a_stream_comes_in_pieces_with_a_reason_to_finish(model, client_of, figure):
+async def test_a_stream_arrives_in_pieces_with_a_finish_reason(model, client_of, figure):
     async with client_of(model) as client:
         began = time.perf_counter()
         async with client.stream("chat/completions", payload(max_tokens=40)) as stream:
@@ -72,18 +72,18 @@ async def test_a_stream_comes_in_pieces_with_a_reason_to_finish(model, client_of
     assert at_rest(client)
 
 
-async def test_on_the_wire_it_is_a_stream_and_the_answer_is_the_same(model, client_of):
+async def test_stream_on_wire_gives_the_same_text_as_a_plain_call(model, client_of):
     asked = {"max_tokens": 12, "temperature": 0.0, "seed": 7}
     async with client_of(model, stream_on_wire=True) as streams, client_of(model) as plain:
         got = await streams.chat(SAY, **asked)
         expected = await plain.chat(SAY, **asked)
 
     assert expected.text == got.text
-    assert Usage() == got.usage  # the price of it at this server
+    assert Usage() == got.usage  # this server reports no usage for streams
     assert expected.usage.output_tokens > 0
 
 
-async def test_after_a_cancel_in_mid_stream_the_server_serves_the_next(model, client_of, figure):
+async def test_the_server_answers_after_a_cancelled_stream(model, client_of, figure):
     async with client_of(model) as client:
         begun = asyncio.Event()
 
@@ -106,8 +106,8 @@ async def test_after_a_cancel_in_mid_stream_the_server_serves_the_next(model, cl
         assert at_rest(client)
 
 
-async def test_a_plain_call_that_was_cancelled_goes_on_at_the_server(model, client_of, figure):
-    """Only what is streamed can be stopped there: so much is `stream_on_wire` worth when callers give up."""
+async def test_only_a_streamed_call_stops_at_the_server_when_cancelled(model, client_of, figure):
+    """The server finishes a cancelled plain call, and the next call waits for it."""
     took = {}
     for on_wire in (False, True):
         async with client_of(model, stream_on_wire=on_wire) as client:
@@ -127,8 +127,8 @@ async def test_a_plain_call_that_was_cancelled_goes_on_at_the_server(model, clie
     assert took[True] < took[False]
 
 
-async def test_it_answers_for_any_model(model, client_of):
-    """Its own default takes the place of a model it does not know; it repeats the name. Nobody can tell."""
+async def test_the_server_answers_for_an_unknown_model(model, client_of):
+    """The server uses its default model and repeats the given name, so a client cannot notice."""
     async with client_of(model) as client:
         got = await client.chat(SAY, model="no-such-model", max_tokens=2)
 
@@ -142,12 +142,14 @@ async def test_it_answers_for_any_model(model, client_of):
         ("responses", {}, NotFoundError, 404),
         ("chat/completions/", {}, RedirectedError, 307),
         ("chat/completions", {"messages": SAY * 200}, PromptTooLongError, 400),
-        ("embeddings", {"input": "a"}, ServerError, 500),  # it was started without; it says 500
-        ("chat/completions", {"n": 2}, BrokenAnswerError, 200),  # it gives one choice all the same
+        ("embeddings", {"input": "a"}, ServerError, 500),  # the server has no embeddings
+        ("chat/completions", {"n": 2}, BrokenAnswerError, 200),  # the server gives one choice
     ],
     ids=["path", "api", "slash", "length", "embeddings", "choices"],
 )
-async def test_what_it_refuses(model, client_of, endpoint, more, error, status):
+async def test_an_error_of_the_server_has_its_class_and_status(
+    model, client_of, endpoint, more, error, status
+):
     async with client_of(model, policy=ONCE) as client:
         with pytest.raises(error) as caught:
             await client.request(endpoint, payload(**more))

@@ -1,4 +1,4 @@
-"""Structured answers from a real model, whose server fails at `json_schema` and has words of its own for JSON."""
+"""Structured answers from a real model, whose server rejects `json_schema` and has its own JSON format."""
 
 import pytest
 from model_server import KEY
@@ -13,10 +13,10 @@ COLOUR = {
     "required": ["colour"],
 }
 SAY = [{"role": "user", "content": 'Name a colour as JSON, like {"colour": "red"}.'}]
-OWN_WORDS = {"type": "json_object", "schema": COLOUR}
+OWN_FORMAT = {"type": "json_object", "schema": COLOUR}
 
 
-async def test_a_server_that_cannot_be_asked(model, client_of):
+async def test_a_server_without_json_schema_raises_server_error(model, client_of):
     async with client_of(model) as client:
         with pytest.raises(ServerError) as caught:
             await client.chat(SAY, schema=COLOUR, max_tokens=30)
@@ -24,10 +24,10 @@ async def test_a_server_that_cannot_be_asked(model, client_of):
     assert KEY not in str(caught.value)
 
 
-async def test_the_format_of_the_request_stays_and_the_answer_is_checked(model, client_of):
+async def test_a_given_response_format_is_sent_and_the_answer_is_checked(model, client_of):
     async with client_of(model) as client:
         answer = await client.chat(
-            SAY, schema=COLOUR, response_format=OWN_WORDS, max_tokens=60, temperature=0
+            SAY, schema=COLOUR, response_format=OWN_FORMAT, max_tokens=60, temperature=0
         )
         assert answer.parsed["colour"]
 

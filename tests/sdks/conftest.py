@@ -1,4 +1,4 @@
-"""`make test-sdks` says to each environment which it is: it then runs the recipes that it holds, and no others."""
+"""`make test-sdks` names the environment: only the recipes of that environment run."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ if ENVIRONMENT != "shared":
     collect_ignore.append("test_through_gateway.py")
 
 
-THEIRS = ("ignore::UserWarning", "ignore::DeprecationWarning")  # what frameworks say of themselves
+THEIRS = ("ignore::UserWarning", "ignore::DeprecationWarning")  # warnings of frameworks
 
 
 def pytest_collection_modifyitems(items):
@@ -32,7 +32,7 @@ def environments(item):
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch):
-    """No setting of this machine gets into a test; the keys are ours, and nothing is told to anybody else."""
+    """Hide the settings of this machine, set our own keys and switch telemetry off."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.endswith(("_API_KEY", "_BASE_URL")):
             monkeypatch.delenv(name)

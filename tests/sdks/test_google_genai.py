@@ -1,4 +1,4 @@
-"""google-genai: what it asks for passes the policy, and is sent once."""
+"""google-genai: its requests bypass the policy and are sent once."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def client_of(server, transport, blocking):
 
 
 @pytest.mark.parametrize("blocks", [False, True])
-async def test_it_passes(blocks):
+async def test_a_request_of_google_genai_bypasses_the_policy(blocks):
     transport = AsyncTransport("interactive")
     blocking = Transport(transport.engine)
     async with served(FINE, THROTTLED) as server:

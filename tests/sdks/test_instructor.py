@@ -1,4 +1,4 @@
-"""Instructor: answers that fit its model, which the embedded provider has none of, and what its own retries cost."""
+"""Instructor: answers that fit its model, which the embedded provider cannot give, and its own retries."""
 
 import json
 
@@ -22,8 +22,8 @@ def saying(**city):
         "tool_calls": [{"id": "call_1", "type": "function", "function": function}],
     }
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-    told = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
-    return answer(json.dumps(told | {"choices": [choice]}).encode())
+    common = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
+    return answer(json.dumps(common | {"choices": [choice]}).encode())
 
 
 LYON = saying(name="Lyon", country="France")
@@ -31,7 +31,7 @@ THROTTLED = failing(429, retry_after_ms=500)
 
 
 @pytest.mark.parametrize("way", ["ask", "ask_blocking"])
-async def test_through_a_503_and_two_429s(way):
+async def test_a_call_succeeds_after_a_503_and_two_429s(way):
     async with (
         served(failing(503), THROTTLED, THROTTLED, LYON) as server,
         RECIPE.over(server.base_url) as running,
@@ -41,7 +41,7 @@ async def test_through_a_503_and_two_429s(way):
     assert len(server.requests) == 1 + 3
 
 
-async def test_an_answer_that_does_not_fit_is_asked_for_anew():
+async def test_an_answer_that_does_not_fit_the_model_is_requested_again():
     async with (
         served(saying(name="Lyon"), LYON) as server,
         RECIPE.over(server.base_url) as running,
@@ -51,10 +51,12 @@ async def test_an_answer_that_does_not_fit_is_asked_for_anew():
     assert len(keys) == 2  # calls of their own
 
 
-@pytest.mark.parametrize("told", [False, True])
-async def test_a_retrying_multiplies_unless_told(stormbreak_provider, told):
+@pytest.mark.parametrize("narrow", [False, True])
+async def test_max_retries_multiplies_requests_unless_narrowed_to_validation(
+    stormbreak_provider, narrow
+):
     provider = stormbreak_provider('[[faults]]\nkind = "quota"\n')
-    only = {"retry": tenacity.retry_if_exception_type(ValidationError)} if told else {}
+    only = {"retry": tenacity.retry_if_exception_type(ValidationError)} if narrow else {}
     again = tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(2), **only)
     async with RECIPE.over(provider.base_url) as running:
         with pytest.raises(InstructorRetryException):
@@ -64,10 +66,10 @@ async def test_a_retrying_multiplies_unless_told(stormbreak_provider, told):
                 messages=[{"role": "user", "content": "Hello?"}],
                 max_retries=again,
             )
-    assert provider.stats()["arrivals"] == (1 if told else 2)
+    assert provider.stats()["arrivals"] == (1 if narrow else 2)
 
 
-async def test_a_partial_stream():
+async def test_a_partial_stream_completes_after_a_429():
     pieces = ['{"name": "Ly', 'on", "country"', ': "France"}']
     events = [
         {
@@ -77,11 +79,11 @@ async def test_a_partial_stream():
         },
         *({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in pieces),
     ]
-    said = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    common = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     chunks = [{"index": 0, "delta": delta, "finish_reason": None} for delta in events]
     chunks.append({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
     body = b"".join(
-        b"data: " + json.dumps(said | {"choices": [chunk]}).encode() + b"\n\n" for chunk in chunks
+        b"data: " + json.dumps(common | {"choices": [chunk]}).encode() + b"\n\n" for chunk in chunks
     )
     stream = answer(body + b"data: [DONE]\n\n", content_type="text/event-stream")
     cities = []

@@ -1,4 +1,4 @@
-"""LangChain: what its own retries cost, and which clients of anthropic are shared."""
+"""LangChain: its own retries, and the shared clients of anthropic."""
 
 import openai
 import pytest
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.sdks("shared")
 RECIPE = next(each for each in RECIPES if each.name == "langchain")
 
 
-async def test_with_retry_multiplies(stormbreak_provider):
+async def test_with_retry_multiplies_requests(stormbreak_provider):
     provider = stormbreak_provider('[[faults]]\nkind = "quota"\n')
     async with RECIPE.over(provider.base_url) as running:
         again = running.model.with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
@@ -20,7 +20,7 @@ async def test_with_retry_multiplies(stormbreak_provider):
     assert provider.stats()["arrivals"] == 2
 
 
-async def test_models_of_claude_share_what_was_wrapped(stormbreak_provider):
+async def test_models_of_claude_share_the_wrapped_client(stormbreak_provider):
     provider = stormbreak_provider("calm", speed=20)
     async with RECIPE.over(provider.base_url) as running:
         url = provider.base_url.removesuffix("/v1")

@@ -1,4 +1,4 @@
-"""LlamaIndex: what its own retries cost where they are not switched off."""
+"""LlamaIndex: its own retries multiply unless they are switched off."""
 
 import openai
 import pytest
@@ -10,7 +10,7 @@ RECIPE = next(each for each in RECIPES if each.name == "llamaindex")
 USED_UP = failing(429, {"message": "no", "code": "insufficient_quota"}, retry_after=0)
 
 
-async def test_its_retries_multiply():
+async def test_retries_of_llamaindex_multiply_requests():
     async with served(USED_UP) as server, RECIPE.over(server.base_url) as running:
         assert running.llm.max_retries == 0
         running.llm.max_retries = 2

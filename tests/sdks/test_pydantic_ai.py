@@ -1,4 +1,4 @@
-"""Pydantic AI: what its provider takes."""
+"""Pydantic AI: the clients that its provider accepts."""
 
 import httpx2
 import pytest
@@ -10,7 +10,7 @@ from stormbreak.httpx2 import Transport
 pytestmark = pytest.mark.sdks("shared")
 
 
-def test_a_client_that_blocks_is_refused():
+def test_a_blocking_client_is_rejected():
     with (
         httpx2.Client(transport=Transport()) as http,
         pytest.raises(TypeError, match="http_client"),

@@ -1,4 +1,4 @@
-"""Every way of asking on every page: what comes, what is caught, and how often something is sent."""
+"""Every call on every page: its result, its exceptions and the number of requests."""
 
 import pydoc
 import re
@@ -27,7 +27,7 @@ CUT = """
     [[faults]]
     kind = "cut_body"
 """
-FREE = 2  # retries after a bare 429 in a process that has hardly any traffic: the third is paid, and nothing was earned
+FREE = 2  # retries after a bare 429 in a process with hardly any traffic: the third needs budget, and there is none
 
 
 def each_way(*kinds, parses=(False, True)):
@@ -52,7 +52,7 @@ def caught(*names):
 
 
 async def do(running, way):
-    """Ask, or read a whole stream: the text that came."""
+    """Call, or read a whole stream, and return the text."""
     if way.startswith("ask"):
         return await running.ask(way)
     pieces = []
@@ -61,32 +61,34 @@ async def do(running, way):
 
 
 @each_way("ask", "stream", parses=[False])
-async def test_through_a_503_and_two_429s(stormbreak_provider, recipe, way):
+async def test_a_call_succeeds_after_a_503_and_two_429s(stormbreak_provider, recipe, way):
     provider = stormbreak_provider(THROUGH)
     async with recipe.over(provider.base_url) as running:
-        said = await do(running, way)
+        text = await do(running, way)
     stats = provider.stats()
-    assert said.startswith("Answer ")
-    assert said.endswith(".")
+    assert text.startswith("Answer ")
+    assert text.endswith(".")
     assert stats["arrivals"] == 1 + 3
     assert stats["early"] == 0
 
 
 @each_way("ask", "stream")
-async def test_a_permanent_429_costs_what_the_policy_says(stormbreak_provider, recipe, way):
+async def test_a_permanent_429_is_retried_as_often_as_the_policy_allows(
+    stormbreak_provider, recipe, way
+):
     provider = stormbreak_provider('[[faults]]\nkind = "429"\n')
     async with recipe.over(provider.base_url) as running:
         with caught(recipe.limited) as error:
             await do(running, way)
     assert provider.stats()["arrivals"] == 1 + FREE
-    told = explain(error.value)
-    assert "throttled after 3 attempt(s)" in told
-    assert "no further retry: budget" in told
-    assert KEY not in told
+    explanation = explain(error.value)
+    assert "throttled after 3 attempt(s)" in explanation
+    assert "no further retry: budget" in explanation
+    assert KEY not in explanation
 
 
 @each_way("ask", "stream")
-async def test_a_used_up_credit_is_asked_for_once(stormbreak_provider, recipe, way):
+async def test_an_exhausted_quota_is_not_retried(stormbreak_provider, recipe, way):
     kind = "spend_limit" if "claude" in way else "quota"
     provider = stormbreak_provider(f'[[faults]]\nkind = "{kind}"\n')
     async with recipe.over(provider.base_url) as running:
@@ -97,7 +99,7 @@ async def test_a_used_up_credit_is_asked_for_once(stormbreak_provider, recipe, w
 
 
 @each_way("stream", parses=[False])
-async def test_a_stream_comes_in_pieces(stormbreak_provider, recipe, way):
+async def test_a_stream_arrives_in_pieces(stormbreak_provider, recipe, way):
     provider = stormbreak_provider("calm", speed=20)
     pieces = []
     async with recipe.over(provider.base_url) as running:
@@ -113,20 +115,20 @@ async def test_a_cut_stream_raises(stormbreak_provider, recipe, way):
     async with recipe.over(provider.base_url) as running:
         with caught(*recipe.cut) as error:
             await running.read(way, pieces)
-    assert bool("".join(map(str, pieces))) is not recipe.parses  # a part had been handed over
+    assert bool("".join(map(str, pieces))) is not recipe.parses  # the caller had received a part
     assert provider.stats()["arrivals"] == 1
     assert "no further retry: committed" in explain(error.value)
 
 
 @table_test("recipe", RECIPES)
-def test_a_page_says_what_is_caught(recipe):
-    said = {name.rpartition(".")[2] for name in re.findall(r"`([\w.]+)`", recipe.page)}
-    assert said >= {
+def test_a_page_names_the_exceptions_to_catch(recipe):
+    names = {name.rpartition(".")[2] for name in re.findall(r"`([\w.]+)`", recipe.page)}
+    assert names >= {
         each.rpartition(".")[2] for each in (recipe.limited, recipe.used_up, *recipe.cut)
     }
 
 
-def test_each_page_is_run_and_in_the_index():
+def test_each_page_has_a_recipe_and_is_in_the_index():
     pages = {path.stem for path in PLACE.glob("*.md")}
     assert pages == {each.name for each in RECIPES}
     index = PLACE.with_suffix(".md").read_text()

@@ -63,7 +63,7 @@ async def test_langchain_calls_a_tool_and_streams(through, make):
         assert gateway.metric("requests_total") == 3
 
 
-async def test_langchain_blocks(through):
+async def test_langchain_makes_blocking_calls(through):
     async with through() as gateway:
         answer = await asyncio.to_thread(of_openai(gateway).invoke, "22 degrees in Hanoi")
         assert answer.text == "It is warm."

@@ -1,4 +1,4 @@
-"""Both libraries whose transports ours are, and what ours may stand over."""
+"""Fixtures for both HTTP libraries, and for our own or an inner transport."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""The door by itself, under each HTTP library: what passes, whose keys go where, inner transports, settings."""
+"""The async transport under each HTTP library: requests that pass through, keys, inner transports, settings."""
 
 import asyncio
 import gzip
@@ -45,24 +45,26 @@ def client(lib, transport):
     return make
 
 
-async def test_a_call(client):
+async def test_a_call_is_retried_and_explained(client):
     async with served(failing(503), answer()) as server, client() as http:
-        said = await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
-    assert said.json()["choices"][0]["message"]["content"] == "fine"
-    assert said.headers["x-stormbreak-attempts"] == "2"
-    assert explain(said).splitlines()[-1].endswith("waited")
-    assert "ok after 2 attempt(s)" in explain(said)
+        response = await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
+    assert response.json()["choices"][0]["message"]["content"] == "fine"
+    assert response.headers["x-stormbreak-attempts"] == "2"
+    assert explain(response).splitlines()[-1].endswith("waited")
+    assert "ok after 2 attempt(s)" in explain(response)
 
 
-async def test_what_is_compressed_arrives(client, stormbreak_provider):
+async def test_a_compressed_response_is_decompressed(client, stormbreak_provider):
     provider = stormbreak_provider("calm", speed=20)
     async with client() as http:
-        said = await http.get(f"{provider.base_url}/models", headers={"accept": "application/json"})
-    assert said.json()["object"] == "list"
-    assert "content-encoding" not in said.headers
+        response = await http.get(
+            f"{provider.base_url}/models", headers={"accept": "application/json"}
+        )
+    assert response.json()["object"] == "list"
+    assert "content-encoding" not in response.headers
 
 
-async def test_a_lost_connection_and_a_closed_port(lib, client):
+async def test_a_lost_connection_raises_the_error_of_the_library(lib, client):
     async with served([End.CLOSE]) as server, client(ONCE) as http:
         with pytest.raises(lib.RemoteProtocolError) as caught:
             await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
@@ -84,7 +86,7 @@ async def test_a_key_in_a_url_is_sent_and_not_shown(lib, client):
         assert_clean(str(http._transport.snapshot()) + explain(caught.value), "what is shown")
 
 
-async def test_as_many_connections_as_the_limit_may_grow_to(client):
+async def test_150_calls_are_in_flight_on_as_many_connections(client):
     async with served([End.HANG]) as server, client() as http:
         url = f"{server.base_url}/chat/completions"
         asking = [asyncio.create_task(http.post(url, json=PAYLOAD)) for _ in range(150)]
@@ -94,12 +96,12 @@ async def test_as_many_connections_as_the_limit_may_grow_to(client):
         await asyncio.gather(*asking, return_exceptions=True)
 
 
-async def test_no_redirect_is_followed(client):
+async def test_a_redirect_of_a_call_is_not_followed(client):
     elsewhere = failing(307, location="/v1/elsewhere")
     async with served(elsewhere, answer()) as server, client() as http:
         url = f"{server.base_url}/chat/completions"
-        said = await http.post(url, json=PAYLOAD, follow_redirects=True)
-    assert said.status_code == 307
+        response = await http.post(url, json=PAYLOAD, follow_redirects=True)
+    assert response.status_code == 307
     assert len(server.requests) == 1
 
 
@@ -115,24 +117,24 @@ async def test_no_redirect_is_followed(client):
         ("threads/t/messages", {"json": PAYLOAD}),
     ],
 )
-async def test_what_is_not_safe_passes_once(client, path, sent):
+async def test_a_request_that_is_not_safe_to_retry_passes_through_once(client, path, sent):
     async with served(failing(500)) as server, client() as http:
-        said = await http.post(f"{server.base_url}/{path}", **sent)
+        response = await http.post(f"{server.base_url}/{path}", **sent)
         assert http._transport.snapshot()["targets"] == {}
-    assert said.status_code == 500
-    assert "x-should-retry" not in said.headers
+    assert response.status_code == 500
+    assert "x-should-retry" not in response.headers
     (request,) = server.requests
     assert len(request.body) == int(request.headers["content-length"]) > 0
 
 
-async def test_a_download_is_no_answer(client):
+async def test_a_download_passes_through_unparsed(client):
     body = b"x" * 300_000
     async with (
         served(answer(body, content_type="application/octet-stream")) as server,
         client() as http,
     ):
-        said = await http.get(f"{server.base_url}/files/f/content")
-        assert said.content == body
+        response = await http.get(f"{server.base_url}/files/f/content")
+        assert response.content == body
         async with http.stream("GET", f"{server.base_url}/files/f/content") as left:
             assert left.status_code == 200
     assert len(server.requests) == 2
@@ -145,14 +147,14 @@ async def test_a_download_may_be_larger_than_an_answer(client, monkeypatch):
 
 
 @pytest.mark.parametrize("begun", [b"", answer(b"x", content_length=9)])
-async def test_what_passes_is_not_silent_for_longer_than_the_timeout(lib, client, begun):
+async def test_the_read_timeout_applies_to_requests_that_pass_through(lib, client, begun):
     async with served([begun, End.HANG]) as server, client() as http, asyncio.timeout(30):
         with pytest.raises(lib.ReadTimeout):
             await http.get(f"{server.base_url}/files/f/content", timeout=0.2)
         await server.all_closed()
 
 
-async def test_the_size_of_a_download_is_told(client):
+async def test_a_download_keeps_its_content_length_unless_decompressed(client):
     packed = answer(b"", content_encoding="gzip", content_length=999)
     async with (
         served(
@@ -168,7 +170,7 @@ async def test_the_size_of_a_download_is_told(client):
     assert not {"content-length", "content-encoding"} & {name.lower() for name in unpacked.headers}
 
 
-async def test_what_passes_gets_no_header_that_nobody_gave(client):
+async def test_a_request_that_passes_through_gets_no_extra_header(client):
     async with served() as server, client() as http:
         await http.put(f"{server.base_url}/parts/1", content=b"x")
     (request,) = server.requests
@@ -177,21 +179,21 @@ async def test_what_passes_gets_no_header_that_nobody_gave(client):
     }  # fmt: skip
 
 
-async def test_what_passes_and_is_cut(lib, client):
+async def test_a_cut_response_that_passes_through_raises(lib, client):
     cut = [answer(b"abc", content_length=10), End.CLOSE]
     async with served(cut) as server, client() as http:
         with pytest.raises(lib.RemoteProtocolError):
             await http.get(f"{server.base_url}/files/f/content")
 
 
-async def test_what_passes_leads_nowhere_else(client):
+async def test_a_redirect_that_passes_through_is_not_followed(client):
     async with served(failing(302, location="http://other.invalid/x")) as server, client() as http:
-        said = await http.get(f"{server.base_url}/files/f/content", follow_redirects=True)
-    assert said.status_code == 302
+        response = await http.get(f"{server.base_url}/files/f/content", follow_redirects=True)
+    assert response.status_code == 302
     assert len(server.requests) == 1
 
 
-async def test_keys_of_two_origins(client):
+async def test_keys_of_two_origins_are_not_mixed(client):
     async with served(failing(500)) as one, served(answer()) as other, client() as http:
         for server, key in ((one, "first-0123456789"), (other, "second-0123456789")):
             headers = {"authorization": f"Bearer {key}"}
@@ -208,11 +210,11 @@ async def test_a_fallback_gets_its_own_key_and_model(client, monkeypatch):
         place = Place(base_url=other.base_url, api_key_env="OTHER_KEY", model="n")
         rule = ToTargets(on=("auth",), targets=(place,))
         async with client(Policy(retry_budget=None, fallback=(rule,))) as http:
-            said = await http.post(
+            response = await http.post(
                 f"{one.base_url}/chat/completions", json=PAYLOAD, headers={"x-secret": "for one"}
             )
-    assert said.status_code == 200
-    assert "/n#" in said.headers["x-stormbreak-target"]
+    assert response.status_code == 200
+    assert "/n#" in response.headers["x-stormbreak-target"]
     (request,) = other.requests
     assert request.headers["authorization"] == "Bearer other-0123456789"
     assert "x-secret" not in request.headers
@@ -229,33 +231,33 @@ async def test_fallbacks_map_the_models_that_one_transport_serves(client):
             came = [
                 await http.post(url, json=PAYLOAD | {"model": model}) for model in ("m", "n", "o")
             ]
-    assert [said.status_code for said in came] == [200, 200, 401]
+    assert [response.status_code for response in came] == [200, 200, 401]
     assert [json.loads(each.body)["model"] for each in other.requests] == ["large", "small"]
 
 
-async def test_answers_at_hand(client):
+async def test_cached_and_degraded_answers_are_returned(client):
     rules = (ToCache(on=("auth",)), ToDegraded(on=("auth",), text="later"))
     policy = Policy(retry_budget=None, retry=RetryPolicy(max_attempts=1), fallback=rules)
     async with served(answer(), failing(401)) as server, client(policy) as http:
         url = f"{server.base_url}/chat/completions"
         texts = []
         for payload in (PAYLOAD, PAYLOAD, PAYLOAD | {"n": None}):
-            said = await http.post(url, json=payload)
-            texts.append(said.json()["choices"][0]["message"]["content"])
+            response = await http.post(url, json=payload)
+            texts.append(response.json()["choices"][0]["message"]["content"])
         streamed = await http.post(url, json=PAYLOAD | {"stream": True})
     assert texts == ["fine", "fine", "later"]
     assert streamed.status_code == 401
 
 
-async def test_over_an_inner_transport(lib, transport):
+async def test_calls_and_streams_use_an_inner_transport(lib, transport):
     inner = lib.AsyncHTTPTransport()
     async with (
         served(failing(503), answer(), [answer(b"", **EVENTS), HELLO, End.CLOSE]) as server,
         lib.AsyncClient(transport=transport(inner=inner), headers=AUTH) as http,
     ):
         url = f"{server.base_url}/chat/completions"
-        said = await http.post(url, json=PAYLOAD)
-        assert said.headers["x-stormbreak-attempts"] == "2"
+        response = await http.post(url, json=PAYLOAD)
+        assert response.headers["x-stormbreak-attempts"] == "2"
         with pytest.raises(lib.RemoteProtocolError):
             await http.post(url, json=PAYLOAD | {"stream": True})
         assert in_flight(http._transport) == 0
@@ -264,7 +266,7 @@ async def test_over_an_inner_transport(lib, transport):
     assert len(server.requests) == 4
 
 
-async def test_an_inner_transport_is_given_up_and_closed(lib, transport):
+async def test_a_response_of_an_inner_transport_is_closed_when_left_or_timed_out(lib, transport):
     inner = lib.AsyncHTTPTransport()
     async with (
         served([answer(b"", **EVENTS), HELLO, End.HANG]) as server,
@@ -274,7 +276,7 @@ async def test_an_inner_transport_is_given_up_and_closed(lib, transport):
         async with http.stream("POST", url, json=PAYLOAD | {"stream": True}) as left:
             assert in_flight(http._transport) == 1
         await until(lambda: server.closed == 1)
-        assert left.is_closed  # it is closed, and not only dropped
+        assert left.is_closed  # closed, and not only dropped
         with pytest.raises(lib.ReadTimeout):
             await http.post(url, json=PAYLOAD | {"stream": True}, timeout=0.2)
         await until(lambda: server.closed == 2)
@@ -283,15 +285,15 @@ async def test_an_inner_transport_is_given_up_and_closed(lib, transport):
 
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("own", [True, False])
-async def test_an_error_that_was_cut_is_that_error(lib, transport, own, streams):
+async def test_an_error_with_a_cut_body_keeps_its_status(lib, transport, own, streams):
     more = {} if own else {"inner": lib.AsyncHTTPTransport()}
     async with (
         served([failing(401, content_length=500), End.CLOSE]) as server,
         lib.AsyncClient(transport=transport(**more), headers=AUTH) as http,
     ):
         url = f"{server.base_url}/chat/completions"
-        said = await http.post(url, json=PAYLOAD | {"stream": streams})
-    assert (said.status_code, len(server.requests)) == (401, 1)
+        response = await http.post(url, json=PAYLOAD | {"stream": streams})
+    assert (response.status_code, len(server.requests)) == (401, 1)
 
 
 async def test_an_answer_over_an_inner_transport_is_bounded(lib, transport, monkeypatch):
@@ -302,7 +304,7 @@ async def test_an_answer_over_an_inner_transport_is_bounded(lib, transport, monk
             await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
 
 
-async def test_a_cancel_over_an_inner_transport_is_a_cancel(lib, transport):
+async def test_a_cancel_closes_the_stream_of_an_inner_transport(lib, transport):
     async with (
         served([answer(b"", **EVENTS), HELLO, End.HANG]) as server,
         lib.AsyncClient(transport=transport(inner=lib.AsyncHTTPTransport())) as http,
@@ -318,24 +320,24 @@ async def test_a_cancel_over_an_inner_transport_is_a_cancel(lib, transport):
         assert in_flight(http._transport) == 0
 
 
-async def test_nobody_listens_inside(lib, transport):
+async def test_a_refused_connection_of_an_inner_transport_raises_connect_error(lib, transport):
     inner = lib.AsyncHTTPTransport()
     async with lib.AsyncClient(transport=transport(ONCE, inner=inner)) as http:
         with pytest.raises(lib.ConnectError):
             await http.post("http://127.0.0.1:9/v1/chat/completions", json=PAYLOAD)
 
 
-async def test_a_proxy_is_used(client):
+async def test_the_given_proxy_is_used(client):
     async with (
         served(answer()) as proxy,
         client(ONCE, proxy=f"http://127.0.0.1:{proxy.port}", allow_http=True) as http,
     ):
-        said = await http.post("http://api.invalid/v1/chat/completions", json=PAYLOAD)
-    assert said.status_code == 200
+        response = await http.post("http://api.invalid/v1/chat/completions", json=PAYLOAD)
+    assert response.status_code == 200
     assert proxy.requests[0].line.startswith("POST http://api.invalid/v1/chat/completions")
 
 
-async def test_no_key_in_the_clear(client):
+async def test_a_key_over_plain_http_is_rejected(client):
     async with client() as http:
         with pytest.raises(ConfigurationError, match="in the clear"):
             await http.post("http://api.invalid/v1/chat/completions", json=PAYLOAD)
@@ -359,27 +361,27 @@ async def test_no_key_in_the_clear(client):
         ({"policy": "nonsense"}, "nonsense"),
     ],
 )
-def test_told_at_the_start(transport, given, wrong):
+def test_an_invalid_transport_option_raises_at_the_start(transport, given, wrong):
     with pytest.raises(ConfigurationError, match=wrong):
         transport(**given)
 
 
-def test_verify():
+def test_verify_sets_the_tls_context():
     context = ssl.create_default_context()
     assert AsyncTransport(verify=context)._connecting._tls is context
     assert AsyncTransport(verify=False)._connecting._tls.verify_mode is ssl.CERT_NONE
 
 
-def test_certificates_of_the_environment_count_where_it_is_trusted(transport, monkeypatch):
+def test_ssl_cert_file_is_read_only_with_trust_env(transport, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
     with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
         transport(verify=False)
     transport(verify=False, trust_env=False)
 
 
-async def test_off_is_off(client, monkeypatch):
+async def test_a_disabled_transport_does_not_retry(client, monkeypatch):
     monkeypatch.setitem(os.environ, "STORMBREAK_DISABLED", "1")
     async with served(failing(503)) as server, client("interactive") as http:
-        said = await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
-    assert said.status_code == 503
+        response = await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
+    assert response.status_code == 503
     assert len(server.requests) == 1

@@ -1,4 +1,4 @@
-"""What `explain` finds, and where: on a thing itself, on the response of an exception, behind its cause."""
+"""`explain` finds the history on an object, on the response of an exception, and along its causes."""
 
 import httpx2
 import pytest
@@ -11,39 +11,41 @@ from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
 from stormbreak.httpx2 import AsyncTransport
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 
-STORY = AttemptHistory(Target("p", "m", "0123abcd"), CallResult(Outcome(Verdict.RESET), attempts=2))
+HISTORY = AttemptHistory(
+    Target("p", "m", "0123abcd"), CallResult(Outcome(Verdict.RESET), attempts=2)
+)
 LINE = "p/m#0123abcd: reset after 2 attempt(s), 0.00 s waited"
 
 
 def behind(links):
-    """An exception with a story, that many causes away."""
+    """Return an exception with a history, `links` causes away."""
     error = ValueError("innermost")
-    setattr(error, KEPT_AS, STORY)
+    setattr(error, KEPT_AS, HISTORY)
     for _ in range(links):
         outer = ValueError("outer")
         outer.__cause__, error = error, outer
     return error
 
 
-@table_test(("links", "told"), [(0, LINE), (10, LINE), (40, "")])
-def test_it_is_found_behind_so_many_causes(links, told):
-    assert explain(behind(links)) == told
+@table_test(("links", "explanation"), [(0, LINE), (10, LINE), (40, "")])
+def test_explain_follows_causes_up_to_a_bound(links, explanation):
+    assert explain(behind(links)) == explanation
 
 
-def test_of_what_nobody_knows_nothing_is_told():
-    turns = ValueError("turns in a circle")
-    turns.__context__ = other = KeyError()
-    other.__cause__ = turns
-    for unknown in (None, "text", turns, httpx2.Response(200)):
+def test_explain_returns_nothing_for_unknown_objects():
+    circular = ValueError("circular")
+    circular.__context__ = other = KeyError()
+    other.__cause__ = circular
+    for unknown in (None, "text", circular, httpx2.Response(200)):
         assert explain(unknown) == ""
 
 
-async def test_what_passed_has_none():
+async def test_a_response_that_passed_through_has_no_history():
     async with served() as server, httpx2.AsyncClient(transport=AsyncTransport(QUICK)) as client:
         assert explain(await client.get(f"{server.base_url}/files/f/content")) == ""
 
 
-async def test_what_cannot_be_sent_is_tried_once():
+async def test_a_request_that_cannot_be_sent_is_tried_once():
     seen = []
 
     def refuse(request):

@@ -1,4 +1,4 @@
-"""An asynchronous transport that is closed: its streams on this loop end, and count as nothing."""
+"""Closing an async transport ends its streams on this loop, without counting an outcome."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def circuits(transport):
     return [(target_state["circuit"], target_state["in_flight"]) for target_state in target_states]
 
 
-async def test_a_stream_that_is_read_counts_as_nothing():
+async def test_closing_a_transport_ends_its_stream_without_counting_a_failure():
     transport = AsyncTransport(FRAGILE)
     async with served([CUT, End.HANG]) as server, httpx2.AsyncClient(transport=transport) as http:
         url = f"{server.base_url}/chat/completions"

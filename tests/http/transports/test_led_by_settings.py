@@ -1,4 +1,4 @@
-"""Targets and pools of a settings file under the SDKs: chosen by the model, with their own addresses, keys and models."""
+"""Targets and pools of a settings file under the SDKs: the model name selects them, with their own address and key."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ def file(tmp_path):
 
 
 def dead():
-    """A server that does not listen."""
+    """Return a server that does not listen."""
     return SimpleNamespace(base_url=f"http://127.0.0.1:{free_port()}/v1")
 
 
@@ -74,17 +74,17 @@ async def test_a_pool_with_a_dead_target_answers_from_the_other(sdk, file):
     with serve("calm") as provider:
         transport = sdk.transport(file(dead(), provider))
         client = sdk.client(dead().base_url, transport)
-        said = [await sdk.ask(client, model="chat") for _ in range(3)]
+        answers = [await sdk.ask(client, model="chat") for _ in range(3)]
         stream = await sdk.ask(client, model="chat", stream=True)
         assert await sdk.read(stream)
-        assert all(sdk.text(each) for each in said)
-        assert {each.model for each in said} == {"small"}
+        assert all(sdk.text(each) for each in answers)
+        assert {each.model for each in answers} == {"small"}
         assert len(transport.snapshot()["targets"]) == 2
         await sdk.close(client)
 
 
 @each_sdk
-async def test_each_target_gets_its_own_key_and_model_and_no_header_of_the_sdk(sdk, file):
+async def test_each_target_gets_its_own_key_and_model_without_sdk_headers(sdk, file):
     good = MESSAGE if "anthropic" in str(sdk) else answer()
     async with served(failing(500)) as first, served(good) as second:
         client = sdk.client(dead().base_url, sdk.transport(file(first, second)))
@@ -98,7 +98,7 @@ async def test_each_target_gets_its_own_key_and_model_and_no_header_of_the_sdk(s
         assert not any(name.startswith("x-stainless") for name in request.headers)
 
 
-async def test_a_beginning_leads_to_a_target_with_the_model_that_was_asked_for(file):
+async def test_a_model_prefix_selects_a_target_and_keeps_the_requested_model(file):
     async with served() as first, served(answer()) as second:
         transport = AsyncTransport(file(first, second))
         client = ASYNC_OPENAI.client(dead().base_url, transport)
@@ -108,20 +108,20 @@ async def test_a_beginning_leads_to_a_target_with_the_model_that_was_asked_for(f
     assert first.requests == []
 
 
-async def test_other_models_go_where_the_sdk_sends_them_under_the_policy_of_the_file(file):
+async def test_an_unnamed_model_keeps_its_address_under_the_policy_of_the_file(file):
     async with served() as first, served() as second, served(failing(503)) as own:
         transport = AsyncTransport(file(first, second))
         client = ASYNC_OPENAI.client(own.base_url, transport)
         with pytest.raises(ASYNC_OPENAI.module.InternalServerError) as caught:
             await ASYNC_OPENAI.ask(client, model="m")
         await client.close()
-    assert models(own) == ["m"]  # one attempt, as the file says
+    assert models(own) == ["m"]  # one attempt, as set in the file
     assert sent_keys(own) == [KEY]
     assert first.requests == second.requests == []
     assert caught.value.response.headers["x-stormbreak-attempts"] == "1"
 
 
-async def test_settings_that_are_shared_follow_a_reload(tmp_path):
+async def test_a_transport_on_shared_settings_follows_a_reload(tmp_path):
     async with served(answer(), answer()) as first, served() as second:
         file = SettingsFile(tmp_path / "s.toml", first=first, second=second)
         with pytest.raises(ConfigurationError, match="path of their file"):
@@ -137,7 +137,7 @@ async def test_settings_that_are_shared_follow_a_reload(tmp_path):
 
 
 class Reloading:
-    """A client on its settings, or on their engine alone, that asks for a model that the file does not name."""
+    """A client on its settings, or on their engine alone, with a model that the file does not name."""
 
     def __init__(self, path, own, of=lambda settings: settings, text=""):
         self._file = SettingsFile(path, first=dead(), second=dead())
@@ -164,12 +164,12 @@ def of(request):
     return {"settings": lambda settings: settings, "engine": attrgetter("engine")}[request.param]
 
 
-async def test_other_requests_reserve_tokens_as_soon_as_a_reload_limits_them(tmp_path, of):
+async def test_a_reload_applies_token_limits_to_unnamed_models(tmp_path, of):
     async with served(answer()) as own:
         here = Reloading(tmp_path / "s.toml", own, of)
         await here.ask()
         here.reload("patience = 0.1\nrate_limit.tpm = 1\n")
-        await here.ask()  # takes the whole minute's
+        await here.ask()  # uses up the whole minute
         with pytest.raises(openai.RateLimitError, match="quota"):
             await here.ask()
         here.reload("")
@@ -178,7 +178,7 @@ async def test_other_requests_reserve_tokens_as_soon_as_a_reload_limits_them(tmp
     assert len(own.requests) == 3
 
 
-async def test_a_reload_that_limits_spending_rejects_what_cannot_be_counted(tmp_path, of):
+async def test_a_reload_applies_spend_limits_to_unnamed_models(tmp_path, of):
     async with served(answer()) as own:
         here = Reloading(tmp_path / "s.toml", own, of)
         await here.ask()
@@ -190,7 +190,7 @@ async def test_a_reload_that_limits_spending_rejects_what_cannot_be_counted(tmp_
     assert [json.loads(each.body).get("max_tokens") for each in own.requests] == [None, 7]
 
 
-async def test_a_reload_brings_other_requests_its_deadline(tmp_path, of):
+async def test_a_reload_applies_its_deadline_to_unnamed_models(tmp_path, of):
     async with served(answer(), [End.HANG]) as own:
         here = Reloading(tmp_path / "s.toml", own, of)
         await here.ask()
@@ -201,7 +201,7 @@ async def test_a_reload_brings_other_requests_its_deadline(tmp_path, of):
         await here.client.close()
 
 
-async def test_fallbacks_of_other_requests_stay_as_they_were(tmp_path, of):
+async def test_a_reload_keeps_the_fallbacks_of_unnamed_models(tmp_path, of):
     degraded = 'fallback = [{{kind = "degraded", text = "{}"}}]\n'
     async with served(failing(500)) as own:
         here = Reloading(tmp_path / "s.toml", own, of, degraded.format("later"))
@@ -212,7 +212,7 @@ async def test_fallbacks_of_other_requests_stay_as_they_were(tmp_path, of):
         await here.client.close()
 
 
-async def test_targets_are_reached_through_an_inner_transport(file):
+async def test_targets_of_settings_use_an_inner_transport(file):
     from httpx2 import AsyncHTTPTransport  # noqa: PLC0415 - nothing else here needs it
 
     async with served(failing(500)) as first, served(answer()) as second:
@@ -227,7 +227,7 @@ async def test_targets_are_reached_through_an_inner_transport(file):
     ("model", "error", "message", "sent"),
     [("chat", ConfigurationError, "several", 0), ("main", openai.BadRequestError, "400", 1)],
 )
-async def test_an_answer_that_one_provider_keeps_is_continued_at_a_single_target_only(
+async def test_a_stateful_request_needs_a_model_of_a_single_target(
     file, model, error, message, sent
 ):
     async with served(failing(400)) as first, served() as second:
@@ -239,7 +239,7 @@ async def test_an_answer_that_one_provider_keeps_is_continued_at_a_single_target
     assert len(first.requests) == sent
 
 
-async def test_degraded_and_cached_answers_are_those_of_the_target(file):
+async def test_cached_and_degraded_answers_follow_the_policy_of_the_target(file):
     text = FILE.replace(
         '"FIRST_KEY"',
         '"FIRST_KEY"\n    [[targets.main.policy.fallback]]\n    kind = "cache"\n'
@@ -248,16 +248,18 @@ async def test_degraded_and_cached_answers_are_those_of_the_target(file):
     async with served(answer(), failing(500)) as first, served() as second:
         transport = AsyncTransport(file(first, second, text))
         client = ASYNC_OPENAI.client(dead().base_url, transport)
-        said = [ASYNC_OPENAI.text(await ASYNC_OPENAI.ask(client, model="main")) for _ in range(2)]
+        answers = [
+            ASYNC_OPENAI.text(await ASYNC_OPENAI.ask(client, model="main")) for _ in range(2)
+        ]
         other = await client.chat.completions.create(
             model="main", messages=[{"role": "user", "content": "another"}]
         )
         await client.close()
-    assert said == ["fine", "fine"]
+    assert answers == ["fine", "fine"]
     assert ASYNC_OPENAI.text(other) == "later"
 
 
-def test_what_does_not_go_together_is_refused(file):
+def test_invalid_combinations_with_settings_are_rejected(file):
     path = file(dead(), dead())
     with pytest.raises(ConfigurationError, match=r"set \[fleet\] in the file"):
         Transport(path, fleet="redis://127.0.0.1")

@@ -1,4 +1,4 @@
-"""The deadline of a scope bounds what only passes: the upload, the wait for an answer, and its reading."""
+"""The deadline of a scope bounds requests that pass through: upload, wait, and reading."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ FILE = {"file": ("a.jsonl", b"{}")}
 
 @pytest.fixture(params=["awaits", "blocks"])
 def client(lib, request, over):
-    """A client of the library over a transport of ours, and a way to call what it does."""
+    """Yield a client of the library over our transport, and a way to call its methods."""
     ours = import_module(f"stormbreak.{lib.__name__}")
     awaits = request.param == "awaits"
     kind = lib.AsyncClient if awaits else lib.Client
@@ -49,8 +49,8 @@ def within(seconds):
     assert time.monotonic() - began < seconds
 
 
-async def test_an_answer_ends_with_it(lib, client):
-    """A silent one, and those that drip, side by side."""
+async def test_the_scope_deadline_ends_a_response(lib, client):
+    """A silent response, and dripping ones, side by side."""
 
     async def ends(http, do, script):
         async with served(script) as server:
@@ -64,32 +64,32 @@ async def test_an_answer_ends_with_it(lib, client):
         await asyncio.gather(*(ends(http, do, script) for script in scripts))
 
 
-async def test_a_deadline_that_is_over_sends_nothing(lib, client):
+async def test_a_scope_deadline_in_the_past_sends_nothing(lib, client):
     async with served() as server, client() as (http, do):
         with scope(deadline=0.0), pytest.raises(lib.ReadTimeout, match="deadline"):
             await do(http.post, f"{server.base_url}/files", files=FILE)
         assert server.opened == 0
 
 
-async def test_a_header_says_it_too_and_is_not_sent(lib, client):
+async def test_the_deadline_header_works_and_is_not_sent(lib, client):
     async with served([End.HANG]) as server, client() as (http, do):
-        url, said = f"{server.base_url}/files", {"x-stormbreak-deadline": "0.5"}
+        url, headers = f"{server.base_url}/files", {"x-stormbreak-deadline": "0.5"}
         with within(20), pytest.raises(lib.ReadTimeout):
-            await do(http.post, url, files=FILE, headers=said)
+            await do(http.post, url, files=FILE, headers=headers)
         assert "x-stormbreak-deadline" not in server.requests[0].headers
         with pytest.raises(ConfigurationError, match="x-stormbreak-deadline must be seconds"):
             await do(http.post, url, files=FILE, headers={"x-stormbreak-deadline": "soon"})
 
 
-async def test_what_comes_in_time_is_left_alone(client):
+async def test_a_response_within_the_scope_deadline_is_returned(client):
     async with served([0.05, answer(b"whole")]) as server, client() as (http, do):
         with scope(deadline=60.0):
-            said = await do(http.post, f"{server.base_url}/files", files=FILE)
-    assert said.content == b"whole"
+            response = await do(http.post, f"{server.base_url}/files", files=FILE)
+    assert response.content == b"whole"
 
 
-async def test_an_upload_ends_with_it(lib):
-    """One that is made as it goes, on a loop, and hangs."""
+async def test_the_scope_deadline_ends_an_upload(lib):
+    """The upload is an async generator that hangs."""
     ours = import_module(f"stormbreak.{lib.__name__}")
     left = asyncio.Event()
 

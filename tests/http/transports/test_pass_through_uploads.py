@@ -1,4 +1,4 @@
-"""Uploads that pass: exactly as long as was announced, and what their bodies raise is raised."""
+"""Uploads that pass through: their Content-Length is enforced, and exceptions of their bodies are raised."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ MINE = KeyError("mine")
 
 @pytest.fixture(params=["awaits", "blocks"])
 def upload(lib, request):
-    """Send pieces, and then raise what is among them; what was said, and whether the body was left."""
+    """Send pieces, and raise any exception among them; return the response once the body is closed."""
     ours = import_module(f"stormbreak.{lib.__name__}")
     left = []
 
@@ -50,14 +50,14 @@ def upload(lib, request):
                 return await http.post(url, content=awaits(pieces), headers=headers)
         finally:
             async with asyncio.timeout(30):
-                while leaves and not left:  # noqa: ASYNC110 - it is the garbage collector that comes
+                while leaves and not left:  # noqa: ASYNC110 - waits for the garbage collector
                     await asyncio.sleep(0.005)
 
     return send
 
 
 @pytest.mark.parametrize("length", [None, 6])
-async def test_what_a_body_raises_is_raised(upload, length):
+async def test_an_exception_of_the_body_is_raised(upload, length):
     async with served() as server:
         with pytest.raises(KeyError) as caught:
             await upload(server, b"abc", MINE, length=length)
@@ -76,7 +76,7 @@ async def test_what_a_body_raises_is_raised(upload, length):
         ((b"abcdef", b"", b"g"), "longer"),
     ],
 )
-async def test_a_body_of_another_length_is_refused(lib, upload, pieces, wrong):
+async def test_a_body_that_differs_from_its_content_length_is_rejected(lib, upload, pieces, wrong):
     async with served() as server:
         with pytest.raises(
             lib.LocalProtocolError, match=f"the body is {wrong} than its Content-Length"
@@ -86,27 +86,27 @@ async def test_a_body_of_another_length_is_refused(lib, upload, pieces, wrong):
     assert [each.body for each in server.requests] in ([], [b"abcdef"])
 
 
-async def test_what_it_raises_behind_its_last_piece_is_raised(upload):
+async def test_an_exception_after_the_last_piece_is_raised(upload):
     async with served() as server:
         with pytest.raises(KeyError):
             await upload(server, b"abcdef", MINE, length=6)
 
 
-async def test_a_body_of_that_length_is_sent(upload):
+async def test_a_body_of_its_content_length_is_sent(upload):
     async with served(answer(b"{}")) as server:
-        said = await upload(server, b"abc", b"", b"def", length=6, leaves=True)
-    assert (said.status_code, server.requests[0].body) == (200, b"abcdef")
+        response = await upload(server, b"abc", b"", b"def", length=6, leaves=True)
+    assert (response.status_code, server.requests[0].body) == (200, b"abcdef")
 
 
-async def test_a_refusal_may_come_before_the_body_has_ended(upload):
+async def test_a_413_before_the_end_of_the_body_is_returned(upload):
     refusal = failing(413)
     async with served(refusal) as server:
-        said = await upload(server, b"abc", *[b"x" * 65536] * 100)
-    assert said.status_code == 413
+        response = await upload(server, b"abc", *[b"x" * 65536] * 100)
+    assert response.status_code == 413
 
 
-async def test_a_refusal_is_read_though_the_server_closes_before_it_has_read_the_body(upload):
-    """The rest of the upload meets a reset; the refusal came before that."""
+async def test_a_413_is_returned_if_the_server_closes_before_reading_the_body(upload):
+    """The rest of the upload meets a reset, after the refusal."""
 
     def refuse(listener):
         client, _ = listener.accept()
@@ -119,6 +119,6 @@ async def test_a_refusal_is_read_though_the_server_closes_before_it_has_read_the
     with socket.create_server(("127.0.0.1", 0)) as listener:
         refusing = asyncio.create_task(asyncio.to_thread(refuse, listener))
         server = SimpleNamespace(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
-        said = await upload(server, b"abc", *[b"x" * 65536] * 100)
+        response = await upload(server, b"abc", *[b"x" * 65536] * 100)
         await refusing
-    assert said.status_code == 413
+    assert response.status_code == 413

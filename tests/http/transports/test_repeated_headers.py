@@ -1,4 +1,4 @@
-"""Headers that a server sends several times come to the SDK as they were sent: each of them, in their order."""
+"""Repeated response headers reach the SDK unchanged and in order."""
 
 import asyncio
 from importlib import import_module
@@ -20,12 +20,12 @@ WAYS = {
     "an answer": ("chat/completions", PAYLOAD),
     "a stream": ("chat/completions", PAYLOAD | {"stream": True}),
     "an error": ("embeddings", {"model": "m", "input": "hello"}),
-    "what passes": ("images/generations", PAYLOAD),
+    "pass through": ("images/generations", PAYLOAD),
 }
 
 
 def several(whole):
-    """The answer with all the lines in its head."""
+    """Return the answer with all the lines in its head."""
     head, _, body = whole.partition(b"\r\n\r\n")
     return b"\r\n".join([head, *(line.encode() for line in LINES), b"", b""]) + body
 
@@ -37,13 +37,13 @@ SCRIPTS = {
         WHOLE,
     ],
     "an error": several(answer(b'{"error":{"message":"no"}}', 400)),
-    "what passes": several(answer()),
+    "pass through": several(answer()),
 }
 
 
 @pytest.fixture(params=["awaits", "blocks"])
 def post(lib, request, over):
-    """Send one request through a transport of ours, of either kind."""
+    """Send one request through our transport, of either kind."""
     ours = import_module(f"stormbreak.{lib.__name__}")
 
     async def awaits(url, payload):
@@ -63,27 +63,27 @@ def post(lib, request, over):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_each_comes_as_it_was_sent(post, way):
+async def test_repeated_headers_are_passed_on_unchanged(post, way):
     path, payload = WAYS[way]
     async with served(SCRIPTS[way]) as server:
-        said, kept = await post(f"{server.base_url}/{path}", payload)
-    assert said.headers.get_list("vary") == ["origin", "accept"]
-    cookies = [value for name, value in said.headers.raw if name.lower() == b"set-cookie"]
+        response, cookie_jar = await post(f"{server.base_url}/{path}", payload)
+    assert response.headers.get_list("vary") == ["origin", "accept"]
+    cookies = [value for name, value in response.headers.raw if name.lower() == b"set-cookie"]
     assert cookies == [each.encode() for each in COOKIES]
-    assert {"a": "1", "b": "2"}.items() <= kept.items()
+    assert {"a": "1", "b": "2"}.items() <= cookie_jar.items()
 
 
-async def test_what_is_said_here_is_said_once(post):
+async def test_our_own_header_replaces_repeated_ones(post):
     twice = answer().replace(
         b"\r\n\r\n", b"\r\nx-should-retry: true\r\nx-should-retry: true\r\n\r\n", 1
     )
     async with served(twice) as server:
-        said, _ = await post(f"{server.base_url}/chat/completions", PAYLOAD)
-    assert said.headers.get_list("x-should-retry") == ["false"]
+        response, _ = await post(f"{server.base_url}/chat/completions", PAYLOAD)
+    assert response.headers.get_list("x-should-retry") == ["false"]
 
 
-async def test_a_second_location_leads_nowhere(post, over):
+async def test_a_repeated_location_header_is_removed(post, over):
     there = b"\r\nlocation: http://elsewhere.invalid/x\r\nlocation: /v1/there\r\n\r\n"
     async with served([answer(status=302).replace(b"\r\n\r\n", there, 1), End.CLOSE]) as server:
-        said, _ = await post(f"{server.base_url}/files", PAYLOAD)
-    assert all("elsewhere" not in each for each in said.headers.get_list("location"))
+        response, _ = await post(f"{server.base_url}/files", PAYLOAD)
+    assert all("elsewhere" not in each for each in response.headers.get_list("location"))

@@ -1,4 +1,4 @@
-"""Scopes under the SDKs: who is served first, on whose behalf, until when, how often."""
+"""Scopes under the SDKs: priority, tenant, deadline and retries of calls."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ CANARIES = ("tenant-canary", "label-canary", "value-canary")
 
 
 class Gate:
-    """A server's answer, which the first request has to wait for."""
+    """An answer of a server that waits until the gate opens."""
 
     def __init__(self):
         self.opened = asyncio.Event()
@@ -36,7 +36,7 @@ BOTH = {
     "choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}],
 }  # fmt: skip
 FINE = answer(json.dumps(BOTH).encode())
-"""An answer to whatever SDK."""
+"""An answer for either SDK."""
 
 
 def waiting(transport):
@@ -44,24 +44,24 @@ def waiting(transport):
 
 
 async def order_of(sdk, calls):
-    """In which order calls are sent, by name, where the first holds the only slot and the others come one by one."""
+    """Return the names of calls in the order of sending; the first holds the only slot, the others queue one by one."""
     gate, names, order = Gate(), {}, []
 
-    def hear(event):
+    def listen(event):
         if isinstance(event, Labelled):
             names[event.call] = dict(event.labels)["name"]
         if isinstance(event, Sent):
             order.append(names[event.call])
 
-    async def one(name, said):
-        with scope(**said, labels={"name": name}):
+    async def one(name, options):
+        with scope(**options, labels={"name": name}):
             await sdk.ask(client)
 
     async with served(gate) as server, door(sdk, server.base_url, NARROW) as (client, transport):
-        transport.subscribe(hear)
+        transport.subscribe(listen)
         tasks = []
-        for place, (name, said) in enumerate(calls):
-            tasks.append(asyncio.create_task(one(name, said)))
+        for place, (name, options) in enumerate(calls):
+            tasks.append(asyncio.create_task(one(name, options)))
             await server.asked()
             await until(lambda place=place: waiting(transport) == place)
         gate.opened.set()
@@ -70,7 +70,7 @@ async def order_of(sdk, calls):
 
 
 @each_way
-async def test_a_priority_decides_who_is_served_first(sdk):
+async def test_queued_calls_are_sent_by_the_priority_of_their_scope(sdk):
     calls = [
         ("first", {}),
         ("background", {"priority": Priority.BACKGROUND}),
@@ -90,7 +90,7 @@ async def test_tenants_get_fair_shares(sdk):
 
 
 @each_way
-async def test_its_deadline_bounds_a_call(sdk):
+async def test_the_deadline_of_a_scope_bounds_a_call(sdk):
     async with (
         served([End.HANG]) as server,
         door(sdk, server.base_url, max_retries=0, timeout=60) as (client, _),
@@ -103,11 +103,11 @@ async def test_its_deadline_bounds_a_call(sdk):
 
 @each_way
 @pytest.mark.parametrize("begun", [False, True])
-async def test_its_deadline_bounds_a_stream(sdk, begun):
+async def test_the_deadline_of_a_scope_bounds_a_stream(sdk, begun):
     hello = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
-    said = answer(hello, content_type="text/event-stream", content_length=10**7)
+    begin = answer(hello, content_type="text/event-stream", content_length=10**7)
     async with (
-        served([said if begun else b"", End.HANG]) as server,
+        served([begin if begun else b"", End.HANG]) as server,
         door(sdk, server.base_url, max_retries=0, timeout=60) as (client, _),
     ):
         async with asyncio.timeout(30):
@@ -118,7 +118,7 @@ async def test_its_deadline_bounds_a_stream(sdk, begun):
 
 @each_way
 @pytest.mark.parametrize(("retries", "sent"), [(0, 1), (1, 2), (99, 4)])
-async def test_retries_are_what_may_follow(sdk, retries, sent):
+async def test_retries_of_a_scope_bound_the_attempts(sdk, retries, sent):
     async with served(failing(503)) as server, door(sdk, server.base_url) as (client, _):
         with scope(retries=retries), pytest.raises(sdk.errors):
             await sdk.ask(client)
@@ -126,7 +126,7 @@ async def test_retries_are_what_may_follow(sdk, retries, sent):
 
 
 @each_way
-async def test_nothing_of_it_is_on_the_wire(sdk):
+async def test_a_scope_sends_no_tenant_or_label_to_the_provider(sdk):
     events = []
     async with (
         served(failing(503), FINE) as server,
@@ -137,11 +137,11 @@ async def test_nothing_of_it_is_on_the_wire(sdk):
             await sdk.ask(client)
         assert len(server.requests) == 2
         assert not any(word in repr(server.requests) for word in (*CANARIES, "stormbreak-"))
-    (told,) = [event for event in events if isinstance(event, Labelled)]
-    assert told.labels == ((CANARIES[1], CANARIES[2]),)
+    (event,) = [event for event in events if isinstance(event, Labelled)]
+    assert event.labels == ((CANARIES[1], CANARIES[2]),)
 
 
-def test_threads_have_each_their_own(stormbreak_provider):
+def test_each_thread_has_its_own_scope(stormbreak_provider):
     provider = stormbreak_provider("calm", speed=20)
     transport, labels = Transport(QUICK), set()
     transport.subscribe(
@@ -175,13 +175,13 @@ async def test_an_sdk_takes_headers_for_a_call_and_for_a_client(sdk):
 
 
 @each_sdk
-async def test_a_header_that_cannot_be_right_is_told(sdk):
-    """By openai as it is; anthropic makes an error of its own of it, and names it as the cause."""
+async def test_an_invalid_scope_header_raises_configuration_error(sdk):
+    """The SDK of openai raises it unchanged; that of anthropic raises its own error with it as the cause."""
     async with served() as server, door(sdk, server.base_url, max_retries=0) as (client, _):
         with pytest.raises((ConfigurationError, anthropic.APIConnectionError)) as caught:
             await sdk.ask(client, extra_headers={"x-stormbreak-priority": "hi"})
         assert not server.requests
     refused = caught.value if sdk.module is openai else caught.value.__cause__
-    told = "x-stormbreak-priority must be one of interactive, batch, background, got 'hi'"
+    message = "x-stormbreak-priority must be one of interactive, batch, background, got 'hi'"
     assert isinstance(refused, ConfigurationError)
-    assert str(refused) == told
+    assert str(refused) == message

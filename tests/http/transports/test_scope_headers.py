@@ -1,4 +1,4 @@
-"""Headers that are meant for us: what they say, and that they are left out of all that is sent."""
+"""Scope headers: their values, and that they are never sent."""
 
 import time
 from importlib import import_module
@@ -25,35 +25,37 @@ LOOK = ("models", {})
 UPLOAD = ("files", {"files": {"file": ("a.jsonl", b"{}")}})
 
 
-def said(**headers):
+def scope_of(**headers):
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return scope_from_headers({f"x-stormbreak-{name}": value for name, value in named.items()})
 
 
-def test_without_headers_the_scope_around_holds():
+def test_the_current_scope_applies_without_headers():
     assert scope_from_headers({"accept": "application/json"}) is current()
     with scope(tenant="acme") as here:
         assert scope_from_headers({"accept": "application/json"}) is here
 
 
-def test_all_that_can_be_said(monkeypatch):
+def test_every_scope_header_is_read(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     here = scope_from_headers({name.lower(): value for name, value in OURS.items()})
     assert here[1:] == (Priority.BATCH, "acme", (("feature", "search"),), 2)
     assert here.deadline_at == 1030.0
 
 
-def test_they_go_before_the_scope_and_extend_no_deadline():
+def test_headers_override_the_scope_but_extend_no_deadline():
     around = {"priority": Priority.BATCH, "tenant": "acme", "labels": {"a": "1", "b": "1"}}
     with scope(**around, retries=0, deadline=5) as outer:
-        told = said(priority="Interactive", tenant="shop", retries="2", label_b="2", deadline="9.5")
-        assert told[1:] == (Priority.INTERACTIVE, "shop", (("a", "1"), ("b", "2")), 3)
-        assert told.deadline_at == outer.deadline_at
-        assert said(deadline="1").deadline_at < outer.deadline_at
+        inner = scope_of(
+            priority="Interactive", tenant="shop", retries="2", label_b="2", deadline="9.5"
+        )
+        assert inner[1:] == (Priority.INTERACTIVE, "shop", (("a", "1"), ("b", "2")), 3)
+        assert inner.deadline_at == outer.deadline_at
+        assert scope_of(deadline="1").deadline_at < outer.deadline_at
 
 
 @table_test(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("priority", "1", "x-stormbreak-priority must be one of interactive, batch, background"),
         (
@@ -75,27 +77,27 @@ def test_they_go_before_the_scope_and_extend_no_deadline():
         ("label", "x", "no header is called 'x-stormbreak-label'"),
     ],
 )
-def test_what_cannot_be_right_is_refused(name, value, told):
-    with pytest.raises(ConfigurationError, match=told):
-        said(**{name: value})
+def test_an_invalid_scope_header_is_rejected(name, value, message):
+    with pytest.raises(ConfigurationError, match=message):
+        scope_of(**{name: value})
 
 
-def test_a_refusal_shows_no_key():
+def test_an_invalid_scope_header_is_not_echoed_if_it_looks_like_a_key():
     with pytest.raises(ConfigurationError) as refused:
-        said(priority="sk-canary-0123456789")
+        scope_of(priority="sk-canary-0123456789")
     assert "canary" not in str(refused.value)
 
 
-def test_an_empty_tenant_is_nobody():
+def test_an_empty_tenant_header_removes_the_tenant():
     with scope(tenant="acme"):
-        assert said(tenant="").tenant == ""
-        assert said(retries="1").tenant == "acme"
+        assert scope_of(tenant="").tenant == ""
+        assert scope_of(retries="1").tenant == "acme"
 
 
 @table_test("what", [ASK, LOOK, UPLOAD])
 @table_test("inner", [False, True])
 @table_test("name", ["httpx2", "httpx"])
-async def test_they_are_left_out_of_what_is_sent(name, inner, what):
+async def test_scope_headers_are_not_sent(name, inner, what):
     lib, ours = import_module(name), import_module(f"stormbreak.{name}")
     path, sent = what
     async with served(answer()) as server:
@@ -107,15 +109,15 @@ async def test_they_are_left_out_of_what_is_sent(name, inner, what):
         assert got.status_code == 200
         assert (
             got.request.headers["x-stormbreak-retries"] == "1"
-        )  # what the caller has is as it was
+        )  # the caller's request is unchanged
         (request,) = server.requests
-    assert_ours_are_left_out(request)
+    assert_scope_headers_are_not_sent(request)
 
 
 @table_test("what", [ASK, LOOK, UPLOAD])
 @table_test("inner", [False, True])
 @table_test("name", ["httpx2", "httpx"])
-def test_they_are_left_out_of_what_is_sent_by_one_that_blocks(name, inner, what):
+def test_a_blocking_transport_does_not_send_scope_headers(name, inner, what):
     lib, ours = import_module(name), import_module(f"stormbreak.{name}")
     path, sent = what
     host, serving = LoopThread(), served(answer())
@@ -130,10 +132,10 @@ def test_they_are_left_out_of_what_is_sent_by_one_that_blocks(name, inner, what)
     finally:
         host.run(serving.__aexit__(None, None, None))
         host.stop()
-    assert_ours_are_left_out(request)
+    assert_scope_headers_are_not_sent(request)
 
 
-def assert_ours_are_left_out(request):
+def assert_scope_headers_are_not_sent(request):
     assert request.headers["x-own"] == "kept"
     assert not [name for name in request.headers if name.startswith("x-stormbreak-")]
     length = int(request.headers.get("content-length", 0))

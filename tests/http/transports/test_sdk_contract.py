@@ -1,4 +1,4 @@
-"""What the doors promise, under each SDK and under none, for those who await and for those who block."""
+"""The contract of the transports, under each SDK and under none, async and blocking."""
 
 import asyncio
 from itertools import permutations
@@ -26,18 +26,18 @@ ORDERS = sorted(set(permutations((429, 429, 503))))  # the first is the hardest:
 CASES = [(way, ORDERS[0]) for way in WAYS] + [(WAYS[0], order) for order in ORDERS[1:]]
 
 
-def trouble(number, status):
-    told = "retry_after = 0.5\nretry_after_form = 'ms'" if status == 429 else ""
-    return f"[[faults]]\nkind = '{status}'\nrequests = [{number}]\n{told}\n"
+def fault(number, status):
+    wait = "retry_after = 0.5\nretry_after_form = 'ms'" if status == 429 else ""
+    return f"[[faults]]\nkind = '{status}'\nrequests = [{number}]\n{wait}\n"
 
 
-async def test_through_two_429s_and_a_503_with_three_more_requests(stormbreak_provider):
+async def test_a_call_succeeds_after_two_429s_and_a_503_with_three_retries(stormbreak_provider):
     async def through(sdk, order):
-        scenario = "".join(trouble(number, status) for number, status in enumerate(order, 1))
+        scenario = "".join(fault(number, status) for number, status in enumerate(order, 1))
         provider = stormbreak_provider(f"[provider]\nservice = 0.01\n{scenario}")
         async with door(sdk, provider.base_url, "interactive") as (client, _):
-            said = await sdk.ask(client)
-        assert sdk.text(said).startswith("Answer "), (sdk, order)
+            got = await sdk.ask(client)
+        assert sdk.text(got).startswith("Answer "), (sdk, order)
         stats = provider.stats()
         assert (stats["arrivals"], stats["early"]) == (1 + 3, 0), (sdk, order)
 
@@ -45,7 +45,7 @@ async def test_through_two_429s_and_a_503_with_three_more_requests(stormbreak_pr
 
 
 @each_way
-async def test_a_permanent_429_costs_what_the_policy_says(sdk):
+async def test_a_permanent_429_is_retried_as_often_as_the_policy_allows(sdk):
     async with (
         served(failing(429, retry_after=0)) as server,
         door(sdk, server.base_url) as (client, _),
@@ -61,7 +61,7 @@ async def test_a_permanent_429_costs_what_the_policy_says(sdk):
 
 
 @each_way
-async def test_a_used_up_quota_is_asked_for_once(stormbreak_provider, sdk):
+async def test_an_exhausted_quota_is_not_retried(stormbreak_provider, sdk):
     kind = "spend_limit" if sdk.module is anthropic else "quota"
     provider = stormbreak_provider(f'[[faults]]\nkind = "{kind}"\n')
     async with door(sdk, provider.base_url, "interactive") as (client, _):
@@ -107,7 +107,7 @@ async def test_a_cut_stream_raises(sdk, end):
 
 
 @each_way
-async def test_a_call_that_is_given_up_leaves_nothing_behind(sdk):
+async def test_an_abandoned_call_frees_its_slot_and_connection(sdk):
     async with (
         served([End.HANG]) as server,
         door(sdk, server.base_url) as (client, transport),
@@ -121,7 +121,7 @@ async def test_a_call_that_is_given_up_leaves_nothing_behind(sdk):
 
 
 @each_way
-async def test_a_stream_that_is_given_up_while_it_is_read_leaves_nothing_behind(sdk):
+async def test_a_stream_abandoned_while_read_frees_its_slot_and_connection(sdk):
     async with (
         served([HEAD, hello(sdk), End.HANG]) as server,
         door(sdk, server.base_url) as (client, transport),
@@ -136,7 +136,7 @@ async def test_a_stream_that_is_given_up_while_it_is_read_leaves_nothing_behind(
 
 
 @each_way
-async def test_a_stream_that_is_closed_leaves_nothing_behind(sdk):
+async def test_a_closed_stream_frees_its_slot_and_connection(sdk):
     async with (
         served([HEAD, hello(sdk), End.HANG]) as server,
         door(sdk, server.base_url) as (client, transport),

@@ -1,4 +1,4 @@
-"""What the door reads in a request: may it be repeated, where does it go, with which key."""
+"""What the transport reads in a request: is it safe to retry, its endpoint, and its key."""
 
 from table_test import table_test
 
@@ -30,7 +30,7 @@ def post(url, **headers):
         ),
     ],
 )
-def test_safe_to_repeat(url, base, endpoint):
+def test_model_calls_are_recognised_by_their_url(url, base, endpoint):
     request = post(url)
     assert request.is_model_call
     assert request.place == (base, endpoint)
@@ -48,11 +48,11 @@ def test_safe_to_repeat(url, base, endpoint):
         "https://a/",
     ],
 )
-def test_not_known_to_be(url):
+def test_other_urls_are_not_model_calls(url):
     assert not post(url).is_model_call
 
 
-def test_neither_a_form_nor_another_method_is_an_ask():
+def test_forms_and_other_methods_are_not_model_calls():
     url = "https://a/v1/chat/completions"
     assert not SdkRequest(
         "POST", url, {"content-type": "multipart/form-data; boundary=x"}
@@ -60,7 +60,7 @@ def test_neither_a_form_nor_another_method_is_an_ask():
     assert not SdkRequest("DELETE", url, JSON).is_model_call
 
 
-def test_looks():
+def test_a_get_that_accepts_json_is_a_lookup():
     url = "https://a/v1/models"
     assert SdkRequest("GET", url, {"accept": "application/json"}).is_lookup
     assert not SdkRequest("GET", url, {"accept": "*/*"}).is_lookup
@@ -78,18 +78,18 @@ def test_looks():
         ({"authorization": ""}, "https://a/", None),
     ],
 )
-def test_the_key(headers, url, key):
+def test_the_key_is_read_from_headers_or_query(headers, url, key):
     assert SdkRequest("GET", url, headers).key == key
 
 
-def test_timeouts():
+def test_timeouts_of_the_library_are_read():
     assert read_timeouts({"timeout": {"connect": 5.0, "read": None, "pool": 1}}) == SdkTimeouts(
         5.0, None
     )
     assert read_timeouts({}) == SdkTimeouts()
 
 
-def test_a_call_that_was_failures_is_told_again_to_the_sdk_s_own_retry_only():
+def test_only_a_retry_of_the_sdk_finds_the_earlier_failure():
     now = [0.0]
     failures = RecentFailures(lambda: now[0])
     failure = Failure("ReadTimeout", "m", None)
@@ -105,7 +105,7 @@ def test_a_call_that_was_failures_is_told_again_to_the_sdk_s_own_retry_only():
     assert failures.find(retry, b"a") is None
 
 
-def test_no_more_than_so_many_are_kept():
+def test_the_number_of_kept_failures_is_bounded():
     failures = RecentFailures(lambda: 0.0)
     for number in range(1500):
         failures.keep(post("https://a/v1/messages"), b"%d" % number, Failure("X", "m", None))

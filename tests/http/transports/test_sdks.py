@@ -1,4 +1,4 @@
-"""The SDKs over our door: what they get, what they raise, and how often something is sent."""
+"""The SDKs over our transport: their answers, their exceptions, and the number of requests."""
 
 import asyncio
 import json
@@ -37,10 +37,10 @@ def good(sdk):
 
 
 @each_sdk
-async def test_the_message_of_an_error_is_the_provider_s_own(sdk):
-    said = {"message": "hello is no such model", "type": "invalid_request_error"}
+async def test_an_error_has_the_message_of_the_provider(sdk):
+    error = {"message": "hello is no such model", "type": "invalid_request_error"}
     async with (
-        served(failing(400, said, x_request_id="req_1")) as server,
+        served(failing(400, error, x_request_id="req_1")) as server,
         door(sdk, server.base_url) as (client, _),
     ):
         with pytest.raises(sdk.module.BadRequestError, match="hello is no such model") as caught:
@@ -62,7 +62,7 @@ async def test_a_cooldown_that_is_too_long_is_a_rate_limit_error(sdk):
 
 
 @each_sdk
-async def test_a_lost_connection_is_what_it_was_and_not_tried_again_by_the_sdk(sdk):
+async def test_a_lost_connection_is_not_retried_by_the_sdk(sdk):
     policy = Policy(
         retry_budget=None,
         retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.0)),
@@ -80,7 +80,7 @@ async def test_a_lost_connection_is_what_it_was_and_not_tried_again_by_the_sdk(s
 
 
 @each_sdk
-async def test_nobody_listens(sdk):
+async def test_a_refused_connection_raises_connect_error(sdk):
     url = f"http://127.0.0.1:{free_port()}/v1"
     async with door(sdk, url, ONCE, max_retries=0) as (client, _):
         with pytest.raises(sdk.module.APIConnectionError) as caught:
@@ -89,7 +89,7 @@ async def test_nobody_listens(sdk):
 
 
 @each_sdk
-async def test_the_timeout_of_a_plain_call_bounds_all_of_it(sdk):
+async def test_the_timeout_of_the_sdk_bounds_the_whole_plain_call(sdk):
     async with (
         served([End.HANG]) as server,
         door(sdk, server.base_url, timeout=0.3, max_retries=1) as (client, _),
@@ -97,13 +97,13 @@ async def test_the_timeout_of_a_plain_call_bounds_all_of_it(sdk):
         with pytest.raises(sdk.module.APITimeoutError):
             await sdk.ask(client)
         assert len(server.requests) == 1
-        with pytest.raises(sdk.module.APITimeoutError):  # a call of its own, and no retry
+        with pytest.raises(sdk.module.APITimeoutError):  # a new call, and not a retry
             await sdk.ask(client)
     assert len(server.requests) == 2
 
 
 @each_sdk
-async def test_its_time_to_connect_is_obeyed(sdk, full_port):
+async def test_the_connect_timeout_of_the_sdk_is_respected(sdk, full_port):
     spans = httpx2.Timeout(60, connect=0.2)
     url = f"http://127.0.0.1:{full_port}/v1"
     async with door(sdk, url, ONCE, timeout=spans, max_retries=0) as (client, _):
@@ -132,7 +132,7 @@ async def test_an_error_inside_a_200_is_raised(sdk, inside, raised):
 
 
 @each_sdk
-async def test_what_is_no_answer_is_raised(sdk):
+async def test_html_in_place_of_an_answer_raises_a_502(sdk):
     html = answer(b"<html>hello", content_type="text/html")
     async with served(html) as server, door(sdk, server.base_url) as (client, _):
         with pytest.raises(sdk.module.InternalServerError) as caught:
@@ -143,7 +143,7 @@ async def test_what_is_no_answer_is_raised(sdk):
 
 
 @each_sdk
-async def test_a_cut_body_is_asked_for_again(sdk):
+async def test_a_cut_body_is_retried(sdk):
     cut = [good(sdk)[:-5], End.CLOSE]
     async with served(cut, good(sdk)) as server, door(sdk, server.base_url) as (client, _):
         assert sdk.text(await sdk.ask(client)) == "fine"
@@ -175,7 +175,7 @@ async def test_attempts_share_an_idempotency_key(sdk):
     assert len({request.body for request in server.requests}) == 1
 
 
-async def test_a_redirect_is_not_followed_by_anybody():
+async def test_a_redirect_is_not_followed_by_transport_or_sdk():
     async with (
         served(failing(307, location="http://localhost:1/v1/chat/completions")) as server,
         door(SDKS[0], server.base_url) as (client, _),
@@ -186,18 +186,18 @@ async def test_a_redirect_is_not_followed_by_anybody():
     assert len(server.requests) == 1
 
 
-async def test_a_stream_is_plain_on_the_wire_only(stormbreak_provider):
+async def test_a_call_streamed_on_the_wire_is_a_plain_answer_for_the_sdk(stormbreak_provider):
     provider = stormbreak_provider("calm", speed=20)
     async with door(SDKS[0], provider.base_url, stream_on_wire=True) as (client, _):
         raw = await client.chat.completions.with_raw_response.create(model="m", messages=SAY)
         assert raw.headers["content-type"] == "application/json"
-        said = raw.parse()
-        assert said.usage.completion_tokens > 0
-        assert said.choices[0].message.content.startswith("Answer ")
+        parsed = raw.parse()
+        assert parsed.usage.completion_tokens > 0
+        assert parsed.choices[0].message.content.startswith("Answer ")
     assert provider.stats()["arrivals"] == 1
 
 
-async def test_who_streams_on_the_wire_says_so():
+async def test_a_call_streamed_on_the_wire_accepts_an_event_stream():
     async with (
         served(failing(400)) as server,
         door(SDKS[0], server.base_url, stream_on_wire=True) as (client, _),
@@ -209,7 +209,7 @@ async def test_who_streams_on_the_wire_says_so():
     assert json.loads(request.body)["stream"] is True
 
 
-async def test_targets_are_told_apart():
+async def test_address_key_and_model_make_separate_targets():
     async with (
         served(answer(FINE)) as one,
         served(answer(FINE)) as other,
@@ -220,6 +220,6 @@ async def test_targets_are_told_apart():
             await SDKS[0].ask(client.with_options(**changed))
         await client.chat.completions.create(model="other", messages=[])
         targets = transport.snapshot()["targets"]
-        assert one.opened == 1  # whatever the key
+        assert one.opened == 1  # one connection for both keys
     assert len(targets) == 4
     assert KEY not in str(targets)

@@ -1,4 +1,4 @@
-"""Streams through the door: what of them comes, how they break, and that nothing of them stays behind."""
+"""Streams through the transport: their events, how they break, and that they leave nothing behind."""
 
 import asyncio
 import gc
@@ -24,7 +24,7 @@ def early_error(sdk):
 
 
 @each_sdk
-async def test_a_stream_comes_whole(stormbreak_provider, sdk):
+async def test_a_stream_is_read_to_its_end(stormbreak_provider, sdk):
     provider = stormbreak_provider("calm", speed=20)
     async with door(sdk, provider.base_url) as (client, transport):
         stream = await sdk.ask(client, stream=True)
@@ -36,7 +36,7 @@ async def test_a_stream_comes_whole(stormbreak_provider, sdk):
 
 
 @table_test("kind", ["comments", "crlf", "cr", "no_done", "tiny_chunks"])
-async def test_bytes_are_untouched(stormbreak_provider, kind):
+async def test_the_bytes_of_a_stream_are_unchanged(stormbreak_provider, kind):
     provider = stormbreak_provider(f'[[faults]]\nkind = "{kind}"\n', speed=20)
     payload = {"model": "m", "messages": SAY, "stream": True}
     url = f"{provider.base_url}/chat/completions"
@@ -48,8 +48,8 @@ async def test_bytes_are_untouched(stormbreak_provider, kind):
 
 
 @each_sdk
-async def test_an_answer_in_one_piece_comes_as_events(sdk):
-    """An SDK finds no events in it: its caller got a stream without text, and no error."""
+async def test_a_plain_answer_to_a_stream_request_becomes_events(sdk):
+    """Without events an SDK would return a stream without text and without an error."""
     whole = MESSAGE if sdk.module is anthropic else answer()
     async with served(whole) as server, door(sdk, server.base_url) as (client, _):
         stream = await sdk.ask(client, stream=True)
@@ -61,9 +61,9 @@ async def test_an_answer_in_one_piece_comes_as_events(sdk):
             "fine"
         ]
     else:
-        said = json.loads(BODY)["choices"][0]
-        assert [each.choices[0].delta.content for each in events] == [said["message"]["content"]]
-        assert events[0].choices[0].finish_reason == said["finish_reason"]
+        choice = json.loads(BODY)["choices"][0]
+        assert [each.choices[0].delta.content for each in events] == [choice["message"]["content"]]
+        assert events[0].choices[0].finish_reason == choice["finish_reason"]
     assert len(server.requests) == 1
 
 
@@ -78,8 +78,8 @@ async def test_a_stream_without_an_end_raises(sdk):
 
 
 @table_test("finish", ["error", "abort", "insufficient_system_resource"])
-async def test_a_stream_that_the_server_aborted_raises_before_its_end_marker(finish):
-    """The SDK of openai stops at the marker, and would take half an answer for a whole one."""
+async def test_a_stream_aborted_by_the_server_raises_before_its_end_marker(finish):
+    """The SDK of openai stops at the marker, and would accept an incomplete answer."""
     end = chunk("", finish) + b"data: [DONE]\n\n"
     handed_over = asyncio.Event()
     script = [HEAD, chunk("hello"), lambda *_: handed_over.wait(), end, End.CLOSE]
@@ -92,7 +92,7 @@ async def test_a_stream_that_the_server_aborted_raises_before_its_end_marker(fin
 
 
 @each_sdk
-async def test_until_the_first_output_attempts_are_repeated(sdk):
+async def test_a_stream_is_retried_until_its_first_output(sdk):
     scripts = [failing(503), early_error(sdk), [HEAD, End.CLOSE], [HEAD, hello(sdk), End.HANG]]
     async with served(*scripts) as server, door(sdk, server.base_url) as (client, _):
         stream = await sdk.ask(client, stream=True)
@@ -111,7 +111,7 @@ async def test_an_error_before_any_output_has_its_status(sdk):
 
 
 @each_sdk
-async def test_the_timeout_bounds_the_time_to_the_first_output(sdk):
+async def test_the_timeout_of_the_sdk_bounds_the_time_to_the_first_output(sdk):
     async with (
         served([HEAD, End.HANG]) as server,
         door(sdk, server.base_url, timeout=0.3, max_retries=1) as (client, _),
@@ -125,7 +125,7 @@ async def test_the_timeout_bounds_the_time_to_the_first_output(sdk):
 
 
 @each_sdk
-async def test_and_then_only_silence(sdk):
+async def test_the_timeout_of_the_sdk_bounds_silence_after_the_first_output(sdk):
     more = hello(SDKS[0]) if sdk.module is openai else event("ping")
     slow = [HEAD, hello(sdk), *[0.1, more] * 8, End.HANG]
     async with (
@@ -140,14 +140,14 @@ async def test_and_then_only_silence(sdk):
         await server.all_closed()
 
 
-async def test_one_that_is_dropped_holds_nothing():
+async def test_a_dropped_stream_frees_its_slot_and_connection():
     sdk = SDKS[0]
     async with (
         served([HEAD, hello(sdk), End.HANG]) as server,
         door(sdk, server.base_url) as (client, transport),
     ):
         stream = await sdk.ask(client, stream=True)
-        with warnings.catch_warnings(action="ignore"):  # it warns, unless its delivery goes first
+        with warnings.catch_warnings(action="ignore"):  # it may warn
             del stream
             gc.collect()
             await until(lambda: in_flight(transport) == 0)

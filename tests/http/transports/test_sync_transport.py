@@ -1,4 +1,4 @@
-"""The synchronous door by itself: inner transports, uploads, interrupts, threads, forks, and what is shared with loops."""
+"""The blocking transport: inner transports, uploads, interrupts, threads, forks, and sharing with loops."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ own_and_inner = pytest.mark.parametrize("inner", [None, httpx2.HTTPTransport], i
 
 @pytest.fixture
 def serve():
-    """Play scripts on a loop of their own, to a client over a door; it must have left in the end."""
+    """Play scripts on a separate loop to a client over our transport; it must have disconnected at the end."""
     host, servings = LoopThread(), []
 
     @contextmanager
@@ -58,14 +58,14 @@ def stream(client):
 
 
 @own_and_inner
-def test_calls_and_streams(serve, inner):
+def test_a_blocking_call_is_retried_and_a_stream_is_read(serve, inner):
     whole = answer(chunk("hello") + b"data: [DONE]\n\n", content_type="text/event-stream")
     whole = whole.replace(b"null", b'"stop"').replace(b"\r\ncontent-length: ", b"\r\nx: ")
     with serve(failing(503), answer(), [whole, End.CLOSE], inner=inner) as (client, server):
-        said = client.post("chat/completions", json=ASK)
-        assert said.headers["x-stormbreak-attempts"] == "2"
-        assert said.is_closed
-        assert said.json()["choices"][0]["message"]["content"] == "fine"
+        response = client.post("chat/completions", json=ASK)
+        assert response.headers["x-stormbreak-attempts"] == "2"
+        assert response.is_closed
+        assert response.json()["choices"][0]["message"]["content"] == "fine"
         with stream(client) as got:
             assert b"hello" in got.read()
         assert len(server.requests) == 3
@@ -81,7 +81,7 @@ def test_an_interrupt_closes_the_connection_of_a_call(serve, inner):
 
 
 @own_and_inner
-def test_an_interrupt_closes_a_stream_that_is_read(serve, inner):
+def test_an_interrupt_closes_a_stream_being_read(serve, inner):
     with serve(OPEN, inner=inner) as (client, server):
         with (
             interrupted(once=lambda: server.requests),
@@ -94,7 +94,7 @@ def test_an_interrupt_closes_a_stream_that_is_read(serve, inner):
 
 
 @own_and_inner
-def test_a_stream_that_is_closed_elsewhere_ends_for_its_reader(serve, inner):
+def test_closing_a_stream_from_another_thread_ends_its_reader(serve, inner):
     with serve(OPEN, inner=inner) as (client, server), ThreadPoolExecutor(1) as elsewhere:
         with stream(client) as got:
             reading = elsewhere.submit(got.read)
@@ -108,7 +108,7 @@ def test_a_stream_that_is_closed_elsewhere_ends_for_its_reader(serve, inner):
 
 
 @own_and_inner
-def test_the_timeout_bounds_all_of_a_call(serve, inner):
+def test_the_timeout_bounds_a_dripping_response(serve, inner):
     dripping = [answer(b"", content_length=1000), *[0.1, b"x"] * 20, End.HANG]
     with serve(dripping, inner=inner) as (client, server):
         began = time.monotonic()
@@ -119,7 +119,7 @@ def test_the_timeout_bounds_all_of_a_call(serve, inner):
 
 
 @own_and_inner
-def test_a_server_that_says_nothing_holds_nobody(serve, inner):
+def test_the_timeout_ends_a_call_to_a_silent_server(serve, inner):
     with serve([End.HANG], inner=inner) as (client, server):
         began = time.monotonic()
         with pytest.raises(httpx2.ReadTimeout):
@@ -129,7 +129,7 @@ def test_a_server_that_says_nothing_holds_nobody(serve, inner):
 
 
 @own_and_inner
-def test_an_upload_that_is_made_as_it_goes_passes(serve, inner):
+def test_an_upload_from_a_generator_passes_through_on_this_thread(serve, inner):
     threads = set()
 
     def pieces():
@@ -138,14 +138,14 @@ def test_an_upload_that_is_made_as_it_goes_passes(serve, inner):
             yield b"abc"
 
     with serve(failing(500), inner=inner) as (client, server):
-        said = client.post("files", content=pieces(), headers={"content-length": "9"})
-        assert said.status_code == 500
+        response = client.post("files", content=pieces(), headers={"content-length": "9"})
+        assert response.status_code == 500
         assert [request.body for request in server.requests] == [b"abcabcabc"]
     assert threads == {threading.current_thread()}
 
 
 class Slow(httpx2.BaseTransport):
-    """A transport that knows no timeouts, and no sockets either: it goes on when it is told to."""
+    """A transport without timeouts and sockets that waits for `goes_on`."""
 
     def __init__(self, *, before):
         self.before = before
@@ -174,7 +174,7 @@ class SlowStream(httpx2.SyncByteStream):
         self._slow.closed.set()
 
 
-def test_what_comes_of_a_transport_when_nobody_wants_it_any_more_is_closed():
+def test_a_late_response_of_an_inner_transport_is_closed():
     slow = Slow(before=True)
     with httpx2.Client(transport=Transport(ONCE, inner=slow)) as client:
         threading.Timer(0.3, slow.goes_on.set).start()
@@ -183,7 +183,7 @@ def test_what_comes_of_a_transport_when_nobody_wants_it_any_more_is_closed():
         assert slow.closed.wait(PATIENCE)
 
 
-def test_a_stream_without_a_socket_is_closed_by_whoever_reads_it():
+def test_a_stream_without_a_socket_is_closed_by_its_reader():
     slow = Slow(before=False)
     with httpx2.Client(transport=Transport(ONCE, inner=slow)) as client:
         request = client.build_request("POST", "http://127.0.0.1/v1/chat/completions", json=STREAM)
@@ -209,7 +209,7 @@ def circuit_of(transport):
 
 
 @own_and_inner
-def test_a_stream_that_close_ends_counts_as_nothing(serve, inner):
+def test_closing_a_transport_ends_its_stream_without_counting_a_failure(serve, inner):
     with serve(OPEN, answer(), inner=inner, policy=FRAGILE) as (client, _):
         transport = client._transport
         with ThreadPoolExecutor(1) as elsewhere, stream(client) as got:
@@ -221,7 +221,7 @@ def test_a_stream_that_close_ends_counts_as_nothing(serve, inner):
         assert (in_flight(transport), circuit_of(transport)) == (0, "closed")
 
 
-def test_a_call_that_close_ends_counts_as_nothing_and_others_go_on(serve):
+def test_closing_a_transport_ends_its_call_and_later_calls_work(serve):
     with serve([End.HANG], answer(), policy=FRAGILE) as (client, server):
         transport = client._transport
         with ThreadPoolExecutor(1) as elsewhere:
@@ -234,17 +234,17 @@ def test_a_call_that_close_ends_counts_as_nothing_and_others_go_on(serve):
         assert client.post("chat/completions", json=ASK).status_code == 200
 
 
-def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
+def test_a_dropped_stream_is_closed(serve):
     with serve(OPEN) as (client, server):
         request = client.build_request("POST", "chat/completions", json=STREAM)
         got = client.send(request, stream=True)
         with warnings.catch_warnings(action="ignore"):
-            del got  # another thread may have hold of it, and let go a moment later
+            del got  # another thread may hold it for a moment
             until(lambda: in_flight(client._transport) == 0)
         until(lambda: server.closed == 1)
 
 
-def test_closing_ends_all_that_is_under_way_and_nothing_later(serve):
+def test_closing_a_transport_ends_sent_and_queued_calls_but_no_later_ones(serve):
     narrow = Policy(retry_budget=None, limit=FixedLimit(max_in_flight=1))
     with serve([End.HANG], failing(503), answer(), policy=narrow) as (client, server):
         transport = client._transport
@@ -264,14 +264,14 @@ def target_states(transport):
     return transport.snapshot()["targets"].values()
 
 
-def test_a_child_works_and_does_not_repeat_the_jitter_of_its_parent(serve):
+def test_a_forked_child_works_with_its_own_jitter(serve):
     with serve(failing(500), failing(500), answer(), failing(500), answer(), failing(500), answer()) as (client, _):  # fmt: skip
         transport = client._transport
         draw = transport._driver._stepper.chance
         assert client.post("chat/completions", json=ASK).status_code == 200
         read, write = os.pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # there are threads: that is tested
+            warnings.simplefilter("ignore", DeprecationWarning)  # it forks with threads
             child = os.fork()
         if child == 0:
             signal.alarm(20)
@@ -294,11 +294,11 @@ def test_two_loops_and_four_threads_share_one_engine(serve):
     with serve([0.002, answer()], policy=one_at_a_time) as (client, server):
         engine = client._transport.engine
         shared = AsyncTransport(engine)
-        most, busy = [], []
+        in_flight_counts, busy = [], []
 
         async def play(request, writer):
             busy.append(1)
-            most.append(len(busy))
+            in_flight_counts.append(len(busy))
             await asyncio.sleep(0.002)
             busy.pop()
             writer.write(answer())
@@ -318,12 +318,12 @@ def test_two_loops_and_four_threads_share_one_engine(serve):
             ends = [threads.submit(asyncio.run, loop()) for _ in range(2)]
             ends += [threads.submit(thread) for _ in range(4)]
             assert [end.result(PATIENCE) for end in ends] == [[200] * 8] * 6
-        assert max(most) == 1
+        assert max(in_flight_counts) == 1
         assert len(server.requests) == 48
         assert len(shared.snapshot()["targets"]) == 1
         assert shared.snapshot() == client._transport.snapshot()
 
 
-def test_nobody_listens(serve):
+def test_a_refused_connection_raises_connect_error(serve):
     with httpx2.Client(transport=Transport(ONCE)) as client, pytest.raises(httpx2.ConnectError):
         client.post("http://127.0.0.1:9/v1/chat/completions", json=ASK)

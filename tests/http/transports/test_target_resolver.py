@@ -1,4 +1,4 @@
-"""Keys that rotate do not pile up, and nobody who is in use is forgotten."""
+"""Rotating keys do not accumulate, and targets in use are not evicted."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ def few(monkeypatch):
 
 
 class Rotating:
-    """Asks with one key after another."""
+    """Makes calls with one key after another."""
 
     def __init__(self, server, transport):
         self._url = f"{server.base_url}/chat/completions"
@@ -51,7 +51,7 @@ class Rotating:
         return len(self.transport.snapshot()["targets"])
 
 
-async def test_a_thousand_keys_leave_no_more_than_the_bound():
+async def test_the_number_of_kept_keys_is_bounded():
     async with served(answer()) as server:
         rotating = Rotating(server, AsyncTransport(QUICK))
         assert await rotating.ask(*range(300)) == [200] * 300
@@ -60,7 +60,7 @@ async def test_a_thousand_keys_leave_no_more_than_the_bound():
         await rotating.http.aclose()
 
 
-async def test_the_one_that_was_used_last_stays():
+async def test_the_least_recently_used_key_is_evicted():
     async with served(answer()) as server:
         rotating = Rotating(server, AsyncTransport(QUICK))
         await rotating.ask(0, 1, 2, 3, 0, 4)
@@ -68,7 +68,7 @@ async def test_the_one_that_was_used_last_stays():
         await rotating.http.aclose()
 
 
-async def test_a_call_in_flight_is_not_forgotten():
+async def test_a_key_with_a_call_in_flight_is_not_evicted():
     first = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
     head = answer(b"", content_type="text/event-stream", content_length=10**7)
     async with served([head, first, End.HANG], answer()) as server:
@@ -84,7 +84,7 @@ async def test_a_call_in_flight_is_not_forgotten():
         await rotating.http.aclose()
 
 
-async def test_a_call_that_pauses_between_attempts_is_not_forgotten():
+async def test_a_key_with_a_call_in_backoff_is_not_evicted():
     paused = Policy(
         retry_budget=None,
         retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.5)),
@@ -100,7 +100,7 @@ async def test_a_call_that_pauses_between_attempts_is_not_forgotten():
         await rotating.http.aclose()
 
 
-async def test_a_target_that_is_left_alone_is_not_forgotten():
+async def test_a_target_in_cooldown_is_not_evicted():
     async with served(failing(429, retry_after=60), answer()) as server:
         rotating = Rotating(server, AsyncTransport(ONCE))
         await rotating.ask("hot", *range(20))
@@ -110,16 +110,16 @@ async def test_a_target_that_is_left_alone_is_not_forgotten():
         await rotating.http.aclose()
 
 
-def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
-    """Two that came at once made two, and each of them pools of its own."""
+def test_an_origin_has_one_connection_if_two_threads_create_it():
+    """Found: two concurrent calls created two connections with separate pools."""
     origin, made = origin_of("https://a.example/v1", None), []
 
     def connect(_origin):
         made.append(object())
-        wire = made[-1]
+        connection = made[-1]
         if len(made) == 1:
-            others.append(here.connection(origin))  # another comes before this one is done
-        return wire
+            others.append(here.connection(origin))  # another call arrives before this one is done
+        return connection
 
     others = []
     here = origin_resolver.OriginResolver(
@@ -129,8 +129,8 @@ def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
     assert here.connections() == (others[0],)
 
 
-async def test_what_is_forgotten_is_freed_without_the_garbage_collector():
-    """Its connections go with it, and collections may be rare."""
+async def test_evicted_routes_are_freed_without_the_garbage_collector():
+    """Its connections are freed with it, and collections may be rare."""
     async with served(answer()) as server:
         rotating = Rotating(server, AsyncTransport(QUICK))
         await rotating.ask("first")
@@ -146,7 +146,7 @@ async def test_what_is_forgotten_is_freed_without_the_garbage_collector():
         await rotating.http.aclose()
 
 
-def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
+def test_the_number_of_hosts_is_bounded_except_hosts_in_use():
     here = origin_resolver.OriginResolver(
         (),
         allow_http=False,
@@ -165,7 +165,7 @@ def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
     assert here.connection(origin_of("https://kept.example/v1", None)) is connection
 
 
-def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
+def test_the_number_of_hosts_of_one_inner_transport_is_bounded():
     inner = object()
     here = origin_resolver.OriginResolver(
         (), allow_http=False, connections=OriginConnections(lambda _: inner), forget=lambda _: True
@@ -176,9 +176,7 @@ def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
     assert len(here.connections()) <= FEW + 1
 
 
-async def test_targets_of_the_settings_are_closed_with_the_transport_however_many_hosts_there_are(
-    tmp_path, monkeypatch
-):
+async def test_a_transport_closes_targets_of_settings_despite_many_hosts(tmp_path, monkeypatch):
     monkeypatch.setenv("TARGET_KEY", "target-canary-0123456789")
     async with served(answer()) as target:
         file = tmp_path / "s.toml"
@@ -196,7 +194,7 @@ async def test_targets_of_the_settings_are_closed_with_the_transport_however_man
         await target.all_closed()
 
 
-async def test_what_is_read_from_a_host_that_is_forgotten_is_read_to_its_end(monkeypatch):
+async def test_a_download_from_an_evicted_host_is_read_to_its_end(monkeypatch):
     monkeypatch.setattr(origin_resolver, "MAX_ROUTES", 1)
     body = b"x" * 10_000
     script = [answer(body[:5000], content_length=10_000), 0.3, body[5000:]]

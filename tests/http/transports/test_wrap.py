@@ -1,4 +1,4 @@
-"""Clients that are there already: wrapped, they send through what they were set to; what would go past is refused."""
+"""Existing clients are wrapped with their own settings; clients that would bypass us are rejected."""
 
 from importlib import import_module
 
@@ -27,7 +27,7 @@ def transports(client):
 
 
 @each_way
-async def test_an_sdk_s_client_is_wrapped(sdk):
+async def test_a_wrapped_sdk_client_retries_through_our_transport(sdk):
     async with served(failing(503), failing(429)) as server:
         client = sdk.over(server.base_url, sdk._http())
         assert wrap(client, QUICK) is client
@@ -42,7 +42,7 @@ async def test_an_sdk_s_client_is_wrapped(sdk):
 
 
 @each_way
-async def test_the_proxy_of_a_client_is_used(sdk):
+async def test_a_wrapped_client_uses_its_proxy(sdk):
     async with served(failing(503)) as proxy:
         http = sdk._http(proxy=f"http://127.0.0.1:{proxy.port}")
         client = sdk.over("http://api.invalid/v1", http)
@@ -60,20 +60,20 @@ async def test_mounts_are_wrapped_and_share_one_engine(lib, ours):
     async with lib.AsyncClient(mounts=mounts) as client:
         engine = Engine(QUICK)
         ours.wrap(client, engine)
-        doors = transports(client)
-        assert {type(door) for door in doors} == {ours.AsyncTransport}
-        assert {id(door.engine) for door in doors} == {id(engine)}
-        assert len({id(door) for door in doors}) == 2
+        wrapped = transports(client)
+        assert {type(each) for each in wrapped} == {ours.AsyncTransport}
+        assert {id(each.engine) for each in wrapped} == {id(engine)}
+        assert len({id(each) for each in wrapped}) == 2
         assert None in client._mounts.values()
 
 
-async def test_what_it_is_set_to_goes_on(lib, ours):
+async def test_a_wrapped_client_keeps_its_base_url_and_headers(lib, ours):
     async with served(failing(503), answer()) as server:
         client = ours.wrap(lib.AsyncClient(base_url=server.base_url, headers={"x": "1"}), QUICK)
-        said = await client.post("/chat/completions", json=PAYLOAD)
+        response = await client.post("/chat/completions", json=PAYLOAD)
         await client.aclose()
         await server.all_closed()
-    assert said.headers["x-stormbreak-attempts"] == "2"
+    assert response.headers["x-stormbreak-attempts"] == "2"
     assert {request.headers["x"] for request in server.requests} == {"1"}
 
 
@@ -112,7 +112,7 @@ def closed():
         ),
     ],
 )
-def test_what_cannot_be_wrapped_is_told_at_once(make, wrong):
+def test_a_client_that_cannot_be_wrapped_is_rejected(make, wrong):
     with pytest.raises(ConfigurationError, match=wrong) as caught:
         wrap(make(), ONCE)
     assert "\n" not in str(caught.value)
@@ -120,7 +120,7 @@ def test_what_cannot_be_wrapped_is_told_at_once(make, wrong):
 
 
 @table_test(
-    ("door", "inner", "wrong"),
+    ("transport", "inner", "wrong"),
     [
         (Transport, httpx2.AsyncHTTPTransport, "a synchronous transport, got AsyncHTTPTransport"),
         (AsyncTransport, httpx2.HTTPTransport, "an asynchronous transport, got HTTPTransport"),
@@ -128,13 +128,13 @@ def test_what_cannot_be_wrapped_is_told_at_once(make, wrong):
         (Transport, Transport, "already a stormbreak transport"),
     ],
 )
-def test_what_cannot_be_inside(door, inner, wrong):
+def test_an_inner_transport_of_the_wrong_kind_is_rejected(transport, inner, wrong):
     with pytest.raises(ConfigurationError, match=wrong):
-        door(inner=inner())
+        transport(inner=inner())
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-async def test_the_proxy_of_the_environment_is_used_where_it_is_trusted(
+async def test_the_proxy_of_the_environment_is_used_only_with_trust_env(
     lib, ours, trusted, monkeypatch
 ):
     async with served(answer()) as proxy:

@@ -1,4 +1,4 @@
-"""Other people's transports around ours: a stream that they put in place of ours is what the user reads."""
+"""Transports of others around ours: the user reads the stream that they substitute."""
 
 import httpx
 import httpx2
@@ -37,7 +37,7 @@ def in_capitals(library, inner):
 
 
 @table_test(("library", "transport"), LIBRARIES)
-async def test_its_stream_is_read(library, transport):
+async def test_a_stream_substituted_by_an_outer_transport_is_read(library, transport):
     inner = transport(QUICK)
     async with served(answer()) as server, around(library, inner, in_capitals) as http:
         url = f"{server.base_url}/chat/completions"
@@ -48,7 +48,7 @@ async def test_its_stream_is_read(library, transport):
 
 
 @table_test(("library", "transport"), LIBRARIES)
-async def test_a_response_of_a_loop_cannot_be_read_without_it(library, transport):
+async def test_an_async_response_cannot_be_read_synchronously(library, transport):
     async with (
         served(answer()) as server,
         library.AsyncClient(transport=transport(QUICK)) as http,
