@@ -101,11 +101,11 @@ def test_an_input_file_is_not_copied(tmp_path, output, place):
 
 
 def test_an_existing_foreign_input_file_is_not_overwritten(output, place):
-    stranger = BatchPaths.of(output).input
-    stranger.write_text("precious\n")
+    foreign = BatchPaths.of(output).input
+    foreign.write_text("precious\n")
     with pytest.raises(ConfigurationError, match=r"out\.input\.jsonl: exists, and no"):
         run(PROMPTS, output=output, **place)
-    assert stranger.read_text() == "precious\n"
+    assert foreign.read_text() == "precious\n"
 
 
 @pytest.mark.parametrize(

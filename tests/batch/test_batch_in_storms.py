@@ -21,7 +21,7 @@ from batches import (
     wait_until,
     write,
 )
-from failing import ids, ill, named, rows_that_fail
+from failing import failing_scenario, ids, named, rows_that_fail
 
 STORM = (
     {"kind": "429", "share": 0.30, "retry_after": 1},
@@ -131,7 +131,7 @@ def test_kill_9_of_a_retry_at_three_moments_loses_nothing(tmp_path, count, seed)
     rows = rows_that_fail(count, _400=bad)
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     failed = tmp_path / "out.failed.jsonl"
-    with provider(tmp_path / "failing.toml", ill()) as url:
+    with provider(tmp_path / "failing.toml", failing_scenario()) as url:
         assert run("batch", "run", source, "--output", output, "--base-url", url).returncode == 1
     assert named(read(failed)) == ids(bad)
     still_bad = [{"kind": "404", "match": f"document {number} (meets"} for number in worse]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from batches import assert_answered, chat_rows, read, scenario, write
-from failing import ids, ill, named, rows_that_fail
+from failing import failing_scenario, ids, named, rows_that_fail
 from sockets import End, answer, failing, served_aside
 
 from stormbreak.batch.run_options import failed_rows
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 def test_a_job_can_retry_failed_rows_by_verdict(run_rows, stormbreak_provider, files):
     rows = rows_that_fail(40, _400=range(5), _404=range(5, 15))
-    assert run_rows(rows, stormbreak_provider(ill())).failed == 15
+    assert run_rows(rows, stormbreak_provider(failing_scenario())).failed == 15
     healthy = stormbreak_provider(scenario())
     some = run_rows(rows, healthy, choice=failed_rows([Verdict.NOT_FOUND]))
     assert (some.retried, some.recovered, some.answered, some.failed) == (10, 10, 10, 5)
@@ -38,7 +38,7 @@ def test_a_retry_without_an_earlier_run_is_an_error(run_rows, stormbreak_provide
 def test_rows_that_always_fail_do_not_stop_a_retry(run_rows, stormbreak_provider, files):
     """They are the first failed rows, as many as the run uses to decide whether to stop."""
     rows = rows_that_fail(500, _404=range(1, 500))
-    assert run_rows(rows, stormbreak_provider(ill())).failed == 499
+    assert run_rows(rows, stormbreak_provider(failing_scenario())).failed == 499
     hopeless = [{"kind": "404", "match": f"document {number} (meets"} for number in range(1, 26)]
     summary = run_rows(rows, stormbreak_provider(scenario(*hopeless)), choice=failed_rows())
     assert (summary.end, summary.recovered, summary.failed) == ("finished", 474, 25)
@@ -48,7 +48,7 @@ def test_a_retried_row_stays_in_the_failed_file_until_it_is_answered(
     run_rows, stormbreak_provider, files
 ):
     rows = rows_that_fail(3, _400=range(1, 3))
-    assert run_rows(rows, stormbreak_provider(ill())).failed == 2
+    assert run_rows(rows, stormbreak_provider(failing_scenario())).failed == 2
     seen = []
     flaky = stormbreak_provider(scenario({"kind": "503", "until": 1.0}))
 
