@@ -135,7 +135,7 @@ def test_an_output_that_is_a_standard_stream_is_rejected(source, output, stream)
         output.open("w") as file,
         started(*words, "--base-url", "http://127.0.0.1:1/v1", **{stream: file}) as process,
     ):
-        out, err = process.communicate(timeout=PATIENCE)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "is standard output or error; choose another" in (err or output.read_text())
 
