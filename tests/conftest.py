@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from stormbreak.drivers.garbage import THRESHOLD
 
-# Without a deadline: a busy machine is no failure.
+# No deadline, because a busy machine is not a failure.
 settings.register_profile("stormbreak", deadline=None, max_examples=30)
 settings.register_profile("prove", deadline=None, max_examples=1_000)
 settings.load_profile("stormbreak")
@@ -30,14 +30,14 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Fork the processes that were asked for."""
+    """Fork the requested processes."""
     if forks := config.getoption("--forks"):
         config.pluginmanager.register(ForkedTests(forks))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Take all that is imported and collected out of sight of the garbage collector: half a million objects that stay.
+    """Freeze all imported and collected objects, half a million that stay, so that the garbage collector ignores them.
 
     To count them takes as long as a small simulation, and each of those asks whether something is frozen.
     """
@@ -53,14 +53,14 @@ def pytest_collection():
 
 @pytest.fixture(autouse=True)
 def own_garbage():
-    """Collect the garbage of a test with the test: what it left open is its own error."""
+    """Collect the garbage of a test during the test, so that unclosed resources are its own error."""
     yield
     gc.collect()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown():
-    """Take what stays behind a test out of sight of the garbage collector.
+    """Freeze the objects that remain after a test, so that the garbage collector ignores them.
 
     So every collection looks at the objects of one test. Over all that stays, it would take a quarter of a second, and
     many a test collects garbage to see that nothing was left behind.
@@ -74,7 +74,7 @@ def pytest_runtest_teardown():
 
 @pytest.fixture
 def no_words_about_providers(monkeypatch):
-    """Take what names a provider or sets a policy out of this environment."""
+    """Remove the environment variables that name a provider or set a policy."""
     for name in list(os.environ):
         if name.startswith(OWN):
             monkeypatch.delenv(name)
@@ -82,7 +82,7 @@ def no_words_about_providers(monkeypatch):
 
 @pytest.fixture
 def file_limit():
-    """Make the kernel refuse to let any file grow beyond so many bytes: a real short write, then an error."""
+    """Limit the size of files by the kernel: a real short write, then an error."""
 
     @contextmanager
     def limited(size):
@@ -98,7 +98,7 @@ def file_limit():
 
 @pytest.fixture
 def free_port():
-    """A port of this machine on which nobody listens."""
+    """A port of this machine without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -106,7 +106,7 @@ def free_port():
 
 @pytest.fixture
 def full_port():
-    """A port of this machine where connections are never accepted, nor refused: the backlog is full."""
+    """A port of this machine with a full backlog: connections are neither accepted nor refused."""
     with ExitStack() as stack:
         full = stack.enter_context(socket.socket())
         full.bind(("127.0.0.1", 0))
@@ -120,7 +120,7 @@ def full_port():
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory):
-    """A self-signed certificate for localhost and model.example, and one that nobody has signed for us."""
+    """A self-signed certificate for localhost and model.example, and a foreign one."""
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl to make a certificate")
     made = []

@@ -1,4 +1,4 @@
-"""The pages on the founding article name every part of it, and every test that shows a mistake of it."""
+"""The pages on the founding article name every part of it, and every test that shows one of its mistakes."""
 
 import ast
 import re
@@ -37,33 +37,33 @@ def shown_by(path):
 
 
 def section_of(path):
-    """What stands under the heading that links to the tests of `path`."""
+    """The section whose heading links to the tests of `path`."""
     return next(
         part for part in PAGE.split("\n### ") if f"](../../tests/article/{path.name})" in part
     )
 
 
 @table_test("path", FILES)
-def test_each_mistake_has_its_test_and_each_test_its_mistake(path):
+def test_the_page_lists_every_test_of_a_mistake(path):
     named = re.findall(r"`(test_\w+)`", section_of(path))
 
     assert sorted(named) == sorted(shown_by(path))
 
 
-def test_no_test_is_named_elsewhere_on_the_page():
+def test_the_page_names_each_test_once():
     named = re.findall(r"`(test_\w+)`", PAGE)
 
     assert len(named) == sum(len(shown_by(path)) for path in FILES)
 
 
 @table_test("name", NAMES.split())
-def test_every_name_of_the_article_has_its_place(name):
+def test_the_pages_mention_every_name_of_the_article(name):
     code = " ".join(re.findall(r"`([^`\n]+)`", PARTS + PAGE))
 
     assert re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", code)
 
 
-def test_every_mistake_is_told_in_four_columns():
+def test_every_mistake_has_a_row_of_four_columns():
     rows = [line for line in PAGE.splitlines() if "`test_" in line]
 
     assert all(len(row.strip("|").split("|")) == 4 for row in rows)

@@ -1,4 +1,4 @@
-"""The middleware for web applications, under a real server and asked by a real client."""
+"""The middleware for web applications, with a real server and a real client."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ from stormbreak.httpx2 import AsyncTransport
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 
 BUSY = "The service is busy. Please try again later.\n"
-HASTY = Policy(fail_fast=True, patience=0.2, breaker=BreakerPolicy(), retry=ONCE.retry)
+FAIL_FAST = Policy(fail_fast=True, patience=0.2, breaker=BreakerPolicy(), retry=ONCE.retry)
 
 
 def web(endpoint, **options):
@@ -40,7 +40,7 @@ def web(endpoint, **options):
 
 
 def asking(client, **options):
-    """A page that asks a model."""
+    """A page that calls a model."""
 
     async def page(_request):
         got = await client.request("chat/completions", {"messages": SAY}, **options)
@@ -50,8 +50,8 @@ def asking(client, **options):
 
 
 @asynccontextmanager
-async def asked(script, policy=QUICK, **options):
-    """An application that asks a model which answers by `script`: who asks, the model's server, and the client."""
+async def app_over_client(script, policy=QUICK, **options):
+    """An application that calls a model with these responses; yield the HTTP client, the server and the LLM client."""
     async with (
         served(script) as server,
         client_of(server, policy) as client,
@@ -60,58 +60,58 @@ async def asked(script, policy=QUICK, **options):
         yield ask, server, client
 
 
-# ------------------------------------------------------------------ refusals
+# ------------------------------------------------------------------ rejections
 
 
-async def test_an_answer_passes():
-    async with asked([answer()]) as (ask, _, _):
+async def test_an_answer_is_passed_through():
+    async with app_over_client([answer()]) as (ask, _, _):
         status, _, text = await ask()
         assert (status, text) == (200, "fine")
 
 
 async def test_an_open_circuit_is_503():
-    async with asked([answer()], HASTY) as (ask, server, client):
+    async with app_over_client([answer()], FAIL_FAST) as (ask, server, client):
         client.isolate("m")
         status, headers, text = await ask()
         assert (status, text) == (503, BUSY)
-        assert "retry-after" not in headers  # by hand: nobody knows
+        assert "retry-after" not in headers  # isolated by hand, without an end
         assert server.requests == []
 
 
-async def test_a_cooldown_is_503_and_says_when_to_come_back():
-    async with asked([failing(429, retry_after=30)], HASTY) as (ask, server, _):
-        for _ in range(2):  # the first was sent, and told; of the second nothing was
+async def test_a_cooldown_is_503_with_retry_after():
+    async with app_over_client([failing(429, retry_after=30)], FAIL_FAST) as (ask, server, _):
+        for _ in range(2):  # the first was sent and throttled; the second was not sent
             status, headers, text = await ask()
             assert (status, text) == (503, BUSY)
             assert 25 < int(headers["retry-after"]) <= 45
         assert len(server.requests) == 1
 
 
-async def test_a_quota_is_429():
+async def test_an_exhausted_quota_is_429():
     policy = Policy(patience=0.2, rate_limit=RateLimitPolicy(rpm=1, burst_seconds=60.0))
-    async with asked([answer()], policy) as (ask, _, _):
+    async with app_over_client([answer()], policy) as (ask, _, _):
         assert (await ask())[0] == 200
         status, headers, text = await ask()
         assert (status, text) == (429, BUSY)
         assert 30 < int(headers["retry-after"]) <= 61
 
 
-async def test_a_call_that_waits_in_vain_is_503():
+async def test_a_call_that_waits_too_long_is_503():
     policy = Policy(patience=0.1, limit=FixedLimit(max_in_flight=1))
-    async with asked([End.HANG], policy) as (ask, server, client):
+    async with app_over_client([End.HANG], policy) as (ask, server, client):
         blocker = asyncio.ensure_future(client.chat(SAY))
         await server.asked()
         assert (await ask())[0] == 503
         blocker.cancel()
 
 
-async def test_other_failures_go_on_as_they_are():
-    async with asked([failing(401)], ONCE) as (ask, _, _):
-        assert (await ask())[0] == 500  # Starlette's own
+async def test_other_failures_are_not_changed():
+    async with app_over_client([failing(401)], ONCE) as (ask, _, _):
+        assert (await ask())[0] == 500  # from Starlette
 
 
-async def test_a_response_that_has_begun_is_not_begun_again():
-    async with served([answer()]) as server, client_of(server, HASTY) as client:
+async def test_a_started_response_is_not_started_again():
+    async with served([answer()]) as server, client_of(server, FAIL_FAST) as client:
         client.isolate("m")
 
         async def app(_scope, _receive, send):
@@ -128,7 +128,7 @@ async def test_a_response_that_has_begun_is_not_begun_again():
         assert sent == ["http.response.start"]
 
 
-async def test_a_plain_application_and_what_is_no_http():
+async def test_plain_applications_and_other_protocols_pass_through():
     seen = []
 
     async def app(scope, _receive, send):
@@ -144,7 +144,7 @@ async def test_a_plain_application_and_what_is_no_http():
 
 
 async def raw(app, *headers):
-    """What an application that no server stands before sends, for a request with these headers."""
+    """The messages that an application sends for a request with these headers, without a server."""
     sent = []
 
     async def send(message):
@@ -154,7 +154,7 @@ async def raw(app, *headers):
     return sent
 
 
-async def test_who_may_come_back_by_now_is_told_a_second():
+async def test_a_retry_time_in_the_past_is_retry_after_1():
     ended = CallResult(Outcome(Verdict.THROTTLED), retry_at=time.monotonic() - 5.0)
 
     async def app(_scope, _receive, _send):
@@ -164,14 +164,14 @@ async def test_who_may_come_back_by_now_is_told_a_second():
     assert (b"retry-after", b"1") in start["headers"]
 
 
-async def test_what_is_told_outside_names_no_target():
-    async with asked([answer()], HASTY) as (ask, server, client):
+async def test_a_rejection_does_not_reveal_the_target():
+    async with app_over_client([answer()], FAIL_FAST) as (ask, server, client):
         client.isolate("m")
         _, headers, text = await ask()
         assert str(server.port) not in text + str(headers)
 
 
-# ------------------------------------------------------------------ what an SDK raises of it
+# ------------------------------------------------------------------ rejections raised by an SDK
 
 
 async def by_openai(url, http):
@@ -190,8 +190,8 @@ async def by_anthropic(url, http):
 
 
 @asynccontextmanager
-async def asked_by(sdk, script, policy=ONCE):
-    """An application that asks a model by an SDK over a transport of ours: who asks, and the model's server."""
+async def app_over_sdk(sdk, script, policy=ONCE):
+    """An application that calls a model by an SDK over a transport; yield the HTTP client and the server."""
     async with served(script) as server:
         first = AsyncTransport(policy)
 
@@ -209,8 +209,8 @@ async def test_an_open_circuit_under_an_sdk_is_503(sdk):
         trip=ConsecutiveFailures(failure_threshold=1), open_duration=40.0, open_duration_jitter=0.0
     )
     policy = Policy(fail_fast=True, breaker=frail, retry=ONCE.retry)
-    async with asked_by(sdk, [failing(500)], policy) as (ask, server):
-        assert (await ask())[0] == 500  # what the provider said is the application's affair
+    async with app_over_sdk(sdk, [failing(500)], policy) as (ask, server):
+        assert (await ask())[0] == 500  # the application handles errors of the provider
         status, headers, text = await ask()
         assert (status, text) == (503, BUSY)
         assert 30 < int(headers["retry-after"]) <= 40
@@ -218,8 +218,8 @@ async def test_an_open_circuit_under_an_sdk_is_503(sdk):
 
 
 @pytest.mark.parametrize("sdk", [by_openai, by_anthropic])
-async def test_a_cooldown_under_an_sdk_is_503_and_says_when_to_come_back(sdk):
-    async with asked_by(sdk, [failing(429, retry_after=30)], HASTY) as (ask, server):
+async def test_a_cooldown_under_an_sdk_is_503_with_retry_after(sdk):
+    async with app_over_sdk(sdk, [failing(429, retry_after=30)], FAIL_FAST) as (ask, server):
         for _ in range(2):
             status, headers, text = await ask()
             assert (status, text) == (503, BUSY)
@@ -229,13 +229,13 @@ async def test_a_cooldown_under_an_sdk_is_503_and_says_when_to_come_back(sdk):
 
 @pytest.mark.parametrize("sdk", [by_openai, by_anthropic])
 async def test_a_deadline_ends_the_call_of_an_sdk(sdk):
-    async with asked_by(sdk, [End.HANG]) as (ask, _):
+    async with app_over_sdk(sdk, [End.HANG]) as (ask, _):
         assert (await ask(x_request_deadline_ms="300"))[::2] == (503, BUSY)
 
 
 @pytest.mark.parametrize(("second", "status"), [("refused", 503), ("wrong", 500)])
-async def test_several_calls_at_once_are_refused_if_all_are(second, status):
-    async with served([answer()]) as server, client_of(server, HASTY) as client:
+async def test_an_exception_group_is_503_only_if_all_calls_are_rejected(second, status):
+    async with served([answer()]) as server, client_of(server, FAIL_FAST) as client:
         client.isolate("m")
 
         async def wrong():
@@ -250,14 +250,14 @@ async def test_several_calls_at_once_are_refused_if_all_are(second, status):
             assert (await ask())[0] == status
 
 
-async def test_what_an_application_makes_of_a_refusal_is_its_own():
+async def test_a_rejection_translated_by_the_application_is_not_changed():
     async def translated(url, http):
         try:
             await by_openai(url, http)
         except openai.APIError as error:
-            raise LookupError("nobody there") from error
+            raise LookupError("no answer") from error
 
-    async with asked_by(translated, [failing(429, retry_after=30)], HASTY) as (ask, _):
+    async with app_over_sdk(translated, [failing(429, retry_after=30)], FAIL_FAST) as (ask, _):
         assert (await ask())[0] == 500
 
 
@@ -265,19 +265,19 @@ async def test_what_an_application_makes_of_a_refusal_is_its_own():
 
 
 async def left(_request):
-    """A page that says how many seconds are left."""
+    """A page that shows the remaining seconds."""
     at = current().deadline_at
     return PlainTextResponse("none" if at is None else f"{at - time.monotonic():.2f}")
 
 
-async def test_a_header_brings_a_deadline():
+async def test_a_request_header_sets_the_deadline():
     async with serving(web(left)) as ask:
         assert (await ask())[2] == "none"
         assert 4.0 < float((await ask(x_request_deadline_ms="5000"))[2]) <= 5.0
-        assert (await ask())[2] == "none"  # it went with its request
+        assert (await ask())[2] == "none"  # the deadline ended with its request
 
 
-async def test_the_name_of_the_header_may_be_another_or_none():
+async def test_the_deadline_header_can_be_renamed_or_disabled():
     async with serving(web(left, deadline_header="X-Stormbreak-Deadline")) as ask:
         assert float((await ask(x_stormbreak_deadline="900.5"))[2]) <= 0.91
         assert (await ask(x_request_deadline_ms="5"))[2] == "none"
@@ -286,34 +286,34 @@ async def test_the_name_of_the_header_may_be_another_or_none():
 
 
 @table_test("name", ["", "two words", "x-\u0434", 3])
-def test_a_header_that_cannot_be_is_refused_at_the_start(name):
+def test_an_invalid_header_name_is_rejected_at_the_start(name):
     with pytest.raises(ConfigurationError, match="deadline_header must be the name of a header"):
         Rejections(None, deadline_header=name)
 
 
 @table_test("value", ["soon", "-1", "nan", "inf", "", "1e999", "9" * 400, "0" * 20 + "9"])
-async def test_a_deadline_that_is_none_is_400_and_is_not_repeated(value):
+async def test_an_invalid_deadline_is_400_and_not_repeated(value):
     async with serving(web(left)) as ask:
         status, _, text = await ask(x_request_deadline_ms=value)
         assert (status, text) == (400, f"{HEADER} must be milliseconds from now, 0 or more\n")
 
 
-async def test_a_call_ends_by_the_deadline_of_its_request():
-    async with asked([End.HANG]) as (ask, _, _):
+async def test_the_deadline_of_a_request_ends_its_call():
+    async with app_over_client([End.HANG]) as (ask, _, _):
         began = time.monotonic()
         status, _, text = await ask(x_request_deadline_ms="300")
         assert (status, text) == (503, BUSY)
         assert 0.25 < time.monotonic() - began < 20.0
 
 
-async def test_the_earlier_deadline_counts():
-    async with asked([End.HANG], deadline=0.2) as (ask, _, _):
+async def test_the_earlier_deadline_applies():
+    async with app_over_client([End.HANG], deadline=0.2) as (ask, _, _):
         began = time.monotonic()
         assert (await ask(x_request_deadline_ms="60000"))[0] == 503
         assert time.monotonic() - began < 20.0
 
 
-async def test_of_several_headers_the_least_counts():
+async def test_the_smallest_of_several_deadline_headers_applies():
     seen = []
 
     async def app(_scope, _receive, _send):
@@ -324,7 +324,7 @@ async def test_of_several_headers_the_least_counts():
     assert all(seconds <= 1.0 for seconds in seen)
 
 
-async def test_two_requests_have_each_its_own():
+async def test_concurrent_requests_have_separate_deadlines():
     async def page(request):
         await asyncio.sleep(0.05)
         return await left(request)

@@ -1,7 +1,7 @@
-"""Law 19: a key and a prompt appear nowhere but where they must, whatever a hostile server does with them.
+"""Law 19: a key and a prompt appear only where they must, whatever a hostile server does with them.
 
-The server here puts the header with the key and the prompt wherever an answer has room: messages, codes,
-types, headers, redirects, status lines, bodies that are cut. Everything is logged, everything is printed.
+The server puts the key and the prompt into every part of a response: messages, codes, types, headers, redirects, status
+lines, cut bodies. Everything is logged and printed.
 """
 
 import asyncio
@@ -31,61 +31,63 @@ from stormbreak.httpx2 import wrap
 
 
 def hostile(form, status):
-    """An answer of this form that repeats the request."""
+    """A response of this form that repeats the request."""
 
     async def play(request, writer):
         key = next(request.headers[name] for name in SHOW_KEYS if name in request.headers)
-        said = json.loads(request.body)["messages"][0]["content"]
-        writer.write(_FORMS[form](status, key, said))
+        prompt = json.loads(request.body)["messages"][0]["content"]
+        writer.write(_FORMS[form](status, key, prompt))
         await writer.drain()
 
     return play
 
 
 def _error(code):
-    def form(status, key, said):
-        error = {"message": f"{key} said {said}", "type": f"{key}", "param": said, "code": code}
-        return answer(json.dumps({"error": error}).encode(), status, **_headers(key, said))
+    def form(status, key, prompt):
+        error = {"message": f"{key} said {prompt}", "type": f"{key}", "param": prompt, "code": code}
+        return answer(json.dumps({"error": error}).encode(), status, **_headers(key, prompt))
 
     return form
 
 
-def _headers(key, said):
+def _headers(key, prompt):
     bare = key.removeprefix("Bearer ")
     return {
         "x_request_id": bare,
         "x_echo": key,
-        "x_said": said,
-        "set_cookie": f"key={bare}; said={quote(said)}",
-        "location": f"//{bare}.evil.example/{quote(said)}?{quote(key)}",
-        "retry_after": said,
+        "x_said": prompt,
+        "set_cookie": f"key={bare}; prompt={quote(prompt)}",
+        "location": f"//{bare}.evil.example/{quote(prompt)}?{quote(key)}",
+        "retry_after": prompt,
         "www_authenticate": key,
     }
 
 
-def _said_well(status, key, said):
-    message = {"content": f"{key} asked: {said}", "role": "assistant"}
-    body = {"id": key, "model": said, "choices": [{"message": message, "finish_reason": "stop"}]}
+def _answer(status, key, prompt):
+    message = {"content": f"{key} asked: {prompt}", "role": "assistant"}
+    body = {"id": key, "model": prompt, "choices": [{"message": message, "finish_reason": "stop"}]}
     body |= {"content": [{"type": "text", "text": message["content"]}], "stop_reason": "end_turn"}
-    return answer(json.dumps(body).encode(), status, **_headers(key, said) | {"x_request_id": WORD})
+    return answer(
+        json.dumps(body).encode(), status, **_headers(key, prompt) | {"x_request_id": WORD}
+    )
 
 
 _FORMS = {
     "key as code": _error(KEY),
     "word as code": _error(WORD),
     "prompt as code": _error(PROMPT),
-    "both in plain text": lambda status, key, said: answer(f"{key} {said}".encode(), status),
-    "both in html": lambda status, key, said: answer(f"<html>{key} {said}".encode(), status),
-    "no HTTP": lambda _, key, said: f"{key} {said}\r\n\r\n".encode(),
-    "broken header": lambda _, key, said: f"HTTP/1.1 200 OK\r\n{key} {said}\r\n\r\n".encode(),
-    "headers without an end": lambda _, key, said: (
-        f"HTTP/1.1 200 OK\r\nx: {key} {said}\r\n".encode()
+    "both in plain text": lambda status, key, prompt: answer(f"{key} {prompt}".encode(), status),
+    "both in html": lambda status, key, prompt: answer(f"<html>{key} {prompt}".encode(), status),
+    "no HTTP": lambda _, key, prompt: f"{key} {prompt}\r\n\r\n".encode(),
+    "broken header": lambda _, key, prompt: f"HTTP/1.1 200 OK\r\n{key} {prompt}\r\n\r\n".encode(),
+    "headers without an end": lambda _, key, prompt: (
+        f"HTTP/1.1 200 OK\r\nx: {key} {prompt}\r\n".encode()
     ),
-    "broken chunk": lambda _, key, said: (
-        f"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{key} {said}\r\n".encode()
+    "broken chunk": lambda _, key, prompt: (
+        f"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{key} {prompt}\r\n".encode()
     ),
-    "cut": lambda status, key, said: _said_well(status, key, said)[:-5],
-    "an answer": _said_well,
+    "cut": lambda status, key, prompt: _answer(status, key, prompt)[:-5],
+    "an answer": _answer,
 }
 SCRIPTS = [
     [hostile(form, status), End.CLOSE]
@@ -120,7 +122,7 @@ def everything_logged(tmp_path):
 
 
 @pytest.mark.parametrize(("host", "endpoint"), WAYS)
-async def test_nowhere_in_a_process(
+async def test_key_and_prompt_appear_nowhere_in_a_process_with_a_client(
     everything_logged, stormbreak_provider, capfd, recwarn, monkeypatch, host, endpoint
 ):
     asyncio.get_running_loop().set_debug(True)
@@ -149,7 +151,7 @@ async def test_nowhere_in_a_process(
         for _ in range(8):
             seen += [text async for text in shown_of(client, endpoint)]
     seen += [*exporters.shown(), *(str(warning.message) for warning in recwarn)]
-    assert_clean("\n".join(seen), "what was shown")
+    assert_clean("\n".join(seen), "output")
     assert_clean(everything_logged.read_text(), "the log")
     assert "again after 0.0 s" in everything_logged.read_text()
     assert_clean("".join(capfd.readouterr()), "the terminal")
@@ -170,7 +172,7 @@ async def shown_of(client, endpoint):
             yield f"{got} {got!r} {got.target} {got.request_id}"
 
 
-async def test_no_frame_that_is_kept_holds_the_key():
+async def test_no_frame_of_a_traceback_contains_the_key():
     """Tools that show the local variables of a traceback find no key in it."""
     policy = Policy(retry=RetryPolicy(max_attempts=1), breaker=None, attempt_timeout=0.1)
     async with served(*SCRIPTS, End.HANG) as server:
@@ -184,8 +186,10 @@ async def test_no_frame_that_is_kept_holds_the_key():
 
 @pytest.mark.parametrize("blocks", [False, True])
 @pytest.mark.parametrize("inner", [False, True])
-async def test_nowhere_in_a_door(everything_logged, capfd, recwarn, blocks, inner):
-    """What openai and httpx2 say themselves is theirs: their loggers are left out."""
+async def test_key_and_prompt_appear_nowhere_in_a_process_with_a_transport(
+    everything_logged, capfd, recwarn, blocks, inner
+):
+    """The loggers of openai and httpx2 are excluded."""
     asyncio.get_running_loop().set_debug(True)
     for theirs in ("openai", "httpx2", "httpcore2"):
         logging.getLogger(theirs).setLevel(logging.WARNING)
@@ -204,12 +208,12 @@ async def test_nowhere_in_a_door(everything_logged, capfd, recwarn, blocks, inne
         client = openai_over(sdk, server.base_url, http)
         while len(server.requests) < len(SCRIPTS):
             for more in ({}, {"stream": True}):
-                seen += await shown_by_door(sdk, client, more)
+                seen += await shown_by_sdk(sdk, client, more)
         seen += [repr(under.snapshot()), repr(under), repr(vars(under))]
         seen += [repr(vars(part)) for part in vars(under).values() if hasattr(part, "__dict__")]
         await sdk.close(client)
     seen += [*exporters.shown(), *(str(warning.message) for warning in recwarn)]
-    assert_clean("\n".join(seen), "what was shown")
+    assert_clean("\n".join(seen), "output")
     assert_clean(everything_logged.read_text(), "the log")
     assert_clean("".join(capfd.readouterr()), "the terminal")
     assert len(seen) > 100
@@ -219,8 +223,8 @@ def openai_over(sdk, base_url, http):
     return sdk.over(base_url, http).with_options(api_key=KEY, max_retries=0)
 
 
-async def shown_by_door(sdk, client, more):
-    """What we say of how a call ended: an answer of the provider's, and so its words, are the caller's alone."""
+async def shown_by_sdk(sdk, client, more):
+    """The texts of stormbreak about the end of a call. The response of the provider belongs to the caller."""
     log = logging.getLogger("app")
     try:
         got = await sdk.ask(client, messages=SAY, **more)
@@ -249,7 +253,7 @@ async def caught_from(client):
 
 @contextlib.contextmanager
 def hostile_server():
-    """The hostile server in a thread of its own."""
+    """Run the hostile server in a thread."""
     ready, stop = threading.Event(), []
     port = []
 
@@ -291,7 +295,7 @@ backoff = { kind = "constant", initial_delay = 0.01 }
 ASKS = ({}, {"url": "/v1/messages", "max_tokens": 9})
 
 
-def test_nowhere_in_a_batch_run(tmp_path):
+def test_key_and_prompt_appear_in_no_output_of_a_batch_run(tmp_path):
     rows = [{"custom_id": f"r{n}", "prompt": f"{PROMPT} {n}", **ASKS[n % 2]} for n in range(40)]
     folders = [tmp_path / name for name in ("text", "json")]
     for folder in folders:
@@ -327,7 +331,7 @@ def assert_files_are_clean(folder):
     for name in files - {"in.jsonl", "out.jsonl"}:
         assert_clean((folder / name).read_text(), name)
     assert KEY not in (folder / "in.jsonl").read_text()
-    assert KEY in (folder / "out.jsonl").read_text()  # a good answer is never altered
+    assert KEY in (folder / "out.jsonl").read_text()  # a successful answer is never changed
     lines = [
         json.loads(line)
         for name in ("out.jsonl", "out.failed.jsonl")

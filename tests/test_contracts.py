@@ -1,4 +1,4 @@
-"""What the tools and the import promise, seen to hold: a planted mistake is caught."""
+"""The import contracts hold, and a planted violation is found."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def test_the_contracts_are_kept(copy):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_planted_imports_are_caught(copy):
+def test_a_forbidden_import_breaks_a_contract(copy):
     planted = (
         ("core/call.py", "import time", "stormbreak.core.call -> time"),
         ("core/policy.py", "import pydantic", "stormbreak.core.policy -> pydantic"),
@@ -58,7 +58,7 @@ def test_planted_imports_are_caught(copy):
     assert [caught for _, _, caught in planted if caught not in run.stdout] == []
 
 
-def test_importing_stormbreak_loads_nothing_heavy():
+def test_importing_stormbreak_loads_no_heavy_module():
     code = "import sys, stormbreak; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "stormbreak" in loaded
@@ -85,7 +85,7 @@ def test_help_and_lists_load_no_engine():
 
 
 def test_importing_stormbreak_is_quick():
-    """The best of several runs each, in seconds of CPU: a busy machine lets a process wait."""
+    """The best of several runs, in CPU seconds, because a process may wait on a busy machine."""
     bare = quick = float("inf")
     for _ in range(10):
         bare = min(bare, seconds("pass"))
@@ -95,8 +95,8 @@ def test_importing_stormbreak_is_quick():
     assert quick - bare <= ALLOWED
 
 
-def test_importing_stormbreak_waits_for_nothing():
-    """It neither sleeps nor connects nor starts a process."""
+def test_importing_stormbreak_does_not_sleep_connect_or_fork():
+    """The import runs with audit hooks that end the process."""
     assert exit_code("import stormbreak") == 0
     for slow in ("time.sleep(0)", "socket.getaddrinfo('localhost', 1)", "os.fork()"):
         assert exit_code(slow) == 9

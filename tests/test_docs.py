@@ -1,4 +1,4 @@
-"""The documents are true: their code runs, their policies load, their links lead somewhere."""
+"""The code in the documents runs, their policies load, and their links have a target."""
 
 import ast
 import re
@@ -39,7 +39,7 @@ def blocks(info):
                 yield pytest.param(match[2], id=f"{page.relative_to(ROOT)}:{line}")
 
 
-def test_python_runs(tmp_path):
+def test_python_in_the_documents_runs(tmp_path):
     failed = []
     for block in blocks("python"):
         path = tmp_path / block.id.replace("/", "-") / "example.py"
@@ -50,22 +50,22 @@ def test_python_runs(tmp_path):
 
 
 @table_test("policy", list(blocks("toml policy")))
-def test_a_policy_loads(policy, tmp_path):
+def test_policies_in_the_documents_load(policy, tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(policy)
     load_policy(path)
 
 
 @pytest.mark.parametrize("settings", list(blocks("toml settings")))
-def test_settings_load_with_each_of_their_profiles(settings, tmp_path):
+def test_settings_in_the_documents_load_with_each_profile(settings, tmp_path):
     path = tmp_path / "settings.toml"
     path.write_text(settings)
     for profile in (None, *profiles_in(path)):
         load_settings(path, profile=profile, environ={})
 
 
-def test_blocks_are_marked_in_a_known_way():
-    run = {"python", "python sdk"}  # the latter by `make test-sdks`
+def test_code_blocks_have_a_known_language():
+    run = {"python", "python sdk"}  # `make test-sdks` runs the latter
     known = run | {"", "python no-run", "json", "jsonl", "sh", "console", "yaml"}
     known |= {"toml", "toml answers", "toml policy", "toml settings"}
     assert known >= {
@@ -74,14 +74,14 @@ def test_blocks_are_marked_in_a_known_way():
 
 
 @table_test("page", PAGES)
-def test_no_link_is_dead(page):
+def test_every_link_has_a_target(page):
     links = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
     dead = [link for link in links if not (page.parent / link).exists()]
     assert not dead
 
 
 def skeleton(path):
-    """What a translation keeps: code, commands, the levels of headings, the rows of tables, links and pictures."""
+    """The parts that a translation keeps: code, commands, levels of headings, rows of tables, links and pictures."""
     text = (ROOT / path).read_text()
     prose = _FENCED.sub("", text)
     links = [link for link in _LINK.findall(prose) if "://" not in link]
@@ -154,7 +154,7 @@ def test_decisions_are_numbered():
 
 
 @table_test("path", DECISIONS)
-def test_a_decision_has_its_parts(path):
+def test_a_decision_has_the_required_sections(path):
     text = path.read_text()
     assert text.startswith(f"# {int(path.name[:4])}. ")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [

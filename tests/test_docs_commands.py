@@ -1,4 +1,4 @@
-"""The commands of the documents run if they end soon, and other blocks are what they say they are."""
+"""The short commands in the documents run, and the other blocks are valid."""
 
 import ast
 import json
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 OWN_TEST = ROOT / "docs" / "many-machines.md"  # tests/cli/test_many_machines.py
 PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - {OWN_TEST})
 
-# Everything else runs here.
+# All other commands run here.
 NOT_RUN = {
     "storm": "simulations take long; the tests of each option run short ones",
     "demo": "takes a minute; tests/demo",
@@ -37,9 +37,9 @@ NOT_RUN = {
     "incident.json": "needs the result of a long simulation; tests/cost",
     "--report": "tests/report",
     "submit": "a batch of the provider takes its time; tests/batch",
-    "poll": "likewise",
-    "fetch": "likewise",
-    "cancel": "likewise",
+    "poll": "see submit",
+    "fetch": "see submit",
+    "cancel": "see submit",
     "set": "needs a batch that runs; tests/batch",
     "--max-cost": "needs prices of the mock provider; tests/batch",
 }
@@ -81,7 +81,7 @@ def provider():
 
 
 def at_the_provider(words, base_url):
-    """The words of `batch run` and the like, with the mock provider for any other."""
+    """The arguments of `batch run` or `batch retry`, with the mock provider in place of another one."""
     if words[0] != "batch" or words[1] not in {"run", "retry"}:
         return words
     others = list(words)
@@ -117,7 +117,9 @@ def prepared(provider, tmp_path_factory):
 
 
 @pytest.mark.parametrize("block", RUN)
-def test_the_commands_of_a_block_run(block, provider, prepared, tmp_path, monkeypatch, capsys):
+def test_the_commands_in_the_documents_run(
+    block, provider, prepared, tmp_path, monkeypatch, capsys
+):
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for name in ("OPENAI_API_KEY", *re.findall(r"os\.environ/(\w+)", LITELLM)):
@@ -134,7 +136,7 @@ def test_the_commands_of_a_block_run(block, provider, prepared, tmp_path, monkey
 
 
 class Outcomes:
-    """A plugin of pytest that keeps what became of every test, and that there was a warning."""
+    """A pytest plugin that records the outcome of every test, and warnings."""
 
     def __init__(self):
         self.all = []
@@ -147,7 +149,7 @@ class Outcomes:
         self.all.append("warned")
 
 
-def test_the_tests_shown_pass(tmp_path):
+def test_the_tests_in_the_documents_pass(tmp_path):
     (tmp_path / "policy.toml").write_text('preset = "interactive"\n')
     paths = []
     for number, block in enumerate(blocks("python")):
@@ -163,7 +165,7 @@ def test_the_tests_shown_pass(tmp_path):
     def passed():
         os.chdir(tmp_path)
         seen = Outcomes()
-        warnings.resetwarnings()  # those of this suite are not those of a user
+        warnings.resetwarnings()  # the filters of this suite are not those of a user
         assert pytest.main(["-q", "-p", "no:cacheprovider", *map(str, paths)], plugins=[seen]) == 0
         assert set(seen.all) == {"passed"}  # none is skipped
         return len(seen.all) >= shown  # more, where one has parameters
@@ -172,11 +174,11 @@ def test_the_tests_shown_pass(tmp_path):
 
 
 @table_test("code", [each for each in blocks("python no-run") if "article.md" not in each.id])
-def test_code_that_needs_something_else_is_python(code):
+def test_python_that_is_not_run_has_valid_syntax(code):
     ast.parse(code)
 
 
 @table_test("text", list(blocks("json", "jsonl")))
-def test_json_is_json(text):
+def test_json_in_the_documents_is_valid(text):
     for line in text.splitlines():
         json.loads(line)

@@ -1,4 +1,4 @@
-"""Every page is in the navigation, and every link to a heading finds its heading."""
+"""Every page is in the navigation, and every link to a heading has its target."""
 
 import re
 from pathlib import Path
@@ -18,13 +18,13 @@ def text_of(page):
 
 
 def anchors_of(page):
-    """The names by which headings are linked to: lower case, words joined, marks left out."""
+    """The anchors of headings: lower case, words joined, punctuation removed."""
     for heading in _HEADING.findall(text_of(page)):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def links_of(page):
-    """Where the links of a page lead: the file or folder, and the heading, if any."""
+    """The targets of the links of a page: the file or folder, and the heading, if any."""
     for link in _LINK.findall(text_of(page)):
         if "://" not in link:
             path, _, anchor = link.partition("#")
@@ -32,13 +32,13 @@ def links_of(page):
 
 
 @table_test("page", PAGES)
-def test_a_link_to_a_heading_finds_it(page):
+def test_every_link_to_a_heading_has_its_heading(page):
     wanted = [(target, anchor) for target, anchor in links_of(page) if anchor]
     assert [(t.name, anchor) for t, anchor in wanted if anchor not in anchors_of(t)] == []
 
 
 def test_every_page_is_in_the_navigation_of_the_site():
-    """It is made of the links of docs/README.md; the page of decisions lists its folder."""
+    """The navigation consists of the links of docs/README.md; the page of decisions lists its folder."""
     index, decisions = ROOT / "docs" / "README.md", ROOT / "docs" / "adr"
     linked = {target for target, anchor in links_of(index) if not anchor}
     shown = {index, *linked, *decisions.iterdir()}

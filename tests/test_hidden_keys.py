@@ -36,5 +36,5 @@ def test_a_placeholder_is_no_secret(key):
         "0123456789abcdef0123456789abcdef",
     ],
 )
-def test_a_key_of_any_other_form_can_be_a_secret(key):
+def test_a_key_of_any_other_form_may_be_a_secret(key):
     assert may_be_secret(key)

@@ -1,4 +1,4 @@
-"""A module stops at 600 lines, a function at 60: see CONTRIBUTING."""
+"""A module has at most 600 lines, a function 60: see CONTRIBUTING."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One line for each cause, made from the snapshot of a target that really holds its calls."""
+"""The reason of a slow target for each cause, from the snapshot of a target that really delays calls."""
 
 from datetime import UTC, datetime
 
@@ -32,63 +32,63 @@ FRAGILE = BreakerPolicy(
 NOTHING = Stage().state.snapshot(100.0)
 
 
-def said(stage):
+def reason_of(stage):
     return slow_reason(stage.state.snapshot(stage.now), AT)
 
 
-def test_a_target_that_serves_has_none():
+def test_a_target_without_a_queue_has_no_slow_reason():
     stage = Stage()
-    assert said(stage) == ""
+    assert reason_of(stage) == ""
     stage.start().step(OK)
     stage.start()
 
-    assert said(stage) == ""
+    assert reason_of(stage) == ""
 
 
-def test_nor_has_a_fixed_limit_that_is_reached():
+def test_a_reached_fixed_limit_is_no_slow_reason():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=1)))
     stage.start()
     assert stage.start().queued
 
-    assert said(stage) == ""
+    assert reason_of(stage) == ""
 
 
-def test_a_pause_that_the_provider_asked_for():
+def test_a_pause_requested_by_the_provider_is_a_slow_reason():
     stage = Stage(policy(retry=ONCE), chance=0.5)
     stage.start().step(told(12.0))
-    assert said(stage) == "waiting: provider asked for 12 s, 15 s left"
+    assert reason_of(stage) == "waiting: provider asked for 12 s, 15 s left"
     stage.tick(14.5)
-    assert said(stage) == "waiting: provider asked for 12 s, 1 s left"
+    assert reason_of(stage) == "waiting: provider asked for 12 s, 1 s left"
     stage.tick(0.5)
-    assert said(stage) == ""
+    assert reason_of(stage) == ""
 
 
 def test_a_long_pause_is_shown_in_minutes():
     stage = Stage(policy(retry=ONCE))
     stage.start().step(told(600.0))
 
-    assert said(stage) == "waiting: provider asked for 10 min, 10 min left"
+    assert reason_of(stage) == "waiting: provider asked for 10 min, 10 min left"
 
 
-def test_a_circuit():
+def test_an_open_or_half_open_circuit_is_a_slow_reason():
     stage = Stage(policy(breaker=FRAGILE, retry=ONCE))
     stage.start().step(SERVER_ERROR)
-    assert said(stage) == "circuit open, next probe in 5 s"
+    assert reason_of(stage) == "circuit open, next probe in 5 s"
     stage.tick(4.5)
-    assert said(stage) == "circuit open, next probe in 1 s"
+    assert reason_of(stage) == "circuit open, next probe in 1 s"
     stage.tick(0.5)
-    assert said(stage) == "circuit open, next probe now"
+    assert reason_of(stage) == "circuit open, next probe now"
     probe = stage.start()
-    assert said(stage) == "circuit half-open: waiting for its probes"
+    assert reason_of(stage) == "circuit half-open: waiting for its probes"
     probe.step(OK)
-    assert said(stage) == ""
+    assert reason_of(stage) == ""
     stage.state.isolate(stage.now, duration=30.0)
-    assert said(stage) == "circuit isolated, next probe in 30 s"
+    assert reason_of(stage) == "circuit isolated, next probe in 30 s"
     stage.state.isolate(stage.now)
-    assert said(stage) == "circuit isolated"
+    assert reason_of(stage) == "circuit isolated"
 
 
-def test_a_send_rate_learned_from_429s():
+def test_a_send_rate_learned_from_429s_is_a_slow_reason():
     stage = Stage(policy(adaptive_rate=True, retry=ONCE))
     for number in range(60):
         run = stage.start()
@@ -99,7 +99,7 @@ def test_a_send_rate_learned_from_429s():
         pass
     rate = stage.state.rate.rate_at(stage.now)
 
-    assert said(stage) == f"429s: at most {rate:.1f} requests/s"
+    assert reason_of(stage) == f"429s: at most {rate:.1f} requests/s"
     assert 1 < rate < 5
 
 
@@ -108,12 +108,12 @@ def test_a_send_rate_learned_from_429s():
     [
         (SERVER_ERROR, 0.1, 0.0, "limit: {} in flight, nothing is answered"),
         (OK, 30.0, 0.0, "limit: {} in flight, answers are late"),
-        (OK, 30.0, 10.0, "limit: {} in flight, answers are late"),  # none was on time since
+        (OK, 30.0, 10.0, "limit: {} in flight, answers are late"),  # no answer was on time since
     ],
 )
-def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
+def test_a_lowered_limit_is_a_slow_reason(outcome, seconds, pause, words):
     stage = Stage(policy(limit=AutomaticLimit(max_in_flight=256), retry=ONCE))
-    for _ in range(40):  # what is usual
+    for _ in range(40):  # the latency baseline
         stage.start()
         stage.now += 0.2
         stage.runs[-1].step(OK)
@@ -125,7 +125,7 @@ def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
     while not stage.start().queued:
         assert stage.state.slots.in_flight < 256
 
-    assert said(stage) == words.format(stage.state.slots.limit)
+    assert reason_of(stage) == words.format(stage.state.slots.limit)
 
 
 @table_test(
@@ -135,72 +135,72 @@ def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
         (RateLimitPolicy(tpm=6_000.0), "waiting for tokens per minute: 8 s"),
     ],
 )
-def test_a_quota_that_is_used_up(quota, words):
+def test_an_exhausted_quota_is_a_slow_reason(quota, words):
     stage = Stage(policy(rate_limit=quota))
     stage.start(tokens=800)
     assert stage.start(tokens=800).queued
 
-    assert said(stage) == words
+    assert reason_of(stage) == words
 
 
-def test_a_quota_that_the_provider_told():
+def test_a_quota_from_rate_limit_headers_is_a_slow_reason():
     tokens = RateLimitStatus(limit=1_000, remaining=0, reset=8.0, window=60.0, flows=False)
     stage = Stage(policy(rate_limit=RateLimitPolicy(learn_from_headers=True), retry=ONCE))
     stage.start(tokens=10).step(OK._replace(rate_limits=RateLimits(tokens=tokens)))
     assert stage.start(tokens=10).queued
 
-    assert said(stage) == "waiting for tokens per minute: 8 s"
+    assert reason_of(stage) == "waiting for tokens per minute: 8 s"
 
 
 @table_test(
     ("per", "words"),
     [(60.0, "spending limit until 14:00"), (86_400.0, "spending limit until 2026-11-29 13:59")],
 )
-def test_a_spending_limit(per, words):
+def test_a_reached_spend_limit_is_a_slow_reason(per, words):
     stage = spending(per)
     stage.start(bound=DOLLAR).step(OK._replace(usage=DOLLAR))
     run = stage.start(bound=DOLLAR)
-    assert run.queued or run.ended.stopped == "spend"  # as it would wait for a day
+    assert run.queued or run.ended.stopped == "spend"  # because it would wait for a day
 
-    assert said(stage) == words
+    assert reason_of(stage) == words
 
 
-def test_what_others_may_still_give_back_of_a_spending_limit():
+def test_a_fully_reserved_spend_limit_is_a_slow_reason():
     stage = spending(60.0)
     stage.start(bound=DOLLAR)
     assert stage.start(bound=DOLLAR).queued
 
-    assert said(stage) == "spending limit: the rest is reserved for requests in flight"
+    assert reason_of(stage) == "spending limit: the rest is reserved for requests in flight"
 
 
 def spending(per):
-    """A stage on which a call may cost half of the limit, and more."""
+    """A stage on which a call may cost more than half of the limit."""
     stage = Stage(policy(spend=SpendPolicy(max_usd=1.5, period=per), retry=ONCE))
     stage.engine = Engine(stage.engine.policy, SpendAccounts(price_of))
     return stage
 
 
-def test_an_empty_retry_budget_for_ten_seconds():
+def test_an_empty_retry_budget_is_a_slow_reason_for_ten_seconds():
     budget = BudgetPolicy(ratio=0.0, no_free_retries=True)
     stage = Stage(policy(retry_budget=budget, retry=RetryPolicy(max_attempts=2)))
-    assert said(stage) == ""
+    assert reason_of(stage) == ""
     stage.start().step(SERVER_ERROR)
-    assert said(stage) == "retry budget empty"
+    assert reason_of(stage) == "retry budget empty"
     stage.tick(10.0)
-    assert said(stage) == ""
+    assert reason_of(stage) == ""
 
 
-def test_a_queue_that_leaves_slowly_after_a_pause():
+def test_pacing_after_a_pause_is_a_slow_reason():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=10), retry=ONCE))
     stage.start().step(told(4.0))
     for _ in range(20):
         stage.start()
     stage.pass_time(4.0)
 
-    assert said(stage) == "starting slowly after a pause"
+    assert reason_of(stage) == "starting slowly after a pause"
 
 
-def test_the_strictest_gate_is_named():
+def test_the_slow_reason_names_the_strictest_gate():
     snapshot = NOTHING | {
         "circuit": "open",
         "next_probe": 1.0,

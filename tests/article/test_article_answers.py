@@ -1,4 +1,4 @@
-"""What the article's client takes answers for, as a model that does the same, and stormbreak's under `article`.
+"""How the article's client treats responses, shown by a model of its code, beside stormbreak under the preset `article`.
 
 Real sockets. Only the backoff is shortened, to milliseconds.
 """
@@ -72,7 +72,7 @@ async def test_a_final_error_is_sent_six_times_and_opens_the_circuit(session, st
         assert client.engine.target_state(client.target("m")).breaker.state is State.CLOSED
 
 
-async def test_a_used_up_quota_is_taken_for_a_full_minute(session):
+async def test_an_exhausted_quota_is_retried_like_a_rate_limit(session):
     spent = failing(429, {"code": "insufficient_quota", "message": "no"})
     async with served(spent) as server:
         await retrying(session, url_of(server), PAYLOAD)
@@ -84,10 +84,10 @@ async def test_a_used_up_quota_is_taken_for_a_full_minute(session):
         assert len(server.requests) == 1
 
 
-async def test_a_call_that_failed_comes_back_like_an_answer(session):
+async def test_a_failed_call_returns_a_value_instead_of_raising(session):
     async with served(failing(503)) as server:
-        said = await retrying(session, url_of(server), PAYLOAD)
-        assert said["code"] == "MAX_RETRIES_EXCEEDED"  # nothing was raised
+        reply = await retrying(session, url_of(server), PAYLOAD)
+        assert reply["code"] == "MAX_RETRIES_EXCEEDED"  # no exception was raised
 
         async with client_of(server, NO_CIRCUIT) as client:
             with pytest.raises(errors.OverloadedError) as failed:
@@ -98,10 +98,10 @@ async def test_a_call_that_failed_comes_back_like_an_answer(session):
 @pytest.mark.parametrize(
     ("status", "kind"), [(500, errors.ServerError), (529, errors.OverloadedError)]
 )
-async def test_the_servers_failure_is_called_the_clients(session, status, kind):
+async def test_a_server_error_is_reported_as_a_client_error(session, status, kind):
     async with served(failing(status)) as server:
-        said = await retrying(session, url_of(server), PAYLOAD)
-        assert said["code"] == "CLIENT_ERROR"
+        reply = await retrying(session, url_of(server), PAYLOAD)
+        assert reply["code"] == "CLIENT_ERROR"
 
         async with client_of(server, NO_CIRCUIT) as client:
             with pytest.raises(kind) as failed:
@@ -109,12 +109,12 @@ async def test_the_servers_failure_is_called_the_clients(session, status, kind):
     assert failed.value.status == status
 
 
-async def test_what_the_provider_wrote_stands_in_the_message(session):
+async def test_the_error_message_repeats_the_key_and_the_prompt(session):
     repeating = failing(400, {"message": f"no: prompt-canary, {KEY}", "code": "bad_value"})
     async with served(repeating) as server:
-        said = await retrying(session, url_of(server), PAYLOAD, key=KEY)
-        assert KEY in said["message"]
-        assert "prompt-canary" in said["message"]
+        reply = await retrying(session, url_of(server), PAYLOAD, key=KEY)
+        assert KEY in reply["message"]
+        assert "prompt-canary" in reply["message"]
 
         async with client_of(server) as client:
             with pytest.raises(errors.InvalidRequestError) as failed:
@@ -133,7 +133,8 @@ async def test_a_cut_answer_is_a_success_before_it_is_read(session):
         for _ in range(5):
             await retrying(session, url_of(server), PAYLOAD, breaker=circuit)
         assert len(server.requests) == 5 * TRIES
-    assert circuit.state == "closed"  # no two failures in a row, for each began as a success
+    # Each failure begins as a success, so no two follow each other.
+    assert circuit.state == "closed"
 
     async with served(cut) as server, client_of(server) as client:
         with pytest.raises(errors.BrokenAnswerError):
@@ -152,7 +153,7 @@ async def test_a_cut_answer_is_a_success_before_it_is_read(session):
         b"null",
     ],
 )
-async def test_whatever_has_status_200_is_an_answer(session, body):
+async def test_any_body_with_status_200_counts_as_an_answer(session, body):
     async with served(answer(body)) as server:
         assert await retrying(session, url_of(server), PAYLOAD) == json.loads(body)
 
@@ -162,9 +163,9 @@ async def test_whatever_has_status_200_is_an_answer(session, body):
     assert failed.value.status == 200
 
 
-async def test_a_200_that_is_no_json_is_an_error_of_another_kind(session):
+async def test_a_200_that_is_not_json_raises_a_json_error(session):
     async with served(answer(b"upstream timed out"), answer()) as server:
-        with pytest.raises(json.JSONDecodeError):  # not retried, not counted, not promised
+        with pytest.raises(json.JSONDecodeError):  # not retried, not counted, not documented
             await retrying(session, url_of(server), PAYLOAD)
 
     no_json = answer(b"upstream timed out")
@@ -172,10 +173,10 @@ async def test_a_200_that_is_no_json_is_an_error_of_another_kind(session):
         assert (await client.chat(SAY)).attempts == 2
 
 
-# ------------------------------------------------------------ when there is no answer
+# ------------------------------------------------------------ fallback
 
 
-async def test_its_fallback_is_for_an_open_circuit_only(session):
+async def test_the_fallback_applies_only_to_an_open_circuit(session):
     circuit = breaker()
 
     async def theirs():
@@ -193,7 +194,7 @@ async def test_its_fallback_is_for_an_open_circuit_only(session):
     assert [(each.text, each.source) for each in answers] == [("fallback", "degraded")] * 3
 
 
-# ------------------------------------------------------------ what is sent, and where to
+# ------------------------------------------------------------ requests and connections
 
 
 async def test_a_redirect_takes_the_prompt_to_another_host(session):
@@ -209,7 +210,7 @@ async def test_a_redirect_takes_the_prompt_to_another_host(session):
             assert not elsewhere.requests
 
 
-async def test_a_retry_looks_like_a_new_request(session):
+async def test_a_retry_has_no_idempotency_key(session):
     lost = (End.RESET,)
     async with served(lost, lost, answer()) as server:
         await retrying(session, url_of(server), PAYLOAD)
@@ -223,7 +224,7 @@ async def test_a_retry_looks_like_a_new_request(session):
     assert len({*ours} - {None}) == 1
 
 
-async def test_every_attempt_keeps_the_connection_of_the_one_before(session):
+async def test_every_retry_holds_the_connection_of_the_previous_attempt(session):
     page = answer(b" " * 2_000_000, 503)
     open_at_once = []
 

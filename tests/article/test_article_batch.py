@@ -1,4 +1,4 @@
-"""The article's batch code, as a model that does the same, and `stormbreak batch run --policy article`."""
+"""A model of the article's batch code, beside `stormbreak batch run --policy article`."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ SAY = [{"role": "user", "content": "hello"}]
 
 @pytest.fixture
 def batch_run(tmp_path, capsys):
-    """Run rows under the preset in this process: the exit code, the summary, and OUTPUT."""
+    """Run rows under the preset in this process; return the exit code, the summary, and OUTPUT."""
 
     def call(provider, rows, *flags, name="in"):
         source, output = write(tmp_path / f"{name}.jsonl", rows), tmp_path / f"{name}.out.jsonl"
@@ -52,13 +52,13 @@ def batch_run(tmp_path, capsys):
 
 
 def refusing(first, ended):
-    """A send of which the first of each row is refused; what was sent when is noted in `ended`."""
-    met = set()
+    """Return a send function that rejects the first attempt of the rows in `first`, and records the times in `ended`."""
+    rejected = set()
 
     async def send(index, row):
         await asyncio.sleep(0.1)
-        if index in first and index not in met:
-            met.add(index)
+        if index in first and index not in rejected:
+            rejected.add(index)
             return "refused"
         ended[index] = now()
         return row
@@ -66,10 +66,10 @@ def refusing(first, ended):
     return send
 
 
-# ------------------------------------------------------------ refused rows
+# ------------------------------------------------------------ rejected rows
 
 
-def test_a_refused_row_sleeps_by_its_number_and_holds_its_slot():
+def test_a_rejected_row_sleeps_by_its_number_and_holds_its_slot():
     ended = {}
 
     async def theirs():
@@ -102,7 +102,7 @@ def test_a_refused_row_sleeps_by_its_number_and_holds_its_slot():
     assert max(at for number, (at, _) in done.items() if number < 20) < 1
 
 
-def test_beyond_row_1024_the_sleep_is_no_number():
+def test_the_sleep_of_rows_above_1024_overflows():
     async def theirs():
         rows = Batch(refusing([1025], {}))
         return await rows.run([None] * 1026)
@@ -116,23 +116,23 @@ def test_beyond_row_1024_the_sleep_is_no_number():
     assert 0.7 <= call.command.until - stage.now <= 1.3
 
 
-def test_a_refused_row_is_lost_after_its_sleep(batch_run, stormbreak_provider):
+def test_a_rejected_row_is_lost_after_its_sleep(batch_run, stormbreak_provider):
     ended = {}
 
     async def theirs():
         return await Batch(refusing([0, 1, 2], ended)).run(range(30))
 
-    assert run(theirs)["failed"] == 3  # one attempt a row, whatever it slept
+    assert run(theirs)["failed"] == 3  # one attempt per row, whatever its sleep
 
-    lot = {"kind": "429", "retry_after": 0.02, "retry_after_form": "ms", "share": 0.1}
-    provider = stormbreak_provider(scenario(lot, service=0.001))
-    code, said, output = batch_run(provider, chat_rows(60))
+    some_429s = {"kind": "429", "retry_after": 0.02, "retry_after_form": "ms", "share": 0.1}
+    provider = stormbreak_provider(scenario(some_429s, service=0.001))
+    code, summary, output = batch_run(provider, chat_rows(60))
     assert code == 0
     assert_answered(chat_rows(60, **ARTICLE_BODY), output)
-    assert said["retries"] > 0
+    assert summary["retries"] > 0
 
 
-# ------------------------------------------------------------ what is counted
+# ------------------------------------------------------------ counts
 
 
 def test_a_row_that_timed_out_counts_as_successful(batch_run, stormbreak_provider):
@@ -146,10 +146,12 @@ def test_a_row_that_timed_out_counts_as_successful(batch_run, stormbreak_provide
     assert (counted["successful"], counted["results"]) == (30, [])
 
     provider = stormbreak_provider(scenario({"kind": "hang", "share": 0.3}, service=0.001))
-    code, said, output = batch_run(provider, chat_rows(30), "--timeout", "0.1", "--deadline", "0.3")
+    code, summary, output = batch_run(
+        provider, chat_rows(30), "--timeout", "0.1", "--deadline", "0.3"
+    )
     assert code == 1
-    assert said["successful"] == len(read(output)) == 30 - said["failed"]
-    assert said["failed"] == len(read(output.with_name("in.out.failed.jsonl"))) > 0
+    assert summary["successful"] == len(read(output)) == 30 - summary["failed"]
+    assert summary["failed"] == len(read(output.with_name("in.out.failed.jsonl"))) > 0
 
 
 def test_lost_rows_count_as_throughput(batch_run, stormbreak_provider):
@@ -165,12 +167,14 @@ def test_lost_rows_count_as_throughput(batch_run, stormbreak_provider):
     assert run(theirs) == (30, pytest.approx(10.0))  # rows per second, none of them answered
 
     provider = stormbreak_provider(scenario({"kind": "400", "share": 0.5}, service=0.02))
-    _, said, output = batch_run(provider, chat_rows(60))
-    assert said["answered"] == len(read(output)) < 50
-    assert said["throughput"] == pytest.approx(said["answered"] / said["elapsed"], rel=0.05)
+    _, summary, output = batch_run(provider, chat_rows(60))
+    assert summary["answered"] == len(read(output)) < 50
+    assert summary["throughput"] == pytest.approx(
+        summary["answered"] / summary["elapsed"], rel=0.05
+    )
 
 
-def test_the_results_of_the_batch_before_come_again(batch_run, stormbreak_provider):
+def test_results_of_the_previous_batch_are_returned_again(batch_run, stormbreak_provider):
     async def theirs():
         async def send(index, row):
             return row
@@ -183,14 +187,14 @@ def test_the_results_of_the_batch_before_come_again(batch_run, stormbreak_provid
 
     provider = stormbreak_provider(scenario())
     batch_run(provider, [chat_row(1), chat_row(2)], name="one")
-    _, said, output = batch_run(provider, [chat_row(3)], name="two")
-    assert (said["total"], [line["custom_id"] for line in read(output)]) == (1, ["row-3"])
+    _, summary, output = batch_run(provider, [chat_row(3)], name="two")
+    assert (summary["total"], [line["custom_id"] for line in read(output)]) == (1, ["row-3"])
 
 
-# ------------------------------------------------------------ what is held at once
+# ------------------------------------------------------------ connections, tasks and the queue
 
 
-async def test_each_row_opens_a_connection_of_its_own(stormbreak_provider, batch_run):
+async def test_each_row_opens_its_own_connection(stormbreak_provider, batch_run):
     provider = stormbreak_provider(scenario(service=0.001))
 
     async def send(index, row):
@@ -224,11 +228,11 @@ async def test_all_rows_are_tasks_at_once(stormbreak_provider, tmp_path):
         policy=for_batch(ARTICLE),
         options=BatchOptions(base_url=provider.base_url),
     )
-    said = await asyncio.to_thread(
+    summary = await asyncio.to_thread(
         run_job, job, listeners=[lambda event: ours.append(len(asyncio.all_tasks()))]
     )
-    assert said.successful == 500
-    assert max(ours) < 50 + 20  # ten under way, forty that back off, and who looks after them
+    assert summary.successful == 500
+    assert max(ours) < 50 + 20  # ten in flight, forty that back off, and the tasks of the runner
 
 
 def test_the_queue_timeout_is_never_read():
@@ -241,7 +245,7 @@ def test_the_queue_timeout_is_never_read():
         batch.queue_timeout = 300.0
         return [at for _, at in (await batch.run(range(4)))["results"]]
 
-    assert run(theirs)[-1] > 799  # it was served after 600 s in the queue
+    assert run(theirs)[-1] > 799  # served after 600 s in the queue
 
     stage = Stage(ARTICLE)
     for _ in range(10):
@@ -253,10 +257,10 @@ def test_the_queue_timeout_is_never_read():
     assert waiting.ended.waited <= 300.0
 
 
-# ------------------------------------------------------------ what a row is
+# ------------------------------------------------------------ rows
 
 
-def test_what_else_a_row_asks_for_is_left_out(tmp_path):
+def test_other_parameters_of_a_row_are_dropped(tmp_path):
     item = {
         "model": "large", "messages": SAY, "seed": 7, "response_format": {"type": "json_object"},
     }  # fmt: skip
@@ -300,7 +304,7 @@ def test_a_crash_loses_every_answer(tmp_path, stormbreak_provider):
 
     with pytest.raises(TimeoutError):
         run(theirs)
-    assert len(paid) == 30  # and nothing of them is kept
+    assert len(paid) == 30  # and none of them is kept
 
     provider = stormbreak_provider(scenario(service=0.05))
     source, output = write(tmp_path / "in.jsonl", chat_rows(60)), tmp_path / "out.jsonl"
@@ -317,14 +321,14 @@ def test_a_crash_loses_every_answer(tmp_path, stormbreak_provider):
     assert provider.stats()["arrivals"] <= 60 + 10 + 10  # in flight, or not yet on the disk
 
 
-def test_in_a_second_event_loop_all_but_ten_fail(stormbreak_provider):
+def test_rows_that_wait_fail_in_a_second_event_loop(stormbreak_provider):
     async def send(index, row):
         await asyncio.sleep(0.001)
         return row
 
     batch = Batch(send)
     assert asyncio.run(batch.run(range(15)))["failed"] == 0
-    assert asyncio.run(batch.run(range(15)))["failed"] == 5  # those that had to wait
+    assert asyncio.run(batch.run(range(15)))["failed"] == 5  # the rows that had to wait
 
     provider = stormbreak_provider(scenario(service=0.01))
     client = AsyncClient(base_url=provider.base_url, model="m", policy="article")

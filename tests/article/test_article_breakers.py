@@ -1,4 +1,4 @@
-"""The article's two circuit breakers, as models that do the same, and stormbreak's under the preset `article`."""
+"""Models of the article's two circuit breakers, beside stormbreak under the preset `article`."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ from stormbreak.types import Call
 
 
 def bare(model, clock):
-    """A model, open since now."""
+    """A model that has just opened."""
     breaker = model(clock)
     for _ in range(5):
         (breaker.failed if isinstance(breaker, LooseBreaker) else breaker._failure)()
@@ -42,7 +42,7 @@ def ours(clock, policy=ARTICLE.breaker, **more):
 
 
 def opened(clock, **more):
-    """Ours, open since now."""
+    """A breaker of stormbreak that has just opened."""
     breaker = ours(clock, **more)
     for _ in range(5):
         with pytest.raises(ConnectionError):
@@ -51,7 +51,7 @@ def opened(clock, **more):
     return breaker
 
 
-async def well():
+async def answer_call():
     return "answer"
 
 
@@ -64,10 +64,10 @@ async def test_a_successful_probe_divides_by_zero_and_opens_again():
     for _ in range(20):
         clock.now += RECOVERY
         with pytest.raises(ZeroDivisionError):  # the answer was there, and is lost
-            await theirs.async_call(well())
+            await theirs.async_call(answer_call())
         assert theirs.state == "open"
 
-    assert [await mine.async_call(well) for _ in range(2)] == ["answer"] * 2
+    assert [await mine.async_call(answer_call) for _ in range(2)] == ["answer"] * 2
     assert mine.state is State.CLOSED
 
 
@@ -94,7 +94,7 @@ async def test_asynchronous_probes_are_not_counted():
     assert sum(isinstance(end, CircuitOpenError) for end in ended) == 47
 
 
-def test_three_interrupted_probes_lock_it_for_ever():
+def test_three_interrupted_probes_keep_the_circuit_open_forever():
     clock = Clock()
     theirs, mine = bare(RatedBreaker, clock), opened(clock)
     clock.now += RECOVERY
@@ -108,7 +108,7 @@ def test_three_interrupted_probes_lock_it_for_ever():
         theirs.call(lambda: "answer")
 
 
-# ------------------------------------------------------------ results that come late
+# ------------------------------------------------------------ late results
 
 
 def test_a_late_success_closes_an_open_circuit():
@@ -125,11 +125,11 @@ def test_a_late_success_closes_an_open_circuit():
 
 
 @table_test("model", [LooseBreaker, RatedBreaker])
-def test_late_failures_keep_it_open_longer(model):
+def test_late_failures_extend_the_open_time(model):
     clock = Clock()
     theirs = bare(model, clock)
     clock.now += 20
-    for _ in range(5):  # they left before it opened
+    for _ in range(5):  # sent before it opened
         (theirs.failed if model is LooseBreaker else theirs._failure)()
     clock.now += 10.1
     if model is LooseBreaker:
@@ -149,11 +149,11 @@ def test_late_failures_keep_it_open_longer(model):
     assert stage.start().sending
 
 
-# ------------------------------------------------------------ who waits for it
+# ------------------------------------------------------------ waiting calls
 
 
 async def sleeping(breaker, sent, send):
-    """Who finds the circuit open sleeps the whole recovery time, then opens the door and goes."""
+    """A call that finds the circuit open sleeps the whole recovery time, then sets it half-open and sends."""
     if not breaker.passes():
         await asyncio.sleep(RECOVERY)
         breaker.state = "half-open"
@@ -161,7 +161,7 @@ async def sleeping(breaker, sent, send):
     send()
 
 
-def test_every_waiting_call_sleeps_the_whole_time_and_all_go_at_once():
+def test_waiting_calls_sleep_the_whole_recovery_time_and_are_sent_at_once():
     sent = []
 
     async def theirs():
@@ -195,7 +195,7 @@ def test_every_waiting_call_sleeps_the_whole_time_and_all_go_at_once():
     assert not [at for at in left if 1.0 < at < 31.0]
 
 
-def test_in_front_of_an_open_circuit_a_caller_is_told_at_once():
+def test_a_call_at_an_open_circuit_sleeps_instead_of_failing_fast():
     waited = []
 
     async def theirs():
@@ -212,7 +212,7 @@ def test_in_front_of_an_open_circuit_a_caller_is_told_at_once():
     assert refused.retry_at == stage.now + 30.0
 
 
-def test_a_sleeper_lets_itself_in_although_the_trial_failed():
+def test_a_waiting_call_is_sent_although_the_trial_failed():
     sent = []
 
     async def theirs():
@@ -241,21 +241,21 @@ def test_a_sleeper_lets_itself_in_although_the_trial_failed():
     assert later.sending
 
 
-# ------------------------------------------------------------ what it looks at
+# ------------------------------------------------------------ state and inputs
 
 
-def test_to_ask_how_it_is_changes_it():
+def test_reading_the_state_changes_it():
     clock = Clock()
     theirs, mine = bare(LooseBreaker, clock), opened(clock)
     clock.now += RECOVERY
-    theirs.passes()  # for a dashboard, say
+    theirs.passes()  # for example for a dashboard
     assert theirs.state == "half-open"
 
     assert (mine.state, mine.retry_in) == (State.OPEN, 0.0)
     assert mine.state is State.OPEN
 
 
-def test_the_wall_clock_set_back_keeps_it_open():
+def test_a_wall_clock_that_is_set_back_keeps_the_circuit_open():
     wall, steady = Clock(), Clock()
     theirs, mine = bare(LooseBreaker, wall), opened(steady)
     mine._wall_clock = wall
@@ -268,7 +268,7 @@ def test_the_wall_clock_set_back_keeps_it_open():
     assert mine.call(lambda: "answer") == "answer"
 
 
-def test_half_of_all_calls_fail_and_it_never_opens():
+def test_a_failure_rate_of_half_never_opens_the_circuit():
     clock = Clock()
     theirs = RatedBreaker(clock)
     mine = ours(clock, replace(ARTICLE.breaker, trip=FailureRate(ratio=0.5)))
@@ -282,20 +282,20 @@ def test_half_of_all_calls_fail_and_it_never_opens():
 
 
 async def test_a_failure_that_is_returned_counts_as_a_success():
-    def unwell():
+    def failed_result():
         return {"status": "error", "code": "MAX_RETRIES_EXCEEDED"}
 
     clock = Clock()
     theirs = RatedBreaker(clock)
     mine = ours(clock, judge=Judge(failed_result=lambda answer: answer["status"] == "error"))
     for _ in range(5):
-        theirs.call(unwell)
-        mine.call(unwell)
+        theirs.call(failed_result)
+        mine.call(failed_result)
     assert theirs.state == "closed"
     assert mine.state is State.OPEN
 
 
-def test_which_exceptions_are_expected_is_never_read():
+def test_the_expected_exception_is_never_used():
     clock = Clock()
     theirs = RatedBreaker(clock)
     theirs.expected = ConnectionError
@@ -303,12 +303,12 @@ def test_which_exceptions_are_expected_is_never_read():
     for breaker in (theirs, mine):
         for _ in range(5):
             with pytest.raises(KeyError):
-                breaker.call(lambda: fail(KeyError))  # a bug of our own
+                breaker.call(lambda: fail(KeyError))  # a bug of the caller
     assert theirs.state == "open"
     assert mine.state is State.CLOSED
 
 
-def test_one_circuit_for_all_models():
+def test_all_models_share_one_circuit():
     theirs = LooseBreaker(Clock())
     for _ in range(5):
         theirs.failed()  # all of one model
@@ -320,14 +320,14 @@ def test_one_circuit_for_all_models():
     assert stage.start(target=OTHER).sending
 
 
-async def test_a_refused_coroutine_is_never_awaited():
+async def test_a_rejected_coroutine_is_never_awaited():
     clock = Clock()
     theirs, mine = bare(RatedBreaker, clock), opened(clock)
     with pytest.warns(RuntimeWarning, match="never awaited"):  # noqa: PT031 - until it is collected
         with pytest.raises(PermissionError):
-            await theirs.async_call(well())
+            await theirs.async_call(answer_call())
         gc.collect()
 
     with pytest.raises(CircuitOpenError):  # warnings are errors in this suite
-        await mine.async_call(well)
+        await mine.async_call(answer_call)
     gc.collect()

@@ -1,4 +1,4 @@
-"""How the article's code waits, as models that do the same, and stormbreak under the preset `article`."""
+"""Models of how the article's code waits, beside stormbreak under the preset `article`."""
 
 import asyncio
 import random
@@ -34,10 +34,10 @@ def client_of(server):
     return AsyncClient(base_url=server.base_url, model="m", policy="article")
 
 
-# ------------------------------------------------------------ a time that the server named
+# ------------------------------------------------------------ Retry-After
 
 
-async def test_a_date_in_retry_after_is_no_number():
+async def test_a_date_in_retry_after_raises_value_error():
     named = formatdate(time.time() + 120, usegmt=True)
     async with served(failing(429, retry_after=named)) as server:
         async with aiohttp.ClientSession() as session:
@@ -52,12 +52,13 @@ async def test_a_date_in_retry_after_is_no_number():
 @pytest.mark.parametrize(
     ("value", "theirs"), [("-5", [-5.0] * TRIES), ("inf", None), ("nan", None)]
 )
-async def test_a_nonsensical_retry_after_is_taken_at_its_word(value, theirs):
+async def test_an_invalid_retry_after_is_slept_as_given(value, theirs):
     slept = []
 
     async def sleep(seconds):
         slept.append(seconds)
-        if not seconds < 0:  # for ever; or an error of the loop's, depending on the Python
+        # Forever, or an error of the event loop, depending on the Python version.
+        if not seconds < 0:
             raise InterruptedError
 
     async with served(failing(429, retry_after=value)) as server:
@@ -73,12 +74,14 @@ async def test_a_nonsensical_retry_after_is_taken_at_its_word(value, theirs):
             with pytest.raises(ThrottledError) as refused:
                 await client.request("chat/completions", PAYLOAD, deadline=0.5)
         assert len(server.requests) == 1
-    assert refused.value.ended.stopped == "deadline"  # its backoff is 0.7 s at the least
+    assert refused.value.ended.stopped == "deadline"  # its backoff is at least 0.7 s
 
 
-async def test_a_time_named_by_a_503_is_not_read(stormbreak_provider):
-    troubled = scenario({"kind": "503", "retry_after": 0.2, "retry_after_form": "ms", "until": 0.1})
-    theirs, ours = stormbreak_provider(troubled), stormbreak_provider(troubled)
+async def test_the_retry_after_of_a_503_is_ignored(stormbreak_provider):
+    overloaded = scenario(
+        {"kind": "503", "retry_after": 0.2, "retry_after_form": "ms", "until": 0.1}
+    )
+    theirs, ours = stormbreak_provider(overloaded), stormbreak_provider(overloaded)
     async with aiohttp.ClientSession() as session:
         await retrying(session, url_of(theirs), PAYLOAD, sleep=asyncio.sleep, backoff=0.03)
     async with client_of(ours) as client:
@@ -88,7 +91,7 @@ async def test_a_time_named_by_a_503_is_not_read(stormbreak_provider):
     assert ours.stats()["early"] == 0
 
 
-async def test_a_day_to_wait_is_slept_through():
+async def test_a_retry_after_of_a_day_is_slept():
     async with served(failing(429, retry_after="86400"), answer()) as server:
         slept = []
 
@@ -104,20 +107,20 @@ async def test_a_day_to_wait_is_slept_through():
     assert (ended.outcome.verdict, ended.retry_at) == (Verdict.THROTTLED, stage.now + 86_400.0)
 
 
-async def test_only_the_call_that_was_told_stays_away():
+async def test_only_the_call_that_got_retry_after_waits():
     async with served(failing(429, retry_after="60"), answer()) as server:
-        told_so = asyncio.Event()
+        got_retry_after = asyncio.Event()
 
         async def sleep(seconds):
-            told_so.set()
+            got_retry_after.set()
             await asyncio.Event().wait()
 
         async with aiohttp.ClientSession() as session:
             first = asyncio.create_task(retrying(session, url_of(server), PAYLOAD, sleep=sleep))
-            await told_so.wait()
+            await got_retry_after.wait()
             await asyncio.gather(*(retrying(session, url_of(server), PAYLOAD) for _ in range(3)))
             first.cancel()
-        assert len(server.requests) == 4  # the server had said: not before 60 s have passed
+        assert len(server.requests) == 4  # although Retry-After was 60 s
 
     stage = Stage(ARTICLE)
     stage.start().step(told(60.0))
@@ -126,7 +129,7 @@ async def test_only_the_call_that_was_told_stays_away():
     assert not any(each.sending for each in others)
 
 
-async def test_all_who_were_told_come_back_in_one_instant():
+async def test_calls_with_the_same_retry_after_return_at_the_same_time():
     refusal, slept = failing(429, retry_after="2"), []
 
     async def sleep(seconds):
@@ -149,8 +152,8 @@ async def test_all_who_were_told_come_back_in_one_instant():
 # ------------------------------------------------------------ the end of a call
 
 
-def test_a_call_has_no_end():
-    """Nobody answers, and the caller has a minute."""
+def test_a_call_has_no_deadline():
+    """The server never responds, and the caller has a minute."""
     ends = []
 
     async def theirs():
@@ -171,7 +174,7 @@ def test_a_call_has_no_end():
     assert timeline.now <= 60.0
 
 
-def test_each_retry_goes_one_frame_deeper():
+def test_each_retry_adds_a_stack_frame():
     def theirs(left):
         return theirs(left - 1) if left else "answer"
 
@@ -194,12 +197,12 @@ def test_each_retry_goes_one_frame_deeper():
 
 
 def drawn(jitter):
-    """What a backoff of two seconds becomes by code that moves it by a share of itself."""
+    """Delays of code that varies a backoff of two seconds by a share of it."""
     chance = random.Random(0)
     return [2.0 + chance.uniform(-2.0 * jitter, 2.0 * jitter) for _ in range(1000)]
 
 
-def test_the_table_says_a_fifth_and_the_code_does_three_tenths():
+def test_the_jitter_of_the_code_exceeds_that_of_the_table():
     least_said, most_said = 1.6, 2.4  # its table, before the second retry
     theirs = drawn(jitter=0.3)
     assert min(theirs) < least_said
@@ -213,8 +216,8 @@ def test_the_table_says_a_fifth_and_the_code_does_three_tenths():
     assert most >= max(ours) > most - 0.01
 
 
-def test_its_decorrelated_jitter_goes_back_and_forth():
-    """Decorrelated jitter draws from one base to three times the delay before: the least never rises.
+def test_the_decorrelated_jitter_of_the_table_does_not_grow():
+    """Decorrelated jitter draws between the base and three times the previous delay, so its minimum never rises.
 
     The article's table has 1-3, 3-9, 1-3, 3-9.
     """

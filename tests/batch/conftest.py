@@ -64,8 +64,8 @@ def run_rows(tmp_path):
         policy = replace(
             for_batch(policy), limit=FixedLimit(max_in_flight=limit), **options.pop("within", {})
         )
-        wishes = {*BatchOptions.__struct_fields__} - {*Job.__dataclass_fields__}
-        given = {name: options.pop(name) for name in {*options} & wishes}
+        names = {*BatchOptions.__struct_fields__} - {*Job.__dataclass_fields__}
+        given = {name: options.pop(name) for name in {*options} & names}
         job = Job(
             source=source,
             output=tmp_path / "out.jsonl",
@@ -92,5 +92,5 @@ def small_disk(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Show every file with its content, to tell that nothing was touched."""
+    """Return a function that reads every file, to check that nothing changed."""
     return lambda: {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}

@@ -25,24 +25,24 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 PROMPTS = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(40)]
 FLAKY = scenario({"kind": "500", "share": 0.3})
 REFUSES = scenario({"kind": "401"})
-SLOW = scenario(service=0.8)  # a busy machine has time to stop it, too
+SLOW = scenario(service=0.8)  # leaves time to stop the run on a busy machine
 
 
 @pytest.fixture
 def place(stormbreak_provider):
-    """Where a calm provider is."""
+    """Address and model of a calm provider."""
     return {"base_url": stormbreak_provider("calm").base_url, "model": "storm-1"}
 
 
 def answered_and_kept(output, provider, rows=PROMPTS):
-    """How many rows a run that was stopped has answered: all that it sent, and not all there are."""
+    """Return the number of answers of a stopped run: one for each request, and fewer than rows."""
     asked, kept = provider.stats()["keys"], len(read(output))
     assert asked["asked"] == asked["answered"] == kept
     assert 0 < kept < len(rows)
     return kept
 
 
-def test_rows_are_answered_and_read_back(output, place):
+def test_run_answers_rows_and_reads_them_back(output, place):
     summary = run(PROMPTS, output=output, **place)
     assert (summary.end, summary.complete, summary.successful) == ("finished", True, 40)
     answered = {each.custom_id: each for each in summary.answers()}
@@ -64,8 +64,8 @@ def test_the_program_may_change_its_directory(tmp_path, place, monkeypatch):
     assert len([*summary.answers()]) == len(read(tmp_path / "out.jsonl")) == 40
 
 
-def test_a_program_without_standard_streams(output, place):
-    """The first files that it opens have their numbers: its lock was refused as standard output."""
+def test_run_works_without_standard_streams(output, place):
+    """The first opened files get the numbers of the streams: the lock was rejected as standard output."""
     code = f"from stormbreak.batch import run; run({PROMPTS[:2]!r}, output={str(output)!r}, **{place!r})"
     shell = 'exec "$0" -c "$1" <&- >&- 2>&-'
     done = subprocess.run(["sh", "-c", shell, sys.executable, code], check=False, timeout=PATIENCE)
@@ -73,7 +73,7 @@ def test_a_program_without_standard_streams(output, place):
     assert len(read(output)) == 2
 
 
-def test_the_rows_are_kept_for_their_owner_and_serve_the_command_line(output, place, capsys):
+def test_rows_are_kept_in_a_private_file_that_batch_retry_reads(output, place, capsys):
     run(iter(PROMPTS), output=output, **place)
     kept = BatchPaths.of(output).input
     assert [json.loads(line) for line in kept.read_text().splitlines()] == PROMPTS
@@ -82,7 +82,7 @@ def test_the_rows_are_kept_for_their_owner_and_serve_the_command_line(output, pl
     assert "would send 0 of 0 failed rows" in capsys.readouterr().out
 
 
-def test_the_same_call_goes_on_and_another_one_is_refused(output, place):
+def test_the_same_call_resumes_and_a_call_with_other_rows_is_rejected(output, place):
     run(PROMPTS, output=output, **place)
     again = run(PROMPTS, output=output, ordered=True, **place)
     assert (again.attempts, again.complete) == (0, True)
@@ -94,22 +94,22 @@ def test_the_same_call_goes_on_and_another_one_is_refused(output, place):
     assert len(read(BatchPaths.of(output).input)) == 40
 
 
-def test_a_file_is_read_where_it_is(tmp_path, output, place):
+def test_an_input_file_is_not_copied(tmp_path, output, place):
     source = write(tmp_path / "rows.jsonl", chat_rows(5))
     assert run(str(source), output=str(output), **place).successful == 5
     assert not BatchPaths.of(output).input.exists()
 
 
-def test_a_file_of_somebody_else_is_left_alone(output, place):
-    stranger = BatchPaths.of(output).input
-    stranger.write_text("precious\n")
+def test_an_existing_foreign_input_file_is_not_overwritten(output, place):
+    foreign = BatchPaths.of(output).input
+    foreign.write_text("precious\n")
     with pytest.raises(ConfigurationError, match=r"out\.input\.jsonl: exists, and no"):
         run(PROMPTS, output=output, **place)
-    assert stranger.read_text() == "precious\n"
+    assert foreign.read_text() == "precious\n"
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"rows": [3]}, "row 1 must be a dict, got int"),
         (
@@ -137,19 +137,19 @@ def test_a_file_of_somebody_else_is_left_alone(output, place):
         ({"fallback_api_key_env": "X"}, "fallback_api_key_env: give fallback_base_url, too"),
     ],
 )
-def test_what_cannot_be_right_is_refused_and_leaves_no_rows_behind(output, place, given, said):
+def test_invalid_arguments_raise_and_leave_no_rows_behind(output, place, given, message):
     options = {"output": output} | place | given
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         run(options.pop("rows", PROMPTS), **options)
     assert not BatchPaths.of(output).input.exists()
 
 
-def test_a_word_that_is_no_option(output, place):
+def test_an_unknown_option_raises_type_error(output, place):
     with pytest.raises(TypeError, match="concurency"):
         run(PROMPTS, output=output, **place, concurency=3)
 
 
-def test_trouble_of_whoever_makes_the_rows_stays_that_trouble(output, place):
+def test_an_exception_of_the_rows_iterator_is_raised_unchanged(output, place):
     def rows():
         yield PROMPTS[0]
         raise FileNotFoundError("the table is gone")
@@ -158,17 +158,17 @@ def test_trouble_of_whoever_makes_the_rows_stays_that_trouble(output, place):
         run(rows(), output=output, **place)
 
 
-def test_an_output_that_is_being_written_is_told_before_the_rows_are_read(output, place):
+def test_a_locked_output_is_rejected_before_the_rows_are_read(output, place):
     with locked(BatchPaths.of(output)), pytest.raises(ConfigurationError, match="another run is"):
         run((pytest.fail("was read") for _ in PROMPTS), output=output, **place)
 
 
-def test_nothing_there(output):
+def test_run_raises_when_no_server_answers(output):
     with pytest.raises(ConfigurationError, match="nothing answers there: connection refused"):
         run(PROMPTS, output=output, base_url="http://127.0.0.1:9", model="m", connect_grace=0.1)
 
 
-def test_failures_are_read_back_and_sent_once_more(output, stormbreak_provider):
+def test_failures_are_read_back_and_retried_on_request(output, stormbreak_provider):
     provider = stormbreak_provider(REFUSES)
     options = {"output": output, "base_url": provider.base_url, "model": "storm-1"}
     summary = run(PROMPTS[:3], **options)
@@ -182,7 +182,7 @@ def test_failures_are_read_back_and_sent_once_more(output, stormbreak_provider):
     assert (mended.recovered, mended.complete) == (3, True)
 
 
-def test_a_policy_of_its_own_and_progress_in_another_thread(output, stormbreak_provider):
+def test_run_accepts_a_policy_and_reports_progress_in_another_thread(output, stormbreak_provider):
     seen = []
     summary = run(
         PROMPTS,
@@ -198,7 +198,7 @@ def test_a_policy_of_its_own_and_progress_in_another_thread(output, stormbreak_p
     assert current_thread() not in {thread for _, _, thread in seen}
 
 
-def test_where_a_loop_runs_already(output, tmp_path, place):
+def test_run_works_inside_a_running_event_loop(output, tmp_path, place):
     async def both():
         blocked = run(PROMPTS[:5], output=output, **place)
         return blocked, await arun(PROMPTS, output=tmp_path / "other.jsonl", **place)
@@ -207,7 +207,7 @@ def test_where_a_loop_runs_already(output, tmp_path, place):
     assert (blocked.complete, awaited.complete) == (True, True)
 
 
-def test_who_is_cancelled_keeps_what_was_sent(output, stormbreak_provider):
+def test_a_cancelled_arun_keeps_the_answers_of_sent_rows(output, stormbreak_provider):
     provider = stormbreak_provider(SLOW)
     options = {
         "output": output, "base_url": provider.base_url, "model": "storm-1", "concurrency": 5,
@@ -233,7 +233,7 @@ def test_who_is_cancelled_keeps_what_was_sent(output, stormbreak_provider):
     assert (rest.complete, rest.attempts) == (True, 40 - before)
 
 
-def test_who_is_cancelled_while_the_rows_are_read_has_sent_nothing(output, place):
+def test_arun_cancelled_while_it_reads_rows_sends_nothing(output, place):
     many = [{"prompt": f"document {number}"} for number in range(100_000)]
 
     async def cancelled():
@@ -251,7 +251,7 @@ def test_who_is_cancelled_while_the_rows_are_read_has_sent_nothing(output, place
 PROGRAM = """
 import signal, sys
 from stormbreak.batch import run
-signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the suite in the background may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background may ignore it
 rows = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(400)]
 try:
     run(rows, output=sys.argv[1], base_url=sys.argv[2], model="storm-1", concurrency=5)
@@ -260,7 +260,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_keeps_what_was_sent(output, stormbreak_provider):
+def test_ctrl_c_keeps_the_answers_of_sent_rows(output, stormbreak_provider):
     rows = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(400)]
     provider = stormbreak_provider(SLOW)
     url = provider.base_url

@@ -21,7 +21,7 @@ from batches import (
     wait_until,
     write,
 )
-from failing import ids, ill, named, rows_that_fail
+from failing import failing_scenario, ids, named, rows_that_fail
 
 STORM = (
     {"kind": "429", "share": 0.30, "retry_after": 1},
@@ -32,19 +32,19 @@ STORM = (
 
 
 def patience_for(count):
-    """Seconds; the last rows wait for longer than most."""
+    """Seconds. The last rows wait longer than most."""
     return 30 + 60 * count / 2_000
 
 
 @contextmanager
 def provider(path, text, seed=0):
-    """The provider in a process of its own; gives its base URL."""
+    """Run the provider in its own process; yield its base URL."""
     path.write_text(text)
     with provider_process("--scenario", path, "--seed", seed) as url:
         yield url
 
 
-# ------------------------------------------------------------ a third of the answers is bad
+# ------------------------------------------------------------ a third of the responses fails
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def provider(path, text, seed=0):
         pytest.param(10_000, 0.05, 3, marks=pytest.mark.prove),
     ],
 )
-def test_a_storm_loses_nothing_and_nobody_comes_early(tmp_path, count, service, seed):
+def test_a_storm_loses_no_row_and_no_retry_comes_early(tmp_path, count, service, seed):
     rows = chat_rows(count)
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     storm = scenario(*STORM, service=service, variation=0.3 if service else 0.0)
@@ -89,7 +89,7 @@ def test_a_storm_loses_nothing_and_nobody_comes_early(tmp_path, count, service, 
         pytest.param(30_000, 6, marks=pytest.mark.prove),
     ],
 )
-def test_kill_9_at_three_moments_loses_nothing(tmp_path, count, seed):
+def test_kill_9_of_a_run_at_three_moments_loses_nothing(tmp_path, count, seed):
     width = 100
     rows = chat_rows(count)
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
@@ -131,7 +131,7 @@ def test_kill_9_of_a_retry_at_three_moments_loses_nothing(tmp_path, count, seed)
     rows = rows_that_fail(count, _400=bad)
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     failed = tmp_path / "out.failed.jsonl"
-    with provider(tmp_path / "ill.toml", ill()) as url:
+    with provider(tmp_path / "failing.toml", failing_scenario()) as url:
         assert run("batch", "run", source, "--output", output, "--base-url", url).returncode == 1
     assert named(read(failed)) == ids(bad)
     still_bad = [{"kind": "404", "match": f"document {number} (meets"} for number in worse]
@@ -151,7 +151,7 @@ def test_kill_9_of_a_retry_at_three_moments_loses_nothing(tmp_path, count, seed)
             assert named(whole_lines(failed)) >= unanswered
         arrived = stats(url)["arrivals"]
         again = ("batch", "run", source, "--output", output, "--base-url", url)
-        assert run(*again).returncode == 1  # it goes on with what failed for good: with nothing
+        assert run(*again).returncode == 1  # a resume sends no row that failed for good
         assert (stats(url)["arrivals"], named(read(failed))) == (arrived, unanswered)
         with started(*args) as process:
             assert process.wait(PATIENCE) == 1, process.stderr.read()
@@ -169,18 +169,18 @@ def test_kill_9_of_a_retry_at_three_moments_loses_nothing(tmp_path, count, seed)
 
 
 def whole_lines(path):
-    """The lines of a file that a killed process has left, but for one that is torn."""
+    """The complete lines of a file after a kill."""
     whole = path.read_bytes()
     return [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
 
 
-# ------------------------------------------------------------ the power goes
+# ------------------------------------------------------------ power cut
 
 
 @pytest.mark.parametrize(
     "seed", [1, 2, *(pytest.param(s, marks=pytest.mark.prove) for s in range(3, 30))]
 )
-def test_after_the_power_went_nothing_durable_is_lost(tmp_path, stormbreak_provider, seed):
+def test_a_power_cut_loses_no_durable_line(tmp_path, stormbreak_provider, seed):
     """Files end anywhere, with or without a tail of zeros, as after a power cut."""
     chance = random.Random(seed)
     rows = chat_rows(200)

@@ -20,11 +20,11 @@ def half_done(files, make_rows):
     return files.output
 
 
-def test_status_for_eyes(half_done, capsys):
+def test_status_prints_counts_and_the_next_command(half_done, capsys):
     assert main(["batch", "status", str(half_done)]) == 0
-    said = capsys.readouterr().out
-    assert "\x1b" not in said
-    words = [line.split(maxsplit=1) for line in said.splitlines()]
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    words = [line.split(maxsplit=1) for line in printed.splitlines()]
     assert [name for name, _ in words] == [
         "input",
         "output",
@@ -43,18 +43,18 @@ def test_status_for_eyes(half_done, capsys):
     assert shown["next"] == f"fix the cause, then: stormbreak batch retry {half_done}"
 
 
-def test_status_of_what_has_not_failed_names_no_command(files, make_rows, capsys):
+def test_status_without_failures_names_no_retry_command(files, make_rows, capsys):
     with open_store(files.output, make_rows("a"), recorded={"model": "m"}):
         pass
     assert main(["batch", "status", str(files.output)]) == 0
     assert "retry" not in capsys.readouterr().out
 
 
-def test_status_for_scripts(half_done, capsys):
+def test_status_with_json_prints_the_counts_as_json(half_done, capsys):
     assert main(["batch", "status", str(half_done), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said.pop("started_at") > 1e9
-    assert said == {
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("started_at") > 1e9
+    assert printed == {
         "input": str(half_done.parent / "in.jsonl"),
         "output": str(half_done),
         "active": False,
@@ -67,21 +67,21 @@ def test_status_for_scripts(half_done, capsys):
     }
 
 
-def test_status_of_nothing(tmp_path, capsys):
+def test_status_of_a_missing_output_is_one_line(tmp_path, capsys):
     assert main(["batch", "status", str(tmp_path / "no\nne")]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "is no output of a batch run" in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "is no output of a batch run" in printed
 
 
 def test_the_help_names_every_subcommand(capsys):
     assert main(["batch", "--help"]) == 0
-    said = capsys.readouterr().out
-    assert [name for name in ("run", "status", "estimate", "retry") if f"  {name} " in said] == [
+    printed = capsys.readouterr().out
+    assert [name for name in ("run", "status", "estimate", "retry") if f"  {name} " in printed] == [
         "run", "status", "estimate", "retry",
     ]  # fmt: skip
 
 
-def test_an_unknown_subcommand(capsys):
+def test_an_unknown_subcommand_is_a_usage_error(capsys):
     assert main(["batch", "walk"]) == 2
     assert "walk" in capsys.readouterr().err

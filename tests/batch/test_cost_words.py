@@ -1,4 +1,4 @@
-"""What a batch has cost, in words."""
+"""The text for the cost of a batch."""
 
 from decimal import Decimal
 
@@ -17,7 +17,7 @@ LIMIT = SpendLimit(Decimal(20), Decimal("4.5"))
 
 
 @table_test(
-    ("cost", "limit", "said"),
+    ("cost", "limit", "text"),
     [
         (Cost(), None, ""),
         (cost(priced=0), None, ""),
@@ -33,5 +33,5 @@ LIMIT = SpendLimit(Decimal(20), Decimal("4.5"))
         (Cost(), SpendLimit(Decimal("0.5"), Decimal(0)), "0 % of the 0.50 USD that it may cost"),
     ],
 )  # fmt: skip
-def test_cost(cost, limit, said):
-    assert format_cost(cost, limit) == said
+def test_format_cost_shows_amount_limit_and_attempts_without_a_price(cost, limit, text):
+    assert format_cost(cost, limit) == text

@@ -31,21 +31,21 @@ def file(tmp_path):
     file.close()
 
 
-def test_lines_are_there_at_once_and_only_for_the_owner(file, tmp_path):
+def test_append_writes_at_once_to_a_private_file(file, tmp_path):
     file.append(LINE)
     file.append(LINE)
     assert (tmp_path / "out").read_bytes() == LINE * 2
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
 
 
-def test_the_file_is_made_by_its_first_line_only(file, tmp_path):
+def test_the_first_line_creates_the_file(file, tmp_path):
     file.sync()
     assert not (tmp_path / "out").exists()
     file.append(LINE)
     assert (tmp_path / "out").exists()
 
 
-def test_appending_goes_on_after_close(file, tmp_path):
+def test_append_after_close_opens_the_file_again(file, tmp_path):
     file.append(LINE)
     file.close()
     file.close()
@@ -53,13 +53,13 @@ def test_appending_goes_on_after_close(file, tmp_path):
     assert (tmp_path / "out").read_bytes() == LINE * 2
 
 
-def test_a_file_that_cannot_be_made(tmp_path):
+def test_append_to_a_missing_directory_raises(tmp_path):
     with pytest.raises(OutputError, match="cannot write: no such file or directory"):
         AppendFile(tmp_path / "none" / "out").append(LINE)
 
 
 @pytest.mark.parametrize("room", [0, 1, 50, 99])
-def test_a_short_write_is_taken_back(file, tmp_path, file_limit, room):
+def test_a_short_write_is_cut_off_again(file, tmp_path, file_limit, room):
     file.append(LINE)
     with file_limit(100 + room), pytest.raises(OutputError) as raised:
         file.append(LINE)
@@ -68,7 +68,7 @@ def test_a_short_write_is_taken_back(file, tmp_path, file_limit, room):
     assert isinstance(raised.value, ConfigurationError)  # the command exits 2
 
 
-def test_after_an_error_nothing_more_is_taken_but_what_stands_is_synced(file, tmp_path, file_limit):
+def test_append_after_an_error_repeats_it_and_sync_still_works(file, tmp_path, file_limit):
     file.append(LINE)
     with file_limit(150), pytest.raises(OutputError) as first:
         file.append(LINE)
@@ -79,7 +79,7 @@ def test_after_an_error_nothing_more_is_taken_but_what_stands_is_synced(file, tm
     assert (tmp_path / "out").read_bytes() == LINE
 
 
-def test_a_full_disk(small_disk):
+def test_a_full_disk_keeps_the_complete_lines(small_disk):
     file = AppendFile(small_disk / "out")
     line = b"x" * 9_999 + b"\n"
     for _ in range(6):
@@ -91,30 +91,30 @@ def test_a_full_disk(small_disk):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("damage", "message"),
     [
         (lambda path: path.unlink(), "was removed; the same command sends the rows again"),
         (lambda path: path.rename(path.with_name("moved")), "was removed; the same"),
         (lambda path: (path.unlink(), path.touch()), "was replaced by another file; the same"),
     ],
 )
-def test_a_file_taken_away_is_noticed_before_anything_counts(tmp_path, harm, said):
+def test_sync_raises_when_the_file_was_removed_or_replaced(tmp_path, damage, message):
     file = AppendFile(tmp_path / "out")
     file.append(LINE)
     file.sync()
-    harm(tmp_path / "out")
+    damage(tmp_path / "out")
     file.append(LINE)
     for _ in range(2):
-        with pytest.raises(OutputError, match=said):
+        with pytest.raises(OutputError, match=message):
             file.sync()
-    with pytest.raises(OutputError, match=said):
+    with pytest.raises(OutputError, match=message):
         file.append(LINE)
-    with pytest.raises(OutputError, match=said):
+    with pytest.raises(OutputError, match=message):
         file.close()
     assert file._fd == -1
 
 
-def test_a_failed_sync_is_never_taken_back(tmp_path, monkeypatch):
+def test_every_sync_after_a_failed_sync_fails(tmp_path, monkeypatch):
     def fail(fd):
         raise OSError(5, "Input/output error")
 
@@ -136,7 +136,7 @@ def test_a_failed_sync_is_never_taken_back(tmp_path, monkeypatch):
     (b"torn", 0, b""),
     (b"", 0, b""),
 ])  # fmt: skip
-def test_mending(file, tmp_path, content, end, left):
+def test_repair_cuts_the_file_to_its_complete_lines(file, tmp_path, content, end, left):
     (tmp_path / "out").write_bytes(content)
     file.repair(end)
     assert (tmp_path / "out").read_bytes() == left
@@ -144,7 +144,7 @@ def test_mending(file, tmp_path, content, end, left):
     assert (tmp_path / "out").read_bytes() == left + LINE
 
 
-def test_replacing_in_one_step(tmp_path):
+def test_replacing_is_atomic_and_makes_the_file_private(tmp_path):
     path = tmp_path / "out"
     path.write_bytes(b"old")
     path.chmod(0o644)
@@ -170,7 +170,7 @@ def test_replacing_leaves_the_old_file_when_the_disk_is_full(tmp_path, file_limi
     assert names_in(tmp_path) == ["out"]
 
 
-def test_replacing_leaves_the_old_file_when_something_is_raised(tmp_path):
+def test_an_exception_inside_replacing_creates_no_file(tmp_path):
     path = tmp_path / "out"
     with pytest.raises(KeyError), replacing(path):
         raise KeyError
@@ -178,7 +178,7 @@ def test_replacing_leaves_the_old_file_when_something_is_raised(tmp_path):
 
 
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
-def test_replacing_writes_into_no_file_of_somebody_else(tmp_path, link):
+def test_replacing_never_writes_through_a_link(tmp_path, link):
     (tmp_path / "victim").write_bytes(b"precious")
     link(tmp_path / "out.stormbreak-new", tmp_path / "victim")
     (tmp_path / "victim").chmod(0o644)
@@ -191,7 +191,7 @@ def test_replacing_writes_into_no_file_of_somebody_else(tmp_path, link):
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_replacing_replaces_nothing_but_files(tmp_path, make):
+def test_replacing_accepts_only_regular_files(tmp_path, make):
     make(tmp_path / "out")  # it might be /dev/null
     with pytest.raises(OutputError, match="not a regular file; left"), replacing(tmp_path / "out"):
         pytest.fail("it is open")
@@ -199,7 +199,7 @@ def test_replacing_replaces_nothing_but_files(tmp_path, make):
     assert not (tmp_path / "out").is_file()
 
 
-def test_of_two_that_replace_one_file_none_puts_half_of_the_other_there(tmp_path):
+def test_concurrent_replacing_of_one_file_never_mixes_their_content(tmp_path):
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="left as it was"), replacing(path) as first:  # noqa: PT012
         first.write(b"first")
@@ -213,7 +213,7 @@ def test_of_two_that_replace_one_file_none_puts_half_of_the_other_there(tmp_path
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o644, 0o700, 0o400])
-def test_an_existing_file_becomes_private_before_anything_is_written(file, tmp_path, mode):
+def test_an_existing_file_becomes_private_before_the_first_write(file, tmp_path, mode):
     (tmp_path / "out").write_bytes(LINE)
     (tmp_path / "out").chmod(mode)
     if os.geteuid() and mode == 0o400:
@@ -222,20 +222,20 @@ def test_an_existing_file_becomes_private_before_anything_is_written(file, tmp_p
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
 
 
-def test_a_link_is_not_followed(file, tmp_path):
+def test_append_does_not_follow_a_symbolic_link(file, tmp_path):
     (tmp_path / "out").symlink_to("victim")
     with pytest.raises(OutputError):
         file.append(LINE)
     assert not (tmp_path / "victim").exists()
 
 
-def test_a_pipe_is_no_file(file, tmp_path):
+def test_append_to_a_named_pipe_raises(file, tmp_path):
     os.mkfifo(tmp_path / "out")
     with pytest.raises(OutputError, match="not a regular file"):
         file.append(LINE)
 
 
-def test_two_names_of_one_file(file, tmp_path):
+def test_a_second_hard_link_to_an_open_file_is_rejected(file, tmp_path):
     file.append(LINE)
     (tmp_path / "other").hardlink_to(tmp_path / "out")
     other = AppendFile(tmp_path / "other")
@@ -247,7 +247,7 @@ def test_two_names_of_one_file(file, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 99, 100, 250])
-def test_a_file_that_is_cut_under_us_is_noticed_and_the_rest_is_saved(tmp_path, size):
+def test_a_truncated_file_is_reported_and_further_lines_are_saved(tmp_path, size):
     file = AppendFile(tmp_path / "out")
     for _ in range(3):
         file.append(LINE)
@@ -261,7 +261,7 @@ def test_a_file_that_is_cut_under_us_is_noticed_and_the_rest_is_saved(tmp_path, 
             act()
 
 
-def test_a_file_that_is_cut_after_the_last_line_is_noticed_at_the_end(tmp_path):
+def test_close_reports_a_file_that_was_truncated_after_the_last_line(tmp_path):
     file = AppendFile(tmp_path / "out")
     file.append(LINE)
     file.sync()
@@ -271,7 +271,7 @@ def test_a_file_that_is_cut_after_the_last_line_is_noticed_at_the_end(tmp_path):
     assert file._fd == -1
 
 
-def test_a_line_longer_than_a_block_is_found_when_the_file_is_cut(tmp_path):
+def test_a_line_longer_than_a_block_is_cut_off_after_a_truncation(tmp_path):
     file = AppendFile(tmp_path / "out")
     file.append(LINE)
     file.append(b"x" * 200_000 + b"\n")
@@ -283,8 +283,10 @@ def test_a_line_longer_than_a_block_is_found_when_the_file_is_cut(tmp_path):
 
 
 @pytest.mark.parametrize(("code", "fails"), [(errno.EIO, True), (errno.EINVAL, False)])
-def test_a_directory_that_cannot_be_synced(tmp_path, monkeypatch, code, fails):
-    """A disk that fails is an error; a network file system that has no such thing is none."""
+def test_a_failed_sync_of_a_directory_raises_unless_it_is_unsupported(
+    tmp_path, monkeypatch, code, fails
+):
+    """A failing disk is an error. A network file system without directory sync is not."""
     real = os.fsync
 
     def fsync(fd):
@@ -297,21 +299,21 @@ def test_a_directory_that_cannot_be_synced(tmp_path, monkeypatch, code, fails):
         new.write(b"x")
 
 
-def test_what_a_killed_process_left_is_discarded(tmp_path):
+def test_remove_stale_temp_deletes_the_file_of_a_killed_process(tmp_path):
     (tmp_path / "out.stormbreak-new").write_bytes(LINE)
     remove_stale_temp(tmp_path / "out")
     remove_stale_temp(tmp_path / "out")
     assert names_in(tmp_path) == []
 
 
-def test_removing_what_is_not_there(tmp_path):
+def test_remove_ignores_a_missing_file(tmp_path):
     remove(tmp_path / "none")
 
 
 # ------------------------------------------------------------ several processes
 
 
-def test_forks_append_whole_lines_and_cut_off_what_a_killed_one_left(file, tmp_path):
+def test_forks_append_whole_lines_and_cut_off_torn_ones(file, tmp_path):
     file.append(LINE)
     file.share()
 
@@ -336,7 +338,7 @@ def test_forks_append_whole_lines_and_cut_off_what_a_killed_one_left(file, tmp_p
     assert all(line in (LINE[:-1], line[:6] * 50) for line in lines)
 
 
-def test_the_turn_of_a_killed_process_is_free(file, tmp_path):
+def test_a_killed_process_releases_its_append_lock(file, tmp_path):
     file.append(LINE)
     file.share()
     child = os.fork()

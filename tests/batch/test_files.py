@@ -17,7 +17,7 @@ from stormbreak.errors import ConfigurationError
         ("a.b.jsonl", "a.b.failed.jsonl"),
     ],
 )
-def test_the_neighbours_of_output(output, failed):
+def test_batch_paths_derive_from_the_output_name(output, failed):
     files = BatchPaths.of(Path(output))
     assert files == BatchPaths(
         output=Path(output),
@@ -33,14 +33,14 @@ def test_the_neighbours_of_output(output, failed):
 
 
 @table_test("ending", [".csv", ".tsv", ".parquet", ".PARQUET", ".pq"])
-def test_a_table_has_a_journal_beside_it(ending):
+def test_a_table_output_has_a_journal_with_jsonl_appended(ending):
     table = Path(f"a/out{ending}")
     files = BatchPaths.of(table)
     assert files.table == table
     assert files == replace(BatchPaths.of(Path(f"a/out{ending}.jsonl")), table=table)
 
 
-def test_json_lines_are_a_table_with_flatten_and_after_a_run_with_it(tmp_path):
+def test_flatten_makes_json_lines_a_table_also_for_later_commands(tmp_path):
     output = tmp_path / "out.jsonl"
     files = BatchPaths.of(output, flatten=True)
     assert (files.table, files.output) == (output, tmp_path / "out.jsonl.jsonl")
@@ -49,28 +49,28 @@ def test_json_lines_are_a_table_with_flatten_and_after_a_run_with_it(tmp_path):
     assert BatchPaths.of(output) == files
 
 
-def test_two_names_of_one_file_share_their_neighbours(tmp_path):
+def test_a_symbolic_link_and_its_target_have_the_same_batch_paths(tmp_path):
     (tmp_path / "link.jsonl").symlink_to("out.jsonl")
     assert BatchPaths.of(tmp_path / "link.jsonl") == BatchPaths.of(tmp_path / "out.jsonl")
 
 
 @table_test("output", [".", "/", ""])
-def test_what_can_be_no_output(output):
+def test_an_output_without_a_file_name_is_rejected(output):
     with pytest.raises(ConfigurationError, match="not a name for an output"):
         BatchPaths.of(Path(output))
 
 
-def test_a_link_to_itself_is_said_where_it_is_opened(tmp_path):
+def test_batch_paths_accept_a_link_to_itself(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     assert BatchPaths.of(tmp_path / "loop").output == tmp_path / "loop"
 
 
 @table_test("output", ["out.csv.gz", "out.jsonl.zst"])
-def test_an_output_is_not_compressed(output):
+def test_a_compressed_output_name_is_rejected(output):
     with pytest.raises(ConfigurationError, match="is written uncompressed; choose a name without"):
         BatchPaths.of(Path(output))
 
 
-def test_an_output_is_not_stdout():
+def test_standard_output_as_output_is_rejected():
     with pytest.raises(ConfigurationError, match="-: an output is a file"):
         BatchPaths.of(Path("-"))

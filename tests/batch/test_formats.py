@@ -1,4 +1,4 @@
-"""Rows in every format that is known, streamed and not, in one file; and what becomes of them when answers are spoilt."""
+"""Rows in every known format, streamed and not, in one file, also with broken responses."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from stormbreak.testing import answer_text
 
 STREAMED = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 URLS = (*STREAMED, "/v1/embeddings")
-SAID = {
+TEXT_OF = {
     "/v1/chat/completions": lambda body: body["choices"][0]["message"]["content"],
     "/v1/responses": lambda body: body["output"][0]["content"][0]["text"],
     "/v1/messages": lambda body: body["content"][0]["text"],
@@ -71,7 +71,7 @@ def assert_each_has_its_own(rows, output):
         if url == "/v1/embeddings":
             assert len(response["body"]["data"]) == 1
         else:
-            assert SAID[url](response["body"]) == answer_text(body_of(each))
+            assert TEXT_OF[url](response["body"]) == answer_text(body_of(each))
 
 
 @pytest.fixture
@@ -85,16 +85,16 @@ def batch_run(tmp_path, capsys):
     return call
 
 
-def test_one_file_may_hold_rows_of_every_url(batch_run, tmp_path, stormbreak_provider):
+def test_one_input_may_hold_rows_of_every_url(batch_run, tmp_path, stormbreak_provider):
     rows, output = mixed(4), tmp_path / "out.jsonl"
     provider = stormbreak_provider(scenario())
-    code, said, errors = batch_run(rows, provider, "--json")
+    code, out, errors = batch_run(rows, provider, "--json")
 
     assert (code, errors.count("Traceback")) == (0, 0)
     assert_each_has_its_own(rows, output)
-    told = json.loads(said)
-    assert told["successful"] == len(rows)
-    assert told["input_tokens"] > 0
+    summary = json.loads(out)
+    assert summary["successful"] == len(rows)
+    assert summary["input_tokens"] > 0
     bodies = {line["custom_id"]: line["response"]["body"] for line in read(output)}
     for url in STREAMED[1:]:
         for n in range(4):
@@ -102,8 +102,8 @@ def test_one_file_may_hold_rows_of_every_url(batch_run, tmp_path, stormbreak_pro
 
 
 @pytest.mark.parametrize("url", STREAMED)
-def test_no_spoilt_answer_passes_for_one(batch_run, tmp_path, stormbreak_provider, url):
-    """Cut streams, and errors inside a success: each is sent again, none is written."""
+def test_no_broken_response_counts_as_an_answer(batch_run, tmp_path, stormbreak_provider, url):
+    """Cut streams and errors inside a 200 response are retried and never written."""
     rows = [row(n, url, stream=bool(n % 2)) for n in range(60)]
     kinds = ("cut_stream", "error_in_200", "error_early", "cut_body", "stream_reset")
     provider = stormbreak_provider(scenario(*({"kind": kind, "share": 0.1} for kind in kinds)))
@@ -118,7 +118,7 @@ def test_no_spoilt_answer_passes_for_one(batch_run, tmp_path, stormbreak_provide
 
 
 @pytest.mark.parametrize("url", STREAMED)
-def test_what_is_refused_in_the_words_of_a_format_is_explained(
+def test_an_error_in_the_format_of_the_url_fails_without_a_retry(
     batch_run, tmp_path, stormbreak_provider, url
 ):
     rows = [row(n, url) for n in range(3)]
@@ -132,7 +132,7 @@ def test_what_is_refused_in_the_words_of_a_format_is_explained(
     assert "document" not in json.dumps([line["error"] for line in failed])
 
 
-def test_a_killed_run_goes_on_with_every_url(tmp_path, stormbreak_provider):
+def test_a_killed_run_resumes_with_every_url(tmp_path, stormbreak_provider):
     rows = mixed(30)
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     provider = stormbreak_provider(scenario(service=0.05))
@@ -148,8 +148,8 @@ def test_a_killed_run_goes_on_with_every_url(tmp_path, stormbreak_provider):
     assert provider.stats()["arrivals"] <= len(rows) + 8
 
 
-async def test_a_url_begins_where_the_base_url_ends(tmp_path):
-    """Its `/v1` is said once, and not at all where the base URL ends in something else."""
+async def test_the_url_of_a_row_is_appended_to_the_base_url(tmp_path):
+    """A `/v1` of the base URL is not repeated, and is omitted if the base URL ends differently."""
     async with served() as server:
         for base in (server.base_url, server.base_url.replace("/v1", "/v1beta/openai")):
             rows = [row(n, url) for n, url in enumerate(URLS)]

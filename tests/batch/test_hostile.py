@@ -1,8 +1,8 @@
-"""A provider that does everything wrong which a client can notice, and a batch that goes through it.
+"""A batch against a provider with every fault that a client can notice.
 
 Half of all attempts meet a fault of some kind, a fifth of the rows is streamed, and 40 rows meet a final error. Every
-other row has to be answered, each with its own answer; no final error is asked for twice, and nobody comes early. Left out are what no
-client can notice (`stale`; `unasked` may cross the next request on the wire) and `early_answer`, for which these bodies are too small.
+other row must get its own answer; no row with a final error is sent again, and no retry comes early. Not covered: faults that no
+client can notice (`stale`; `unasked` may cross the next request on the wire), and `early_answer`, because these bodies are too small.
 """
 
 import random
@@ -37,20 +37,20 @@ def storm():
     lines = ["speed = 20", "[provider]", "slots = 100", "service = 0.6"]
     for kind in FINAL:
         lines += ["[[faults]]", f'kind = "{kind}"', f'match = "(ends as {kind})"']
-    for trouble in tomllib.loads(text)["faults"]:
-        passing = trouble["share"] >= 0.01 or trouble["kind"] not in FINAL
-        final = trouble["share"] == 0.002
-        if passing and not final and trouble["kind"] not in UNNOTICED:
+    for fault in tomllib.loads(text)["faults"]:
+        passing = fault["share"] >= 0.01 or fault["kind"] not in FINAL
+        final = fault["share"] == 0.002
+        if passing and not final and fault["kind"] not in UNNOTICED:
             lines.append("[[faults]]")
             lines += [
-                f'{key} = "{said}"' if isinstance(said, str) else f"{key} = {said}"
-                for key, said in trouble.items()
+                f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}"
+                for key, value in fault.items()
             ]
     return "\n".join(lines) + "\n"
 
 
 def rows(count):
-    """So many rows, a fifth of them streamed; which of them end in which final error, by index."""
+    """Return `count` rows, a fifth of them streamed, and the final error of each row that gets one, by id."""
     chance = random.Random(4)
     ends = dict(zip(chance.sample(range(20, count), 4 * len(FINAL)), [*FINAL] * 4, strict=True))
     made = []
@@ -63,7 +63,7 @@ def rows(count):
 
 
 def check(made, ends, output, seen, *, killed=0):
-    """What must hold; each kill may have cost as many final errors as there were rows in flight."""
+    """Check the invariants. Each kill may repeat one final error for each row in flight."""
     assert_answered([row for row in made if row["custom_id"] not in ends], output)
     failed = read(output.with_name("out.failed.jsonl"))
     assert {line["custom_id"]: line["error"]["verdict"] for line in failed} == {
@@ -71,13 +71,13 @@ def check(made, ends, output, seen, *, killed=0):
     }
     refused = Counter(
         ends.values()
-    )  # counted where they are sent: a lost connection may come before one
+    )  # counted by the provider: a connection may break before the client reads one
     for kind, count in refused.items():
         assert count <= seen["faults"][kind] <= count + killed * WIDTH
     assert sum(seen["faults"][kind] for kind in refused) <= len(ends) + killed * WIDTH
     assert (seen["early"], seen["early_examples"]) == (0, [])
-    met = {kind for kind, count in seen["faults"].items() if count}
-    assert len(met - set(FINAL)) > 30
+    seen_kinds = {kind for kind, count in seen["faults"].items() if count}
+    assert len(seen_kinds - set(FINAL)) > 30
 
 
 def flags(source, output, url):
@@ -89,7 +89,9 @@ def flags(source, output, url):
     ("count", "seed"),
     [(250, 1), *(pytest.param(500, seed, marks=pytest.mark.prove) for seed in (1, 2, 3, 4))],
 )
-def test_every_row_that_can_be_answered_is_and_no_other(tmp_path, stormbreak_provider, count, seed):
+def test_every_row_is_answered_except_those_with_a_final_error(
+    tmp_path, stormbreak_provider, count, seed
+):
     made, ends = rows(count)
     source, output = write(tmp_path / "in.jsonl", made), tmp_path / "out.jsonl"
     provider = stormbreak_provider(storm(), seed=seed)
@@ -100,7 +102,9 @@ def test_every_row_that_can_be_answered_is_and_no_other(tmp_path, stormbreak_pro
 
 @pytest.mark.prove
 @pytest.mark.parametrize("seed", [5, 6])
-def test_and_also_when_it_is_killed_twice(tmp_path, stormbreak_provider, seed):
+def test_every_row_is_answered_after_two_kills_in_a_hostile_storm(
+    tmp_path, stormbreak_provider, seed
+):
     made, ends = rows(500)
     source, output = write(tmp_path / "in.jsonl", made), tmp_path / "out.jsonl"
     provider = stormbreak_provider(storm(), seed=seed)
@@ -115,5 +119,5 @@ def test_and_also_when_it_is_killed_twice(tmp_path, stormbreak_provider, seed):
 
 
 def read_whole(output):
-    """The whole lines of a file that is being written."""
+    """The complete lines of a file that a process still writes."""
     return output.read_bytes().split(b"\n")[:-1] if size_of(output) else []

@@ -24,7 +24,7 @@ NAMES = st.lists(st.text(alphabet="ab\0é", max_size=3))
     others=NAMES,
     hashed=st.sampled_from([hash, lambda _: 7, len, lambda text: -len(text)]),
 )
-def test_answers_like_a_dictionary_even_when_hashes_collide(ids, others, hashed):
+def test_an_id_table_behaves_like_a_dict_when_hashes_collide(ids, others, hashed):
     table, stored, twins = table_of(ids, hashed)
     numbers = {}
     for custom_id, twin in zip(ids, twins, strict=True):
@@ -39,7 +39,7 @@ def test_answers_like_a_dictionary_even_when_hashes_collide(ids, others, hashed)
             assert table.find(custom_id) == numbers.get(custom_id)
 
 
-def test_grows_and_stays_small():
+def test_an_id_table_grows_within_20_bytes_per_id():
     ids = [f"document-{number}" for number in range(50_000)]
     table, _, twins = table_of(ids, hash)
     assert set(twins) == {None}
@@ -48,7 +48,7 @@ def test_grows_and_stays_small():
     assert table.nbytes / len(table) <= 20
 
 
-def test_ids_are_read_back_only_when_hashes_agree():
+def test_an_id_table_reads_ids_only_when_hashes_are_equal():
     asked = []
     table = IdTable(lambda number: asked.append(number) or f"id {number}")
     for number in range(5_000):

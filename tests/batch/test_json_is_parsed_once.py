@@ -1,4 +1,4 @@
-"""How often the JSON of a row is parsed: once when INPUT is checked, once before the row is sent."""
+"""The JSON of a row is parsed once to check INPUT, and once before the row is sent."""
 
 import sys
 from collections import Counter
@@ -27,6 +27,6 @@ def test_a_row_is_parsed_once_before_it_is_sent(run_rows, stormbreak_provider):
         sys.setprofile(None)
 
     assert summary.complete
-    assert decoded[row._Line] == 2 * ROWS  # the line, whose body stays as it is
+    assert decoded[row._Line] == 2 * ROWS  # the line; its body stays raw
     assert decoded[row._ChatBody] == 2 * ROWS  # the body
     assert decoded[RequestFields] == decoded[dict[str, msgspec.Raw]] == 0

@@ -30,7 +30,7 @@ def answered(body, custom_id="a"):
     return line
 
 
-def test_an_answer_in_openai_batch_output_format():
+def test_success_line_uses_the_openai_batch_output_format():
     line = json.loads(answered(b'{"choices":[]}'))
     assert line.pop("id").startswith("batch_req_")
     assert line == {
@@ -40,9 +40,9 @@ def test_an_answer_in_openai_batch_output_format():
     }
 
 
-def test_a_failure_says_all_that_is_known():
-    said = Response(status_code=429, body=b'{"error":{"code":"rate_limit"}}')
-    line = json.loads(failure_line("a", FAILURE, said))
+def test_failure_line_contains_error_verdict_attempts_and_response():
+    response = Response(status_code=429, body=b'{"error":{"code":"rate_limit"}}')
+    line = json.loads(failure_line("a", FAILURE, response))
     assert line["error"] == {
         "code": "rate_limit",
         "message": "429",
@@ -59,17 +59,17 @@ def test_a_failure_says_all_that_is_known():
     assert json.loads(failure_line("a", FAILURE))["response"] is None
 
 
-def test_every_line_has_an_id_of_its_own():
+def test_every_line_has_a_unique_id():
     assert len({json.loads(answered(b"{}"))["id"] for _ in range(100)}) == 100
 
 
-def test_a_body_goes_in_byte_for_byte():
+def test_a_body_is_written_byte_for_byte():
     body = b'{ "n": 1.50e0, "s": "\\u00e9\\n" }'
     assert body in answered(body)
 
 
 @table_test("newline", [b"\n", b"\r\n", b"\r"])
-def test_a_body_on_several_lines_is_compacted_and_nothing_else(newline):
+def test_a_multiline_body_loses_only_its_whitespace(newline):
     body = newline.join([b"{", b'  "n": 1.50e0,', b'  "s": "a \\n b"', b"}"])
     assert b'{"n":1.50e0,"s":"a \\n b"}' in answered(body)
 
@@ -96,7 +96,7 @@ def test_a_body_on_several_lines_is_compacted_and_nothing_else(newline):
         (b"[" * 100_000, "[" * 100_000),
     ],
 )
-def test_a_body_that_would_break_the_line_becomes_a_value(body, kept, tmp_path):
+def test_a_body_that_is_not_portable_json_becomes_a_string_or_is_repaired(body, kept, tmp_path):
     line = answered(body)
     assert json.loads(line)["response"]["body"] == kept
     (tmp_path / "out").write_bytes(line + line)
@@ -104,8 +104,8 @@ def test_a_body_that_would_break_the_line_becomes_a_value(body, kept, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 2**20])
-def test_a_number_that_no_reader_holds_is_quoted_and_nothing_else(tmp_path, size):
-    """Also in a large body, whose decoded form would be too large."""
+def test_only_numbers_too_large_for_a_reader_are_quoted(tmp_path, size):
+    """Also in a large body, which is not decoded as a whole."""
     text = b"1e999 \\" + b'"' + b"a" * size
     body = b'{"t": "%b", "n": %b, "ok": 1.50e+00, "tiny": 1e-999}' % (text, b"9" * 5000)
     kept = b'{"t": "%b", "n": "%b", "ok": 1.50e+00, "tiny": 1e-999}' % (text, b"9" * 5000)
@@ -117,16 +117,16 @@ def test_a_number_that_no_reader_holds_is_quoted_and_nothing_else(tmp_path, size
     assert body.replace(b"9" * 5000, b"9" * 300) in answered(body.replace(b"9" * 5000, b"9" * 300))
 
 
-def test_a_body_full_of_quotes_takes_no_time():
+def test_a_body_full_of_quotes_is_written_in_linear_time():
     body = b'{"n": 1e999, "s": "' + b'\\"' * 200_000
     assert json.loads(answered(body))["response"]["body"].startswith('{"n": 1e999')
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), min_size=1), st.binary(max_size=50))
-def test_what_is_written_can_be_read_back(tmp_path_factory, custom_id, body):
+def test_written_lines_can_be_read_back(tmp_path_factory, custom_id, body):
     path = tmp_path_factory.getbasetemp() / "any"
-    said = Response(status_code=500, body=body)
-    path.write_bytes(answered(body, custom_id) + failure_line(custom_id, FAILURE, said))
+    response = Response(status_code=500, body=body)
+    path.write_bytes(answered(body, custom_id) + failure_line(custom_id, FAILURE, response))
     first, second = entries(path)
     assert (first.custom_id, first.verdict) == (custom_id, None)
     assert (second.custom_id, second.verdict) == (custom_id, "throttled")
@@ -134,7 +134,7 @@ def test_what_is_written_can_be_read_back(tmp_path_factory, custom_id, body):
 
 
 @table_test("torn", [b"", b"\0" * 50, b'{"id":"x","cus', b"\n", b"not JSON\n", b"\xff"])
-def test_a_torn_last_line_is_left_out(tmp_path, torn):
+def test_a_torn_last_line_is_ignored(tmp_path, torn):
     whole = [answered(b"{}") for _ in range(3)]
     (tmp_path / "out").write_bytes(b"".join(whole) + torn)
     assert [entry.raw for entry in entries(tmp_path / "out")] == whole
@@ -148,13 +148,13 @@ def test_a_broken_line_before_the_last_is_an_error(tmp_path, broken):
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
-def test_a_last_line_of_something_else_is_an_error_too(tmp_path, end):
+def test_a_last_line_in_another_format_is_an_error(tmp_path, end):
     (tmp_path / "out").write_bytes(answered(b"{}") + b'{"prompt":"x"}' + end)
     with pytest.raises(ConfigurationError, match=r"out:2: not a line of batch output"):
         list(entries(tmp_path / "out"))
 
 
-def test_files_that_are_not_there_or_not_files(tmp_path):
+def test_a_missing_file_has_no_lines_and_a_directory_is_an_error(tmp_path):
     assert list(entries(tmp_path / "none")) == []
     assert count_lines(tmp_path / "none") == 0
     for read in (lambda path: list(entries(path)), count_lines):
@@ -162,19 +162,21 @@ def test_files_that_are_not_there_or_not_files(tmp_path):
             read(tmp_path)
 
 
-def test_half_a_character_in_what_stands_beside_a_body_loses_no_answer():
-    said = Response(status_code=200, request_id="req \udcff", answered_by="p/\udcff", body=b"{}")
-    line = json.loads(success_line("a", said))
+def test_lone_surrogates_in_metadata_are_replaced():
+    response = Response(
+        status_code=200, request_id="req \udcff", answered_by="p/\udcff", body=b"{}"
+    )
+    line = json.loads(success_line("a", response))
     assert (line["response"]["request_id"], line["answered_by"]) == ("req ?", "p/?")
     line = json.loads(failure_line("a", replace(FAILURE, message="\udcff")))
     assert (line["error"]["message"], line["error"]["retry_at"]) == ("?", 17.5)
 
 
-def test_repr_shows_no_body():
+def test_the_repr_of_a_response_hides_its_body():
     assert "secret" not in repr(Response(status_code=200, body=b"secret"))
 
 
-def test_lines_of_before_with_a_number_that_is_too_large_are_read(tmp_path):
+def test_lines_of_earlier_versions_with_a_large_number_are_read(tmp_path):
     big, path = b"9" * 5000, tmp_path / "out"
     body = b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}],"created":%b}' % big
     path.write_bytes(answered(b"{}").replace(b"{}", body, 1))
@@ -185,7 +187,7 @@ def test_lines_of_before_with_a_number_that_is_too_large_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("response", [b'"text"', b'{"status_code":%b}' % (b"9" * 5000)])
-def test_an_odd_line_is_named_by_who_reads_answers(tmp_path, response):
+def test_read_answers_names_a_malformed_line(tmp_path, response):
     line = b'{"custom_id":"a","response":%b,"error":null}\n' % response
     (tmp_path / "out").write_bytes(answered(b"{}") + line)
     with pytest.raises(ConfigurationError, match=r"out:2: not a line of batch output"):

@@ -33,7 +33,7 @@ def another_process(files):
             process.kill()
 
 
-def test_a_second_run_is_refused_until_the_first_is_killed(files):
+def test_a_second_run_is_rejected_until_the_first_is_killed(files):
     with another_process(files) as first:
         assert held(files)
         with pytest.raises(ConfigurationError) as raised, locked(files):
@@ -47,7 +47,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(files):
     assert not held(files)
 
 
-def test_the_lock_outlives_the_replacing_of_output_and_the_run_file(files):
+def test_the_lock_survives_replacement_of_output_and_run_file(files):
     with another_process(files):
         for path in (files.output, files.run):
             (path.parent / "new").write_text("x")
@@ -55,29 +55,29 @@ def test_the_lock_outlives_the_replacing_of_output_and_the_run_file(files):
         assert held(files)
 
 
-def test_looking_makes_no_file_and_takes_nothing(files):
+def test_held_creates_no_lock_file(files):
     assert not held(files)
     assert not files.lock.exists()
 
 
-def test_looking_does_not_disturb_a_run_that_begins(files):
+def test_held_does_not_block_a_run_that_begins(files):
     files.lock.touch()
-    looking = os.open(files.lock, os.O_RDONLY)
-    fcntl.flock(looking, fcntl.LOCK_SH)
-    gone = threading.Timer(0.05, os.close, [looking])
+    shared = os.open(files.lock, os.O_RDONLY)
+    fcntl.flock(shared, fcntl.LOCK_SH)
+    gone = threading.Timer(0.05, os.close, [shared])
     gone.start()
     with locked(files):
         gone.join()
 
 
-def test_the_lock_file_is_never_written(files):
+def test_locked_never_writes_the_lock_file(files):
     files.lock.write_text("somebody's own")
     with locked(files):
         pass
     assert files.lock.read_text() == "somebody's own"
 
 
-def test_a_run_that_does_not_begin_leaves_no_lock(files):
+def test_a_run_that_does_not_begin_removes_its_lock_file(files):
     for began in (False, True):
         if began:
             files.run.touch()
@@ -86,8 +86,8 @@ def test_a_run_that_does_not_begin_leaves_no_lock(files):
         assert files.lock.exists() is began
 
 
-def test_who_waited_for_a_lock_that_was_removed_takes_a_new_one(files, monkeypatch):
-    """Else two runs would hold a lock, each on a file of its own."""
+def test_a_run_that_waited_for_a_removed_lock_file_creates_a_new_one(files, monkeypatch):
+    """Otherwise two runs would each hold a lock on a different file."""
     flock = fcntl.flock
 
     def late(fd, operation):
@@ -102,8 +102,8 @@ def test_who_waited_for_a_lock_that_was_removed_takes_a_new_one(files, monkeypat
             pytest.fail("two runs on one output")
 
 
-def test_a_place_that_cannot_be_written(files):
+def test_a_lock_file_that_cannot_be_opened_is_an_error(files):
     files.lock.mkdir()
-    said = r"out\.jsonl: cannot write there: is a directory"
-    with pytest.raises(ConfigurationError, match=said), locked(files):
+    message = r"out\.jsonl: cannot write there: is a directory"
+    with pytest.raises(ConfigurationError, match=message), locked(files):
         pass

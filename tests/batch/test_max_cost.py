@@ -1,4 +1,4 @@
-"""A batch that may cost so much and no more."""
+"""A batch with a spend limit."""
 
 import json
 import re
@@ -26,7 +26,7 @@ FILLS = scenario(
     slots=50,
     use_max_tokens=True,
 )
-ROWS = chat_rows(100, max_tokens=1000)  # each may cost 0.0156 dollars or so, and does
+ROWS = chat_rows(100, max_tokens=1000)  # each costs about 0.0156 dollars, which is also its bound
 SMALL = 1.1
 
 
@@ -50,7 +50,7 @@ def run(run_rows):
     return go
 
 
-def test_it_stops_before_the_limit_is_passed_and_more_of_it_goes_on(
+def test_a_run_stops_before_its_limit_and_resumes_with_a_higher_one(
     run, stormbreak_provider, files
 ):
     provider = stormbreak_provider(FILLS)
@@ -74,10 +74,10 @@ def test_it_stops_before_the_limit_is_passed_and_more_of_it_goes_on(
 
 
 @pytest.mark.parametrize(("of_tenant", "failed"), [(True, 1), (False, 0)])
-def test_a_tenant_without_money_for_a_retry_ends_a_row_and_not_the_run(
+def test_an_exhausted_tenant_budget_ends_a_row_and_not_the_run(
     run, stormbreak_provider, monkeypatch, of_tenant, failed
 ):
-    """Found: the run stopped early, as if it had spent its own."""
+    """The run used to stop early, as if its own budget were exhausted."""
     ask = AsyncClient.ask
 
     async def answered(client, endpoint, body, **options):
@@ -94,14 +94,14 @@ def test_a_tenant_without_money_for_a_retry_ends_a_row_and_not_the_run(
     assert summary.failed == failed
 
 
-def test_a_wide_limit_holds_nobody(run, stormbreak_provider):
+def test_a_high_limit_stops_no_row(run, stormbreak_provider):
     summary = run(stormbreak_provider(FILLS), max_cost=100.0)
 
     assert (summary.end, summary.successful) == (End.FINISHED.value, 100)
     assert summary.max_cost == 100
 
 
-def test_a_batch_of_many_models_goes_on(run, stormbreak_provider):
+def test_a_spend_limit_works_with_many_models(run, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.001))
     rows = [chat_row(number, max_tokens=10, model=f"m-{number}") for number in range(120)]
 
@@ -113,13 +113,13 @@ def test_a_batch_of_many_models_goes_on(run, stormbreak_provider):
     assert run(provider, rows=rows, price_of=known).end == End.FINISHED.value
 
 
-def test_without_a_limit_nothing_is_said_of_it(run, stormbreak_provider):
+def test_a_summary_without_a_limit_shows_no_spend(run, stormbreak_provider):
     summary = run(stormbreak_provider(FILLS), max_cost=None, rows=ROWS[:3])
 
     assert (summary.max_cost, summary.spent) == (None, None)
 
 
-def test_what_was_under_way_when_a_run_was_killed_counts(run, stormbreak_provider, files):
+def test_rows_in_flight_of_a_killed_run_count_as_spent(run, stormbreak_provider, files):
     provider = stormbreak_provider(FILLS)
     run(provider)
     file = json.loads(files.run.read_bytes())
@@ -134,7 +134,7 @@ def test_what_was_under_way_when_a_run_was_killed_counts(run, stormbreak_provide
     assert billed(provider) + Decimal("1.5") <= summary.spent <= Decimal(3)
 
 
-def test_rows_without_a_bound_get_one(run, stormbreak_provider):
+def test_max_output_tokens_bounds_rows_without_a_bound(run, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.01, use_max_tokens=True))
     summary = run(provider, rows=chat_rows(20), max_output_tokens=100)
 
@@ -142,7 +142,7 @@ def test_rows_without_a_bound_get_one(run, stormbreak_provider):
     assert summary.output_tokens == 2000
 
 
-def test_a_first_row_without_a_bound_is_told_before_anything_is_sent(run, stormbreak_provider):
+def test_a_first_row_without_a_bound_is_rejected_before_any_request(run, stormbreak_provider):
     provider = stormbreak_provider(FILLS)
     with pytest.raises(ConfigurationError, match=r"row 'row-0': nothing .* --max-output-tokens"):
         run(provider, rows=chat_rows(20))
@@ -150,36 +150,36 @@ def test_a_first_row_without_a_bound_is_told_before_anything_is_sent(run, stormb
     assert provider.stats()["arrivals"] == 0
 
 
-def test_a_first_row_whose_most_cannot_be_told_says_what_is_to_blame(run, stormbreak_provider):
+def test_an_unbounded_first_row_error_names_the_field(run, stormbreak_provider):
     with pytest.raises(ConfigurationError, match=r"its service_tier may cost more .* known$"):
         run(stormbreak_provider(FILLS), rows=chat_rows(1, max_tokens=10, service_tier="priority"))
 
 
-ILL = [{"role": "user", "content": "ill"}]
-OPEN_IN_FRONT = [chat_row(0), *chat_rows(3, max_tokens=10, messages=ILL)[1:]]
-OPEN_BEHIND = [chat_row(0, max_tokens=10), *chat_rows(3, messages=ILL)[1:]]
+BAD = [{"role": "user", "content": "bad"}]
+UNBOUNDED_FIRST = [chat_row(0), *chat_rows(3, max_tokens=10, messages=BAD)[1:]]
+UNBOUNDED_LAST = [chat_row(0, max_tokens=10), *chat_rows(3, messages=BAD)[1:]]
 
 
-@pytest.mark.parametrize("rows", [OPEN_IN_FRONT, OPEN_BEHIND])
+@pytest.mark.parametrize("rows", [UNBOUNDED_FIRST, UNBOUNDED_LAST])
 @pytest.mark.parametrize("choice", [UNFINISHED_ROWS, failed_rows()])
-def test_of_a_batch_that_goes_on_the_first_row_that_is_left_is_looked_at(
+def test_a_resume_checks_the_bound_of_the_first_unfinished_row(
     run, stormbreak_provider, tmp_path, rows, choice
 ):
     kind = "400" if choice is not UNFINISHED_ROWS else "500"
-    ill = stormbreak_provider(scenario({"kind": kind, "match": "ill"}))
-    assert run(ill, rows=rows, max_cost=None, policy=OFF).failed == 2  # each is sent once
+    failing = stormbreak_provider(scenario({"kind": kind, "match": "bad"}))
+    assert run(failing, rows=rows, max_cost=None, policy=OFF).failed == 2  # each is sent once
     before = read(tmp_path / "out.failed.jsonl")
-    well = stormbreak_provider(scenario(use_max_tokens=True))
-    if rows is OPEN_IN_FRONT:
-        assert run(well, choice=choice).complete
+    healthy = stormbreak_provider(scenario(use_max_tokens=True))
+    if rows is UNBOUNDED_FIRST:
+        assert run(healthy, choice=choice).complete
         return
     with pytest.raises(ConfigurationError, match=r"row 'row-1': nothing .* --max-output-tokens"):
-        run(well, choice=choice)
-    assert well.stats()["arrivals"] == 0
+        run(healthy, choice=choice)
+    assert healthy.stats()["arrivals"] == 0
     assert read(tmp_path / "out.failed.jsonl") == before
 
 
-def test_a_later_row_without_a_bound_fails_and_says_why(run, stormbreak_provider, tmp_path):
+def test_a_later_row_without_a_bound_fails_with_the_reason(run, stormbreak_provider, tmp_path):
     rows = [*chat_rows(3, max_tokens=10), {**chat_rows(1)[0], "custom_id": "open"}]
     summary = run(stormbreak_provider(scenario(service=0.01)), rows=rows)
     (failure,) = read(tmp_path / "out.failed.jsonl")
@@ -189,12 +189,14 @@ def test_a_later_row_without_a_bound_fails_and_says_why(run, stormbreak_provider
     assert "nothing in the request bounds what it costs" in failure["error"]["message"]
 
 
-def test_a_model_without_a_price_is_told_before_anything_is_sent(run, stormbreak_provider):
+def test_a_model_without_a_price_is_rejected_before_any_request(run, stormbreak_provider):
     with pytest.raises(ConfigurationError, match="no price is known of storm-1 at 127"):
         run(stormbreak_provider(FILLS), price_of=lambda *_: None)
 
 
-def test_a_price_file_on_the_command_line(stormbreak_provider, tmp_path, capsys):
+def test_the_command_line_prices_a_limited_run_from_a_price_file(
+    stormbreak_provider, tmp_path, capsys
+):
     provider = stormbreak_provider(FILLS)
     file = tmp_path / "deal.toml"
     file.write_text(
@@ -203,22 +205,22 @@ def test_a_price_file_on_the_command_line(stormbreak_provider, tmp_path, capsys)
     source, output = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
     where = ["--output", str(output), "--base-url", provider.base_url, "--quiet"]
     limit = ["--max-cost", "0.5", "--prices", str(file)]
-    code = main(["batch", "run", str(source), *where, *limit])
+    exit_code = main(["batch", "run", str(source), *where, *limit])
     out, _ = capsys.readouterr()
 
-    assert code == 1
+    assert exit_code == 1
     assert re.search(
         r"cost +0\.[0-9]+( to 0\.[0-9]+)? USD; [89][0-9] % of the 0\.50 USD that it may cost", out
     )
     assert "too small for the next row; run again with a higher --max-cost" in out
 
     assert main(["batch", "run", str(source), *where, *limit, "--json"]) == 1
-    said = json.loads(capsys.readouterr()[0])
-    assert (said["end"], said["max_cost"], said["answered"]) == ("spent", 0.5, 0)
+    summary = json.loads(capsys.readouterr()[0])
+    assert (summary["end"], summary["max_cost"], summary["answered"]) == ("spent", 0.5, 0)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "5 USD"])
-def test_a_limit_that_is_none(value, tmp_path, capsys):
+def test_an_invalid_max_cost_is_a_usage_error(value, tmp_path, capsys):
     source = write(tmp_path / "in.jsonl", ROWS[:1])
     flags = ["--output", str(tmp_path / "o.jsonl"), "--base-url", "http://127.0.0.1:9/v1"]
     assert main(["batch", "run", str(source), *flags, "--max-cost", value]) == 2

@@ -1,4 +1,4 @@
-"""Batches in cells of a notebook, in a real kernel."""
+"""Batches in notebook cells, in a real kernel."""
 
 import pytest
 from jupyter_client.manager import start_new_kernel
@@ -15,7 +15,7 @@ SILENT = {"execute_input", "status"}
 
 @pytest.fixture
 def cell(tmp_path, stormbreak_provider):
-    """Run the code of a cell; return what it shows, as (type of message, content)."""
+    """Run the code of a cell; return its messages as (type, content)."""
     folders = dict.fromkeys(("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"), str(tmp_path))
     with pytest.MonkeyPatch.context() as patch:
         for name, folder in folders.items():
@@ -35,7 +35,7 @@ def cell(tmp_path, stormbreak_provider):
         manager.shutdown_kernel(now=True)
 
 
-def test_a_notebook_shows_a_bar_and_texts_when_asked(cell):
+def test_a_notebook_shows_a_progress_bar_and_texts_only_on_request(cell):
     (kind, first), *updates = cell("done = run(rows, output='out.jsonl', **place)")
     assert kind == "display_data"
     assert {kind for kind, _ in updates} == {"update_display_data"}

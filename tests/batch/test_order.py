@@ -23,7 +23,7 @@ def history_lines(ids):
 
 @settings(deadline=None)
 @given(st.permutations(list("abcdefgh")), st.integers(0, 8))
-def test_output_takes_the_order_of_the_input(tmp_path_factory, ids, count):
+def test_order_output_sorts_the_lines_in_input_order(tmp_path_factory, ids, count):
     files = BatchPaths.of(tmp_path_factory.getbasetemp() / "out.jsonl")
     lines = history_lines(ids[:count])
     files.output.write_bytes(b"".join(lines))
@@ -32,7 +32,7 @@ def test_output_takes_the_order_of_the_input(tmp_path_factory, ids, count):
     assert files.output.read_bytes() == b"".join(by_id[name] for name in sorted(by_id))
 
 
-def test_a_line_of_no_row_is_not_dropped(files):
+def test_a_line_without_a_row_is_an_error_and_stays(files):
     files.output.write_bytes(b"".join(history_lines("bza")))
     before = files.output.read_bytes()
     with pytest.raises(ConfigurationError, match="no row of the input is 'z'"):
@@ -40,7 +40,7 @@ def test_a_line_of_no_row_is_not_dropped(files):
     assert files.output.read_bytes() == before
 
 
-def test_a_full_disk_leaves_output_as_it_was(files, file_limit):
+def test_a_full_disk_leaves_the_output_unchanged(files, file_limit):
     files.output.write_bytes(b"".join(history_lines("dcba")))
     before = files.output.read_bytes()
     with file_limit(len(before) - 1), pytest.raises(OutputError, match="left as it was"):

@@ -1,4 +1,4 @@
-"""What was paid for is written, whatever else goes wrong beside it."""
+"""Every paid answer is written, also when something else fails."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from strangers import posted_to
 from stormbreak.batch import run
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.run_options import BatchOptions
-from stormbreak.batch.store.durable_file import AppendFile, OutputError
+from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.cli.main import main
 from stormbreak.core.presets import BATCH
 from stormbreak.errors import ConfigurationError
@@ -38,13 +38,11 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 PROMPTS = [{"prompt": f"document {number}"} for number in range(100)]
 
 
-# ------------------------------------------------------------ whoever looks on
+# ------------------------------------------------------------ callbacks and standard error
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-def test_a_callback_that_ends_the_program_lets_answers_come_in_first(
-    output, stormbreak_provider, kind
-):
+def test_a_callback_that_exits_first_drains_the_rows_in_flight(output, stormbreak_provider, kind):
     provider = stormbreak_provider(scenario(service=0.3))
 
     def look(view):
@@ -66,7 +64,7 @@ def test_a_callback_that_ends_the_program_lets_answers_come_in_first(
 
 
 @pytest.mark.parametrize("how", ["2>&-", "2>/dev/full", "closed pipe"])
-def test_without_a_standard_error_the_run_goes_on(tmp_path, output, stormbreak_provider, how):
+def test_a_run_continues_without_standard_error(tmp_path, output, stormbreak_provider, how):
     rows = chat_rows(60)
     provider = stormbreak_provider(scenario(service=0.2))
     args = run_args(write(tmp_path / "in.jsonl", rows), output, provider.base_url)
@@ -89,7 +87,7 @@ def test_without_a_standard_error_the_run_goes_on(tmp_path, output, stormbreak_p
     assert_answered(rows, output)
 
 
-def test_without_a_standard_error_a_complaint_is_an_exit_code(tmp_path):
+def test_an_error_without_standard_error_still_sets_the_exit_code(tmp_path):
     words = command("batch", "run", tmp_path / "none.jsonl", "--output", tmp_path / "o.jsonl")
     for redirect in ("2>&-", "2>/dev/full"):
         done = subprocess.run(
@@ -102,11 +100,11 @@ def test_without_a_standard_error_a_complaint_is_an_exit_code(tmp_path):
         assert (done.returncode, done.stdout) == (2, "")
 
 
-# ------------------------------------------------------------ OUTPUT, changed by somebody else
+# ------------------------------------------------------------ OUTPUT, truncated by another process
 
 
 @pytest.mark.parametrize("left", [0, 1000])
-def test_an_output_that_is_cut_while_the_run_writes_is_noticed_and_loses_nothing_more(
+def test_a_run_reports_a_truncated_output_and_loses_no_further_row(
     run_rows, output, stormbreak_provider, left
 ):
     provider = stormbreak_provider(scenario(service=0.1))
@@ -130,7 +128,9 @@ def test_an_output_that_is_cut_while_the_run_writes_is_noticed_and_loses_nothing
     assert_answered(rows, output)
 
 
-def test_it_ends_with_one_line_and_code_2(tmp_path, output, stormbreak_provider):
+def test_a_truncated_output_ends_the_run_with_one_line_and_code_2(
+    tmp_path, output, stormbreak_provider
+):
     provider = stormbreak_provider(scenario(service=0.3))
     args = run_args(write(tmp_path / "in.jsonl", chat_rows(100)), output, provider.base_url)
     with started(*args, "--concurrency", "10", "--quiet") as process:
@@ -141,38 +141,11 @@ def test_it_ends_with_one_line_and_code_2(tmp_path, output, stormbreak_provider)
     assert "another process cut it short" in one_line(errors)
 
 
-def test_a_line_goes_behind_the_last_whole_one(tmp_path):
-    path = tmp_path / "out"
-    file = AppendFile(path)
-    for line in (b"first\n", b"second\n", b"x" * 200_000 + b"\n"):
-        file.append(line)
-    os.truncate(path, 100_000)
-    file.append(b"last\n")
-    assert path.read_bytes() == b"first\nsecond\nlast\n"
-    for _ in range(2):
-        with pytest.raises(OutputError, match="another process cut it short"):
-            file.sync()
-    assert file.is_writable
-    with pytest.raises(OutputError, match="another process cut it short"):
-        file.close()
+# ------------------------------------------------------------ a slow server
 
 
-def test_a_cut_after_the_last_line_is_noticed_at_the_end(tmp_path):
-    file = AppendFile(tmp_path / "out")
-    file.append(b"first\n")
-    file.sync()
-    os.truncate(tmp_path / "out", 3)
-    with pytest.raises(OutputError, match="another process cut it short"):
-        file.close()
-
-
-# ------------------------------------------------------------ somebody there after all
-
-
-def test_a_request_that_is_still_worked_on_is_not_given_up_as_unreachable(
-    run_rows, output, monkeypatch
-):
-    """The first connection was lost, and nothing has answered yet; the others were sent, and are paid for."""
+def test_requests_in_flight_are_not_given_up_as_unreachable(run_rows, output, monkeypatch):
+    """The first connection was lost and no response has arrived. The other requests are sent and paid."""
     monkeypatch.setattr("stormbreak.batch.running.runner.CONNECTED_AFTER", 0.3)
     lost, release = [], threading.Event()
 
@@ -194,11 +167,11 @@ def test_a_request_that_is_still_worked_on_is_not_given_up_as_unreachable(
     assert (summary.end, summary.successful) == ("finished", 3)
 
 
-# ------------------------------------------------------------ a time that was named
+# ------------------------------------------------------------ Retry-After
 
 
-def test_a_named_time_holds_over_a_kill(tmp_path, output):
-    """Whoever goes on waits as long as the run before would have."""
+def test_a_pause_of_the_provider_survives_a_kill(tmp_path, output):
+    """The next run waits as long as the killed run would have waited."""
     named, times = [], []
 
     def answer(_, body):
@@ -227,16 +200,16 @@ def _pauses(output):
     return json.loads((output.parent / "out.jsonl.run").read_text())["pauses"]
 
 
-def test_at_another_address_it_does_not_hold(run_rows, output, stormbreak_provider):
+def test_a_pause_does_not_apply_to_another_address(run_rows, output, stormbreak_provider):
     waits = stormbreak_provider(scenario({"kind": "429", "retry_after": 600.0}))
     with pytest.raises(ConfigurationError, match="stop"):
-        run_rows(chat_rows(5), waits, tick=_stop_when_told)
+        run_rows(chat_rows(5), waits, tick=_stop_at_the_first_cooldown)
     assert max(_pauses(output).values()) > time.time() + 300
     summary = run_rows(chat_rows(5), stormbreak_provider(scenario()))
     assert summary.successful == 5
 
 
-def _stop_when_told(runner):
+def _stop_at_the_first_cooldown(runner):
     if runner.stats.cooldowns:
         runner._give_up(ConfigurationError("stop"))
 
@@ -244,14 +217,16 @@ def _stop_when_told(runner):
 # ------------------------------------------------------------ the command line
 
 
-def test_the_help_of_a_retry_names_no_default_that_it_does_not_use(capsys):
+def test_the_help_of_retry_shows_no_unused_default(capsys):
     assert main(["batch", "retry", "--help"]) == 0
     assert "[default:" not in capsys.readouterr().out
     assert main(["batch", "run", "--help"]) == 0
     assert capsys.readouterr().out.count("[default:") == 9
 
 
-def test_a_report_of_a_run_that_hit_its_limit(tmp_path, output, stormbreak_provider, capsys):
+def test_the_report_of_a_run_names_a_reached_spend_limit(
+    tmp_path, output, stormbreak_provider, capsys
+):
     provider = stormbreak_provider(scenario(use_max_tokens=True))
     rows = chat_rows(40, max_tokens=1000)
     source, prices = write(tmp_path / "in.jsonl", rows), tmp_path / "deal.toml"

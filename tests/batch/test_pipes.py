@@ -1,4 +1,4 @@
-"""A pipe without a writer, in the place of a file of a batch, held the command for ever."""
+"""A named pipe without a writer in place of a batch file must not block the command."""
 
 import os
 from contextlib import suppress
@@ -17,12 +17,12 @@ from stormbreak.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch):
+def short_pipe_patience(monkeypatch):
     monkeypatch.setattr(file_reader, "PIPE_PATIENCE", 0.01)
 
 
 def ended(do, pipe):
-    """What `do` raises; a writer frees it if it hangs."""
+    """Return the exceptions of `do`. If it hangs, a writer releases it."""
     raised = []
 
     def work():
@@ -43,14 +43,14 @@ def ended(do, pipe):
     return raised
 
 
-def test_a_run_file(files):
+def test_a_pipe_as_run_file_is_an_error(files):
     os.mkfifo(files.run)
     (error,) = ended(lambda: read_run(files), files.run)
     assert isinstance(error, ConfigurationError)
     assert "the pipe has no writer" in str(error)
 
 
-def test_the_answers_whose_cost_is_asked_for(files, make_rows):
+def test_a_pipe_as_output_is_an_error_for_the_cost(files, make_rows):
     rows = make_rows("a")
     record(files, rows, {"model": "m"}, last=check(files, rows, {"model": "m"}), now=1.0)
     os.mkfifo(files.output)
@@ -59,19 +59,19 @@ def test_the_answers_whose_cost_is_asked_for(files, make_rows):
     assert "the pipe has no writer" in str(error)
 
 
-def test_an_input_of_before(files):
+def test_a_pipe_as_kept_input_is_an_error(files):
     os.mkfifo(files.input)
     (error,) = ended(lambda: fingerprint_of(files.input), files.input)
     assert isinstance(error, OSError)
 
 
 @pytest.mark.parametrize("read", [count_lines, lambda path: list(entries(path))])
-def test_an_output(files, read):
+def test_a_pipe_as_output_is_an_error(files, read):
     os.mkfifo(files.output)
     (error,) = ended(lambda: read(files.output), files.output)
     assert isinstance(error, ConfigurationError)
 
 
-def test_a_lock(files):
+def test_a_pipe_as_lock_file_does_not_block(files):
     os.mkfifo(files.lock)
     assert ended(lambda: held(files), files.lock) == []

@@ -19,16 +19,16 @@ from stormbreak.escape import ending, path_of, plain, quoted, reason
         (7, "7"),
     ],
 )
-def test_text_of_strangers_is_made_harmless(text, shown):
+def test_plain_escapes_control_characters_and_cuts_long_text(text, shown):
     assert plain(text) == shown
     assert quoted(text) == f"'{shown}'"
 
 
-def test_paths_are_whole():
+def test_path_of_escapes_but_never_cuts():
     assert path_of("d/" * 500 + "\x1b") == "d/" * 500 + r"\x1b"
 
 
-def test_a_full_disk_is_called_that():
+def test_reason_names_the_operating_system_error():
     assert reason(OSError(errno.ENOSPC, "No space left on device")) == "disk full"
     assert reason(OSError(errno.EACCES, "Permission denied")) == "permission denied"
     assert reason(OSError("odd")) == "oserror"
@@ -43,5 +43,5 @@ def test_a_full_disk_is_called_that():
         ("policies/a\x1b.toml", "…cies/a\\x1b.toml"),
     ],
 )
-def test_of_a_path_the_end_is_kept(text, shown):
+def test_ending_keeps_the_end_of_a_path(text, shown):
     assert ending(text, 16) == shown

@@ -29,7 +29,7 @@ def drawn(width, **changes):
 
 
 @table_test("width", [80, 100, 120, 300])
-def test_the_panel_is_aligned_and_fits(width):
+def test_the_panel_aligns_its_columns_and_fits_the_width(width):
     lines = drawn(width)
     assert len(lines) == 4
     assert max(len(line.rstrip()) for line in lines) <= min(width, 100)
@@ -37,22 +37,22 @@ def test_the_panel_is_aligned_and_fits(width):
               for names in (("done", "failed", "left"), ("rows/s", "in flight", "waiting"),
                             ("retries", "circuit", "tokens"))]  # fmt: skip
     assert all(len(set(column)) == 1 for column in starts)
-    said = "\n".join(lines)
+    text = "\n".join(lines)
     for value in ("61 %", "2:03:04 to go", "6,123,456", "1,234", "3,875,310", "1,234.5", "250 of 256",
                   "1,024", "123,456", "half-open", "1.2 G in, 9.9 M out"):  # fmt: skip
-        assert value in said
+        assert value in text
 
 
 SLOW = "1,000 rows to be sent again after server error (500), first in 59 s"
 
 
-def test_a_slow_run_says_why():
+def test_the_panel_names_the_reason_of_a_slow_run():
     lines = drawn(80, slow=SLOW)
     assert lines[-1].rstrip() == f"slow     {SLOW}"
     assert len(lines) == len(drawn(80)) + 1
 
 
-def test_a_run_that_stops_says_what_it_waits_for():
+def test_a_stopping_panel_counts_the_answers_still_in_flight():
     for interrupted, how in ((True, "again"), (False, "twice")):
         assert drawn(100, stopping=True, interrupted=interrupted)[-1].rstrip() == (
             f"stopping: 250 answers are still to come; Ctrl-C {how} stops at once"
@@ -61,7 +61,7 @@ def test_a_run_that_stops_says_what_it_waits_for():
 
 
 @table_test("width", [80, 100])
-def test_what_it_costs_has_a_line_of_its_own(width):
+def test_the_panel_shows_the_cost_on_its_own_line(width):
     cost = Cost(
         min_usd=Decimal("1234.5"), max_usd=Decimal("2345.6"), priced=9, unpriced=0, unbounded=0
     )
@@ -73,7 +73,7 @@ def test_what_it_costs_has_a_line_of_its_own(width):
     )
 
 
-def test_what_is_too_long_is_cut():
+def test_the_panel_cuts_a_line_that_is_too_long():
     cost = Cost(
         min_usd=Decimal(10**9), max_usd=Decimal(10**10), priced=1, unpriced=999, unbounded=1
     )
@@ -83,15 +83,15 @@ def test_what_is_too_long_is_cut():
     assert len(lines[-1].rstrip()) <= 78
 
 
-def test_at_the_end_there_is_nothing_to_go():
-    said = "\n".join(drawn(100, done=9_998_766))
-    assert "100 %" in said
-    assert "to go" not in said
+def test_a_finished_panel_shows_no_remaining_time():
+    text = "\n".join(drawn(100, done=9_998_766))
+    assert "100 %" in text
+    assert "to go" not in text
 
 
 @pytest.fixture
 def lines(monkeypatch, clock):
-    """Progress lines of snapshots that the test gives, at times that it gives."""
+    """Return a function that gives the progress lines for a snapshot at a time."""
     stream = io.StringIO()
     shown = Lines(stream)
 
@@ -111,7 +111,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_long_input_is_said_to_be_read(clock):
+def test_progress_lines_report_the_reading_of_a_long_input(clock):
     stream = io.StringIO()
     shown = Lines(stream)
     for clock[0], rows in ((0.9, 80_000), (1.1, 123_456), (2.0, 200_000), (6.2, 1_234_567)):
@@ -119,7 +119,7 @@ def test_a_long_input_is_said_to_be_read(clock):
     assert stream.getvalue() == "reading INPUT: 123,456 rows\nreading INPUT: 1,234,567 rows\n"
 
 
-def test_the_panel_says_so_after_a_second(clock):
+def test_the_panel_reports_the_reading_after_a_second(clock):
     stream = io.StringIO()
     with Live(console=Console(file=stream, width=80, force_terminal=True)) as live:
         shown = Panel(live.update)
@@ -133,11 +133,11 @@ def test_the_panel_says_so_after_a_second(clock):
         assert "reading INPUT: 123,456 rows" in stream.getvalue()
 
 
-def test_a_line_every_five_seconds_and_one_at_the_end(lines):
+def test_progress_prints_a_line_every_five_seconds_and_at_the_end(lines):
     assert lines(0.25) == lines(4.9) == ""
-    said = lines(5.1, done=6_124_456)
-    assert said.startswith("6,124,456 done, 1,234 failed, 3,874,310 left, ")
-    assert said.endswith(" to go\n")
+    text = lines(5.1, done=6_124_456)
+    assert text.startswith("6,124,456 done, 1,234 failed, 3,874,310 left, ")
+    assert text.endswith(" to go\n")
     assert lines(9.0) == ""
     last = lines(9.1, done=9_998_766, in_flight=0)
     assert "9,998,766 done, 1,234 failed, 0 left" in last
@@ -145,23 +145,23 @@ def test_a_line_every_five_seconds_and_one_at_the_end(lines):
     assert lines(9.2, done=9_998_766, in_flight=0) == ""
 
 
-def test_a_line_says_what_it_has_cost(lines):
+def test_a_progress_line_shows_the_cost(lines):
     cost = Cost(min_usd=Decimal(1), max_usd=Decimal(2), priced=1, unpriced=0, unbounded=0)
     assert lines(5.1, cost=cost).endswith(" circuit half-open, cost 1.00 to 2.00 USD\n")
 
 
-def test_a_signal_is_answered_at_once_and_once(lines):
+def test_a_signal_prints_one_progress_line_at_once(lines):
     assert lines(1.0, stopping=True).startswith("stopping: 250 answers are still to come")
     assert lines(1.2, stopping=True) == ""
 
 
-def test_the_rate_forgets_what_is_long_ago(lines):
+def test_the_rate_ignores_old_samples(lines):
     lines(0.0, done=0)
     lines(100.0, done=0)
     assert "100.0 rows/s" in lines(110.0, done=1_000)
 
 
-def test_quiet_and_not_a_terminal():
+def test_progress_is_silent_when_quiet_and_lines_without_a_terminal():
     stream = io.StringIO()
     with progress_on(stream, quiet=True) as shown:
         assert isinstance(shown, Quiet)
@@ -170,5 +170,5 @@ def test_quiet_and_not_a_terminal():
     assert stream.getvalue() == ""
 
 
-def test_a_line_says_why_the_run_is_slow(lines):
+def test_a_progress_line_names_the_reason_of_a_slow_run(lines):
     assert lines(5.1, slow=SLOW).endswith(f"; {SLOW}\n")

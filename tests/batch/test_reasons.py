@@ -1,4 +1,4 @@
-"""What rows failed for, in the provider's words, and nothing that must not be shown."""
+"""The reason why rows failed, in the provider's words, without secrets or request text."""
 
 import json
 
@@ -16,7 +16,7 @@ ASKED = json.dumps(
 ).encode()
 
 
-def of(message):
+def shown_for(message):
     return message_in(json.dumps({"error": {"message": message}}).encode(), ASKED)
 
 
@@ -32,7 +32,7 @@ def of(message):
         {"errors": [{"message": "No credit."}]},
     ],
 )
-def test_the_message_is_found_where_apis_put_it(body):
+def test_the_message_is_found_in_the_error_format_of_each_api(body):
     assert message_in(json.dumps(body).encode(), ASKED) == "No credit."
 
 
@@ -54,15 +54,15 @@ def test_a_body_without_a_message_has_none(body):
         ("two\n lines \x1b[31m", "two lines \\x1b[31m"),
     ],
 )
-def test_neither_keys_nor_pieces_of_the_request_are_shown(message, shown):
-    assert of(message) == shown
+def test_keys_and_parts_of_the_request_are_redacted(message, shown):
+    assert shown_for(message) == shown
 
 
 def test_a_long_message_is_cut():
-    assert len(of("word " * 1000)) == LONGEST
+    assert len(shown_for("word " * 1000)) == LONGEST
 
 
-def test_the_most_frequent_is_told_with_a_message():
+def test_the_most_frequent_reason_has_its_message():
     reasons = FailureReasons()
     assert reasons.most_frequent() is None
     for rows, status in ((1, 400), (3, 422)):
@@ -75,7 +75,7 @@ def test_the_most_frequent_is_told_with_a_message():
     assert reasons.most_frequent(Verdict.BILLING) is None
 
 
-def test_kinds_are_bounded():
+def test_the_number_of_reasons_is_bounded():
     reasons = FailureReasons()
     for number in range(2 * KINDS):
         reasons.add(Outcome(Verdict.INVALID, status=400, code=str(number)), b"", ASKED)

@@ -1,4 +1,4 @@
-"""A key that is revoked, or credit that is used up, in the middle of a run: it stops, and no row is lost for it."""
+"""A revoked key or exhausted credit in the middle of a run stops the run and loses no row."""
 
 import json
 import threading
@@ -36,7 +36,7 @@ def refusal(kind):
 
 
 class Provider:
-    """Answers by `refuses(number, body)`: None for an answer, or what it refuses a request for."""
+    """Responds by `refuses(number, body)`: None for an answer, or the kind of the error."""
 
     def __init__(self, refuses):
         self.refuses = refuses
@@ -68,7 +68,7 @@ def number_of(body):
 
 
 @pytest.mark.parametrize("kind", ["auth", "billing"])
-def test_a_refused_account_stops_the_run_and_the_next_one_sends_these_rows_again(
+def test_a_rejected_account_stops_the_run_and_the_next_run_sends_its_rows(
     tmp_path, output, capsys, kind
 ):
     source = write(tmp_path / "in.jsonl", chat_rows(400))
@@ -76,14 +76,14 @@ def test_a_refused_account_stops_the_run_and_the_next_one_sends_these_rows_again
         words = ["batch", "run", str(source), "--output", str(output), "--concurrency", str(WIDTH)]
         words += ["--base-url", provider.base_url]
         code = main(words)
-        said, _ = capsys.readouterr()
+        printed, _ = capsys.readouterr()
         assert code == 1
         assert len(read(output)) == 151
         assert PROBE_ROWS <= provider.counted[kind] <= PROBE_ROWS + 2 * WIDTH
         assert not (tmp_path / "out.failed.jsonl").exists()
-        status, code_of, message = REFUSALS[kind]
-        assert f"reason     {kind} {status} {code_of}: {message}" in said
-        assert "fix the cause, then run the same command again" in said
+        status, error_code, message = REFUSALS[kind]
+        assert f"reason     {kind} {status} {error_code}: {message}" in printed
+        assert "fix the cause, then run the same command again" in printed
         provider.refuses = lambda *_: None
         assert main([*words, "--quiet"]) == 0
     assert Counter(line["custom_id"] for line in read(output)) == Counter(
@@ -91,7 +91,7 @@ def test_a_refused_account_stops_the_run_and_the_next_one_sends_these_rows_again
     )
 
 
-def test_what_was_in_flight_is_answered_and_written(run_rows, output):
+def test_rows_in_flight_at_an_account_error_are_answered_and_written(run_rows, output):
     slow = threading.Event()
 
     def refuses(_, body):
@@ -120,7 +120,7 @@ def test_what_was_in_flight_is_answered_and_written(run_rows, output):
     assert summary.reason.rows == provider.counted["auth"]
 
 
-def test_one_ctrl_c_does_not_cut_off_what_a_run_waits_for_that_stops_by_itself(run_rows, output):
+def test_one_ctrl_c_cuts_off_no_row_of_a_run_that_stops_by_itself(run_rows, output):
     release = threading.Event()
 
     def answer(_, body):
@@ -143,8 +143,8 @@ def test_one_ctrl_c_does_not_cut_off_what_a_run_waits_for_that_stops_by_itself(r
     assert len(read(output)) == 31
 
 
-def test_single_refusals_are_failures_of_their_rows(run_rows, output):
-    """Such as those of a model that the key may not use, among others that it may."""
+def test_account_errors_among_answers_fail_only_their_rows(run_rows, output):
+    """For example, the key may use only some of the models."""
     with provided(lambda _, body: "auth" if number_of(body) % 2 else None) as provider:
         summary = run_rows(chat_rows(120), provider, concurrency=WIDTH)
     assert (summary.end, summary.successful, summary.failed) == ("finished", 60, 60)
@@ -152,8 +152,8 @@ def test_single_refusals_are_failures_of_their_rows(run_rows, output):
     assert verdicts == {"auth"}
 
 
-def test_quick_refusals_among_slow_answers_stop_nothing(run_rows):
-    """Twenty are refused before the first of the slow answers comes; those that are under way are waited for, and the last rows are answered."""
+def test_fast_account_errors_among_slow_answers_do_not_stop_the_run(run_rows):
+    """Twenty account errors arrive before the first slow answer. The run waits for the rows in flight, and the last rows are answered."""
 
     def answer(_, body):
         number = number_of(body)
@@ -169,8 +169,8 @@ def test_quick_refusals_among_slow_answers_stop_nothing(run_rows):
     assert (summary.end, summary.successful, summary.failed) == ("finished", 140, 60)
 
 
-def test_refusals_of_what_was_sent_before_the_first_of_them_stop_nothing(run_rows):
-    """Of sixty calls at once half are refused; the next rows fail for themselves, and then one is answered."""
+def test_account_errors_of_requests_sent_at_once_do_not_stop_the_run(run_rows):
+    """Half of sixty concurrent requests get an account error. The next rows are invalid, then a row is answered."""
     at_once = threading.Barrier(60)
 
     def answer(_, body):
@@ -188,10 +188,8 @@ def test_refusals_of_what_was_sent_before_the_first_of_them_stop_nothing(run_row
     assert (summary.end, summary.successful, summary.failed) == ("finished", 140, 60)
 
 
-def test_a_fallback_whose_key_was_revoked_stops_the_run_too(
-    tmp_path, output, stormbreak_provider, capsys
-):
-    """The first provider has no such model for most rows, and answers the others all the time."""
+def test_a_revoked_key_of_the_fallback_stops_the_run(tmp_path, output, stormbreak_provider, capsys):
+    """The first provider lacks the model of most rows and answers the others."""
     rows = chat_rows(200)
     source = write(tmp_path / "in.jsonl", rows)
 
@@ -212,7 +210,7 @@ def test_a_fallback_whose_key_was_revoked_stops_the_run_too(
     assert second.counted["auth"] <= PROBE_ROWS + 2 * WIDTH
 
 
-def test_from_python(output):
+def test_run_returns_the_account_error_in_its_summary(output):
     rows = [{"prompt": f"document {n}"} for n in range(200)]
     with provided(lambda number, _: "billing" if number >= 50 else None) as provider:
         options = {"output": output, "model": "m", "concurrency": WIDTH}
@@ -227,7 +225,7 @@ def test_from_python(output):
 # ------------------------------------------------------------ from the first row on
 
 
-def test_the_same_invalid_for_the_first_rows_stops_the_run(run_rows, output):
+def test_the_same_invalid_error_for_all_first_rows_stops_the_run(run_rows, output):
     with provided(lambda *_: "invalid") as provider:
         summary = run_rows(chat_rows(300), provider)
     assert (summary.end, summary.refused_by) == ("refused", Verdict.INVALID)
@@ -236,8 +234,8 @@ def test_the_same_invalid_for_the_first_rows_stops_the_run(run_rows, output):
     assert str(summary.reason) == "400 bad_parameter: max_tokens is not known here."
 
 
-def test_invalid_rows_further_down_do_not_keep_a_run_from_going_on(run_rows, output):
-    """Rows were answered before, so that the way the run asks is right."""
+def test_later_invalid_rows_do_not_stop_a_resumed_run(run_rows, output):
+    """Earlier rows were answered, so the options of the run are valid."""
     seen = []
 
     def tick(runner):
@@ -245,20 +243,20 @@ def test_invalid_rows_further_down_do_not_keep_a_run_from_going_on(run_rows, out
             seen.append(runner.journal.done)
             runner.interrupt()
 
-    ill = range(60, 120)
-    with provided(lambda _, body: "invalid" if number_of(body) in ill else None) as provider:
+    bad = range(60, 120)
+    with provided(lambda _, body: "invalid" if number_of(body) in bad else None) as provider:
         first = run_rows(chat_rows(200)[:60], provider, limit=2)
         assert first.successful == 60
         with (output.parent / "in.jsonl").open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in chat_rows(200)[60:])
         with pytest.raises(ConfigurationError, match="other content"):
             run_rows(None, provider)
-        _pretend_that_it_began_so(output)
+        _record_the_longer_input(output)
         summary = run_rows(None, provider)
     assert (summary.end, summary.successful, summary.failed) == ("finished", 140, 60)
 
 
-def _pretend_that_it_began_so(output):
+def _record_the_longer_input(output):
     from stormbreak.batch.input.index import Rows  # noqa: PLC0415
 
     file = output.parent / "out.jsonl.run"
@@ -268,7 +266,7 @@ def _pretend_that_it_began_so(output):
     file.write_text(json.dumps(run))
 
 
-# ------------------------------------------------------------ who is in doubt
+# ------------------------------------------------------------ suspect accounts
 
 A, B = Target("a", "m", "1"), Target("b", "m", "2")
 
@@ -278,7 +276,7 @@ def refused(refusals, count, account=A, verdict=Verdict.AUTH, *, now=10.0):
         assert refusals.note(account, verdict, number, sent_at=now - 1, now=now) == []
 
 
-def test_an_account_is_in_doubt_after_so_many_refusals():
+def test_an_account_is_suspect_after_probe_rows_errors():
     refusals = AccountErrors()
     refused(refusals, PROBE_ROWS - 1)
     assert refusals.suspect is None
@@ -286,7 +284,7 @@ def test_an_account_is_in_doubt_after_so_many_refusals():
     assert refusals.suspect == (10.0, Verdict.AUTH, False)
 
 
-def test_half_as_many_calls_sent_after_the_first_refusal_are_enough_to_stop():
+def test_errors_of_later_calls_confirm_a_suspect_account():
     refusals = AccountErrors()
     refused(refusals, PROBE_ROWS, now=10.0)
     for number in range(PROBE_ROWS // 2):
@@ -295,7 +293,7 @@ def test_half_as_many_calls_sent_after_the_first_refusal_are_enough_to_stop():
     assert refusals.suspect.is_tried
 
 
-def test_an_answer_to_a_call_that_was_sent_later_clears_it():
+def test_an_answer_to_a_later_call_clears_a_suspect_account():
     refusals = AccountErrors()
     refused(refusals, PROBE_ROWS)
     assert refusals.note(A, Verdict.OK, None, sent_at=9.0, now=12.0) == []
@@ -310,7 +308,7 @@ def test_an_answer_to_a_call_that_was_sent_later_clears_it():
     assert refusals.release() == []
 
 
-def test_accounts_are_counted_apart():
+def test_errors_are_counted_per_account():
     refusals = AccountErrors()
     for _ in range(PROBE_ROWS - 1):
         refused(refusals, 1, A)

@@ -1,4 +1,4 @@
-"""Rows whose repair has to wait: they go on with the repairs that are left, and no key gets a second body."""
+"""Rows whose repair must wait: a later round resumes the repairs, and each key has one body."""
 
 import json
 from dataclasses import replace
@@ -25,14 +25,14 @@ ONE_A_ROUND = replace(BATCH, retry=RetryPolicy(max_attempts=1))
 TWO = RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.01))
 
 
-def says(text):
+def answer_of(text):
     choice = {"index": 0, "message": {"content": text}, "finish_reason": "stop"}
     return answer(json.dumps({"choices": [choice], "usage": {}}).encode())
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch):
-    """Rows come back at once: what counts here is what is sent, not when."""
+def without_backoff(monkeypatch):
+    """Retry rows without delay: these tests check the requests, not their times."""
     monkeypatch.setattr(row_schedule, "_MIN", 0.01)
     monkeypatch.setattr(
         row_schedule, "_BACKOFF", replace(row_schedule._BACKOFF, initial_delay=0.01)
@@ -41,7 +41,7 @@ def at_once(monkeypatch):
 
 @pytest.fixture
 def one_row(run_rows):
-    """Send one row to a server that says this; return the summary and what was sent."""
+    """Send one row to a server with these responses; return the summary and the requests."""
 
     def send(*scripts, **options):
         schema = AnswerSchema(SCHEMA, repairs=options.pop("repairs", 2))
@@ -57,22 +57,22 @@ def keys(requests):
 
 
 def last_texts(requests):
-    """What each request shows of an earlier answer; None if it shows none."""
+    """The earlier answer that each request contains, or None."""
     turns = [json.loads(request.body)["messages"] for request in requests]
     return [turn[1]["content"] if len(turn) == 3 else None for turn in turns]
 
 
-def test_a_row_that_comes_back_goes_on_with_its_repair(one_row, output):
-    """Each round has one attempt: "attempts" refuses every repair within it."""
-    summary, requests = one_row(says(PROSE), says(LIST), says(GOOD))
+def test_a_later_round_resumes_the_repair_of_a_row(one_row, output):
+    """Each round has one attempt, so no repair fits into its round."""
+    summary, requests = one_row(answer_of(PROSE), answer_of(LIST), answer_of(GOOD))
     assert last_texts(requests) == [None, PROSE, LIST]
     assert len(set(keys(requests))) == 3
     assert (summary.successful, summary.attempts) == (1, 3)
     assert read(output)[0]["attempts"] == 3
 
 
-def test_a_repair_that_failed_is_sent_again_as_it_was(one_row):
-    summary, requests = one_row(says(PROSE), failing(503), failing(503), says(GOOD))
+def test_a_failed_repair_is_retried_with_the_same_body_and_key(one_row):
+    summary, requests = one_row(answer_of(PROSE), failing(503), failing(503), answer_of(GOOD))
     first, *repair = requests
     assert last_texts(requests) == [None, PROSE, PROSE, PROSE]
     assert {request.body for request in repair} == {repair[0].body}
@@ -82,14 +82,14 @@ def test_a_repair_that_failed_is_sent_again_as_it_was(one_row):
 
 
 @pytest.mark.parametrize(("repairs", "sent"), [(0, 1), (1, 2), (2, 3)])
-def test_the_repairs_of_all_rounds_are_counted(one_row, files, repairs, sent):
-    summary, requests = one_row(says(PROSE), repairs=repairs)
+def test_the_limit_of_repairs_counts_all_rounds(one_row, files, repairs, sent):
+    summary, requests = one_row(answer_of(PROSE), repairs=repairs)
     assert (summary.failed, len(requests)) == (1, sent)
     (line,) = read(files.failed)
     assert (line["error"]["verdict"], line["error"]["attempts"]) == ("schema_mismatch", sent)
 
 
-async def test_what_a_repair_reserves_is_reserved_in_a_later_round_too():
+async def test_a_later_round_reserves_the_tokens_of_the_repair():
     body = b'{"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Rate it."}]}'
     schema, repairs = AnswerSchema(SCHEMA), Repairs()
     async with AsyncClient(base_url="http://127.0.0.1:9/v1") as client:
@@ -104,12 +104,12 @@ async def test_what_a_repair_reserves_is_reserved_in_a_later_round_too():
     assert again.estimated_tokens() > first.estimated_tokens()
 
 
-@pytest.mark.parametrize("between", [[failing(404)], [says(PROSE), failing(404)]])
-async def test_no_repair_at_a_fallback_is_sent_for_less_than_it_can_cost(between):
-    """In the second round, the first target fails at once, or after a short repair of its own."""
+@pytest.mark.parametrize("between", [[failing(404)], [answer_of(PROSE), failing(404)]])
+async def test_a_repair_at_a_fallback_reserves_its_maximum_cost(between):
+    """In the second round, the first target fails at once, or after a short repair."""
     body = b'{"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Rate it."}]}'
     schema, repairs, sent = AnswerSchema(SCHEMA, repairs=5), Repairs(), []
-    async with served(failing(404), *between) as first, served(says(PROSE * 900)) as second:
+    async with served(failing(404), *between) as first, served(answer_of(PROSE * 900)) as second:
         rule = ToTargets(targets=(Place(base_url=second.base_url),))
         policy = Policy(fallback=(rule,), retry=TWO, retry_budget=None)
         async with AsyncClient(base_url=first.base_url, policy=policy) as client:
@@ -125,20 +125,23 @@ async def test_no_repair_at_a_fallback_is_sent_for_less_than_it_can_cost(between
     assert all(size <= bound for size, bound in zip(sizes, bounds, strict=True))
 
 
-def test_repairs_at_a_fallback_do_not_pass_the_maximum_cost(run_rows, files):
-    with served_aside(failing(503)) as ill, served_aside(says(PROSE * 5000)) as well:
+def test_repairs_at_a_fallback_do_not_exceed_the_maximum_cost(run_rows, files):
+    with (
+        served_aside(failing(503)) as failing_server,
+        served_aside(answer_of(PROSE * 5000)) as healthy,
+    ):
         summary = run_rows(
-            chat_rows(1, max_tokens=9), ill, schema=AnswerSchema(SCHEMA), policy=replace(BATCH, retry=TWO),
-            within={"fallback": (ToTargets(targets=(Place(base_url=well.base_url),)),)},
+            chat_rows(1, max_tokens=9), failing_server, schema=AnswerSchema(SCHEMA), policy=replace(BATCH, retry=TWO),
+            within={"fallback": (ToTargets(targets=(Place(base_url=healthy.base_url),)),)},
             max_cost=0.02, price_of=prices,
         )  # fmt: skip
-        assert last_texts(well.requests) == [None]
+        assert last_texts(healthy.requests) == [None]
     assert summary.spent <= 0.02
     (line,) = read(files.failed)
     assert "the limit is 0.02 USD" in line["error"]["message"]
 
 
-def test_another_limit_of_the_answers_is_another_request(run_rows):
+def test_another_output_token_limit_changes_the_idempotency_key(run_rows):
     with served_aside(End.RESET) as server:
         for tokens in (50, 50, 60):
             run_rows(
@@ -153,8 +156,8 @@ def test_another_limit_of_the_answers_is_another_request(run_rows):
 # ------------------------------------------------------------ kill -9
 
 
-class Remembering:
-    """A provider that gives the same answer to a key for ever, and bills it once.
+class RememberingProvider:
+    """A provider that always repeats the answer to a key, and bills it once.
 
     The first answer to every second row is prose; the first attempt at every second of their repairs fails.
     """
@@ -177,12 +180,12 @@ class Remembering:
         else:
             self.replayed += key in self.answers
             text = PROSE if number % 2 and len(turns) == 1 else GOOD
-            writer.write(self.answers.setdefault(key, says(text)))
+            writer.write(self.answers.setdefault(key, answer_of(text)))
         await writer.drain()
 
 
-def test_killed_and_resumed_it_sends_the_same_bodies_under_the_same_keys(tmp_path, output):
-    rows, provider = chat_rows(40), Remembering()
+def test_a_resumed_run_sends_the_same_bodies_under_the_same_keys(tmp_path, output):
+    rows, provider = chat_rows(40), RememberingProvider()
     source = write(tmp_path / "in.jsonl", rows)
     schema, policy = tmp_path / "stars.json", tmp_path / "one.toml"
     schema.write_text(json.dumps(SCHEMA))

@@ -1,4 +1,4 @@
-"""`results` and `aresults`: each row as it ends, and a run that waits for its reader."""
+"""`results` and `aresults` yield each row as it ends, and the run waits for its reader."""
 
 import asyncio
 import subprocess
@@ -26,13 +26,13 @@ def check(rows, found):
     assert texts == {row["custom_id"]: answer_text(row["body"]) for row in rows}
 
 
-def test_each_row_comes_once_as_it_ends(output, place):
+def test_results_yields_each_row_once(output, place):
     rows = chat_rows(600)
     check(rows, [*results(iter(rows), output=output, **place)])
     assert [*results(rows, output=output, **place)] == []  # earlier runs have answered them
 
 
-async def test_each_row_comes_once_in_an_event_loop(output, place):
+async def test_aresults_yields_each_row_once(output, place):
     rows = chat_rows(600)
 
     async def source():
@@ -42,25 +42,25 @@ async def test_each_row_comes_once_in_an_event_loop(output, place):
     check(rows, [each async for each in aresults(source(), output=output, **place)])
 
 
-def test_failures_come_too(output, stormbreak_provider):
+def test_results_yields_failures(output, stormbreak_provider):
     bad = stormbreak_provider(scenario({"kind": "content_filter", "share": 0.5})).base_url
     found = [*results(chat_rows(40), output=output, base_url=bad)]
     assert len(found) == 40
     assert {getattr(each, "verdict", "ok") for each in found} == {"ok", "filtered"}
 
 
-def test_a_slow_reader_holds_the_run_back(output, place):
+def test_a_slow_reader_pauses_the_run(output, place):
     rows = chat_rows(600)
     reader = results(rows, output=output, concurrency=16, **place)
     found = [next(reader)]
     lines = 0
-    while lines != (lines := len(read(output))):  # until nothing more happens
+    while lines != (lines := len(read(output))):  # until the run has paused
         time.sleep(0.5)
     assert MAX_UNREAD <= lines <= MAX_UNREAD + 5 * 16 + 1
     check(rows, [*found, *reader])
 
 
-def test_a_reader_that_leaves_stops_the_run(output, place):
+def test_a_reader_that_leaves_its_loop_stops_the_run(output, place):
     rows = chat_rows(600)
     for _ in results(rows, output=output, concurrency=16, **place):
         break
@@ -70,8 +70,8 @@ def test_a_reader_that_leaves_stops_the_run(output, place):
     assert (summary.answered, summary.successful) == (len(rows) - kept, len(rows))
 
 
-def test_a_program_that_fails_while_it_reads_ends(output, place):
-    # Python keeps the reader: it belongs to the frame of the exception.
+def test_a_program_that_raises_while_it_reads_results_exits(output, place):
+    # The frame of the exception keeps the reader alive.
     code = f"""
 from stormbreak.batch import results
 
@@ -91,8 +91,8 @@ main()
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="an exit handler can start no thread")
-def test_an_exit_handler_reads_all(output, place):
-    """It got the first rows only, as if they were all: the main thread counts as ended there."""
+def test_an_exit_handler_reads_all_results(output, place):
+    """The main thread counts as ended there, so the handler used to get only the first rows."""
     code = f"""
 import atexit
 from stormbreak.batch import results
@@ -106,7 +106,7 @@ atexit.register(lambda: print(len([*results(rows, output={str(output)!r}, **{pla
     assert (done.stdout, done.stderr) == ("60\n", "")
 
 
-async def test_an_async_reader_that_leaves_stops_the_run(output, place):
+async def test_an_async_reader_that_leaves_its_loop_stops_the_run(output, place):
     rows = chat_rows(600)
     async with aclosing(aresults(rows, output=output, concurrency=16, **place)) as found:
         async for _ in found:
@@ -114,7 +114,7 @@ async def test_an_async_reader_that_leaves_stops_the_run(output, place):
     assert 1 <= len(read(output)) < len(rows)
 
 
-async def test_the_loop_of_the_reader_is_not_blocked(output, stormbreak_provider):
+async def test_aresults_does_not_block_the_event_loop(output, stormbreak_provider):
     slow = stormbreak_provider(scenario(service=0.2)).base_url
     beats = 0
 
@@ -131,6 +131,6 @@ async def test_the_loop_of_the_reader_is_not_blocked(output, stormbreak_provider
     assert beats > 5
 
 
-def test_what_is_wrong_is_raised_at_the_first_row(output):
+def test_invalid_arguments_raise_at_the_first_next(output):
     with pytest.raises(ConfigurationError, match="must be a string"):
         next(results([], output=output, base_url="http://127.0.0.1:1/v1", model=3))

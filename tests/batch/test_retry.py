@@ -1,10 +1,10 @@
-"""Failed rows once more, from Python."""
+"""Retry failed rows from Python."""
 
 import json
 
 import pytest
 from batches import assert_answered, chat_rows, read, scenario, write
-from failing import ids, ill, named, rows_that_fail
+from failing import failing_scenario, ids, named, rows_that_fail
 from sockets import End, answer, failing, served_aside
 
 from stormbreak.batch.run_options import failed_rows
@@ -14,22 +14,20 @@ from stormbreak.types import Verdict
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 
-def test_a_job_with_the_rows_that_failed(run_rows, stormbreak_provider, files):
+def test_a_job_can_retry_failed_rows_by_verdict(run_rows, stormbreak_provider, files):
     rows = rows_that_fail(40, _400=range(5), _404=range(5, 15))
-    assert run_rows(rows, stormbreak_provider(ill())).failed == 15
-    well = stormbreak_provider(scenario())
-    some = run_rows(rows, well, choice=failed_rows([Verdict.NOT_FOUND]))
+    assert run_rows(rows, stormbreak_provider(failing_scenario())).failed == 15
+    healthy = stormbreak_provider(scenario())
+    some = run_rows(rows, healthy, choice=failed_rows([Verdict.NOT_FOUND]))
     assert (some.retried, some.recovered, some.answered, some.failed) == (10, 10, 10, 5)
     assert named(read(files.failed)) == ids(range(5))
-    rest = run_rows(rows, well, choice=failed_rows())
+    rest = run_rows(rows, healthy, choice=failed_rows())
     assert (rest.retried, rest.recovered, rest.failed, rest.left) == (5, 5, 0, 0)
-    assert well.stats()["arrivals"] == 15
+    assert healthy.stats()["arrivals"] == 15
     assert_answered(rows, files.output)
 
 
-def test_where_nothing_was_begun_nothing_is_to_be_sent_again(
-    run_rows, stormbreak_provider, files, tmp_path
-):
+def test_a_retry_without_an_earlier_run_is_an_error(run_rows, stormbreak_provider, files, tmp_path):
     write(tmp_path / "in.jsonl", rows_that_fail(3))
     with pytest.raises(ConfigurationError, match="is no output of a batch run"):
         run_rows([], stormbreak_provider(scenario()), choice=failed_rows())
@@ -37,27 +35,25 @@ def test_where_nothing_was_begun_nothing_is_to_be_sent_again(
     assert not files.lock.exists()
 
 
-def test_rows_that_can_never_be_answered_do_not_stand_in_the_way(
-    run_rows, stormbreak_provider, files
-):
-    """They are the first that failed, and as many as decide whether a run makes sense."""
+def test_rows_that_always_fail_do_not_stop_a_retry(run_rows, stormbreak_provider, files):
+    """They are the first failed rows, as many as the run uses to decide whether to stop."""
     rows = rows_that_fail(500, _404=range(1, 500))
-    assert run_rows(rows, stormbreak_provider(ill())).failed == 499
+    assert run_rows(rows, stormbreak_provider(failing_scenario())).failed == 499
     hopeless = [{"kind": "404", "match": f"document {number} (meets"} for number in range(1, 26)]
     summary = run_rows(rows, stormbreak_provider(scenario(*hopeless)), choice=failed_rows())
     assert (summary.end, summary.recovered, summary.failed) == ("finished", 474, 25)
 
 
-def test_a_row_that_comes_back_is_in_the_failed_file_until_it_is_answered(
+def test_a_retried_row_stays_in_the_failed_file_until_it_is_answered(
     run_rows, stormbreak_provider, files
 ):
     rows = rows_that_fail(3, _400=range(1, 3))
-    assert run_rows(rows, stormbreak_provider(ill())).failed == 2
+    assert run_rows(rows, stormbreak_provider(failing_scenario())).failed == 2
     seen = []
     flaky = stormbreak_provider(scenario({"kind": "503", "until": 1.0}))
 
     def look(runner):
-        if runner.journal.pending:  # what is written counts when it is durable
+        if runner.journal.pending:  # a line counts when it is durable
             return
         seen.append((len(read(files.output)), len(read(files.failed)), runner.journal.again))
 
@@ -70,7 +66,7 @@ def test_a_row_that_comes_back_is_in_the_failed_file_until_it_is_answered(
     assert not files.failed.exists()
 
 
-# ---------------------------------------------------------------- under which Idempotency-Key
+# ---------------------------------------------------------------- Idempotency-Key
 
 GONE = failing(404)
 CHOICE = {"index": 0, "message": {"content": "yes"}, "finish_reason": "stop"}
@@ -82,7 +78,7 @@ def keys(server):
 
 
 def test_a_row_that_failed_for_good_gets_a_new_key(run_rows):
-    """A provider may answer the old key with the refusal that it has stored."""
+    """A provider may answer the old key with the stored error."""
     with served_aside(GONE, GONE, ANSWER) as server:
         run_rows(chat_rows(1), server)
         run_rows([], server, choice=failed_rows())
@@ -90,8 +86,8 @@ def test_a_row_that_failed_for_good_gets_a_new_key(run_rows):
     assert len(set(keys(server))) == len(server.requests) == 3
 
 
-def test_a_retry_that_was_killed_goes_on_with_its_key(run_rows):
-    """The answer to what was in flight is not paid for again where the provider has stored it."""
+def test_a_killed_retry_resumes_with_the_same_key(run_rows):
+    """A provider that has stored the answer does not bill it again."""
     with served_aside(GONE, End.HANG, ANSWER) as server:
 
         def kill(runner):
@@ -107,7 +103,7 @@ def test_a_retry_that_was_killed_goes_on_with_its_key(run_rows):
 
 
 def test_a_row_that_may_have_been_answered_keeps_its_key(run_rows):
-    """It may be billed already: the answer that was lost on the way may be stored under that key."""
+    """The lost answer may be billed already and stored under that key."""
     with served_aside(End.RESET, GONE, ANSWER) as server:
         assert run_rows(chat_rows(1), server).verdicts == {"reset": 1, "not_found": 1}
         assert run_rows([], server, choice=failed_rows()).recovered == 1

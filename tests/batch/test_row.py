@@ -21,7 +21,7 @@ def batch(**changes):
     return {key: value for key, value in (line | changes).items() if value is not ...}
 
 
-def test_the_openai_batch_format():
+def test_parse_row_reads_the_openai_batch_format():
     row = parse(batch())
     assert (row.index, row.custom_id, row.endpoint) == (4, "a", "/chat/completions")
     assert json.loads(row.body) == CHAT
@@ -47,11 +47,11 @@ def test_a_body_is_passed_on_byte_for_byte():
         ("/v1/chat/completions", CHAT | {"background": True}, "/chat/completions"),
     ],
 )
-def test_endpoints(url, body, endpoint):
+def test_the_url_selects_the_endpoint(url, body, endpoint):
     assert parse(batch(url=url, body=body)).endpoint == endpoint
 
 
-def test_lone_messages_take_their_further_keys_along():
+def test_a_row_of_bare_messages_keeps_its_other_keys():
     row = parse({"custom_id": "b", **CHAT, "temperature": 0.5, "max_tokens": 3})
     assert row.custom_id == "b"
     assert json.loads(row.body) == {**CHAT, "temperature": 0.5, "max_tokens": 3}
@@ -61,7 +61,7 @@ ARTICLE = {"temperature": 0.7, "max_tokens": 1000}
 
 
 @table_test(
-    ("said", "sent"),
+    ("given", "sent"),
     [
         ({}, ARTICLE),
         ({"temperature": 0}, {"temperature": 0, "max_tokens": 1000}),
@@ -72,11 +72,11 @@ ARTICLE = {"temperature": 0.7, "max_tokens": 1000}
     ],
 )
 @table_test("form", ["batch", "messages", "prompt"])
-def test_defaults_stand_in_where_a_chat_does_not_say(said, sent, form):
+def test_defaults_fill_missing_fields_of_a_chat(given, sent, form):
     lines = {
-        "batch": batch(body=CHAT | said),
-        "messages": CHAT | said,
-        "prompt": {"prompt": CANARY, "model": "own"} | said,
+        "batch": batch(body=CHAT | given),
+        "messages": CHAT | given,
+        "prompt": {"prompt": CANARY, "model": "own"} | given,
     }
     line = json.dumps(lines[form]).encode()
     row = parse_row(line, index=0, number=1, model=None, defaults=ARTICLE)
@@ -84,7 +84,7 @@ def test_defaults_stand_in_where_a_chat_does_not_say(said, sent, form):
     assert CHAT | sent == json.loads(row.body)
 
 
-def test_no_defaults_in_what_is_no_chat_and_in_what_says_it_all():
+def test_defaults_do_not_change_embeddings_and_complete_chats():
     embedded = {"model": "own", "input": "x", "b": 1.50}
     line = json.dumps(batch(url="/v1/embeddings", body=embedded)).encode()
     assert embedded == json.loads(
@@ -95,7 +95,7 @@ def test_no_defaults_in_what_is_no_chat_and_in_what_says_it_all():
     assert body == parse_row(line, index=0, number=1, model=None, defaults=ARTICLE).body
 
 
-def test_a_lone_prompt_becomes_a_message_and_the_line_number_its_id():
+def test_a_bare_prompt_becomes_a_message_with_the_line_number_as_id():
     row = parse({"prompt": 'say "hé"', "temperature": 0})
     assert (row.custom_id, row.endpoint) == ("row-7", "/chat/completions")
     assert json.loads(row.body) == {
@@ -114,29 +114,29 @@ def test_a_lone_prompt_becomes_a_message_and_the_line_number_its_id():
         ("/v1/embeddings", {"input": "hé"}),
     ],
 )
-def test_a_lone_prompt_is_put_in_the_words_of_its_url(url, asked):
+def test_a_bare_prompt_is_written_in_the_format_of_its_url(url, asked):
     row = parse({"prompt": "hé", "url": url, "max_tokens": 9})
     assert json.loads(row.body) == asked | {"max_tokens": 9, "model": "fallback"}
 
 
 @table_test("line", [batch(), CHAT, {"model": "own", "prompt": "x"}])
-def test_the_model_of_the_row_wins(line):
+def test_the_model_of_the_row_overrides_the_option(line):
     assert json.loads(parse(line).body)["model"] == "own"
 
 
-def test_the_model_of_the_command_stands_in():
+def test_the_model_option_applies_to_rows_without_a_model():
     body = {"messages": CHAT["messages"]}
     assert json.loads(parse(batch(body=body)).body)["model"] == "fallback"
 
 
-def test_numbers_beyond_floats_survive_the_filling_in():
+def test_large_numbers_keep_all_digits_when_fields_are_added():
     row = parse(b'{"prompt":"x","seed":123456789012345678901234567890,"t":0.10}')
     assert b'"seed":123456789012345678901234567890' in row.body
     assert b'"t":0.10' in row.body
 
 
 @table_test(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b'{"prompt": CANARY-PROMPT}', "broken JSON at byte 11"),
         (b'{"prompt": "CANARY-PROMPT', "broken JSON: ends early, at byte 25"),
@@ -179,20 +179,20 @@ def test_numbers_beyond_floats_survive_the_filling_in():
         (batch(method=None), "method must be a string"),
     ],
 )
-def test_what_is_wrong_is_said_without_the_prompt(line, said):
+def test_row_errors_name_the_problem_without_the_prompt(line, message):
     with pytest.raises(RowError) as raised:
         parse(line)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert CANARY not in str(raised.value)
     assert raised.value.__cause__ is None
 
 
-def test_a_row_without_any_model_is_refused():
+def test_a_row_without_any_model_is_rejected():
     with pytest.raises(RowError, match="names no model, and there is no --model"):
         parse({"prompt": "x"}, model=None)
 
 
-def test_ids_up_to_512_characters():
+def test_custom_ids_have_at_most_512_characters():
     assert parse({"prompt": "x", "custom_id": "é" * 512}).custom_id == "é" * 512
     with pytest.raises(RowError) as raised:
         parse({"prompt": "x", "custom_id": "\x1b[31m" * 200_000})
@@ -201,18 +201,18 @@ def test_ids_up_to_512_characters():
     assert str(raised.value).isprintable()
 
 
-def test_the_prompt_is_not_in_the_repr():
+def test_the_repr_of_a_row_hides_the_prompt():
     assert CANARY not in repr(parse(batch()))
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_a_row_or_an_error(line):
-    said = ""
+def test_any_bytes_parse_or_raise_row_error(line):
+    message = ""
     try:
         json.loads(parse(line).body)
     except RowError as error:
-        said = str(error)
-    assert said.isprintable()
+        message = str(error)
+    assert message.isprintable()
 
 
 KEYS = ["custom_id", "body", "url", "method", "prompt", "messages"]
@@ -227,17 +227,17 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES))
-def test_any_object_is_a_row_or_an_error(line):
-    said = ""
+def test_any_object_parses_or_raises_row_error(line):
+    message = ""
     try:
         parse(line)
     except RowError as error:
-        said = str(error)
-    assert said.isprintable()
+        message = str(error)
+    assert message.isprintable()
 
 
 @table_test(
-    ("wrong", "complaint"),
+    ("wrong", "message"),
     [
         ({"stream": "true"}, "stream must be true or false"),
         ({"stream": 1}, "stream must be true or false"),
@@ -248,18 +248,18 @@ def test_any_object_is_a_row_or_an_error(line):
     ],
 )
 @table_test("form", ["body", "messages"])
-def test_what_the_client_reads_is_checked(wrong, complaint, form):
+def test_fields_that_the_client_reads_are_validated(wrong, message, form):
     row = CHAT | wrong
-    with pytest.raises(RowError, match=f"^{complaint}$"):
+    with pytest.raises(RowError, match=f"^{message}$"):
         parse(batch(body=row) if form == "body" else row)
 
 
 @table_test("fine", [{"stream": None}, {"stream": False}, {"n": None}, {"n": 2}])
-def test_null_is_as_good_as_absent(fine):
+def test_null_counts_as_absent(fine):
     assert json.loads(parse(CHAT | fine).body) == CHAT | fine
 
 
-def test_embeddings_are_not_streamed():
+def test_streamed_embeddings_are_rejected():
     with pytest.raises(RowError, match="embeddings are not streamed"):
         parse(batch(url="/v1/embeddings", body={"input": "x", "stream": True}))
     assert parse(batch(url="/v1/embeddings", body={"input": "x", "stream": False}))

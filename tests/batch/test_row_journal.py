@@ -32,14 +32,14 @@ def test_a_row_counts_when_it_is_durable(journal, ids, files):
     journal.succeed(ids.row(0), OK)
     journal.fail(ids.row(1), failure())
     assert (journal.done, journal.failed, journal.pending) == (0, 0, 2)
-    assert ids_in(files.output) == ["a"]  # written at once all the same
+    assert ids_in(files.output) == ["a"]  # but written at once
     assert ids_in(files.failed) == ["b"]
     assert journal.flush() == 2
     assert (journal.done, journal.failed, journal.pending) == (1, 1, 0)
     assert journal.flush() == 0
 
 
-def test_a_later_answer_takes_the_failure_back(journal, ids, files):
+def test_a_later_answer_replaces_the_failure_of_a_row(journal, ids, files):
     journal.fail(ids.row(1), failure())
     journal.fail(ids.row(1), failure())
     journal.flush()
@@ -49,7 +49,7 @@ def test_a_later_answer_takes_the_failure_back(journal, ids, files):
     assert (journal.done, journal.failed) == (1, 0)
 
 
-def test_no_row_is_answered_twice(journal, ids, files):
+def test_a_second_answer_to_a_row_raises(journal, ids, files):
     journal.succeed(ids.row(0), OK)
     for write in (
         lambda: journal.succeed(ids.row(0), OK),
@@ -61,14 +61,14 @@ def test_no_row_is_answered_twice(journal, ids, files):
     assert not files.failed.exists()
 
 
-def test_what_is_left(journal, ids):
+def test_left_lists_unanswered_rows_that_may_succeed(journal, ids):
     journal.succeed(ids.row(0), OK)
     journal.fail(ids.row(2), failure())
     journal.fail(ids.row(3), failure(Verdict.INVALID))
     assert list(journal.left()) == [1, 4, 5, 6, 7]
 
 
-def test_what_failed_for_good_is_not_tried_by_a_later_run(journal, ids, files):
+def test_a_later_run_does_not_retry_permanent_failures(journal, ids, files):
     journal.fail(ids.row(2), failure())
     journal.fail(ids.row(3), failure(Verdict.FILTERED))
     journal.close()
@@ -79,28 +79,26 @@ def test_what_failed_for_good_is_not_tried_by_a_later_run(journal, ids, files):
 
 
 @pytest.mark.parametrize("verdict", [Verdict.AUTH, Verdict.BILLING, Verdict.NOT_FOUND])
-def test_who_mended_key_or_account_deletes_the_failed_file_to_try_again(
-    journal, ids, files, verdict
-):
+def test_deleting_the_failed_file_makes_a_later_run_retry_its_rows(journal, ids, files, verdict):
     journal.fail(ids.row(3), failure(verdict))
     journal.close()
     later = RowJournal(files, ids)
     assert 3 not in list(later.left())
     later.close()
     files.failed.unlink()
-    mended = RowJournal(files, ids)
-    assert 3 in list(mended.left())
-    mended.close()
+    fresh = RowJournal(files, ids)
+    assert 3 in list(fresh.left())
+    fresh.close()
 
 
-def test_files_are_for_the_owner_only(journal, ids, files):
+def test_journal_files_are_private(journal, ids, files):
     journal.fail(ids.row(0), failure())
     assert [stat.S_IMODE(path.stat().st_mode) for path in (files.output, files.failed)] == [
         0o600
     ] * 2
 
 
-def test_lines_written_during_a_sync_are_not_counted_by_it(journal, ids, monkeypatch):
+def test_a_flush_does_not_count_lines_written_during_its_sync(journal, ids, monkeypatch):
     def sync(fd):
         journal.succeed(ids.row(1), OK)
 
@@ -112,7 +110,7 @@ def test_lines_written_during_a_sync_are_not_counted_by_it(journal, ids, monkeyp
     assert journal.flush() == 1
 
 
-async def test_flushing_in_a_thread_beside_a_writing_loop(files):
+async def test_flush_in_a_thread_beside_a_writing_event_loop_loses_nothing(files):
     ids = Ids(f"id {number}" for number in range(2000))
     with closing(RowJournal(files, ids)) as journal:
         writing = True
@@ -133,7 +131,7 @@ async def test_flushing_in_a_thread_beside_a_writing_loop(files):
     assert ids_in(files.output) == ids
 
 
-def test_what_a_killed_run_left_unsynced_is_synced_before_it_counts(files, ids, monkeypatch):
+def test_lines_of_a_killed_run_are_synced_before_they_count(files, ids, monkeypatch):
     files.output.write_bytes(success_line("a", OK))
     synced = []
     monkeypatch.setattr("stormbreak.batch.store.durable_file._sync", synced.append)
@@ -156,7 +154,7 @@ def test_a_failed_sync_counts_nothing(files, ids, monkeypatch):
         journal.close()
 
 
-def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(small_disk):
+def test_a_full_disk_loses_no_line_and_the_next_run_resumes(small_disk):
     files = BatchPaths.of(small_disk / "out.jsonl")
     ids = Ids(f"id {number}" for number in range(20))
     big = Response(status_code=200, body=json.dumps("x" * 9_000).encode())
@@ -177,7 +175,7 @@ ON_DISK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 @ON_DISK
 @given(acts=ACTS, cut=st.integers(0, 10_000), torn=st.sampled_from(["output", "failed"]))
-def test_any_crash_is_mended_to_the_complete_lines(tmp_path_factory, acts, cut, torn):
+def test_a_journal_after_any_crash_keeps_the_complete_lines(tmp_path_factory, acts, cut, torn):
     files = BatchPaths.of(tmp_path_factory.mktemp("crash") / "out.jsonl")
     ids = Ids(["a", "é", "\x1b[1m", "d" * 200, '"', "\\n"])
     expected = play(acts, files, ids)
@@ -205,7 +203,7 @@ def test_any_crash_is_mended_to_the_complete_lines(tmp_path_factory, acts, cut, 
 
 
 def play(acts, files, ids):
-    """Write `acts`, leaving out what a runner would not do; return the ids that succeeded and failed."""
+    """Write `acts`, except those that no runner does; return the ids that succeeded and failed."""
     answered, failed = set(), {}
     with closing(RowJournal(files, ids)) as journal:
         for number, (act, index) in enumerate(acts):
@@ -222,7 +220,7 @@ def play(acts, files, ids):
 
 @ON_DISK
 @given(acts=ACTS, reopened=st.booleans())
-def test_compaction_leaves_one_line_of_each_unanswered_row_with_all_its_attempts(
+def test_compaction_keeps_one_line_per_failed_row_with_all_attempts(
     tmp_path_factory, acts, reopened
 ):
     files = BatchPaths.of(tmp_path_factory.mktemp("compact") / "out.jsonl")
@@ -238,7 +236,7 @@ def test_compaction_leaves_one_line_of_each_unanswered_row_with_all_its_attempts
         assert len(lines(files.failed)) == len(failed)
         assert files.failed.exists() == bool(failed)
         journal.compact_failed()
-        if reopened and failed:  # the journal goes on working
+        if reopened and failed:  # the journal still works
             index = ids.index(min(failed))
             journal.fail(ids.row(index), failure(attempts=99))
             journal.compact_failed()
@@ -248,7 +246,7 @@ def test_compaction_leaves_one_line_of_each_unanswered_row_with_all_its_attempts
     assert not list(files.output.parent.glob("*.stormbreak-new"))
 
 
-def test_compaction_on_a_full_disk_leaves_the_failed_file(files, ids, file_limit):
+def test_compaction_on_a_full_disk_leaves_the_failed_file_unchanged(files, ids, file_limit):
     with closing(RowJournal(files, ids)) as journal:
         for _ in range(3):
             for index in range(8):
@@ -269,35 +267,35 @@ def refused(files, ids, tree):
 
 
 @pytest.mark.parametrize("name", ["output", "failed"])
-def test_a_broken_line_in_the_middle_changes_nothing(files, ids, tree, name):
+def test_a_broken_line_in_the_middle_is_an_error_and_changes_no_file(files, ids, tree, name):
     good = success_line if name == "output" else lambda i, _: failure_line(i, failure())
     files.output.write_bytes(success_line("h", OK) + b"torn")
     getattr(files, name).write_bytes(good("a", OK) + b"broken\n" + good("b", OK) + b"torn")
     assert f"{getattr(files, name).name}:2: not a line of batch output" in refused(files, ids, tree)
 
 
-def test_an_answer_twice_is_an_error_that_names_both_lines(files, ids, tree):
+def test_the_error_for_a_repeated_answer_names_both_lines(files, ids, tree):
     files.output.write_bytes(b"".join(success_line(name, OK) for name in "abcb"))
     assert "out.jsonl:4: custom_id 'b' is answered on line 2 already" in refused(files, ids, tree)
 
 
-def test_an_answer_to_no_row_is_an_error(files, ids, tree):
+def test_an_answer_without_a_row_is_an_error(files, ids, tree):
     files.output.write_bytes(success_line("a", OK) + success_line("\x1b[31mz", OK))
-    said = refused(files, ids, tree)
-    assert r"out.jsonl:2: no row of the input is '\x1b[31mz'" in said
+    message = refused(files, ids, tree)
+    assert r"out.jsonl:2: no row of the input is '\x1b[31mz'" in message
 
 
-def test_a_failure_in_output_is_an_error(files, ids, tree):
+def test_a_failure_line_in_the_output_is_an_error(files, ids, tree):
     files.output.write_bytes(failure_line("a", failure()))
     assert "out.jsonl:1: a failure, which belongs in" in refused(files, ids, tree)
 
 
-def test_an_answer_among_the_failures_is_an_error(files, ids, tree):
+def test_an_answer_in_the_failed_file_is_an_error(files, ids, tree):
     files.failed.write_bytes(failure_line("a", failure()) + success_line("a", OK))
     assert "out.failed.jsonl:2: an answer, which belongs in" in refused(files, ids, tree)
 
 
-def test_a_row_costs_little(files):
+def test_writing_a_row_takes_less_than_100_microseconds(files):
     ids = Ids(f"id {number}" for number in range(5000))
     rows = [ids.row(index) for index in range(5000)]
     body = Response(status_code=200, body=json.dumps({"text": "y" * 1000}).encode())

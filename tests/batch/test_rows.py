@@ -33,13 +33,13 @@ def read(tmp_path):
 def refused(read, content, **options):
     with pytest.raises(ConfigurationError) as raised:
         read(content, **options)
-    said = str(raised.value)
-    assert "\n" not in said
-    assert "CANARY-PROMPT" not in said
-    return said
+    message = str(raised.value)
+    assert "\n" not in message
+    assert "CANARY-PROMPT" not in message
+    return message
 
 
-def test_rows_are_read_again_by_index(read):
+def test_row_at_reads_a_row_by_its_index(read):
     rows = read(b"\n".join(line(f"id {n}", n=n) for n in range(1000)))
     assert len(rows) == 1000
     for index in (999, 0, 500):
@@ -50,18 +50,18 @@ def test_rows_are_read_again_by_index(read):
     assert rows.find("id 1000") is None
 
 
-def test_bom_crlf_blank_lines_and_a_last_line_without_newline(read):
+def test_rows_accept_bom_crlf_blank_lines_and_no_last_newline(read):
     rows = read(b"\xef\xbb\xbf" + line() + b"\r\n\r\n  \n" + line() + b"\n\n" + line("c"))
     assert [rows.row_at(n).custom_id for n in range(len(rows))] == ["row-1", "row-4", "c"]
     assert [rows.find(name) for name in ("row-1", "row-4", "c")] == [0, 1, 2]
 
 
-def test_blank_lines_before_the_bom_line_and_after_the_end(read):
+def test_rows_accept_blank_lines_after_the_bom_and_at_the_end(read):
     rows = read(b"\xef\xbb\xbf\n" + line("a") + b"\n\n\n")
     assert [rows.row_at(n).custom_id for n in range(len(rows))] == ["a"]
 
 
-def test_the_fingerprint_is_that_of_every_byte(read):
+def test_the_fingerprint_covers_every_byte(read):
     first = read(line("a") + b"\n").fingerprint
     assert read(line("a") + b"\n").fingerprint == first
     assert read(line("a") + b"\n\n").fingerprint != first
@@ -69,60 +69,61 @@ def test_the_fingerprint_is_that_of_every_byte(read):
 
 
 def test_the_first_error_names_file_and_line(read, tmp_path):
-    said = refused(read, line("a") + b"\n\n" + b'{"prompt": CANARY-PROMPT}\n')
-    assert said == f"{tmp_path}/in.jsonl:3: broken JSON at byte 11"
+    message = refused(read, line("a") + b"\n\n" + b'{"prompt": CANARY-PROMPT}\n')
+    assert message == f"{tmp_path}/in.jsonl:3: broken JSON at byte 11"
 
 
-def test_lines_that_are_wrong_besides_the_first_are_named(read, tmp_path):
+def test_the_error_lists_further_broken_lines(read, tmp_path):
     bad = [b"{", line("a"), b"[]", b"", b'{"prompt": 5}']
-    said = refused(read, b"\n".join(bad))
+    message = refused(read, b"\n".join(bad))
     assert (
-        said == f"{tmp_path}/in.jsonl:1: broken JSON: ends early, at byte 1; wrong, too: lines 3, 5"
+        message
+        == f"{tmp_path}/in.jsonl:1: broken JSON: ends early, at byte 1; wrong, too: lines 3, 5"
     )
     assert refused(read, b"\n".join(bad[:3])).endswith("; wrong, too: line 3")
 
 
-def test_no_more_than_ten_of_them(read):
-    said = refused(read, b"{\n" * 1000)
-    assert said.endswith("; wrong, too: lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and others")
+def test_the_error_lists_at_most_ten_further_lines(read):
+    message = refused(read, b"{\n" * 1000)
+    assert message.endswith("; wrong, too: lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and others")
 
 
-def test_what_is_no_json_at_all_is_told_what_a_line_holds(read, tmp_path):
-    said = refused(read, b"prompt,max_tokens\n")
-    assert said == f"{tmp_path}/in.jsonl:1: is not a JSON object, of which each line holds one"
+def test_the_error_for_an_input_that_is_not_json_explains_the_format(read, tmp_path):
+    message = refused(read, b"prompt,max_tokens\n")
+    assert message == f"{tmp_path}/in.jsonl:1: is not a JSON object, of which each line holds one"
 
 
-def test_duplicates_name_both_lines_and_the_id(read, tmp_path):
-    said = refused(read, line("a") + b"\n\n" + line("b") + b"\n" + line("a"))
-    assert said == f"{tmp_path}/in.jsonl:4: custom_id 'a' is already on line 1"
+def test_the_error_for_a_duplicate_id_names_both_lines(read, tmp_path):
+    message = refused(read, line("a") + b"\n\n" + line("b") + b"\n" + line("a"))
+    assert message == f"{tmp_path}/in.jsonl:4: custom_id 'a' is already on line 1"
 
 
-def test_neighbouring_duplicates(read):
+def test_duplicate_ids_on_neighbouring_lines_are_an_error(read):
     assert "is already on line 1" in refused(read, line("a") + b"\n" + line("a"))
 
 
-def test_an_id_may_not_be_that_of_a_line_without_one(read):
+def test_an_id_may_not_equal_the_default_id_of_another_line(read):
     assert "'row-2' is already on line 1" in refused(read, line("row-2") + b"\n" + line())
 
 
 @pytest.mark.parametrize(
     "name", ["\x1b[31mred\x1b[0m", "a\nb\r\tc", "[bold]x[/bold]", "\u202etxt", "x" * 500]
 )
-def test_hostile_ids_work_and_are_shown_harmless(read, name):
+def test_ids_with_control_characters_work_and_are_escaped_in_errors(read, name):
     rows = read(line(name))
     assert rows.row_at(rows.find(name)).custom_id == name
-    said = refused(read, line(name) + b"\n" + line(name))
-    assert said.isprintable()
-    assert len(said.split("custom_id ")[1]) < 100
+    message = refused(read, line(name) + b"\n" + line(name))
+    assert message.isprintable()
+    assert len(message.split("custom_id ")[1]) < 100
 
 
-def test_an_id_of_a_megabyte_is_refused_in_few_words(read):
-    said = refused(read, line("\x07" * 2**20))
-    assert "has 1,048,576 characters, more than 512" in said
-    assert len(said.split("custom_id ")[1]) < 120
+def test_the_error_for_a_huge_id_is_short(read):
+    message = refused(read, line("\x07" * 2**20))
+    assert "has 1,048,576 characters, more than 512" in message
+    assert len(message.split("custom_id ")[1]) < 120
 
 
-def test_hash_collisions_are_no_duplicates(read, monkeypatch):
+def test_ids_with_equal_hashes_are_not_duplicates(read, monkeypatch):
     monkeypatch.setattr(
         "stormbreak.batch.input.index.IdTable.__init__.__kwdefaults__", {"hashed": len}
     )
@@ -135,7 +136,7 @@ def test_hash_collisions_are_no_duplicates(read, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b" \r\n"])
-def test_an_input_without_rows(read, content):
+def test_an_input_without_rows_is_an_error(read, content):
     assert "the input holds no rows" in refused(read, content)
 
 
@@ -146,36 +147,36 @@ def test_invalid_utf8_names_its_line(read):
     assert "in.jsonl:1: invalid UTF-8" in refused(read, line("a").decode().encode("utf-16"))
 
 
-def test_a_missing_model(read):
+def test_a_row_without_a_model_is_an_error_with_its_line(read):
     assert "in.jsonl:2: names no model" in refused(
         read, line("a", model="m") + b"\n" + line("b"), model=None
     )
 
 
-def test_a_line_without_end_is_not_read_into_memory(read, monkeypatch):
+def test_a_line_longer_than_the_limit_is_an_error(read, monkeypatch):
     monkeypatch.setattr("stormbreak.batch.input.index.LINE_LIMIT", 1000)
     assert "in.jsonl:1: longer than 1,000 bytes" in refused(read, b" " * 5000)
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: None, "cannot read the input: no such file or directory"),
         (lambda path: path.mkdir(), "cannot read the input: not a regular file"),
         (os.mkfifo, "cannot read the input: not a regular file"),
     ],
 )
-def test_inputs_that_are_no_files(tmp_path, make, said):
+def test_an_input_that_is_not_a_regular_file_is_an_error(tmp_path, make, message):
     path = tmp_path / "in\x1b[2J.jsonl"
     make(path)
     with pytest.raises(ConfigurationError) as raised:
         Rows.read(path)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert str(raised.value).isprintable()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(read, tmp_path):
+def test_an_unreadable_input_is_an_error(read, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(line())
     path.chmod(0)
@@ -183,12 +184,12 @@ def test_a_file_that_may_not_be_read(read, tmp_path):
         Rows.read(path)
 
 
-def test_standard_input_is_refused():
+def test_standard_input_is_rejected():
     with pytest.raises(ConfigurationError, match=r"must be a file, not - \(stdin\)"):
         Rows.read(Path("-"))
 
 
-def test_an_input_changed_under_way_is_noticed(read, tmp_path):
+def test_row_at_raises_when_the_input_changed(read, tmp_path):
     rows = read(line("first") + b"\n" + line("other") + b"\n")
     (tmp_path / "in.jsonl").write_bytes(line("other") + b"\n" + line("first") + b"\n")
     with pytest.raises(ConfigurationError, match=r"in\.jsonl:1: was changed while the run"):
@@ -198,7 +199,7 @@ def test_an_input_changed_under_way_is_noticed(read, tmp_path):
         rows.row_at(1)
 
 
-def test_no_descriptor_stays_open(read):
+def test_rows_leave_no_file_descriptor_open(read):
     before = len(list(Path("/dev/fd").iterdir()))
     refused(read, b"{")
     with read(line("a")) as rows:
@@ -207,7 +208,7 @@ def test_no_descriptor_stays_open(read):
     assert len(list(Path("/dev/fd").iterdir())) == before
 
 
-def test_many_rows_take_little_memory(tmp_path):
+def test_rows_need_at_most_40_bytes_of_memory_each(tmp_path):
     path = tmp_path / "in.jsonl"
     with path.open("w") as file:
         file.writelines(f'{{"custom_id":"document-{n}","prompt":"x"}}\n' for n in range(40_000))
@@ -222,7 +223,7 @@ def test_many_rows_take_little_memory(tmp_path):
         assert rows.row_at(39_999).custom_id == "document-39999"
 
 
-def test_it_tells_how_far_it_has_come(make_rows):
+def test_on_read_reports_the_number_of_rows_read(make_rows):
     rows, seen = make_rows(*map(str, range(10_000))), []
     with Rows.read(rows.path, model="m", on_read=seen.append):
         assert seen == [4096, 8192]
@@ -241,7 +242,7 @@ def parsed(monkeypatch):
     return numbers
 
 
-def test_a_row_edited_in_place_under_the_same_id_is_noticed(read, tmp_path):
+def test_row_at_raises_when_a_row_was_edited_in_place(read, tmp_path):
     rows = read(line("a", n=1) + b"\n" + line("b", n=1) + b"\n")
     (tmp_path / "in.jsonl").write_bytes(line("a", n=1) + b"\n" + line("b", n=2) + b"\n")
     assert json.loads(rows.row_at(0).body)["n"] == 1
@@ -254,7 +255,7 @@ ODD_FORMS = (
 )
 
 
-def test_an_input_that_was_checked_is_only_indexed(read, tmp_path, parsed):
+def test_an_input_with_a_known_fingerprint_is_only_indexed(read, tmp_path, parsed):
     first = read(ODD_FORMS)
     known = first.fingerprint
     parsed.clear()
@@ -266,7 +267,7 @@ def test_an_input_that_was_checked_is_only_indexed(read, tmp_path, parsed):
         assert list(rows) == list(first)
 
 
-def test_an_id_that_is_named_twice_in_a_row_is_the_same_in_both_ways(read, tmp_path):
+def test_a_repeated_custom_id_key_means_the_same_when_only_indexed(read, tmp_path):
     first = read(b'{"custom_id":"a","prompt":"x","custom_id":"b"}\n')
     with Rows.read(tmp_path / "in.jsonl", model="m", checked=first.fingerprint) as rows:
         assert (first.find("b"), rows.find("b")) == (0, 0)
@@ -274,7 +275,7 @@ def test_an_id_that_is_named_twice_in_a_row_is_the_same_in_both_ways(read, tmp_p
 
 
 @pytest.mark.parametrize("other", [line("b"), line("a") + b"\n" + line("a"), b"{", b"\xff", b""])
-def test_any_other_input_is_checked_in_full(read, tmp_path, other):
+def test_an_input_with_another_fingerprint_is_checked_in_full(read, tmp_path, other):
     known = read(line("a")).fingerprint
     path = tmp_path / "in.jsonl"
     path.write_bytes(other)
@@ -290,7 +291,7 @@ def test_any_other_input_is_checked_in_full(read, tmp_path, other):
     assert str(quick.value) == str(full.value)
 
 
-def test_a_row_that_only_an_earlier_version_let_pass_says_what_is_wrong(read, tmp_path):
+def test_a_row_that_fails_only_when_sent_names_the_problem(read, tmp_path):
     known = read(line("a")).fingerprint
     with (
         Rows.read(tmp_path / "in.jsonl", model=None, checked=known) as rows,

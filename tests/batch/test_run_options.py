@@ -22,14 +22,14 @@ LAST = BatchOptions(
 )
 
 
-def test_what_is_given_counts_and_the_rest_is_that_of_the_last_run():
+def test_given_options_override_those_of_the_last_run():
     now = BatchOptions(concurrency="auto", prices=("/b.toml",), max_cost=5.0)
     assert now.over(LAST) == replace(LAST, concurrency="auto", prices=("/b.toml",), max_cost=5.0)
     assert BatchOptions().over(LAST) == LAST
 
 
 @table_test("there", [{"provider": "groq"}, {"base_url": "https://c/v1"}])
-def test_another_address_does_not_get_the_key_of_the_old_one(there):
+def test_a_new_address_does_not_inherit_the_api_key(there):
     merged = BatchOptions(**there).over(LAST)
     assert merged.api_key_env is None
     assert {merged.provider, merged.base_url} == {*there.values(), None}
@@ -37,20 +37,20 @@ def test_another_address_does_not_get_the_key_of_the_old_one(there):
     assert BatchOptions(**there, api_key_env="NEW").over(LAST).api_key_env == "NEW"
 
 
-def test_another_fallback_does_not_get_the_key_of_the_old_one():
+def test_a_new_fallback_does_not_inherit_the_fallback_key():
     merged = BatchOptions(fallback_base_url="https://c/v1").over(LAST)
     assert (merged.fallback_api_key_env, merged.api_key_env) == (None, "KEY")
 
 
-def test_another_key_for_the_same_address():
+def test_a_new_key_keeps_the_address():
     assert BatchOptions(api_key_env="NEW").over(LAST) == replace(LAST, api_key_env="NEW")
 
 
-def test_without_a_place():
+def test_without_place_removes_address_and_key():
     assert LAST.without_place() == replace(LAST, provider=None, api_key_env=None)
 
 
-def test_a_named_key_is_kept_with_the_address_that_it_was_for():
+def test_at_adds_the_address_only_to_a_key_without_one():
     here = "https://here/v1"
     assert BatchOptions(api_key_env="KEY").at(here) == BatchOptions(
         api_key_env="KEY", base_url=here
@@ -63,7 +63,7 @@ def test_a_named_key_is_kept_with_the_address_that_it_was_for():
         assert flags.at(here) == flags
 
 
-def test_a_key_in_a_url_is_not_kept():
+def test_clean_removes_keys_from_urls():
     flags = BatchOptions(
         base_url="https://a/v1/?key=s", fallback_base_url="https://b/v1?api-key=s#s"
     )
@@ -72,12 +72,12 @@ def test_a_key_in_a_url_is_not_kept():
         BatchOptions(fallback_base_url="https://me:s@b/v1").clean()
 
 
-def test_only_what_was_given_is_written_and_it_reads_back():
+def test_only_given_options_are_encoded():
     assert encode(BatchOptions(rpm=5.0)) == b'{"rpm":5.0}'
     assert decode(encode(LAST), type=BatchOptions) == LAST
 
 
-# ------------------------------------------------------------ which rows a run sends
+# ------------------------------------------------------------ choice of rows
 
 
 PASSING = {
@@ -94,23 +94,23 @@ PASSING = {
 
 
 @table_test("verdict", [*Verdict])
-def test_a_run_that_goes_on_takes_what_passes(verdict):
+def test_a_resume_takes_rows_with_temporary_failures(verdict):
     assert UNFINISHED_ROWS.takes(verdict.value) is (verdict in PASSING)
 
 
-def test_a_verdict_that_nobody_knows_may_pass():
+def test_a_resume_takes_rows_with_an_unknown_verdict():
     assert UNFINISHED_ROWS.takes("of another version")
     assert UNFINISHED_ROWS.takes(None)
     assert UNFINISHED_ROWS.fresh
 
 
 @table_test("verdict", [*(each.value for each in Verdict), "of another version", None])
-def test_a_retry_takes_all_that_failed_and_nothing_fresh(verdict):
+def test_a_retry_takes_all_failed_rows_and_no_unsent_ones(verdict):
     assert failed_rows().takes(verdict)
     assert not failed_rows().fresh
 
 
-def test_a_retry_by_verdict():
+def test_a_retry_by_verdict_takes_only_these_verdicts():
     choice = failed_rows(iter([Verdict.AUTH, Verdict.TIMEOUT]))
     assert {each for each in Verdict if choice.takes(each.value)} == {Verdict.AUTH, Verdict.TIMEOUT}
     assert not choice.takes("of another version")

@@ -25,7 +25,7 @@ def refused(files, rows, tree, **changes):
     return str(raised.value)
 
 
-def test_what_is_written(files, make_rows):
+def test_the_run_file_records_input_options_and_account(files, make_rows):
     rows = make_rows("a", "b")
     assert begin(files, rows) == ()
     written = json.loads(files.run.read_bytes())
@@ -49,8 +49,8 @@ def test_what_is_written(files, make_rows):
 
 
 @pytest.mark.parametrize("name", [b"in-\xff.jsonl", b"in-\xc3\xa9.jsonl"])
-def test_names_that_are_not_utf_8_are_kept_byte_for_byte(files, make_rows, name):
-    name = name.decode("ascii", "surrogateescape")  # as Python has it where all is ASCII
+def test_the_run_file_keeps_non_utf_8_names_byte_for_byte(files, make_rows, name):
+    name = name.decode("ascii", "surrogateescape")  # as Python decodes it in an ASCII locale
     rows = make_rows("a", name=name)
     begin(files, rows, api_key_env="\u00e9")
     run = read_existing_run(files)
@@ -59,7 +59,7 @@ def test_names_that_are_not_utf_8_are_kept_byte_for_byte(files, make_rows, name)
     assert begin(files, rows, api_key_env="\u00e9") == ()
 
 
-def test_the_same_command_goes_on(files, make_rows):
+def test_the_same_command_resumes_the_run(files, make_rows):
     rows = make_rows("a")
     begin(files, rows)
     files.output.write_text("something")
@@ -67,7 +67,7 @@ def test_the_same_command_goes_on(files, make_rows):
     assert read_run(files).started_at == 1000.0
 
 
-def test_the_salt_stays_from_run_to_run_and_no_other_output_has_it(files, make_rows):
+def test_the_salt_stays_across_runs_and_is_unique_per_output(files, make_rows):
     rows = make_rows("a")
     begin(files, rows)
     salt = read_run(files).salt
@@ -88,14 +88,14 @@ def test_a_run_file_of_an_earlier_version_gets_a_salt(files, make_rows):
     assert read_run(files).salt
 
 
-def test_the_input_may_move(files, make_rows):
+def test_the_input_may_be_moved_between_runs(files, make_rows):
     begin(files, make_rows("a"))
     moved = make_rows("a", name="moved.jsonl")
     assert begin(files, moved) == ()
     assert read_run(files).input == str(moved.path)
 
 
-def test_other_options_are_kept_and_named(files, make_rows):
+def test_changed_options_are_recorded_and_named(files, make_rows):
     rows = make_rows("a")
     begin(files, rows)
     assert begin(files, rows, concurrency=20, base_url="http://x") == ("base_url", "concurrency")
@@ -103,66 +103,66 @@ def test_other_options_are_kept_and_named(files, make_rows):
     assert begin(files, rows, concurrency=20, base_url="http://x") == ()
 
 
-def test_the_model_may_not_change(files, make_rows, tree):
+def test_a_changed_model_is_rejected(files, make_rows, tree):
     rows = make_rows("a")
     begin(files, rows)
-    said = refused(files, rows, tree, model="\x1b[1m")
-    assert said == rf"{files.output}: was begun with --model m, now with --model \x1b[1m"
+    message = refused(files, rows, tree, model="\x1b[1m")
+    assert message == rf"{files.output}: was begun with --model m, now with --model \x1b[1m"
     assert refused(files, rows, tree, model=None).endswith("now without --model")
 
 
 @pytest.mark.parametrize("ids", ["ac", "abc", "a"])
-def test_another_input_is_refused(files, make_rows, tree, ids):
+def test_an_input_with_other_content_is_rejected(files, make_rows, tree, ids):
     mine = make_rows("a", "b")
     begin(files, mine)
     other = make_rows(*ids, name="other.jsonl")
-    said = refused(files, other, tree)
-    assert f"{files.output}: belongs to a run of {mine.path} (2 rows)" in said
-    assert f"{other.path} ({len(ids)} rows) has other content" in said
+    message = refused(files, other, tree)
+    assert f"{files.output}: belongs to a run of {mine.path} (2 rows)" in message
+    assert f"{other.path} ({len(ids)} rows) has other content" in message
 
 
 @pytest.mark.parametrize("name", ["output", "failed"])
-def test_files_of_somebody_else_are_left_alone(files, make_rows, tree, name):
+def test_an_output_without_a_run_file_is_rejected(files, make_rows, tree, name):
     getattr(files, name).write_text("precious")
-    said = refused(files, make_rows("a"), tree)
-    assert f"{getattr(files, name)}: exists, and no out.jsonl.run says" in said
+    message = refused(files, make_rows("a"), tree)
+    assert f"{getattr(files, name)}: exists, and no out.jsonl.run says" in message
 
 
-def test_an_empty_output_is_nobodys(files, make_rows):
+def test_an_empty_output_without_a_run_file_is_accepted(files, make_rows):
     files.output.touch()
     assert check(files, make_rows("a"), OPTIONS) is None
 
 
 @pytest.mark.parametrize("name", ["output", "failed", "run", "lock"])
-def test_the_input_is_none_of_the_outputs(files, make_rows, tree, name):
+def test_an_input_that_is_also_an_output_file_is_rejected(files, make_rows, tree, name):
     rows = make_rows("a")
     getattr(files, name).hardlink_to(rows.path)
     assert f"{getattr(files, name)}: is the input" in refused(files, rows, tree)
 
 
-def test_places_where_no_output_can_be(files, make_rows, tree):
+def test_a_directory_as_output_is_rejected(files, make_rows, tree):
     files.output.mkdir()
     assert "out.jsonl: not a regular file" in refused(files, make_rows("a"), tree)
 
 
-def test_a_directory_that_is_not_there(tmp_path, files, make_rows, tree):
+def test_an_output_in_a_missing_directory_is_rejected(tmp_path, files, make_rows, tree):
     lost = type(files).of(tmp_path / "none" / "out.jsonl")
     assert "none/out.jsonl: no such directory" in refused(lost, make_rows("a"), tree)
 
 
-def test_a_name_that_is_too_long(tmp_path, files, make_rows, tree):
+def test_an_output_name_that_is_too_long_is_rejected(tmp_path, files, make_rows, tree):
     long = type(files).of(tmp_path / ("x" * 300))
     assert "file name too long" in refused(long, make_rows("a"), tree)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version":1}', b"\xff", b"[" * 100_000])
-def test_a_run_file_that_is_none(files, make_rows, tree, content):
+def test_an_invalid_run_file_is_rejected(files, make_rows, tree, content):
     files.run.write_bytes(content)
     assert "out.jsonl.run: not a run file of stormbreak" in refused(files, make_rows("a"), tree)
 
 
 @pytest.mark.parametrize("count", [-1, 10**19, 10**100])
-def test_a_count_that_cannot_be(files, make_rows, tree, count):
+def test_a_run_file_with_an_impossible_count_is_rejected(files, make_rows, tree, count):
     rows = make_rows("a")
     record(files, rows, {}, last=None, now=1.0)
     run = json.loads(files.run.read_bytes())
@@ -172,15 +172,15 @@ def test_a_count_that_cannot_be(files, make_rows, tree, count):
     assert "out.jsonl.run: not a run file of stormbreak" in refused(files, rows, tree)
 
 
-def test_a_run_file_of_another_time(files, make_rows, tree):
+def test_a_run_file_of_another_format_version_is_rejected(files, make_rows, tree):
     rows = make_rows("a")
     begin(files, rows)
     files.run.write_bytes(files.run.read_bytes().replace(b'"version": 1', b'"version": 2'))
-    said = refused(files, rows, tree)
-    assert "written by another stormbreak (format 2, not 1)" in said
+    message = refused(files, rows, tree)
+    assert "written by another stormbreak (format 2, not 1)" in message
 
 
-def test_a_full_disk(files, make_rows, file_limit):
+def test_a_full_disk_leaves_the_run_file_unchanged(files, make_rows, file_limit):
     rows = make_rows("a")
     begin(files, rows)
     before = files.run.read_bytes()
@@ -192,7 +192,7 @@ def test_a_full_disk(files, make_rows, file_limit):
     assert files.run.read_bytes() == before
 
 
-def test_a_run_file_from_before_something_was_counted_is_read(files, make_rows):
+def test_a_run_file_without_newer_counters_is_read(files, make_rows):
     rows = make_rows("a")
     record(files, rows, {}, last=None, now=1.0)
     run = json.loads(files.run.read_bytes())

@@ -1,4 +1,4 @@
-"""The runner, against the embedded provider on real sockets: each row answered once, or explained."""
+"""The runner against the embedded provider on real sockets: each row is answered once or fails with a reason."""
 
 import logging
 from dataclasses import replace
@@ -13,7 +13,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 
 
-def test_every_row_is_answered_once_and_the_figures_agree(run_rows, output, stormbreak_provider):
+def test_every_row_is_answered_once_and_the_summary_matches(run_rows, output, stormbreak_provider):
     provider = stormbreak_provider(scenario())
     rows = chat_rows(300)
     summary = run_rows(rows, provider)
@@ -27,11 +27,11 @@ def test_every_row_is_answered_once_and_the_figures_agree(run_rows, output, stor
     assert not (output.parent / "out.failed.jsonl").exists()
 
 
-# ------------------------------------------------------------ sent again, and how often
+# ------------------------------------------------------------ retries of a row
 
 
-def test_a_row_that_came_back_was_sent_again(run_rows, stormbreak_provider):
-    """Retries are all sends but a row's first, whether its call or its schedule sent it again."""
+def test_retries_include_rows_that_the_schedule_sends_again(run_rows, stormbreak_provider):
+    """Each attempt after the first of a row is a retry, whether the call or the schedule sends it."""
     provider = stormbreak_provider(scenario({"kind": "500", "share": 0.2}))
     once_a_round = replace(BATCH, breaker=None, retry=RetryPolicy(max_attempts=1))
     summary = run_rows(chat_rows(20), provider, policy=once_a_round)
@@ -39,18 +39,18 @@ def test_a_row_that_came_back_was_sent_again(run_rows, stormbreak_provider):
     assert summary.retries == summary.attempts - 20 > 0
 
 
-def test_a_row_is_sent_ten_times_and_no_more(run_rows, output, stormbreak_provider):
-    """Rounds of six are cut short in time; a policy that allows more is held to it, too."""
+def test_a_row_gets_at_most_ten_attempts(run_rows, output, stormbreak_provider):
+    """The last round is shortened, also for a policy that allows more attempts."""
     provider = stormbreak_provider(scenario({"kind": "500"}))
-    hasty = RetryPolicy(max_attempts=1000, backoff=Backoff(kind="constant", initial_delay=0.001))
-    policy = replace(BATCH, retry_budget=None, breaker=None, retry=hasty)
+    many = RetryPolicy(max_attempts=1000, backoff=Backoff(kind="constant", initial_delay=0.001))
+    policy = replace(BATCH, retry_budget=None, breaker=None, retry=many)
     summary = run_rows(chat_rows(3), provider, policy=policy)
     assert (summary.failed, summary.attempts) == (3, 30)
     failures = read(output.parent / "out.failed.jsonl")
     assert [line["error"]["attempts"] for line in failures] == [10] * 3
 
 
-def test_a_row_has_one_idempotency_key_over_all_its_rounds(run_rows, stormbreak_provider):
+def test_all_rounds_of_a_row_share_one_idempotency_key(run_rows, stormbreak_provider):
     provider = stormbreak_provider(scenario({"kind": "500", "share": 0.3}), seed=5)
     summary = run_rows(chat_rows(40), provider)
     assert summary.successful == 40
@@ -59,7 +59,7 @@ def test_a_row_has_one_idempotency_key_over_all_its_rounds(run_rows, stormbreak_
 
 
 @pytest.mark.parametrize("disabled", [False, True])
-def test_switched_off_a_row_is_sent_once(
+def test_a_disabled_policy_sends_each_row_once(
     run_rows, output, stormbreak_provider, monkeypatch, disabled
 ):
     monkeypatch.setenv("STORMBREAK_DISABLED", str(int(disabled)))
@@ -72,18 +72,18 @@ def test_switched_off_a_row_is_sent_once(
 # ------------------------------------------------------------ deadlines
 
 
-def test_the_deadline_of_a_row_is_not_spent_in_our_own_queue(run_rows, stormbreak_provider):
+def test_the_local_queue_does_not_consume_the_deadline_of_a_row(run_rows, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.2))
     summary = run_rows(chat_rows(40), provider, limit=4, within={"deadline": 0.7})
     assert (summary.successful, summary.failed, summary.attempts) == (40, 0, 40)
 
 
-def test_a_deadline_shorter_than_a_cooldown_fails_no_row_unsent(
+def test_a_deadline_shorter_than_a_cooldown_fails_no_unsent_row(
     run_rows, output, stormbreak_provider
 ):
-    """The deadline of the others begins when they leave, after the pause."""
-    told = {"kind": "429", "retry_after": 2.0, "at": 0.3, "until": 0.8}
-    provider = stormbreak_provider(scenario(told, service=0.02))
+    """The deadline of waiting rows begins when they are sent, after the pause."""
+    throttled = {"kind": "429", "retry_after": 2.0, "at": 0.3, "until": 0.8}
+    provider = stormbreak_provider(scenario(throttled, service=0.02))
     summary = run_rows(chat_rows(300), provider, limit=4, within={"deadline": 1.0})
     assert summary.successful + summary.failed == 300
     assert 0 < summary.failed <= 4
@@ -92,10 +92,10 @@ def test_a_deadline_shorter_than_a_cooldown_fails_no_row_unsent(
     assert all(line["error"]["attempts"] for line in failures)
 
 
-# ------------------------------------------------------------ what is wrong with us
+# ------------------------------------------------------------ local errors
 
 
-def test_a_listener_that_raises_fails_nothing(run_rows, output, stormbreak_provider, caplog):
+def test_a_listener_that_raises_fails_no_row(run_rows, output, stormbreak_provider, caplog):
     def listener(_):
         raise RuntimeError("no")
 
@@ -106,7 +106,7 @@ def test_a_listener_that_raises_fails_nothing(run_rows, output, stormbreak_provi
     assert len(caplog.records) == 1
 
 
-def test_a_tick_that_raises_fails_nothing(run_rows, output, stormbreak_provider, caplog):
+def test_a_tick_that_raises_fails_no_row(run_rows, output, stormbreak_provider, caplog):
     ticks = []
 
     def tick(_):
@@ -121,10 +121,10 @@ def test_a_tick_that_raises_fails_nothing(run_rows, output, stormbreak_provider,
     assert (len(ticks), len(caplog.records)) == (1, 1)
 
 
-def test_a_row_that_the_client_refuses_fails_alone(
+def test_a_row_that_the_client_rejects_fails_alone(
     run_rows, output, stormbreak_provider, monkeypatch
 ):
-    """Should the check of INPUT ever let pass what the client does not."""
+    """The check of INPUT may miss an error that the client finds."""
     ask = AsyncClient.ask
 
     async def picky(self, endpoint, body, **options):

@@ -1,4 +1,4 @@
-"""What stops a run under way (a full disk, a changed input, a signal), and that it keeps its answers."""
+"""A full disk, a changed input or a signal stops a run, and the run keeps its answers."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from batches import (
 from stormbreak.errors import ConfigurationError
 
 
-def test_a_full_disk_stops_the_run_and_loses_nothing(
+def test_a_full_disk_stops_the_run_and_loses_no_answer(
     run_rows, output, stormbreak_provider, file_limit
 ):
     provider = stormbreak_provider(scenario())
@@ -37,7 +37,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
     assert_answered(rows, output)
 
 
-def test_an_input_that_changes_under_way_stops_the_run_and_keeps_what_was_answered(
+def test_a_changed_input_stops_the_run_and_keeps_its_answers(
     run_rows, output, stormbreak_provider, tmp_path
 ):
     provider = stormbreak_provider(scenario(service=0.05))
@@ -54,7 +54,7 @@ def test_an_input_that_changes_under_way_stops_the_run_and_keeps_what_was_answer
 
 
 @pytest.mark.parametrize("size", [0, 500])
-def test_an_output_that_is_cut_under_way_stops_the_run_and_keeps_what_was_in_flight(
+def test_a_truncated_output_stops_the_run_and_keeps_rows_in_flight(
     run_rows, output, stormbreak_provider, size
 ):
     provider = stormbreak_provider(scenario(service=0.05))
@@ -69,18 +69,18 @@ def test_an_output_that_is_cut_under_way_stops_the_run_and_keeps_what_was_in_fli
         run_rows(rows, provider, limit=4, tick=tick)
     asked = provider.stats()["keys"]
     assert asked["asked"] < 200
-    assert asked["answered"] == asked["asked"]  # what was in flight was answered ...
-    kept = len(read(output))  # ... and written, each on a line of its own
+    assert asked["answered"] == asked["asked"]  # the requests in flight were answered ...
+    kept = len(read(output))  # ... and written, each on its own line
     assert asked["answered"] - cut[0] <= kept < asked["answered"]
     assert run_rows(rows, provider).successful == 200
     assert_answered(rows, output)
 
 
-# ------------------------------------------------------------ signals, to a process of its own
+# ------------------------------------------------------------ signals to a child process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_first_signal_drains_and_the_same_command_goes_on(
+def test_a_first_signal_drains_and_the_same_command_resumes(
     tmp_path, output, stormbreak_provider, number
 ):
     provider = stormbreak_provider(scenario(service=0.3))
@@ -89,9 +89,9 @@ def test_a_first_signal_drains_and_the_same_command_goes_on(
     with started(*args, "--concurrency", 20, "--json") as process:
         wait_until(lambda: size_of(output), "a first answer")
         process.send_signal(number)
-        said, errors = process.communicate(timeout=20)
+        out, errors = process.communicate(timeout=20)
     assert process.returncode == 130, errors
-    summary = json.loads(said)
+    summary = json.loads(out)
     assert summary["end"] == "interrupted"
     assert 0 < summary["successful"] < 300
     asked = provider.stats()["keys"]
@@ -102,8 +102,8 @@ def test_a_first_signal_drains_and_the_same_command_goes_on(
     assert provider.stats()["keys"]["answered_twice"] == 0
 
 
-def test_a_terminal_that_hangs_up_twice_only_drains(tmp_path, output, stormbreak_provider):
-    """So do a shell and the kernel; and whoever ran it with nohup does not want to hear of it."""
+def test_two_sighups_only_drain_the_run(tmp_path, output, stormbreak_provider):
+    """A closed terminal sends two: one from the shell and one from the kernel."""
     provider = stormbreak_provider(scenario(service=0.5))
     args = run_args(write(tmp_path / "in.jsonl", chat_rows(400)), output, provider.base_url)
     with started(*args, "--concurrency", 20, "--json") as process:
@@ -116,7 +116,7 @@ def test_a_terminal_that_hangs_up_twice_only_drains(tmp_path, output, stormbreak
     assert asked["asked"] == asked["answered"] == len(read(output)) < 400
 
 
-def test_under_nohup_it_goes_on(tmp_path, output, stormbreak_provider):
+def test_a_run_under_nohup_ignores_sighup(tmp_path, output, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.3))
     rows = chat_rows(30)
     args = run_args(write(tmp_path / "in.jsonl", rows), output, provider.base_url)
@@ -141,9 +141,9 @@ def test_a_second_signal_stops_at_once(tmp_path, output, stormbreak_provider):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.7)
         process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=60)
+        out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert json.loads(said)["successful"] == len(read(output))
+    assert json.loads(out)["successful"] == len(read(output))
     assert "answers are still to come; Ctrl-C again stops at once" in errors
 
 
@@ -152,7 +152,7 @@ def test_a_signal_while_the_input_is_read_is_one_line(output, number):
     args = run_args("-", output, "http://127.0.0.1:9/v1")
     row = json.dumps(chat_rows(1)[0]["body"]) + "\n"
     with started(*args, stdin=subprocess.PIPE) as process:
-        process.stdin.write(row * 2_000)  # more than a pipe holds: it is being read
+        process.stdin.write(row * 2_000)  # more than a pipe holds, so the process reads it
         process.stdin.flush()
         process.send_signal(number)
         process.wait(timeout=20)
@@ -163,7 +163,7 @@ def test_a_signal_while_the_input_is_read_is_one_line(output, number):
     assert list(output.parent.iterdir()) == []
 
 
-def test_the_handlers_of_a_program_are_there_again_after_a_run(run_rows, stormbreak_provider):
+def test_a_run_restores_the_signal_handlers_of_the_program(run_rows, stormbreak_provider):
     def mine(*_):
         pass
 

@@ -11,7 +11,7 @@ from stormbreak.core.presets import BATCH
 from stormbreak.http.prepared_request import CONNECT_TIMEOUT
 
 
-def test_nothing_there(tmp_path, output, free_port):
+def test_a_refused_connection_ends_the_run_as_unreachable(tmp_path, output, free_port):
     source = write(tmp_path / "in.jsonl", chat_rows(5))
     url = f"http://127.0.0.1:{free_port}/v1"
     options = BatchOptions(base_url=url, connect_grace=0.3)
@@ -21,7 +21,7 @@ def test_nothing_there(tmp_path, output, free_port):
     assert (summary.left, summary.failed) == (5, 0)
 
 
-def test_nothing_there_ends_the_run_whatever_the_deadline(run_rows, output, free_port):
+def test_an_unreachable_provider_ends_the_run_despite_short_deadlines(run_rows, output, free_port):
     nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{free_port}/v1")
     within = {"deadline": 0.6}
     summary = run_rows(chat_rows(500), nowhere, within=within, connect_grace=1.5)
@@ -30,16 +30,16 @@ def test_nothing_there_ends_the_run_whatever_the_deadline(run_rows, output, free
 
 
 @pytest.mark.parametrize("within", [{"attempt_timeout": 2.0}, {"deadline": 2.0}])
-def test_connections_that_never_open_reach_nothing(run_rows, full_port, within):
-    """Connecting has nine tenths of either: on a busy machine, too, that must end first."""
+def test_connections_that_time_out_end_the_run_as_unreachable(run_rows, full_port, within):
+    """Connecting may use nine tenths of the time limit, and must end first on a busy machine."""
     nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
     summary = run_rows(chat_rows(30), nowhere, within=within, connect_grace=2.5)
     assert (summary.end, summary.connect_error) == ("unreachable", "connection timed out")
     assert (summary.left, summary.failed) == (30, 0)
 
 
-def test_giving_up_waits_for_nobody(run_rows, full_port):
-    """The attempts that are still connecting are cut off, not waited for."""
+def test_an_unreachable_run_cuts_off_attempts_that_still_connect(run_rows, full_port):
+    """The run ends before their connect timeout."""
     nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
 
     def tick(runner):
@@ -50,13 +50,13 @@ def test_giving_up_waits_for_nobody(run_rows, full_port):
     assert summary.elapsed < CONNECT_TIMEOUT
 
 
-# ------------------------------------------------------------ somebody there
+# ------------------------------------------------------------ a server that accepts
 
 
-def test_a_server_that_keeps_silent_is_there(run_rows, output, stormbreak_provider):
-    """It took the request: the row fails for its timeout, and not the run for the address."""
+def test_a_silent_server_fails_rows_and_is_not_unreachable(run_rows, output, stormbreak_provider):
+    """The server accepted the request, so the row fails with a timeout and the run continues."""
     provider = stormbreak_provider(scenario({"kind": "slow_headers", "added_latency": 60}))
-    # Long enough to connect on a busy machine. A row whose deadline is over before it was ever sent would be rejected.
+    # Long enough to connect on a busy machine. A row whose deadline passes before it is sent would be rejected.
     within = {"attempt_timeout": 1.0, "deadline": 3.0}
     summary = run_rows(chat_rows(3), provider, within=within, connect_grace=0.3)
     assert (summary.end, summary.failed) == ("finished", 3)
@@ -64,13 +64,13 @@ def test_a_server_that_keeps_silent_is_there(run_rows, output, stormbreak_provid
     assert {line["error"]["verdict"] for line in failures} == {"timeout"}
 
 
-def test_a_first_answer_may_take_longer_than_the_grace(run_rows, stormbreak_provider):
+def test_a_first_answer_may_take_longer_than_connect_grace(run_rows, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=1.0))
     summary = run_rows(chat_rows(2), provider, connect_grace=0.1)
     assert (summary.end, summary.successful) == ("finished", 2)
 
 
-def test_after_the_first_answer_it_waits_for_a_provider_that_went_away(
+def test_a_run_waits_for_a_provider_that_goes_down_after_an_answer(
     run_rows, output, stormbreak_provider
 ):
     down = {"kind": "reset", "at": 0.3, "until": 1.2, "respond_after": 0.0}

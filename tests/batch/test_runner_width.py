@@ -1,4 +1,4 @@
-"""How wide a run is: what it has in flight, in tasks, in connections and in memory."""
+"""The width of a run: requests in flight, tasks, connections and memory."""
 
 import asyncio
 import subprocess
@@ -17,7 +17,7 @@ from stormbreak.core.row_schedule import WIDEST
 from stormbreak.http.h1.connection import MAX_IDLE
 
 
-def test_so_many_are_in_flight_and_no_more(run_rows, stormbreak_provider):
+def test_the_limit_bounds_requests_in_flight_and_connections(run_rows, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.05))
     seen = []
     run_rows(
@@ -31,7 +31,7 @@ def test_so_many_are_in_flight_and_no_more(run_rows, stormbreak_provider):
     assert stats["connections"]["opened"] <= 10
 
 
-def test_there_is_no_task_per_row(run_rows, stormbreak_provider):
+def test_the_number_of_tasks_does_not_grow_with_the_rows(run_rows, stormbreak_provider):
     tasks = []
     provider = stormbreak_provider(scenario())
     run_rows(
@@ -40,36 +40,37 @@ def test_there_is_no_task_per_row(run_rows, stormbreak_provider):
         limit=8,
         listeners=[lambda _: tasks.append(len(asyncio.all_tasks()))],
     )
-    assert max(tasks) <= 2 * 8 + 8  # a call, what aiohttp starts for it, and the runner's own
+    # A call, the tasks of aiohttp for it, and the tasks of the runner.
+    assert max(tasks) <= 2 * 8 + 8
 
 
 @pytest.mark.parametrize("width", [WIDEST, WIDEST + 40])
-def test_a_run_is_as_wide_as_it_can_bear_or_as_it_is_told(run_rows, width):
-    """All but the first request are answered once so many are there; more would have come in the meantime.
+def test_a_run_opens_as_many_connections_as_its_width(run_rows, width):
+    """The server answers when `width` requests are in flight. A wider run would have sent more by then.
 
-    Connections beyond `MAX_IDLE` may be closed while all are idle, on a busy machine, and are opened again.
+    On a busy machine, idle connections beyond `MAX_IDLE` may close and open again.
     """
-    tasks, there = [], []
+    tasks, in_flight = [], []
 
     async def hold(request, writer):
         while len(server.requests) <= width:  # noqa: ASYNC110 - a server on a thread
             await asyncio.sleep(0.01)
 
     async def count(request, writer):
-        there.append((len(server.requests), server.opened))
+        in_flight.append((len(server.requests), server.opened))
 
     with served_aside(answer(), [hold, 0.1, count, answer()]) as server:
-        told = {"limit": 1_000_000_000} if width == WIDEST else {"concurrency": width}
+        options = {"limit": 1_000_000_000} if width == WIDEST else {"concurrency": width}
         look = lambda _: tasks.append(len(asyncio.all_tasks()))  # noqa: E731
-        summary = run_rows(chat_rows(600), server, listeners=[look], **told)
+        summary = run_rows(chat_rows(600), server, listeners=[look], **options)
         assert summary.successful == 600
         assert server.opened == width or width > MAX_IDLE
-    assert there[0] == (1 + width, width)
+    assert in_flight[0] == (1 + width, width)
     assert max(tasks) < 2 * width + 8
 
 
-def test_calls_that_back_off_make_room_and_are_bounded_too(run_rows, stormbreak_provider):
-    """Two slots, and eight more calls that back off: the first twenty requests fail."""
+def test_calls_that_back_off_free_their_slot_up_to_a_bound(run_rows, stormbreak_provider):
+    """Two slots, and at most eight more calls that back off. The first twenty requests fail."""
     under_way, runners = [], []
     patient = RetryPolicy(max_attempts=20, backoff=Backoff(kind="constant", initial_delay=0.3))
     policy = replace(BATCH, retry_budget=None, breaker=None, retry=patient)
@@ -102,8 +103,10 @@ sys.exit(code)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 @pytest.mark.parametrize("count", [3_000, pytest.param(50_000, marks=pytest.mark.prove)])
-def test_memory_is_bounded(tmp_path, output, stormbreak_provider, count):
-    """Peak memory of the process, which needs some 50 MB for itself; the input is 2 kB a row."""
+def test_the_memory_of_a_run_does_not_grow_with_the_rows(
+    tmp_path, output, stormbreak_provider, count
+):
+    """Peak memory of the process, of which 50 MB are its base; a row has 2 kB."""
     provider = stormbreak_provider(scenario())
     source = write(tmp_path / "in.jsonl", chat_rows(count, user="x" * 2_000))
     args = [*run_args(source, output, provider.base_url), "--concurrency", "32", "--quiet"]

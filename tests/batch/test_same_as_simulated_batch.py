@@ -1,4 +1,4 @@
-"""A batch on sockets and the same one in the simulator: they agree, since a row is sent again by the same rule in both."""
+"""A batch on sockets and the same batch in the simulator agree, since both retry a row by the same rule."""
 
 from dataclasses import replace
 from math import ceil
@@ -18,7 +18,7 @@ from stormbreak.types import Verdict
 
 LIMIT = 16
 ONCE_A_ROUND = replace(BATCH, breaker=None, adaptive_rate=False, retry=RetryPolicy(max_attempts=1))
-BAD_LUCK = (
+MIXED_FAULTS = (
     Fault(kind=Kind.S500, share=0.2),
     Fault(kind=Kind.RESET, share=0.1),
     Fault(kind=Kind.S429, share=0.1, retry_after=1.0),
@@ -27,18 +27,18 @@ BAD_LUCK = (
 
 
 class Batch(NamedTuple):
-    """What came of one: attempts for each row, and the seconds until half and 99 % of them were answered."""
+    """The result of a batch: attempts per row, and the seconds until half and 99 % of the rows were answered."""
 
     attempts: float
     half: float
     nearly_all: float
 
 
-def batch(rows, service, *trouble):
+def batch(rows, service, *faults):
     return Scenario(
         name="batch",
         provider=Provider(slots=LIMIT, service=service, variation=0.3),
-        faults=trouble,
+        faults=faults,
         load=Load(arrival_times=(0.0,) * rows, deadline=600.0, timeout=10.0, preset="batch"),
     )
 
@@ -60,7 +60,7 @@ def on_sockets(run_rows, provider, policy, rows):
 
 
 def assert_alike(real, scenario, policy, *, late=1.25):
-    """Compare a batch on sockets with ten seeds of the simulator: a quarter beyond them, and later by `late` at most."""
+    """Compare a batch on sockets with ten seeds of the simulator, within a quarter, and a factor `late` for its times."""
     limited = replace(policy, limit=FixedLimit(max_in_flight=LIMIT))
     runs = [simulate(scenario, limited, seed=seed).measures for seed in range(10)]
     simulated = [Batch(run.amplification, run.p50, run.makespan_99) for run in runs]
@@ -70,18 +70,18 @@ def assert_alike(real, scenario, policy, *, late=1.25):
         assert min(values) / 1.25 <= getattr(real, name) <= beyond * max(values), (name, values)
 
 
-def test_rows_come_back_as_in_the_simulation(run_rows, stormbreak_provider):
+def test_rows_are_retried_as_often_as_in_the_simulation(run_rows, stormbreak_provider):
     scenario = batch(60, 0.1, Fault(kind=Kind.S500, share=0.15))
     real = on_sockets(run_rows, stormbreak_provider(scenario), ONCE_A_ROUND, 60)
     assert_alike(real, scenario, ONCE_A_ROUND, late=5.0)  # a busy machine is late
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("trouble", [BAD_LUCK, (Fault(kind=Kind.DOWN, until=4.0),)])
+@pytest.mark.parametrize("faults", [MIXED_FAULTS, (Fault(kind=Kind.DOWN, until=4.0),)])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_whole_batch_takes_as_long_as_in_the_simulation(
-    run_rows, stormbreak_provider, trouble, seed
+    run_rows, stormbreak_provider, faults, seed
 ):
-    scenario = batch(300, 0.2, *trouble)
+    scenario = batch(300, 0.2, *faults)
     real = on_sockets(run_rows, stormbreak_provider(scenario, seed=seed), BATCH, 300)
     assert_alike(real, scenario, BATCH)

@@ -1,4 +1,4 @@
-"""Batches with a schema: every row fits or is reported, all is billed, and a resume asks for the same."""
+"""Batches with a schema: every row fits or is reported, every attempt is billed, and a resume needs the same schema."""
 
 import json
 
@@ -47,7 +47,7 @@ def texts(output):
     return [line["response"]["body"]["choices"][0]["message"]["content"] for line in read(output)]
 
 
-def test_two_fifths_of_prose_and_every_row_fits_or_is_reported(source, schema, output, files):
+def test_every_row_fits_the_schema_or_is_reported(source, schema, output, files):
     with serve(scenario(PROSE), seed=1) as provider:
         done = go(source, output, provider, "--schema", schema, "--json")
         summary = json.loads(done.stdout)
@@ -58,7 +58,7 @@ def test_two_fifths_of_prose_and_every_row_fits_or_is_reported(source, schema, o
         errors = [line["error"] for line in failed]
         assert {error["verdict"] for error in errors} == {"schema_mismatch"}
         assert {error["attempts"] for error in errors} == {3}
-        assert all(line["response"]["status_code"] == 200 for line in failed)  # what was said
+        assert all(line["response"]["status_code"] == 200 for line in failed)  # the rejected answer
         assert done.returncode == 1
         assert summary["reason"]["message"] == "the answer is not JSON"
         assert summary["attempts"] == provider.stats()["arrivals"]
@@ -88,7 +88,7 @@ def test_a_model_that_never_fits_stops_the_run(source, schema, output, files):
     assert not read(files.failed)
 
 
-def test_all_attempts_count_against_the_limit_of_spending(source, schema, output, tmp_path):
+def test_repairs_count_against_the_spend_limit(source, schema, output, tmp_path):
     prices = tmp_path / "deal.toml"
     with serve(scenario(PROSE, use_max_tokens=True), seed=1) as provider:
         prices.write_text(
@@ -101,7 +101,7 @@ def test_all_attempts_count_against_the_limit_of_spending(source, schema, output
     assert float(summary["spent"]) == pytest.approx(cost)
 
 
-def test_another_schema_or_none_is_refused(source, schema, output):
+def test_a_resume_with_another_schema_is_rejected(source, schema, output):
     with serve(scenario()) as provider:
         assert go(source, output, provider, "--schema", schema).returncode == 0
         done = go(source, output, provider)
@@ -114,7 +114,7 @@ def test_another_schema_or_none_is_refused(source, schema, output):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "is not JSON: "),
         ('{"type":', "is not JSON: "),
@@ -124,31 +124,31 @@ def test_another_schema_or_none_is_refused(source, schema, output):
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_a_wrong_schema_file_is_one_line(source, schema, output, tmp_path, text, said):
+def test_a_wrong_schema_file_is_one_line(source, schema, output, tmp_path, text, message):
     schema.unlink() if text is None else schema.write_text(text)
     before = sorted(tmp_path.iterdir())
     done = run(*run_args(source, output, "http://127.0.0.1:9/v1"), "--schema", schema)
     assert done.returncode == 2
-    assert one_line(done.stderr).startswith(f"{schema}: {said}")
+    assert one_line(done.stderr).startswith(f"{schema}: {message}")
     assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("flags", [("--repairs", "1"), ("--repairs", "0"), ("--check-only",)])
-def test_they_need_a_schema(source, output, flags):
+def test_repairs_and_check_only_need_a_schema(source, output, flags):
     done = run(*run_args(source, output, "http://127.0.0.1:9/v1"), *flags)
     assert (done.returncode, one_line(done.stderr)) == (2, f"{flags[0]}: give --schema, too")
 
 
-def test_an_api_that_rejects_schemas_is_not_asked(source, schema, output):
+def test_check_only_sends_no_schema_to_the_api(source, schema, output):
     with serve(scenario({"kind": "400", "match": "response_format"})) as provider:
         assert go(source, output, provider, "--schema", schema).returncode == 1
         assert provider.stats()["arrivals"] == 20  # all of them invalid: the run stopped
         done = go(source, output, provider, "--schema", schema, "--check-only", "--repairs", "0")
-    assert "no answer fits the schema" in done.stdout  # it was not told to write JSON
+    assert "no answer fits the schema" in done.stdout  # no request asks for JSON
 
 
 @pytest.mark.parametrize("form", [HOTEL, Hotel, "file"])
-def test_from_python(schema, output, form):
+def test_run_accepts_a_schema_as_dict_model_or_file(schema, output, form):
     rows = [{"prompt": f"Rate hotel {number}."} for number in range(30)]
     with serve(scenario({"kind": "prose", "first_attempts": 1, "match": "hotel 7."})) as provider:
         place = {"base_url": provider.base_url, "model": "storm-1"}
@@ -165,12 +165,12 @@ def test_from_python(schema, output, form):
 
 
 @pytest.mark.parametrize("wrong", [{"schema": 7}, {"repairs": -1}, {"repairs": True}])
-def test_wrong_arguments(output, wrong):
+def test_wrong_schema_arguments_raise(output, wrong):
     with pytest.raises(ConfigurationError, match=r"must be|give"):
         run_batch([{"prompt": "x"}], output=output, base_url="http://127.0.0.1:9/v1", **wrong)
 
 
-def test_no_repairs_are_kept_as_an_option():
+def test_zero_repairs_is_kept_as_an_option():
     assert BatchOptions(repairs=0).given == {"repairs": 0}
     assert BatchOptions(repairs=0).over(BatchOptions(repairs=2, model="m")).repairs == 0
     assert BatchOptions().over(BatchOptions(repairs=0)).repairs == 0

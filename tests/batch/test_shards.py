@@ -1,4 +1,4 @@
-"""`--shard I/N` and `batch merge`: many machines, one output."""
+"""`--shard I/N` and `batch merge`: one output from several machines."""
 
 import csv
 import json
@@ -52,9 +52,9 @@ def table(path):
 
 
 @pytest.mark.parametrize("source", ["rows.csv", "rows.parquet"])
-def test_shards_of_a_table_become_one_table(at, place, source):
-    seller = place[1].removeprefix("http://").removesuffix("/v1")
-    prices = f'[[prices]]\nprovider = "{seller}"\nmodel = "storm-1"\nflat = 3\n'
+def test_merge_joins_the_shards_of_a_table(at, place, source):
+    name = place[1].removeprefix("http://").removesuffix("/v1")
+    prices = f'[[prices]]\nprovider = "{name}"\nmodel = "storm-1"\nflat = 3\n'
     (at / "deal.toml").write_text(prices)
     shards = run_shards(place, source, *PROMPT, "--prices", "deal.toml")
     merged = run("batch", "merge", "out.csv", *shards)
@@ -63,21 +63,19 @@ def test_shards_of_a_table_become_one_table(at, place, source):
     assert [row["title"] for row in table("out.csv")] == [row["title"] for row in ROWS]
     assert [row["answer"] for row in table("out.csv")] == [answer(row["title"]) for row in ROWS]
     again = run("batch", "run", source, "-o", "out.csv", *PROMPT, *place, "--json")
-    assert (
-        json.loads(again.stdout)["attempts"] == 0
-    )  # all that a run over the whole table would send
+    assert json.loads(again.stdout)["attempts"] == 0  # a run over the whole table sends nothing
     assert "done     11 (100.0%)" in run("batch", "status", "out.csv").stdout
 
 
 @pytest.mark.parametrize("source", ["rows.csv", "rows.parquet"])
-def test_a_shard_is_a_table_of_its_own_rows(at, place, source):
+def test_a_shard_writes_a_table_of_its_own_rows(at, place, source):
     run_shards(place, source, *PROMPT, ending="csv")
     assert [row["id"] for row in table("out.2.csv")] == ["1", "4", "7", "10"]
     titles = [row["title"] for row in ROWS[1::3]]
     assert [row["answer"] for row in table("out.2.csv")] == [answer(each) for each in titles]
 
 
-def test_shards_of_requests(at, place):
+def test_merge_joins_the_shards_of_requests(at, place):
     shards = run_shards(place, "rows.jsonl")
     assert {row["custom_id"] for row in read(at / "out.1.jsonl")} == {
         "row-1", "row-4", "row-7", "row-10",
@@ -88,7 +86,7 @@ def test_shards_of_requests(at, place):
     }
 
 
-def test_unfinished_shards_and_failures_are_merged_and_go_on(at, stormbreak_provider, place):
+def test_merge_keeps_failures_and_unfinished_rows_for_a_resume(at, stormbreak_provider, place):
     bad = stormbreak_provider(scenario({"kind": "content_filter", "share": 0.5})).base_url
     half = ["--base-url", bad, "-m", "storm-1", "-q", *PROMPT]
     assert run("batch", "run", "rows.csv", "-o", "a.jsonl", "--shard", "1/2", *half).returncode == 1
@@ -109,7 +107,7 @@ def test_unfinished_shards_and_failures_are_merged_and_go_on(at, stormbreak_prov
     assert report.returncode == 0
 
 
-def test_what_is_no_set_of_shards_is_refused(at, place):
+def test_merge_rejects_an_incomplete_or_mixed_set_of_shards(at, place):
     first, second, third = run_shards(place, "rows.csv", *PROMPT)
     other = ["--prompt", "Shout {title}"]
     run("batch", "run", "rows.csv", "-o", "other.jsonl", "--shard", "3/3", *other, *place)
@@ -130,7 +128,7 @@ def test_what_is_no_set_of_shards_is_refused(at, place):
     assert {path.name: path.read_bytes() for path in at.iterdir()} == before
 
 
-def test_ids_that_repeat_in_two_shards_are_found_by_the_merge(at, place):
+def test_merge_rejects_an_id_that_two_shards_contain(at, place):
     (at / "twice.csv").write_text("id,title\n1,a\n1,b\n")
     shards = run_shards(place, "twice.csv", *PROMPT, "--id", "id", count=2)
     refused = run("batch", "merge", "out.jsonl", *shards)
@@ -141,13 +139,13 @@ def test_ids_that_repeat_in_two_shards_are_found_by_the_merge(at, place):
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3"])
-def test_what_is_no_shard(at, place, shard):
+def test_an_invalid_shard_option_is_rejected(at, place, shard):
     refused = run("batch", "run", "rows.csv", "-o", "out.csv", "--shard", shard, *PROMPT, *place)
     assert refused.returncode == 2
     assert "--shard must be I/N, from 1/N to N/N" in refused.stderr
 
 
-def test_a_table_that_is_refused_leaves_nothing(at, place):
+def test_a_rejected_table_leaves_no_file(at, place):
     before = {path.name for path in at.iterdir()}
     (at / "head.csv").write_text("title\n")
     for source, column, why in (
@@ -163,7 +161,7 @@ def test_a_table_that_is_refused_leaves_nothing(at, place):
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_more_shards_than_rows(at, place, ending):
+def test_a_shard_without_rows_is_valid(at, place, ending):
     (at / "two.csv").write_text("title\nTitle 0\nTitle 1\n")
     shards = run_shards(place, "two.csv", *PROMPT, ending=ending)
     again = run("batch", "run", "two.csv", "-o", shards[2], "--shard", "3/3", *PROMPT, *place)
@@ -176,7 +174,7 @@ def test_more_shards_than_rows(at, place, ending):
     assert [row["answer"] for row in table("out.csv")] == [answer("Title 0"), answer("Title 1")]
 
 
-def test_from_python(at, place):
+def test_run_accepts_a_shard(at, place):
     rows = [dict(row) for row in ROWS]
     more = {"base_url": place[1], "model": "storm-1", "prompt": "Tell {title}"}
     summary = run_batch(rows, output="out.1.jsonl", shard="1/2", **more)

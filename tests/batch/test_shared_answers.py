@@ -1,4 +1,4 @@
-"""`--dedupe` and `--cache DIR`: a request is paid once."""
+"""`--dedupe` and `--cache DIR`: each request is paid once."""
 
 import json
 import stat
@@ -19,8 +19,8 @@ def place(stormbreak_provider):
     return stormbreak_provider(scenario()).base_url
 
 
-def rows_with_twins(count, kinds):
-    """Rows of so many kinds of requests, in turn."""
+def rows_with_duplicates(count, kinds):
+    """Rows that cycle through `kinds` distinct requests."""
     return [chat_row(number % kinds) | {"custom_id": f"id-{number}"} for number in range(count)]
 
 
@@ -34,7 +34,7 @@ def check(rows, output):
 
 
 def test_identical_requests_are_sent_once(at, place):
-    rows = rows_with_twins(60, 7)
+    rows = rows_with_duplicates(60, 7)
     write(at / "in.jsonl", rows)
     words = ["batch", "run", "in.jsonl", "-o", "out.jsonl", "--base-url", place, "--dedupe"]
     done = run(*words, "--json", "-q")
@@ -46,7 +46,7 @@ def test_identical_requests_are_sent_once(at, place):
     assert {line["attempts"] for line in copies} == {0}
 
 
-def test_what_is_different_is_sent(at, place):
+def test_requests_that_differ_are_all_sent(at, place):
     rows = [chat_row(0), chat_row(0, temperature=0.5), chat_row(1), chat_row(0, model="other")]
     rows = [row | {"custom_id": f"id-{number}"} for number, row in enumerate(rows)]
     rows.append(chat_row(0) | {"custom_id": "streamed"})
@@ -55,7 +55,7 @@ def test_what_is_different_is_sent(at, place):
     assert (summary.attempts, summary.successful) == (4, 5)
 
 
-def test_duplicates_cost_nothing_in_reports_and_tables(at, place):
+def test_duplicates_cost_zero_in_reports_and_tables(at, place):
     prices = {"base_url": place, "model": "storm-1", "prompt": "Tell {title}", "dedupe": True}
     rows = [{"title": "a"}, {"title": "b"}, {"title": "a"}]
     table = run_batch(rows, output="out.parquet", **prices).to_polars()
@@ -67,8 +67,8 @@ def test_duplicates_cost_nothing_in_reports_and_tables(at, place):
     assert [model["answers"] for model in report["models"]] == [2]
 
 
-def test_a_failure_is_that_of_all_its_rows_and_retried_once(at, stormbreak_provider, place):
-    rows = rows_with_twins(30, 3)
+def test_a_failure_applies_to_all_duplicates_and_is_retried_once(at, stormbreak_provider, place):
+    rows = rows_with_duplicates(30, 3)
     bad = stormbreak_provider(scenario({"kind": "content_filter"})).base_url
     failed = run_batch(rows, output="out.jsonl", base_url=bad, dedupe=True)
     assert (failed.attempts, failed.failed) == (3, 30)
@@ -81,9 +81,9 @@ def test_a_failure_is_that_of_all_its_rows_and_retried_once(at, stormbreak_provi
     check(rows, at / "out.jsonl")
 
 
-def test_a_resume_takes_the_answers_that_are_there(at, place):
-    """A kill between the answer and its copies, and rows that a run without --dedupe has answered."""
-    rows = rows_with_twins(12, 3)
+def test_a_resume_with_dedupe_copies_existing_answers(at, place):
+    """After a kill between the answer and its copies, or a run without --dedupe."""
+    rows = rows_with_duplicates(12, 3)
     run_batch(rows, output="out.jsonl", base_url=place)
     lines = (at / "out.jsonl").read_bytes().splitlines(keepends=True)
     first = [line for line in lines if json.loads(line)["custom_id"] in ("id-4", "id-8")]
@@ -94,7 +94,7 @@ def test_a_resume_takes_the_answers_that_are_there(at, place):
 
 
 def test_a_cache_serves_later_runs(at, place):
-    first, second = rows_with_twins(20, 20), rows_with_twins(30, 30)
+    first, second = rows_with_duplicates(20, 20), rows_with_duplicates(30, 30)
     options = {"base_url": place, "cache": "kept"}
     assert run_batch(first, output="a.jsonl", **options).attempts == 20
     summary = run_batch(second, output="b.jsonl", **options)
@@ -109,22 +109,22 @@ def test_a_cache_serves_later_runs(at, place):
     assert b"document 1" not in kept  # no prompt
 
 
-def test_another_address_has_answers_of_its_own(at, place, stormbreak_provider):
-    rows = rows_with_twins(3, 3)
+def test_the_cache_separates_addresses(at, place, stormbreak_provider):
+    rows = rows_with_duplicates(3, 3)
     other = stormbreak_provider(scenario()).base_url
     assert run_batch(rows, output="a.jsonl", base_url=place, cache="kept").attempts == 3
     assert run_batch(rows, output="b.jsonl", base_url=other, cache="kept").attempts == 3
 
 
-def test_failures_are_not_kept(at, stormbreak_provider):
-    rows = rows_with_twins(3, 3)
+def test_the_cache_stores_no_failures(at, stormbreak_provider):
+    rows = rows_with_duplicates(3, 3)
     bad = stormbreak_provider(scenario({"kind": "content_filter"})).base_url
     for output in ("a.jsonl", "b.jsonl"):
         assert run_batch(rows, output=output, base_url=bad, cache="kept").attempts == 3
 
 
-def test_what_is_no_cache_is_one_line(at, place):
-    write(at / "in.jsonl", rows_with_twins(1, 1))
+def test_an_invalid_cache_is_an_error_of_one_line(at, place):
+    write(at / "in.jsonl", rows_with_duplicates(1, 1))
     (at / "file").write_text("mine")
     words = ["batch", "run", "in.jsonl", "-o", "out.jsonl", "--base-url", place, "--cache"]
     refused = run(*words, "file", "-q")
@@ -136,13 +136,13 @@ def test_what_is_no_cache_is_one_line(at, place):
     assert "cannot open the cache of answers" in refused.stderr
 
 
-def test_results_as_they_come_have_the_duplicates(at, place):
-    rows = rows_with_twins(40, 4)
+def test_results_yields_the_duplicates(at, place):
+    rows = rows_with_duplicates(40, 4)
     found = [*results(rows, output="out.jsonl", base_url=place, dedupe=True)]
     assert {each.custom_id for each in found} == {row["custom_id"] for row in rows}
 
 
-def test_a_line_without_attempts_of_its_own_says_so():
+def test_a_copied_line_has_zero_attempts():
     line = json.loads(success_line("a", Response(status_code=200, body=b"{}", attempts=0)))
     assert line["attempts"] == 0
     assert "attempts" not in json.loads(success_line("a", Response(status_code=200, body=b"{}")))

@@ -19,7 +19,7 @@ OPTIONS = {"model": "m"}
 FAILED = Failure(code="x", message="x", verdict=Verdict.TIMEOUT, attempts=1)
 
 
-def test_a_run_and_the_next(files, make_rows):
+def test_a_store_locks_its_files_and_the_next_run_resumes(files, make_rows):
     rows = make_rows("a", "b", "c")
     with open_store(files.output, rows, recorded=OPTIONS) as store:
         assert held(store.files)
@@ -32,16 +32,16 @@ def test_a_run_and_the_next(files, make_rows):
         assert [rows.row_at(index).custom_id for index in store.journal.left()] == ["a", "c"]
 
 
-def test_what_is_refused_stays_untouched(files, make_rows, tree):
+def test_a_rejected_output_is_not_touched(files, make_rows, tree):
     rows = make_rows("a")
     files.output.write_text("precious")
     before = tree()
     with pytest.raises(ConfigurationError), open_store(files.output, rows, recorded=OPTIONS):
-        pytest.fail("ran over a file of somebody else's")
+        pytest.fail("overwrote a foreign file")
     assert tree() == before
 
 
-def test_a_broken_output_leaves_the_run_file_as_it_was(files, make_rows, tree):
+def test_a_broken_output_leaves_the_run_file_unchanged(files, make_rows, tree):
     rows = make_rows("a")
     with open_store(files.output, rows, recorded=OPTIONS):
         pass
@@ -49,19 +49,19 @@ def test_a_broken_output_leaves_the_run_file_as_it_was(files, make_rows, tree):
     before = tree()
     again = open_store(files.output, rows, recorded=OPTIONS | {"rpm": 5})
     with pytest.raises(ConfigurationError, match=r"out\.jsonl:1: not a line of batch"), again:
-        pytest.fail("ran over a broken file")
+        pytest.fail("overwrote a broken file")
     assert tree() == before
     assert not held(files)
 
 
-def test_two_runs_at_once(files, make_rows):
+def test_a_second_run_on_one_output_is_rejected(files, make_rows):
     rows = make_rows("a")
     first, second = (open_store(files.output, rows, recorded=OPTIONS) for _ in range(2))
     with first, pytest.raises(ConfigurationError, match="another run is writing to"), second:
         pytest.fail("two runs on one output")
 
 
-def test_what_was_written_is_kept_when_the_run_fails(files, make_rows):
+def test_answers_are_kept_when_the_run_raises(files, make_rows):
     rows = make_rows("a", "b")
 
     def run():
@@ -76,7 +76,7 @@ def test_what_was_written_is_kept_when_the_run_fails(files, make_rows):
         assert store.journal.done == 1
 
 
-def test_two_runs_on_two_names_of_one_file(tmp_path, files, make_rows):
+def test_a_second_run_on_a_hard_link_of_the_output_is_rejected(tmp_path, files, make_rows):
     rows = make_rows("a")
     with open_store(files.output, rows, recorded=OPTIONS) as store:
         store.journal.succeed(rows.row_at(0), OK)
@@ -87,7 +87,7 @@ def test_two_runs_on_two_names_of_one_file(tmp_path, files, make_rows):
             pytest.fail("two runs on one file")
 
 
-def test_a_lock_file_that_somebody_removed_lets_no_second_run_in(files, make_rows):
+def test_a_removed_lock_file_admits_no_second_run(files, make_rows):
     rows = make_rows("a")
     with open_store(files.output, rows, recorded=OPTIONS) as store:
         store.journal.succeed(rows.row_at(0), OK)
@@ -97,7 +97,7 @@ def test_a_lock_file_that_somebody_removed_lets_no_second_run_in(files, make_row
             pytest.fail("two runs on one output")
 
 
-def test_an_output_open_to_all_becomes_private_on_resume(files, make_rows):
+def test_a_resume_makes_the_output_files_private(files, make_rows):
     rows = make_rows("a", "b")
     with open_store(files.output, rows, recorded=OPTIONS) as store:
         store.journal.succeed(rows.row_at(0), OK)
@@ -110,7 +110,7 @@ def test_an_output_open_to_all_becomes_private_on_resume(files, make_rows):
 
 
 @pytest.mark.parametrize("name", ["failed", "run", "lock"])
-def test_a_link_where_a_file_of_ours_belongs_is_refused(files, make_rows, tmp_path, name):
+def test_a_symbolic_link_as_batch_file_is_rejected(files, make_rows, tmp_path, name):
     rows = make_rows("a")
     getattr(files, name).symlink_to(tmp_path / "victim")
     with (
@@ -121,7 +121,7 @@ def test_a_link_where_a_file_of_ours_belongs_is_refused(files, make_rows, tmp_pa
     assert not (tmp_path / "victim").exists()
 
 
-def test_a_copy_that_a_killed_run_left_is_removed_by_the_next(files, make_rows):
+def test_a_run_removes_temporary_files_of_a_killed_run(files, make_rows):
     rows = make_rows("a")
     left = [path.with_name(f"{path.name}.stormbreak-new") for path in (files.output, files.failed)]
     for path in left:
@@ -130,8 +130,8 @@ def test_a_copy_that_a_killed_run_left_is_removed_by_the_next(files, make_rows):
         assert not any(path.exists() for path in left)
 
 
-def test_rows_from_python_stay_while_another_run_on_them_begins(files):
-    """It had the lock but had not written its run file: `batch retry` would have missed the rows."""
+def test_spooled_rows_stay_while_another_run_holds_the_lock(files):
+    """The other run has not written its run file yet; `batch retry` would miss the rows."""
     with ExitStack() as taken:
         with spooled(files, [{"prompt": "x"}]):
             taken.enter_context(locked(files))
@@ -141,7 +141,7 @@ def test_rows_from_python_stay_while_another_run_on_them_begins(files):
     assert not files.input.exists()
 
 
-def test_kill_9_loses_no_line_that_was_written(files, make_rows):
+def test_kill_9_loses_no_written_line(files, make_rows):
     rows = make_rows(*(f"id {number}" for number in range(1000)))
 
     def write_some_and_die():

@@ -1,4 +1,4 @@
-"""Tables as INPUT: what is read, what is sent, and what is refused."""
+"""Tables as INPUT: reading, requests, and errors."""
 
 import csv
 import gzip
@@ -38,7 +38,7 @@ def requests(path, options):
 
 
 def asked(path, options=PROMPT):
-    """What each row asks, by its id."""
+    """The prompt of each row, by id."""
     return {
         row["custom_id"]: row["body"]["messages"][-1]["content"] for row in requests(path, options)
     }
@@ -62,24 +62,24 @@ def asked(path, options=PROMPT):
         ('a\n""\n', [["a"], [""]]),
     ],
 )
-def test_csv_as_rfc_4180_has_it(text, expected):
+def test_csv_is_read_as_rfc_4180_defines_it(text, expected):
     assert cells(text) == expected
 
 
 @table_test("delimiter", [";", "\t", "|"])
-def test_another_delimiter(delimiter):
+def test_csv_is_read_with_another_delimiter(delimiter):
     assert cells(f'a{delimiter}b\n"x{delimiter}"{delimiter}""\n', delimiter) == [
         ["a", "b"],
         [f"x{delimiter}", ""],
     ]
 
 
-def test_a_cell_of_megabytes():
+def test_a_csv_cell_may_have_megabytes():
     long = "word " * 1_000_000
     assert cells(f'a,b\n1,"{long}"\n')[1] == ["1", long]
 
 
-def test_the_limit_of_other_readers_stays():
+def test_reading_csv_restores_the_global_field_size_limit():
     before = csv.field_size_limit()
     rows = read_csv(io.BytesIO(b"a\n1\n2\n"), "t.csv", ",")
     next(rows)
@@ -111,7 +111,7 @@ def test_a_row_of_another_length_names_the_line(tmp_path):
         [*Table.find(path).records()]
 
 
-def test_two_columns_of_one_name(tmp_path):
+def test_duplicate_column_names_are_an_error_with_the_line(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("a,b,a\n1,2,3\n")
     with pytest.raises(ConfigurationError, match=r"rows.csv:1: two columns are named 'a'"):
@@ -127,7 +127,7 @@ CELLS = st.none() | st.text(st.sampled_from("ab,;\t\"\r\n '=é\0"), max_size=6)
     ),
     delimiter=st.sampled_from(",;\t"),
 )
-def test_what_we_write_as_csv_we_read_back(rows, delimiter):
+def test_written_csv_is_read_back_unchanged(rows, delimiter):
     columns = [f"c{number}" for number in range(len(rows[0]) if rows else 2)]
     file = io.BytesIO()
     records = (dict(zip(columns, row, strict=True)) for row in rows)
@@ -135,7 +135,7 @@ def test_what_we_write_as_csv_we_read_back(rows, delimiter):
     file.seek(0)
     [header, *found] = [row for _, row in read_csv(file, "t.csv", delimiter)]
     assert header == columns
-    # A row that is nothing but one null is an empty line, which is no row.
+    # A row of a single null is an empty line, which is not a row.
     assert found == [row for row in rows if row != [None]]
     file.seek(0)
     text = io.StringIO(file.getvalue().decode(), newline="")
@@ -161,21 +161,21 @@ def files_of(tmp_path):
     return sorted(tmp_path.iterdir())
 
 
-def test_every_format_asks_the_same(tmp_path):
+def test_every_format_gives_the_same_requests(tmp_path):
     for path in files_of(tmp_path):
         assert asked(path) == {"row-1": "Tell One", "row-2": "Tell "}, path.name
         options = TableOptions(prompt="{id}: {title}", id="id")
         assert asked(path, options) == {"1": "1: One", "2": "2: "}, path.name
 
 
-def test_several_files_in_the_order_of_their_names(tmp_path):
+def test_a_pattern_reads_files_in_the_order_of_their_names(tmp_path):
     for name, title in (("b", "2"), ("a", "1"), ("c", "3")):
         (tmp_path / f"{name}.csv").write_text(f"title\n{title}\n")
     expected = {"row-1": "Tell 1", "row-2": "Tell 2", "row-3": "Tell 3"}
     assert asked(tmp_path / "*.csv") == expected
 
 
-def test_several_files_must_have_the_same_columns(tmp_path):
+def test_files_of_a_pattern_must_have_the_same_columns(tmp_path):
     (tmp_path / "a.csv").write_text("title\n1\n")
     (tmp_path / "b.csv").write_text("name\n1\n")
     with pytest.raises(ConfigurationError, match=r"b.csv: has other columns than .*a.csv"):
@@ -191,7 +191,7 @@ def test_only_the_named_columns_of_parquet_are_read(tmp_path):
 
 @pytest.mark.parametrize("keep", [0.5, 0.99])
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv.gz", "rows.csv.zst"])
-def test_a_file_cut_short_is_one_line(tmp_path, name, keep):
+def test_a_truncated_file_is_an_error_of_one_line(tmp_path, name, keep):
     files_of(tmp_path)
     path = tmp_path / name
     content = path.read_bytes()
@@ -200,14 +200,14 @@ def test_a_file_cut_short_is_one_line(tmp_path, name, keep):
         asked(path)
 
 
-def test_no_such_file(tmp_path):
+def test_a_missing_input_is_an_error(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot read the input: no such file"):
         asked(tmp_path / "rows.csv")
     with pytest.raises(ConfigurationError, match="no file has such a name"):
         asked(tmp_path / "*.csv")
 
 
-def test_plain_requests_are_read_where_they_are(tmp_path):
+def test_uncompressed_requests_are_not_copied(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"prompt": "hi"}\n')
     assert find_table(path, TableOptions(), BatchOptions()) is None
@@ -252,13 +252,13 @@ def user(text):
         ),
     ],
 )
-def test_the_body_in_the_format_of_its_endpoint(options, body):
+def test_the_body_has_the_format_of_its_endpoint(options, body):
     url = options.get("url", "/v1/chat/completions")
     expected = {"custom_id": "row-1", "method": "POST", "url": url, "body": body}
     assert made(RECORD, **options) == expected
 
 
-def test_a_body_of_its_own():
+def test_a_column_can_hold_the_whole_body():
     body = {"messages": [user("x")], "temperature": 0}
     assert made({"body": json.dumps(body)}, body="body")["body"] == body
     assert made({"body": body}, body="body")["body"] == body
@@ -266,7 +266,7 @@ def test_a_body_of_its_own():
         made({"body": "[]"}, body="body")
 
 
-def test_a_template(tmp_path):
+def test_a_template_reads_columns_by_name(tmp_path):
     path = tmp_path / "prompt.j2"
     path.write_text("{% if n %}{{ title|upper }}{% endif %} {{ row['Product name'] }} {{ n }}")
     request = made(RECORD, template=str(path))
@@ -299,7 +299,7 @@ def test_a_template_runs_in_the_sandbox(tmp_path):
         ({"template": "/no/such.j2"}, "/no/such.j2: cannot be read"),
     ],
 )  # fmt: skip
-def test_options_that_do_not_fit_are_one_line(options, message):
+def test_invalid_table_options_are_an_error_of_one_line(options, message):
     with pytest.raises(ConfigurationError) as raised:
         made(RECORD, **options)
     assert str(raised.value).startswith(message)
@@ -313,7 +313,7 @@ def test_a_broken_template_names_its_line(tmp_path):
         Text.load(path)
 
 
-def test_json_lines_may_lack_a_column(tmp_path):
+def test_json_lines_without_a_needed_column_are_an_error(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"title": "a"}\n\n{"name": "b"}\n')
     with pytest.raises(ConfigurationError, match=r"rows.jsonl: row 2: has no 'title'"):
@@ -324,13 +324,13 @@ def test_json_lines_may_lack_a_column(tmp_path):
 
 
 @table_test("value", [None, "", 1.5, [1], {"a": 1}])
-def test_what_is_no_id(value):
+def test_an_invalid_id_is_an_error(value):
     with pytest.raises(RowError, match="its id is"):
         made(RECORD | {"id": value}, prompt="{title}", id="id")
 
 
-def test_reading_a_table_does_not_need_its_length_in_memory(tmp_path):
-    """30 MB of CSV are read within 10 MB more than nothing."""
+def test_reading_a_table_needs_constant_memory(tmp_path):
+    """Reading 30 MB of CSV takes less than 10 MB."""
     path = tmp_path / "rows.csv"
     with path.open("w") as file:
         file.write("title,own\n")
@@ -349,7 +349,7 @@ def test_reading_a_table_does_not_need_its_length_in_memory(tmp_path):
     assert int(done[1]) < 10_000  # KiB
 
 
-def test_an_estimate_of_a_table_is_that_of_its_requests(tmp_path):
+def test_the_estimate_of_a_table_equals_that_of_its_requests(tmp_path):
     table, plain = tmp_path / "rows.csv", tmp_path / "in.jsonl"
     table.write_text("title,own\n" + "".join(f"Title {n},{'x' * 99}\n" for n in range(9)))
     lines = [json.dumps({"prompt": f"Tell Title {number}"}) + "\n" for number in range(9)]

@@ -1,4 +1,4 @@
-"""Tables as OUTPUT: the rows with their results, from a run or from its journal."""
+"""Tables as OUTPUT: rows with their results, from a run or from its journal."""
 
 import csv
 import io
@@ -55,7 +55,7 @@ def run_table(place, *args, source="rows.csv", prompt="Tell {title}"):
     return run("batch", "run", source, "--prompt", prompt, "--base-url", place, *ANSWERS, *args)
 
 
-def test_csv_to_parquet_in_the_order_of_the_rows(at, place):
+def test_a_csv_input_gives_a_parquet_output_in_input_order(at, place):
     write_csv(at / "rows.csv", ROWS)
     done = run_table(place, "-o", "out.parquet", "--id", "id")
     assert (done.returncode, done.stderr) == (0, "")
@@ -71,7 +71,9 @@ def test_csv_to_parquet_in_the_order_of_the_rows(at, place):
     assert min(table["output_tokens"]) > 0
 
 
-def test_without_pyarrow_no_row_is_sent_for_a_parquet_file(at, stormbreak_provider, monkeypatch):
+def test_a_parquet_output_without_pyarrow_fails_before_any_request(
+    at, stormbreak_provider, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     provider = stormbreak_provider(scenario())
     place = {"base_url": provider.base_url, "model": "storm-1"}
@@ -80,7 +82,7 @@ def test_without_pyarrow_no_row_is_sent_for_a_parquet_file(at, stormbreak_provid
     assert provider.stats()["arrivals"] == 0
 
 
-def test_columns_that_are_not_named_are_never_sent(at):
+def test_columns_outside_the_prompt_are_never_sent(at):
     write_csv(at / "rows.csv", ROWS)
     with served_aside(sockets.answer()) as server:
         done = run_table(server.base_url, "-o", "out.parquet", "--id", "id")
@@ -93,7 +95,7 @@ def test_columns_that_are_not_named_are_never_sent(at):
     assert not any("own" in f"{request.line}{request.headers}" for request in server.requests)
 
 
-def test_the_types_of_parquet_stay(at, place):
+def test_parquet_columns_keep_their_types(at, place):
     own = pa.table(
         {
             "id": pa.array([1, 2], pa.int32()),
@@ -115,7 +117,7 @@ def test_the_types_of_parquet_stay(at, place):
     assert table["answer"].to_pylist() == [answer("a"), answer("")]
 
 
-def test_json_lines_with_columns_of_many_types(at, place):
+def test_json_lines_with_mixed_column_types_are_written_as_parquet(at, place):
     rows = [
         {"title": "a", "mixed": 1, "n": 1, "deep": {"x": 1}},
         {"title": "b", "mixed": "two", "n": 2.5, "more": True, "deep": {"y": [None]}},
@@ -147,7 +149,7 @@ def test_empty_and_null_differ_in_csv(at, place):
     assert rows[2][2] == answer('c "d", e\nf')
 
 
-def test_nan_is_empty_and_infinity_a_word(at, place):
+def test_csv_writes_nan_as_empty_and_infinity_as_a_word(at, place):
     rows = pa.table({"title": [1.5, float("nan"), float("-inf")]})
     pq.write_table(rows, at / "rows.parquet")
     assert run_table(place, "-o", "out.csv", source="rows.parquet").returncode == 0
@@ -156,7 +158,7 @@ def test_nan_is_empty_and_infinity_a_word(at, place):
     assert table["answer"].to_list() == [answer("1.5"), answer(""), answer("-inf")]
 
 
-def test_formulas_are_escaped_when_asked(at, place):
+def test_escape_formulas_escapes_only_formulas(at, place):
     cells = ["=1+1", "+x", "-5", "-x", "@sum", "\tx", "fine"]
     rows = [{"title": str(number), "own": cell} for number, cell in enumerate(cells)]
     write_csv(at / "rows.csv", rows)
@@ -169,7 +171,7 @@ def test_formulas_are_escaped_when_asked(at, place):
         assert [row["own"] for row in csv.DictReader(file)] == cells
 
 
-def test_flattened_json_lines(at, place):
+def test_flatten_writes_rows_as_json_lines(at, place):
     write_csv(at / "rows.csv", ROWS)
     assert run_table(place, "-o", "out.jsonl", "--flatten").returncode == 0
     lines = [json.loads(line) for line in (at / "out.jsonl").read_text().splitlines()]
@@ -177,17 +179,17 @@ def test_flattened_json_lines(at, place):
     assert [line["answer"] for line in lines] == [answer(row["title"]) for row in ROWS]
     status = run("batch", "status", "out.jsonl")
     assert "done     30 (100.0%)" in status.stdout
-    assert run_table(place, "-o", "out.jsonl", "--flatten").returncode == 0  # goes on
+    assert run_table(place, "-o", "out.jsonl", "--flatten").returncode == 0  # resumes
 
 
-def test_without_flatten_json_lines_are_the_batch_format(at, place):
+def test_json_lines_without_flatten_have_the_batch_format(at, place):
     write_csv(at / "rows.csv", ROWS)
     assert run_table(place, "-o", "out.jsonl").returncode == 0
     line = json.loads((at / "out.jsonl").read_text().splitlines()[0])
     assert {"id", "custom_id", "response", "error"} == {*line}
 
 
-def test_requests_become_a_table_of_ids_and_answers(at, place):
+def test_requests_with_a_table_output_give_ids_and_answers(at, place):
     (at / "in.jsonl").write_text('{"prompt": "Tell a"}\n{"custom_id": "b", "prompt": "Tell b"}\n')
     words = ["batch", "run", "in.jsonl", "-o", "out.csv", "--base-url", place, *ANSWERS]
     assert run(*words).returncode == 0
@@ -197,7 +199,7 @@ def test_requests_become_a_table_of_ids_and_answers(at, place):
     assert [row["answer"] for row in rows] == [answer("a"), answer("b")]
 
 
-def test_an_export_follows_a_link(at, place):
+def test_an_export_follows_a_symbolic_link(at, place):
     (at / "in.jsonl").write_text('{"prompt": "Tell a"}\n')
     words = ["batch", "run", "in.jsonl", "-o", "out.jsonl", "--base-url", place, *ANSWERS]
     assert run(*words).returncode == 0
@@ -208,8 +210,8 @@ def test_an_export_follows_a_link(at, place):
     assert answer("a") in (at / "real.csv").read_text()
 
 
-def test_but_not_a_link_of_another_user(at, place, monkeypatch):
-    """It might point to any file of ours."""
+def test_an_export_does_not_follow_a_link_of_another_user(at, place, monkeypatch):
+    """Such a link may point to any file of this user."""
     (at / "in.jsonl").write_text('{"prompt": "Tell a"}\n')
     words = ["batch", "run", "in.jsonl", "-o", "out.jsonl", "--base-url", place, *ANSWERS]
     assert run(*words).returncode == 0
@@ -222,7 +224,7 @@ def test_but_not_a_link_of_another_user(at, place, monkeypatch):
     assert answer("a") in (at / "table.csv").read_text()
 
 
-def test_failed_rows_say_why_and_a_retry_makes_the_table_again(at, stormbreak_provider):
+def test_the_table_names_errors_and_a_retry_rewrites_it(at, stormbreak_provider):
     write_csv(at / "rows.csv", ROWS)
     bad = stormbreak_provider(scenario({"kind": "content_filter", "share": 0.5})).base_url
     failing = run_table(bad, "-o", "out.csv")
@@ -243,7 +245,7 @@ def test_failed_rows_say_why_and_a_retry_makes_the_table_again(at, stormbreak_pr
         ]
 
 
-def test_a_half_finished_journal_is_exported(at, stormbreak_provider):
+def test_export_writes_a_run_that_is_not_finished(at, stormbreak_provider):
     write_csv(at / "rows.csv", ROWS)
     slow = stormbreak_provider(scenario(service=1.0)).base_url
     words = ["--prompt", "Tell {title}", "--base-url", slow, *ANSWERS, "-o", "out.parquet"]
@@ -270,10 +272,10 @@ def test_a_half_finished_journal_is_exported(at, stormbreak_provider):
     assert table["answer"].to_list() == [answer(row["title"]) for row in ROWS]
 
 
-# ---------------------------------------------------------------- what goes wrong
+# ---------------------------------------------------------------- errors
 
 
-def test_a_column_with_the_name_of_a_result(at, place):
+def test_a_column_named_like_a_result_needs_a_prefix(at, place):
     write_csv(at / "rows.csv", [{"title": "a", "answer": "mine"}])
     refused = run_table(place, "-o", "out.csv")
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -297,7 +299,7 @@ def test_a_column_with_the_name_of_a_result(at, place):
         ("id,name\n1,a\n", [], "rows.csv: has no column 'title', which the prompt names"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_and_leaves_nothing(at, place, text, args, message):
+def test_a_bad_input_is_one_line_and_leaves_no_file(at, place, text, args, message):
     (at / "rows.csv").write_text(text)
     refused = run_table(place, "-o", "out.parquet", *args)
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
@@ -305,7 +307,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(at, place, text, args, message
     assert {path.name for path in at.iterdir()} <= {"rows.csv", "out.parquet.jsonl.lock"}
 
 
-def test_another_prompt_is_another_run(at, place):
+def test_a_resume_with_another_prompt_is_rejected(at, place):
     write_csv(at / "rows.csv", ROWS)
     assert run_table(place, "-o", "out.csv").returncode == 0
     before = {path.name: path.read_bytes() for path in at.iterdir()}
@@ -315,7 +317,7 @@ def test_another_prompt_is_another_run(at, place):
     assert {path.name: path.read_bytes() for path in at.iterdir()} == before
 
 
-def test_a_file_that_is_there_is_not_replaced(at, place):
+def test_an_existing_file_is_not_replaced(at, place):
     write_csv(at / "rows.csv", ROWS)
     (at / "out.csv").write_text("mine\n")
     for output in ("out.csv", "rows.csv"):
@@ -324,7 +326,7 @@ def test_a_file_that_is_there_is_not_replaced(at, place):
     assert (at / "out.csv").read_text() == "mine\n"
 
 
-def test_a_table_that_has_changed_is_not_joined_with_its_answers(at, place):
+def test_export_rejects_a_changed_input_table(at, place):
     write_csv(at / "rows.csv", ROWS)
     assert run_table(place, "-o", "out.csv").returncode == 0
     write_csv(at / "rows.csv", ROWS[::-1])
@@ -337,27 +339,27 @@ def test_a_table_that_has_changed_is_not_joined_with_its_answers(at, place):
     assert not (at / "again.csv").exists()
 
 
-def test_a_resume_does_not_make_the_requests_again(at, place, monkeypatch):
+def test_a_resume_rebuilds_requests_only_when_the_table_changed(at, place, monkeypatch):
     write_csv(at / "rows.csv", ROWS)
     assert run_table(place, "-o", "out.csv").returncode == 0
     spool = at / "out.csv.input.jsonl"
     made = spool.stat().st_ino
     assert run_table(place, "-o", "out.csv").returncode == 0
     assert spool.stat().st_ino == made
-    write_csv(at / "rows.csv", [row | {"own": "other"} for row in ROWS])  # asks the same
+    write_csv(at / "rows.csv", [row | {"own": "other"} for row in ROWS])  # gives the same requests
     assert run_table(place, "-o", "out.csv").returncode == 0
     assert spool.stat().st_ino != made
     assert pl.read_csv("out.csv")["own"].unique().to_list() == ["other"]
 
 
-def test_no_prompt_is_written_but_in_the_requests(at, place):
+def test_the_prompt_is_written_only_to_the_requests(at, place):
     write_csv(at / "rows.csv", ROWS)
     assert run_table(place, "-o", "out.csv", "--system", "sotto voce").returncode == 0
     named = [path.name for path in at.iterdir() if b"sotto voce" in path.read_bytes()]
     assert named == ["out.csv.input.jsonl"]
 
 
-def test_a_batch_that_was_moved_is_exported_and_retried(at, stormbreak_provider):
+def test_a_moved_batch_can_be_exported_and_retried(at, stormbreak_provider):
     good, bad = (
         stormbreak_provider(scenario(*faults)).base_url
         for faults in ((), ({"kind": "content_filter", "share": 0.5},))
@@ -374,7 +376,7 @@ def test_a_batch_that_was_moved_is_exported_and_retried(at, stormbreak_provider)
 
 
 def result_of(tmp_path, line, provider="openai"):
-    """The result of a row with this line in the journal; a token costs 1 dollar at openai, 2 at others."""
+    """The result of a row with this journal line. A token costs 1 dollar at openai and 2 elsewhere."""
     (tmp_path / "in.jsonl").write_text('{"custom_id": "a", "prompt": "x"}\n')
     files = BatchPaths.of(tmp_path / "out.jsonl")
     files.output.write_text(json.dumps({"custom_id": "a", "error": None} | line) + "\n")
@@ -411,7 +413,7 @@ CHAT = {
         ({"answered_by": "cache", "attempts": 0}, Result("hi", None, "m-1", 0, 0, 0.0, 0)),
     ],
 )
-def test_the_columns_of_an_answer(tmp_path, line, expected):
+def test_result_columns_show_answer_tokens_cost_and_attempts(tmp_path, line, expected):
     response = {"status_code": 200, "request_id": None, "body": CHAT}
     assert result_of(tmp_path, line | {"response": response}) == expected
 
@@ -419,7 +421,7 @@ def test_the_columns_of_an_answer(tmp_path, line, expected):
 @pytest.mark.parametrize(
     ("vectors", "text"), [([[0.5, 1]], "[0.5,1]"), ([[0.5], [1]], "[[0.5],[1]]")]
 )
-def test_embeddings_are_json_in_a_table(tmp_path, vectors, text):
+def test_a_table_shows_embeddings_as_json(tmp_path, vectors, text):
     data = [{"index": at, "embedding": numbers} for at, numbers in enumerate(vectors)]
     body = {"model": "e", "data": data, "usage": {"prompt_tokens": 2}}
     response = {"status_code": 200, "request_id": None, "body": body}
@@ -434,7 +436,7 @@ def options(place):
     return {"base_url": place, "model": "storm-1", "prompt": "Tell {title}"}
 
 
-def test_a_polars_frame_in_and_out(at, place):
+def test_run_accepts_and_returns_a_polars_frame(at, place):
     frame = pl.DataFrame(ROWS)
     summary = run_batch(frame, output="out.parquet", id="id", **options(place))
     made = summary.to_polars()
@@ -443,7 +445,7 @@ def test_a_polars_frame_in_and_out(at, place):
     assert made.schema["id"] == pl.Int64
 
 
-def test_a_pandas_frame_in_and_out(at, place):
+def test_run_accepts_and_returns_a_pandas_frame(at, place):
     frame = pd.DataFrame(ROWS, index=[f"i{row['id']}" for row in ROWS])
     summary = run_batch(frame, output="out.jsonl", **options(place))
     made = summary.to_pandas()
@@ -454,7 +456,7 @@ def test_a_pandas_frame_in_and_out(at, place):
 
 
 @pytest.mark.parametrize("kind", [list, iter, lambda rows: (row for row in rows)])
-def test_dicts_with_columns_of_their_own(at, place, kind):
+def test_run_accepts_dicts_with_numpy_values(at, place, kind):
     numpy = pytest.importorskip("numpy")
     rows = [row | {"id": numpy.int64(row["id"]), "x": numpy.float32(0.5)} for row in ROWS]
     run_batch(kind(rows), output="out.parquet", id="id", **options(place))
@@ -464,7 +466,7 @@ def test_dicts_with_columns_of_their_own(at, place, kind):
     assert table["answer"].to_pylist() == [answer(row["title"]) for row in ROWS]
 
 
-async def test_rows_from_an_async_iterator(at, place):
+async def test_arun_accepts_an_async_iterator(at, place):
     async def rows():
         for row in ROWS:
             yield row
@@ -473,7 +475,7 @@ async def test_rows_from_an_async_iterator(at, place):
     assert summary.to_arrow()["answer"].to_pylist() == [answer(row["title"]) for row in ROWS]
 
 
-def test_other_rows_do_not_replace_the_copy(at, place):
+def test_a_run_with_other_rows_does_not_replace_the_spooled_rows(at, place):
     run_batch(pl.DataFrame(ROWS), output="out.parquet", **options(place))
     before = {path.name: path.read_bytes() for path in at.iterdir()}
     with pytest.raises(ConfigurationError, match="belongs to a run of other rows"):
@@ -481,7 +483,7 @@ def test_other_rows_do_not_replace_the_copy(at, place):
     assert {path.name: path.read_bytes() for path in at.iterdir()} == before
 
 
-def test_a_table_on_stdin(at, place):
+def test_a_table_is_read_from_standard_input(at, place):
     write_csv(at / "rows.csv", ROWS)
     words = ["--prompt", "Tell {title}", "--base-url", place, *ANSWERS, "-o", "out.csv"]
     with (
@@ -497,7 +499,7 @@ def test_a_table_on_stdin(at, place):
         assert [row["own"] for row in csv.DictReader(file)] == [row["own"] for row in ROWS]
 
 
-def test_requests_on_stdin_and_again(at, place):
+def test_requests_from_standard_input_resume(at, place):
     lines = "".join(json.dumps({"prompt": f"Tell {row['title']}"}) + "\n" for row in ROWS)
     (at / "in.jsonl").write_text(lines)
     for expected in (str(len(ROWS)), "0"):
@@ -511,7 +513,7 @@ def test_requests_on_stdin_and_again(at, place):
         assert f'"answered": {expected},' in out
 
 
-def test_what_is_no_table_of_rows(at, place):
+def test_rows_of_an_unsupported_type_raise(at, place):
     lazy = pl.DataFrame(ROWS).lazy()
     mixed = pd.DataFrame({"title": ["secret words", 1, {"a": 2}]})
     for rows, message in (

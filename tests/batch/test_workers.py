@@ -40,7 +40,7 @@ finds_workers = pytest.mark.skipif(not Path("/proc/self").exists(), reason="need
 
 
 def finished(*args, code=0):
-    """Run to the end in a process of its own, which may fork; return stdout."""
+    """Run the command in a child process, which may fork; return stdout."""
     with started(*args) as process:
         out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
@@ -64,7 +64,7 @@ def is_running(pid):
 # ------------------------------------------------------------ one batch
 
 
-def test_it_is_one_batch_for_every_command(at):
+def test_every_command_treats_the_output_of_workers_as_one_batch(at):
     rows = chat_rows(60)
     write(at / "in.jsonl", rows)
     bad = {"kind": "content_filter", "match": "document 7"}
@@ -91,13 +91,13 @@ def test_it_is_one_batch_for_every_command(at):
     assert_answered(rows, at / "out.jsonl")
 
 
-def write_scenario(at, *troubles, **options):
+def write_scenario(at, *faults, **options):
     path = at / "scenario.toml"
-    path.write_text(scenario(*troubles, **options))
+    path.write_text(scenario(*faults, **options))
     return path
 
 
-def test_a_table_with_duplicates(at):
+def test_workers_share_duplicates_of_a_table(at):
     (at / "rows.csv").write_text("id,title\n" + "".join(f"{n},{n % 20}\n" for n in range(80)))
     with serve(scenario()) as provider:
         url = provider.base_url
@@ -111,8 +111,8 @@ def test_a_table_with_duplicates(at):
     assert all(row["answer"] for row in table)
 
 
-def test_what_the_program_keeps_from_the_garbage_collector_stays_kept(at, monkeypatch):
-    """Found: the first collection after such a run looked at all that was imported."""
+def test_workers_keep_the_frozen_objects_of_the_garbage_collector(at, monkeypatch):
+    """The first collection after such a run used to scan all imported objects."""
     write(at / "in.jsonl", chat_rows(4))
     monkeypatch.setattr(gc, "unfreeze", None)
     with serve(scenario()) as provider:
@@ -120,19 +120,20 @@ def test_what_the_program_keeps_from_the_garbage_collector_stays_kept(at, monkey
         assert in_child(lambda: main(words) == 0, seconds=60)
 
 
-# ------------------------------------------------------------ what they share
+# ------------------------------------------------------------ shared limits
 
 
-def test_a_fixed_concurrency_is_that_of_all_together(at):
+def test_workers_share_a_fixed_concurrency(at):
     write(at / "in.jsonl", chat_rows(200))
     narrow = scenario(service=0.03, slots=4, queue=0)
     with serve(narrow) as provider:
         url = provider.base_url
         done = json.loads(finished(*batch(url, "-c", 4, "--json")))
-    assert (done["successful"], done["attempts"]) == (200, 200)  # one more at a time is refused
+    # The provider rejects a fifth concurrent request.
+    assert (done["successful"], done["attempts"]) == (200, 200)
 
 
-def test_requests_per_minute_are_shared(at):
+def test_workers_share_the_request_rate(at):
     write(at / "in.jsonl", chat_rows(40))
     with serve(scenario()) as provider:
         url = provider.base_url
@@ -157,11 +158,11 @@ def billed(provider):
 
 
 @finds_workers
-def test_the_parent_owns_the_money_whoever_is_killed(at):
-    """Each row costs 0.0156 dollars or so."""
+def test_workers_keep_the_spend_limit_when_processes_are_killed(at):
+    """Each row costs about 0.0156 dollars."""
     write(at / "in.jsonl", chat_rows(200, max_tokens=1000))
-    well = scenario(service=0.05, slots=20, use_max_tokens=True)
-    with serve(well) as provider:
+    calm = scenario(service=0.05, slots=20, use_max_tokens=True)
+    with serve(calm) as provider:
         url = provider.base_url
         words = batch(url, *priced(at, url), "--max-cost", "1.5", "-c", 20)
         with started(*words) as process:
@@ -183,18 +184,18 @@ def test_the_parent_owns_the_money_whoever_is_killed(at):
 # ------------------------------------------------------------ kills and signals
 
 
-def killed(process, whom, output):
-    """Kill the parent, a worker, or all of them; wait until all are gone.
+def killed(process, target, output):
+    """Kill the parent, a worker, or all processes, and wait until all have ended.
 
-    Where a worker is killed, the other one goes on, and is then drained.
+    If a worker is killed, the other worker continues and then drains.
     """
     workers = workers_of(process.pid)
     assert len(workers) == 2
     for pid in {"parent": [process.pid], "worker": workers[:1], "all": [*workers, process.pid]}[
-        whom
+        target
     ]:
         os.kill(pid, signal.SIGKILL)
-    if whom == "worker":
+    if target == "worker":
         size = size_of(output)
         wait_until(lambda: size_of(output) > size or process.poll() is not None)
         process.send_signal(signal.SIGTERM)
@@ -210,7 +211,7 @@ def killed(process, whom, output):
         pytest.param(50_000, ("parent", "worker", "all") * 3 + ("parent",), 2, marks=pytest.mark.prove),
     ],
 )  # fmt: skip
-def test_kill_9_loses_nothing_and_pays_twice_at_most_what_was_in_flight(at, count, kills, seed):
+def test_kill_9_loses_no_row_and_repeats_only_rows_in_flight(at, count, kills, seed):
     width, chance = 100, random.Random(seed)
     rows = chat_rows(count)
     output = at / "out.jsonl"
@@ -218,7 +219,7 @@ def test_kill_9_loses_nothing_and_pays_twice_at_most_what_was_in_flight(at, coun
     began = time.monotonic()
     with provider_process("--scenario", write_scenario(at, service=0.05, variation=0.3)) as url:
         words = batch(url, "-c", width)
-        for whom in kills:
+        for target in kills:
             with started(*words) as process:
                 have = whole_lines(output)
                 goal = have + chance.uniform(0.02, 0.3) * (count - have)
@@ -226,8 +227,8 @@ def test_kill_9_loses_nothing_and_pays_twice_at_most_what_was_in_flight(at, coun
                     lambda: size_of(output) >= goal * line_size(output),  # noqa: B023
                     f"{goal:,.0f} rows",
                 )
-                killed(process, whom, output)
-            print(f"{whom} killed after {goal:,.0f} rows: {whole_lines(output):,} are there")
+                killed(process, target, output)
+            print(f"{target} killed after {goal:,.0f} rows: {whole_lines(output):,} are written")
         finished(*words)
         keys = stats(url)["keys"]
     assert_answered(rows, output)
@@ -241,7 +242,7 @@ def whole_lines(path):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_ctrl_c_of_a_terminal_once_drains_and_twice_stops(at):
+def test_ctrl_c_drains_workers_and_a_second_one_stops_them(at):
     write(at / "in.jsonl", chat_rows(400))
     with serve(scenario(service=1.0)) as provider:
         url = provider.base_url
@@ -263,10 +264,10 @@ def test_ctrl_c_of_a_terminal_once_drains_and_twice_stops(at):
         assert provider.stats()["arrivals"] > len(read(at / "out.jsonl"))
 
 
-# ------------------------------------------------------------ what ends a run
+# ------------------------------------------------------------ errors that end a run
 
 
-def test_a_wrong_key_stops_all_workers(at):
+def test_a_rejected_api_key_stops_all_workers(at):
     write(at / "in.jsonl", chat_rows(300))
     with serve(scenario({"kind": "401"}, service=0.01)) as provider:
         url = provider.base_url
@@ -276,7 +277,7 @@ def test_a_wrong_key_stops_all_workers(at):
     assert not (at / "out.failed.jsonl").exists()
 
 
-def test_nobody_answers(at):
+def test_workers_without_a_server_end_with_one_line(at):
     write(at / "in.jsonl", chat_rows(3))
     with started(*batch("http://127.0.0.1:9/v1", "--connect-grace", 1)) as process:
         _, err = process.communicate(timeout=PATIENCE)
@@ -284,7 +285,7 @@ def test_nobody_answers(at):
     assert "nothing answers there" in one_line(err)
 
 
-def test_what_does_not_go_together(at):
+def test_options_that_exclude_workers_are_rejected(at):
     write(at / "in.jsonl", chat_rows(3))
     for more, why in (
         (["--metrics-port", "0"], "--metrics-port: not with --workers"),
@@ -310,7 +311,7 @@ def test_a_full_disk_ends_the_run_with_one_line(small_disk, at):
     assert "disk full" in one_line(err)
 
 
-# ------------------------------------------------------------ change it on its way
+# ------------------------------------------------------------ batch set
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -24,7 +24,7 @@ def failed(tmp_path):
 
 @pytest.fixture
 def batch_run(source, output, capsys):
-    """Run it in this process; return the exit code, stdout and stderr."""
+    """Run `batch run` in this process; return the exit code, stdout and stderr."""
 
     def call(*flags, provider=None):
         url = ("--base-url", provider.base_url) if provider else ()
@@ -36,7 +36,7 @@ def batch_run(source, output, capsys):
 
 @pytest.fixture
 def cost(capsys):
-    """Run it in this process; return what it prints."""
+    """Run `cost` in this process; return stdout."""
 
     def call(*argv):
         code = main(["cost", *argv])
@@ -49,7 +49,7 @@ def cost(capsys):
 
 @pytest.fixture
 def document(cost):
-    """The same as one document, read exactly."""
+    """Run `cost` with --json; return the document with exact decimals."""
 
     def call(*argv):
         return json.loads(cost(*argv, "--json"), parse_float=Decimal)

@@ -1,4 +1,4 @@
-"""Bad input: one clear line, a code that is not 0, and never a key in it."""
+"""Bad input gives one clear line and a code that is not 0, and never shows a key."""
 
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -16,7 +16,7 @@ LOAD = "[load]\nrate = 1\n"
 
 
 def refused(capsys, *argv):
-    """What is said of a command that ends with code 2, in one line."""
+    """Run a command that must exit with code 2; return its one line of stderr."""
     assert main(list(argv)) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -25,7 +25,7 @@ def refused(capsys, *argv):
     return err
 
 
-def test_no_argument_that_is_a_key_is_repeated(capsys):
+def test_an_error_never_repeats_an_argument_that_is_a_key(capsys):
     for key in (CANARY, TOKEN):
         for argv in (
             "storm run {}",
@@ -50,12 +50,12 @@ def test_no_argument_that_is_a_key_is_repeated(capsys):
             "batch run in.jsonl --output out.jsonl --provider {}",
             "{}",
         ):
-            said = refused(capsys, *[word.format(key) for word in argv.split()])
-            assert not [piece for piece in PIECES if piece in said]
+            err = refused(capsys, *[word.format(key) for word in argv.split()])
+            assert not [piece for piece in PIECES if piece in err]
 
 
-def test_no_key_in_a_scenario_is_repeated(tmp_path, monkeypatch, capsys):
-    for toml, complaint in (
+def test_an_error_never_repeats_a_key_in_a_scenario(tmp_path, monkeypatch, capsys):
+    for toml, message in (
         (f"api_key = '{CANARY}'", "line 1 looks like it contains an API key"),
         (f"# {CANARY}", "line 1 looks like it contains an API key"),
         (f"\n{CANARY} = 1", "line 2 looks like it contains an API key"),
@@ -70,13 +70,13 @@ def test_no_key_in_a_scenario_is_repeated(tmp_path, monkeypatch, capsys):
     ):
         monkeypatch.chdir(tmp_path)
         Path("mine.toml").write_text(toml)
-        said = refused(capsys, "storm", "run", "mine.toml")
-        assert said.startswith(f"stormbreak: mine.toml: {complaint}")
-        assert not [piece for piece in PIECES if piece in said]
+        err = refused(capsys, "storm", "run", "mine.toml")
+        assert err.startswith(f"stormbreak: mine.toml: {message}")
+        assert not [piece for piece in PIECES if piece in err]
 
 
-def test_a_scenario_that_cannot_be_played(tmp_path, monkeypatch, capsys):
-    for toml, complaint in (
+def test_an_invalid_scenario_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
+    for toml, message in (
         ("load=" + "[" * 5000, "nested too deeply"),
         ("duration = " + "1" * 6000, "a number is too long"),
         ("duration = 0x" + "f" * 6000, "must be a number below 1e308, got a number of thousands"),
@@ -100,18 +100,18 @@ def test_a_scenario_that_cannot_be_played(tmp_path, monkeypatch, capsys):
     ):
         monkeypatch.chdir(tmp_path)
         Path("mine.toml").write_text(toml)
-        said = refused(capsys, "storm", "run", "mine.toml")
-        assert complaint in said
-        assert len(said) < 400
+        err = refused(capsys, "storm", "run", "mine.toml")
+        assert message in err
+        assert len(err) < 400
 
 
-def test_a_name_that_no_file_can_have(capsys):
+def test_an_impossible_file_name_is_an_error_of_one_line(capsys):
     for command in (("storm", "run"), ("storm", "show"), ("config", "show")):
         for name in ("n" * 300, "n" * 5000, "a\0b", ""):
             assert len(refused(capsys, *command, name)) < 500
 
 
-def test_a_long_number_in_a_policy_is_not_told_at_length(tmp_path, monkeypatch, capsys):
+def test_the_error_for_a_huge_number_in_a_policy_is_short(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for number in ("0x" + "f" * 6000, "1" + "0" * 400):
         for key in (
@@ -121,12 +121,12 @@ def test_a_long_number_in_a_policy_is_not_told_at_length(tmp_path, monkeypatch, 
             "[breaker]\nopen_duration_jitter",
         ):
             Path("policy.toml").write_text(f"{key} = {number}\n")
-            said = refused(capsys, "config", "check", "policy.toml")
-            assert f"{key.split()[-1]} must " in said
-            assert len(said) < 200
+            err = refused(capsys, "config", "check", "policy.toml")
+            assert f"{key.split()[-1]} must " in err
+            assert len(err) < 200
 
 
-COMMANDS = (  # one for each way of writing
+COMMANDS = (  # one for each way to write output
     "cost compare --prices article-2025 --tokens 1M --csv",
     "doctor --json",
     "storm list",
@@ -137,7 +137,7 @@ COMMANDS = (  # one for each way of writing
 
 
 @table_test("command", COMMANDS)
-def test_a_full_output_is_one_line_and_a_code(command, tmp_path, monkeypatch, capsys):
+def test_a_full_standard_output_is_one_line_and_code_2(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     full = Path("/dev/full")
     if not full.exists():

@@ -1,4 +1,4 @@
-"""What a batch says that it has cost: at its end, by its status, and that this is what `cost report` says."""
+"""The cost of a batch at its end and in its status, which equals that of `cost report`."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def provider(stormbreak_provider):
 
 @pytest.fixture
 def prices(provider, tmp_path):
-    """A flag: each row costs 1.5 cents or so."""
+    """The --prices flag; each row costs about 1.5 cents."""
     path = tmp_path / "deal.toml"
     path.write_text(
         f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
@@ -49,22 +49,24 @@ def status(output, capsys):
     return call
 
 
-def test_it_is_what_the_report_says(batch_run, provider, prices, status, output, capsys):
+def test_run_status_and_report_show_the_same_cost(
+    batch_run, provider, prices, status, output, capsys
+):
     code, out, err = batch_run(*prices, "--json", provider=provider)
-    said = json.loads(out)["cost"]
+    cost = json.loads(out)["cost"]
     assert code == 0
     assert re.search(rf"circuit closed, cost {WITHIN}\n$", err)
-    assert (said["priced"] > 30, said["unpriced"], said["unbounded"]) == (True, 0, 0)
-    assert 0.45 <= said["min_usd"] < said["max_usd"]  # cut bodies may be billed
+    assert (cost["priced"] > 30, cost["unpriced"], cost["unbounded"]) == (True, 0, 0)
+    assert 0.45 <= cost["min_usd"] < cost["max_usd"]  # cut bodies may be billed
 
-    assert json.loads(status(*prices, "--json"))["cost"] == said
+    assert json.loads(status(*prices, "--json"))["cost"] == cost
     assert main(["cost", "report", str(output), *prices, "--json"]) == 0
     (model,) = json.loads(capsys.readouterr()[0])["models"]
-    assert model["total_min"] == pytest.approx(said["min_usd"])
-    assert model["total_max"] == pytest.approx(said["max_usd"])
+    assert model["total_min"] == pytest.approx(cost["min_usd"])
+    assert model["total_max"] == pytest.approx(cost["max_usd"])
 
 
-def test_without_prices_those_of_the_last_run_count(
+def test_status_and_report_use_the_prices_of_the_last_run(
     batch_run, provider, prices, status, output, tmp_path, capsys
 ):
     batch_run(*prices, provider=provider)
@@ -91,14 +93,14 @@ def test_without_prices_those_of_the_last_run_count(
     assert main(["batch", "status", str(output), "--prices", "article-2025"]) == 0
 
 
-def test_in_words(batch_run, provider, prices, status):
+def test_run_and_status_print_the_cost_in_text(batch_run, provider, prices, status):
     _, out, _ = batch_run(*prices, provider=provider)
     (line,) = re.findall(r"^cost .*$", out, re.MULTILINE)
     assert re.fullmatch(rf"cost       {WITHIN}", line)
     assert f"cost     {line.removeprefix('cost       ')}\n" in status(*prices)
 
 
-def test_it_is_of_all_runs(batch_run, provider, prices):
+def test_the_cost_covers_all_runs_of_a_batch(batch_run, provider, prices):
     first = json.loads(batch_run(*prices, "--json", "--max-cost", "0.2", provider=provider)[1])
     second = json.loads(batch_run(*prices, "--json", provider=provider)[1])
     assert first["end"] == "spent"
@@ -106,16 +108,16 @@ def test_it_is_of_all_runs(batch_run, provider, prices):
     assert second["cost"]["min_usd"] >= 0.45 > second["answered"] * 0.0151
 
 
-def test_without_a_price_nothing_is_said_of_it(batch_run, provider, status):
+def test_a_run_without_a_price_prints_no_cost(batch_run, provider, status):
     _, out, err = batch_run("--json", provider=provider)
-    said = json.loads(out)["cost"]
-    assert (said["priced"], said["min_usd"], said["max_usd"]) == (0, 0, 0)
-    assert said["unpriced"] > 30
+    cost = json.loads(out)["cost"]
+    assert (cost["priced"], cost["min_usd"], cost["max_usd"]) == (0, 0, 0)
+    assert cost["unpriced"] > 30
     assert "cost" not in err
     assert "cost" not in status()
 
 
-def test_an_address_of_ones_own_loads_no_price_list(source, output, provider):
+def test_a_custom_address_loads_no_price_list(source, output, provider):
     code = f"""
 import sys
 from stormbreak.cli.main import main
@@ -123,11 +125,11 @@ main(["batch", "run", {str(source)!r}, "--output", {str(output)!r}, "--base-url"
 main(["batch", "status", {str(output)!r}])
 print("genai_prices" in sys.modules)
 """
-    told = subprocess.check_output([sys.executable, "-c", code], text=True)
-    assert told.splitlines()[-1] == "False"
+    out = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert out.splitlines()[-1] == "False"
 
 
-def test_a_price_file_of_a_status_that_is_none(source, output, provider):
+def test_status_rejects_a_missing_price_file(source, output, provider):
     run("batch", "run", source, "--output", output, "--base-url", provider.base_url)
     done = run("batch", "status", output, "--prices", "nowhere.toml")
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""docs/batch.md is true: its first commands run, its flags are those of the command."""
+"""The commands in docs/batch.md run, and its flags are those of the commands."""
 
 import json
 import os
@@ -19,7 +19,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
 
 
 def run_block(heading, tmp_path):
-    """Run the first shell block of a section, with a provider at a free port; return what it prints."""
+    """Run the first shell block of a section with a provider at a free port; return stdout."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     (block,) = re.findall(rf"^## {heading}\n.*?```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
@@ -40,10 +40,10 @@ def run_block(heading, tmp_path):
         return shell.stdout.read()
 
 
-def test_the_first_two_minutes(tmp_path):
-    said = run_block("Two minutes", tmp_path)
-    assert "answered   3 of 3 rows" in said
-    assert "done     3 (100.0%)" in said
+def test_the_commands_of_two_minutes_run(tmp_path):
+    out = run_block("Two minutes", tmp_path)
+    assert "answered   3 of 3 rows" in out
+    assert "done     3 (100.0%)" in out
     assert {line["custom_id"] for line in read(tmp_path / "out.jsonl")} == {
         "row-1",
         "row-2",
@@ -51,16 +51,17 @@ def test_the_first_two_minutes(tmp_path):
     }
 
 
-def test_the_batch_api_of_the_provider(tmp_path):
-    said = run_block("The provider's own batch API", tmp_path)
-    assert "submitted  50 rows in 1 batch(es)" in said
-    assert "some rows expired" in said
-    assert "answered   50 of 50 rows" in said
+def test_the_commands_of_the_batch_api_section_run(tmp_path):
+    out = run_block("The provider's own batch API", tmp_path)
+    assert "submitted  50 rows in 1 batch(es)" in out
+    assert "some rows expired" in out
+    assert "answered   50 of 50 rows" in out
     assert len(read(tmp_path / "cheap.jsonl")) == 50
     notes = json.loads(run_command("cost", "report", tmp_path / "cheap.jsonl", "--json").stdout)[
         "notes"
     ]
-    assert sum("No price is known" in note for note in notes) == 1  # though the prices are two
+    # One note, although two prices are missing.
+    assert sum("No price is known" in note for note in notes) == 1
 
 
 def documented(heading):
@@ -73,7 +74,7 @@ def flags(command):
     return {name for it in command.params for name in it.opts if name.startswith("--")}
 
 
-def test_its_flags_are_those_of_the_commands():
+def test_the_documented_flags_are_those_of_the_commands():
     shared, own = documented("Options"), documented("Retry failed rows")
     of_tables = documented("Tables")
     assert shared | of_tables == flags(run.command)
@@ -82,7 +83,7 @@ def test_its_flags_are_those_of_the_commands():
     assert of_tables < flags(estimate.command)
 
 
-def test_its_verdicts_exist():
+def test_the_documented_verdicts_exist():
     for verdict in (
         "auth",
         "billing",

@@ -1,4 +1,4 @@
-"""`stormbreak batch estimate`: nothing is sent, and nothing is made up."""
+"""`stormbreak batch estimate` sends nothing and invents no figures."""
 
 import json
 from decimal import Decimal
@@ -53,7 +53,7 @@ def size(row):
     return len(json.dumps(row["body"]))
 
 
-def test_rows_tokens_and_cost(estimate, deal):
+def test_an_estimate_gives_rows_tokens_and_cost_per_model(estimate, deal):
     rows = chat_rows(10, max_tokens=100)
     (model,) = estimate(rows, *URL, *deal)["models"]
     into = model["input_tokens"]
@@ -67,7 +67,7 @@ def test_rows_tokens_and_cost(estimate, deal):
     assert model["max"] == (4 * most + 16 * 1000) / Decimal(1_000_000)
 
 
-def test_each_model_has_its_row_and_long_prompts_have_their_price(estimate, deal):
+def test_each_model_has_its_row_and_long_prompts_their_price(estimate, deal):
     long = chat_rows(1, model="storm-1", max_tokens=10)
     long[0]["body"]["messages"][0]["content"] = "x" * 8000
     rows = [*long, {**chat_rows(1, model="plain", max_tokens=10)[0], "custom_id": "other"}]
@@ -77,7 +77,7 @@ def test_each_model_has_its_row_and_long_prompts_have_their_price(estimate, deal
     assert (second["model"], second["batch_api"]) == ("plain", None)
 
 
-def test_the_most_is_the_dearest_price_that_a_prompt_can_reach(estimate, tmp_path):
+def test_the_maximum_uses_the_highest_price_that_a_prompt_can_reach(estimate, tmp_path):
     path = tmp_path / "falling.toml"
     path.write_text(
         "[[prices]]\nprovider = 'acme.example'\nmodel = 'storm-1'\ninput = 4\noutput = 16\n"
@@ -91,7 +91,7 @@ def test_the_most_is_the_dearest_price_that_a_prompt_can_reach(estimate, tmp_pat
     assert model["max"] == (4 * (size(row[0]) + 64) + 16 * 10) / Decimal(1_000_000)
 
 
-def test_answers_are_as_long_as_is_said_but_no_longer_than_they_may_be(estimate, deal):
+def test_output_tokens_sets_the_answer_length_up_to_the_limit_of_the_row(estimate, deal):
     bounded = estimate(chat_rows(2, max_tokens=50), *URL, *deal, "--output-tokens", "80")
     open_ = estimate(chat_rows(2), *URL, *deal, "--output-tokens", "80")
     given = estimate(chat_rows(2), *URL, *deal, "--max-output-tokens", "300")
@@ -102,12 +102,12 @@ def test_answers_are_as_long_as_is_said_but_no_longer_than_they_may_be(estimate,
     assert (given["models"][0]["output_tokens"], given["models"][0]["unbounded_rows"]) == (600, 0)
 
 
-def test_the_time_that_each_limit_leaves(estimate, deal):
-    said = estimate(
+def test_an_estimate_gives_the_time_under_each_limit(estimate, deal):
+    facts = estimate(
         chat_rows(120, max_tokens=100), *URL, *deal, "--rpm", "60", "--tpm", "1200", "--concurrency", "10", "--latency", "2"
     )  # fmt: skip
-    (model,) = said["models"]
-    times = {row["limit"]: row["seconds"] for row in said["times"]}
+    (model,) = facts["models"]
+    times = {row["limit"]: row["seconds"] for row in facts["times"]}
 
     assert times["rpm"] == 120
     assert times["concurrency"] == 24
@@ -116,40 +116,40 @@ def test_the_time_that_each_limit_leaves(estimate, deal):
     assert next(iter(times)) == "tpm"  # the slowest first
 
 
-def test_what_has_no_price_is_not_free(estimate):
-    said = estimate(chat_rows(2, max_tokens=5), *URL)
-    (model,) = said["models"]
+def test_a_model_without_a_price_has_no_cost_and_a_note(estimate):
+    facts = estimate(chat_rows(2, max_tokens=5), *URL)
+    (model,) = facts["models"]
 
     assert [model[name] for name in ("expected", "max", "batch_api")] == [None, None, None]
-    assert any("storm-1 has no known price at acme.example" in note for note in said["notes"])
+    assert any("storm-1 has no known price at acme.example" in note for note in facts["notes"])
 
 
-def test_half_a_price_is_none(estimate, tmp_path):
+def test_a_price_without_output_is_unknown(estimate, tmp_path):
     path = tmp_path / "half.toml"
     path.write_text("[[prices]]\nprovider = 'acme.example'\nmodel = 'storm-1'\ninput = 4\n")
-    said = estimate(chat_rows(2, max_tokens=100), *URL, "--prices", str(path))
-    (model,) = said["models"]
+    facts = estimate(chat_rows(2, max_tokens=100), *URL, "--prices", str(path))
+    (model,) = facts["models"]
 
     assert (model["rows"], model["expected"], model["max"], model["batch_api"]) == (
         2, None, None, None,
     )  # fmt: skip
     why = "storm-1 has no known output price at acme.example, so its cost is unknown."
-    assert why in said["notes"]
+    assert why in facts["notes"]
 
 
-def test_half_a_price_of_the_batch_api_is_none_and_told(estimate, tmp_path):
+def test_a_batch_api_price_without_output_is_unknown_and_noted(estimate, tmp_path):
     path = tmp_path / "half.toml"
     path.write_text(
         "[[prices]]\nprovider = 'acme.example'\nmodel = 'storm-1'\nflat = 4\nbatch = { input = 2 }\n"
     )
-    said = estimate(chat_rows(2, max_tokens=100), *URL, "--prices", str(path))
+    facts = estimate(chat_rows(2, max_tokens=100), *URL, "--prices", str(path))
 
-    assert said["models"][0]["expected"] > 0
-    assert said["models"][0]["batch_api"] is None
-    assert "storm-1 has no known output price in the batch API of acme.example." in said["notes"]
+    assert facts["models"][0]["expected"] > 0
+    assert facts["models"][0]["batch_api"] is None
+    assert "storm-1 has no known output price in the batch API of acme.example." in facts["notes"]
 
 
-def test_a_list_price_and_its_batch_api(estimate):
+def test_the_batch_api_of_openai_costs_half_the_list_price(estimate):
     (model,) = estimate(chat_rows(5, model="gpt-4.1", max_tokens=10), "--provider", "openai")[
         "models"
     ]
@@ -157,7 +157,7 @@ def test_a_list_price_and_its_batch_api(estimate):
     assert model["expected"] == 2 * model["batch_api"] > 0
 
 
-def test_no_key_is_needed_and_a_table_says_it_in_words(tmp_path, deal, capsys):
+def test_an_estimate_needs_no_key_and_prints_a_table(tmp_path, deal, capsys):
     source = write(tmp_path / "in.jsonl", chat_rows(3))
     assert main(["batch", "estimate", str(source), *URL, *deal]) == 0
     out, _ = capsys.readouterr()
@@ -175,13 +175,13 @@ def test_a_report_may_not_replace_its_input(tmp_path, capsys):
     assert source.read_bytes() == before
 
 
-def test_where_nothing_is_sent_no_address_is_unsafe(estimate):
+def test_an_estimate_accepts_an_unencrypted_address(estimate):
     (model,) = estimate(chat_rows(1), "--base-url", "http://far.example/v1")["models"]
     assert model["provider"] == "far.example"
 
 
-def test_bad_input_is_one_line(tmp_path, capsys):
-    for flags, complaint in (
+def test_a_bad_flag_is_an_error_of_one_line(tmp_path, capsys):
+    for flags, message in (
         (
             ["--rpm", "0"],
             "--rpm': must be a number from 0.001 to 1,000,000,000,000, got '0'",
@@ -204,10 +204,10 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         out, err = capsys.readouterr()
 
         assert (out, err.count("\n")) == ("", 1)
-        assert complaint in err
+        assert message in err
 
 
-def test_a_broken_row_is_named(tmp_path, capsys):
+def test_a_broken_row_is_named_with_its_line(tmp_path, capsys):
     source = tmp_path / "in.jsonl"
     source.write_text('{"prompt": 3}\n')
     assert main(["batch", "estimate", str(source), *URL, "--model", "m"]) == 2

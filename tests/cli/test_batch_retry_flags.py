@@ -1,4 +1,4 @@
-"""`stormbreak batch retry`: it goes by the flags of the last run, and by those that are given."""
+"""`stormbreak batch retry` uses the flags of the last run and those that are given."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from batches import (
     wait_until,
     write,
 )
-from failing import ill, rows_that_fail
+from failing import failing_scenario, rows_that_fail
 from metering import prices
 
 from stormbreak.batch.job import Job, run_job
@@ -41,19 +41,19 @@ def source(tmp_path):
 def retry(output, capsys):
     def call(*flags, code=0):
         got = main(["batch", "retry", str(output), *map(str, flags)])
-        said, errors = capsys.readouterr()
-        assert code == got, said + errors
-        return said if code != 2 else one_line(errors)
+        out, errors = capsys.readouterr()
+        assert code == got, out + errors
+        return out if code != 2 else one_line(errors)
 
     return call
 
 
 @pytest.fixture
 def begun(batch_run, stormbreak_provider):
-    """Run it where three rows fail, with these flags; gives the provider."""
+    """Run a batch of which three rows fail, with these flags; return the provider."""
 
     def call(*flags, **more):
-        provider = stormbreak_provider(ill(**more))
+        provider = stormbreak_provider(failing_scenario(**more))
         assert batch_run("--quiet", *flags, provider=provider)[0] == 1
         return provider
 
@@ -61,7 +61,7 @@ def begun(batch_run, stormbreak_provider):
 
 
 @pytest.fixture
-def well(stormbreak_provider):
+def healthy(stormbreak_provider):
     return stormbreak_provider(scenario())
 
 
@@ -73,35 +73,35 @@ def no_file_holds(tmp_path, secret):
     return not any(secret in path.read_text() for path in tmp_path.iterdir() if path.is_file())
 
 
-# ------------------------------------------------------------ of the last run
+# ------------------------------------------------------------ flags of the last run
 
 
-def test_the_variable_of_the_key_is_kept_and_never_the_key(
+def test_the_run_file_keeps_the_variable_of_the_key_and_never_the_key(
     begun, retry, output, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MY_KEY", KEY)
     provider = begun("--api-key-env", "MY_KEY", require_key=True)
     assert kept(output).api_key_env == "MY_KEY"
-    said = json.loads(retry("--json", code=1))
-    assert said["verdicts"] == {"invalid": 3}
+    out = json.loads(retry("--json", code=1))
+    assert out["verdicts"] == {"invalid": 3}
     assert provider.stats()["arrivals"] == 15
     assert no_file_holds(tmp_path, KEY)
     monkeypatch.delenv("MY_KEY")
     assert "variable MY_KEY is not set" in retry(code=2)
 
 
-def test_a_key_in_a_url_reaches_no_file(batch_run, output, tmp_path, stormbreak_provider):
-    url = stormbreak_provider(ill()).base_url
+def test_a_key_in_a_url_is_written_to_no_file(batch_run, output, tmp_path, stormbreak_provider):
+    url = stormbreak_provider(failing_scenario()).base_url
     flags = ("--base-url", f"{url}?key={KEY}", "--fallback-base-url", f"{url}?api-key={KEY}")
     assert batch_run(*flags)[0] == 1
     assert (kept(output).base_url, kept(output).fallback_base_url) == (url, url)
     assert no_file_holds(tmp_path, KEY)
 
 
-def test_a_key_in_the_path_of_a_url_reaches_no_file(
+def test_a_key_in_the_path_of_a_url_is_written_to_no_file(
     batch_run, retry, output, tmp_path, stormbreak_provider
 ):
-    place = stormbreak_provider(ill()).base_url.removesuffix("/v1")
+    place = stormbreak_provider(failing_scenario()).base_url.removesuffix("/v1")
     flags = ("--base-url", f"{place}/{KEY}/v1", "--fallback-base-url", f"{place}/{KEY}/v2")
     code, *shown = batch_run(*flags)
     assert code == 1
@@ -112,15 +112,17 @@ def test_a_key_in_the_path_of_a_url_reaches_no_file(
     assert batch_run(*flags)[0] == 1  # the same command is the same run
 
 
-def test_a_key_instead_of_a_variable_reaches_no_file(batch_run, output, tmp_path, well):
+def test_a_key_in_place_of_a_variable_name_is_written_to_no_file(
+    batch_run, output, tmp_path, healthy
+):
     for flag in ("--api-key-env", "--fallback-api-key-env"):
-        urls = ("--fallback-base-url", well.base_url)
-        assert batch_run(flag, KEY, *urls, provider=well)[0] == 2
+        urls = ("--fallback-base-url", healthy.base_url)
+        assert batch_run(flag, KEY, *urls, provider=healthy)[0] == 2
     assert no_file_holds(tmp_path, KEY)
     assert not output.with_name("out.jsonl.run").exists()
 
 
-def test_every_flag_is_kept(begun, output, tmp_path):
+def test_the_run_file_keeps_every_flag(begun, output, tmp_path):
     file = tmp_path / "own.toml"
     file.write_text('[limit]\nkind = "fixed"\nmax_in_flight = 2\n')
     flags = {
@@ -137,7 +139,7 @@ def test_every_flag_is_kept(begun, output, tmp_path):
     assert kept(output).given == flags | {"base_url": provider.base_url, "ordered": True}
 
 
-def test_prices_that_come_along_are_kept_by_their_name(begun, retry, output, tmp_path):
+def test_the_run_file_keeps_built_in_prices_by_name(begun, retry, output, tmp_path):
     file = tmp_path / "own.toml"
     file.write_text('[[prices]]\nprovider = "p"\nmodel = "m"\ninput = 1\noutput = 1\n')
     begun("--prices", "article-2025", "--prices", str(file))
@@ -145,10 +147,10 @@ def test_prices_that_come_along_are_kept_by_their_name(begun, retry, output, tmp
     assert kept(output).prices == ("article-2025", str(file))
 
 
-def test_a_settings_file_says_where_and_is_found_from_another_folder(
+def test_retry_finds_the_settings_file_from_another_folder(
     source, output, tmp_path, retry, stormbreak_provider, monkeypatch
 ):
-    provider = stormbreak_provider(ill())
+    provider = stormbreak_provider(failing_scenario())
     target = f'[targets.main]\nbase_url = "{provider.base_url}"\nmodel = "storm-1"\n'
     (tmp_path / "settings.toml").write_text(target)
     monkeypatch.chdir(tmp_path)
@@ -161,10 +163,10 @@ def test_a_settings_file_says_where_and_is_found_from_another_folder(
     assert "has a target, which says that" in retry("--base-url", provider.base_url, code=2)
 
 
-def test_what_the_environment_told_is_kept_as_an_address(
+def test_the_run_file_keeps_an_address_from_the_environment(
     source, output, retry, stormbreak_provider, monkeypatch
 ):
-    provider = stormbreak_provider(ill())
+    provider = stormbreak_provider(failing_scenario())
     monkeypatch.setenv("STORMBREAK_BASE_URL", provider.base_url)
     assert main(["batch", "run", str(source), "--output", str(output)]) == 1
     monkeypatch.delenv("STORMBREAK_BASE_URL")
@@ -172,61 +174,59 @@ def test_what_the_environment_told_is_kept_as_an_address(
     assert provider.stats()["arrivals"] == 15
 
 
-# ------------------------------------------------------------ given again
+# ------------------------------------------------------------ flags given again
 
 
-def test_what_is_given_counts_from_then_on(begun, retry, output, well):
+def test_flags_of_a_retry_apply_to_later_retries(begun, retry, output, healthy):
     provider = begun("--concurrency", "2", "--timeout", "9")
     retry("--timeout", "7", code=1)
     assert kept(output).given == {
         "base_url": provider.base_url, "concurrency": 2, "timeout": 7.0,
     }  # fmt: skip
-    retry("--base-url", well.base_url)
-    assert kept(output).given == {"base_url": well.base_url, "concurrency": 2, "timeout": 7.0}
+    retry("--base-url", healthy.base_url)
+    assert kept(output).given == {"base_url": healthy.base_url, "concurrency": 2, "timeout": 7.0}
     assert_answered(ROWS, output)
 
 
-def test_another_address_does_not_get_the_key_of_the_last_run(begun, retry, well, monkeypatch):
+def test_a_new_address_does_not_get_the_key_of_the_last_run(begun, retry, healthy, monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     begun("--api-key-env", "MY_KEY")
     monkeypatch.delenv("MY_KEY")
-    retry("--base-url", well.base_url)
+    retry("--base-url", healthy.base_url)
 
 
-def test_a_settings_file_with_a_target_takes_the_place_of_an_address_and_its_key(
-    begun, retry, output, well, tmp_path, monkeypatch
+def test_a_settings_file_with_a_target_replaces_address_and_key(
+    begun, retry, output, healthy, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MY_KEY", KEY)
     begun("--api-key-env", "MY_KEY", "--timeout", "9")
     file = tmp_path / "settings.toml"
-    file.write_text(f'[targets.main]\nbase_url = "{well.base_url}"\n')
+    file.write_text(f'[targets.main]\nbase_url = "{healthy.base_url}"\n')
     retry("--policy", file)
     assert kept(output).given == {"policy": str(file), "timeout": 9.0}
 
 
-def test_another_model_for_rows_that_name_none_where_it_is_asked_for(
+def test_retry_with_a_model_applies_it_to_rows_that_name_none(
     source, output, failed, batch_run, retry, stormbreak_provider
 ):
     rows = [{"prompt": f"document {n}" + " (meets 404)" * (n < 2)} for n in range(5)]
     write(source, rows)
-    provider = stormbreak_provider(ill())
+    provider = stormbreak_provider(failing_scenario())
     assert batch_run("--model", "storm-1", provider=provider)[0] == 1
-    well = stormbreak_provider(scenario())
-    retry("--model", "storm-1-mini", "--base-url", well.base_url)
+    healthy = stormbreak_provider(scenario())
+    retry("--model", "storm-1-mini", "--base-url", healthy.base_url)
     models = {line["custom_id"]: line["response"]["body"]["model"] for line in read(output)}
     assert [models[f"row-{n}"] for n in range(1, 6)] == ["storm-1-mini"] * 2 + ["storm-1"] * 3
-    assert batch_run("--model", "storm-1", provider=well)[0] == 0
-    assert batch_run("--model", "storm-1-mini", provider=well)[0] == 2
+    assert batch_run("--model", "storm-1", provider=healthy)[0] == 0
+    assert batch_run("--model", "storm-1-mini", provider=healthy)[0] == 2
 
 
-def test_max_cost_counts_over_all_runs(
-    source, output, batch_run, retry, tmp_path, stormbreak_provider
-):
+def test_max_cost_covers_all_runs(source, output, batch_run, retry, tmp_path, stormbreak_provider):
     rows = rows_that_fail(60, _400=range(30, 60))
     for row in rows:
         row["body"]["max_tokens"] = 1000
     write(source, rows)
-    provider = stormbreak_provider(ill(use_max_tokens=True))
+    provider = stormbreak_provider(failing_scenario(use_max_tokens=True))
     file = tmp_path / "deal.toml"
     file.write_text(
         f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
@@ -243,10 +243,10 @@ def test_max_cost_counts_over_all_runs(
     assert json.loads(retry("--json", "--max-cost", "9", code=1))["attempts"] == 30
 
 
-def test_a_named_key_stays_with_the_address_that_the_environment_told(
-    source, output, retry, well, stormbreak_provider, monkeypatch
+def test_a_named_key_stays_with_an_address_from_the_environment(
+    source, output, retry, healthy, stormbreak_provider, monkeypatch
 ):
-    provider = stormbreak_provider(ill(require_key=True))
+    provider = stormbreak_provider(failing_scenario(require_key=True))
     monkeypatch.setenv("MY_KEY", KEY)
     monkeypatch.setenv("STORMBREAK_BASE_URL", provider.base_url)
     assert main(["batch", "run", str(source), "--output", str(output), "--api-key-env", "MY_KEY"])
@@ -255,76 +255,78 @@ def test_a_named_key_stays_with_the_address_that_the_environment_told(
             source=source,
             output=output,
             policy=for_batch(BATCH),
-            options=BatchOptions(base_url=well.base_url),
+            options=BatchOptions(base_url=healthy.base_url),
             choice=failed_rows([Verdict.AUTH]),
         )
     )
     retry(code=1)
     assert provider.stats()["arrivals"] == 15
-    assert well.stats()["arrivals"] == 0
+    assert healthy.stats()["arrivals"] == 0
 
 
 def test_a_dry_run_shows_no_key(begun, retry):
     provider = begun()
     given = ("--base-url", f"{provider.base_url}?key={KEY}", "--api-key-env", KEY)
     for flag in ("--json", "--quiet"):
-        said = retry("--dry-run", flag, *given)
-        assert KEY not in said
-        assert provider.base_url in said
-        assert "key=" not in said
+        out = retry("--dry-run", flag, *given)
+        assert KEY not in out
+        assert provider.base_url in out
+        assert "key=" not in out
 
 
-# ------------------------------------------------------------ run files that say too little
+# ------------------------------------------------------------ incomplete run files
 
 
-def forget(output, *names):
+def remove_from_run_file(output, *names):
     path = BatchPaths.of(output).run
     run = json.loads(path.read_bytes())
     path.write_text(json.dumps({name: run[name] for name in run if name not in names}))
 
 
-def test_a_run_file_of_an_earlier_version_says_what_to_give(
-    source, output, batch_run, retry, well, stormbreak_provider
+def test_a_run_file_without_flags_names_the_missing_options(
+    source, output, batch_run, retry, healthy, stormbreak_provider
 ):
     rows = [{"prompt": f"document {n}" + " (meets 404)" * (n < 2)} for n in range(5)]
     write(source, rows)
-    provider = stormbreak_provider(ill())
+    provider = stormbreak_provider(failing_scenario())
     assert batch_run("--model", "storm-1", provider=provider)[0] == 1
-    forget(output, "flags")
-    said = retry(code=2)
-    assert said.startswith(f"{output}.run: has no options of the last run; give --provider")
-    assert f"(it was {provider.base_url})" in said
-    retry("--base-url", well.base_url)
-    assert kept(output).given == {"base_url": well.base_url, "model": "storm-1"}
+    remove_from_run_file(output, "flags")
+    out = retry(code=2)
+    assert out.startswith(f"{output}.run: has no options of the last run; give --provider")
+    assert f"(it was {provider.base_url})" in out
+    retry("--base-url", healthy.base_url)
+    assert kept(output).given == {"base_url": healthy.base_url, "model": "storm-1"}
 
 
-def test_a_settings_file_says_where_to_a_run_file_that_does_not(begun, retry, output, tmp_path):
+def test_a_settings_file_supplies_the_address_to_a_run_file_without_flags(
+    begun, retry, output, tmp_path
+):
     provider = begun()
-    forget(output, "flags")
+    remove_from_run_file(output, "flags")
     file = tmp_path / "settings.toml"
     file.write_text(f'[targets.main]\nbase_url = "{provider.base_url}"\n')
     retry("--policy", file, code=1)
     assert kept(output).given == {"policy": str(file)}
 
 
-def test_a_run_file_with_flags_that_are_none(begun, retry, output):
+def test_a_run_file_with_invalid_flags_is_rejected(begun, retry, output):
     begun()
     path = BatchPaths.of(output).run
     path.write_text(path.read_text().replace('"base_url": "http', '"rpm": "http'))
     assert "not a run file of stormbreak" in retry(code=2)
 
 
-def test_a_run_from_python_keeps_no_flags_but_those_that_are_there(source, output, well):
-    options = BatchOptions(base_url=well.base_url)
+def test_a_run_from_python_keeps_only_flags_of_the_command_line(source, output, healthy):
+    options = BatchOptions(base_url=healthy.base_url)
     job = Job(source=source, output=output, policy=for_batch(BATCH), options=options)
     run_job(job)
     assert kept(output) is None
-    assert main([*map(str, run_args(source, output, well.base_url))]) == 0
+    assert main([*map(str, run_args(source, output, healthy.base_url))]) == 0
     run_job(job)
-    assert kept(output).given == {"base_url": well.base_url}
+    assert kept(output).given == {"base_url": healthy.base_url}
 
 
-def test_no_output_of_a_batch(retry, output):
+def test_retry_of_a_missing_output_is_an_error(retry, output):
     assert retry(code=2) == f"{output}.run: not found; {output} is no output of a batch run"
     assert not output.exists()
 
@@ -332,35 +334,35 @@ def test_no_output_of_a_batch(retry, output):
 # ------------------------------------------------------------ INPUT
 
 
-def test_an_input_that_moved(begun, retry, source, output, tmp_path, well):
+def test_retry_needs_the_new_path_of_a_moved_input(begun, retry, source, output, tmp_path, healthy):
     begun()
     moved = source.rename(tmp_path / "moved.jsonl")
-    said = retry(code=2)
-    assert said.startswith(
+    out = retry(code=2)
+    assert out.startswith(
         f"{source}: the input of this batch does not exist; give its new path with --input"
     )
-    retry("--input", moved, "--base-url", well.base_url)
+    retry("--input", moved, "--base-url", healthy.base_url)
     assert read_run(BatchPaths.of(output)).input == str(moved)
 
 
-def test_an_input_that_changed(begun, retry, source, failed):
+def test_retry_rejects_a_changed_input(begun, retry, source, failed):
     begun()
     before = failed.read_bytes()
     write(source, rows_that_fail(12, _400=range(4)))
-    said = retry(code=2)
-    assert "has other content; nothing is sent again" in said
+    out = retry(code=2)
+    assert "has other content; nothing is sent again" in out
     assert failed.read_bytes() == before
 
 
-# ------------------------------------------------------------ while it is at work
+# ------------------------------------------------------------ during a retry
 
 
-def test_what_a_run_can_a_retry_can_too(
+def test_a_retry_supports_lock_status_top_report_and_interrupt(
     source, output, failed, retry, tmp_path, batch_run, stormbreak_provider, capsys
 ):
     rows = rows_that_fail(40, content_filter=range(40))
     write(source, rows)
-    assert batch_run("--quiet", provider=stormbreak_provider(ill()))[0] == 1
+    assert batch_run("--quiet", provider=stormbreak_provider(failing_scenario()))[0] == 1
     slow = stormbreak_provider(scenario(service=0.6))
     flags = ("--base-url", slow.base_url, "--concurrency", "4", "--report", tmp_path / "r.html")
     with started("batch", "retry", output, *flags) as process:
@@ -375,14 +377,14 @@ def test_what_a_run_can_a_retry_can_too(
         assert (top["total"], top["failed"]) == (40, 0)
         assert 0 < top["left"] <= 36
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=PATIENCE)
+        out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
-    assert "interrupted; run the same command again" in said
-    assert "40 rows that had failed" in said
+    assert "interrupted; run the same command again" in out
+    assert "40 rows that had failed" in out
     assert (tmp_path / "r.html").stat().st_size > 1000
     done = len(read(output))
     assert len(read(failed)) == 40 - done
-    well = stormbreak_provider(scenario())
-    retry("--base-url", well.base_url, "--quiet")
-    assert well.stats()["arrivals"] == 40 - done
+    healthy = stormbreak_provider(scenario())
+    retry("--base-url", healthy.base_url, "--quiet")
+    assert healthy.stats()["arrivals"] == 40 - done
     assert_answered(rows, output)

@@ -1,4 +1,4 @@
-"""`stormbreak batch run`, given what it cannot use: one line, exit code 2, and nothing touched."""
+"""Bad input of `stormbreak batch run`: one line, exit code 2, and no file changed."""
 
 import json
 
@@ -54,16 +54,16 @@ WRONG = [
 ]
 
 
-def test_a_wrong_flag_is_named_and_nothing_is_touched(batch_run, tmp_path):
+def test_a_wrong_flag_is_named_and_no_file_is_created(batch_run, tmp_path):
     for flags, named in WRONG:
-        code, said, errors = batch_run(*flags)
+        code, out, errors = batch_run(*flags)
         assert code == 2
         assert named in one_line(errors)
-        assert said == ""
+        assert out == ""
         assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_missing_or_surplus_arguments(capsys):
+def test_missing_or_extra_arguments_are_a_usage_error(capsys):
     for args in ([], ["in.jsonl"], ["--output", "out.jsonl"], ["a", "b", "--output", "c"]):
         assert main(["batch", "run", *args]) == 2
         assert one_line(capsys.readouterr().err)
@@ -88,23 +88,23 @@ BROKEN = [
 ]
 
 
-def test_a_missing_key_is_told_before_millions_of_rows_are_read(batch_run, source):
+def test_a_missing_key_is_an_error_before_the_input_is_read(batch_run, source):
     source.write_bytes(b"no row")
     code, _, errors = batch_run("--provider", "holysheep")
     assert code == 2
     assert one_line(errors) == "no API key: set HOLYSHEEP_API_KEY"
 
 
-def test_a_broken_input_is_named_with_its_line(batch_run, source, tmp_path):
+def test_a_broken_input_is_an_error_with_its_line(batch_run, source, tmp_path):
     for content, named in BROKEN:
         source.write_bytes(content)
-        code, said, errors = batch_run("--base-url", "http://127.0.0.1:1/v1")
-        assert (code, said) == (2, "")
+        code, out, errors = batch_run("--base-url", "http://127.0.0.1:1/v1")
+        assert (code, out) == (2, "")
         assert named in one_line(errors)
         assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_an_input_that_cannot_be_read(batch_run, source):
+def test_a_missing_input_is_named(batch_run, source):
     source.unlink()
     code, _, errors = batch_run("--base-url", "http://127.0.0.1:1/v1")
     assert code == 2
@@ -114,7 +114,9 @@ def test_an_input_that_cannot_be_read(batch_run, source):
 # ------------------------------------------------------------ OUTPUT
 
 
-def test_an_output_of_another_input(batch_run, source, output, tmp_path, stormbreak_provider):
+def test_an_output_of_another_input_is_rejected(
+    batch_run, source, output, tmp_path, stormbreak_provider
+):
     provider = stormbreak_provider(scenario())
     assert batch_run(provider=provider)[0] == 0
     write(source, chat_rows(31))
@@ -127,18 +129,18 @@ def test_an_output_of_another_input(batch_run, source, output, tmp_path, stormbr
 
 
 @table_test("stream", ["stdout", "stderr"])
-def test_an_output_to_which_the_command_prints(source, output, stream):
+def test_an_output_that_is_a_standard_stream_is_rejected(source, output, stream):
     words = ["batch", "run", str(source), "--output", str(output)]
     with (
         output.open("w") as file,
         started(*words, "--base-url", "http://127.0.0.1:1/v1", **{stream: file}) as process,
     ):
-        said = process.communicate(timeout=PATIENCE)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
-    assert "is standard output or error; choose another" in (said[1] or output.read_text())
+    assert "is standard output or error; choose another" in (err or output.read_text())
 
 
-def test_an_output_that_is_something_else(batch_run, output, tmp_path):
+def test_an_output_that_is_no_batch_output_is_rejected(batch_run, output, tmp_path):
     output.write_bytes(b"my thesis\n")
     code, _, errors = batch_run("--base-url", "http://127.0.0.1:1/v1")
     assert code == 2
@@ -147,7 +149,7 @@ def test_an_output_that_is_something_else(batch_run, output, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl"}
 
 
-def test_an_output_that_is_the_input(source, capsys):
+def test_an_output_that_is_the_input_is_rejected(source, capsys):
     before = source.read_bytes()
     args = ["batch", "run", str(source), "--output", str(source)]
     assert main([*args, "--base-url", "http://127.0.0.1:1/v1"]) == 2
@@ -155,7 +157,7 @@ def test_an_output_that_is_the_input(source, capsys):
     assert source.read_bytes() == before
 
 
-def test_a_second_run_at_the_same_time(batch_run, source, output, stormbreak_provider):
+def test_a_second_run_at_the_same_time_is_rejected(batch_run, source, output, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.5))
     args = run_args(source, output, provider.base_url)
     with started(*args, "--concurrency", "10") as process:
@@ -168,7 +170,9 @@ def test_a_second_run_at_the_same_time(batch_run, source, output, stormbreak_pro
     assert provider.stats()["arrivals"] == 30
 
 
-def test_a_full_disk(batch_run, source, output, file_limit, stormbreak_provider):
+def test_a_full_disk_is_one_line_and_the_next_run_resumes(
+    batch_run, source, output, file_limit, stormbreak_provider
+):
     with file_limit(8_000):
         code, _, errors = batch_run("--quiet", provider=stormbreak_provider(scenario()))
     assert code == 2
@@ -181,15 +185,15 @@ def test_a_full_disk(batch_run, source, output, file_limit, stormbreak_provider)
 # ------------------------------------------------------------ the address
 
 
-def test_nobody_listens(batch_run, output, free_port):
+def test_a_refused_connection_is_an_error_of_one_line(batch_run, output, free_port):
     url = f"http://127.0.0.1:{free_port}/v1"
-    code, said, errors = batch_run("--base-url", url, "--connect-grace", "0.4", "--quiet")
-    assert (code, said) == (2, "")
+    code, out, errors = batch_run("--base-url", url, "--connect-grace", "0.4", "--quiet")
+    assert (code, out) == (2, "")
     assert one_line(errors) == f"{url}: nothing answers there: connection refused"
     assert size_of(output) == 0
 
 
-def test_what_listens_speaks_ssh(batch_run):
+def test_a_server_that_does_not_use_http_is_an_error_of_one_line(batch_run):
     with ssh_server() as url:
         code, _, errors = batch_run("--base-url", url, "--connect-grace", "0.4", "--quiet")
     assert code == 2
@@ -204,14 +208,14 @@ def ssh_server():
     return talked_to(greet)
 
 
-# ------------------------------------------------------------ before INPUT is read
+# ------------------------------------------------------------ checks before INPUT is read
 
 
-def test_what_is_wrong_with_output_is_told_before_a_long_input_is_read(
+def test_errors_of_the_output_come_before_the_input_is_read(
     source, output, batch_run, stormbreak_provider, tmp_path
 ):
     provider = stormbreak_provider("calm")
-    source.write_text("no request\n")  # which would be told, if it was read
+    source.write_text("no request\n")  # an error if it is read
     files = BatchPaths.of(output)
     with locked(files):
         assert "another run is writing to" in one_line(batch_run(provider=provider)[2])

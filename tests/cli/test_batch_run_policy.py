@@ -1,4 +1,4 @@
-"""`stormbreak batch run --policy`: by name and by file, and what the article's fills in."""
+"""`stormbreak batch run --policy`: presets, files, and the defaults of the article preset."""
 
 import json
 from contextlib import suppress
@@ -11,7 +11,7 @@ from strangers import posted_to
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 
-def test_a_policy_by_name_and_by_file(batch_run, output, stormbreak_provider, tmp_path):
+def test_policy_accepts_a_preset_or_a_file(batch_run, output, stormbreak_provider, tmp_path):
     provider = stormbreak_provider(scenario())
     assert batch_run("--policy", "article", provider=provider)[0] == 0
     assert provider.stats()["connections"]["opened"] <= 10
@@ -23,7 +23,7 @@ def test_a_policy_by_name_and_by_file(batch_run, output, stormbreak_provider, tm
     assert provider.stats()["connections"]["opened"] <= 2
 
 
-def test_a_policy_that_would_never_send_anything_is_refused(batch_run, output, tmp_path):
+def test_a_policy_with_a_forced_open_breaker_is_rejected(batch_run, output, tmp_path):
     policy = tmp_path / "policy.toml"
     policy.write_text('preset = "batch"\n[breaker]\nmode = "forced_open"')
     code, _, errors = batch_run("--policy", str(policy), "--base-url", "http://127.0.0.1:9")
@@ -43,7 +43,7 @@ def test_a_policy_that_would_never_send_anything_is_refused(batch_run, output, t
         (("--policy", "FILE"), {}),
     ],
 )
-def test_the_article_alone_fills_in_what_a_chat_does_not_say(
+def test_only_the_article_preset_has_defaults_for_chats(
     batch_run, monkeypatch, tmp_path, flags, defaults
 ):
     own = tmp_path / "own.toml"
@@ -81,7 +81,7 @@ def settings(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("flags", "model"), [((), "large"), (("--model", "tiny"), "tiny")])
-def test_a_settings_file_with_one_target_says_where_to_send(
+def test_a_settings_file_with_one_target_gives_the_address(
     batch_run, source, settings, flags, model
 ):
     write(source, [{"prompt": "one"}])
@@ -92,7 +92,7 @@ def test_a_settings_file_with_one_target_says_where_to_send(
     assert [body["model"] for body in bodies] == [model]
 
 
-def test_its_profile_and_the_environment_hold(batch_run, source, settings, monkeypatch):
+def test_profile_and_environment_override_a_settings_file(batch_run, source, settings, monkeypatch):
     write(source, [{"prompt": "one"}])
     monkeypatch.setenv("STORMBREAK_PROFILE", "small")
     monkeypatch.setenv("STORMBREAK__RETRY__MAX_ATTEMPTS", "0")
@@ -111,7 +111,7 @@ def test_its_profile_and_the_environment_hold(batch_run, source, settings, monke
     assert [body["model"] for body in bodies] == ["small"]
 
 
-def test_a_settings_file_with_two_targets_is_refused(batch_run, output, settings):
+def test_a_settings_file_with_two_targets_is_rejected(batch_run, output, settings):
     file = settings("http://127.0.0.1:9/v1", '[targets.spare]\nbase_url = "http://127.0.0.1:9/v1"')
     code, _, errors = batch_run("--policy", file)
     assert code == 2
@@ -123,7 +123,7 @@ def test_a_settings_file_with_two_targets_is_refused(batch_run, output, settings
     "flags",
     [("--base-url", "http://127.0.0.1:9/v1"), ("--provider", "openai"), ("--api-key-env", "A_KEY")],
 )
-def test_a_flag_beside_a_target_is_refused(batch_run, output, settings, flags):
+def test_an_address_flag_with_a_settings_target_is_rejected(batch_run, output, settings, flags):
     file = settings("http://127.0.0.1:9/v1")
     code, _, errors = batch_run("--policy", file, *flags)
     assert code == 2
@@ -132,7 +132,7 @@ def test_a_flag_beside_a_target_is_refused(batch_run, output, settings, flags):
 
 
 def echoing(bodies):
-    """A server that answers everything, and keeps what it was asked."""
+    """A server that answers every request and keeps the bodies."""
 
     def answer(_, asked):
         bodies.append(json.loads(asked))
@@ -141,7 +141,7 @@ def echoing(bodies):
     return posted_to(answer)
 
 
-def test_the_article_sends_what_its_rows_do_not_say(batch_run, source, output):
+def test_the_article_preset_fills_missing_fields_of_rows(batch_run, source, output):
     write(
         source, [{"model": "m", "prompt": "one"}, {"model": "m", "prompt": "two", "max_tokens": 5}]
     )

@@ -1,4 +1,4 @@
-"""`stormbreak batch run` on a terminal: a panel, and nothing that a stranger would have it do."""
+"""`stormbreak batch run` on a terminal: the panel, and protection from escape sequences."""
 
 import fcntl
 import json
@@ -19,13 +19,13 @@ HOSTILE = "\x1b[31mcanary\x1b]0;canary\x07[bold]canary[/bold]\r\n"
 
 
 def on_a_terminal(*args, columns=100):
-    """Run the command with stderr on a terminal; return its exit code and all that reached the screen."""
+    """Run the command with stderr on a terminal; return its exit code and the screen output."""
     screen, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     seen = []
     with started(*args, stdout=end, stderr=end, env={"COLUMNS": str(columns)}) as process:
         os.close(end)
-        with suppress(OSError):  # the other end is closed when the process is gone
+        with suppress(OSError):  # the other end is closed when the process has ended
             while piece := os.read(screen, 1 << 16):
                 seen.append(piece)
         code = process.wait(PATIENCE)
@@ -33,7 +33,7 @@ def on_a_terminal(*args, columns=100):
     return code, b"".join(seen).decode()
 
 
-def test_a_panel_is_redrawn_and_the_last_words_stay(source, output, stormbreak_provider):
+def test_a_terminal_shows_a_panel_and_then_the_summary(source, output, stormbreak_provider):
     provider = stormbreak_provider(scenario({"kind": "400", "share": 0.1}, service=0.2))
     args = run_args(source, output, provider.base_url)
     _, screen = on_a_terminal(*args, "--concurrency", "5")
@@ -45,7 +45,7 @@ def test_a_panel_is_redrawn_and_the_last_words_stay(source, output, stormbreak_p
 
 
 def plain_lines(screen):
-    """What was drawn, line by line, without paths, which may be of any length."""
+    """The drawn lines, without paths, which may have any length."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
     return [line for line in re.split(r"[\r\n]+", plain) if ".jsonl" not in line]
 
@@ -58,8 +58,10 @@ def price_file(folder, provider, *, model="storm-1"):
     return path
 
 
-def test_it_says_what_it_has_cost_so_far(source, output, tmp_path, stormbreak_provider):
-    """Each row may cost some 1.50 dollars; the panel stays in 80 columns, and ends where the summary does."""
+def test_the_panel_shows_the_cost_so_far_in_80_columns(
+    source, output, tmp_path, stormbreak_provider
+):
+    """Each row may cost about 1.50 dollars. The last cost of the panel is that of the summary."""
     write(source, [chat_row(n, max_tokens=100) for n in range(30)])
     provider = stormbreak_provider(scenario(service=0.5, use_max_tokens=True))
     prices = price_file(tmp_path, provider)
@@ -68,29 +70,31 @@ def test_it_says_what_it_has_cost_so_far(source, output, tmp_path, stormbreak_pr
     code, screen = on_a_terminal(*args, *flags, columns=80)
     lines = plain_lines(screen)
 
-    told = re.compile(
+    cost_line = re.compile(
         r"cost +([0-9.]+)(?: to ([0-9.]+))? USD; ([0-9]+) % of the 100.00 USD that it may cost"
     )
-    seen = [found.groups() for line in lines if (found := told.fullmatch(line.rstrip()))]
+    seen = [found.groups() for line in lines if (found := cost_line.fullmatch(line.rstrip()))]
     assert code == 0
     assert max(len(line) for line in lines) <= 78
     spans = [(float(least), float(most or least), int(share)) for least, most, share in seen]
     assert spans == sorted(spans, key=lambda span: span[0])
-    assert any(0 < least < most for least, most, _ in spans)  # with what is under way
+    assert any(0 < least < most for least, most, _ in spans)  # includes requests in flight
     least, most, share = spans[-1]
     assert least == most == pytest.approx(47, abs=3)
     assert share == int(least)
 
 
-def test_what_has_no_price_is_not_spoken_of(source, output, stormbreak_provider):
+def test_the_panel_shows_no_cost_without_a_price(source, output, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.5))
     args = run_args(source, output, provider.base_url)
     _, screen = on_a_terminal(*args, "--concurrency", "10", columns=80)
     assert "cost" not in "".join(plain_lines(screen))
 
 
-def test_nothing_of_a_stranger_reaches_the_terminal(source, tmp_path, output, stormbreak_provider):
-    """Ids, models and what a provider says, with escapes and markup in them; its message is shown, made harmless."""
+def test_escape_sequences_of_ids_models_and_errors_reach_no_terminal(
+    source, tmp_path, output, stormbreak_provider
+):
+    """Ids, models and errors contain escapes and markup. The error message is shown escaped."""
     rows = [chat_row(n) | {"custom_id": f"{n}{HOSTILE}"} for n in range(30)]
     for row in rows[::2]:
         row["body"]["model"] = HOSTILE
@@ -112,7 +116,7 @@ def test_nothing_of_a_stranger_reaches_the_terminal(source, tmp_path, output, st
 
 
 def hostile_server():
-    """Refuses every request in words that a terminal might obey."""
+    """A server that rejects every request with escape sequences."""
     error = {"message": HOSTILE, "type": HOSTILE, "code": HOSTILE}
     body = json.dumps({"error": error}).encode()
     head = f"HTTP/1.1 400 Bad\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"

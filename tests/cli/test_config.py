@@ -1,4 +1,4 @@
-"""`stormbreak config` from its user's side: one line, and an exit code."""
+"""`stormbreak config`: output and exit codes."""
 
 import pytest
 
@@ -15,12 +15,12 @@ def policy(tmp_path, monkeypatch):
     return path
 
 
-def test_check_says_ok(policy, capsys):
+def test_check_prints_ok(policy, capsys):
     assert main(["config", "check", "policy.toml"]) == 0
     assert capsys.readouterr() == ("policy.toml: ok\n", "")
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(policy, capsys):
+def test_an_invalid_policy_is_one_line_and_exit_code_2(policy, capsys):
     for command in ("check", "show"):
         policy.write_text("[retry.backoff]\ninitial_delay = -3")
         assert main(["config", command, "policy.toml"]) == 2
@@ -31,7 +31,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(policy, capsys):
         )
 
 
-def test_what_is_not_there_is_one_line_and_exit_code_2(policy, capsys):
+def test_a_missing_file_is_one_line_and_exit_code_2(policy, capsys):
     for argv in (["check", "nowhere.toml"], ["show", "nobody"], ["check", "."]):
         assert main(["config", *argv]) == 2
         out, err = capsys.readouterr()
@@ -46,7 +46,7 @@ def test_show_prints_a_preset(capsys):
         assert capsys.readouterr() == (describe(PRESETS[name]), "")
 
 
-def test_show_prints_what_a_file_comes_to(policy, capsys):
+def test_show_prints_the_effective_policy_of_a_file(policy, capsys):
     assert main(["config", "show", "policy.toml"]) == 0
     shown = capsys.readouterr().out
     policy.write_text(shown)
@@ -62,7 +62,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(capsys):
         assert err.count("\n") == 1
 
 
-def test_without_a_command_it_shows_help(capsys):
+def test_config_without_a_command_shows_help(capsys):
     assert main(["config"]) == 2
     assert "check" in capsys.readouterr().err
 
@@ -100,40 +100,40 @@ def shown(capsys, *argv):
     return out
 
 
-def test_show_says_what_each_target_is_and_where_its_key_comes_from(settings, capsys):
+def test_show_names_address_and_key_variable_of_each_target(settings, capsys):
     out = shown(capsys)
     assert "# Target main: https://api.openai.com/v1, its key from $MAIN_KEY (set).\n" in out
     assert "canary" not in out
 
 
-def test_a_key_that_is_not_set_is_said_to_be_so(settings, capsys, monkeypatch):
+def test_show_marks_a_key_variable_that_is_not_set(settings, capsys, monkeypatch):
     monkeypatch.delenv("MAIN_KEY")
     assert "its key from $MAIN_KEY (not set)." in shown(capsys)
 
 
-def test_show_with_a_profile_and_the_environment(settings, capsys, monkeypatch):
+def test_show_applies_profile_and_environment(settings, capsys, monkeypatch):
     monkeypatch.setenv("STORMBREAK__TARGETS__SPARE__MODEL", "tiny")
     out = shown(capsys, "--profile", "staging")
     assert 'model = "small"' in out
     assert 'model = "tiny"' in out
 
 
-def test_what_is_shown_reads_back_and_is_shown_alike(settings, capsys):
+def test_the_output_of_show_is_a_settings_file_with_the_same_output(settings, capsys):
     first = shown(capsys)
     settings.write_text(first)
     assert shown(capsys) == first
 
 
-def test_check_looks_at_addresses(settings, capsys):
+def test_check_rejects_invalid_addresses(settings, capsys):
     for address in ("nowhere", "ftp://host/v1", "https://me:hunter2@host/v1"):
         settings.write_text(f'[targets.main]\nbase_url = "{address}"\n')
         assert main(["config", "check", "settings.toml"]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("stormbreak: settings.toml: targets.main: base_url must ")
-        assert "hunter2" not in said
+        err = capsys.readouterr().err
+        assert err.startswith("stormbreak: settings.toml: targets.main: base_url must ")
+        assert "hunter2" not in err
 
 
-def test_check_looks_at_every_profile(settings, capsys):
+def test_check_validates_every_profile(settings, capsys):
     assert main(["config", "check", "settings.toml"]) == 0
     settings.write_text(SETTINGS + "modle = 'x'\n")
     assert main(["config", "check", "settings.toml"]) == 2

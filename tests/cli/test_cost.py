@@ -1,4 +1,4 @@
-"""`stormbreak cost`, as its user types it."""
+"""`stormbreak cost` on the command line."""
 
 import csv
 import io
@@ -13,15 +13,15 @@ from threading import Thread
 ARTICLE = ["--prices", "article-2025"]
 
 
-def test_the_articles_table_of_volumes(document):
-    said = document("compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "1M,50M,500M,2B")
-    told = [
+def test_compare_reproduces_the_volume_table_of_the_article(document):
+    facts = document("compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "1M,50M,500M,2B")
+    rows = [
         (row["tokens"], row["provider"], row["monthly"], row["saved_a_year"], row["savings_share"])
-        for row in said["rows"]
+        for row in facts["rows"]
         if row["source"] == "article-2025"
     ]
     share = Decimal("0.866667")
-    assert told == [
+    assert rows == [
         (1_000_000, "openai", 60, 0, 0), (1_000_000, "holysheep", 8, 624, share),
         (50_000_000, "openai", 3000, 0, 0), (50_000_000, "holysheep", 400, 31_200, share),
         (500_000_000, "openai", 30_000, 0, 0), (500_000_000, "holysheep", 4000, 312_000, share),
@@ -29,7 +29,7 @@ def test_the_articles_table_of_volumes(document):
     ]  # fmt: skip
 
 
-def test_the_articles_table_of_prices_stands_beside_todays_lists(cost):
+def test_compare_shows_the_article_prices_beside_current_list_prices(cost):
     out = cost("compare", *ARTICLE, "--tokens", "1M")
     lines = [line.split() for line in out.splitlines()]
     for model, theirs, ours, savings, latency in (
@@ -47,17 +47,17 @@ def test_the_articles_table_of_prices_stands_beside_todays_lists(cost):
     assert "the seller's claims; they are not measured" in out
 
 
-def test_amounts_are_in_the_currency_asked_for(document, cost):
+def test_amounts_are_in_the_requested_currency(document, cost):
     vnd = ["--currency", "vnd", "--rate", "26000"]
-    said = document("compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "50M", *vnd)
-    assert said["currency"] == "VND"
-    assert said["rows"][1]["monthly"] == 400 * 26_000
+    facts = document("compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "50M", *vnd)
+    assert facts["currency"] == "VND"
+    assert facts["rows"][1]["monthly"] == 400 * 26_000
     out = cost("compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "50M", *vnd)
     assert "10,400,000" in out
     assert "VND a month" in out
 
 
-def test_csv_is_numbers_and_harmless_text(cost, tmp_path):
+def test_csv_has_plain_numbers_and_escaped_text(cost, tmp_path):
     deal = tmp_path / "deal.toml"
     deal.write_text(
         "[[prices]]\nprovider = '=HYPERLINK(1)'\nmodel = '+m'\nflat = 3\nlatency = '-1'\n"
@@ -72,7 +72,7 @@ def test_csv_is_numbers_and_harmless_text(cost, tmp_path):
     assert (row["monthly"], row["tokens"], row["currency"]) == ("6", "2000000", "USD")
 
 
-def test_kinds_of_tokens_have_their_prices(document, tmp_path):
+def test_compare_applies_cache_batch_and_long_prompt_prices(document, tmp_path):
     deal = tmp_path / "deal.toml"
     deal.write_text(
         "[[prices]]\nprovider = 'x'\nmodel = 'm'\ninput = 2\ncached_input = 1\noutput = 10\n"
@@ -89,7 +89,7 @@ def test_kinds_of_tokens_have_their_prices(document, tmp_path):
     assert monthly("--prompt-tokens", "2k") == Decimal("7.2")
 
 
-def test_prices_of_long_prompts_have_their_rows_in_the_currency_asked_for(document, tmp_path):
+def test_prices_lists_long_prompts_in_the_requested_currency(document, tmp_path):
     deal = tmp_path / "deal.toml"
     long = "long_prompts = [{ above = 1000, input = 4 }]"
     deal.write_text(f"[[prices]]\nprovider = 'x'\nmodel = 'm'\ninput = 2\noutput = 8\n{long}\n")
@@ -100,12 +100,12 @@ def test_prices_of_long_prompts_have_their_rows_in_the_currency_asked_for(docume
     ] == [(None, 1, 4, "EUR"), (1000, 2, 4, "EUR")]
 
 
-def test_a_price_file_may_be_named_twice(document):
+def test_a_price_file_given_twice_counts_once(document):
     once = document("prices", *ARTICLE)
     assert document("prices", *ARTICLE, *ARTICLE) == once
 
 
-def test_what_is_assumed_is_said(cost):
+def test_compare_prints_its_assumptions(cost):
     argv = [
         "compare",
         "--models",
@@ -129,18 +129,18 @@ def test_what_is_assumed_is_said(cost):
         "--service-tier",
         "batch",
     )
-    said = "40.0 % of them input, 25.0 % of that from a cache, in prompts of 300k, at batch prices."
-    assert said in out
+    line = "40.0 % of them input, 25.0 % of that from a cache, in prompts of 300k, at batch prices."
+    assert line in out
     assert "service" in out
 
 
-def test_with_one_provider_models_are_held_against_the_first(document):
+def test_models_of_one_provider_are_compared_with_the_first(document):
     argv = ["compare", *ARTICLE, "--tokens", "1M", "--providers", "holysheep"]
     rows = document(*argv, "--models", "gpt-4.1,deepseek-v3.2")["rows"]
     assert [row["savings_share"] for row in rows] == [0, Decimal("0.9475")]
 
 
-def test_named_models_are_compared_with_the_first_of_them(document):
+def test_named_models_are_compared_with_the_first(document):
     argv = ["compare", *ARTICLE, "--tokens", "1M", "--models", "gpt-4.1,deepseek-v3.2"]
     rows = document(*argv)["rows"]
     first, *others = rows
@@ -151,7 +151,7 @@ def test_named_models_are_compared_with_the_first_of_them(document):
     assert {row["model"] for row in rows} == {"gpt-4.1", "deepseek-v3.2"}
 
 
-def test_a_gap_in_the_cross_product_is_told_and_not_free(document, cost):
+def test_a_model_that_a_provider_lacks_has_a_note_and_no_price(document, cost):
     argv = ["compare", "--tokens", "1M", "--models", "gpt-4.1", "--providers", "openai,anthropic"]
     _, row = document(*argv)["rows"]
     assert (row["monthly"], row["saved_a_year"]) == (None, None)
@@ -160,7 +160,7 @@ def test_a_gap_in_the_cross_product_is_told_and_not_free(document, cost):
     assert several.count("No price is known for 'gpt-4.1' at anthropic.\n") == 1
 
 
-def test_prices_of_a_model_of_a_provider_and_of_a_file(document, cost):
+def test_prices_lists_by_model_by_provider_and_by_file(document, cost):
     rows = document("prices", "gpt-4.1", *ARTICLE)["prices"]
     assert [(row["provider"], row["source"], row["claim"]) for row in rows][:2] == [
         ("openai", "article-2025", "yes"),
@@ -193,7 +193,7 @@ def body(model, text="hello", **usage):
     return {"model": model, "choices": [choice], **({"usage": usage} if usage else {})}
 
 
-def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp_path):
+def test_compare_prices_the_usage_of_a_batch_at_other_providers(document, cost, tmp_path):
     path = lines(
         tmp_path,
         body("gpt-4.1-2025-04-14", prompt_tokens=1000, completion_tokens=100),
@@ -217,7 +217,7 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
     assert "Together: 126.12 USD a month" in out
 
 
-def test_what_was_used_is_held_against_other_models_and_at_another_service(document, tmp_path):
+def test_compare_prices_the_usage_with_other_models_and_services(document, tmp_path):
     answers = lines(tmp_path, body("gpt-4.1", prompt_tokens=10**5, completion_tokens=10**5))
     argv = ["compare", "--from", answers, "--scale", "10", "--providers", "openai,anthropic"]
     rows = document(*argv, "--models", "gpt-4.1-mini,claude-sonnet-4-5")["rows"]
@@ -225,13 +225,13 @@ def test_what_was_used_is_held_against_other_models_and_at_another_service(docum
         ("gpt-4.1", "openai", 10),
         ("gpt-4.1-mini", "openai", 2),
         ("claude-sonnet-4-5", "anthropic", 18),
-    ]  # and no row for what a provider does not sell
+    ]  # and no row for a model that a provider lacks
     assert {row["used"] for row in rows} == {"gpt-4.1"}
     (row,) = document(*argv, "--service-tier", "batch")["rows"]
     assert (row["service"], row["monthly"]) == ("batch", 5)
 
 
-def test_the_mean_prompt_decides_whether_it_was_a_long_one(document, tmp_path):
+def test_the_mean_prompt_length_selects_the_long_prompt_price(document, tmp_path):
     long = body("claude-sonnet-4-5", prompt_tokens=10**6, completion_tokens=10**6)
     short = body("claude-sonnet-4-5", prompt_tokens=10**5, completion_tokens=10**5)
     argv = ["compare", "--providers", "anthropic", "--from"]
@@ -241,7 +241,7 @@ def test_the_mean_prompt_decides_whether_it_was_a_long_one(document, tmp_path):
     assert row["monthly"] == Decimal("1.8")
 
 
-def test_an_export_says_of_when_it_is_and_what_it_lacks(cost, tmp_path):
+def test_compare_prints_the_period_and_gaps_of_a_usage_export(cost, tmp_path):
     used = {
         "object": "organization.usage.completions.result",
         "model": "gpt-4.1",
@@ -255,7 +255,7 @@ def test_an_export_says_of_when_it_is_and_what_it_lacks(cost, tmp_path):
     assert "There are more pages of this export (has_more): they are not in it." in out
 
 
-def test_services_are_told_apart(cost, tmp_path):
+def test_compare_separates_service_tiers(cost, tmp_path):
     usage = {"prompt_tokens": 1000, "completion_tokens": 0}
     answer = body("gpt-4.1", **usage)
     out = cost(
@@ -270,7 +270,7 @@ def test_services_are_told_apart(cost, tmp_path):
     assert "No flex prices are known of openai/gpt-4.1." in out
 
 
-def test_hostile_names_reach_no_terminal(cost, tmp_path):
+def test_control_characters_of_model_names_are_escaped(cost, tmp_path):
     path = lines(
         tmp_path,
         body("gpt-4.1", prompt_tokens=1, completion_tokens=1),
@@ -282,7 +282,7 @@ def test_hostile_names_reach_no_terminal(cost, tmp_path):
     assert "[bold]" in out
 
 
-def test_names_in_wide_letters_are_not_broken(cost, tmp_path):
+def test_wide_characters_in_names_are_not_wrapped(cost, tmp_path):
     usage = {"prompt_tokens": 10, "completion_tokens": 0}
     answers = lines(tmp_path, body("gpt-4.1", **usage), body("\u6a21\u578b\u6a21\u578b", **usage))
     out = cost("compare", "--from", answers, "--scale", "10000")
@@ -290,7 +290,7 @@ def test_names_in_wide_letters_are_not_broken(cost, tmp_path):
     assert "A month is taken as 10,000 times the traffic of the file (--scale)." in out
 
 
-def test_a_pipe_is_read_once(document, tmp_path):
+def test_compare_reads_a_pipe_once(document, tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     answers = lines(tmp_path, *[body("gpt-4.1", prompt_tokens=10**6, completion_tokens=0)] * 3)
@@ -301,14 +301,14 @@ def test_a_pipe_is_read_once(document, tmp_path):
     assert row["tokens"] == 3_000_000
 
 
-def test_an_export_of_usage_is_priced_by_its_service(document, tmp_path):
+def test_a_usage_export_is_priced_by_its_service(document, tmp_path):
     path = tmp_path / "usage.csv"
     path.write_text("model,batch,input_tokens,output_tokens\ngpt-4.1,TRUE,1000000.0,1000000.0\n")
     row = document("compare", "--from", str(path), "--providers", "openai")["rows"][0]
     assert (row["service"], row["monthly"]) == ("batch", 5)
 
 
-def test_files_alone_load_no_market():
+def test_price_files_alone_load_no_price_list():
     code = (
         "import sys; from stormbreak.cli.main import main;"
         " main(['cost', 'prices', '--prices', 'article-2025', '--providers', 'holysheep@article-2025']);"

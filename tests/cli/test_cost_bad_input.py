@@ -1,4 +1,4 @@
-"""Bad input of `stormbreak cost`: one clear line, code 2, and never a key in it."""
+"""Bad input of `stormbreak cost` gives one clear line and code 2, and never shows a key."""
 
 from stormbreak.cli.main import main
 
@@ -16,8 +16,8 @@ def refused(capsys, argv):
     return err.removeprefix("stormbreak: ")
 
 
-def test_bad_input_is_one_line(capsys):
-    for argv, complaint in (
+def test_bad_input_is_an_error_of_one_line(capsys):
+    for argv, message in (
         ("compare", "give --tokens or --from"),
         ("compare --tokens 1M --from x", "give --tokens or --from"),
         ("compare --tokens 1M", "give --models, or a price file with --prices"),
@@ -38,18 +38,18 @@ def test_bad_input_is_one_line(capsys):
         (f"{COMPARE} --scale 3", "--scale has no effect without --from"),
         *(
             (
-                f"compare --from x --{idle}",
-                f"--{idle.split()[0]} has no effect with --from: the file holds it",
+                f"compare --from x --{unused}",
+                f"--{unused.split()[0]} has no effect with --from: the file holds it",
             )
-            for idle in ("input-share 0.7", "cache-rate 0", "prompt-tokens 5")
+            for unused in ("input-share 0.7", "cache-rate 0", "prompt-tokens 5")
         ),
         (f"{ROI} --tokens 1M --scenario incident", "--scenario has no effect without --storm"),
         *(
             (
-                f"roi --storm x --{idle}",
-                f"--{idle.split()[0]} has no effect without --current, --candidate and --tokens",
+                f"roi --storm x --{unused}",
+                f"--{unused.split()[0]} has no effect without --current, --candidate and --tokens",
             )
-            for idle in (
+            for unused in (
                 "migration-hours 1",
                 "hourly-cost 1",
                 "input-share 0.5",
@@ -144,10 +144,10 @@ def test_bad_input_is_one_line(capsys):
         ("prices --providers nobody", "no prices are known of 'nobody'"),
         ("report out.jsonl", "out.jsonl.run: not found; out.jsonl is no output of a batch run"),
     ):
-        assert refused(capsys, argv).startswith(complaint)
+        assert refused(capsys, argv).startswith(message)
 
 
-def test_no_argument_that_is_a_key_is_repeated(capsys):
+def test_an_error_never_repeats_an_argument_that_is_a_key(capsys):
     for argv in (
         "compare --tokens {}",
         "compare --tokens 1M --models {}",
@@ -164,18 +164,18 @@ def test_no_argument_that_is_a_key_is_repeated(capsys):
         "roi --current openai/{} --candidate {} --tokens 1M",
         "prices {}",
     ):
-        said = refused(capsys, argv.format(CANARY, CANARY))
-        assert "c4n4ry" not in said
+        err = refused(capsys, argv.format(CANARY, CANARY))
+        assert "c4n4ry" not in err
 
 
-def test_a_misspelt_model_is_not_lost_among_those_that_were_used(tmp_path, capsys):
+def test_a_misspelt_model_is_an_error_with_a_suggestion(tmp_path, capsys):
     path = tmp_path / "usage.csv"
     path.write_text("model,input_tokens,output_tokens\ngpt-4.1,1,1\n")
-    said = refused(capsys, f"compare --from {path} --models gtp-4.1")
-    assert said.startswith("no known provider sells 'gtp-4.1'; did you mean gpt-4.1")
+    err = refused(capsys, f"compare --from {path} --models gtp-4.1")
+    assert err.startswith("no known provider sells 'gtp-4.1'; did you mean gpt-4.1")
 
 
-def test_a_storm_without_a_trigger_has_no_price(tmp_path, capsys):
+def test_roi_rejects_a_storm_without_a_trigger(tmp_path, capsys):
     path = tmp_path / "storm.json"
     path.write_text(
         '{"scenario": "calm-burst", "policy": "p", "runs": [{"policy": "p", "goodput": 1}]}'
@@ -183,24 +183,24 @@ def test_a_storm_without_a_trigger_has_no_price(tmp_path, capsys):
     assert "calm-burst has no trigger" in refused(capsys, f"roi --storm {path}")
 
 
-def test_a_storm_that_ended_before_its_trigger_has_no_price(tmp_path, capsys):
+def test_roi_rejects_a_storm_that_ended_before_its_trigger(tmp_path, capsys):
     path = tmp_path / "storm.json"
     times = '"duration": 30, "trigger_at": 30, "trigger_until": 40'
     path.write_text(
         f'{{"scenario": "s", "policy": "p", {times}, "runs": [{{"policy": "p", "goodput": 1}}]}}'
     )
-    said = refused(capsys, f"roi --storm {path}")
-    assert said == f"{path}: trigger_at must be before the end, 30, got 30\n"
+    err = refused(capsys, f"roi --storm {path}")
+    assert err == f"{path}: trigger_at must be before the end, 30, got 30\n"
 
 
-def test_a_storm_of_a_file_needs_that_file(tmp_path, capsys):
+def test_roi_needs_the_scenario_of_a_storm_with_a_custom_one(tmp_path, capsys):
     path = tmp_path / "storm.json"
     path.write_text('{"scenario": "mine", "policy": "p", "runs": [{"policy": "p", "goodput": 1}]}')
     assert "--scenario is needed: no scenario or file" in refused(capsys, f"roi --storm {path}")
 
 
-def test_a_typo_in_a_price_file_is_named(tmp_path, capsys):
+def test_an_unknown_key_in_a_price_file_has_a_suggestion(tmp_path, capsys):
     path = tmp_path / "deal.toml"
     path.write_text("[[prices]]\nprovider = 'x'\nmodel = 'm'\ninptu = 2.5\n")
-    said = refused(capsys, f"compare --tokens 1M --prices {path}")
-    assert said.startswith(f"{path}: unknown key prices[0].inptu = 2.5; did you mean input?")
+    err = refused(capsys, f"compare --tokens 1M --prices {path}")
+    assert err.startswith(f"{path}: unknown key prices[0].inptu = 2.5; did you mean input?")

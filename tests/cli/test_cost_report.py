@@ -1,4 +1,4 @@
-"""`stormbreak cost report`, over a real batch."""
+"""`stormbreak cost report` on a real batch."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def provider():
 
 @pytest.fixture(scope="module")
 def ran(provider, tmp_path_factory):
-    """A batch that has run, once for all of these tests; each has its own copy."""
+    """The folder of a finished batch, made once; each test gets a copy."""
     place = tmp_path_factory.mktemp("ran")
     source = write(place / "in.jsonl", ROWS)
     where = ["--output", str(place / "o.jsonl"), "--base-url", provider.base_url, "--quiet"]
@@ -67,26 +67,26 @@ def report(capsys, *argv):
     return out
 
 
-def test_answers_of_the_flexible_service_have_its_prices(batch, deal, capsys):
+def test_answers_of_the_flex_service_have_flex_prices(batch, deal, capsys):
     with Path(deal).open("a") as file:
         file.write("flex = { input = 1.5, output = 7.5 }\n")
 
     def useful():
-        said = json.loads(report(capsys, batch, "--prices", deal, "--json"), parse_float=Decimal)
-        return said["models"][0]["useful"]
+        facts = json.loads(report(capsys, batch, "--prices", deal, "--json"), parse_float=Decimal)
+        return facts["models"][0]["useful"]
 
-    at_once = useful()
+    standard = useful()
     lines = [json.loads(line) for line in batch.read_text().splitlines()]
     for line in lines:
         line["response"]["body"]["service_tier"] = "flex"
     batch.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    assert useful() == at_once / 2
+    assert useful() == standard / 2
 
 
-def test_the_bill_of_the_provider_lies_within_what_it_says(batch, provider, deal, capsys):
-    said = json.loads(report(capsys, batch, "--prices", deal, "--json"), parse_float=Decimal)
-    (model,) = said["models"]
+def test_the_bill_of_the_provider_lies_between_minimum_and_maximum(batch, provider, deal, capsys):
+    facts = json.loads(report(capsys, batch, "--prices", deal, "--json"), parse_float=Decimal)
+    (model,) = facts["models"]
     billed = provider.stats()["billed"]["storm-1"]
     cost = (3 * billed["input_tokens"] + Decimal(15) * billed["output_tokens"]) / 1_000_000
 
@@ -98,12 +98,14 @@ def test_the_bill_of_the_provider_lies_within_what_it_says(batch, provider, deal
     )
     attempts = len(ROWS) + model["attempts_besides"] - model["attempts_free"]
     assert billed["attempts"] <= attempts
-    reasons = {row["reason"]: row["attempts"] for row in said["waste"]}
+    reasons = {row["reason"]: row["attempts"] for row in facts["waste"]}
     assert {"broken", "server_error"} >= set(reasons)
     assert sum(reasons.values()) == model["attempts_besides"] - model["attempts_free"]
 
 
-def test_a_second_run_adds_nothing(batch, provider, deal, tmp_path, capsys):
+def test_a_second_run_without_requests_does_not_change_the_report(
+    batch, provider, deal, tmp_path, capsys
+):
     before = report(capsys, batch, "--prices", deal, "--csv")
     where = ["--output", str(batch), "--base-url", provider.base_url, "--quiet"]
     main(["batch", "run", str(tmp_path / "in.jsonl"), *where])
@@ -112,7 +114,7 @@ def test_a_second_run_adds_nothing(batch, provider, deal, tmp_path, capsys):
     assert report(capsys, batch, "--prices", deal, "--csv") == before
 
 
-def test_several_models_are_summed_up_where_all_have_a_price(batch, deal, tmp_path, capsys):
+def test_models_are_summed_when_all_have_a_price(batch, deal, tmp_path, capsys):
     lines = [json.loads(line) for line in batch.read_text().splitlines()]
     for line in lines[:20]:
         line["response"]["body"]["model"] = "storm-2"
@@ -142,29 +144,29 @@ def test_several_models_are_summed_up_where_all_have_a_price(batch, deal, tmp_pa
     assert re.search(rf"The batch has cost {cost}\. {wasted}\.", page.read_text())
 
 
-def test_attempts_that_were_lost_in_a_kill_are_a_reason_of_their_own(batch, capsys):
+def test_attempts_lost_in_a_kill_are_a_separate_reason(batch, capsys):
     path = batch.with_name("o.jsonl.run")
     run = json.loads(path.read_text())
     run["account"]["spent"][0]["wasted_open"]["attempts"] += 7
     path.write_text(json.dumps(run))
 
-    said = json.loads(report(capsys, batch, "--json"))
-    reasons = {row["reason"]: row["attempts"] for row in said["waste"]}
-    (model,) = said["models"]
+    facts = json.loads(report(capsys, batch, "--json"))
+    reasons = {row["reason"]: row["attempts"] for row in facts["waste"]}
+    (model,) = facts["models"]
     assert reasons["in flight, or lost in a kill"] == 7
     assert sum(reasons.values()) == model["attempts_besides"] - model["attempts_free"]
 
 
-def test_without_a_price_it_says_so_and_no_sum(batch, provider, capsys):
+def test_a_model_without_a_price_has_a_note_and_no_cost(batch, provider, capsys):
     out = report(capsys, batch)
-    said = json.loads(report(capsys, batch, "--json"))
+    facts = json.loads(report(capsys, batch, "--json"))
 
     assert f"No price is known of storm-1 at 127.0.0.1:{provider.port}" in " ".join(out.split())
-    assert said["models"][0]["useful"] is None
-    assert said["models"][0]["input_tokens"] > 0
+    assert facts["models"][0]["useful"] is None
+    assert facts["models"][0]["input_tokens"] > 0
 
 
-def test_a_table_and_csv(batch, deal, capsys):
+def test_the_report_prints_a_table_or_csv(batch, deal, capsys):
     out = report(capsys, batch, "--prices", deal)
     (row,) = csv.DictReader(io.StringIO(report(capsys, batch, "--prices", deal, "--csv")))
 
@@ -173,18 +175,18 @@ def test_a_table_and_csv(batch, deal, capsys):
     assert Decimal(row["useful"]) > 0
 
 
-def test_answers_without_usage_are_estimated_and_said_to_be(batch, deal, capsys):
+def test_answers_without_usage_are_estimated_with_a_note(batch, deal, capsys):
     lines = batch.read_text().splitlines()
     line = json.loads(lines[0])
     del line["response"]["body"]["usage"]
     batch.write_text("\n".join([json.dumps(line), *lines[1:]]) + "\n")
-    said = json.loads(report(capsys, batch, "--prices", deal, "--json"))
+    facts = json.loads(report(capsys, batch, "--prices", deal, "--json"))
 
-    assert said["models"][0]["estimated"] == 1
-    assert "1 answers do not say what they used; that is estimated." in said["notes"]
+    assert facts["models"][0]["estimated"] == 1
+    assert "1 answers do not say what they used; that is estimated." in facts["notes"]
 
 
-def test_a_run_that_was_killed_is_told(batch, deal, capsys):
+def test_killed_and_active_runs_have_a_note(batch, deal, capsys):
     path = batch.with_name("o.jsonl.run")
     run = json.loads(path.read_text())
     run["account"] |= {"killed": 1, "at_work": True, "lost": "0.25"}
@@ -196,22 +198,22 @@ def test_a_run_that_was_killed_is_told(batch, deal, capsys):
     assert any(note.startswith("A run is at work") for note in notes)
 
 
-def test_a_run_file_of_before_says_nothing_of_waste(batch, deal, capsys):
+def test_a_run_file_without_an_account_reports_only_the_answers(batch, deal, capsys):
     path = batch.with_name("o.jsonl.run")
     run = json.loads(path.read_text())
     del run["account"]
     path.write_text(json.dumps(run))
-    said = json.loads(report(capsys, batch, "--json"))
+    facts = json.loads(report(capsys, batch, "--json"))
 
-    assert said["models"][0]["answers"] == len(ROWS)
-    assert any("only they are counted" in note for note in said["notes"])
+    assert facts["models"][0]["answers"] == len(ROWS)
+    assert any("only they are counted" in note for note in facts["notes"])
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [(None, "no output of a batch run"), ("not json\n", "line 1 is no line of batch output")],
 )
-def test_what_is_no_output(content, complaint, batch, capsys):
+def test_a_file_that_is_no_batch_output_is_rejected(content, message, batch, capsys):
     if content is None:
         batch.with_name("o.jsonl.run").unlink()
     else:
@@ -219,10 +221,10 @@ def test_what_is_no_output(content, complaint, batch, capsys):
     assert main(["cost", "report", str(batch)]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert complaint in err
+    assert message in err
 
 
-def test_what_was_written_to_a_cache_is_on_the_bill_to_the_cent(tmp_path, capsys):
+def test_cache_writes_are_billed_exactly(tmp_path, capsys):
     control = {"type": "ephemeral", "ttl": "1h"}
     parts = [
         {"type": "text", "text": "word " * 100, "cache_control": mark} for mark in ({}, control)
@@ -245,8 +247,8 @@ def test_what_was_written_to_a_cache_is_on_the_bill_to_the_cent(tmp_path, capsys
     cost = 3 * plain + Decimal("3.75") * (written - hour) + 6 * hour + 15 * billed["output_tokens"]
     capsys.readouterr()
     run = json.loads((tmp_path / "o.jsonl.run").read_text())
-    said = json.loads(report(capsys, output, "--prices", deal, "--json"), parse_float=Decimal)
-    (model,) = said["models"]
+    facts = json.loads(report(capsys, output, "--prices", deal, "--json"), parse_float=Decimal)
+    (model,) = facts["models"]
 
     assert 0 < hour < written < billed["input_tokens"]
     assert model["total_min"] == model["total_max"] == cost / 10**6

@@ -1,4 +1,4 @@
-"""`stormbreak cost roi`: a move, an outage, or both."""
+"""`stormbreak cost roi`: a migration, an outage, or both."""
 
 import json
 from decimal import Decimal
@@ -7,9 +7,9 @@ ARTICLE = ["--prices", "article-2025"]
 MOVE = [*ARTICLE, "--current", "openai/gpt-4.1", "--candidate", "holysheep/gpt-4.1"]
 
 
-def test_the_articles_example(document, cost):
-    said = document("roi", *MOVE, "--tokens", "50M")
-    given, listed, *moved = said["cases"]
+def test_roi_reproduces_the_example_of_the_article(document, cost):
+    facts = document("roi", *MOVE, "--tokens", "50M")
+    given, listed, *moved = facts["cases"]
     assert given == {
         "case": "as given", "current": 3000, "candidate": 400, "saved_a_month": 2600,
         "saved_a_year": 31_200, "savings_share": Decimal("0.866667"),
@@ -18,8 +18,8 @@ def test_the_articles_example(document, cost):
     }  # fmt: skip
     assert (listed["case"], listed["payback_months"]) == ("current at its list price", None)
     assert len(moved) == 6
-    assert said["migration"] == 2000
-    assert said["price_headroom"] == Decimal("6.083333")
+    assert facts["migration"] == 2000
+    assert facts["price_headroom"] == Decimal("6.083333")
     out = cost("roi", *MOVE, "--tokens", "50M")
     row = next(line for line in out.splitlines() if line.startswith("as given")).split()
     assert row == [
@@ -37,7 +37,7 @@ def test_the_articles_example(document, cost):
     ]
 
 
-def test_a_contract_is_no_claim_about_the_list(document, tmp_path):
+def test_roi_shows_no_list_price_case_for_a_contract(document, tmp_path):
     deal = tmp_path / "deal.toml"
     maker = "maker = 'openai/gpt-4.1'"
     deal.write_text(f"[[prices]]\nprovider = 'openai'\nmodel = 'gpt-4.1'\nflat = 1\n{maker}\n")
@@ -49,12 +49,12 @@ def test_a_contract_is_no_claim_about_the_list(document, tmp_path):
         "--candidate",
         "openai/gpt-4.1-mini",
     ]
-    said = document("roi", *argv, "--tokens", "1M")
-    assert [row["case"] for row in said["cases"]][1] == "current price +20%"
-    assert not any("list price of" in it["said"] for it in said["when_not_to_switch"])
+    facts = document("roi", *argv, "--tokens", "1M")
+    assert [row["case"] for row in facts["cases"]][1] == "current price +20%"
+    assert not any("list price of" in it["said"] for it in facts["when_not_to_switch"])
 
 
-def test_a_reseller_is_held_against_its_maker(document, tmp_path):
+def test_roi_compares_a_reseller_with_the_list_price_of_the_maker(document, tmp_path):
     deal = tmp_path / "deal.toml"
     entries = (("dear", 100, ""), ("acme", 50, "maker = 'openai/gpt-4.1'\n"))
     deal.write_text(
@@ -63,7 +63,7 @@ def test_a_reseller_is_held_against_its_maker(document, tmp_path):
             for name, price, maker in entries
         )
     )
-    said = document(
+    facts = document(
         "roi",
         "--prices",
         str(deal),
@@ -74,29 +74,29 @@ def test_a_reseller_is_held_against_its_maker(document, tmp_path):
         "--tokens",
         "1M",
     )
-    assert said["when_not_to_switch"][0] == {
+    assert facts["when_not_to_switch"][0] == {
         "holds": True,
         "said": "openai/gpt-4.1 at the list price is 3.80 USD a month: 46.20 USD less than acme/m.",
     }
 
 
-def test_when_not_to_switch_is_told_from_the_figures(document):
-    said = document("roi", *MOVE, "--tokens", "50M")
-    first = said["when_not_to_switch"][0]
+def test_roi_warns_when_the_current_list_price_changes_the_result(document):
+    facts = document("roi", *MOVE, "--tokens", "50M")
+    first = facts["when_not_to_switch"][0]
     assert first["holds"]
     assert first["said"].startswith("Today's list price of openai/gpt-4.1 makes ")
 
 
-def test_work_and_its_price_can_be_said(document):
-    said = document(
+def test_migration_hours_and_hourly_cost_set_the_migration_cost(document):
+    facts = document(
         "roi", *MOVE, "--tokens", "1M", "--migration-hours", "10", "--hourly-cost", "80.5"
     )
-    assert said["migration"] == 805
+    assert facts["migration"] == 805
     free = document("roi", *MOVE, "--tokens", "1M", "--migration-hours", "0")
     assert (free["cases"][0]["payback_months"], free["cases"][0]["return_12_months"]) == (0, None)
 
 
-def test_a_move_to_the_dearer_never_pays(cost, document):
+def test_a_migration_to_a_higher_price_never_pays_back(cost, document):
     back = [*ARTICLE, "--current", "holysheep/gpt-4.1", "--candidate", "openai/gpt-4.1"]
     given = document("roi", *back, "--tokens", "50M")["cases"][0]
     assert (given["saved_a_month"], given["payback_months"]) == (-2600, None)
@@ -105,7 +105,7 @@ def test_a_move_to_the_dearer_never_pays(cost, document):
     assert "never" in out
 
 
-def test_what_a_storm_costs_and_what_a_policy_changes(document, cost, tmp_path):
+def test_roi_prices_the_downtime_of_a_storm_per_policy(document, cost, tmp_path):
     runs = [{"policy": "mine", "goodput": 0.95}, {"policy": "none", "goodput": 0.05}]
     storm = {"scenario": "incident", "policy": "mine", "runs": runs}
     path = tmp_path / "storm.json"
@@ -126,7 +126,7 @@ def test_what_a_storm_costs_and_what_a_policy_changes(document, cost, tmp_path):
     assert any("minutes more downtime" in it["said"] for it in both["when_not_to_switch"])
 
 
-def test_a_storm_that_tells_its_times_needs_no_scenario(document, tmp_path):
+def test_a_storm_with_trigger_times_needs_no_scenario(document, tmp_path):
     storm = {"scenario": "of mine", "policy": "p", "runs": [{"policy": "p", "goodput": 0}]}
     path = tmp_path / "storm.json"
     path.write_text(
@@ -135,10 +135,10 @@ def test_a_storm_that_tells_its_times_needs_no_scenario(document, tmp_path):
     (loss,) = document("roi", "--storm", str(path), "--downtime-minutes", "1")["storm"]
     assert (loss["downtime_minutes"], loss["cost"]) == (1, 180_000)
     (loss,) = document("roi", "--storm", str(path), "--scenario", "incident")["storm"]
-    assert loss["downtime_minutes"] == Decimal("23.783333")  # which was asked for, and counts
+    assert loss["downtime_minutes"] == Decimal("23.783333")  # the requested scenario wins
 
 
-def test_the_better_policy_is_named_whichever_was_asked_for(cost, tmp_path):
+def test_roi_names_the_better_policy_of_a_storm(cost, tmp_path):
     runs = [{"policy": "mine", "goodput": 0.5}, {"policy": "other", "goodput": 1}]
     path = tmp_path / "storm.json"
     path.write_text(json.dumps({"scenario": "incident", "policy": "mine", "runs": runs}))
@@ -147,7 +147,7 @@ def test_the_better_policy_is_named_whichever_was_asked_for(cost, tmp_path):
     assert "1 minutes of downtime cost 60.00 USD (your figures): 60.00 USD a minute." in out
 
 
-def test_what_is_not_said_of_a_downtime_is_the_articles(cost):
+def test_missing_downtime_figures_are_those_of_the_article(cost):
     out = cost("roi", *MOVE, "--tokens", "50M", "--downtime-minutes", "10")
     assert "0.14 minutes more downtime a month, at 18,000.00 USD each" in out
     out = cost("roi", *MOVE, "--tokens", "50M", "--downtime-cost", "23000")

@@ -1,4 +1,4 @@
-"""Tables of `stormbreak cost` in terminals of some widths: numbers stay whole, texts go into lines where they must."""
+"""Tables of `stormbreak cost` at several terminal widths: numbers stay whole, long texts wrap."""
 
 import os
 import re
@@ -20,7 +20,7 @@ VOLUMES = ["cost", "compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "1M,2
 
 
 def in_terminal(width, *argv, kind="xterm"):
-    """What the command writes to a terminal that is so wide, as plain lines."""
+    """The plain lines that the command writes to a terminal of this width."""
     main_end, end = os.openpty()
     env = {"COLUMNS": f"{width}", "NO_COLOR": "1", "TERM": kind}
     with ThreadPoolExecutor(1) as reader:
@@ -36,27 +36,27 @@ def in_terminal(width, *argv, kind="xterm"):
 
 
 def read_to_the_end(terminal):
-    said = b""
-    with suppress(OSError):  # its end
+    output = b""
+    with suppress(OSError):  # the terminal was closed
         while piece := os.read(terminal, 65_536):
-            said += piece
-    return said
+            output += piece
+    return output
 
 
 @table_test("kind", ["xterm", "dumb"])
 @table_test("width", [200, 80, 40])
-def test_no_terminal_is_too_narrow_for_a_number(width, kind):
+def test_numbers_are_never_wrapped(width, kind):
     out = "\n".join(in_terminal(width, "cost", "roi", *MOVE, "--tokens", "2B", kind=kind))
     for whole in ("120,000.00", "1,248,000.00", "62,300.0 %"):
         assert whole in out
 
 
-def test_where_there_is_room_titles_are_whole():
+def test_column_titles_stay_on_one_line_in_a_wide_terminal():
     titles = "tokens model provider price by USD a month saves a year savings latency claimed"
     assert " ".join(in_terminal(96, *VOLUMES)[0].split()) == titles
 
 
-def test_first_the_titles_go_into_two_lines():
+def test_column_titles_wrap_first():
     lines = in_terminal(90, *VOLUMES)
     assert [line.split() for line in lines[:2]] == [
         ["USD", "a", "latency"],
@@ -65,19 +65,19 @@ def test_first_the_titles_go_into_two_lines():
     assert any("article-2025" in line for line in lines)
 
 
-def test_titles_take_no_more_lines_than_they_must():
+def test_column_titles_wrap_only_if_needed():
     lines = in_terminal(100, "cost", "roi", *MOVE, "--tokens", "1M")
     assert lines[2].startswith("──")
 
 
-def test_then_the_longest_text_goes_into_lines_and_no_further_than_it_must():
+def test_the_longest_text_wraps_only_as_far_as_needed():
     lines = in_terminal(100, "cost", "roi", *MOVE, "--tokens", "2B")
     assert 98 <= max(map(len, lines[:12])) <= 100
     assert "current at its  " in lines[4]
     assert lines[5].strip() == "list price"
 
 
-def test_a_table_without_rows_is_none_and_others_stand_apart(tmp_path):
+def test_an_empty_table_is_omitted_and_others_are_separated(tmp_path):
     rows = tmp_path / "in.jsonl"
     rows.write_text('{"prompt": "hi"}\n')
     lines = in_terminal(

@@ -1,4 +1,4 @@
-"""`stormbreak doctor` from its user's side."""
+"""`stormbreak doctor` on the command line."""
 
 import json
 
@@ -10,12 +10,12 @@ from stormbreak.cli.main import main
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch):
-    """Nothing in the environment that decides anything."""
+    """Remove the environment variables that doctor reports."""
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_nothing_is_wrong_here(capsys):
+def test_doctor_exits_with_0_without_findings(capsys):
     assert main(["doctor"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -26,7 +26,7 @@ def test_nothing_is_wrong_here(capsys):
     assert out.splitlines()[-1].startswith("0 wrong, ")
 
 
-def test_something_is_wrong(capsys, monkeypatch):
+def test_doctor_exits_with_1_and_lists_the_findings(capsys, monkeypatch):
     monkeypatch.setenv("STORMBREAK_DISABLED", "1")
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     assert main(["doctor"]) == 1
@@ -36,7 +36,7 @@ def test_something_is_wrong(capsys, monkeypatch):
     assert_clean(out, "output", CANARIES)
 
 
-def test_a_risk_is_an_error_where_that_is_asked_for(capsys, monkeypatch, tmp_path):
+def test_a_risk_fails_only_with_strict(capsys, monkeypatch, tmp_path):
     info = tmp_path / "google_genai-3.6.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(
@@ -48,18 +48,18 @@ def test_a_risk_is_an_error_where_that_is_asked_for(capsys, monkeypatch, tmp_pat
     assert "risk: google-genai 3.6.1: it has no default timeout" in capsys.readouterr().out
 
 
-def test_json(capsys, monkeypatch):
+def test_json_lists_sdks_and_findings(capsys, monkeypatch):
     monkeypatch.setenv("STORMBREAK_DISABLED", "1")
     assert main(["doctor", "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    sdks = {each["name"]: each for each in told["installed"]}
+    facts = json.loads(capsys.readouterr().out)
+    sdks = {each["name"]: each for each in facts["installed"]}
     assert sdks["openai"]["retries"] == {"value": 2, "read": True}
-    first = told["findings"][0]
+    first = facts["findings"][0]
     assert (first["severity"], first["name"]) == ("wrong", "policy-off")
     assert first.keys() == {"severity", "name", "where", "what", "why", "instead"}
 
 
-def test_no_code_is_imported_for_an_argument(capsys, tmp_path, monkeypatch):
+def test_an_argument_is_rejected_and_imports_no_code(capsys, tmp_path, monkeypatch):
     for argument in ("app:client", "app.py:client", KEY):
         monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(tmp_path)

@@ -31,7 +31,7 @@ def url(tmp_path_factory):
     server.kill()
 
 
-def test_members_and_what_they_hold(url, capsys):
+def test_status_lists_the_members_and_their_shares(url, capsys):
     assert main(["fleet", "status", url]) == 0
     out = capsys.readouterr().out
     assert "target acme/m: members 1" in out
@@ -43,38 +43,38 @@ def test_members_and_what_they_hold(url, capsys):
     assert "appendfsync always" in out
 
 
-def test_as_json(url, capsys):
+def test_status_with_json_covers_one_fleet(url, capsys):
     assert main(["fleet", "status", url, "--name", "other", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     (scope,) = facts["scopes"]
-    assert facts["warnings"] == []  # they are about money, and this fleet shares none
+    assert facts["warnings"] == []  # warnings are about money, and this fleet shares none
     assert scope["scope"] == "other/target acme/m"
     assert [each["member"] for each in scope["members"]] == ["c3"]
     assert scope["members"][0]["slots"] == 4
 
 
-def test_an_unknown_fleet_is_empty(url, capsys):
+def test_status_of_an_unknown_fleet_is_empty(url, capsys):
     assert main(["fleet", "status", url, "--name", "nobody*"]) == 0
     assert "no process has used the fleet nobody* lately" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fields", [{"": "abc"}, {"a1": "x" * 7}, {"": ""}, None])
-def test_other_data_in_the_store_is_one_line(url, capsys, fields):
+def test_foreign_data_in_the_store_is_an_error_of_one_line(url, capsys, fields):
     client, key = redis.Redis.from_url(url), "stormbreak:3:{foreign}/target acme/m"
     with client:
         client.delete(key)
         if fields is None:
-            client.set(key, "somebody's")
+            client.set(key, "foreign")
         else:
             client.hset(key, mapping=fields)
     assert main(["fleet", "status", url, "--name", "foreign"]) == 2
-    said = capsys.readouterr().err
-    assert "other data than ours is under its keys stormbreak:3:*" in said
-    assert said.count("\n") == 1
+    err = capsys.readouterr().err
+    assert "other data than ours is under its keys stormbreak:3:*" in err
+    assert err.count("\n") == 1
 
 
-def test_what_cannot_be_read_is_one_line(capsys):
-    for text, said in (
+def test_an_unreadable_store_is_an_error_of_one_line(capsys):
+    for text, message in (
         (f"redis://127.0.0.1:{free_port()}", "the store cannot be read: no connection"),
         ("redis://user:Tr0ub4dor@host", "url must not contain a password"),
         ("http://host", "url must begin with redis://"),
@@ -82,6 +82,6 @@ def test_what_cannot_be_read_is_one_line(capsys):
     ):
         assert main(["fleet", "status", text]) == 2
         err = capsys.readouterr().err
-        assert said in err
+        assert message in err
         assert len(err.splitlines()) == 1
         assert "Tr0ub4dor" not in err

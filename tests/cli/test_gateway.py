@@ -1,4 +1,4 @@
-"""`stormbreak gateway`: its keys, its check, and its mistakes."""
+"""`stormbreak gateway`: keys, --check, and errors."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def file(tmp_path, monkeypatch, no_words_about_providers):
     return path
 
 
-def test_a_new_key_is_shown_once_and_its_lines_hold_only_the_digest(capsys):
+def test_a_new_key_is_shown_once_and_stored_only_as_a_digest(capsys):
     assert main(["gateway", "key", "new", "app"]) == 0
     printed = capsys.readouterr()
     key = printed.err.split()[-1]
@@ -58,7 +58,7 @@ def test_a_new_key_is_shown_once_and_its_lines_hold_only_the_digest(capsys):
     assert key not in capsys.readouterr().err
 
 
-def test_the_lines_of_a_new_key_can_be_appended_and_checked(file, capsys):
+def test_the_printed_settings_of_a_new_key_pass_the_check(file, capsys):
     main(["gateway", "key", "new", "third"])
     with file.open("a") as settings:
         settings.write(capsys.readouterr().out)
@@ -66,7 +66,7 @@ def test_the_lines_of_a_new_key_can_be_appended_and_checked(file, capsys):
     assert "Key third may ask for all of them." in capsys.readouterr().out
 
 
-def test_the_check_of_a_key_without_models(file, capsys):
+def test_the_check_names_a_key_without_models(file, capsys):
     main(["gateway", "key", "new", "third"])
     with file.open("a") as settings:
         settings.write(capsys.readouterr().out + "models = []\n")
@@ -74,7 +74,7 @@ def test_the_check_of_a_key_without_models(file, capsys):
     assert "Key third may ask for none." in capsys.readouterr().out
 
 
-def test_the_check_says_what_each_key_may_do(file, capsys):
+def test_the_check_lists_models_and_the_limits_of_each_key(file, capsys):
     assert main(["gateway", "--check", "gateway.toml"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "Model gpt-4.1 leads to the pool both.",
@@ -90,7 +90,7 @@ def test_the_check_says_what_each_key_may_do(file, capsys):
     ]
 
 
-def test_the_check_knows_the_prices_of_the_file(file, capsys):
+def test_the_check_uses_the_prices_of_the_file(file, capsys):
     file.with_name("deal.toml").write_text(
         '[[prices]]\nprovider = "local"\nmodel = "storm-1"\ninput = 2\noutput = 8\n'
     )
@@ -100,7 +100,7 @@ def test_the_check_knows_the_prices_of_the_file(file, capsys):
 
 
 @table_test(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["gateway", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
         (["gateway", "gateway.toml", "--port", "x"], "must be a whole number from 0 to 65,535, got 'x'"),
@@ -111,28 +111,28 @@ def test_the_check_knows_the_prices_of_the_file(file, capsys):
         (["gateway", "gateway.toml", "--host", "nowhere.invalid"], "cannot listen on nowhere.invalid"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_and_exit_code_2(file, capsys, argv, said):
+def test_an_invalid_argument_is_one_line_and_exit_code_2(file, capsys, argv, message):
     assert main(argv) == 2
     printed = capsys.readouterr()
-    assert said.lower() in printed.err.lower()
+    assert message.lower() in printed.err.lower()
     assert printed.err.count("\n") <= 2
     assert printed.out == ""
 
 
 @table_test(
-    ("environ", "top", "said"),
+    ("environ", "top", "message"),
     [
         ({"STORMBREAK_SHARE": "1/4"}, "", "STORMBREAK_SHARE is set: with --workers, [fleet] has to share limits"),
         ({}, "process_share = 0.5\n", "process_share must not be set with --workers: the variable STORMBREAK_SHARE"),
     ],
 )  # fmt: skip
-def test_workers_do_not_guess_their_share(file, capsys, monkeypatch, environ, top, said):
+def test_workers_reject_a_process_share(file, capsys, monkeypatch, environ, top, message):
     file.write_text(top + file.read_text())
     with monkeypatch.context() as patched:
         for name, value in environ.items():
             patched.setenv(name, value)
         assert main(["gateway", "gateway.toml", "--workers", "2"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_named(file, capsys, free_port):
@@ -144,7 +144,7 @@ def test_a_port_in_use_is_named(file, capsys, free_port):
 
 
 @table_test("words", [["gateway", "--help"], ["gateway", "gateway.toml", "--help"]])
-def test_the_help_has_the_options_of_the_server(file, capsys, words):
+def test_the_help_lists_the_options_of_the_server(file, capsys, words):
     assert main(words) == 0
     assert "--admin-port PORT" in capsys.readouterr().out
 
@@ -162,7 +162,7 @@ def test_the_help_has_the_options_of_the_server(file, capsys, words):
         ({"ANTHROPIC_API_KEY": "k"}, ["anthropic"], {"*": "anthropic"}),
     ],
 )
-def test_a_first_file_serves_the_providers_of_the_environment(
+def test_init_configures_the_providers_of_the_environment(
     file, capsys, monkeypatch, variables, targets, models
 ):
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GROQ_API_KEY"):
@@ -179,7 +179,7 @@ def test_a_first_file_serves_the_providers_of_the_environment(
     assert main(["gateway", "first.toml", "--check"]) == 0
 
 
-def test_a_file_that_exists_is_not_written_over(file, capsys):
+def test_init_does_not_overwrite_a_file(file, capsys):
     before = file.read_text()
     assert main(["gateway", "init", "gateway.toml"]) == 2
     assert "gateway.toml: file exists" in capsys.readouterr().err.lower()
@@ -196,7 +196,7 @@ def parsed(words):
     return serve.make_context("gateway", [*words]).params
 
 
-def test_the_container_serves_every_address_and_is_asked_where_it_answers():
+def test_the_container_serves_every_address_and_probes_the_admin_port():
     lines = DEPLOY.joinpath("Dockerfile").read_text().splitlines()
     orders = dict(line.split(" ", 1) for line in lines if line[:1].isupper())
     assert json.loads(orders["ENTRYPOINT"]) == ["stormbreak", "gateway"]
@@ -210,7 +210,7 @@ def test_the_container_serves_every_address_and_is_asked_where_it_answers():
     assert orders["USER"] != "0"
 
 
-def test_the_unit_checks_the_file_before_it_serves_it_and_waits_for_the_grace():
+def test_the_systemd_unit_checks_the_file_first_and_waits_for_the_grace():
     unit = DEPLOY.joinpath("stormbreak-gateway.service").read_text()
     values = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
     _, group, *words = values["ExecStart"].split()

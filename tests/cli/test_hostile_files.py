@@ -1,4 +1,4 @@
-"""Whatever is in a file that a command is given, or instead of one: one line that names it, and code 2. Never a traceback."""
+"""Any content of a file argument gives one line that names the file and code 2, never a traceback."""
 
 import os
 import re
@@ -73,7 +73,7 @@ WRITTEN = {
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """The names of the files, relative to where they are."""
+    """The folder, and the names of the files in it."""
     folder = tmp_path_factory.mktemp("hostile")
     for name, content in WRITTEN.items():
         (folder / name).write_bytes(content)
@@ -96,7 +96,7 @@ def hostile(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_one_line_and_code_2(command, hostile, monkeypatch, capsys):
+def test_a_hostile_file_is_one_line_and_code_2(command, hostile, monkeypatch, capsys):
     folder, names = hostile
     monkeypatch.chdir(folder)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
@@ -111,20 +111,20 @@ def test_one_line_and_code_2(command, hostile, monkeypatch, capsys):
     assert wrong == []
 
 
-def test_a_key_of_many_parts_is_named(tmp_path, capsys):
+def test_a_deeply_nested_key_is_named(tmp_path, capsys):
     for parts in (600, 2000):
         path = tmp_path / "policy.toml"
         path.write_bytes(dotted(parts, "limit."))
 
         assert main(["config", "check", str(path)]) == 2
-        # a parser that recurses gives up before it knows the key
+        # a recursive parser fails before it knows the key
         assert re.fullmatch(
             f"stormbreak: {path}: ('limit' is nested too deeply: more than 32 levels|nested too deeply)\n",
             capsys.readouterr().err,
         )
 
 
-def test_a_variable_of_many_parts_is_refused(tmp_path):
+def test_a_deeply_nested_variable_is_rejected(tmp_path):
     for name, value in (
         ("STORMBREAK__" + "__".join(["A"] * 600), "1"),
         ("STORMBREAK__LIMIT", "[" * 90 + "]" * 90),
@@ -135,8 +135,8 @@ def test_a_variable_of_many_parts_is_refused(tmp_path):
             load_settings(path, environ={name: value})
 
 
-def test_a_pipe_that_somebody_writes_to_is_a_file():
-    """As the shell's `<(...)` is."""
+def test_a_pipe_with_a_writer_is_read_like_a_file():
+    """For example `<(...)` of a shell."""
     out, into = os.pipe()
     try:
         os.write(into, b"deadline = 7\n")

@@ -1,4 +1,4 @@
-"""`stormbreak` itself: the help of every command, and the answer to a typing error."""
+"""The `stormbreak` command: help texts, suggestions and the version."""
 
 import gc
 import re
@@ -24,7 +24,7 @@ def help_of(path, columns=80):
     return done.output.replace("Usage: root", "Usage: stormbreak")
 
 
-def test_the_help_of_every_command():
+def test_the_help_of_every_command_fits_and_has_an_example():
     for path, command in COMMANDS.items():
         text = help_of(path)
         examples = re.findall(r"^ +(stormbreak .*)$", text, re.MULTILINE)
@@ -53,7 +53,7 @@ def test_an_option_has_one_short_form_in_all_commands():
     assert len(used) == len(set(used))
 
 
-def test_retry_shows_no_default_of_a_run():
+def test_the_help_of_retry_shows_no_default_of_run():
     run, retry = (help_of(("stormbreak", "batch", name)) for name in ("run", "retry"))
     assert "[default: batch]" in run
     assert "[default:" not in retry
@@ -68,18 +68,18 @@ def test_the_help_starts_with_three_commands_and_ends_with_the_exit_codes():
     assert "130 interrupted" in rest
 
 
-def test_a_typing_error_gets_the_nearest_suggestion(capsys):
+def test_a_typo_gets_the_nearest_suggestion(capsys):
     for typed, meant in (
         (["bacth"], "batch"),
         (["batch", "runn", "in.jsonl"], "run"),
         (["storm", "run", "dip", "--pollicy", "x"], "--policy"),
     ):
         assert main(typed) == 2
-        said = capsys.readouterr().err.replace("'", "")  # click has quotes since 8.4
-        assert f"Did you mean {meant}? (see stormbreak" in said
+        err = capsys.readouterr().err.replace("'", "")  # click has quotes since 8.4
+        assert f"Did you mean {meant}? (see stormbreak" in err
 
 
-def test_the_version(monkeypatch, capsys):
+def test_version_works_without_an_installed_package(monkeypatch, capsys):
     monkeypatch.setattr(
         "importlib.metadata.version", None
     )  # run from a folder, nothing is installed
@@ -112,7 +112,7 @@ def test_the_commands_in_the_docs_have_only_options_that_exist():
 
 
 @pytest.mark.parametrize(("word", "collects"), [("--version", False), ("config show batch", True)])
-def test_garbage_is_collected_once_a_command_begins(monkeypatch, word, collects):
+def test_garbage_collection_is_enabled_when_a_command_begins(monkeypatch, word, collects):
     monkeypatch.setattr(sys, "argv", ["stormbreak", *word.split()])
     try:
         assert run() == 0

@@ -1,4 +1,4 @@
-"""docs/many-machines.md is true: its commands and its function for Spark run, with the variables that a cluster sets."""
+"""The commands and the Spark function in docs/many-machines.md run with the variables of a cluster."""
 
 import csv
 import re
@@ -46,7 +46,9 @@ def kubernetes():
     [(block("Slurm", "sh"), "SLURM_ARRAY_TASK_ID", 1), (kubernetes(), "JOB_COMPLETION_INDEX", 0)],
     ids=["slurm", "kubernetes"],
 )
-def test_shards_of_a_scheduler(at, stormbreak_provider, script, variable, first):
+def test_the_scripts_for_slurm_and_kubernetes_run_shards(
+    at, stormbreak_provider, script, variable, first
+):
     provider = stormbreak_provider(scenario())
     ours = script.replace(PLACE, f"--base-url {provider.base_url} -m storm-1").replace("/8", "/2")
     assert ours != script
@@ -67,7 +69,7 @@ def test_shards_of_a_scheduler(at, stormbreak_provider, script, variable, first)
     assert found == [(number, answer_text(body)) for number, body in enumerate(asked)]
 
 
-def test_the_function_for_spark(tmp_path, stormbreak_provider):
+def test_the_function_for_spark_answers_and_resumes(tmp_path, stormbreak_provider):
     provider = stormbreak_provider(scenario())
     text = block("Spark", "python no-run").partition("SCHEMA")[0]
     place = f'base_url="{provider.base_url}", model="m"'

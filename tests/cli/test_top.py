@@ -1,4 +1,4 @@
-"""`stormbreak top` on real batches in processes of their own, printed and on a terminal."""
+"""`stormbreak top` on real batches in child processes, printed and on a terminal."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 @contextmanager
 def in_a_storm(folder):
-    """A batch that has been through something: its process, and OUTPUT."""
+    """Run a batch with retries behind it; yield its process and OUTPUT."""
     with serve(STORM, seed=1) as provider, batch_at_work(provider, folder) as (process, output):
         wait_until(lambda: state_at(sock(output))["counts"]["retries"] > 5, "a retry")
         yield process, output
@@ -40,14 +40,14 @@ def in_a_storm(folder):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """One for all who only look."""
+    """A batch that tests only watch, shared by them."""
     with in_a_storm(tmp_path_factory.mktemp("batch")) as batch:
         yield batch
 
 
 @pytest.fixture
 def batch(tmp_path):
-    """One to be stopped."""
+    """A batch that a test may stop."""
     with in_a_storm(tmp_path) as batch:
         yield batch
 
@@ -57,7 +57,7 @@ def sock(output):
 
 
 def ended(output):
-    """Wait for the end of what was watched, as its user sees it."""
+    """Wait until the batch has removed its socket."""
     wait_until(lambda: not sock(output).exists(), "the end of the batch")
 
 
@@ -70,7 +70,7 @@ def run_in(folder, *args):
 # ------------------------------------------------------------ printed
 
 
-def test_one_frame(watched):
+def test_top_once_prints_one_frame(watched):
     _, output = watched
     done = run("top", output, "--once")
     assert (done.returncode, done.stderr) == (0, "")
@@ -81,16 +81,16 @@ def test_one_frame(watched):
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
 
 
-def test_it_is_found_in_its_folder_and_printed_where_there_is_no_terminal(watched):
+def test_top_finds_the_batch_in_its_folder_and_prints_without_a_terminal(watched):
     _, output = watched
     code, out = run_in(output.parent, "top")
     assert code == 0
     assert " stormbreak top  out.jsonl " in out
 
 
-def test_the_state_as_json(watched):
+def test_top_prints_the_state_as_json(watched):
     process, output = watched
-    wait_until(lambda: state_at(sock(output))["cost"]["unpriced"], "a look at what it costs")
+    wait_until(lambda: state_at(sock(output))["cost"]["unpriced"], "an update of the cost")
     done = run("top", output, "--json")
     state = json.loads(done.stdout)
     assert (done.returncode, state["format"], state["pid"]) == (0, 1, process.pid)
@@ -101,15 +101,15 @@ def test_the_state_as_json(watched):
     assert set(target["verdicts"]) <= {"ok", "overloaded", "throttled"}
     assert sum(target["verdicts"].values()) <= state["counts"]["attempts"]
     assert state["counts"]["retries"] >= 5
-    assert state["cost"]["min_usd"] == state["cost"]["max_usd"] == 0  # nobody sells this model
+    assert state["cost"]["min_usd"] == state["cost"]["max_usd"] == 0  # this model has no price
     assert state["cost"]["unpriced"] > 0
     decisions = {"retry.scheduled", "cooldown.started", "circuit.changed"}
     assert {it["name"] for it in state["decisions"]} <= decisions
-    # Of itself, the socket serves nothing that needs an extra.
+    # By default the socket serves nothing that needs an extra.
     assert asked(sock(output), "/metrics")[0] == 404
 
 
-def test_a_picture(watched, tmp_path):
+def test_top_writes_a_frame_as_svg(watched, tmp_path):
     _, output = watched
     done = run("top", output, "--output", tmp_path / "top.svg")
     assert (done.returncode, done.stdout) == (0, "")
@@ -127,7 +127,7 @@ def test_a_picture(watched, tmp_path):
 
 
 @pytest.mark.parametrize("keys", [b"xyQ", b"\x03"])
-def test_live_until_its_user_leaves(watched, keys):
+def test_top_on_a_terminal_redraws_until_a_key_quits(watched, keys):
     process, output = watched
     with on_terminal("top", output) as terminal:
         first = terminal.wait_for("q quits")
@@ -137,13 +137,13 @@ def test_live_until_its_user_leaves(watched, keys):
         terminal.press(keys)
         assert terminal.wait_for_end() == 0
         assert terminal.modes == terminal.before
-        assert terminal.text.endswith("\x1b[?1049l")  # back to what was there before
+        assert terminal.text.endswith("\x1b[?1049l")  # back to the previous screen
         assert "\x1b[?25h" in terminal.text  # with a cursor
         assert "Traceback" not in terminal.text
     assert process.poll() is None
 
 
-def test_a_signal_leaves_the_terminal_as_it_was(watched):
+def test_a_signal_restores_the_terminal(watched):
     _, output = watched
     with on_terminal("top", output) as terminal:
         terminal.wait_for("q quits")
@@ -153,7 +153,7 @@ def test_a_signal_leaves_the_terminal_as_it_was(watched):
         assert terminal.text.endswith("\x1b[?1049l")
 
 
-def test_it_goes_along_with_the_size(watched):
+def test_top_adapts_to_the_terminal_size(watched):
     _, output = watched
     with on_terminal("top", output, columns=80, lines=24) as terminal:
         terminal.wait_for("q quits")
@@ -166,7 +166,7 @@ def test_it_goes_along_with_the_size(watched):
         assert terminal.wait_for_end() == 0
 
 
-def test_without_colour(watched):
+def test_no_color_disables_colours(watched):
     _, output = watched
     with on_terminal("top", output, env={"NO_COLOR": "1"}) as terminal:
         terminal.wait_for("q quits")
@@ -176,7 +176,7 @@ def test_without_colour(watched):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_that_does_not_know_every_letter(watched, encoding):
+def test_top_replaces_characters_that_the_terminal_cannot_encode(watched, encoding):
     _, output = watched
     env = {"PYTHONIOENCODING": encoding, "COLUMNS": "30"}  # some lines are cut, with an ellipsis
     with on_terminal("top", output, env=env) as terminal:
@@ -186,7 +186,7 @@ def test_a_terminal_that_does_not_know_every_letter(watched, encoding):
         assert "Traceback" not in terminal.text
 
 
-def test_the_end_of_what_is_watched(batch):
+def test_top_ends_with_a_line_when_the_batch_ends(batch):
     process, output = batch
     with on_terminal("top", output) as terminal:
         terminal.wait_for("q quits")
@@ -198,20 +198,20 @@ def test_the_end_of_what_is_watched(batch):
     ended(output)
 
 
-def test_what_is_killed_has_ended_too(batch):
+def test_top_reports_a_killed_batch_as_ended(batch):
     process, output = batch
     with on_terminal("top", output) as terminal:
         terminal.wait_for("q quits")
         process.kill()
         assert terminal.wait_for_end() == 0
         assert "has ended" in terminal.text
-    assert sock(output).exists()  # left over
+    assert sock(output).exists()  # stale
     refused = run("top", output)
     assert refused.returncode == 2
     assert one_line(refused.stderr) == f"{output}: no run is active"
 
 
-def test_what_is_stopped_is_silent_and_comes_back(batch):
+def test_top_reports_a_suspended_batch_as_silent_until_it_resumes(batch):
     process, output = batch
     with on_terminal("top", output) as terminal:
         terminal.wait_for("q quits")
@@ -226,8 +226,8 @@ def test_what_is_stopped_is_silent_and_comes_back(batch):
 # ------------------------------------------------------------ the socket of a batch
 
 
-def test_a_left_over_socket_is_taken_over_and_removed_at_the_end(tmp_path):
-    """By a run that goes on where another was killed."""
+def test_a_resumed_batch_replaces_and_removes_a_stale_socket(tmp_path):
+    """A kill leaves the socket behind."""
     with serve(scenario(service=0.05)) as provider:
         with batch_at_work(provider, tmp_path) as (process, output):
             process.kill()
@@ -239,7 +239,7 @@ def test_a_left_over_socket_is_taken_over_and_removed_at_the_end(tmp_path):
         assert not sock(output).exists()
 
 
-def test_a_batch_without_a_socket_runs_all_the_same(stormbreak_provider, tmp_path):
+def test_a_batch_runs_when_its_socket_cannot_be_created(stormbreak_provider, tmp_path):
     sock(tmp_path / "out.jsonl").write_text("mine")
     provider = stormbreak_provider(scenario(service=0.05))
     with batch_at_work(provider, tmp_path, "--metrics-port", "0") as (process, output):
@@ -253,7 +253,7 @@ def test_a_batch_without_a_socket_runs_all_the_same(stormbreak_provider, tmp_pat
 # ------------------------------------------------------------ the port of a batch
 
 
-def test_a_port_with_metrics(stormbreak_provider, tmp_path):
+def test_metrics_port_serves_metrics_and_the_state(stormbreak_provider, tmp_path):
     provider = stormbreak_provider(STORM)
     with batch_at_work(provider, tmp_path, "--metrics-port", "0", "--quiet") as (process, _):
         port = port_of(process)
@@ -263,16 +263,16 @@ def test_a_port_with_metrics(stormbreak_provider, tmp_path):
         assert state_at(port)["pid"] == process.pid
 
 
-def test_metrics_for_other_machines(stormbreak_provider, tmp_path):
+def test_a_metrics_port_on_all_addresses_prints_a_warning(stormbreak_provider, tmp_path):
     provider = stormbreak_provider(STORM)
     flags = ("--metrics-port", "0.0.0.0:0", "--quiet")
     with batch_at_work(provider, tmp_path, *flags) as (process, _):
-        said = process.stderr.readline()
-        assert "every machine that reaches this address can read it" in said
+        message = process.stderr.readline()
+        assert "every machine that reaches this address can read it" in message
         assert asked(port_of(process), "/health") == (200, "ok\n")
 
 
-def test_a_port_in_use_is_one_line_before_anything_is_read(tmp_path):
+def test_a_metrics_port_in_use_is_an_error_before_the_input_is_read(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("batch", "run", tmp_path / "none.jsonl", "--output", tmp_path / "out.jsonl",
@@ -292,7 +292,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_without_the_extra_the_page_of_metrics_says_so(stormbreak_provider, tmp_path):
+def test_metrics_without_the_extra_respond_501(stormbreak_provider, tmp_path):
     provider = stormbreak_provider(scenario(service=0.02))
     source = write(tmp_path / "in.jsonl", chat_rows(5_000))
     args = map(str, run_args(source, tmp_path / "out.jsonl", provider.base_url))
@@ -301,35 +301,35 @@ def test_without_the_extra_the_page_of_metrics_says_so(stormbreak_provider, tmp_
     with subprocess.Popen(without, **pipes) as batch:
         try:
             port = port_of(batch)
-            status, said = asked(port, "/metrics")
+            status, message = asked(port, "/metrics")
             assert status == 501
-            assert "stormbreak[metrics]" in said
-            assert said.count("\n") == 1
+            assert "stormbreak[metrics]" in message
+            assert message.count("\n") == 1
             wait_until(lambda: state_at(port)["batch"], "the first row")
         finally:
             batch.kill()
 
 
-def test_a_port_with_too_many_visitors_has_not_ended():
+def test_top_survives_a_status_server_without_free_connections():
     state = State(pid=1, watched=1.0, counts=Counts(calls=12, answered=11), targets=())
     page = {"/state": lambda: ("application/json", encoded(state))}
     with (
         StatusServer(page) as port,
         on_terminal("top", port.port) as terminal,
-        ExitStack() as crowd,
+        ExitStack() as connections,
     ):
         terminal.wait_for("watched for")
         for _ in range(2 * MAX_REQUESTS):
-            crowd.enter_context(socket.create_connection(("127.0.0.1", port.port), 5))
+            connections.enter_context(socket.create_connection(("127.0.0.1", port.port), 5))
         terminal.wait_for("no answer for 1 s")
-        crowd.close()
+        connections.close()
         terminal.wait_for("watched for")
         terminal.press(b"q")
         assert terminal.wait_for_end() == 0
 
 
-def test_an_application_ends():
-    """What is not a batch is told of by its calls."""
+def test_top_reports_the_end_of_an_application_by_its_calls():
+    """An application has no rows."""
     state = State(pid=1, watched=1.0, counts=Counts(calls=12, answered=11), targets=())
     page = {"/state": lambda: ("application/json", encoded(state))}
     with StatusServer(page) as port, on_terminal("top", port.port) as terminal:
@@ -342,7 +342,7 @@ def test_an_application_ends():
 # ------------------------------------------------------------ secrets
 
 
-def test_no_key_and_no_prompt_anywhere(stormbreak_provider, tmp_path):
+def test_top_and_metrics_show_no_key_and_no_prompt(stormbreak_provider, tmp_path):
     rows = [
         {"custom_id": f"{WORD}-{n}", "prompt": f"{PROMPT} {n}", "model": "m"} for n in range(5_000)
     ]
@@ -363,4 +363,4 @@ def test_no_key_and_no_prompt_anywhere(stormbreak_provider, tmp_path):
             shown.append(done.stdout)
     for text in shown:
         assert f"{urlsplit(provider.base_url).netloc}/m" in text
-        assert_clean(text, "what is shown")
+        assert_clean(text, "output")

@@ -1,4 +1,4 @@
-"""One frame: what it says, that it fits, and that what is hostile stays text."""
+"""One frame of `top`: content, size, and escaping."""
 
 import io
 from dataclasses import replace
@@ -52,7 +52,7 @@ def drawn(state, width=80, height=None, **options):
     return stream.getvalue().splitlines()
 
 
-def test_a_frame():
+def test_a_frame_shows_the_batch_its_targets_and_decisions():
     assert [line.rstrip() for line in drawn(state())] == [
         " stormbreak top  out.jsonl                       process 4711, watched for 1:15",
         "",
@@ -77,13 +77,13 @@ def test_a_frame():
     ("sharing", "words"),
     [(1.0, "fleet of 20  half-open"), (0.0, "fleet: no answer of the store  half-open"), (None, "large        ")],
 )  # fmt: skip
-def test_a_target_of_a_fleet_shows_its_members_or_that_the_store_is_silent(sharing, words):
+def test_a_target_of_a_fleet_shows_its_members_or_a_silent_store(sharing, words):
     shown = drawn(state(targets=(target(sharing=sharing, members=20),)))
     assert words in next(line for line in shown if "acme/large" in line)
 
 
-def test_what_it_has_cost():
-    for cost, said in (
+def test_a_frame_shows_the_cost():
+    for cost, text in (
         (CostSnapshot(min_usd=1.5, max_usd=1.5), "cost 1.50 USD"),
         (CostSnapshot(min_usd=0.001, max_usd=2), "cost <0.01 to 2.00 USD"),
         (
@@ -94,27 +94,27 @@ def test_what_it_has_cost():
         (CostSnapshot(min_usd=-1e300, max_usd=1e300), "cost -1e+300 to 1e+300 USD"),
         (CostSnapshot(min_usd=0, max_usd=0, unpriced=3), "cost 3 attempts without a known price"),
     ):
-        assert f" {said}" in [line.rstrip() for line in drawn(state(cost=cost))]
+        assert f" {text}" in [line.rstrip() for line in drawn(state(cost=cost))]
 
 
-def test_without_a_batch_and_without_targets():
+def test_a_frame_works_without_batch_and_targets():
     lines = "\n".join(drawn(state(batch=None, targets=(), decisions=())))
     assert "rows" not in lines
     assert "retries 188" in lines
     assert "no request sent yet" in lines
 
 
-def test_wide_the_whole_minute_is_drawn():
+def test_a_wide_frame_shows_the_whole_minute():
     lines = drawn(state(), width=140)
     (curve,) = [line for line in lines if line.startswith("   ok")]
     assert curve.count("·") + sum(curve.count(level) for level in "▁▂▃▄▅▆▇█") == SECONDS
 
 
-def test_without_unicode():
-    said = "\n".join(drawn(state(), glyphs=ASCII))
-    assert said.isascii()
-    assert "####" in said
-    assert "x3" in said
+def test_a_frame_can_be_drawn_in_ascii():
+    text = "\n".join(drawn(state(), glyphs=ASCII))
+    assert text.isascii()
+    assert "####" in text
+    assert "x3" in text
 
 
 MANY = tuple(
@@ -122,7 +122,7 @@ MANY = tuple(
 )
 
 
-def test_it_fits_whatever_the_size():
+def test_a_frame_fits_every_terminal_size():
     for width in (20, 40, 60, 80, 100, 140, 300):
         for height in (3, 8, 12, 24, 50):
             for targets in ((), MANY[:1], MANY[:3], MANY):
@@ -133,37 +133,37 @@ def test_it_fits_whatever_the_size():
                 assert lines[0].startswith(" stormbreak")
 
 
-def test_of_many_targets_the_troubled_one_is_seen():
+def test_a_target_with_an_open_circuit_is_shown_among_many():
     lines = drawn(state(targets=MANY), 100, 24, live=True)
-    said = "\n".join(lines)
-    assert "acme/40" in said
+    text = "\n".join(lines)
+    assert "acme/40" in text
     assert "open" in next(line for line in lines if "acme/40" in line)
-    assert " more" in said
-    assert "decision number 1" in said
+    assert " more" in text
+    assert "decision number 1" in text
 
 
-def test_silence_is_said():
+def test_a_frame_shows_how_long_no_response_came():
     assert drawn(state(), silent=7.0)[0].rstrip().endswith("no answer for 7 s")
 
 
-def test_a_batch_that_stops_says_so():
+def test_a_frame_marks_a_stopping_batch():
     batch = BatchSnapshot(total=0, done=0, failed=0, left=0, rate=0.0, to_go=None, retries=0, stopping=True)  # fmt: skip
     assert "stopping" in "\n".join(drawn(state(batch=batch)))
 
 
-def test_hostile_names_stay_text():
+def test_control_characters_and_markup_in_names_are_escaped():
     bad = target(HOSTILE, circuit=HOSTILE, verdicts={HOSTILE: 1})
     decision = Decision(ago=1.0, name=HOSTILE, text=HOSTILE)
     for height in (None, 10, 24):
         lines = drawn(state(targets=(bad,) * 3, decisions=(decision,)), 100, height)
-        said = "".join(lines)
-        assert said.isprintable()
-        assert "[red]x[/]" in said
+        text = "".join(lines)
+        assert text.isprintable()
+        assert "[red]x[/]" in text
         assert not any("\u202e" in line for line in lines)
 
 
-def test_odd_numbers_are_no_trouble():
-    """What answers at a port may be anyone."""
+def test_a_frame_accepts_impossible_numbers():
+    """Any program may answer at a port."""
     odd = target(
         in_flight=-5, limit=-1, queued=10**30, cooldown=-1.0, ok=(), not_ok=(10**40,), budget=1e300
     )
@@ -175,7 +175,7 @@ def test_odd_numbers_are_no_trouble():
         )
 
 
-def test_no_colour_is_needed_and_colours_are_there():
+def test_a_frame_has_colours_unless_no_color_is_set():
     def shown(**more):
         environ = {"TERM": "xterm-256color", **more}
         stream = io.StringIO()
@@ -187,7 +187,7 @@ def test_no_colour_is_needed_and_colours_are_there():
     assert "33m" not in shown(NO_COLOR="1")
 
 
-def test_a_slow_batch_and_a_slow_target_say_why():
+def test_a_frame_names_the_reason_of_a_slow_batch_and_target():
     why = "circuit open, next probe in 3 s"
     batch = replace(state().batch, slow=why)
     lines = drawn(state(batch=batch, targets=(target(slow=why),)))
@@ -196,14 +196,14 @@ def test_a_slow_batch_and_a_slow_target_say_why():
     assert f"   slow      {why}" in [line.rstrip() for line in lines]
 
 
-def test_a_target_that_has_one_line_says_why_behind_its_name():
+def test_a_target_on_one_line_shows_its_reason_behind_the_name():
     targets = tuple(target(f"acme/{number}", slow="429s: 3.1 requests/s") for number in range(9))
     lines = drawn(state(targets=targets), height=24)
 
     assert sum(line.rstrip().endswith("  429s: 3.1 requests/s") for line in lines) >= 5
 
 
-def test_a_reason_is_made_fit_for_a_terminal():
+def test_control_characters_in_a_reason_are_removed():
     lines = "".join(drawn(state(targets=(target(slow=HOSTILE),))))
 
     assert "\x1b" not in lines

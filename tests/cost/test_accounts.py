@@ -1,4 +1,4 @@
-"""What a run file keeps of what was spent."""
+"""The account of a batch in its run file: tokens and cost of all runs."""
 
 from dataclasses import fields, replace
 from decimal import Decimal
@@ -26,7 +26,7 @@ def bills(targets, under_way=None, waste=None):
     return Bills(total=Bill(), targets=targets, under_way=under_way or {}, waste=waste or {})
 
 
-def test_runs_add_up_and_keys_are_not_told_apart():
+def test_an_account_adds_runs_and_ignores_the_key():
     first = bills({TARGET: Bill(useful=some(), free=2), OTHER: Bill(wasted_open=some())})
     second = bills({TARGET._replace(key="0a1b2c3d"): Bill(useful=some(2, 50, 5))})
     account = Account().begin().plus(first, at_work=False).begin().plus(second, at_work=False)
@@ -47,7 +47,7 @@ def test_runs_add_up_and_keys_are_not_told_apart():
     assert (account.at_work, account.killed) == (False, 0)
 
 
-def test_tokens_add_up():
+def test_token_sums_add_every_field():
     some_ = TokenSum(**{field.name: 2**place for place, field in enumerate(fields(TokenSum))})
 
     assert some_ + some_ == TokenSum(
@@ -55,21 +55,21 @@ def test_tokens_add_up():
     )
 
 
-def test_all_tokens_of_a_sum_are_kept():
+def test_adding_a_priced_sum_keeps_every_token_field():
     sum_ = PricedSum(**{field.name: 2**place for place, field in enumerate(fields(TokenSum))})
     kept = TokenSum() + sum_
 
     assert all(getattr(kept, each.name) == getattr(sum_, each.name) for each in fields(TokenSum))
 
 
-def test_what_is_under_way_may_be_lost():
+def test_attempts_in_flight_count_as_wasted():
     account = Account().begin().plus(bills({}, under_way={TARGET: some()}), at_work=True)
 
     assert account.spent[0].wasted_open.output_tokens == 10
     assert account.begin().killed == 1
 
 
-def test_a_run_that_is_written_down_again_counts_once():
+def test_a_run_that_is_recorded_again_counts_once():
     account = Account().begin()
     now = account.plus(bills({TARGET: Bill(useful=some())}), at_work=True)
     later = account.plus(bills({TARGET: Bill(useful=some(3))}), at_work=True)
@@ -77,7 +77,7 @@ def test_a_run_that_is_written_down_again_counts_once():
     assert (now.spent[0].useful.attempts, later.spent[0].useful.attempts) == (1, 3)
 
 
-def test_waste_by_reason():
+def test_waste_is_counted_by_reason():
     waste = {"timeout": Bill(wasted_open=some()), "broken": Bill(wasted=some(), wasted_open=some())}
     account = Account().plus(bills({}, waste=waste), at_work=False)
 
@@ -87,7 +87,7 @@ def test_waste_by_reason():
     }
 
 
-def test_the_most_that_it_can_have_cost():
+def test_max_cost_counts_useful_and_wasted_tokens():
     some_ = TokenSum(attempts=2, input_tokens=3_000_000, output_tokens=200_000)
     account = Account(
         spent=(ModelUsage(provider="p", model="large", useful=some_, wasted_open=some_),)
@@ -96,7 +96,7 @@ def test_the_most_that_it_can_have_cost():
     assert account.max_cost(price_of) == 10
 
 
-def test_the_most_holds_whatever_the_length_of_each_prompt():
+def test_max_cost_assumes_the_most_expensive_prompt_lengths():
     stepped = Prices(
         provider="p",
         model="m",
@@ -110,15 +110,15 @@ def test_the_most_holds_whatever_the_length_of_each_prompt():
     long_and_short = TokenSum(attempts=10, input_tokens=200_000, cached_input_tokens=50_000)
     short = TokenSum(attempts=2, input_tokens=100_000, cached_input_tokens=50_000)
 
-    def most(**used):
+    def max_cost(**used):
         return Account(spent=(ModelUsage(provider="p", model="m", **used),)).max_cost(
             lambda *_: stepped
         )
 
-    assert most(useful=long_and_short) == usd("0.45")
-    assert most(wasted=short) == usd("0.055")
-    assert most(used_uncounted=short) == usd("0.1")
-    assert most(wasted_open=long_and_short) == usd("0.6")
+    assert max_cost(useful=long_and_short) == usd("0.45")
+    assert max_cost(wasted=short) == usd("0.055")
+    assert max_cost(used_uncounted=short) == usd("0.1")
+    assert max_cost(wasted_open=long_and_short) == usd("0.6")
 
 
 @given(
@@ -129,7 +129,7 @@ def test_the_most_holds_whatever_the_length_of_each_prompt():
     write=st.floats(0, 1),
     keep=st.floats(0, 1),
 )
-def test_tokens_are_priced_to_the_last_one(attempts, into, out, read, write, keep):
+def test_the_cost_of_a_sum_of_tokens_is_exact(attempts, into, out, read, write, keep):
     cached = int(into * read)
     written = int((into - cached) * write)
     kept = int(written * keep)
@@ -147,18 +147,18 @@ def test_tokens_are_priced_to_the_last_one(attempts, into, out, read, write, kee
     assert TokenSum().cost(asked) == 0
 
 
-def test_what_is_open_may_all_have_been_written_to_a_cache():
+def test_max_cost_assumes_that_unknown_input_was_written_to_a_cache():
     asked = prices("p", "m", written="1.25", hour="2")
     open_ = TokenSum(attempts=3, input_tokens=1_000_000)
     hour = replace(open_, cache_write_tokens=400_000, cache_write_1h_tokens=400_000)
 
-    for each, most in ((open_, "1.25"), (hour, "1.55")):
+    for each, max_cost in ((open_, "1.25"), (hour, "1.55")):
         spent = ModelUsage(provider="p", model="m", wasted_open=each)
-        assert spent.cost(asked) == (0, usd(most))
-        assert spent.max_cost(lambda *_: asked) == usd(most)
+        assert spent.cost(asked) == (0, usd(max_cost))
+        assert spent.max_cost(lambda *_: asked) == usd(max_cost)
 
 
-def test_long_prompts_pay_by_their_mean():
+def test_the_mean_prompt_length_selects_the_price():
     def stepped(into):
         rates = prices("p", "m").standard
         steps = (Step(1_000, Decimal(2)),)
@@ -170,7 +170,7 @@ def test_long_prompts_pay_by_their_mean():
     assert stepped(20_000) == usd("0.04")
 
 
-def test_what_has_no_price_has_no_most():
+def test_max_cost_needs_a_price_for_billed_attempts():
     used = ModelUsage(provider="p", model="secret", wasted=TokenSum(attempts=1))
     free = ModelUsage(provider="p", model="secret", free=3)
 
@@ -191,7 +191,7 @@ PRICED = ModelUsage(
 SECRET = ModelUsage(provider="p", model="secret", useful=TokenSum(attempts=7), unbounded=7)
 
 
-def test_what_it_has_cost_is_known_and_what_it_can_be():
+def test_the_cost_has_a_minimum_and_a_maximum():
     free = ModelUsage(provider="p", model="secret", free=3)
     cost = Account(spent=(PRICED, SECRET, free)).cost(price_of)
 
@@ -202,7 +202,7 @@ def test_what_it_has_cost_is_known_and_what_it_can_be():
     assert not Account().cost(price_of).is_known
 
 
-def test_half_a_price_is_none():
+def test_a_price_without_output_counts_as_unpriced():
     def half(provider, model):
         whole = prices(provider, model)
         return replace(whole, standard=replace(whole.standard, output=None))
@@ -210,14 +210,14 @@ def test_half_a_price_is_none():
     assert Account(spent=(PRICED,)).cost(half).unpriced == 8
 
 
-def test_without_a_price_list_nobody_knows():
+def test_attempts_without_a_price_list_are_unpriced():
     def refuse(*_):
         raise ConfigurationError("no price list")
 
     assert Account(spent=(PRICED,)).cost(refuse) == Cost(unpriced=8)
 
 
-def test_it_holds_no_key():
+def test_an_account_contains_no_key():
     target = Target("acme", "large", "0a1b2c3d")
 
     assert "0a1b2c3d" not in repr(Account().plus(bills({target: Bill()}), at_work=False))
@@ -225,8 +225,8 @@ def test_it_holds_no_key():
 
 @table_test("odd", ["-0.01", "NaN", "sNaN", "Infinity", "1e400", "1e999999999"])
 @table_test("name", ["ahead", "lost"])
-def test_dollars_that_cannot_be_are_refused(name, odd):
-    said = encode({name: odd})
+def test_invalid_amounts_in_an_account_are_rejected(name, odd):
+    text = encode({name: odd})
     with pytest.raises(ValidationError):
-        decode(said, type=Account)
+        decode(text, type=Account)
     assert decode(encode({name: "0.01"}), type=Account) == Account(**{name: Decimal("0.01")})

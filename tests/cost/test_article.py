@@ -1,4 +1,4 @@
-"""The article's tables and its example, number for number, from the price file that holds its claims."""
+"""The tables and the example of the article, computed from the price file with its claims."""
 
 from decimal import Decimal
 
@@ -38,7 +38,7 @@ def rows(lookup, model, tokens):
 
 
 @pytest.mark.parametrize(("model", "theirs", "ours", "savings", "latency"), MODELS)
-def test_the_table_of_prices(lookup, model, theirs, ours, savings, latency):
+def test_the_price_file_reproduces_the_price_table(lookup, model, theirs, ours, savings, latency):
     openai, holysheep = rows(lookup, model, Tokens(700_000, 300_000, 100_000))
     assert (openai.monthly, holysheep.monthly) == (Decimal(theirs), Decimal(ours))
     assert percent(holysheep.share) == savings
@@ -46,14 +46,14 @@ def test_the_table_of_prices(lookup, model, theirs, ours, savings, latency):
 
 
 @pytest.mark.parametrize(("volume", "theirs", "ours", "saved"), VOLUMES)
-def test_the_table_of_volumes(lookup, volume, theirs, ours, saved):
+def test_the_price_file_reproduces_the_volume_table(lookup, volume, theirs, ours, saved):
     openai, holysheep = rows(lookup, "gpt-4.1", Tokens(volume, 0))
     assert (openai.monthly, holysheep.monthly) == (Decimal(theirs), Decimal(ours))
     assert holysheep.saved_a_year == Decimal(saved)
     assert percent(holysheep.share) == "86.7 %"
 
 
-def test_the_example():
+def test_the_migration_example_is_reproduced():
     case = Case(
         tokens=50_000_000, current=Decimal(3000), candidate=Decimal(400), migration=Decimal(2000)
     )
@@ -65,7 +65,7 @@ def test_the_example():
     assert percent(case.share) == "86.7 %"  # which the article calls ROI
 
 
-def test_the_file_says_what_it_is(lookup):
+def test_the_price_file_names_its_source_date_and_claim(lookup):
     assert builtin_names() == ["article-2025"]
     file = load("article-2025")
     assert file.claim

@@ -33,7 +33,7 @@ LOOKUP = PriceLookup([parse(MINE, source="mine.toml")], market=ListPrices(DAY))
 OFFERS = [Offer.parse(f"{name}/m") for name in ("dear", "cheap", "free")]
 
 
-def test_each_offer_is_held_against_the_first():
+def test_each_offer_is_compared_with_the_first():
     rows = compare(Demand(tokens=Tokens(10**6, 10**6)), OFFERS, LOOKUP)
     assert [row.monthly for row in rows] == [12, 11, 0]
     assert [row.yearly for row in rows] == [144, 132, 0]
@@ -42,17 +42,17 @@ def test_each_offer_is_held_against_the_first():
     assert rows[1].share == Decimal(1) / 12
 
 
-def test_what_costs_more_saves_less_than_nothing():
+def test_a_higher_price_has_negative_savings():
     _, row, _ = compare(Demand(tokens=Tokens(0, 10**6)), OFFERS, LOOKUP)
     assert (row.saved, row.share) == (-2, Decimal("-0.25"))
 
 
-def test_nothing_is_no_share_of_nothing():
+def test_savings_against_a_free_offer_have_no_share():
     rows = compare(Demand(tokens=Tokens(1, 1)), OFFERS[::-1], LOOKUP)
     assert [row.share for row in rows] == [None, None, None]
 
 
-def test_what_has_no_price_stays_and_says_why():
+def test_an_offer_without_a_price_stays_with_its_reason():
     demand = Demand(tokens=Tokens(10**6, 0), service=Service.BATCH)
     dear, cheap, _ = compare(demand, OFFERS, LOOKUP)
     assert (dear.monthly, dear.saved, dear.share) == (None, None, None)
@@ -60,7 +60,7 @@ def test_what_has_no_price_stays_and_says_why():
     assert (cheap.monthly, cheap.saved) == (Decimal("0.5"), 0)
 
 
-def test_where_nothing_has_a_price_there_is_no_answer():
+def test_a_comparison_without_any_price_raises():
     with pytest.raises(UnknownPriceError, match="no price is known for 'n' at dear"):
         compare(Demand(tokens=Tokens(1, 0)), [Offer.parse("dear/n")], LOOKUP)
 
@@ -70,7 +70,7 @@ def test_where_nothing_has_a_price_there_is_no_answer():
     st.decimals(min_value=0, max_value=1, places=2),
     st.integers(min_value=2, max_value=9),
 )
-def test_so_many_times_the_tokens_cost_so_many_times_as_much(total, share, times):
+def test_the_cost_is_proportional_to_the_tokens(total, share, times):
     tokens = Tokens.split(total, input_share=share, cache_rate=Decimal(0))
     more = Tokens(*(amount * times for amount in tokens))
     few = compare(Demand(tokens=tokens), OFFERS, LOOKUP)
@@ -81,7 +81,7 @@ def test_so_many_times_the_tokens_cost_so_many_times_as_much(total, share, times
         assert one.monthly + one.saved == one.against
 
 
-def test_without_providers_it_is_the_file_and_the_makers():
+def test_offers_default_to_price_files_and_the_maker_of_the_model():
     article = PriceLookup([load("article-2025")], market=ListPrices(DAY))
     assert list(map(str, offers_for("claude-sonnet-4.5", [], article))) == [
         "openai@article-2025/claude-sonnet-4.5",
@@ -94,7 +94,7 @@ def test_without_providers_it_is_the_file_and_the_makers():
         offers_for("gtp-5", [], article)
 
 
-def test_a_list_price_is_that_of_the_maker():
+def test_at_list_is_the_list_price_of_the_maker():
     article = PriceLookup([load("article-2025")], market=ListPrices(DAY))
     demand = Demand(tokens=Tokens(35_000_000, 15_000_000))
     claimed = article.find(Offer.parse("holysheep/gpt-4.1"))
@@ -102,7 +102,7 @@ def test_a_list_price_is_that_of_the_maker():
     assert at_list(article.find(Offer.parse("openai@market/gpt-4.1")), demand, article) is None
 
 
-def test_without_the_market_files_are_compared_alone(monkeypatch):
+def test_price_files_are_compared_without_list_prices(monkeypatch):
     monkeypatch.setattr(ListPrices, "installed", False)
     alone = PriceLookup([load("article-2025")])
     offers = offers_for("gpt-4.1", (), alone)

@@ -1,4 +1,4 @@
-"""The figures of docs/cost.md are those that the command gives."""
+"""The figures in docs/cost.md equal those of the command."""
 
 import re
 from datetime import date
@@ -21,12 +21,12 @@ DAY, VERSION = re.search(r"list prices of (\S+)\s+\(genai-prices ([\d.]+)\)", PA
 LOOKUP = PriceLookup([load("article-2025")], market=ListPrices(date.fromisoformat(DAY)))
 
 pytestmark = pytest.mark.skipif(
-    version("genai-prices") != VERSION, reason="the page tells the prices of another version"
+    version("genai-prices") != VERSION, reason="the page has the prices of another version"
 )
 
 
 def table(head):
-    """The rows of the table that begins so, as words."""
+    """The cells of the table with this first column."""
     _, _, rest = PAGE.partition(f"| {head} |")
     rows = rest.partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("| ").split(" | ")] for row in rows]
@@ -41,7 +41,7 @@ def mix(total):
 
 
 @table_test("row", table("model"))
-def test_the_prices(row):
+def test_the_prices_on_the_page_are_current(row):
     _, theirs, reseller, maker, *listed = row
     claims = [prices for prices in LOOKUP.file_prices() if prices.maker == maker]
     assert [prices.standard.input.base for prices in claims] == [number(theirs), number(reseller)]
@@ -52,7 +52,7 @@ def test_the_prices(row):
 
 
 @table_test("row", table("GPT-4.1, tokens a month"))
-def test_the_volumes(row):
+def test_the_volumes_on_the_page_are_current(row):
     volume, ends, saved, listed, more = row
     tokens = int(volume[:-1]) * {"M": 10**6, "B": 10**9}[volume[-1]]
     before, after = map(number, ends.split(" -> "))
@@ -62,13 +62,13 @@ def test_the_volumes(row):
     assert number(more) == 12 * (after - list_price)
 
 
-def test_the_example():
+def test_the_example_on_the_page_is_current():
     rows = {name: values for name, *values in table("50M tokens of GPT-4.1")}
     cases = [
         Case(tokens=1, current=Decimal(now), candidate=Decimal(400), migration=Decimal(2000))
         for now in (3000, 190)
     ]
-    assert [number(said) for said in rows["saved a month"]] == [case.saving for case in cases]
+    assert [number(cell) for cell in rows["saved a month"]] == [case.saving for case in cases]
     shares = [f"{round(case.share * 100, 1)} %" for case in cases]
     assert rows["savings"] == shares
     assert rows["payback"] == [f"{round(cases[0].payback, 1)} months", "never"]

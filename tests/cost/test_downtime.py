@@ -1,4 +1,4 @@
-"""What downtime costs, by the article's estimate or one's own."""
+"""The cost of downtime, by the article's estimate or the user's figures."""
 
 import json
 from decimal import Decimal
@@ -32,14 +32,14 @@ def read(tmp_path):
     return call
 
 
-def test_the_articles_outage_costs_what_it_says(read):
+def test_the_outage_of_the_article_costs_180_000_dollars(read):
     down = losses(
         read(document(runs=[{"policy": "mine", "goodput": 0}])), Decimal(23 * 60), Downtime()
     )
     assert [(loss.share, loss.minutes, round(loss.cost, 10)) for loss in down] == [(1, 23, 180_000)]
 
 
-def test_where_nothing_was_possible_nothing_is_lost(read):
+def test_a_run_without_goodput_loses_nothing(read):
     runs = [{"policy": "mine", "goodput": None}, {"policy": "none", "goodput": 0.5}]
     mine, none = losses(read(document(runs=runs)), Decimal(60), Downtime())
 
@@ -47,7 +47,7 @@ def test_where_nothing_was_possible_nothing_is_lost(read):
     assert none.share == Decimal("0.5")
 
 
-def test_each_policy_loses_its_share_and_the_one_asked_for_comes_first(read):
+def test_each_policy_loses_its_share_and_the_chosen_one_comes_first(read):
     own = Downtime(minutes=Decimal(10), cost=Decimal(1000))
     mine, none = losses(read(document()), Decimal(600), own)
     assert (mine.policy, mine.share, mine.minutes, mine.cost) == (
@@ -57,7 +57,7 @@ def test_each_policy_loses_its_share_and_the_one_asked_for_comes_first(read):
 
 
 @given(st.floats(min_value=0, max_value=2), st.integers(min_value=0, max_value=10**6))
-def test_nobody_loses_less_than_nothing_or_more_than_all(goodput, seconds):
+def test_losses_are_between_zero_and_the_whole_downtime(goodput, seconds):
     storm = type("Storm", (), {"goodput": lambda _: {"p": Decimal(repr(goodput))}})()
     (loss,) = losses(storm, Decimal(seconds), Downtime())
     assert 0 <= loss.share <= 1
@@ -65,7 +65,7 @@ def test_nobody_loses_less_than_nothing_or_more_than_all(goodput, seconds):
 
 
 @table_test(
-    ("given", "complaint"),
+    ("given", "message"),
     [
         ("", "not what storm run --json prints"),
         ("[]", "not what storm run --json prints"),
@@ -84,6 +84,6 @@ def test_nobody_loses_less_than_nothing_or_more_than_all(goodput, seconds):
         (document(trigger_until="Infinity"), "trigger_until must be seconds up to"),
     ],
 )
-def test_a_file_of_another_kind_is_refused(read, given, complaint):
-    with pytest.raises(ConfigurationError, match=f"storm.json: {complaint}"):
+def test_an_invalid_storm_result_is_rejected(read, given, message):
+    with pytest.raises(ConfigurationError, match=f"storm.json: {message}"):
         read(given)

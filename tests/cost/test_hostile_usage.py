@@ -1,4 +1,4 @@
-"""Providers that lie about usage, in each format: what cannot be believed spends all that was set aside, and is on no bill as known."""
+"""False usage in each format: an invalid count spends the whole reservation and is never billed as known."""
 
 import json
 from decimal import Decimal
@@ -23,7 +23,7 @@ ASKED = {
     "messages": {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 50},
     "responses": {"model": "m", "input": "hi", "max_output_tokens": 50},
 }
-WORDS = {
+FIELDS = {
     "chat/completions": ("prompt_tokens", "completion_tokens"),
     "messages": ("input_tokens", "output_tokens"),
     "responses": ("input_tokens", "output_tokens"),
@@ -45,7 +45,7 @@ def whole(endpoint, usage):
 
 
 def stream(endpoint, *usages):
-    """A stream with usages that follow each other."""
+    """A stream with several usages in sequence."""
     if endpoint == "messages":
         last = streamed.typed("message_stop")
         end = {"stop_reason": "end_turn", "stop_sequence": None}
@@ -60,14 +60,14 @@ def stream(endpoint, *usages):
 
 
 async def spent_on(endpoint, script, *, is_streamed):
-    """The share of what was set aside that was spent, and the bill."""
+    """Return the spent share of the reservation, the amount, and the bill."""
     policy = Policy(spend=SpendPolicy(max_usd=1.0))
 
     def price_of(provider, model):
         return prices(provider, model, into="3", out="15", cached="0.3", written="3.75", hour="6")
 
     meter = Meter(price_of)
-    heard = []
+    seen = []
     async with (
         served(script) as server,
         AsyncClient(
@@ -75,17 +75,17 @@ async def spent_on(endpoint, script, *, is_streamed):
         ) as client,
     ):
         client.subscribe(meter)
-        client.subscribe(heard.append)
+        client.subscribe(seen.append)
         if is_streamed:
             async with client.stream(endpoint, ASKED[endpoint]) as events:
                 async for _ in events:
                     pass
         else:
             await client.request(endpoint, ASKED[endpoint])
-        (purse,) = client.snapshot()["spend"]
-    bound = next(event.bound for event in heard if hasattr(event, "bound"))
-    most = price_of("", "").max_cost_within(bound)
-    return Decimal(purse["spent"]) / most, Decimal(purse["spent"]), meter.snapshot().total
+        (spend,) = client.snapshot()["spend"]
+    bound = next(event.bound for event in seen if hasattr(event, "bound"))
+    reserved = price_of("", "").max_cost_within(bound)
+    return Decimal(spend["spent"]) / reserved, Decimal(spend["spent"]), meter.snapshot().total
 
 
 @FORMATS
@@ -94,8 +94,10 @@ async def spent_on(endpoint, script, *, is_streamed):
     ("entry", "output"),
     [(10**30, 5), (5, 10**30), (-5, 5), (5, -5), ("5", 5), (5, 0.5), (True, 5), ([5], 5), ({}, 5)],
 )
-async def test_what_is_no_count_spends_all(endpoint, is_streamed, entry, output):
-    usage = dict(zip(WORDS[endpoint], (entry, output), strict=True))
+async def test_an_invalid_token_count_spends_the_whole_reservation(
+    endpoint, is_streamed, entry, output
+):
+    usage = dict(zip(FIELDS[endpoint], (entry, output), strict=True))
     script = stream(endpoint, usage) if is_streamed else whole(endpoint, usage)
     share, _, bill = await spent_on(endpoint, script, is_streamed=is_streamed)
 
@@ -105,8 +107,8 @@ async def test_what_is_no_count_spends_all(endpoint, is_streamed, entry, output)
 
 @FORMATS
 @EACH_WAY
-async def test_more_than_was_set_aside_is_spent_too(endpoint, is_streamed):
-    usage = dict(zip(WORDS[endpoint], (100_000, 0), strict=True))
+async def test_usage_above_the_reservation_is_spent(endpoint, is_streamed):
+    usage = dict(zip(FIELDS[endpoint], (100_000, 0), strict=True))
     script = stream(endpoint, usage) if is_streamed else whole(endpoint, usage)
     _, spent, bill = await spent_on(endpoint, script, is_streamed=is_streamed)
 
@@ -114,8 +116,8 @@ async def test_more_than_was_set_aside_is_spent_too(endpoint, is_streamed):
 
 
 @FORMATS
-async def test_of_usages_that_follow_each_other_the_last_counts_and_once(endpoint):
-    first, last = (dict(zip(WORDS[endpoint], counts, strict=True)) for counts in ((7, 1), (9, 2)))
+async def test_the_last_usage_of_a_stream_counts_once(endpoint):
+    first, last = (dict(zip(FIELDS[endpoint], counts, strict=True)) for counts in ((7, 1), (9, 2)))
     script = stream(endpoint, first, last)
     _, spent, bill = await spent_on(endpoint, script, is_streamed=True)
 
@@ -126,7 +128,7 @@ async def test_of_usages_that_follow_each_other_the_last_counts_and_once(endpoin
 
 @FORMATS
 @EACH_WAY
-async def test_an_answer_without_usage_spends_all(endpoint, is_streamed):
+async def test_an_answer_without_usage_spends_the_whole_reservation(endpoint, is_streamed):
     script = stream(endpoint, None) if is_streamed else whole(endpoint, None)
     share, *_ = await spent_on(endpoint, script, is_streamed=is_streamed)
 
@@ -136,11 +138,13 @@ async def test_an_answer_without_usage_spends_all(endpoint, is_streamed):
 @EACH_WAY
 @table_test("written", [-1, 10**30, "5", 0.5, True, {}, [5]])
 @pytest.mark.parametrize("name", ["flat", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"])
-async def test_what_was_written_and_is_no_count_spends_all(name, written, is_streamed):
-    said = {"cache_creation_input_tokens": written}
+async def test_an_invalid_count_of_cache_writes_spends_the_whole_reservation(
+    name, written, is_streamed
+):
+    counts = {"cache_creation_input_tokens": written}
     if name != "flat":
-        said = {"cache_creation_input_tokens": 5, "cache_creation": {name: written}}
-    usage = {"input_tokens": 5, "output_tokens": 5, **said}
+        counts = {"cache_creation_input_tokens": 5, "cache_creation": {name: written}}
+    usage = {"input_tokens": 5, "output_tokens": 5, **counts}
     script = stream("messages", usage) if is_streamed else whole("messages", usage)
     share, _, bill = await spent_on("messages", script, is_streamed=is_streamed)
 
@@ -149,7 +153,7 @@ async def test_what_was_written_and_is_no_count_spends_all(name, written, is_str
 
 
 @EACH_WAY
-async def test_what_was_written_is_spent_at_its_price(is_streamed):
+async def test_cache_writes_are_spent_at_their_price(is_streamed):
     kept = {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 20}
     usage = {"input_tokens": 10, "cache_read_input_tokens": 30, "output_tokens": 2}
     usage |= {"cache_creation_input_tokens": 120, "cache_creation": kept}

@@ -1,4 +1,4 @@
-"""List prices of a fixed day, by the data that came with genai-prices: nothing is fetched."""
+"""List prices of a fixed day, from the data in the genai-prices package, without network."""
 
 import socket
 from datetime import date
@@ -53,39 +53,39 @@ def test_a_model_has_prices_for_each_kind_of_token_and_service(market):
     assert prices.source.about.startswith("list prices, from genai-prices ")
 
 
-def test_an_address_is_no_provider_and_loads_nothing(market, monkeypatch):
+def test_an_address_is_no_provider_and_loads_no_price_list(market, monkeypatch):
     assert not [name for name in market.providers() if module._ADDRESS.search(name)]
-    monkeypatch.setattr(module, "find_spec", None)  # whoever loads the list asks it
+    monkeypatch.setattr(module, "find_spec", None)  # loading the list would call it
     fresh = ListPrices()
     assert fresh.find("127.0.0.1:8000", "gpt-4.1") is None
     assert fresh.models("llm.example.com") == []
 
 
-def test_before_a_variant_begins_there_is_none():
+def test_a_batch_price_starts_at_its_date():
     assert ListPrices(date(2026, 1, 1)).find("openai", "gpt-4.1").batch is None
 
 
-def test_long_prompts_have_steps(market):
+def test_prices_of_long_prompts_have_steps(market):
     rates = market.find("anthropic", "claude-sonnet-4-5").standard
     assert rates.input.steps == (Step(200_000, Decimal(6)),)
     assert rates.output.at(200_001) == Decimal("22.5")
 
 
-def test_where_the_hour_counts_it_is_the_dearest_of_the_day(market):
+def test_a_price_that_depends_on_the_hour_is_the_highest_of_the_day(market):
     prices = market.find("deepseek", "deepseek-chat")
     assert prices.standard.output.base == Decimal("1.1")
     assert "cheaper at some hours of the day" in prices.notes
 
 
-def test_a_request_that_costs_besides_is_noted(market):
+def test_a_price_per_request_has_a_note(market):
     assert "each request has a price besides" in market.find("perplexity", "sonar").notes
 
 
-def test_what_its_provider_deprecates_is_noted(market):
+def test_a_deprecated_model_has_a_note(market):
     assert "deprecated by its provider" in market.find("avian", "deepseek/deepseek-v3.2").notes
 
 
-def test_our_names_of_providers_are_known(market):
+def test_provider_names_of_stormbreak_are_recognized(market):
     assert market.find("gemini", "gemini-2.5-flash").listed_as == "gemini-2.5-flash"
     assert market.find("XAI", "grok-4") is not None
 
@@ -96,14 +96,14 @@ def test_our_names_of_providers_are_known(market):
         ("openai", "gtp-4.1"),
         ("openai", ""),
         ("openai", "gpt-4.1-of-mine"),
-        ("my-openai-reseller", "gpt-4.1"),  # who resells is not who makes
+        ("my-openai-reseller", "gpt-4.1"),  # a reseller is not the maker
         ("holysheep", "gpt-4.1"),
         ("github-copilot", "gpt-4.1"),  # listed, but not sold by tokens
         ("openai", "whisper-1"),
         ("", "gpt-4.1"),
     ],
 )
-def test_what_is_not_known_is_none_and_never_free(market, provider, model):
+def test_an_unknown_model_has_no_price(market, provider, model):
     assert market.find(provider, model) is None
 
 
@@ -113,23 +113,23 @@ def test_an_embedding_has_no_price_for_output(market):
     assert rates.output is None
 
 
-def test_every_price_of_the_market_can_be_read(listed):
+def test_every_list_price_can_be_read(listed):
     assert len(listed) > 500
     assert all(prices.standard.input.base >= 0 for prices in listed)
 
 
-def test_who_makes_a_model_comes_before_who_only_sells_it(market):
+def test_sellers_lists_the_maker_of_a_model_first(market):
     assert market.sellers("gpt-4.1-2025-04-14")[0] == "openai"
-    assert market.sellers("o3")[:2] == ["openai", "azure"]  # which has a list of its own, too
+    assert market.sellers("o3")[:2] == ["openai", "azure"]  # azure has its own list, too
     assert market.sellers("nothing-like-it") == []
 
 
-def test_todays_list_price_is_a_function(monkeypatch):
+def test_price_of_returns_the_current_list_price(monkeypatch):
     assert price_of("openai", "gpt-4.1").standard.output.base > 0
     assert price_of("openai", "gtp-4.1") is None
 
 
-def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
+def test_list_prices_without_the_extra_name_the_package_to_install(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     bare = ListPrices(date(2026, 11, 26))
     assert not bare.installed
@@ -137,7 +137,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
         bare.find("openai", "gpt-4.1")
 
 
-def test_what_is_written_to_a_cache_has_a_price_and_for_an_hour_another(market):
+def test_cache_writes_have_prices_for_five_minutes_and_an_hour(market):
     prices = market.find("anthropic", "claude-sonnet-4-5")
     assert prices.standard.cache_write == Rate(Decimal("3.75"), (Step(200_000, Decimal("7.5")),))
     assert prices.standard.cache_write_1h == Rate(Decimal(6), (Step(200_000, Decimal(12)),))
@@ -147,7 +147,7 @@ def test_what_is_written_to_a_cache_has_a_price_and_for_an_hour_another(market):
     assert (openai.cache_write.base, openai.cache_write_1h) == (Decimal("2.5"), None)
 
 
-def test_a_price_for_writing_below_that_of_input_is_none(market, listed):
+def test_a_cache_write_price_below_the_input_price_is_ignored(market, listed):
     assert market.find("openrouter", "google/gemini-2.5-flash").standard.cache_write is None
     for prices in listed:
         rates = prices.standard

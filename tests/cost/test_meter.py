@@ -29,7 +29,7 @@ LOST = Outcome(Verdict.BROKEN, maybe_processed=True)
 SECRET = Target("acme", "secret")
 
 
-def test_a_table_that_changes_the_decimal_context_changes_no_sum():
+def test_a_price_function_that_changes_the_decimal_context_changes_no_sum():
     class Rough:
         def cost_of(self, _):
             decimal.getcontext().prec = 3
@@ -40,7 +40,7 @@ def test_a_table_that_changes_the_decimal_context_changes_no_sum():
 
 
 class Broken:
-    """A user's prices whose attributes fail, too."""
+    """Prices of a user whose attributes raise."""
 
     def __getattr__(self, name):
         raise ZeroDivisionError
@@ -50,7 +50,7 @@ BROKEN = table_test("broken", [lambda *_: Broken(), lambda *_: 1 / 0])
 
 
 @BROKEN
-def test_prices_that_fail_break_no_snapshot(broken):
+def test_failing_prices_break_no_snapshot(broken):
     assert known_cost(Broken(), usage(1, 1)) is known_max_cost(Broken(), usage(1, 1)) is None
     stage, meter = Stage(policy()), Meter(broken)
     stage.engine.listeners.append(meter)
@@ -61,7 +61,7 @@ def test_prices_that_fail_break_no_snapshot(broken):
 
 
 @BROKEN
-def test_prices_that_fail_are_unknown_to_a_spend_limit(broken):
+def test_failing_prices_are_unknown_to_a_spend_limit(broken):
     limited = policy(spend=SpendPolicy(max_usd=1.0))
     stage = Stage(limited)
     stage.engine = Engine(limited, SpendAccounts(broken))
@@ -70,8 +70,8 @@ def test_prices_that_fail_are_unknown_to_a_spend_limit(broken):
     assert "no price is known of" in rejection.reason
 
 
-def test_prices_that_fail_once_are_looked_up_again():
-    """Found: one failure of a user's function, and every later call was rejected for want of a price."""
+def test_prices_that_fail_once_are_called_again():
+    """One failure of a user's function used to reject every later call for a missing price."""
     failures = [ZeroDivisionError]
 
     def flaky(provider, model):
@@ -107,7 +107,7 @@ def test_an_answer_costs_what_its_usage_says():
     )  # fmt: skip
 
 
-def test_what_was_refused_costs_nothing():
+def test_a_rejected_attempt_costs_nothing():
     stage, meter = metered()
     run = stage.start(bound=BOUND).step(SERVER_ERROR)
     stage.tick(0.1)
@@ -118,7 +118,7 @@ def test_what_was_refused_costs_nothing():
     assert (bill.attempts, bill.free) == (2, 1)
 
 
-def test_what_may_have_been_processed_costs_anything_up_to_its_bound():
+def test_a_possibly_processed_attempt_costs_from_zero_to_its_bound():
     stage, meter = metered()
     run = stage.start(bound=BOUND).step(LOST)
     stage.tick(0.1)
@@ -130,14 +130,14 @@ def test_what_may_have_been_processed_costs_anything_up_to_its_bound():
     assert bills.total.useful.usd == usd("0.00001")
 
 
-def test_what_failed_with_its_usage_is_wasted_to_the_cent():
+def test_a_failed_attempt_with_usage_is_wasted_exactly():
     stage, meter = metered()
     stage.start(bound=BOUND).step(LOST._replace(usage=usage(100_000)))
 
     assert meter.snapshot().total.for_nothing == (usd("0.1"), usd("0.1"))
 
 
-def test_an_answer_without_usage_is_of_use_and_lies_below_its_bound():
+def test_an_answer_without_usage_is_useful_and_costs_up_to_its_bound():
     stage, meter = metered()
     stage.start(bound=BOUND).step(OK)
 
@@ -147,11 +147,11 @@ def test_an_answer_without_usage_is_of_use_and_lies_below_its_bound():
     assert bill.is_whole
 
 
-def test_a_call_that_is_given_up_may_be_billed():
+def test_a_cancelled_call_may_be_billed():
     stage, meter = metered()
     run = stage.start(bound=BOUND)
     assert meter.snapshot().under_way[TARGET].usd == 2
-    run.close()  # by hand: the driver would tell it
+    run.close()  # by hand: a driver would send this event
     meter(CallCancelled(stage.now, run.call.number, TARGET, sent=True))
 
     bills = meter.snapshot()
@@ -159,7 +159,7 @@ def test_a_call_that_is_given_up_may_be_billed():
     assert not bills.under_way
 
 
-def test_the_loser_of_a_race_may_be_billed():
+def test_the_losing_attempt_of_a_hedge_may_be_billed():
     stage = scene()
     meter = Meter(price_of)
     stage.engine.listeners.append(meter)
@@ -174,7 +174,7 @@ def test_the_loser_of_a_race_may_be_billed():
     assert bills.total.useful.usd == usd("1.000012")
 
 
-def test_a_stream_that_breaks_has_been_cut():
+def test_a_broken_stream_is_wasted_as_cut():
     stage, meter = metered()
     run = stage.start(bound=BOUND, delivers=True).step(FIRST)
     assert run.delivering
@@ -183,7 +183,7 @@ def test_a_stream_that_breaks_has_been_cut():
     assert meter.snapshot().waste["cut"].for_nothing == (0, 2)
 
 
-def test_a_price_that_nobody_knows_is_not_zero():
+def test_an_unknown_price_is_not_zero():
     stage, meter = metered()
     stage.start(target=SECRET, bound=BOUND).step(answer(7, 3))
     for _ in range(2):
@@ -195,7 +195,7 @@ def test_a_price_that_nobody_knows_is_not_zero():
     assert (bill.useful.attempts, bill.useful.output_tokens) == (1, 3)
 
 
-def test_what_has_no_tokens_needs_no_price():
+def test_an_attempt_without_tokens_needs_no_price():
     stage, meter = metered()
     stage.start(target=SECRET, bound=usage()).step(OK)
 
@@ -204,7 +204,7 @@ def test_what_has_no_tokens_needs_no_price():
     assert (bill.attempts, bill.in_all) == (1, (0, 0))
 
 
-def test_what_lies_below_a_bound_may_have_cost_the_dearest_price_below_it():
+def test_a_bound_uses_the_highest_price_up_to_its_length():
     stage, _ = metered()
     rate = Rate(usd("2"), (PriceStep(1_000_000, usd("1")),))
     falling = replace(price_of("p", "m"), standard=Rates(input=rate))
@@ -217,7 +217,7 @@ def test_what_lies_below_a_bound_may_have_cost_the_dearest_price_below_it():
     assert meter.snapshot().under_way[TARGET].usd == 2
 
 
-def test_a_thread_that_reckons_with_few_digits_adds_up_as_much():
+def test_a_low_decimal_precision_of_the_thread_changes_no_sum():
     stage, meter = metered()
     stage.start().step(answer(100_000_000))
     with decimal.localcontext(prec=4):
@@ -231,12 +231,12 @@ def test_a_thread_that_reckons_with_few_digits_adds_up_as_much():
     assert spans == ((usd("100.33457"),) * 2,) * 2
 
 
-def test_nor_does_a_bound_become_less_there():
+def test_a_low_decimal_precision_of_the_thread_lowers_no_bound():
     with decimal.localcontext(prec=2):
         assert known_max_cost(price_of("acme", "small"), usage(123_457)) == usd("0.0123457")
 
 
-def test_it_says_for_whom():
+def test_bills_are_split_by_tenant_priority_label_model_and_target():
     stage, meter = metered()
     stage.start(tenant="a", priority=Priority.BATCH, labels=(("team", "search"),)).step(answer(1))
     stage.start(target=OTHER, tenant="b").step(answer(1))
@@ -252,7 +252,7 @@ def test_it_says_for_whom():
         assert kind
 
 
-def test_a_cheaper_fallback_saves_and_a_dearer_one_does_not():
+def test_a_cheaper_fallback_saves_and_a_more_expensive_one_costs():
     stage, meter = metered()
     step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),))
     run = stage.start(fallbacks=(step,)).step(Outcome(Verdict.INVALID))
@@ -267,7 +267,7 @@ def test_a_cheaper_fallback_saves_and_a_dearer_one_does_not():
     assert bills.total.saved_by_fallback == 0
 
 
-def test_what_a_fallback_saves_is_saved_for_whom_it_was_sent():
+def test_savings_of_a_fallback_belong_to_the_tenant():
     stage, meter = metered()
     step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),))
     run = stage.start(fallbacks=(step,), tenant="team").step(Outcome(Verdict.INVALID))
@@ -276,7 +276,7 @@ def test_what_a_fallback_saves_is_saved_for_whom_it_was_sent():
     assert meter.snapshot().tenants["team"].saved_by_fallback == usd("0.9")
 
 
-def test_what_a_fallback_saves_is_for_whom_it_was_sent_though_nothing_went_to_the_first_target():
+def test_savings_of_a_fallback_without_a_first_attempt_belong_to_the_call():
     stage, meter = metered(queue=QueuePolicy(max_size=0), limit=FixedLimit(max_in_flight=1))
     step = Step(frozenset({Verdict.REJECTED}), None, FALLBACK, ((OTHER, 1.0),))
     stage.start()
@@ -289,7 +289,7 @@ def test_what_a_fallback_saves_is_for_whom_it_was_sent_though_nothing_went_to_th
     assert bills.priorities["interactive"].saved_by_fallback == bills.total.saved_by_fallback
 
 
-def test_what_an_answer_of_before_saves_has_the_labels_of_the_call():
+def test_savings_of_a_cached_answer_have_the_labels_of_the_call():
     stage, meter = metered(queue=QueuePolicy(max_size=0), limit=FixedLimit(max_in_flight=1))
     step = Step(frozenset({Verdict.REJECTED}), None, CACHE)
     stage.start()
@@ -298,7 +298,7 @@ def test_what_an_answer_of_before_saves_has_the_labels_of_the_call():
     assert meter.snapshot().labels["a=b"].saved_by_cache == 1
 
 
-def test_a_forked_child_begins_with_an_empty_bill_whoever_was_at_work_on_it():
+def test_a_forked_child_begins_with_an_empty_bill():
     stage, meter = metered()
     stage.start(bound=BOUND).step(answer(1_000_000))
     stage.start(bound=BOUND)
@@ -317,15 +317,15 @@ def test_a_forked_child_begins_with_an_empty_bill_whoever_was_at_work_on_it():
     holder = threading.Thread(target=hold)
     holder.start()
     holding.wait()
-    well = in_child(check)
+    is_empty = in_child(check)
     free.set()
     holder.join()
 
-    assert well
+    assert is_empty
     assert meter.snapshot().total.attempts == 1
 
 
-def test_an_answer_of_before_saves_what_it_would_cost_again():
+def test_a_cached_answer_saves_the_cost_of_a_new_one():
     stage, meter = metered()
     step = Step(frozenset({Verdict.INVALID}), None, CACHE)
     run = stage.start(fallbacks=(step,)).step(Outcome(Verdict.INVALID))
@@ -336,7 +336,7 @@ def test_an_answer_of_before_saves_what_it_would_cost_again():
     assert bill.in_all.max_usd == 0
 
 
-def test_an_answer_that_says_there_is_none_saves_nothing():
+def test_a_degraded_answer_saves_nothing():
     stage, meter = metered()
     step = Step(frozenset({Verdict.INVALID}), None, DEGRADED)
     run = stage.start(fallbacks=(step,)).step(Outcome(Verdict.INVALID))
@@ -346,7 +346,7 @@ def test_an_answer_that_says_there_is_none_saves_nothing():
     assert (bill.saved_by_cache, bill.saved_by_fallback) == (0, 0)
 
 
-def test_what_is_saved_is_not_known_where_the_first_target_has_no_price():
+def test_savings_are_zero_when_the_first_target_has_no_price():
     stage, meter = metered()
     step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),))
     run = stage.start(target=SECRET, fallbacks=(step,)).step(Outcome(Verdict.INVALID))
@@ -356,7 +356,7 @@ def test_what_is_saved_is_not_known_where_the_first_target_has_no_price():
     assert (bill.saved_by_fallback, bill.useful.usd) == (0, usd("0.1"))
 
 
-def test_what_is_still_under_way_when_its_call_ends_may_be_billed():
+def test_an_attempt_in_flight_at_the_end_of_its_call_may_be_billed():
     _, meter = metered()
     meter(Sent(1.0, 1, TARGET, 1, Priority.BATCH, "", BOUND))
     meter(CallEnded(2.0, 1, TARGET, Verdict.OK, 1, 0.0))
@@ -366,7 +366,7 @@ def test_what_is_still_under_way_when_its_call_ends_may_be_billed():
     assert not bills.under_way
 
 
-def test_of_calls_that_it_knows_nothing_of_it_hears_nothing():
+def test_a_meter_ignores_events_of_unknown_calls():
     stage, meter = metered()
     run = stage.start(bound=BOUND)
     for number, attempt in (1, 2), (7, 1):
@@ -378,7 +378,7 @@ def test_of_calls_that_it_knows_nothing_of_it_hears_nothing():
     assert set(meter.snapshot().waste) == {"broken"}
 
 
-def test_of_too_many_calls_under_way_the_oldest_is_taken_for_given_up(monkeypatch):
+def test_the_oldest_of_too_many_open_calls_counts_as_cancelled(monkeypatch):
     monkeypatch.setattr("stormbreak.cost.meter.MAX_CALLS", 2)
     stage, meter = metered()
     first, *_ = (stage.start(bound=BOUND) for _ in range(3))
@@ -390,7 +390,7 @@ def test_of_too_many_calls_under_way_the_oldest_is_taken_for_given_up(monkeypatc
     assert meter.snapshot().total.attempts == 1
 
 
-def test_many_tenants_share_a_bill():
+def test_tenants_above_max_names_share_a_bill():
     stage, _ = metered()
     meter = Meter(price_of, max_names=3)
     stage.engine.listeners[:] = [meter]
@@ -414,7 +414,7 @@ def test_a_meter_without_details_has_bills_by_target_and_waste():
     assert (bills.models, bills.priorities, bills.tenants, bills.labels) == ({}, {}, {}, {})
 
 
-def test_nothing_is_kept_of_calls_that_are_over():
+def test_a_meter_keeps_no_state_of_ended_calls():
     stage, meter = metered()
     for _ in range(100):
         run = stage.start(labels=(("a", "b"),)).step(SERVER_ERROR)
@@ -424,7 +424,7 @@ def test_nothing_is_kept_of_calls_that_are_over():
     assert not meter._calls
 
 
-def test_a_meter_counts_for_one_engine():
+def test_a_meter_watches_only_one_engine():
     stage, meter = metered()
     meter.watch(stage.engine)
     meter.watch(stage.engine)
@@ -432,7 +432,7 @@ def test_a_meter_counts_for_one_engine():
         meter.watch(metered()[0].engine)
 
 
-def test_a_bill_adds_up():
+def test_a_bill_sums_useful_and_wasted_cost():
     bill = Bill(
         useful=PricedSum(usd=usd("1")),
         used_uncounted=PricedSum(usd=usd("2")),
@@ -445,7 +445,7 @@ def test_a_bill_adds_up():
     assert [each.is_whole for each in whole] == [True, False, False]
 
 
-def test_a_copy_has_every_field():
+def test_the_copy_of_a_bill_has_every_field():
     whole = Bill(**{field.name: PricedSum(attempts=7) if field.default_factory is PricedSum else 7 for field in fields(Bill)})  # fmt: skip
     assert whole.copy() == whole
     assert whole.copy() is not whole

@@ -1,4 +1,4 @@
-"""The meter against what the embedded provider has billed, over a stormy run on real sockets."""
+"""The meter against the bill of the embedded provider, in a storm on real sockets."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ from stormbreak.provider.counters import Billed
 from stormbreak.provider.formats.registry import request_digest
 
 CALLS = 600
-AT_ONCE = 40  # a busy machine answers them in time, too
+AT_ONCE = 40  # a busy machine also answers them in time
 STORM = """
 [provider]
 slots = 30
@@ -88,7 +88,7 @@ def payload(number):
 
 
 async def call(client, number, chance):
-    """One of many: plain, streamed, read in part, or given up."""
+    """Send one call: plain, streamed, read in part, or cancelled."""
     kind = chance.choice(["plain", "plain", "stream", "part", "cancelled"])
     with scope(labels={"n": str(number)}), suppress(CallError, TimeoutError):
         if kind == "plain":
@@ -116,7 +116,7 @@ async def storm(client):
 
 
 def all_billed(provider):
-    """What was billed, once the provider has done all its work, for whomever."""
+    """Return the bill when the provider has ended all its work."""
     while (stats := provider.stats())["in_service"] or stats["queue"]:
         time.sleep(0.05)
     return provider.billed()
@@ -135,17 +135,17 @@ def cost(billed):
 async def test_known_costs_are_exact_and_the_rest_lies_within_its_range(stormbreak_provider):
     provider = stormbreak_provider(STORM, seed=3)
     meter = Meter(prices_of, max_names=CALLS)
-    heard = []
+    events = []
     async with AsyncClient(base_url=provider.base_url, api_key="any", policy=POLICY) as client:
         client.subscribe(meter)
-        client.subscribe(heard.append)
+        client.subscribe(events.append)
         await storm(client)
     record = all_billed(provider)
 
     bills = meter.snapshot()
     assert not bills.under_way
     assert bills.total.is_whole
-    known = [event.usage for event in heard if isinstance(event, Returned) and event.usage]
+    known = [event.usage for event in events if isinstance(event, Returned) and event.usage]
     assert len(known) > CALLS / 5
     assert bills.total.useful.usd == sum(prices_of("", "").cost_of(used) for used in known)
     exact = 0
@@ -157,12 +157,13 @@ async def test_known_costs_are_exact_and_the_rest_lies_within_its_range(stormbre
     assert exact > CALLS / 5
     in_all = sum(map(cost, record.values()))
     assert bills.total.in_all.min_usd < in_all < bills.total.in_all.max_usd
-    assert {"cut", "cancelled", "timeout", "broken"} <= set(bills.waste)  # hedges lose by chance
+    # Losing hedges depend on chance.
+    assert {"cut", "cancelled", "timeout", "broken"} <= set(bills.waste)
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("endpoint", ["chat/completions", "responses", "messages"])
-async def test_every_format_says_what_it_used(endpoint, streamed, stormbreak_provider):
+async def test_every_format_reports_its_usage(endpoint, streamed, stormbreak_provider):
     provider = stormbreak_provider("[provider]\nservice = 0.01\nuse_max_tokens = true\n")
     asked = payload(1) | {"max_tokens": 40}
     if endpoint == "responses":
@@ -186,15 +187,13 @@ MARKS = [{"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}, None]
 
 
 def with_marks():
-    """A message whose parts are written to a cache for five minutes, for an hour, and not at all."""
+    """A message with parts cached for five minutes, for an hour, and not at all."""
     parts = [{"type": "text", "text": f"{mark} " * 200, "cache_control": mark} for mark in MARKS]
     return payload(1) | {"system": parts[:1], "messages": [{"role": "user", "content": parts[1:]}]}
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
-async def test_what_is_written_to_a_cache_is_on_the_bill_to_the_last_token(
-    streamed, stormbreak_provider
-):
+async def test_cache_writes_are_billed_exactly(streamed, stormbreak_provider):
     provider = stormbreak_provider("[provider]\nservice = 0.01\n")
     meter = Meter(prices_of)
     limit = Policy(spend=SpendPolicy(max_usd=1.0))
@@ -208,11 +207,11 @@ async def test_what_is_written_to_a_cache_is_on_the_bill_to_the_last_token(
                     pass
         else:
             answer = await client.request("messages", with_marks())
-        (purse,) = client.snapshot()["spend"]
+        (spend,) = client.snapshot()["spend"]
     (billed,) = all_billed(provider).values()
 
     assert 0 < billed.cache_write_1h_tokens < billed.cache_write_tokens < billed.input_tokens
     assert cost(billed) == answer.cost == meter.snapshot().total.useful.usd
-    assert Decimal(purse["spent"]) == cost(billed)
+    assert Decimal(spend["spent"]) == cost(billed)
     plain = billed._replace(cache_write_tokens=0, cache_write_1h_tokens=0)
     assert cost(billed) > cost(plain)

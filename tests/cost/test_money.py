@@ -24,11 +24,11 @@ VND = Currency("VND", Decimal(26_000))
         ("-0.0049", ">-0.01"),
     ],
 )
-def test_amounts_are_rounded_half_up_to_the_coin(usd, shown):
+def test_amounts_are_rounded_half_up_to_the_smallest_unit(usd, shown):
     assert USD.shown(Decimal(usd)) == shown
 
 
-def test_other_currencies_have_other_coins():
+def test_other_currencies_have_other_smallest_units():
     assert VND.shown(Decimal(31200)) == "811,200,000"
     assert VND.shown(Decimal("0.00001")) == "<1"
     assert Currency("KWD", Decimal("0.3")).shown(Decimal(1)) == "0.300"
@@ -39,12 +39,12 @@ def test_other_currencies_have_other_coins():
     ("price", "shown"),
     [("2", "2.00"), ("0.075", "0.075"), ("0.2288", "0.2288"), ("1E+2", "100.00")],
 )
-def test_a_price_is_as_exact_as_it_is_given(price, shown):
+def test_a_price_is_shown_with_all_its_digits(price, shown):
     assert USD.exact(Decimal(price)) == shown
 
 
 @table_test(
-    ("code", "rate", "complaint"),
+    ("code", "rate", "message"),
     [
         ("VDN", "26000", "must be a code of ISO 4217, got 'VDN'; did you mean VND"),
         ("QQQ", "2", "must be a code of ISO 4217, got 'QQQ'; such as"),
@@ -59,26 +59,26 @@ def test_a_price_is_as_exact_as_it_is_given(price, shown):
         ("USD", "2", "rate must be 1 for USD, got 2"),
     ],
 )
-def test_no_currency_is_made_up(code, rate, complaint):
+def test_an_invalid_currency_or_rate_is_rejected(code, rate, message):
     with pytest.raises(ConfigurationError) as caught:
         Currency(code, Decimal(rate))
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**15), max_value=10**15))
-def test_what_is_shown_is_within_half_a_coin(usd):
+def test_a_shown_amount_is_within_half_of_the_smallest_unit(usd):
     for code in ("USD", "JPY", "KWD"):
         currency = Currency(code, Decimal(1 if code == "USD" else 3))
         amount = usd * currency.per_usd
         coin = Decimal(1).scaleb(-PLACES[code])
-        said = currency.shown(usd)
-        if not said.startswith((">", "<")):
-            assert abs(Decimal(said.replace(",", "")) - amount) <= coin / 2
+        shown = currency.shown(usd)
+        if not shown.startswith((">", "<")):
+            assert abs(Decimal(shown.replace(",", "")) - amount) <= coin / 2
         assert abs(currency.of(usd) - amount) <= Decimal("0.0000005")
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), max_value=10**20))
-def test_a_plain_number_is_the_same_and_has_no_exponent(number):
+def test_a_plain_number_keeps_its_value_and_has_no_exponent(number):
     kept = rounded(number, 6)
     assert without_zeros(kept) == kept
     assert "E" not in str(without_zeros(kept))

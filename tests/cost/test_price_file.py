@@ -1,4 +1,4 @@
-"""Price files: what they say is what is asked, and one line says what is wrong with them."""
+"""Price files: their prices, and errors of one line."""
 
 from datetime import date
 from decimal import Decimal
@@ -33,7 +33,7 @@ DASHED = "[[prices]]\nprovider = 'X'\nmodel = 'A-1'\n"
 ONE = "[[prices]]\nprovider = 'x'\nmodel = 'm'\n"
 
 
-def test_a_file_says_what_is_asked(tmp_path):
+def test_a_price_file_gives_all_prices_of_a_model(tmp_path):
     path = tmp_path / "deal.toml"
     path.write_text(DEAL)
     (prices,) = load(path).offers()
@@ -52,13 +52,13 @@ def test_a_file_says_what_is_asked(tmp_path):
     assert (prices.latency, prices.notes) == ("<1 s", ("until March",))
 
 
-def test_numbers_are_exact():
+def test_prices_are_exact_decimals():
     (prices,) = parse(f"{ONE}flat = 0.1", source="x.toml").offers()
     assert prices.standard.input.base == Decimal("0.1")
     assert prices.standard.output.base == Decimal("0.1")
 
 
-def test_another_currency_has_a_rate():
+def test_prices_in_another_currency_are_converted():
     long = "long_prompts = [{ above = 9, flat = 4 }]\nbatch = { flat = 1 }"
     (prices,) = parse(f"currency = 'CNY'\nper_usd = 8\n{ONE}flat = 2\n{long}", source="x").offers()
     assert prices.standard.input == Rate(Decimal("0.25"), (Step(9, Decimal("0.5")),))
@@ -72,7 +72,7 @@ def test_each_service_has_its_own_prices():
 
 
 @table_test(
-    ("toml", "complaint"),
+    ("toml", "message"),
     [
         (f"{ONE}inptu = 2.5", "unknown key prices[0].inptu = 2.5; did you mean input?"),
         (
@@ -172,18 +172,18 @@ def test_each_service_has_its_own_prices():
         ("# sk-proj-c4n4ryAbCdEf1234567890", "line 1 looks like it contains an API key"),
     ],
 )
-def test_what_is_wrong_is_one_line_with_file_path_and_value(toml, complaint, tmp_path):
+def test_an_invalid_price_file_is_one_line_with_path_key_and_value(toml, message, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(toml)
     with pytest.raises(ConfigurationError) as caught:
         load(path)
-    said = str(caught.value)
-    assert said.startswith(f"{path}: {complaint}")
-    assert "\n" not in said
-    assert len(said) < 400
+    error = str(caught.value)
+    assert error.startswith(f"{path}: {message}")
+    assert "\n" not in error
+    assert len(error) < 400
 
 
 @table_test("name", ["articel-2025", "/nowhere.toml", "a\0b", "."])
-def test_a_file_that_is_not_there_is_named(name):
+def test_a_missing_price_file_is_named(name):
     with pytest.raises(ConfigurationError, match=r"no price file is named .*: article-2025"):
         load(name)

@@ -23,22 +23,22 @@ def base(lookup, text):
     return lookup.find(Offer.parse(text)).standard.input.base
 
 
-def test_files_come_before_the_market_and_a_source_can_be_named(lookup):
+def test_price_files_override_list_prices_unless_a_source_is_named(lookup):
     assert base(lookup, "openai/gpt-4.1") == 60
     assert base(lookup, "openai@article-2025/gpt-4.1") == 60
     assert base(lookup, "openai@market/gpt-4.1") == 2
-    assert base(lookup, "openai/gpt-4.1-mini") < 1  # of which the files say nothing
+    assert base(lookup, "openai/gpt-4.1-mini") < 1  # not in the files
 
 
 @pytest.mark.parametrize(
     "name", ["acme/acme-1.5", "ACME/ACME-1-5", "acme/acme-1-5-2026-05-04", "acme/ acme-1.5"]
 )
-def test_a_model_is_found_however_it_is_written(lookup, name):
+def test_a_model_is_found_in_every_spelling(lookup, name):
     assert base(lookup, name) == 3
 
 
 @table_test(
-    ("name", "complaint"),
+    ("name", "message"),
     [
         ("opanai/gpt-4.1", "no prices are known of 'opanai'; did you mean openai"),
         ("openai/gtp-4.1", "no price is known for 'gtp-4.1' at openai; did you mean gpt-4.1"),
@@ -49,10 +49,10 @@ def test_a_model_is_found_however_it_is_written(lookup, name):
         ("openai/sk-proj-c4n4ryAbCdEf1234567890", "no price is known for what looks like a key"),
     ],
 )
-def test_what_is_not_known_is_told_with_what_is_near(lookup, name, complaint):
+def test_an_unknown_offer_is_an_error_with_a_suggestion(lookup, name, message):
     with pytest.raises(UnknownPriceError) as caught:
         lookup.find(Offer.parse(name))
-    assert str(caught.value).startswith(complaint)
+    assert str(caught.value).startswith(message)
 
 
 @table_test("text", ["", "openai", "/gpt", "openai/", "@x/gpt", "openai@/gpt"])
@@ -67,30 +67,30 @@ def test_a_model_may_hold_slashes():
     assert str(offer) == "openrouter@market/deepseek/deepseek-v3.2"
 
 
-def test_nobody_sells_what_nobody_knows(lookup):
+def test_an_unknown_model_has_a_suggestion(lookup):
     assert "did you mean" in str(lookup.unknown_model("gtp-4.1"))
 
 
-def test_no_file_is_called_like_the_market():
+def test_a_price_file_must_not_be_named_market():
     with pytest.raises(
         ConfigurationError, match="x: name must not be that of list prices, got 'market'"
     ):
         parse("name = 'market'\n[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1", source="x")
 
 
-def test_a_model_of_a_day_is_that_model():
+def test_a_dated_model_name_matches_the_model():
     assert same("gpt-4.1", "gpt-4-1-2025-04-14")
     assert not same("gpt-4.1", "gpt-4.1-mini")
 
 
-def test_a_model_of_a_day_has_its_own_price_where_it_is_listed():
+def test_a_dated_model_name_with_its_own_price_uses_that():
     dated = "[[prices]]\nprovider = 'x'\nmodel = 'm-2026-05-04'\nflat = 2\n"
     text = f"[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1\n{dated}"
     both = PriceLookup([parse(text, source="deal.toml")])
     assert [base(both, f"x/m{day}") for day in ("", "-2026-05-04", "-2026-05-05")] == [1, 2, 1]
 
 
-def test_price_files_do_without_the_market(lookup, monkeypatch):
+def test_price_files_work_without_list_prices(lookup, monkeypatch):
     monkeypatch.setattr(ListPrices, "installed", False)
     alone = PriceLookup([load("article-2025")])
     assert base(alone, "holysheep/gpt-4.1") == 8
@@ -98,7 +98,7 @@ def test_price_files_do_without_the_market(lookup, monkeypatch):
         base(alone, "holysheep/gpt-5")
 
 
-def test_two_files_of_one_name_are_not_taken_for_one():
+def test_two_price_files_of_one_name_are_rejected():
     files = [
         parse(f"[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = {n}", source="deal.toml")
         for n in (1, 2)

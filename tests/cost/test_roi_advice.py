@@ -1,4 +1,4 @@
-"""When not to switch: from the figures, and nothing else."""
+"""The reasons not to switch, derived from the figures."""
 
 from dataclasses import replace
 from datetime import date
@@ -25,83 +25,84 @@ def move(now=3000, then=400, **more):
     return Migration(case=Case(tokens=50_000_000, **amounts), **given)
 
 
-def said(of, currency=USD):
+def advice(of, currency=USD):
     return [f"{'now: ' if it.holds else ''}{it.text}" for it in reasons(of, currency)]
 
 
-def test_a_move_that_saves_says_what_would_have_to_change():
-    assert said(move()) == [
+def test_a_migration_that_saves_lists_the_conditions_against_it():
+    assert advice(move()) == [
         "Below 3.21M tokens a month, 12 months do not pay for the migration.",
         "Once the new price has risen by 608.3 %, twelve months bring nothing.",
     ]
 
 
-def test_a_move_that_saves_nothing_says_so_first():
-    assert said(move(then=3000)) == ["now: It saves nothing."]
-    assert said(move(then=3200)) == ["now: It costs 200.00 USD a month more."]
+def test_a_migration_without_savings_is_the_first_reason():
+    assert advice(move(then=3000)) == ["now: It saves nothing."]
+    assert advice(move(then=3200)) == ["now: It costs 200.00 USD a month more."]
     dong = Currency("VND", Decimal(26_000))
-    assert said(move(then=3200), dong) == ["now: It costs 5,200,000 VND a month more."]
+    assert advice(move(then=3200), dong) == ["now: It costs 5,200,000 VND a month more."]
 
 
-def test_too_little_traffic_does_not_pay_for_the_work():
-    assert said(move(now=110, then=10)) == [
+def test_too_little_traffic_does_not_pay_for_the_migration():
+    assert advice(move(now=110, then=10)) == [
         "now: Below 83.4M tokens a month, 12 months do not pay for the migration."
     ]
 
 
-def test_a_claim_is_held_against_the_list_price():
-    first, *others = said(move(listed_current=Decimal(190), listed_candidate=Decimal(190)))
-    assert not any("at the list price is" in other for other in others)  # which is the same maker's
+def test_a_claimed_price_is_compared_with_the_list_price():
+    first, *others = advice(move(listed_current=Decimal(190), listed_candidate=Decimal(190)))
+    assert not any("at the list price is" in other for other in others)  # the same maker
     assert first == (
         "now: Today's list price of openai/m makes 190.00 USD a month, not 3,000.00 USD:"
         " against that the move costs 210.00 USD a month more."
     )
-    better = said(move(listed_current=Decimal(1000)))[0]
-    assert better.startswith("Today's list price")  # nothing that holds against it
+    better = advice(move(listed_current=Decimal(1000)))[0]
+    assert better.startswith("Today's list price")  # a condition, not a reason now
     assert better.endswith("the move saves 600.00 USD a month.")
-    assert said(move(listed_current=Decimal(400)))[0].endswith(
+    assert advice(move(listed_current=Decimal(400)))[0].endswith(
         "against that the move saves nothing."
     )
-    assert len(said(move(listed_current=Decimal(2990)))) == len(said(move()))  # as good as the same
+    # Almost the same price is no reason.
+    assert len(advice(move(listed_current=Decimal(2990)))) == len(advice(move()))
 
 
-def test_a_reseller_dearer_than_the_maker_is_told():
-    told = said(move(listed_candidate=Decimal(300)))
+def test_a_reseller_above_the_price_of_the_maker_is_a_reason():
+    texts = advice(move(listed_candidate=Decimal(300)))
     assert (
-        told[0]
+        texts[0]
         == "now: openai/m at the list price is 300.00 USD a month: 100.00 USD less than acme/m."
     )
     other = prices("acme", maker="google/g")
-    both = said(move(candidate=other, listed_current=Decimal(190), listed_candidate=Decimal(48)))
+    both = advice(move(candidate=other, listed_current=Decimal(190), listed_candidate=Decimal(48)))
     assert "google/g at the list price is 48.00 USD" in both[1]
 
 
-def test_who_pays_the_list_price_is_not_told_of_it():
-    told = said(move(now=300, then=400, listed_candidate=Decimal(300)))
-    assert told == ["now: It costs 100.00 USD a month more."]
+def test_a_current_list_price_is_no_reason_against_the_candidate():
+    texts = advice(move(now=300, then=400, listed_candidate=Decimal(300)))
+    assert texts == ["now: It costs 100.00 USD a month more."]
 
 
-def test_what_just_pays_for_the_work_is_not_below_that():
+def test_traffic_at_the_break_even_pays_for_the_migration():
     amounts = {"current": Decimal(300), "candidate": Decimal(200), "migration": Decimal(1200)}
     just = replace(move(), case=Case(tokens=50_000_000, **amounts))
-    told = "Below 50M tokens a month, 12 months do not pay for the migration."
-    assert said(just) == [told]
+    text = "Below 50M tokens a month, 12 months do not pay for the migration."
+    assert advice(just) == [text]
     less = replace(just, case=just.case.scaled(volume=Decimal("0.999")))
-    assert said(less) == [f"now: {told}"]
+    assert advice(less) == [f"now: {text}"]
 
 
-def test_where_nothing_is_saved_no_downtime_eats_it():
-    assert len(said(move(then=3200, per_minute=Decimal(1)))) == 1
+def test_downtime_is_no_reason_when_nothing_is_saved():
+    assert len(advice(move(then=3200, per_minute=Decimal(1)))) == 1
 
 
-def test_downtime_eats_savings():
-    told = said(move(per_minute=Decimal(180_000) / 23))
-    assert "0.33 minutes more downtime a month, at 7,826.09 USD each, cost what it saves." in told
+def test_the_downtime_that_costs_the_savings_is_a_reason():
+    texts = advice(move(per_minute=Decimal(180_000) / 23))
+    assert "0.33 minutes more downtime a month, at 7,826.09 USD each, cost what it saves." in texts
 
 
-def test_old_prices_are_told_with_their_age():
+def test_old_prices_are_a_reason_with_their_age():
     old = Source(name="article-2025", as_of=date(2025, 11, 11), claim=True)
-    told = said(move(current=prices("openai", source=old), candidate=prices("acme", source=old)))
-    assert told[-1] == (
+    texts = advice(move(current=prices("openai", source=old), candidate=prices("acme", source=old)))
+    assert texts[-1] == (
         "now: The prices of article-2025 are 380 days old: ask again before you move."
     )

@@ -22,7 +22,7 @@ def sheet(*rows, currency=None):
 
 
 @table_test("begin", ["=", "+", "-", "@", "\t", "\r", "\n"])
-def test_no_text_is_a_formula(begin):
+def test_csv_escapes_text_that_starts_like_a_formula(begin):
     made = sheet((f"{begin}1+1", Decimal(-5), Decimal("-0.1"), 7)).csv()
     _, row = csv.reader(io.StringIO(made))
     escaped = begin.encode("unicode_escape").decode()
@@ -33,7 +33,7 @@ def test_no_text_is_a_formula(begin):
     st.text(),
     st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12),
 )
-def test_whatever_is_in_a_cell_comes_back_harmless(text, number):
+def test_csv_cells_are_printable_and_keep_their_text(text, number):
     made = sheet((text, number, None, 1)).csv()
     _, row = csv.reader(io.StringIO(made))
     assert not row[0].startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
@@ -44,7 +44,7 @@ def test_whatever_is_in_a_cell_comes_back_harmless(text, number):
     assert row[2] == ""
 
 
-def test_amounts_are_in_the_currency_and_shares_are_not():
+def test_amounts_are_converted_and_shares_are_not():
     of = sheet(
         ("x", Decimal("0.42"), Decimal("0.866666666"), 50_000_000),
         currency=Currency("VND", Decimal(26_000)),
@@ -56,19 +56,19 @@ def test_amounts_are_in_the_currency_and_shares_are_not():
     assert shown == ["x", "10,920", "86.7 %", "50M"]
 
 
-def test_nothing_is_shown_as_nothing():
+def test_an_empty_cell_is_shown_as_its_placeholder():
     assert sheet().shown(COLUMNS[1], None) == "-"
     assert sheet().shown(Column("a", "b", Kind.NUMBER, "never"), None) == "never"
 
 
 @table_test(
-    ("number", "said"), [("0", "0.0"), ("0.05", "0.1"), ("0.049", "<0.1"), ("1234.55", "1,234.6")]
+    ("number", "shown"), [("0", "0.0"), ("0.05", "0.1"), ("0.049", "<0.1"), ("1234.55", "1,234.6")]
 )
-def test_a_number_that_is_not_nothing_is_not_shown_as_nothing(number, said):
-    assert sheet().shown(Column("a", "b", Kind.NUMBER), Decimal(number)) == said
+def test_a_small_number_is_not_shown_as_zero(number, shown):
+    assert sheet().shown(Column("a", "b", Kind.NUMBER), Decimal(number)) == shown
 
 
-def test_a_column_of_the_usual_is_not_shown():
+def test_a_column_with_only_its_usual_value_is_hidden():
     columns = (Column("a", "a"), Column("b", "b", usual="as ever"))
     for cells, places in ((("as ever", ""), [0]), (("as ever", "other"), [0, 1])):
         rows = [("x", cell) for cell in cells]
@@ -80,14 +80,14 @@ def test_numbers_are_written_without_an_exponent():
 
 
 @table_test(
-    ("tokens", "said"),
+    ("tokens", "shown"),
     [
         (1, "1"), (999, "999"), (1000, "1k"), (1500, "1.5k"), (1234, "1,234"), (2_095_380, "2,095,380"),
         (50_000_000, "50M"), (2_000_000_000, "2B"), (3_210_000, "3.21M"), (10**14, "100,000B"),
     ],
 )  # fmt: skip
-def test_round_numbers_of_tokens_are_short(tokens, said):
-    assert volume(Decimal(tokens)) == said
+def test_token_counts_are_abbreviated_only_without_loss(tokens, shown):
+    assert volume(Decimal(tokens)) == shown
 
 
 def test_a_share_has_one_digit_rounded_half_up():

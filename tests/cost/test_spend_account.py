@@ -1,4 +1,4 @@
-"""The money of one policy, without calls."""
+"""The spend account of one policy, without calls."""
 
 import decimal
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ def account(usd=2.0, per=None):
     return SpendAccount(SpendPolicy(max_usd=usd, period=per))
 
 
-def test_it_may_be_spent_to_the_last_cent():
+def test_an_account_can_be_spent_exactly_to_its_limit():
     made = account()
     assert made.ready_at(TWO, 0.0) == READY
     made.reserve(ONE, 0.0)
@@ -30,7 +30,7 @@ def test_it_may_be_spent_to_the_last_cent():
     assert made.ready_at(Decimal("1.01"), 0.0) == NEVER
 
 
-def test_what_can_still_be_had_is_not_lacking():
+def test_lacks_is_true_only_above_the_remaining_money():
     made = account()
     made.settle(ONE, ONE, made.reserve(ONE, 0.0), 0.0)
 
@@ -39,7 +39,7 @@ def test_what_can_still_be_had_is_not_lacking():
     assert made.ready_at(Decimal("1.01"), 0.0) == made.ends_at == inf
 
 
-def test_what_would_fit_into_what_is_spent_waits_for_others_and_not_for_the_period():
+def test_money_reserved_by_others_is_not_awaited_until_the_period_ends():
     made = account(per=60.0)
     made.reserve(TWO, 0.0)
 
@@ -47,7 +47,7 @@ def test_what_would_fit_into_what_is_spent_waits_for_others_and_not_for_the_peri
     assert not made.lacks(TWO, 59.0)
 
 
-def test_a_period_is_over_at_its_end():
+def test_a_period_ends_exactly_at_its_end():
     made = account(per=60.0)
     made.settle(TWO, TWO, made.reserve(TWO, 0.0), 0.0)
 
@@ -59,7 +59,7 @@ def test_a_period_is_over_at_its_end():
     assert made.snapshot(60.0) == {"limit": "2.0", "spent": "0", "reserved": "0", "ends": None}
 
 
-def test_a_period_is_as_long_as_it_is_whoever_comes_in_it():
+def test_later_reservations_do_not_extend_a_period():
     made = account(per=60.0)
     first = made.reserve(ONE, 5.0)
     assert made.ends_at == 65.0
@@ -70,7 +70,7 @@ def test_a_period_is_as_long_as_it_is_whoever_comes_in_it():
     assert made.ends_at == 130.0
 
 
-def test_what_ends_at_the_end_of_its_period_is_none_of_the_next():
+def test_a_late_settlement_does_not_count_in_the_next_period():
     made = account(per=60.0)
     period = made.reserve(TWO, 0.0)
     made.settle(TWO, TWO, period, 60.0)
@@ -78,7 +78,7 @@ def test_what_ends_at_the_end_of_its_period_is_none_of_the_next():
     assert (made.spent, made.taken, made.ends_at) == (0, 0, inf)
 
 
-def test_no_more_is_set_aside_than_is_allowed_by_now():
+def test_reservations_stay_within_the_allowed_amount():
     made = account()
     made.allowed = ONE
 
@@ -92,58 +92,58 @@ def test_no_more_is_set_aside_than_is_allowed_by_now():
 
 
 @table_test(
-    ("percents", "told"),
+    ("percents", "expected"),
     [
         ([49, "49.9", 50, 51, "79.9", 80, "99.9", 100, 110], [50, 80, 100]),
         ([95, 100], [80, 100]),
         ([100], [100]),
     ],
 )
-def test_each_part_is_told_once(percents, told):
+def test_each_alert_level_is_reported_once(percents, expected):
     made = account(usd=100.0)
-    heard = []
+    alerts = []
     for percent in percents:
         made.spend(Decimal(percent) - made.spent)
-        heard.append(made.next_alert())
+        alerts.append(made.next_alert())
 
-    shares = [each for each in heard if each is not None]
-    assert shares == told
+    shares = [each for each in alerts if each is not None]
+    assert shares == expected
 
 
-def test_a_refusal_is_news_once():
+def test_a_rejection_reports_100_percent_once():
     made = account()
 
     assert made.next_alert(rejected=True) == 100
     assert made.next_alert(rejected=True) is None
 
 
-def test_a_refusal_leaves_the_other_parts_to_be_told():
+def test_a_rejection_does_not_suppress_the_other_alert_levels():
     made = account()
     made.next_alert(rejected=True)
-    told = []
+    alerts = []
     for _ in range(4):
         made.spend(Decimal("0.5"))
-        told.append(made.next_alert())
+        alerts.append(made.next_alert())
 
-    assert told == [None, 50, None, None]
+    assert alerts == [None, 50, None, None]
     made.change_limit(SpendPolicy(max_usd=3.0))
     assert made.next_alert(rejected=True) == 100
 
 
-def test_who_leaves_with_what_was_spent_hears_of_the_parts_that_are_still_to_come():
+def test_a_branch_reports_only_alert_levels_above_its_spend():
     made = account()
     made.spend(ONE)
     made.next_alert()
-    met, half = (made.branch(SpendPolicy(max_usd=usd)) for usd in (1.0, 1.6))
+    full, half = (made.branch(SpendPolicy(max_usd=usd)) for usd in (1.0, 1.6))
     half.spend(Decimal("0.4"))
 
-    assert (met.next_alert(), met.next_alert(rejected=True)) == (None, None)
+    assert (full.next_alert(), full.next_alert(rejected=True)) == (None, None)
     assert half.next_alert() == 80
     assert half.next_alert(rejected=True) == 100
     assert (made.spent, made.next_alert()) == (1, None)
 
 
-def test_each_period_has_news_of_its_own():
+def test_alerts_start_again_in_each_period():
     made = account(per=60.0)
     made.settle(TWO, TWO, made.reserve(TWO, 0.0), 0.0)
     assert made.next_alert() == 100
@@ -153,14 +153,14 @@ def test_each_period_has_news_of_its_own():
     assert made.next_alert(rejected=True) == 100
 
 
-def test_news_say_when_the_period_ends():
+def test_the_end_of_the_period_is_known_at_an_alert():
     made = account(per=60.0)
     made.settle(TWO, TWO, made.reserve(TWO, 5.0), 5.0)
 
     assert (made.next_alert(), made.ends_at) == (100, 65.0)
 
 
-def test_a_thread_that_reckons_with_few_digits_spends_as_much():
+def test_a_low_decimal_precision_of_the_thread_changes_no_spend():
     made = account(usd=1000.0)
     made.spend(Decimal(100))
     with decimal.localcontext(prec=4):
@@ -173,17 +173,15 @@ def test_a_thread_that_reckons_with_few_digits_spends_as_much():
     assert (made.spent, made.taken) == (Decimal("100.4"), Decimal("100.4"))
 
 
-def test_a_thread_that_traps_rounding_is_alerted():
+def test_a_thread_that_traps_rounding_gets_alerts():
     made = account(usd=3.0)
     made.spend(TWO)
-    with decimal.localcontext(
-        prec=4, traps=[decimal.Inexact]
-    ):  # it failed the call that was answered
+    with decimal.localcontext(prec=4, traps=[decimal.Inexact]):  # it used to fail an answered call
         assert made.next_alert() == 50
         assert made.step > 0
 
 
-def test_a_program_that_traps_rounding_by_default_does_not_reach_it(monkeypatch):
+def test_a_default_context_that_traps_rounding_has_no_effect(monkeypatch):
     monkeypatch.setitem(decimal.DefaultContext.traps, decimal.Inexact, True)
     spec = find_spec("stormbreak.cost.price_source")
     fresh = module_from_spec(spec)
@@ -192,7 +190,7 @@ def test_a_program_that_traps_rounding_by_default_does_not_reach_it(monkeypatch)
 
 
 @given(at=st.floats(0.0, 7e9))
-def test_an_hour_a_day_and_a_month_end_as_the_calendar_says(at):
+def test_hour_day_and_month_end_at_the_boundaries_of_the_calendar(at):
     now = datetime.fromtimestamp(int(at), UTC)
     hour = now.replace(minute=0, second=0) + timedelta(hours=1)
     day = now.replace(hour=0, minute=0, second=0) + timedelta(days=1)
@@ -207,7 +205,7 @@ FIRST = datetime(2026, 2, 28, 23, 30, tzinfo=UTC).timestamp()  # half an hour be
 
 
 class Clocks:
-    """One that never jumps, and the wall clock."""
+    """A monotonic clock and a wall clock."""
 
     def __init__(self, period):
         self.now, self.wall, self.reads = 100.0, FIRST, 0
@@ -222,7 +220,7 @@ class Clocks:
         self.wall += seconds
 
     def take(self, usd=TWO):
-        """Spend, if that is possible, and return when it will be."""
+        """Spend if possible; return the time at which it is possible."""
         at = self.account.ready_at(usd, self.now)
         if at <= self.now:
             self.account.settle(usd, usd, self.account.reserve(usd, self.now), self.now)
@@ -244,7 +242,7 @@ def test_a_period_of_the_calendar_ends_at_its_boundary(period):
     )
 
 
-def test_the_wall_clock_is_read_when_a_period_begins_and_not_for_each_attempt():
+def test_the_wall_clock_is_read_once_per_period():
     clocks = Clocks("hour")
     for _ in range(100):
         clocks.take(Decimal("0.01"))
@@ -256,7 +254,7 @@ def test_the_wall_clock_is_read_when_a_period_begins_and_not_for_each_attempt():
 
 
 @table_test("back", [10.0, 600.0, 3_590.0])
-def test_a_wall_clock_that_is_set_back_gives_no_money_twice(back):
+def test_a_wall_clock_that_is_set_back_repeats_no_period(back):
     clocks = Clocks("hour")
     clocks.take()
     clocks.wall -= back
@@ -270,7 +268,7 @@ def test_a_wall_clock_that_is_set_back_gives_no_money_twice(back):
     assert clocks.take() > clocks.now
 
 
-def test_a_wall_clock_that_was_wrong_by_years_holds_no_money_for_longer_than_two_periods():
+def test_a_wall_clock_wrong_by_years_delays_at_most_two_periods():
     clocks = Clocks("hour")
     clocks.take()
     clocks.wall -= 1e8
@@ -278,7 +276,7 @@ def test_a_wall_clock_that_was_wrong_by_years_holds_no_money_for_longer_than_two
     assert clocks.take() == clocks.account.ends_at == clocks.now + time_left("hour", clocks.wall)
 
 
-def test_another_limit_for_the_same_period_of_the_calendar_keeps_its_end():
+def test_a_branch_keeps_the_end_of_a_calendar_period():
     clocks = Clocks("day")
     clocks.take()
     branch = clocks.account.branch(SpendPolicy(max_usd=3.0, period="day"))

@@ -1,4 +1,4 @@
-"""A limit of spending, call by call: who leaves, who waits, who is refused, and what is there again."""
+"""A spend limit call by call: calls that are sent, wait or are rejected, and money that is released."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -36,17 +36,17 @@ def answered(used):
     return OK._replace(usage=used)
 
 
-def standing(made):
-    (purse,) = made.engine.snapshot(made.now)["spend"]
-    return purse
+def spend_state(made):
+    (budget,) = made.engine.snapshot(made.now)["spend"]
+    return budget
 
 
 def money(made):
-    purse = standing(made)
-    return float(purse["spent"]), float(purse["reserved"])
+    budget = spend_state(made)
+    return float(budget["spent"]), float(budget["reserved"])
 
 
-def test_the_most_that_an_attempt_can_cost_is_set_aside_and_the_rest_given_back():
+def test_an_attempt_reserves_its_maximum_cost_and_releases_the_rest():
     made = stage()
     run = made.start(bound=DOLLAR)
     assert money(made) == (0, 1)
@@ -68,14 +68,14 @@ def test_the_most_that_an_attempt_can_cost_is_set_aside_and_the_rest_given_back(
         (Outcome(Verdict.CONNECT_FAILED), 0),
     ],
 )
-def test_what_came_of_it_decides_what_is_spent(outcome, spent):
+def test_the_outcome_decides_the_amount_spent(outcome, spent):
     made = stage()
     made.start(bound=DOLLAR).step(outcome)
 
     assert money(made) == (spent, 0)
 
 
-def test_who_was_given_up_may_be_billed():
+def test_a_cancelled_call_spends_its_reservation():
     made = stage()
     made.start(bound=DOLLAR).close()
     assert money(made) == (1, 0)
@@ -84,20 +84,20 @@ def test_who_was_given_up_may_be_billed():
     assert money(made) == (2, 0)
 
 
-def test_who_finds_too_little_left_waits_for_what_others_give_back():
+def test_a_call_waits_for_reserved_money_to_be_released():
     made = stage()
     first, second, third = (made.start(bound=DOLLAR) for _ in range(3))
     assert (first.sending, second.sending, third.queued) == (True, True, True)
 
     first.step(answered(CENT))
     made.settle()
-    assert third.queued  # 0.01 spent, 1 set aside: there is no whole dollar
+    assert third.queued  # 0.01 spent, 1 reserved: less than a dollar is left
     second.step(SERVER_ERROR)
     made.settle()
     assert third.sending
 
 
-def test_what_one_target_gives_back_goes_to_who_waits_at_another():
+def test_money_released_by_one_target_admits_a_call_at_another():
     made = stage(max_usd=1.0)
     first = made.start(bound=DOLLAR)
     second = made.start(target=OTHER, bound=usage(10_000_000))
@@ -108,7 +108,7 @@ def test_what_one_target_gives_back_goes_to_who_waits_at_another():
     assert second.sending
 
 
-def test_money_given_back_lets_nobody_leave_before_the_time_that_the_server_named():
+def test_released_money_admits_no_call_before_retry_after():
     made = stage(max_usd=1.0)
     first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
     first.step(told(10.0))
@@ -119,7 +119,7 @@ def test_money_given_back_lets_nobody_leave_before_the_time_that_the_server_name
     assert second.queued
 
 
-def test_who_will_never_be_served_is_refused_at_once():
+def test_a_call_that_can_never_be_paid_is_rejected_at_once():
     made = stage()
     made.start(bound=DOLLAR).step(answered(DOLLAR))
     run = made.start(bound=usage(1_100_000))
@@ -130,7 +130,7 @@ def test_who_will_never_be_served_is_refused_at_once():
     assert made.start(bound=DOLLAR).sending
 
 
-def test_who_waits_is_refused_when_the_others_have_spent_what_there_was():
+def test_waiting_calls_are_rejected_when_the_money_is_spent():
     made = stage()
     runs = [made.start(bound=DOLLAR) for _ in range(4)]
     runs[0].step(answered(DOLLAR))
@@ -142,7 +142,7 @@ def test_who_waits_is_refused_when_the_others_have_spent_what_there_was():
     assert [run.ended.stopped for run in runs[2:]] == ["spend", "spend"]
 
 
-def test_a_heavy_one_that_never_fits_makes_way_for_lighter_ones():
+def test_a_waiting_call_that_cannot_fit_is_rejected_for_cheaper_ones():
     made = stage(max_usd=1.0)
     first = made.start(bound=DOLLAR)
     heavy, light = made.start(bound=DOLLAR), made.start(bound=CENT)
@@ -153,7 +153,7 @@ def test_a_heavy_one_that_never_fits_makes_way_for_lighter_ones():
     assert light.sending
 
 
-def test_who_waits_is_not_judged_by_what_another_call_may_cost():
+def test_rejecting_an_expensive_call_does_not_reject_a_cheap_one():
     made = stage(limit=FixedLimit(max_in_flight=1))
     made.start(bound=usage(1_500_000)).step(OK)
     first, light = made.start(bound=CENT), made.start(bound=CENT)
@@ -163,7 +163,7 @@ def test_who_waits_is_not_judged_by_what_another_call_may_cost():
     assert light.queued
 
 
-def test_more_than_the_whole_limit_is_refused():
+def test_a_call_above_the_whole_limit_is_rejected():
     made = stage(period=60.0)
     run = made.start(bound=usage(3_000_000))
     assert run.ended.stopped == "cost"
@@ -184,22 +184,22 @@ def test_more_than_the_whole_limit_is_refused():
         ),
     ],
 )
-def test_what_nobody_can_tell_the_most_of_is_refused(call, reason):
+def test_a_call_without_a_known_maximum_cost_is_rejected(call, reason):
     run = stage().start(**call)
 
     assert run.ended.outcome.rejection == ("cost", reason, None)
 
 
-def test_what_uses_no_tokens_needs_no_price():
+def test_a_call_without_tokens_needs_no_price():
     assert stage().start(target=Target("acme", "secret"), bound=usage()).sending
 
 
-def test_a_period_begins_with_its_first_attempt_and_the_next_one_has_all_again():
+def test_a_period_begins_with_its_first_attempt_and_the_next_one_has_the_full_limit():
     made = stage(period=60.0)
     made.start(bound=usage(2_000_000)).step(OK)
     run = made.start(bound=DOLLAR)
     assert run.queued
-    assert standing(made)["ends"] == 60.0
+    assert spend_state(made)["ends"] == 60.0
     made.pass_time(59.0)
     assert run.queued
     made.pass_time(1.0)
@@ -208,7 +208,7 @@ def test_a_period_begins_with_its_first_attempt_and_the_next_one_has_all_again()
     assert money(made) == (0, 1)
 
 
-def test_who_may_not_wait_for_the_next_period_is_told_when_it_begins():
+def test_a_rejection_names_the_start_of_the_next_period():
     made = stage(period=60.0)
     made.start(bound=usage(2_000_000)).step(OK)
     run = made.start(bound=DOLLAR, within=30.0)
@@ -217,7 +217,7 @@ def test_who_may_not_wait_for_the_next_period_is_told_when_it_begins():
     assert run.ended.retry_at == made.now + 60.0
 
 
-def test_an_attempt_is_paid_in_the_period_in_which_it_left():
+def test_an_attempt_counts_in_the_period_in_which_it_was_sent():
     made = stage(period=60.0)
     late = made.start(bound=DOLLAR)
     made.pass_time(61.0)
@@ -228,37 +228,37 @@ def test_an_attempt_is_paid_in_the_period_in_which_it_left():
     assert money(made) == (0, 1)
 
 
-def test_parts_of_the_limit_are_told_once():
+def test_each_alert_level_of_the_limit_is_reported_once():
     made = stage().listen()
     for _ in range(5):
         made.start(bound=usage(400_000)).step(OK)
     made.start(bound=CENT)
 
-    told = [event for event in made.events if isinstance(event, SpendReached)]
-    assert [event.percent for event in told] == [50, 80, 100]
-    assert told[0] == SpendReached(made.now, TARGET, 50, Decimal("1.2"), Decimal("2.0"), None)
+    alerts = [event for event in made.events if isinstance(event, SpendReached)]
+    assert [event.percent for event in alerts] == [50, 80, 100]
+    assert alerts[0] == SpendReached(made.now, TARGET, 50, Decimal("1.2"), Decimal("2.0"), None)
 
 
-def test_a_call_that_is_refused_for_want_of_money_tells_that_the_limit_is_met():
+def test_a_call_rejected_for_its_cost_reports_100_percent():
     made = stage().listen()
     made.start(bound=usage(1_900_000)).step(OK)
     made.start(bound=DOLLAR)
 
-    told = [event for event in made.events if isinstance(event, SpendReached)]
-    assert [event.percent for event in told] == [80, 100]
+    alerts = [event for event in made.events if isinstance(event, SpendReached)]
+    assert [event.percent for event in alerts] == [80, 100]
 
 
-def test_a_limit_that_is_changed_goes_on_from_what_was_spent():
+def test_a_changed_limit_keeps_the_amount_spent():
     made = stage()
     made.start(bound=DOLLAR).step(OK)
     made.engine.govern(policy(spend=SpendPolicy(max_usd=5.0)), {}, made.now)
     made.start(bound=DOLLAR)
 
     assert money(made) == (1, 1)
-    assert standing(made)["limit"] == "5.0"
+    assert spend_state(made)["limit"] == "5.0"
 
 
-def test_a_limit_for_another_period_begins_anew():
+def test_a_limit_with_another_period_starts_from_zero():
     made = stage()
     made.start(bound=DOLLAR).step(OK)
     made.engine.govern(
@@ -266,31 +266,31 @@ def test_a_limit_for_another_period_begins_anew():
     )
     made.start(bound=DOLLAR)
 
-    assert [purse["spent"] for purse in made.engine.snapshot(made.now)["spend"]] == ["1", "0"]
+    assert [budget["spent"] for budget in made.engine.snapshot(made.now)["spend"]] == ["1", "0"]
 
 
-def test_a_limit_that_is_raised_tells_its_own_parts():
+def test_a_raised_limit_reports_its_own_alert_levels():
     made = stage(max_usd=1.0).listen()
     made.start(bound=DOLLAR).step(OK)
     made.engine.govern(policy(retry=ONCE, spend=SpendPolicy(max_usd=4.0)), {}, made.now)
     for _ in range(3):
         made.start(bound=DOLLAR).step(OK)
 
-    told = [event for event in made.events if isinstance(event, SpendReached)]
-    assert [(each.percent, each.limit) for each in told] == [(100, 1), (50, 4), (100, 4)]
+    alerts = [event for event in made.events if isinstance(event, SpendReached)]
+    assert [(each.percent, each.limit) for each in alerts] == [(100, 1), (50, 4), (100, 4)]
 
 
-def test_each_period_tells_its_own_parts():
+def test_each_period_reports_its_own_alert_levels():
     made = stage(period=60.0).listen()
     for _ in range(2):
         made.start(bound=DOLLAR).step(OK)
         made.pass_time(61.0)
 
-    told = [event.percent for event in made.events if isinstance(event, SpendReached)]
-    assert told == [50, 50]
+    alerts = [event.percent for event in made.events if isinstance(event, SpendReached)]
+    assert alerts == [50, 50]
 
 
-def test_who_keeps_a_limit_that_another_target_gives_up_keeps_its_money():
+def test_a_target_keeps_the_spend_of_a_limit_that_another_target_leaves():
     main, spare = Target("a", "m", name="main"), Target("b", "m", name="spare")
     ours = policy(retry=ONCE, spend=SpendPolicy(max_usd=2.0))
     less = policy(retry=ONCE, spend=SpendPolicy(max_usd=1.5))
@@ -302,23 +302,23 @@ def test_who_keeps_a_limit_that_another_target_gives_up_keeps_its_money():
     made.listen().start(target=spare, bound=usage(100_000)).step(OK)
     assert [event.percent for event in made.events if isinstance(event, SpendReached)] == []
     made.start(target=spare, bound=usage(100_000)).step(OK)
-    purses = made.engine.snapshot(made.now)["spend"]
+    budgets = made.engine.snapshot(made.now)["spend"]
     assert [event.percent for event in made.events if isinstance(event, SpendReached)] == [80]
-    assert [(purse["limit"], purse["spent"]) for purse in purses] == [
+    assert [(budget["limit"], budget["spent"]) for budget in budgets] == [
         ("2.0", "1"),
         ("1.5", "1.2"),
     ]
 
 
-def test_what_a_cache_makes_dearer_is_within_the_most():
+def test_the_maximum_cost_includes_a_higher_price_for_cached_input():
     made = stage()
-    made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: Dearer()))
+    made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: ExpensiveCache()))
     made.start(bound=DOLLAR)
 
     assert money(made) == (0, 1.5)
 
 
-def test_a_price_that_falls_with_the_length_of_a_prompt_does_not_make_the_most_of_it_less():
+def test_a_lower_price_for_long_prompts_does_not_lower_the_reservation():
     made = stage()
     made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: CHEAP_WHEN_LONG))
     run = made.start(bound=DOLLAR)
@@ -328,9 +328,9 @@ def test_a_price_that_falls_with_the_length_of_a_prompt_does_not_make_the_most_o
     assert money(made) == (0.1, 0)
 
 
-def test_a_usage_without_a_price_spends_all_that_was_set_aside():
+def test_usage_without_a_price_spends_the_whole_reservation():
     made = stage()
-    made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: Half()))
+    made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: NoOutputPrice()))
     made.start(bound=DOLLAR).step(SERVER_ERROR._replace(usage=usage(1, 1)))
 
     assert money(made) == (1, 0)
@@ -345,7 +345,7 @@ CHEAP_WHEN_LONG = Prices(
 )
 
 
-class Sold:
+class FlatPrice:
     """A price that is the same for every prompt."""
 
     def max_cost_of(self, used):
@@ -356,7 +356,7 @@ class Sold:
         return max(self.cost_of(replace(bound, cached_input_tokens=each)) for each in cached)
 
 
-class Half(Sold):
+class NoOutputPrice(FlatPrice):
     """Has no price for output."""
 
     def cost_of(self, used):
@@ -365,14 +365,14 @@ class Half(Sold):
         return used.input_tokens / Decimal(10**6)
 
 
-class Dearer(Sold):
-    """Asks half as much again for what it has in its cache."""
+class ExpensiveCache(FlatPrice):
+    """Charges half as much again for cached input."""
 
     def cost_of(self, used):
         return (used.input_tokens + used.cached_input_tokens / Decimal(2)) / 10**6
 
 
-def test_who_waits_below_the_limit_leaves_when_more_is_allowed():
+def test_waiting_calls_are_sent_when_more_spend_is_allowed():
     made = stage(max_usd=10.0)
     allow_spending(made.engine, made.engine.policy, Decimal(1), made.now)
     first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
@@ -388,18 +388,18 @@ def test_who_waits_below_the_limit_leaves_when_more_is_allowed():
     assert (second.sending, there.sending) == (True, True)
 
 
-def test_without_a_limit_nothing_is_told_of_it():
+def test_a_snapshot_without_a_limit_has_no_spend():
     assert "spend" not in Stage(policy()).engine.snapshot(0.0)
 
 
 @table_test("bad", [{"max_usd": 0}, {"max_usd": -1.0}, {"period": 0.0}, {"max_output_tokens": 0}])
-def test_a_limit_is_a_positive_number(bad):
+def test_a_limit_that_is_not_positive_is_rejected(bad):
     with pytest.raises(ConfigurationError, match=f"{next(iter(bad))} must be"):
         SpendPolicy(**bad)
 
 
 class Odd:
-    """Somebody's own prices, which know the most that an attempt costs, and then make a mistake."""
+    """Prices of a user that know the maximum cost of an attempt, but fail for the answer."""
 
     def __init__(self, cost):
         self._cost = cost
@@ -414,12 +414,12 @@ class Odd:
 
 
 @table_test("cost", [KeyError("m"), ZeroDivisionError(), 0.01, None, Decimal("nan"), Decimal(-1)])
-def test_prices_that_fail_when_an_answer_has_come_lose_neither_it_nor_its_slot(cost):
-    """It was raised in the middle of giving everything back."""
+def test_prices_that_fail_after_an_answer_lose_no_answer_and_no_slot(cost):
+    """The exception used to interrupt the release of the slot."""
     made = Stage(policy(retry=ONCE, spend=SpendPolicy(max_usd=2.0)))
     made.engine = Engine(made.engine.policy, SpendAccounts(lambda *_: Odd(cost)))
     run = made.start(bound=DOLLAR).step(answered(CENT))
 
     assert run.ended.outcome.verdict is Verdict.OK
     assert made.state.idle
-    assert money(made) == (1, 0)  # for as much was set aside
+    assert money(made) == (1, 0)  # the whole reservation

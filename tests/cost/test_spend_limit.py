@@ -1,4 +1,4 @@
-"""A limit of spending is never passed, whatever happens: hundreds of calls at once in virtual time, of any fate."""
+"""A spend limit is never exceeded: hundreds of concurrent calls in virtual time, with any outcome."""
 
 import random
 from decimal import Decimal
@@ -35,16 +35,16 @@ def price_of(provider, model):
 
 
 class Provider:
-    """Bills every attempt that it takes, whatever becomes of it, for as much as the attempt may use, or less.
+    """Bills every accepted attempt, whatever its outcome, up to its maximum usage.
 
-    A greedy one writes all of each prompt to a cache, and keeps it for an hour where it may.
+    A greedy provider writes each prompt to a cache, and for an hour if the call allows it.
     """
 
     def __init__(self, timeline, chance, *, greedy):
         self.timeline = timeline
         self.chance = chance
         self.greedy = greedy
-        self.billed = []  # when it left, and what was billed in the end
+        self.billed = []  # time of the attempt, and the amount billed
 
     def send(self, bound, send, reply):
         fate = self.chance.choice(FATES)
@@ -73,7 +73,7 @@ def outcome(fate, used):
 
 
 def play(seed, *, usd, per=None, calls=300, greedy=True):
-    """Start them all within a few seconds, and cancel some; returns what is left of it."""
+    """Start all calls within a few seconds, and cancel some; return provider, engine, meter and results."""
     chance, timeline = random.Random(seed), Timeline()
     provider = Provider(timeline, chance, greedy=greedy)
     rules = policy(
@@ -112,22 +112,22 @@ def play(seed, *, usd, per=None, calls=300, greedy=True):
 
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), usd=st.floats(0.01, 24.0), greedy=st.booleans())
-def test_all_that_was_billed_is_within_the_limit_and_within_what_the_meter_says(seed, usd, greedy):
+def test_the_bill_stays_within_the_limit_and_the_range_of_the_meter(seed, usd, greedy):
     provider, engine, meter, _ = play(seed, usd=usd, greedy=greedy)
 
     billed = sum((cost for _, cost in provider.billed), Decimal(0))
-    (purse,) = engine.snapshot(200.0)["spend"]
-    assert billed <= Decimal(purse["spent"]) <= Decimal(str(usd))
-    assert Decimal(purse["reserved"]) == 0
+    (spend,) = engine.snapshot(200.0)["spend"]
+    assert billed <= Decimal(spend["spent"]) <= Decimal(str(usd))
+    assert Decimal(spend["reserved"]) == 0
     bill = meter.snapshot()
     assert bill.total.in_all.min_usd <= billed <= bill.total.in_all.max_usd
     assert not bill.under_way
-    assert bill.total.in_all.max_usd == Decimal(purse["spent"])
+    assert bill.total.in_all.max_usd == Decimal(spend["spent"])
 
 
 @settings(max_examples=6)
 @given(seed=st.integers(0, 10**6), usd=st.floats(0.5, 5.0))
-def test_so_is_that_of_each_period(seed, usd):
+def test_the_bill_of_each_period_stays_within_the_limit(seed, usd):
     provider, *_ = play(seed, usd=usd, per=20.0, calls=250)
 
     begins = []
@@ -145,7 +145,7 @@ def test_so_is_that_of_each_period(seed, usd):
 
 @settings(max_examples=6)
 @given(seed=st.integers(0, 10**6), usd=st.floats(0.5, 5.0))
-def test_so_is_that_of_each_day_of_the_calendar(seed, usd):
+def test_the_bill_of_each_calendar_day_stays_within_the_limit(seed, usd):
     """Midnight is 20 s after the first call."""
     provider, *_ = play(seed, usd=usd, per="day", calls=250)
     days = {}
@@ -156,14 +156,14 @@ def test_so_is_that_of_each_day_of_the_calendar(seed, usd):
         assert sum(sent) <= Decimal(str(usd))
 
 
-def test_what_fits_is_served_and_a_limit_that_is_wide_enough_holds_nobody():
+def test_a_high_limit_rejects_no_call():
     *_, ended = play(7, usd=10_000.0)
 
     assert len(ended) > 264
     assert not [each for each in ended if each.stopped == "spend"]
 
 
-def test_a_tight_limit_is_used_to_nearly_all_of_it():
+def test_a_low_limit_is_used_almost_completely():
     provider, *_ = play(7, usd=5.0)
 
     billed = sum(cost for _, cost in provider.billed)

@@ -1,4 +1,4 @@
-"""Who pays, when other policies come."""
+"""Spend limits when the policies change."""
 
 import pytest
 from metering import price_of, usage
@@ -20,7 +20,7 @@ def rules(usd, per=None):
 
 @pytest.fixture
 def made():
-    """All go by one limit, of which a dollar is spent."""
+    """All targets share one limit, of which a dollar is spent."""
     stage = Stage(rules(2.0))
     stage.engine = Engine(rules(2.0), SpendAccounts(price_of))
     govern(stage, 2.0, a=2.0, b=2.0)
@@ -39,27 +39,27 @@ def spent(stage):
     }
 
 
-def test_who_leaves_one_limit_for_several_begins_with_what_was_spent(made):
+def test_targets_that_leave_a_shared_limit_keep_its_spend(made):
     govern(made, 5.0, a=3.0, b=4.0)
 
     assert spent(made) == {5.0: 1.0, 3.0: 1.0, 4.0: 1.0}
 
 
 @pytest.mark.parametrize("kept", ["a", "b"])
-def test_who_keeps_a_limit_keeps_what_was_spent(made, kept):
+def test_a_target_that_keeps_its_limit_keeps_its_spend(made, kept):
     govern(made, 5.0, **{"a": 3.0, "b": 3.0, kept: 2.0})
 
     assert spent(made) == {2.0: 1.0, 5.0: 1.0, 3.0: 1.0}
 
 
-def test_a_target_that_is_new_has_spent_nothing(made):
+def test_a_new_target_has_spent_nothing(made):
     govern(made, 5.0, a=2.0, b=2.0, c=4.0)
     made.start(target=Target("c", "m", name="c"), bound=LITTLE)
 
     assert spent(made) == {2.0: 1.0, 5.0: 1.0, 4.0: 0.0}
 
 
-def test_a_target_that_was_gone_for_a_while_goes_on(made):
+def test_a_target_that_returns_keeps_its_spend(made):
     govern(made, 2.0, a=2.0)
     govern(made, 2.0, a=2.0, b=4.0)
 
@@ -67,7 +67,7 @@ def test_a_target_that_was_gone_for_a_while_goes_on(made):
 
 
 @pytest.mark.parametrize("between", [(None, None), (9.0, 60.0), (None, 60.0)])
-def test_a_limit_that_comes_back_goes_on_from_what_was_spent_in_its_period(between):
+def test_a_limit_that_returns_within_its_period_keeps_its_spend(between):
     made, day = Stage(rules(2.0, "day")), rules(2.5, "day")
     engine = made.engine = Engine(made.engine.policy, SpendAccounts(price_of, lambda: 0.0))
     made.start(target=A, bound=DOLLAR).step(OK)
@@ -77,15 +77,15 @@ def test_a_limit_that_comes_back_goes_on_from_what_was_spent_in_its_period(betwe
     assert spent(made)[3.0] == 2.0
 
 
-def test_a_limit_that_comes_back_while_a_target_kept_it_begins_with_what_was_spent(made):
+def test_a_limit_that_returns_takes_the_spend_of_the_target_that_kept_it(made):
     govern(made, None, a=2.0, b=None)
     govern(made, 3.0, a=2.0, b=3.0)
     assert spent(made) == {2.0: 1.0, 3.0: 1.0}
 
 
 @pytest.mark.parametrize("between", [{"a": None}, {"a": None, "b": 7.0}, {"b": 2.0}])
-def test_a_limit_of_a_target_that_comes_back_goes_on_from_what_was_spent(made, between):
-    """Found: only if it came back unchanged."""
+def test_a_target_limit_that_returns_keeps_its_spend(made, between):
+    """Also if the limit returns with another amount."""
     govern(made, None, a=2.0, b=2.0)
     for targets in (between, between, {**between, "a": 3.0}):
         govern(made, None, **targets)
@@ -94,7 +94,7 @@ def test_a_limit_of_a_target_that_comes_back_goes_on_from_what_was_spent(made, b
     assert spent(made)[3.0] == 2.0
 
 
-def test_what_is_under_way_is_paid_where_it_was_set_aside(made):
+def test_an_attempt_in_flight_is_settled_with_the_limit_that_reserved_it(made):
     late = made.start(target=B, bound=DOLLAR)
     govern(made, 5.0, a=3.0, b=4.0)
     late.step(OK)

@@ -1,4 +1,4 @@
-"""Five hundred calls at once on real sockets, of answers as long as they may be: the provider never bills more than the limit."""
+"""Five hundred concurrent calls on real sockets with answers of maximum length: the bill never exceeds the limit."""
 
 import asyncio
 from decimal import Decimal
@@ -15,7 +15,7 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import CallError, RejectedError
 
 AT_ONCE = 500
-LIMIT = 2.0  # of 0.0156 dollars or so for each
+LIMIT = 2.0  # about 0.0156 dollars for each call
 LONG = """
 [provider]
 slots = 400
@@ -62,7 +62,7 @@ def billed(provider):
     )
 
 
-async def test_a_limit_is_never_passed(stormbreak_provider):
+async def test_the_bill_never_exceeds_the_limit(stormbreak_provider):
     provider = stormbreak_provider(LONG)
     seen = []
 
@@ -87,17 +87,17 @@ async def test_a_limit_is_never_passed(stormbreak_provider):
         base_url=provider.base_url, api_key="any", policy=rules, prices=price_of
     ) as client:
         fates = await asyncio.gather(*(call(client, number) for number in range(AT_ONCE)))
-        (purse,) = client.snapshot()["spend"]
+        (spend,) = client.snapshot()["spend"]
 
     assert max(seen) <= Decimal(str(LIMIT))
-    assert billed(provider) <= Decimal(purse["spent"]) <= Decimal(str(LIMIT))
-    assert billed(provider) > Decimal("1.5")  # and it was used
-    assert Decimal(purse["reserved"]) == 0
+    assert billed(provider) <= Decimal(spend["spent"]) <= Decimal(str(LIMIT))
+    assert billed(provider) > Decimal("1.5")  # and the limit was used
+    assert Decimal(spend["reserved"]) == 0
     assert fates.count("answered") > 80
     assert fates.count("spend") > 250
 
 
-async def test_an_answer_gets_a_bound_where_its_request_has_none(stormbreak_provider):
+async def test_max_output_tokens_bounds_a_request_without_a_bound(stormbreak_provider):
     provider = stormbreak_provider(LONG)
     rules = policy(max_usd=LIMIT, max_output_tokens=50)
     async with AsyncClient(
@@ -110,7 +110,7 @@ async def test_an_answer_gets_a_bound_where_its_request_has_none(stormbreak_prov
     assert (answer.usage.output_tokens, streamed.usage.output_tokens) == (50, 50)
 
 
-async def test_a_request_without_a_bound_is_refused_where_there_is_none_for_it():
+async def test_a_request_without_a_bound_is_rejected():
     async with AsyncClient(
         base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy(max_usd=1.0), prices=price_of
     ) as client:
@@ -118,7 +118,7 @@ async def test_a_request_without_a_bound_is_refused_where_there_is_none_for_it()
             await client.request("chat/completions", payload(1))
 
 
-async def test_a_model_without_a_price_is_refused():
+async def test_a_model_without_a_price_is_rejected():
     async with AsyncClient(
         base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy(max_usd=1.0)
     ) as client:
@@ -127,7 +127,7 @@ async def test_a_model_without_a_price_is_refused():
 
 
 @pytest.mark.parametrize(("ttl", "fits"), [("5m", True), ("1h", False)])
-async def test_what_may_be_written_for_an_hour_needs_as_much(ttl, fits, stormbreak_provider):
+async def test_a_cache_for_an_hour_reserves_its_higher_price(ttl, fits, stormbreak_provider):
     provider = stormbreak_provider("[provider]\nservice = 0.01\n")
     control = {"type": "ephemeral", "ttl": ttl}
     part = {"type": "text", "text": "word " * 20_000, "cache_control": control}

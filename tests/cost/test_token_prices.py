@@ -27,10 +27,10 @@ def test_a_long_prompt_has_the_price_of_its_step(prompt, price):
 
 def test_cached_input_is_part_of_the_input():
     assert RATES.cost(Tokens(1_000_000, 0, 400_000)) == Decimal("1.4")
-    assert RATES.cost(Tokens(1_000_000, 0, 9_000_000)) == Decimal("0.5")  # more than there is
+    assert RATES.cost(Tokens(1_000_000, 0, 9_000_000)) == Decimal("0.5")  # more than the input
 
 
-def test_without_a_price_of_its_own_cached_input_costs_as_other_input():
+def test_cached_input_without_a_price_costs_the_input_price():
     rates = Rates(input=Rate(Decimal(2)), output=Rate(Decimal(8)))
     assert rates.cost(Tokens(1_000_000, 0, 400_000)) == 2
 
@@ -43,11 +43,11 @@ HOUR = replace(WRITTEN, cache_write_1h=Rate(Decimal(4)))
     ("rates", "cost"),
     [(RATES, "1.7"), (WRITTEN, "1.85"), (HOUR, "2"), (replace(HOUR, cache_write=None), "1.9")],
 )
-def test_what_is_written_to_a_cache_costs_more_and_for_an_hour_more_than_that(rates, cost):
+def test_cache_writes_cost_more_and_those_for_an_hour_most(rates, cost):
     assert rates.cost(Tokens(1_000_000, 0, 200_000, 300_000, 100_000)) == Decimal(cost)
 
 
-def test_a_long_prompt_has_the_price_of_its_step_where_it_is_written_too():
+def test_cache_writes_of_a_long_prompt_have_the_price_of_its_step():
     assert WRITTEN.cost(Tokens(1_000_000, 0, 0, 1_000_000), prompt=1001) == 5
 
 
@@ -59,7 +59,7 @@ def test_a_long_prompt_has_the_price_of_its_step_where_it_is_written_too():
         (Tokens(1_000_000, 0, 0, 0, 1_000_000), "2"),
     ],
 )
-def test_no_more_is_written_than_there_is(tokens, cost):
+def test_cache_writes_are_capped_at_the_input(tokens, cost):
     assert HOUR.cost(tokens) == Decimal(cost)
 
 
@@ -70,7 +70,7 @@ def test_output_without_a_price_is_not_free():
         rates.cost(Tokens(1_000_000, 1))
 
 
-def test_a_call_costs_what_its_prompt_is_long():
+def test_the_prompt_length_of_a_call_selects_its_price():
     prices = Prices(
         provider="x", model="m", listed_as="m", standard=RATES, source=Source(name="test")
     )
@@ -80,7 +80,7 @@ def test_a_call_costs_what_its_prompt_is_long():
 
 
 @table_test(("longest", "price"), [(1000, 3), (1001, 4), (5001, 4), (10**9, 5)])
-def test_the_highest_price_that_a_prompt_can_reach(longest, price):
+def test_highest_is_the_highest_price_up_to_a_prompt_length(longest, price):
     steps = (Step(1000, Decimal(4)), Step(5000, Decimal(2)), Step(9000, Decimal(5)))
     assert Rate(Decimal(3), steps).highest(longest) == price
 
@@ -103,7 +103,7 @@ any_rates = st.builds(
 
 @st.composite
 def usages(draw):
-    """What one call used, and whether it was to be kept for an hour."""
+    """The usage of one call, with or without a cache for an hour."""
     entry, hour = draw(st.integers(0, 1500)), draw(st.booleans())
     read = draw(st.integers(0, entry))
     written = draw(st.integers(0, entry - read))
@@ -117,7 +117,7 @@ def usages(draw):
 
 
 def bound_of(used):
-    """The bound of a call that may have used so much."""
+    """The bound of a call with this maximum usage."""
     hour = used.input_tokens if used.cache_write_1h_tokens else 0
     return replace(used, cached_input_tokens=0, cache_write_tokens=hour, cache_write_1h_tokens=hour)
 
@@ -134,7 +134,7 @@ def asked(rates):
 
 
 @given(any_rates, st.lists(usages(), min_size=1, max_size=4))
-def test_the_most_of_several_calls_is_no_less_than_what_they_cost(rates, calls):
+def test_the_maximum_cost_of_calls_is_at_least_their_cost(rates, calls):
     prices = asked(rates)
     cost = sum(map(prices.cost_of, calls))
 
@@ -144,7 +144,7 @@ def test_the_most_of_several_calls_is_no_less_than_what_they_cost(rates, calls):
 
 
 @given(any_rates, usages())
-def test_a_bound_is_what_the_dearest_way_costs_and_no_more(rates, used):
+def test_the_cost_of_a_bound_is_that_of_the_most_expensive_case(rates, used):
     prices, bound = asked(rates), bound_of(used)
     entry, hour = bound.input_tokens, bound.cache_write_1h_tokens
     ways = [
@@ -161,7 +161,7 @@ def test_a_bound_is_what_the_dearest_way_costs_and_no_more(rates, used):
 
 
 @given(amounts, amounts, amounts, counts, counts, shares)
-def test_cost_is_exact_and_lies_between_all_cached_and_none(
+def test_cost_is_exact_and_between_all_cached_and_none_cached(
     entry, cached, output, inputs, outputs, rate
 ):
     rates = Rates(input=Rate(entry), output=Rate(output), cached_input=Rate(cached))
@@ -173,7 +173,7 @@ def test_cost_is_exact_and_lies_between_all_cached_and_none(
 
 
 @given(counts, counts, counts, counts)
-def test_two_lots_cost_what_both_cost(first, second, third, fourth):
+def test_the_cost_of_tokens_is_additive(first, second, third, fourth):
     both = RATES.cost(Tokens(first + second, third + fourth))
     assert both == RATES.cost(Tokens(first, third)) + RATES.cost(Tokens(second, fourth))
 

@@ -1,4 +1,4 @@
-"""Real traffic, out of the files that there are of it."""
+"""Traffic read from batch output and from usage exports."""
 
 import json
 from decimal import Decimal
@@ -48,7 +48,7 @@ def read(tmp_path):
     return call
 
 
-def test_answers_are_added_up_by_model_and_service(read):
+def test_answers_are_summed_by_model_and_service(read):
     traffic = read(
         "\n".join(
             [
@@ -77,20 +77,20 @@ def test_an_answer_without_usage_is_estimated_and_marked(read):
     assert (use.requests, use.estimated) == (2, 1)
 
 
-def test_a_model_of_which_nothing_is_counted_has_the_mean_prompt_of_all(read):
+def test_a_model_without_counts_gets_the_mean_prompt_of_all_models(read):
     lines = [line(1, chat("a", usage=used(100, 10))), line(2, chat("b", text="four"))]
     _, other = read("\n".join(lines)).uses
     assert (other.kind.model, other.tokens, other.estimated) == ("b", Tokens(100, 1, 0), 1)
 
 
-def test_a_usage_without_a_prompt_is_none_and_no_more_is_cached_than_there_is(read):
+def test_usage_without_a_prompt_is_ignored_and_cached_input_is_capped(read):
     lines = [line(1, chat(usage=used(100, 10, 900))), line(2, chat(usage={"completion_tokens": 7}))]
     (use,) = read("\n".join(lines)).uses
     assert (use.tokens, use.estimated) == (Tokens(200, 10 + 2, 100), 1)
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
-def test_a_refusal_in_a_file_of_a_batch_api_is_no_answer(read, status):
+def test_an_error_status_in_batch_output_is_no_answer(read, status):
     refusal = json.loads(line(2, {"error": {"code": "x"}}))
     refusal["response"]["status_code"] = status
     (use,) = read("\n".join([line(1, chat(usage=used(1, 1))), json.dumps(refusal)])).uses
@@ -98,31 +98,31 @@ def test_a_refusal_in_a_file_of_a_batch_api_is_no_answer(read, status):
 
 
 @pytest.mark.parametrize("status", [200, 399, None, "400"])
-def test_every_other_response_is_one(read, status):
+def test_a_response_without_an_error_status_is_an_answer(read, status):
     answer = json.loads(line(1, chat(usage=used(1, 1))))
     answer["response"]["status_code"] = status
     assert read(json.dumps(answer)).uses[0].requests == 1
 
 
-def test_byte_order_marks_are_read_over(read):
+def test_byte_order_marks_are_ignored(read):
     mark = "\ufeff"
     answers = f"{mark}{line(1, chat(usage=used(1, 1)))}\n"
-    assert read(answers * 2).uses[0].requests == 2  # two files, one behind the other
+    assert read(answers * 2).uses[0].requests == 2  # two files, concatenated
     assert read(mark + json.dumps(page([result()]))).uses[0].requests == 5
     assert read(f"{mark}model,input_tokens,output_tokens\nm,1,1\n").uses[0].tokens.input == 1
 
 
-def test_a_body_that_is_no_object_is_estimated_too(read):
+def test_a_body_that_is_no_object_is_estimated(read):
     _, other = read("\n".join([line(1, chat(usage=used(8, 8))), line(2, "<html>")])).uses
     assert (other.kind.model, other.estimated) == (UNNAMED, 1)
 
 
-def test_where_nothing_is_counted_nothing_is_made_up(read):
+def test_traffic_without_any_usage_is_an_error(read):
     with pytest.raises(ConfigurationError, match="file: no answer says what it used"):
         read(line(1, chat()))
 
 
-def test_a_torn_last_line_is_left_out_and_another_is_an_error(read):
+def test_only_a_torn_last_line_is_ignored(read):
     good = line(1, chat(usage=used(1, 1)))
     assert read(f"{good}\n{good[:50]}").uses[0].requests == 1
     with pytest.raises(ConfigurationError, match="line 2 is no line of batch output"):
@@ -147,7 +147,7 @@ def result(**fields):
     }  # fmt: skip
 
 
-def test_a_page_of_the_usage_api(read):
+def test_a_page_of_the_usage_api_is_read(read):
     traffic = read(
         json.dumps(page([result(), result(batch=True), result(service_tier="priority")]))
     )
@@ -160,7 +160,7 @@ def test_a_page_of_the_usage_api(read):
     assert not traffic.notes
 
 
-def test_what_a_page_says_oddly_is_read_with_sense(read):
+def test_odd_values_in_a_page_are_corrected(read):
     odd = [result(input_cached_tokens=5000, num_model_requests=0), result(input_tokens=0)]
     absurd = page(odd)
     absurd["data"][0]["start_time"] = -(10**15)
@@ -169,14 +169,14 @@ def test_what_a_page_says_oddly_is_read_with_sense(read):
     assert (traffic.since, str(traffic.until)) == (None, "2024-11-02")
 
 
-def test_several_pages_and_one_that_is_not_the_last(read):
+def test_several_pages_are_summed_and_missing_pages_noted(read):
     traffic = read(json.dumps([page([result()]), page([result()], has_more=True)], indent=1))
     assert traffic.uses[0].tokens.input == 2000
     assert "more pages" in traffic.notes[0]
 
 
 @table_test(
-    ("results", "complaint"),
+    ("results", "message"),
     [
         (
             [result(model=None)],
@@ -195,12 +195,12 @@ def test_several_pages_and_one_that_is_not_the_last(read):
         ),
     ],
 )
-def test_a_page_that_cannot_be_right(read, results, complaint):
-    with pytest.raises(ConfigurationError, match=complaint):
+def test_an_invalid_page_is_rejected(read, results, message):
+    with pytest.raises(ConfigurationError, match=message):
         read(json.dumps(page(results)))
 
 
-def test_the_csv_of_the_dashboard(read):
+def test_the_csv_export_of_the_dashboard_is_read(read):
     empty = "1759708800,1759795200,2025-10-06T00:00:00+00:00,2025-10-07T00:00:00+00:00,,,,,,,,,,,\n"
     rows = (
         "1759622400,1759708800,a,b,proj_x,10.0,user-x,key_x,gpt-4o-2024-08-06,FALSE,default,59200.0,10646.0,5760.0,53440.0\n"
@@ -216,7 +216,7 @@ def test_the_csv_of_the_dashboard(read):
 
 
 @table_test(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("", "holds no answer, and no use"),
         ("\n\n", "holds no answer, and no use"),
@@ -233,20 +233,20 @@ def test_the_csv_of_the_dashboard(read):
         ("[" * 9000, "neither output of a batch, nor a page"),
     ],
 )
-def test_a_file_of_another_kind(read, text, complaint):
-    with pytest.raises(ConfigurationError, match=complaint):
+def test_a_file_of_another_format_is_rejected(read, text, message):
+    with pytest.raises(ConfigurationError, match=message):
         read(text)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_lines_of_csv_end_as_they_like(tmp_path, end):
+def test_csv_accepts_every_line_ending(tmp_path, end):
     path = tmp_path / "file"
     path.write_bytes(f"model,input_tokens,output_tokens{end}m,3,4{end}".encode())
     assert read_traffic(path).uses[0].tokens == Tokens(3, 4, 0)
 
 
 @pytest.mark.parametrize(
-    ("row", "complaint"),
+    ("row", "message"),
     [
         ("m,1,000,5", "line 2 has more cells, or fewer, than the head"),
         ("m,1", "line 2 has more cells, or fewer, than the head"),
@@ -254,22 +254,22 @@ def test_lines_of_csv_end_as_they_like(tmp_path, end):
         ("y" * 200_000, "line 2: broken CSV: field larger than field limit"),
     ],
 )
-def test_a_row_that_cannot_be_right(read, row, complaint):
-    with pytest.raises(ConfigurationError, match=complaint):
+def test_an_invalid_csv_row_is_an_error_with_its_line(read, row, message):
+    with pytest.raises(ConfigurationError, match=message):
         read(f"model,input_tokens,output_tokens\n{row}\n")
 
 
-def test_a_time_that_is_none_is_named(read):
+def test_an_invalid_time_is_an_error_with_its_line(read):
     with pytest.raises(ConfigurationError, match="line 2: end_time must be a count, got soon"):
         read("end_time,model,input_tokens,output_tokens\nsoon,m,1,1\n")
 
 
-def test_a_head_that_is_too_long_is_no_csv(read):
+def test_a_huge_header_is_an_error(read):
     with pytest.raises(ConfigurationError, match="file: line 1: broken CSV"):
         read("x" * 200_000)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_an_unreadable_file_is_an_error(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_traffic(tmp_path / "nowhere")
     with pytest.raises(ConfigurationError, match="cannot be read"):
@@ -279,7 +279,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         read_traffic(tmp_path / "binary")
 
 
-def test_an_export_has_a_bound_and_output_has_none(read, monkeypatch):
+def test_the_size_of_an_export_is_limited_and_that_of_output_is_not(read, monkeypatch):
     monkeypatch.setattr(usage_file, "LARGEST", 600)
     answers = "".join(f"{line(number, chat(usage=used(1, 1)))}\n" for number in range(9))
     assert len(answers) > 600
@@ -290,13 +290,13 @@ def test_an_export_has_a_bound_and_output_has_none(read, monkeypatch):
         read(head + "m,1,1\n" * 95)
 
 
-def test_amounts_are_whole(read):
+def test_token_counts_are_integers(read):
     (use,) = read(line(1, chat(usage=used(3, 2)))).uses
     assert all(isinstance(amount, int) for amount in use.tokens)
     assert Decimal(use.tokens.input) == 3
 
 
-def test_what_was_written_to_a_cache_is_read_from_every_source(read):
+def test_cache_writes_are_read_from_every_source(read):
     message = {"input_tokens": 5, "output_tokens": 1, "cache_creation_input_tokens": 4}
     exported = page([result(input_cache_write_tokens=150), result(input_cache_write_tokens=900)])
     head = HEAD.replace("input_cached_tokens", "input_cached_tokens,input_cache_write_tokens")

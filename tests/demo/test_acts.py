@@ -22,7 +22,7 @@ def record(*attempts, speed=1.0):
     return made
 
 
-def test_storm_time_begins_with_the_first_attempt():
+def test_storm_time_starts_with_the_first_attempt():
     made = record((0.5, True), (2.0, False), speed=10.0)
 
     assert made.returned == [(5.0, True), (20.0, False)]
@@ -39,23 +39,23 @@ def test_storm_time_begins_with_the_first_attempt():
         ([(1, True)], None),
     ],
 )
-def test_recovery_is_the_first_spell_of_successes_after_the_trouble(attempts, expected):
+def test_recovery_is_the_start_of_the_first_successes_after_the_fault(attempts, expected):
     assert record(*attempts).recovery(10.0) == expected
 
 
-def test_one_failure_in_twenty_is_still_recovered():
+def test_recovery_tolerates_one_failure_in_twenty():
     attempts = [(10 + n / 10, n != 5) for n in range(20)]
 
     assert record(*attempts).recovery(10.0) == 0.0
 
 
-def test_the_strip_counts_by_slice():
+def test_the_strip_counts_attempts_per_slice():
     made = record((0.0, True), (4.9, False), (5.0, True), (10.0, True))
 
     assert made.strip(2, 10.0) == [(1, 1), (2, 0)]
 
 
-def test_both_acts_are_shown_side_by_side_within_eighty_columns(tmp_path):
+def test_both_acts_fit_side_by_side_in_80_columns(tmp_path):
     console = Console(record=True, width=80, file=io.StringIO())
     screen = Screen(console)
     screen.open(spike=(5.0, 52.0), speed=13.0)
@@ -82,7 +82,7 @@ def test_both_acts_are_shown_side_by_side_within_eighty_columns(tmp_path):
     )
 
 
-def test_without_colours_what_was_refused_has_a_sign_of_its_own():
+def test_rejected_attempts_are_marked_with_x_without_colours():
     console = Console(record=True, width=80, file=io.StringIO(), color_system=None)
     before = Result(answered=1, failed=1, record=record((1, True), (60, False)))
     after = Result(answered=2, failed=0, record=record((1, True), (60, True)))

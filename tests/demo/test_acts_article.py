@@ -22,7 +22,7 @@ until = 0.3
 
 
 @table_test(
-    ("row", "said"),
+    ("row", "text"),
     [
         (0, "0.5 s"),
         (5, "16 s"),
@@ -32,11 +32,11 @@ until = 0.3
         (499, "3e142 years"),
     ],
 )
-def test_the_sleep_of_the_articles_code_in_words(row, said):
-    assert acts.article_sleep(row) == said
+def test_article_sleep_formats_the_sleep_of_a_row(row, text):
+    assert acts.article_sleep(row) == text
 
 
-def test_the_first_act_loses_what_is_refused_and_sends_each_row_once(tmp_path):
+def test_the_first_act_sends_each_row_once_and_loses_rejected_rows(tmp_path):
     documents = tmp_path / "documents.jsonl"
     write_documents(documents)
     lost = []
@@ -51,7 +51,7 @@ def test_the_first_act_loses_what_is_refused_and_sends_each_row_once(tmp_path):
     assert result.answered == ROWS - len(lost)
 
 
-def test_the_second_act_answers_all(tmp_path):
+def test_the_second_act_answers_every_row(tmp_path):
     documents, output = tmp_path / "documents.jsonl", tmp_path / "answers.jsonl"
     write_documents(documents)
     seen = []

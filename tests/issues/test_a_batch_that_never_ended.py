@@ -1,4 +1,4 @@
-"""A batch whose rows were all answered went on for ever: `asyncio.wait_for` of Python 3.11 had swallowed a cancel."""
+"""A batch whose rows were all answered never ended: `asyncio.wait_for` of Python 3.11 had swallowed a cancel."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ async def test_a_cancel_ends_the_spend_record_at_every_step(steps):
     assert done, "the cancel was swallowed"
 
 
-def test_nothing_waits_by_wait_for():
+def test_no_module_uses_asyncio_wait_for():
     """`asyncio.timeout` does the same and swallows nothing."""
     for path in SOURCE.rglob("*.py"):
         assert not re.search(r"asyncio\.wait_for\(", path.read_text()), path

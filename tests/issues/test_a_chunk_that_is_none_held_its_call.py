@@ -1,5 +1,5 @@
-"""Found by fuzzing: where the framing of a body fails in its middle, aiohttp closes the connection, stops its timer of
-silence, and tells nobody. The call waited until its deadline, with its permit, and one without a deadline for ever.
+"""Found by fuzzing: when the framing of a body breaks in its middle, aiohttp closes the connection and stops its idle
+timer without an error. The call kept its permit and waited until its deadline, or without end if it had none.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ def chunked(body):
     return b"%x\r\n%s\r\n" % (len(body), body)
 
 
-async def test_of_a_plain_answer():
+async def test_a_malformed_chunk_breaks_a_plain_answer():
     script = [HEAD + chunked(b'{"choices": ['), LATER, NO_CHUNK]
     async with (
         served(script) as server,
@@ -36,8 +36,8 @@ async def test_of_a_plain_answer():
 
 @table_test("ways", ["plain", "stream"])
 @table_test("end", [b"\nzz\r\n", [b"\n", End.CLOSE], [b"\n", End.RESET]])
-async def test_where_the_end_of_a_chunk_comes_with_it(ways, end):
-    """The end of a chunk wakes whoever reads, with nothing to read: it must not go on waiting."""
+async def test_a_malformed_chunk_right_after_a_chunk_breaks_the_answer(ways, end):
+    """The end of a chunk wakes the reader without data; the reader must not wait again."""
     script = [HEAD + chunked(b"{")[:-1], LATER, *([end] if isinstance(end, bytes) else end)]
     async with (
         served(script) as server,
@@ -50,7 +50,7 @@ async def test_where_the_end_of_a_chunk_comes_with_it(ways, end):
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_of_a_stream(begun):
+async def test_a_malformed_chunk_breaks_a_stream(begun):
     first = chunk("Hello") if begun else chunk("", role="assistant")
     script = [HEAD + chunked(first), LATER, NO_CHUNK]
     async with (
@@ -62,8 +62,8 @@ async def test_of_a_stream(begun):
                 await stream.answer()
 
 
-async def test_silence_in_a_body_is_still_a_timeout():
-    """Who hears first of it must not hear that the body was cut."""
+async def test_a_silent_body_is_a_timeout_and_not_a_cut_body():
+    """The error must be the silence, not a cut body."""
     policy = Policy(retry=RetryPolicy(max_attempts=1), idle_timeout=0.05)
     async with (
         served([HEAD + chunked(b"{"), 5.0]) as server,

@@ -1,7 +1,7 @@
-"""LangChain keeps clients of anthropic in a cache, which close themselves when the interpreter clears it away.
+"""LangChain caches clients of anthropic, which close themselves when the interpreter clears the cache at exit.
 
-Ours then wanted its background loop, whose thread can no longer start: the process hung and never ended. Where that loop
-never ran there is nothing to end.
+The transport then needed its background loop, whose thread can no longer start: the process hung. If that loop never
+ran, there is nothing to close.
 """
 
 import subprocess
@@ -29,7 +29,7 @@ asyncio.run(asyncio.sleep(0))  # as in any program that had a loop
 """
 
 
-def test_it_ends():
+def test_a_client_closed_at_interpreter_exit_does_not_hang():
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", CODE],
         check=False, capture_output=True, text=True, timeout=20,

@@ -1,7 +1,7 @@
-"""An answer that nobody requested was refused, and its connection used again: each call got the answer of the one before.
+"""An unsolicited response was rejected and its connection reused, so each call got the response of the call before.
 
-That a response came just after a request left makes it look like its answer; HTTP/1.1 has nothing to tell. If it is
-none, what follows on that connection is not to be trusted.
+HTTP/1.1 cannot show that a response belongs to no request. If a response is rejected, the rest of that connection is not
+to be trusted.
 """
 
 import asyncio
@@ -59,12 +59,12 @@ def connections(server):
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @table_test("ahead", NO_ANSWER)
-async def test_the_next_calls_get_their_own_answers(way, ahead):
+async def test_a_rejected_response_closes_the_connection(way, ahead):
     async with (
         served([OneBehind(NO_ANSWER[ahead])]) as server,
         asking(way, server.base_url, ONCE) as ask,
     ):
-        with pytest.raises(Exception):  # noqa: B017 - of each SDK its own
+        with pytest.raises(Exception):  # noqa: B017 - each SDK has its own type
             await ask("first")
         assert [await ask(f"call {number}") for number in range(3)] == [
             f"to call {number}" for number in range(3)
@@ -73,7 +73,7 @@ async def test_the_next_calls_get_their_own_answers(way, ahead):
 
 
 @pytest.mark.parametrize("way", [None, OWN_BLOCKING, *INNER], ids=str)
-async def test_also_after_a_stream_that_was_not_asked_for(way):
+async def test_an_unrequested_stream_closes_the_connection(way):
     async with (
         served([OneBehind(streamed("to another"))]) as server,
         asking(way, server.base_url, ONCE) as ask,
@@ -83,7 +83,7 @@ async def test_also_after_a_stream_that_was_not_asked_for(way):
     assert connections(server) == [1, 2]
 
 
-async def test_through_the_gateway_each_call_gets_its_own(tmp_path, monkeypatch):
+async def test_each_call_through_the_gateway_gets_its_own_answer(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEWAY_TEST_KEY", "sk-of-the-provider")
     async with (
         served([OneBehind(NO_ANSWER["a page"])]) as server,
@@ -125,7 +125,7 @@ def _text_of(events):
 @pytest.mark.parametrize("kind", [AsyncClient, Client])
 @table_test("reader", ["as text", "as bytes", "assembled"])
 @table_test("ahead", NO_STREAM)
-async def test_streams_get_their_own_too(kind, reader, ahead):
+async def test_a_rejected_stream_closes_the_connection(kind, reader, ahead):
     async with served([OneBehind(NO_STREAM[ahead])]) as server:
         client = kind(base_url=server.base_url, model="m", policy=ONCE)
         with pytest.raises((StreamBrokenError, UpstreamError, json.JSONDecodeError)):
@@ -137,7 +137,7 @@ async def test_streams_get_their_own_too(kind, reader, ahead):
 
 @pytest.mark.parametrize("kind", [AsyncClient, Client])
 @table_test("reader", ["as text", "assembled"])
-async def test_also_after_an_answer_in_one_piece(kind, reader):
+async def test_a_plain_answer_to_a_stream_request_closes_the_connection(kind, reader):
     async with served([OneBehind(plain("to another"))]) as server:
         client = kind(base_url=server.base_url, model="m", policy=ONCE)
         assert await read(client, reader, "first") == "to another"
@@ -147,8 +147,8 @@ async def test_also_after_an_answer_in_one_piece(kind, reader):
 
 
 @table_test("way", [None, OWN_BLOCKING, *INNER])
-async def test_an_error_in_one_piece_keeps_its_connection(way):
-    """As it does with a status of its own: in an outage, each new connection would add to the load."""
+async def test_a_plain_error_to_a_stream_request_keeps_the_connection(way):
+    """In an outage, new connections would add to the load."""
     busy = answer(b'{"error": {"message": "busy", "type": "overloaded_error"}}')
 
     async def scene():
@@ -168,7 +168,7 @@ async def test_an_error_in_one_piece_keeps_its_connection(way):
 
 
 @table_test("ahead", NO_STREAM)
-async def test_and_plain_calls_that_are_streamed_on_the_wire(ahead):
+async def test_a_rejected_stream_of_stream_on_wire_closes_the_connection(ahead):
     async with (
         served([OneBehind(NO_STREAM[ahead])]) as server,
         AsyncClient(
@@ -188,7 +188,7 @@ async def _close(client):
         await client.close()
 
 
-# ---------------------------------------------------------------- the connection is held until then
+# ---------------------------------------------------------------- release of the connection
 
 
 def refused(_):
@@ -196,7 +196,7 @@ def refused(_):
 
 
 @table_test("way", [None, OWN_BLOCKING, *INNER])
-async def test_no_call_that_waits_for_a_connection_gets_one_whose_answer_was_refused(way):
+async def test_a_waiting_call_never_gets_a_connection_with_a_rejected_answer(way):
     if way in (None, OWN_BLOCKING):
         wire = AsyncConnection(limit=1)
         wire = wire if way is None else wire.blocking
@@ -212,8 +212,8 @@ async def test_no_call_that_waits_for_a_connection_gets_one_whose_answer_was_ref
 
 
 @table_test("way", INNER)
-async def test_who_asks_again_gets_a_connection_whose_answer_was_sound(way):
-    """Though httpcore takes a turn of the loop to have it back."""
+async def test_a_sequence_of_valid_answers_reuses_the_connection(way):
+    """httpcore needs one turn of the loop to return it to the pool."""
     wire = wire_of(way)
 
     async def scene():
@@ -228,7 +228,7 @@ async def test_who_asks_again_gets_a_connection_whose_answer_was_sound(way):
 
 
 @pytest.mark.parametrize("blocks", [False, True])
-async def test_a_body_that_is_larger_than_it_may_be_is_no_answer_either(blocks):
+async def test_a_body_above_the_size_limit_closes_the_connection(blocks):
     wire = AsyncConnection(limit=1)
     wire = wire.blocking if blocks else wire
 
@@ -245,8 +245,8 @@ async def test_a_body_that_is_larger_than_it_may_be_is_no_answer_either(blocks):
 
 
 @table_test("way", INNER)
-async def test_nor_is_one_that_the_library_cannot_unpack_to_its_end(way, monkeypatch):
-    """As a cut zstd: all of the body has come."""
+async def test_a_body_that_cannot_be_decompressed_closes_the_connection(way, monkeypatch):
+    """For example a cut zstd frame in a complete body."""
     lib = import_module(f"{way.lib}._decoders")
 
     def fail(_):
@@ -267,8 +267,8 @@ async def test_nor_is_one_that_the_library_cannot_unpack_to_its_end(way, monkeyp
 
 
 @table_test("way", [way for way in INNER if way.blocks])
-async def test_nor_has_one_a_good_end_that_another_thread_closes(way, monkeypatch):
-    """Just before it is read: the reader took it for whole."""
+async def test_a_stream_closed_by_another_thread_is_cut(way, monkeypatch):
+    """The close comes just before the read; the reader used to take the body for complete."""
 
     async def scene():
         stream = await wire.open(request)
@@ -283,7 +283,7 @@ async def test_nor_has_one_a_good_end_that_another_thread_closes(way, monkeypatc
         await done(way, scene())
 
 
-async def test_nor_is_a_stream_whose_reader_raises():
+async def test_a_stream_whose_reader_raises_closes_the_connection():
     wire = AsyncConnection(limit=1)
     async with served(streamed("hello")) as server:
         request = PreparedRequest(server.base_url, {}, b"{}", shape=Shape.CHAT)
@@ -298,7 +298,7 @@ async def test_nor_is_a_stream_whose_reader_raises():
 
 
 @pytest.mark.parametrize("kind", [AsyncConnection, ConnectionOnThreads])
-async def test_whose_judge_raises_keeps_no_place_in_the_pool(kind):
+async def test_a_failing_check_of_the_response_frees_the_connection_slot(kind):
     wire = kind(limit=1)
     async with served(answer(), failing(500), answer()) as server:
         request = PreparedRequest(server.base_url, {}, b"{}")
@@ -311,7 +311,7 @@ async def test_whose_judge_raises_keeps_no_place_in_the_pool(kind):
 
 
 @pytest.mark.parametrize("blocks", [False, True])
-async def test_nor_does_one_whose_body_has_come_and_was_not_read(blocks):
+async def test_a_received_but_unread_body_frees_the_connection_slot(blocks):
     wire = AsyncConnection(limit=9)
     wire = wire.blocking if blocks else wire
 
@@ -333,7 +333,7 @@ async def test_nor_does_one_whose_body_has_come_and_was_not_read(blocks):
     assert connections(server) in ([1, 2, 1], [1, 2, 2])
 
 
-async def test_bytes_behind_an_answer_that_is_still_read_close_its_connection():
+async def test_bytes_after_an_unread_answer_close_the_connection():
     wire = AsyncConnection(limit=9)
     more = asyncio.Event()
 
@@ -352,8 +352,8 @@ async def test_bytes_behind_an_answer_that_is_still_read_close_its_connection():
         await wire.close()
 
 
-async def test_so_do_those_that_come_while_much_of_it_waits_within_tls(certificates):
-    """Nobody would see them there: TLS has taken them from the socket."""
+async def test_bytes_after_an_answer_buffered_in_tls_close_the_connection(certificates):
+    """TLS has already read them from the socket, so the socket does not show them."""
     trusted, _ = certificates
     wire = AsyncConnection(limit=9, tls=ssl.create_default_context(cafile=trusted[0]))
     go_on, large = asyncio.Semaphore(0), answer(b"x" * (UNREAD + 9))
@@ -383,8 +383,8 @@ async def test_so_do_those_that_come_while_much_of_it_waits_within_tls(certifica
 
 
 @pytest.mark.parametrize("kind", [AsyncClient, Client])
-async def test_nor_is_one_used_again_whose_stream_was_given_up_before_it_was_read_to_an_end(kind):
-    """Its body has come whole, and is no whole answer: the reader never saw that."""
+async def test_a_stream_left_before_its_end_closes_the_connection(kind):
+    """The body is complete but not a complete answer, and the reader did not see that."""
     async with served([OneBehind(NO_STREAM["cut in its text"])]) as server:
         client = kind(base_url=server.base_url, model="m", policy=ONCE)
         if kind is Client:
@@ -403,8 +403,8 @@ def _give_up(client):
 
 
 @table_test("kind", [AsyncConnection, ConnectionOnThreads])
-async def test_who_says_408_has_given_the_connection_up(kind):
-    """Such a server has seen no request for long, and its answer crosses ours."""
+async def test_a_status_408_closes_the_connection(kind):
+    """Such a server saw no request for a long time, and its response crosses the new request."""
     wire = kind(limit=9)
     async with served(failing(408), answer()) as server:
         request = PreparedRequest(server.base_url, {}, b"{}")

@@ -1,6 +1,6 @@
-"""The garbage collector may drop a coroutine, and so leave a circuit, in the middle of a turn of the very same thread.
+"""The garbage collector may drop a coroutine, and so release a probe, while the same thread holds the lock of the circuit.
 
-A plain lock stood still for ever there. What was dropped is settled when the turn is over.
+A plain lock deadlocked there. The probe is settled when the lock is released.
 """
 
 import gc
@@ -36,10 +36,10 @@ def fail():
 
 
 class Collecting:
-    """A breaker whose clock, read under the lock, collects garbage when told to; and who was told of what."""
+    """A breaker whose clock, read under the lock, can collect garbage; it records the events of the listener."""
 
     def __init__(self):
-        self.now, self.collects, self.told = 0.0, False, []
+        self.now, self.collects, self.events = 0.0, False, []
         self.breaker = CircuitBreaker(
             ONE, clock=self.clock, chance=self.chance, on_change=self.listen
         )
@@ -55,11 +55,11 @@ class Collecting:
 
     def listen(self, before, after):
         free = self.breaker._lock.acquire(blocking=False)
-        self.told.append((after, free and not self.breaker._busy))
+        self.events.append((after, free and not self.breaker._busy))
         self.breaker._lock.release()
 
     def leave_behind(self):
-        """A probe under way, in a cycle that only the collector will find."""
+        """Start a probe in a reference cycle that only the garbage collector frees."""
         self.now += 10.0
         caller = self.breaker.async_call(never)
         caller.send(None)
@@ -71,7 +71,7 @@ class Collecting:
             self.breaker.call(fail)
 
     def in_the_middle(self, turn):
-        """Take a turn in which the probe of an open circuit is dropped; whether it let this turn through."""
+        """Take a turn in which the probe is dropped. Return whether the circuit permitted this turn."""
         gc.disable()
         try:
             self.open()
@@ -97,7 +97,7 @@ TURNS = {
 
 
 @table_test("turn", TURNS)
-def test_no_turn_stands_still(turn):
+def test_a_probe_dropped_under_the_lock_does_not_deadlock(turn):
     scene = Collecting()
     breaker = scene.breaker
 
@@ -107,15 +107,15 @@ def test_no_turn_stands_still(turn):
         passed.append(scene.in_the_middle(TURNS[turn]))
 
     assert within_time(drop_in_the_middle), "deadlock"
-    assert passed == [turn != "call"]  # whose place came free a moment too late
+    assert passed == [turn != "call"]  # its slot is released after the check
     assert not breaker._postponed
-    assert all(unlocked for _, unlocked in scene.told)
+    assert all(unlocked for _, unlocked in scene.events)
     if breaker.state is State.HALF_OPEN:
         assert breaker.retry_in == 0.0
 
 
-def test_a_turn_is_over_before_a_dropped_probe_gives_its_place_back():
-    """The probe that asks is refused: it must not see half of what happens meanwhile."""
+def test_a_dropped_probe_is_settled_after_the_current_turn():
+    """The probe that asks is rejected and must not see a half-finished change."""
     scene = Collecting()
     refused = []
 
@@ -127,8 +127,8 @@ def test_a_turn_is_over_before_a_dropped_probe_gives_its_place_back():
     assert refused == [0.0]
 
 
-def test_a_turn_within_a_turn_is_a_part_of_it():
-    """Such as a clock that looks at the circuit, or a finalizer that calls through it."""
+def test_a_nested_turn_of_the_same_thread_does_not_deadlock():
+    """For example a clock that reads the circuit, or a finalizer that calls through it."""
     looked = []
 
     def clock():

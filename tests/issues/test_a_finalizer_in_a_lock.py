@@ -1,7 +1,7 @@
-"""The garbage collector closes a client that was dropped, on whatever thread and in the middle of anything.
+"""The garbage collector may close a dropped client on any thread at any time.
 
-It froze a process for good: the finalizer of an SDK's client came while the very thread held a lock of ours, and wanted
-that lock, or waited for a loop that wanted it.
+This deadlocked a process: the finalizer of an SDK client ran while its thread held a lock of stormbreak, and needed
+that lock, or waited for a loop that needed it.
 """
 
 import gc
@@ -31,7 +31,7 @@ SUPPORT = Path(__file__).parent.parent / "support"
 
 
 class SdkClient:
-    """In a cycle, and closed by its finalizer, as the clients of openai and anthropic are."""
+    """A reference cycle that its finalizer closes, like the clients of openai and anthropic."""
 
     def __init__(self, http):
         self.http, self.itself = http, self
@@ -40,8 +40,8 @@ class SdkClient:
         self.http.close()
 
 
-def test_a_client_may_be_collected_wherever_a_lock_is_held():
-    """In a process of its own, where each lock has a client collected as soon as it is held."""
+def test_a_client_can_be_collected_under_every_lock():
+    """In a child process in which each lock collects a client as soon as it is held."""
     run = subprocess.run(
         [sys.executable, SUPPORT / "collecting.py"],
         check=False, capture_output=True, text=True, timeout=100,
@@ -63,7 +63,7 @@ def test_a_client_may_be_collected_wherever_a_lock_is_held():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_finalizer_waits_for_nobody():
+def test_a_finalizer_under_the_lock_does_not_deadlock():
     transport = Transport()
     stepper = transport._driver._stepper
 
@@ -76,21 +76,21 @@ def test_a_finalizer_waits_for_nobody():
     assert within_time(drop_under_the_lock), "deadlock"
 
 
-def test_a_call_that_a_finalizer_makes_in_the_middle_of_a_step_is_refused():
+def test_a_call_by_a_finalizer_during_a_step_raises():
     driver = ThreadDriver(Engine(policy()))
     with driver._stepper._lock, pytest.raises(RuntimeError, match="finalizer"):
         driver._stepper._turn(lambda: run_call(driver, Call(1, TARGET), lambda _: OK))
     assert run_call(driver, Call(2, TARGET), lambda _: OK).outcome == OK
 
 
-def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
-    """Such as the metrics of prometheus_client, whose locks are plain ones."""
+def test_a_listener_that_holds_a_lock_gets_the_event_later():
+    """For example the metrics of prometheus_client, which use plain locks."""
     engine = Engine(policy(limit=FixedLimit(max_in_flight=2)))
-    driver, lock, heard = ThreadDriver(engine), threading.Lock(), []
+    driver, lock, events = ThreadDriver(engine), threading.Lock(), []
 
     def listen(event):
         with lock:
-            heard.append(type(event).__name__)
+            events.append(type(event).__name__)
             gc.collect()
 
     def drop_in_the_listener():
@@ -108,7 +108,7 @@ def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
     assert within_time(drop_in_the_listener), "deadlock"
     assert engine.target_state(TARGET).slots.in_flight == 0
     driver._stepper.deliver_events()
-    assert heard.count("CallCancelled") == 1
+    assert events.count("CallCancelled") == 1
 
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -116,7 +116,7 @@ both_libraries = pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx
 
 
 def wrapped(library):
-    """A client over the transport of its library with a pool of one connection, and that transport."""
+    """Return a client over an inner transport with one connection, and that transport."""
     inner = library.HTTPTransport(limits=library.Limits(max_connections=1))
     wrap = stormbreak.httpx.Transport if library is httpx else Transport
     return library.Client(transport=wrap(inner=inner)), inner
@@ -127,7 +127,7 @@ def opened(client, url):
 
 
 def collect_in_lock(ring, inner):
-    """Make a cycle of this list, which nobody else holds, and collect it in the lock of the pool."""
+    """Make a reference cycle of this list and collect it while the lock of the pool is held."""
     ring.append(ring)
     gc.disable()
     del ring
@@ -138,10 +138,10 @@ def collect_in_lock(ring, inner):
 
 @pytest.mark.parametrize("is_begun", [False, True])
 @both_libraries
-def test_a_stream_over_another_transport_may_be_collected_in_the_lock_of_its_pool(
+def test_a_stream_over_an_inner_transport_can_be_collected_under_the_pool_lock(
     library, is_begun, stormbreak_provider
 ):
-    """Found: its finalizer closed the connection, for which httpcore takes that lock, which is a plain one."""
+    """Its finalizer closed the connection, for which httpcore takes that plain lock."""
     url = f"{stormbreak_provider().base_url}/chat/completions"
     client, inner = wrapped(library)
 
@@ -168,7 +168,7 @@ def _read_as_sdks_do(response):
 
 
 @both_libraries
-def test_so_may_the_generator_of_an_sdk_which_closes_it_at_its_end(
+def test_an_sdk_generator_can_be_collected_under_the_pool_lock(
     library, stormbreak_provider, monkeypatch
 ):
     url = f"{stormbreak_provider().base_url}/chat/completions"
@@ -204,7 +204,7 @@ def test_a_child_keeps_no_thread_for_a_stream_of_its_parent(stormbreak_provider,
         response.close()
 
 
-def test_a_parked_thread_may_be_told_to_go_twice_and_before_it_waits():
+def test_a_parked_thread_can_be_set_twice_and_before_it_waits():
     parked = ParkedThread()
     parked.wait(0.0)
     parked.set()

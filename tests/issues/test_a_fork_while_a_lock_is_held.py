@@ -1,4 +1,4 @@
-"""A child process gets no lock back that a thread of its parent holds: it hung in the constructor of its first client."""
+"""A lock held by a thread of the parent is never released in a forked child, which hung in its first client."""
 
 import gc
 import subprocess
@@ -24,7 +24,7 @@ QUICK = "[provider]\nservice = 0.01\n"
 
 @contextmanager
 def held(*those):
-    """Another thread holds those locks."""
+    """Let another thread hold these locks."""
     holds, release = threading.Event(), threading.Event()
 
     def hold():
@@ -51,21 +51,21 @@ def uses(transport, base_url):
         return http.post(f"{base_url}/chat/completions", json=ask).status_code == 200
 
 
-def test_a_child_makes_a_client_while_the_parent_makes_one():
+def test_a_child_can_create_a_client_when_the_parent_creates_one():
     with held(flow_stepper._lock):
         assert in_child(lambda: Transport().engine is not None)
 
 
-def test_a_child_uses_a_cache_while_the_parent_uses_it():
+def test_a_child_can_use_a_cache_when_the_parent_uses_it():
     cache = MemoryCache(CachePolicy())
     cache.put(b"key", b"body")
-    cache._bytes += 1  # as in the middle of it
+    cache._bytes += 1  # as during an update
     with held(cache._lock):
         assert in_child(lambda: cache.get(b"key").body == b"body" and cache._bytes == 4)
 
 
-def test_a_child_makes_and_uses_clients_whatever_is_locked():
-    """Any lock there is, of all that this process has imported and made, but the one that every fork waits for."""
+def test_a_child_can_use_clients_when_every_lock_is_held():
+    """Every lock of this process except the one that each fork waits for."""
     with serve(QUICK) as provider:
         transport = Transport()
         assert uses(transport, provider.base_url)
@@ -83,7 +83,7 @@ def test_a_child_makes_and_uses_clients_whatever_is_locked():
         assert uses(transport, provider.base_url)
 
 
-def test_the_thread_that_forks_keeps_the_locks_that_it_holds():
+def test_the_forking_thread_keeps_its_locks_in_the_child():
     lock = locks.new_lock()
 
     def released():
@@ -95,33 +95,33 @@ def test_the_thread_that_forks_keeps_the_locks_that_it_holds():
         assert lock._is_owned()
 
 
-class Forgetful:
+class ResetRecorder:
     def __init__(self, error=None):
-        self.error, self.forgot = error, False
-        fork_safety.reset_in_child(self.forget)
+        self.error, self.was_reset = error, False
+        fork_safety.reset_in_child(self.reset)
 
-    def forget(self):
-        self.forgot = True
+    def reset(self):
+        self.was_reset = True
         if self.error is not None:
             raise self.error
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_one_that_cannot_forget_keeps_no_other_from_it():
-    one, other = Forgetful(OSError("no file left to open")), Forgetful()
-    assert in_child(lambda: one.forgot and other.forgot)
-    assert not other.forgot
+def test_a_failing_reset_does_not_prevent_other_resets():
+    one, other = ResetRecorder(OSError("no file left to open")), ResetRecorder()
+    assert in_child(lambda: one.was_reset and other.was_reset)
+    assert not other.was_reset
 
 
-def test_what_is_gone_forgets_nothing():
-    one = Forgetful()
+def test_a_deleted_object_is_not_reset():
+    one = ResetRecorder()
     key = id(one)
     assert key in fork_safety._reset_in_child
     del one
     assert key not in fork_safety._reset_in_child
 
 
-def test_a_few_seconds_of_dropped_clients_and_forks():
+def test_dropped_clients_and_forks_do_not_deadlock():
     """The short version of `tests/prove/test_prove_soak.py`."""
     run = subprocess.run(
         [sys.executable, SUPPORT / "soak.py", "0.5"],

@@ -1,5 +1,5 @@
-"""A header of an answer that is more than ASCII, such as the name of a file, was an error of the HTTP library: the answer
-was lost, though it had been paid for.
+"""A response header with non-ASCII bytes, such as a file name, raised an error in the HTTP library, and the paid answer
+was lost.
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ JSON = {"accept": "application/json"}
 
 @pytest.mark.parametrize("inner", [False, True], ids=["own", "inner"])
 @pytest.mark.parametrize("name", ["httpx2", "httpx"])
-async def test_comes_as_it_was_sent(name, inner):
+async def test_a_header_with_non_ascii_bytes_is_passed_through(name, inner):
     lib, ours = import_module(name), import_module(f"stormbreak.{name}")
     transport = ours.AsyncTransport(QUICK, inner=lib.AsyncHTTPTransport() if inner else None)
     async with (
@@ -29,8 +29,8 @@ async def test_comes_as_it_was_sent(name, inner):
             await client.get("models", headers=JSON),
             await client.get("files/f/content"),
         ]
-    for said in came:
-        raw = {key.lower(): value for key, value in said.headers.raw}
+    for response in came:
+        raw = {key.lower(): value for key, value in response.headers.raw}
         assert raw[b"x-name"] == b"caf\xc3\xa9"
         assert raw[b"x-old-name"] == b"caf\xe9"
     assert server.requests[0].headers["x-mine"] == "café"

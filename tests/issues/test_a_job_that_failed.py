@@ -1,5 +1,5 @@
-"""Whoever looked at a job that had failed was told that the server had: for the `error` in it, it was asked for again and
-again, and each time counted against the circuit.
+"""A request for a failed job counted as a server error because of the `error` in the job: it was retried, and each
+attempt counted against the circuit.
 """
 
 import json
@@ -19,7 +19,7 @@ RESPONSE = {"id": "resp_1", "object": "response", "status": "failed", "output": 
 RESPONSE |= {"error": {"code": "server_error", "message": "it failed"}}
 
 
-async def test_is_a_job_that_failed():
+async def test_a_failed_job_is_a_successful_response():
     async with (
         served(answer(json.dumps(JOB).encode()), answer(json.dumps(RESPONSE).encode())) as server,
         door(SDKS[0], server.base_url) as (client, _),
@@ -31,10 +31,10 @@ async def test_is_a_job_that_failed():
     assert len(server.requests) == 2
 
 
-async def test_an_error_is_still_one():
-    said = {"error": {"message": "busy", "type": "server_error", "code": 500}}
+async def test_an_error_body_instead_of_a_job_is_retried():
+    error = {"error": {"message": "busy", "type": "server_error", "code": 500}}
     async with (
-        served(answer(json.dumps(said).encode())) as server,
+        served(answer(json.dumps(error).encode())) as server,
         door(SDKS[0], server.base_url) as (client, _),
     ):
         with pytest.raises(openai.InternalServerError, match="busy"):
@@ -42,7 +42,7 @@ async def test_an_error_is_still_one():
     assert len(server.requests) == QUICK.retry.max_attempts
 
 
-async def test_a_file_that_is_asked_for_as_json_is_a_file():
+async def test_a_file_requested_as_json_is_returned():
     lines = b'{"custom_id": "1"}\n{"custom_id": "2"}\n'
     async with (
         served(answer(lines, content_type="application/octet-stream")) as server,
@@ -53,7 +53,7 @@ async def test_a_file_that_is_asked_for_as_json_is_a_file():
     assert len(server.requests) == 1
 
 
-async def test_a_page_of_a_proxy_is_no_file():
+async def test_an_html_page_of_a_proxy_is_a_server_error():
     async with (
         served(answer(b"<html>", content_type="text/html; charset=utf-8")) as server,
         door(SDKS[0], server.base_url) as (client, _),
@@ -64,7 +64,9 @@ async def test_a_page_of_a_proxy_is_no_file():
 
 
 @table_test(("body", "status"), [(b"[]", 200), (b' [{"id": "m"}]', 200), (b"[", 502), (b"", 502)])
-async def test_a_list_needs_no_object_around_it(body, status):
+async def test_a_json_list_is_a_valid_body(body, status):
     async with served(answer(body)) as server, httpx2.AsyncClient(transport=AsyncTransport(QUICK)) as client:  # fmt: skip
-        said = await client.get(f"{server.base_url}/models", headers={"accept": "application/json"})
-    assert said.status_code == status
+        response = await client.get(
+            f"{server.base_url}/models", headers={"accept": "application/json"}
+        )
+    assert response.status_code == status

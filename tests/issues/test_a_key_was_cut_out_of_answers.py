@@ -1,6 +1,6 @@
-"""With a placeholder as its key ("anything", as LiteLLM has it), a word of every answer became "[...]"; and so did a real key.
+"""The redaction of the API key changed answers: with the placeholder key "anything" of LiteLLM, that word became "[...]".
 
-An answer that is good is never altered, wherever it goes: to the caller, an SDK, a stream, OUTPUT or the cache.
+A successful answer is never changed, neither for the caller, an SDK, a stream, OUTPUT nor the cache.
 """
 
 import json
@@ -28,7 +28,7 @@ def streamed(key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-async def test_not_out_of_a_plain_answer(key):
+async def test_a_plain_answer_that_contains_the_key_is_unchanged(key):
     body = whole(key)
     async with (
         served(answer(body)) as server,
@@ -40,7 +40,7 @@ async def test_not_out_of_a_plain_answer(key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-async def test_not_out_of_a_stream(key):
+async def test_a_stream_that_contains_the_key_is_unchanged(key):
     async with (
         served(streamed(key)) as server,
         AsyncClient(base_url=server.base_url, api_key=key) as client,
@@ -56,7 +56,7 @@ async def test_not_out_of_a_stream(key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-async def test_not_out_of_what_an_sdk_gets(key):
+async def test_an_answer_to_an_sdk_that_contains_the_key_is_unchanged(key):
     body = whole(key)
     headers = {"Authorization": f"Bearer {key}"}
     async with (
@@ -69,7 +69,7 @@ async def test_not_out_of_what_an_sdk_gets(key):
     assert got.content == body
 
 
-async def test_but_a_secret_is_in_no_error():
+async def test_an_error_that_contains_the_key_is_redacted():
     key = KEYS[1]
     error = {"message": f"{key} may not", "code": key}
     async with (

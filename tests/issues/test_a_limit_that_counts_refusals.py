@@ -1,4 +1,4 @@
-"""A bucket that refused requests empty, too: it was kept empty for minutes, and a batch lost its rows to it."""
+"""A token bucket that also charges rejected requests stayed empty for minutes, and a batch lost rows."""
 
 from stormbreak.core.presets import BATCH, INTERACTIVE
 from stormbreak.provider.fault_kinds import WaitForm
@@ -6,8 +6,8 @@ from stormbreak.provider.scenario import Burst, Limit, LimitKind, Load, Provider
 from stormbreak.storm import simulate
 
 
-def test_a_busy_process_leaves_it_alone_until_it_answers():
-    """30 calls a second where 15.5 are served: with this luck 13 % were answered, long after the trouble, too."""
+def test_a_limit_that_charges_rejections_recovers_under_load():
+    """30 calls a second at a capacity of 15.5. With this seed 13 % were answered, also long after the trigger."""
     scenario = Scenario(
         name="bucket",
         duration=190.0,
@@ -34,7 +34,7 @@ def test_a_busy_process_leaves_it_alone_until_it_answers():
 
 
 def burst(**load):
-    """300 calls in one instant where 8 a second are served; a 429 names the time at which one of them has a place."""
+    """300 calls at once at a capacity of 8 a second. A 429 names the time of the next free slot."""
     return Scenario(
         name="burst",
         duration=200.0,
@@ -51,16 +51,16 @@ def burst(**load):
     )
 
 
-def test_a_batch_loses_no_row_to_short_waits():
-    """Five in six had met ten refusals within seconds, and failed."""
+def test_a_batch_loses_no_row_to_short_retry_after_times():
+    """Five of six rows used to fail after ten rejections within seconds."""
     measures = simulate(burst(deadline=3000.0, preset="batch"), BATCH).measures
     assert measures.success == 1.0
     assert measures.makespan is not None
     assert measures.makespan < 60.0
-    assert measures.amplification < 3.0  # 4.4 before there was a brake
+    assert measures.amplification < 3.0  # 4.4 without the brake on the send rate
 
 
-def test_a_first_burst_survives_short_waits():
-    """Eleven in a hundred did."""
+def test_a_first_burst_survives_short_retry_after_times():
+    """11 % used to."""
     measures = simulate(burst(deadline=120.0), INTERACTIVE).measures
     assert measures.success > 0.9

@@ -1,5 +1,5 @@
-"""A loop was closed, its tasks not cancelled, while one of its calls kept the time for the queue of a target.
-Calls that waited on another loop then waited until something else happened on that target, or for ever.
+"""An event loop was closed without cancelling its tasks, while one of its calls held the timer for a target queue.
+Calls that waited on another loop then waited for the next event of that target, or without end.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from stormbreak.types import Call
 COOLDOWN = 0.3
 
 
-def test_those_who_wait_look_again_by_themselves(monkeypatch):
+def test_waiting_calls_recover_when_the_loop_with_the_timer_closes(monkeypatch):
     monkeypatch.setattr(delivery, "LOOK_AGAIN", 0.1)
     engine = Engine(policy())
     driver = asyncio_driver.AsyncioDriver(engine, chance=lambda: 0.0)
@@ -27,7 +27,7 @@ def test_those_who_wait_look_again_by_themselves(monkeypatch):
     def call():
         return driver.run(Call(engine.number(), TARGET), sender)
 
-    async def keep_time_and_leave():
+    async def hold_the_timer_and_leave():
         tasks.append(asyncio.create_task(call()))
         await asyncio.sleep(0)
         tasks.append(asyncio.create_task(call()))
@@ -42,7 +42,7 @@ def test_those_who_wait_look_again_by_themselves(monkeypatch):
 
     tasks = []
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(keep_time_and_leave())
+    loop.run_until_complete(hold_the_timer_and_leave())
     assert engine.target_state(TARGET).admission.queued == 1
     closing = threading.Thread(target=lambda: (waits.wait(), loop.close(), closed.set()))
     closing.start()
@@ -51,4 +51,4 @@ def test_those_who_wait_look_again_by_themselves(monkeypatch):
 
     assert ended.outcome == OK
     for task in tasks:
-        task._log_destroy_pending = False  # they are, and are meant to be
+        task._log_destroy_pending = False  # they stay pending on purpose

@@ -1,4 +1,4 @@
-"""Sound, pictures and other files through the client counted as `broken`: they were asked for, and paid for, on every attempt."""
+"""Audio, images and other files counted as `broken` in the client, so every attempt was sent and paid."""
 
 import json
 
@@ -16,7 +16,7 @@ SPEECH = {"model": "tts-1", "input": "hello", "voice": "alloy"}
 @table_test("body", [SOUND, b"{" + SOUND, b"<" + SOUND, b"\n" + SOUND, b"ID3 data: \n\n"])
 @table_test("kind", ["audio/mpeg", "image/png; x=y", "application/octet-stream"])
 @table_test("stream", [False, True])
-async def test_comes_as_it_is(kind, body, stream):
+async def test_a_binary_answer_is_returned_unchanged(kind, body, stream):
     async with served(answer(body, content_type=kind)) as server, client_of(server) as client:
         got = await client.request("audio/speech", SPEECH | {"stream": stream})
         async with client.stream("audio/speech", SPEECH) as opened:
@@ -26,7 +26,7 @@ async def test_comes_as_it_is(kind, body, stream):
     assert pieces == body
 
 
-async def test_an_error_in_its_place_is_one():
+async def test_an_error_instead_of_audio_is_an_error():
     error = json.dumps({"error": {"message": "no", "code": "invalid_api_key"}}).encode()
     script = answer(error, content_type="audio/mpeg")
     async with served(script) as server, client_of(server) as client:
@@ -43,13 +43,13 @@ async def test_an_error_in_its_place_is_one():
         (HALF.replace(b"application/json", b"audio/mpeg"), End.CLOSE),
     ],
 )
-async def test_what_is_empty_cut_or_a_page_is_broken(script):
+async def test_an_empty_cut_or_html_audio_answer_is_broken(script):
     async with served(script) as server, client_of(server) as client:
         with pytest.raises(BrokenAnswerError):
             await client.request("audio/speech", SPEECH)
 
 
-async def test_a_completion_that_is_no_json_is_no_file():
+async def test_a_chat_completion_that_is_not_json_is_broken():
     script = answer(SOUND, content_type="application/octet-stream")
     async with served(script) as server, client_of(server) as client:
         with pytest.raises(BrokenAnswerError):

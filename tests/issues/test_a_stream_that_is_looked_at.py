@@ -1,5 +1,5 @@
-"""openai asks for a response that is under way as a stream by a GET that accepts JSON. It was read as one piece of JSON,
-asked for again and again, and in the end a 502.
+"""openai reads a running response as a stream with a GET that accepts JSON. It was parsed as JSON, retried, and became
+a 502.
 """
 
 import json
@@ -13,7 +13,7 @@ CREATED = {"type": "response.created", "sequence_number": 0, "response": RESPONS
 BEGUN = f"event: response.created\ndata: {json.dumps(CREATED)}\n\n".encode()
 
 
-async def test_comes_as_a_stream():
+async def test_a_running_response_is_read_as_a_stream():
     async with (
         served(answer(BEGUN, **EVENTS)) as server,
         door(SDKS[0], server.base_url) as (client, _),

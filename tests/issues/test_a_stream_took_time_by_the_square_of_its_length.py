@@ -1,4 +1,4 @@
-"""Names in many pieces, or empty pieces before a clash of kinds, were looked through anew with every event of a stream."""
+"""Names in many pieces, or empty pieces before a type conflict, were scanned again with every event of a stream."""
 
 import json
 import time
@@ -24,15 +24,15 @@ STREAMS = {
         chunk(content="a"),
         *([chunk(content=[])] * HALF),
     ],
-    "choices that nobody asked for": lambda: [chunk(number, "stop") for number in range(EVENTS)],
-    "fields of the whole": lambda: [
+    "unrequested choices": lambda: [chunk(number, "stop") for number in range(EVENTS)],
+    "fields of the body": lambda: [
         b'data: {"choices":[],"x":{"k%d":1}}\n\n' % number for number in range(EVENTS)
     ],
 }
 
 
 @table_test("stream", STREAMS)
-def test_it_takes_time_by_its_length(stream):
+def test_a_long_stream_is_assembled_in_linear_time(stream):
     assembler = StreamAssembler(Shape.CHAT)
     events = STREAMS[stream]()
     begun = time.process_time()

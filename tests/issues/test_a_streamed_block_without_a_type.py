@@ -1,4 +1,4 @@
-"""Found by fuzzing: the text of a streamed block that names no type was missing from the assembled answer, a success."""
+"""Found by fuzzing: the text of a streamed block without a type was missing from the assembled, successful answer."""
 
 from sockets import End, served
 from streamed import message
@@ -11,7 +11,7 @@ TYPE = b'"content_block":{"type":"text",'
 
 
 @table_test("written", [b"", b'"type":null,'])
-async def test_is_text_where_text_comes(written):
+async def test_a_streamed_block_without_a_type_is_text(written):
     sent = b"".join(message(["Hello", " there"]))
     assert TYPE in sent
     sent = sent.replace(TYPE, b'"content_block":{' + written)

@@ -1,4 +1,4 @@
-"""A target that hangs for six of 25 seconds, and a process with all its calls: 70 % were answered, full jitter 95 %."""
+"""A target hangs for six of 25 seconds, with one process for all calls: 70 % were answered, with full jitter 95 %."""
 
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.provider.fault_kinds import Kind
@@ -6,8 +6,8 @@ from stormbreak.provider.scenario import Fault, Load, Provider, Scenario
 from stormbreak.storm import simulate
 
 
-def test_it_is_used_again_as_before_when_it_answers():
-    """The limit grew from one each time, and a send rate was learned from the seconds in which nothing could be accepted."""
+def test_a_target_that_hangs_periodically_is_used_fully_in_between():
+    """The limit grew from one after each hang, and the send rate was measured during seconds without capacity."""
     hangs = [(36.0 + 25.5 * turn, 42.3 + 25.5 * turn) for turn in range(3)]
     scenario = Scenario(
         name="hangs in turn",

@@ -1,4 +1,4 @@
-"""Probes whose answers tell nothing of health gave their places back without end: five hundred 429s in one trial."""
+"""Probes with inconclusive results freed their slots without limit: five hundred 429s in one half-open period."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ from stormbreak.types import CANCELLED, TREATMENTS
 
 
 class Trial:
-    """A circuit that has just become half-open; its open time has grown to 20 s on the way."""
+    """A circuit that has just become half-open, with an open duration that has grown to 20 s."""
 
     def __init__(self, probes=3, **changes):
         defaults = {
@@ -45,28 +45,28 @@ class Trial:
     def send(self, outcome):
         self.settle(self.take(), outcome)
 
-    def send_until_refused(self, outcome, most=1000):
-        for sent in range(most):
+    def send_until_rejected(self, outcome, maximum=1000):
+        for sent in range(maximum):
             if self.breaker.ready_at(None, self.now) > self.now:
                 return sent
             self.send(outcome)
-        return most
+        return maximum
 
 
 @table_test("probes", [1, 3, 10])
 @table_test(("outcome", "times"), [(THROTTLED, 3), (INVALID, 3), (CANCELLED, 10)])
-def test_what_one_trial_sends_has_a_bound(probes, outcome, times):
+def test_the_number_of_probes_in_a_trial_is_bounded(probes, outcome, times):
     trial = Trial(probes)
 
-    assert times * probes == trial.send_until_refused(outcome)
+    assert times * probes == trial.send_until_rejected(outcome)
     assert trial.breaker.state is State.OPEN
-    assert trial.breaker.until == trial.now + 20.0  # as before: it grows when a trial fails
+    assert trial.breaker.until == trial.now + 20.0  # unchanged: it grows only when a trial fails
 
 
 @given(
     outcomes=st.lists(st.sampled_from([THROTTLED, INVALID, CANCELLED]), min_size=99, max_size=99)
 )
-def test_no_mixture_sends_more(outcomes):
+def test_mixed_inconclusive_probes_do_not_exceed_the_bound(outcomes):
     trial = Trial()
     sent = 0
     for outcome in outcomes:
@@ -80,10 +80,10 @@ def test_no_mixture_sends_more(outcomes):
 
 
 @table_test(("outcome", "after"), [(OK, State.CLOSED), (SERVER_ERROR, State.OPEN)])
-def test_a_probe_that_is_under_way_may_still_decide(outcome, after):
+def test_a_probe_in_flight_can_still_decide_a_used_up_trial(outcome, after):
     trial = Trial(success_ratio=0.3, reopen_on_any_failure=True)
     under_way = trial.take()
-    assert trial.send_until_refused(THROTTLED) == 9
+    assert trial.send_until_rejected(THROTTLED) == 9
     assert trial.breaker.state is State.HALF_OPEN
     assert trial.breaker.ready_at(None, trial.now) == trial.now + 60.0 + 20.0
     trial.now += 59.0
@@ -95,10 +95,10 @@ def test_a_probe_that_is_under_way_may_still_decide(outcome, after):
     )
 
 
-def test_the_last_one_that_decides_nothing_ends_the_trial():
+def test_the_last_inconclusive_probe_ends_the_trial():
     trial = Trial(success_ratio=1.0)
     two = [trial.take() for _ in range(2)]
-    trial.send_until_refused(THROTTLED)
+    trial.send_until_rejected(THROTTLED)
     trial.now += 7.0
     trial.settle(two[0], THROTTLED)
     assert trial.breaker.state is State.HALF_OPEN
@@ -107,10 +107,10 @@ def test_the_last_one_that_decides_nothing_ends_the_trial():
     assert (trial.breaker.state, trial.breaker.until) == (State.OPEN, trial.now + 20.0)
 
 
-def test_one_that_hangs_does_not_keep_a_spent_trial_beyond_its_lease():
+def test_a_hanging_probe_extends_a_used_up_trial_only_to_its_lease():
     trial = Trial()
     hung = trial.take()
-    trial.send_until_refused(THROTTLED)
+    trial.send_until_rejected(THROTTLED)
     began = trial.now
     trial.now += 60.0 + 20.0
     trial.send(CANCELLED)

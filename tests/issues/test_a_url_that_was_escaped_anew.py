@@ -1,4 +1,4 @@
-"""What is escaped in a URL was escaped anew on its way: a server that checks a signature of it would refuse it."""
+"""Escaped characters of a URL were escaped again, so a server that checks a signature would reject the request."""
 
 import httpx2
 import pytest
@@ -18,7 +18,7 @@ PAYLOAD = {"model": "m", "messages": SAY}
         "/v1/a%3Ab/chat/completions?k=%3A",
     ],
 )
-async def test_goes_as_it_is_written(path):
+async def test_an_escaped_url_is_sent_unchanged(path):
     async with (
         served() as server,
         httpx2.AsyncClient(transport=AsyncTransport(QUICK)) as client,

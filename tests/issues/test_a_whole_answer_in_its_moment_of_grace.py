@@ -1,5 +1,5 @@
-"""A server sends everything, `[DONE]` included, and keeps the connection open. A deadline, a cancel or a drop in the moment
-of grace behind that lost an answer that was whole and paid for.
+"""A server sends everything up to `[DONE]` and keeps the connection open. A deadline, a cancel or a drop in the grace
+period after that lost a complete and paid answer.
 """
 
 import asyncio
@@ -34,10 +34,12 @@ def _long_grace(monkeypatch):
     monkeypatch.setattr("stormbreak.http.response.GRACE", 30.0)
 
 
-def listened(client):
+def end_events(client):
     ends = []
     client.engine.listeners.append(
-        lambda said: ends.append(said) if isinstance(said, CallEnded | CallCancelled) else None
+        lambda event_: (
+            ends.append(event_) if isinstance(event_, CallEnded | CallCancelled) else None
+        )
     )
     return ends
 
@@ -56,9 +58,9 @@ async def read_to_the_end(stream, seen):
 
 @table_test("endpoint", FORMATS)
 @table_test("way", ["events", "answer", "late answer"])
-async def test_a_deadline_gives_the_answer_of_a_stream(endpoint, way):
+async def test_a_deadline_in_the_grace_period_returns_the_streamed_answer(endpoint, way):
     async with served(kept_open(*FORMATS[endpoint](TEXTS))) as server, client_of(server) as client:
-        ends = listened(client)
+        ends = end_events(client)
         async with asyncio.timeout(20), client.stream(endpoint, {}, deadline=0.5) as stream:
             if way == "events":
                 assert "".join([text async for text in stream.texts()]) == "Hello there"
@@ -72,13 +74,13 @@ async def test_a_deadline_gives_the_answer_of_a_stream(endpoint, way):
 
 
 @pytest.mark.parametrize("on_wire", [True, False])
-async def test_a_deadline_gives_the_answer_of_a_call(on_wire):
+async def test_a_deadline_in_the_grace_period_returns_the_answer_of_a_call(on_wire):
     more = {} if on_wire else {"stream": True}
     async with (
         served(kept_open(*chat(TEXTS))) as server,
         client_of(server, stream_on_wire=on_wire) as client,
     ):
-        ends = listened(client)
+        ends = end_events(client)
         async with asyncio.timeout(20):
             answer = await client.chat(SAY, deadline=0.5, **more)
         assert answer.text == "Hello there"
@@ -87,9 +89,9 @@ async def test_a_deadline_gives_the_answer_of_a_call(on_wire):
         assert_settled(ends)
 
 
-async def test_a_deadline_gives_an_empty_answer():
+async def test_a_deadline_in_the_grace_period_returns_an_empty_answer():
     async with served(kept_open(*chat([]))) as server, client_of(server) as client:
-        ends = listened(client)
+        ends = end_events(client)
         async with (
             asyncio.timeout(20),
             client.stream("chat/completions", {}, deadline=0.5) as stream,
@@ -98,9 +100,9 @@ async def test_a_deadline_gives_an_empty_answer():
         assert_settled(ends)
 
 
-async def test_a_cancel_settles_a_stream_and_goes_on():
+async def test_a_cancel_in_the_grace_period_settles_the_stream_as_ok():
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
-        ends, seen = listened(client), asyncio.Event()
+        ends, seen = end_events(client), asyncio.Event()
         stream = await client.stream("chat/completions", {})
         reading = asyncio.create_task(read_to_the_end(stream, seen))
         await seen.wait()
@@ -112,9 +114,9 @@ async def test_a_cancel_settles_a_stream_and_goes_on():
         assert_settled(ends)
 
 
-async def test_a_cancel_settles_a_call_and_goes_on():
+async def test_a_cancel_in_the_grace_period_settles_the_call_as_ok():
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
-        ends = listened(client)
+        ends = end_events(client)
         asking = asyncio.ensure_future(client.chat(SAY, stream=True))
         await server.asked()
         await asyncio.sleep(0.3)
@@ -126,18 +128,18 @@ async def test_a_cancel_settles_a_call_and_goes_on():
         assert_settled(ends)
 
 
-async def test_a_timeout_of_the_caller_is_one():
+async def test_a_timeout_of_the_caller_in_the_grace_period_raises():
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
-        ends = listened(client)
+        ends = end_events(client)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.4):
                 await client.chat(SAY, stream=True)
         assert_settled(ends)
 
 
-async def test_a_stream_dropped_after_its_usage_is_a_success():
+async def test_a_stream_dropped_after_its_usage_is_settled_as_ok():
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
-        ends = listened(client)
+        ends = end_events(client)
         stream = await client.stream("chat/completions", {})
         async for event_ in stream:
             if event_.json().get("usage"):
@@ -151,9 +153,9 @@ async def test_a_stream_dropped_after_its_usage_is_a_success():
         assert_settled(ends)
 
 
-async def test_a_client_that_is_closed_leaves_a_whole_stream_whole():
+async def test_closing_the_client_in_the_grace_period_settles_the_stream_as_ok():
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
-        ends, seen = listened(client), asyncio.Event()
+        ends, seen = end_events(client), asyncio.Event()
         stream = await client.stream("chat/completions", {})
         reading = asyncio.create_task(read_to_the_end(stream, seen))
         await seen.wait()
@@ -163,7 +165,7 @@ async def test_a_client_that_is_closed_leaves_a_whole_stream_whole():
         assert_settled(ends)
 
 
-# ------------------------------------------------------------------ a finish reason alone is no end
+# ------------------------------------------------------------------ a finish reason alone is not the end
 
 
 def stop_in_every_chunk(text):
@@ -189,7 +191,7 @@ WAYS = [requested, streamed, awaited]
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_relay_that_writes_stop_into_every_chunk_may_pause(way, monkeypatch):
+async def test_a_stream_with_a_finish_reason_in_every_chunk_may_pause(way, monkeypatch):
     monkeypatch.setattr("stormbreak.http.response.GRACE", 0.05)
     first, second = map(stop_in_every_chunk, TEXTS)
     script = [CHUNKED, chunked(first), 0.4, chunked(second + DONE), b"0\r\n\r\n"]
@@ -200,7 +202,7 @@ async def test_a_relay_that_writes_stop_into_every_chunk_may_pause(way, monkeypa
 
 @table_test("end", [End.CLOSE, End.RESET, End.HANG])
 @table_test("way", WAYS)
-async def test_what_breaks_behind_a_finish_reason_alone_is_no_answer(way, end):
+async def test_a_stream_cut_after_a_finish_reason_alone_is_broken(way, end):
     script = [CHUNKED, chunked(stop_in_every_chunk("Hello")), end]
     policy = replace(ONCE, stall_timeout=0.2)
     async with served(script) as server, client_of(server, policy) as client, asyncio.timeout(20):
@@ -209,7 +211,7 @@ async def test_what_breaks_behind_a_finish_reason_alone_is_no_answer(way, end):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_the_end_of_the_body_behind_a_finish_reason_makes_it_whole(way):
+async def test_a_finish_reason_and_the_end_of_the_body_complete_a_stream(way):
     whole = b"".join([chunk("Hello", role="assistant"), chunk(None, "stop")])
     script = [CHUNKED, chunked(whole), b"0\r\n\r\n"]
     async with served(script) as server, client_of(server) as client, asyncio.timeout(20):

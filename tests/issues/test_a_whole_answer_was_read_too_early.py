@@ -1,5 +1,5 @@
-"""An answer in one piece came through a door as if it had been read: nothing knew how long it took, and nobody could
-iterate over its raw bytes, as whoever passes it on does.
+"""A plain response came through the transport as already read: `elapsed` was missing, and a proxy could not iterate over
+its raw bytes.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ def clients(name):
 
 
 @libraries
-async def test_it_knows_how_long_it_took(name):
+async def test_a_plain_response_has_its_elapsed_time(name):
     async with served([0.05, answer()]) as server:
         awaits, blocks = clients(name)
         url = f"{server.base_url}/chat/completions"
@@ -30,31 +30,31 @@ async def test_it_knows_how_long_it_took(name):
             came = [await awaits.post(url, json=PAYLOAD)]
         with blocks:
             came.append(await asyncio.to_thread(blocks.post, url, json=PAYLOAD))
-    for said in came:
-        assert said.elapsed.total_seconds() >= 0.05
-        assert (said.is_closed, said.is_stream_consumed) == (True, True)
-        assert (said.content, said.json()["usage"]) == (BODY, {})
-        assert pickle.loads(pickle.dumps(said)).content == BODY
+    for response in came:
+        assert response.elapsed.total_seconds() >= 0.05
+        assert (response.is_closed, response.is_stream_consumed) == (True, True)
+        assert (response.content, response.json()["usage"]) == (BODY, {})
+        assert pickle.loads(pickle.dumps(response)).content == BODY
 
 
 @libraries
-async def test_its_raw_bytes_can_be_passed_on(name):
+async def test_the_raw_bytes_of_a_plain_response_can_be_iterated(name):
     async with served() as server:
         awaits, blocks = clients(name)
         url = f"{server.base_url}/chat/completions"
-        async with awaits, awaits.stream("POST", url, json=PAYLOAD) as said:
-            assert not said.is_closed
-            assert b"".join([piece async for piece in said.aiter_raw()]) == BODY
+        async with awaits, awaits.stream("POST", url, json=PAYLOAD) as response:
+            assert not response.is_closed
+            assert b"".join([piece async for piece in response.aiter_raw()]) == BODY
 
         def raw():
-            with blocks, blocks.stream("POST", url, json=PAYLOAD) as said:
-                return b"".join(said.iter_raw())
+            with blocks, blocks.stream("POST", url, json=PAYLOAD) as response:
+                return b"".join(response.iter_raw())
 
         assert await asyncio.to_thread(raw) == BODY
 
 
 @libraries
-async def test_what_was_closed_unread_or_passed_on_is_not_read_again(name):
+async def test_a_closed_or_consumed_response_cannot_be_read_again(name):
     lib = import_module(name)
     async with served() as server:
         awaits, _ = clients(name)
@@ -70,7 +70,7 @@ async def test_what_was_closed_unread_or_passed_on_is_not_read_again(name):
                     await forwarded_headers.aread()
 
 
-async def test_an_sdk_tells_how_long_it_took():
+async def test_a_response_of_an_sdk_has_its_elapsed_time():
     async with served() as server, door(SDKS[0], server.base_url) as (client, _):
-        said = await client.chat.completions.with_raw_response.create(**PAYLOAD)
-    assert said.elapsed.total_seconds() > 0
+        response = await client.chat.completions.with_raw_response.create(**PAYLOAD)
+    assert response.elapsed.total_seconds() > 0

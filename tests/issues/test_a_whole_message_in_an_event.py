@@ -1,4 +1,4 @@
-"""Found by review: a server that gives its whole message in one event of a stream was believed, and answered with nothing."""
+"""Found by review: a stream with the whole message in one event counted as complete, but its text was empty."""
 
 import json
 
@@ -16,9 +16,9 @@ PIECES = HELLO + THERE
 @pytest.mark.parametrize(
     "stream",
     [WHOLE + DONE, PIECES + WHOLE + DONE, PIECES + STOP + WHOLE + DONE],
-    ids=["alone", "at the end", "behind its reason to finish"],
+    ids=["alone", "at the end", "after its finish reason"],
 )
-async def test_is_the_answer_once(stream):
+async def test_a_whole_message_in_one_event_is_the_answer_once(stream):
     async with served(answer(stream, **EVENTS)) as server, client_of(server) as client:
         assembled = await client.request("chat/completions", PAYLOAD | {"stream": True})
         async with client.stream("chat/completions", PAYLOAD) as open_:

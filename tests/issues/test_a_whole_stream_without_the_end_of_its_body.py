@@ -1,5 +1,5 @@
-"""After `[DONE]`, `message_stop` or `response.completed` the last chunk was missing, or the connection stayed open: `request`,
-batches and `stream_on_wire` refused the answer or hung, and paid for it again, where `client.stream` took it.
+"""After `[DONE]`, `message_stop` or `response.completed` the last chunk was missing or the connection stayed open: `request`,
+batches and `stream_on_wire` rejected the answer or hung, and paid again, while `client.stream` accepted it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def chunked(data):
 
 
 async def drip(_request, writer):
-    """Comments for ever, so that no read is ever silent."""
+    """Send comments without end, so that no read is silent."""
     while True:
         writer.write(chunked(b": still here\n\n"))
         await writer.drain()
@@ -67,7 +67,7 @@ async def awaited(server, endpoint):
 @table_test("way", [requested, streamed, awaited])
 @table_test("ending", ENDINGS)
 @table_test("endpoint", FORMATS)
-async def test_is_an_answer_and_its_connection_is_closed(endpoint, ending, way):
+async def test_a_complete_stream_without_the_end_of_its_body_is_an_answer(endpoint, ending, way):
     async with served(script(FORMATS[endpoint](TEXTS), ending)) as server:
         async with asyncio.timeout(20):
             assert await way(server, endpoint) == "Hello there"
@@ -76,7 +76,7 @@ async def test_is_an_answer_and_its_connection_is_closed(endpoint, ending, way):
 
 
 @table_test("ending", ENDINGS)
-async def test_so_it_is_of_a_plain_call_that_is_streamed_on_the_wire(ending):
+async def test_stream_on_wire_accepts_a_stream_without_the_end_of_its_body(ending):
     async with served(script(chat(TEXTS), ending)) as server:
         async with client_of(server, stream_on_wire=True) as client, asyncio.timeout(20):
             assert (
@@ -103,7 +103,7 @@ TRANSPORTS = {
 @table_test("ending", ["closed", "open"])
 @table_test("delivered", [True, False])
 @table_test("over", TRANSPORTS)
-async def test_so_it_is_under_an_sdk(over, delivered, ending):
+async def test_transports_accept_a_stream_without_the_end_of_its_body(over, delivered, ending):
     make, transport = TRANSPORTS[over]
     async with served(script(chat(TEXTS), ending)) as server, asyncio.timeout(20):
         url = f"{server.base_url}/chat/completions"
@@ -125,7 +125,7 @@ async def test_so_it_is_under_an_sdk(over, delivered, ending):
 
 @table_test("way", [requested, streamed, awaited])
 @table_test("ending", ["closed", "open"])
-async def test_the_marker_of_the_end_is_not_needed_where_nothing_else_is_missing(ending, way):
+async def test_a_complete_stream_without_done_is_an_answer(ending, way):
     events = chat(TEXTS)
     assert events.pop() == DONE
     async with served(script(events, ending)) as server, asyncio.timeout(20):
@@ -135,7 +135,7 @@ async def test_the_marker_of_the_end_is_not_needed_where_nothing_else_is_missing
 
 @table_test("ending", ["closed", "reset", "short"])
 @table_test("endpoint", FORMATS)
-async def test_what_ends_before_it_is_over_is_none(endpoint, ending):
+async def test_a_stream_cut_before_its_last_event_is_broken(endpoint, ending):
     made = FORMATS[endpoint](TEXTS)
     needed = 3 if endpoint == "chat/completions" else len(made) - 1
     for events, policy in itertools.product((made[:needed], made[: needed - 1]), (ONCE,)):
@@ -144,7 +144,7 @@ async def test_what_ends_before_it_is_over_is_none(endpoint, ending):
             assert ended.outcome.verdict == "broken"
 
 
-async def test_a_well_ended_stream_keeps_its_connection():
+async def test_a_stream_with_the_end_of_its_body_keeps_the_connection():
     whole = [CHUNKED, chunked(b"".join(chat(TEXTS))), 0.02, b"0\r\n\r\n"]
     async with served(whole) as server, client_of(server, Policy()) as client:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""What a call raised in a process of a pool could not be unpickled by the process that waited: the whole pool was broken."""
+"""An exception of a call in a process pool could not be unpickled by the parent, which broke the whole pool."""
 
 import copy
 import pickle
@@ -24,7 +24,7 @@ CALL_ERRORS = [kind for kind in kinds(CallError) if kind.__module__ == errors.__
 
 
 @table_test("kind", CALL_ERRORS)
-def test_comes_as_it_went(kind):
+def test_a_call_error_survives_pickling(kind):
     more = {"received": b"some"} if kind is StreamBrokenError else {}
     error = kind("m: broken", target=Target("p", "m", "0123abcd"), ended=ENDED, **more)
     error.add_note("attempt 1")
@@ -37,7 +37,7 @@ def test_comes_as_it_went(kind):
 
 
 @table_test("kind", [k for k in kinds(StormbreakError) if not issubclass(k, CallError)])
-def test_other_errors_come_as_they_went(kind):
+def test_other_errors_survive_pickling_and_copying(kind):
     error = kind("said")
     error.add_note("noted")
     for came in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
@@ -54,7 +54,7 @@ COPIES = [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepc
 
 @table_test("copied", COPIES)
 @table_test("more", [{}, {"repeated": MappingProxyType({"x": ("1", "2")})}])
-def test_an_error_with_an_http_answer(copied, more):
+def test_an_error_with_an_http_response_survives_pickling(copied, more):
     outcome = Outcome(Verdict.THROTTLED, value=answered(**more), status=429, code="slow_down")
     came = copied(error_for(Target("p", "m"), CallResult(outcome, attempts=2)))
     assert (came.status, came.code, came.attempts) == (429, "slow_down", 2)
@@ -72,7 +72,7 @@ class OddError(Exception):
 
 @table_test("copied", COPIES)
 @table_test("lock", [None, threading.Lock()])
-def test_what_cannot_travel_stays_behind(copied, lock):
+def test_parts_that_cannot_be_pickled_are_dropped(copied, lock):
     outcome = Outcome(Verdict.RESET, value=answered(), error=OddError("odd", lock=lock))
     error = error_for(Target("p", "m"), CallResult(outcome, history=("event", threading.Lock())))
     error.mine, error.lock = "mine", threading.Lock()
@@ -86,7 +86,7 @@ def test_what_cannot_travel_stays_behind(copied, lock):
     assert not hasattr(came, "lock")
 
 
-def test_a_cause_that_can_travel_does():
+def test_a_cause_that_can_be_pickled_is_kept():
     error = error_for(Target("p", "m"), ENDED)
     error.__cause__ = OSError(1, "gone")
     came = pickle.loads(pickle.dumps(error))
@@ -94,14 +94,14 @@ def test_a_cause_that_can_travel_does():
     assert came.__suppress_context__
 
 
-def test_a_circle_of_causes_has_an_end():
+def test_a_cycle_of_causes_can_be_pickled():
     first, second = (error_for(Target("p", "m"), ENDED) for _ in range(2))
     first.__cause__, second.__cause__ = second, first
     came = pickle.loads(pickle.dumps(first))
     assert type(came.__cause__) is type(second)
 
 
-def test_a_cause_of_a_class_that_nobody_else_knows_stays_behind():
+def test_a_cause_of_a_local_class_is_dropped():
     class LocalError(Exception):
         pass
 

@@ -1,5 +1,5 @@
-"""Found by review: a 401 whose body was cut, silent or wrongly packed was a broken answer, and sent again; a 429 of that
-kind lost the time at which to come back. The head of an error says what it is, whatever becomes of its body.
+"""Found by review: a 401 whose body was cut, silent or badly compressed was a broken answer and was retried, and such a
+429 lost its Retry-After. The head of an error decides, independent of its body.
 """
 
 import asyncio
@@ -44,9 +44,9 @@ WAYS = pytest.mark.parametrize("ask", [plain, assembled, handed_over])
         [failing(401, content_encoding="br")],
         [CHUNKED.replace(b"200 OK", b"401 No"), LATER, b"zz\r\n"],
     ],
-    ids=["cut", "reset", "silent", "no gzip", "another packing", "no chunk"],
+    ids=["cut", "reset", "silent", "no gzip", "another encoding", "no chunk"],
 )
-async def test_a_final_error_is_sent_once(monkeypatch, ask, script):
+async def test_a_final_error_with_a_missing_body_is_not_retried(monkeypatch, ask, script):
     monkeypatch.setattr(connection, "ERROR_SILENCE", 0.1)
     async with served(script) as server, client_of(server, THRICE, api_key=KEY) as client:
         with pytest.raises(AuthenticationError):
@@ -65,7 +65,7 @@ async def test_a_final_error_is_sent_once(monkeypatch, ask, script):
         (503, {}, OverloadedError),
     ],
 )
-async def test_it_is_what_its_status_says(ask, status, headers, error):
+async def test_the_status_decides_an_error_with_a_cut_body(ask, status, headers, error):
     script = [failing(status, **headers, **CUT), End.CLOSE]
     async with served(script) as server, client_of(server, ONCE) as client:
         with pytest.raises(error):
@@ -73,7 +73,7 @@ async def test_it_is_what_its_status_says(ask, status, headers, error):
 
 
 @pytest.mark.parametrize("streams", [False, True])
-async def test_the_time_to_come_back_is_kept(streams):
+async def test_a_429_with_a_cut_body_keeps_its_retry_after(streams):
     body = json.dumps({"model": "m", "messages": [], "stream": streams}).encode()
     script = [failing(429, retry_after=30, **CUT), End.CLOSE]
     async with served(script) as server, client_of(server, ONCE) as client:
@@ -83,7 +83,7 @@ async def test_the_time_to_come_back_is_kept(streams):
 
 
 @WAYS
-async def test_what_came_of_its_body_is_read(ask):
+async def test_the_received_part_of_an_error_body_is_read(ask):
     script = [failing(429, {"code": "insufficient_quota"}, **CUT), End.CLOSE]
     async with served(script) as server, client_of(server, THRICE) as client:
         with pytest.raises(Exception, match="billing"):

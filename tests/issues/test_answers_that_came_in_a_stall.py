@@ -1,6 +1,6 @@
-"""A process that stood still for longer than a timeout lost the answers that had come meanwhile: they were paid for, lay in
-its sockets, and counted as failures of the target. uvloop looks at timers before sockets; asyncio read the answer, and then
-ended the task that was to have it. A thread that blocks read no more than 64 KiB of it.
+"""A process that stalled for longer than a timeout lost the answers that had arrived in the meantime: they were paid, waited
+in its sockets, and counted as failures of the target. uvloop runs timers before sockets; asyncio read the answer and then
+ended the task that waited for it. A blocking thread read only 64 KiB of it.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
 
 class Provider:
-    """Answers one request from a thread: the first piece at once, the second in the stall, the last one behind it."""
+    """Answers one request from a thread: the first piece at once, the second in the stall, the last after it."""
 
     def __init__(self, *pieces):
         self._first, self._second, self._last = pieces
@@ -78,16 +78,16 @@ class Provider:
             self.sent.set()
             self.ran.wait(PATIENCE)
             client.sendall(self._last)
-            client.recv(1)  # its end
+            client.recv(1)  # end of the connection
 
-    async def comes_in_a_stall(self):
-        """Once it has begun, let nothing run on this loop until more has been sent, and a timeout is over."""
+    async def send_during_a_stall(self):
+        """After the first piece, block this loop until the second piece is sent and a timeout has passed."""
         await asyncio.to_thread(self.begun.wait, PATIENCE)
-        self.stand_still()
+        self.stall()
         asyncio.get_running_loop().call_later(0.1, self.ran.set)
 
-    def stand_still(self):
-        """Block this thread until more has been sent, and a timeout is over."""
+    def stall(self):
+        """Block this thread until the second piece is sent and a timeout has passed."""
         self.stalls.set()
         assert self.sent.wait(PATIENCE)
         time.sleep(SPAN + 2 * STALL)
@@ -100,36 +100,36 @@ def run_on(loop, main):
 
 @table_test("loop", LOOPS)
 @table_test("limit", ["attempt_timeout", "deadline"])
-def test_an_answer(loop, limit):
+def test_an_answer_that_arrives_in_a_stall_is_not_a_timeout(loop, limit):
     async def main():
         with Provider(*PLAIN) as provider:
             async with client_of(provider, replace(ONCE, **{limit: SPAN})) as client:
                 asking = asyncio.create_task(client.chat(SAY))
-                await provider.comes_in_a_stall()
+                await provider.send_during_a_stall()
                 assert (await asking).text
 
     run_on(loop, main())
 
 
 @table_test("loop", LOOPS)
-def test_an_answer_before_a_hedge_is_due(loop):
+def test_an_answer_that_arrives_in_a_stall_prevents_the_hedge(loop):
     async def main():
         policy = replace(ONCE, hedge=HedgePolicy(delay=SPAN, percentile=None))
         with Provider(*PLAIN) as provider:
             async with hedging(provider, policy) as client:
                 asking = asyncio.create_task(client.ask("chat/completions", REQUEST))
-                await provider.comes_in_a_stall()
+                await provider.send_during_a_stall()
                 assert (await asking).attempts == 1
 
     run_on(loop, main())
 
 
-def test_an_answer_on_a_thread_that_blocks(monkeypatch):
+def test_a_blocking_client_reads_a_large_answer_after_a_stall(monkeypatch):
     poll = blocking._poll
 
     def poll_in_a_stall(*wait):
         if provider.begun.is_set() and not provider.stalls.is_set():
-            provider.stand_still()
+            provider.stall()
         return poll(*wait)
 
     answer = json.dumps({**ANSWER, "padding": "x" * 150_000}).encode()
@@ -143,10 +143,10 @@ def test_an_answer_on_a_thread_that_blocks(monkeypatch):
         assert client.chat(SAY).text
 
 
-def test_answers_to_threads_in_a_transport_of_others():
-    """The whole process is stopped; those who read, and who watches their time, go on at once."""
+def test_threads_with_an_inner_transport_read_answers_after_a_stall():
+    """The whole process is stopped; its readers and the thread with their timers resume at the same time."""
     count = 5
-    span = 5 * SPAN  # all have to leave within it
+    span = 5 * SPAN  # all requests must be sent within it
     child = Value("i", 0)
 
     def ask():
@@ -181,7 +181,7 @@ def test_answers_to_threads_in_a_transport_of_others():
 
 @table_test("loop", LOOPS)
 @table_test("limit", ["idle_timeout", "deadline"])
-def test_the_rest_of_a_stream(loop, limit):
+def test_a_stream_that_arrives_in_a_stall_is_read_to_its_end(loop, limit):
     events = [b"%x\r\n%b\r\n" % (len(event), event) for event in chat(["Hello", " there"])]
 
     async def main():
@@ -193,15 +193,15 @@ def test_the_rest_of_a_stream(loop, limit):
                 async with client.stream("chat/completions", payload) as stream:
                     reading = asyncio.create_task(stream.answer())
                     await asyncio.sleep(0)
-                    await provider.comes_in_a_stall()
+                    await provider.send_during_a_stall()
                     assert (await reading).text == "Hello there"
 
     run_on(loop, main())
 
 
 @table_test("gap, thinks", [(0.1, 0.09), (0.01, 0.015)])
-def test_a_reader_who_thinks_is_no_stall(gap, thinks):
-    """Each of its pauses made the deadline of a stream come later; and where data always waited, it never came."""
+def test_a_slow_reader_does_not_extend_the_deadline_of_a_stream(gap, thinks):
+    """Each pause of the reader extended the deadline of a stream; with data always waiting, it never passed."""
     events = [b"%x\r\n%b\r\n" % (len(each), each) for each in chat(["x"] * int(4 / gap))]
 
     def serve():
@@ -227,7 +227,7 @@ def test_a_reader_who_thinks_is_no_stall(gap, thinks):
         serving.join()
 
 
-def test_a_watch_that_is_always_late_looks(monkeypatch):
+def test_a_watch_that_is_always_late_still_interrupts(monkeypatch):
     now = 0.0
 
     def sleep(seconds):
@@ -248,8 +248,8 @@ def test_a_watch_that_is_always_late_looks(monkeypatch):
     assert now <= 2 * (1.0 + STALL)
 
 
-def test_who_looks_for_silence_is_one():
-    """While one that was late waits again, another may begin; both went on."""
+def test_only_one_check_for_silence_runs():
+    """A new check used to start while a late one waited again, and both continued."""
     looks = 0
 
     class Exchange(AsyncExchange):
@@ -274,7 +274,7 @@ def test_who_looks_for_silence_is_one():
 
 
 @in_virtual_time
-async def test_a_connection():
+async def test_a_connection_that_opens_in_a_stall_is_not_a_timeout():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = address_of(f"http://127.0.0.1:{listener.getsockname()[1]}/")
         pool = AsyncPool(1)
@@ -287,8 +287,8 @@ async def test_a_connection():
 
 
 @table_test("loop", LOOPS)
-def test_no_connection_is_none_in_a_stall_either(loop, full_port):
-    """Both timers are late, that of the connection and that of the attempt."""
+def test_a_failed_connect_in_a_stall_is_connect_failed(loop, full_port):
+    """Both timers are late: the connect timeout and the attempt timeout."""
 
     async def main():
         url = f"http://127.0.0.1:{full_port}/v1"

@@ -1,5 +1,5 @@
-"""Found by review: blanks before the first event were skipped by what judges a stream, and not by what hands it out: the
-stream was complete, and its caller got all but the first piece of its text.
+"""Found by review: the check of a stream skipped blanks before the first event, but the reader did not. The stream was
+complete, and its caller missed the first piece of text.
 """
 
 from chat_stream import DONE, HELLO, STOP, THERE
@@ -12,7 +12,7 @@ MARK = b"\xef\xbb\xbf"
 
 @table_test("blanks", [b" ", b"\t", MARK, MARK * 2, b"\r\n \n" + MARK])
 @table_test("size", [1, 10_000])
-async def test_cost_no_text(blanks, size):
+async def test_blanks_before_the_first_event_lose_no_text(blanks, size):
     whole = blanks + HELLO + THERE + STOP + DONE
     pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
     script = (answer(b"", **EVENTS | {"content_length": len(whole)}), *pieces)

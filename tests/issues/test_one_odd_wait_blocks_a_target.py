@@ -1,6 +1,5 @@
-"""One answer said `Retry-After: 1795574400`, read as ten years: nobody was sent for ten years, at one answer's
-word, and `reset` did not help. The named time binds the call that was told; others come back after
-`retry.max_wait`, a few at first.
+"""One response with `Retry-After: 1795574400`, ten years, stopped all calls for ten years, and `reset` did not help. The
+time applies to the call that received it; other calls continue after `retry.max_wait`, a few at first.
 """
 
 from stage import OK, Stage, policy, told
@@ -22,7 +21,7 @@ def sent(stage):
 
 
 @table_test(("chance", "until"), [(0.0, 900.0), (0.5, 1125.0)])
-def test_the_told_call_ends_with_its_own_time_and_others_come_back_within_the_cap(chance, until):
+def test_a_huge_retry_after_ends_its_call_and_is_capped_for_others(chance, until):
     stage = Stage(policy(), chance=chance)
     ended = stage.start().step(told(YEARS)).ended
 
@@ -30,14 +29,14 @@ def test_the_told_call_ends_with_its_own_time_and_others_come_back_within_the_ca
     assert stage.engine.snapshot(stage.now)["targets"]["acme/large"]["cooldown"] == until
 
 
-def test_the_cap_is_the_policys_longest_wait():
+def test_the_cooldown_is_capped_at_max_wait():
     stage = Stage(policy(retry=RetryPolicy(max_wait=60.0)))
     stage.start().step(told(61.0))
 
     assert stage.state.cooldown.ready_at(None, stage.now) == 160.0
 
 
-def test_they_come_back_in_a_small_group():
+def test_a_few_calls_are_sent_first_after_a_capped_cooldown():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=64)))
     stage.start().step(told(YEARS))
     for _ in range(20):
@@ -48,7 +47,7 @@ def test_they_come_back_in_a_small_group():
     assert sent(stage) == 4
 
 
-def test_told_again_they_stay_away_again():
+def test_another_huge_retry_after_starts_another_capped_cooldown():
     stage = Stage(policy())
     stage.start().step(told(YEARS))
     stage.tick(900.0)
@@ -58,28 +57,28 @@ def test_told_again_they_stay_away_again():
 
 
 @table_test("breaker", [None, FRAGILE])
-def test_reset_lifts_the_cooldown_and_the_pace(breaker):
+def test_reset_ends_the_cooldown_and_the_pacing(breaker):
     stage = Stage(policy(breaker=breaker))
     stage.start().step(told(100.0)).close()
-    crowd = [stage.start(fail_fast=False) for _ in range(20)]
+    calls = [stage.start(fail_fast=False) for _ in range(20)]
     assert sent(stage) == 0
     stage.state.reset(stage.now)
     stage.settle()
 
     assert stage.engine.snapshot(stage.now)["targets"]["acme/large"]["cooldown"] == 0.0
-    assert all(run.sending for run in crowd)
+    assert all(run.sending for run in calls)
 
 
-def test_reset_lifts_what_is_left_of_a_pace():
+def test_reset_ends_the_remaining_pacing():
     stage = Stage(policy(breaker=FRAGILE))
     stage.fail_until_open()
-    crowd = [stage.start(fail_fast=False) for _ in range(20)]
+    calls = [stage.start(fail_fast=False) for _ in range(20)]
     stage.pass_time(5.0)
-    for run in [run for run in crowd if run.sending][:2]:
+    for run in [run for run in calls if run.sending][:2]:
         run.step(OK)
     stage.settle()
-    assert sum(run.queued for run in crowd) > 0
+    assert sum(run.queued for run in calls) > 0
     stage.state.reset(stage.now)
     stage.settle()
 
-    assert not any(run.queued for run in crowd)
+    assert not any(run.queued for run in calls)

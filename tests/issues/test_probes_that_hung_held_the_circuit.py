@@ -1,4 +1,4 @@
-"""Three probes that hung held a half-open circuit until their timeouts: a target that lived again was found only then."""
+"""Three hanging probes kept a circuit half-open until their timeouts, so the recovery of the target was found late."""
 
 import random
 from dataclasses import replace
@@ -16,7 +16,7 @@ DIED = 20.0
 
 
 class Site:
-    """Calls in turn at one target that answers until it dies; then it hangs until it `lives` again."""
+    """Periodic calls to one target that answers until it dies, and then hangs until it recovers at `lives`."""
 
     def __init__(self, lives):
         self.timeline = Timeline()
@@ -52,7 +52,7 @@ class Site:
 
 
 @table_test("dead_for", [15.0, 18.0, 25.0, 40.0])
-def test_a_target_that_lives_again_behind_probes_that_hang_is_found_within_two_seconds(dead_for):
+def test_a_recovered_target_is_found_within_two_seconds_despite_hanging_probes(dead_for):
     lives = DIED + dead_for
     site = Site(lives).run(lives + 5.0)
 
@@ -60,17 +60,17 @@ def test_a_target_that_lives_again_behind_probes_that_hang_is_found_within_two_s
 
 
 @table_test("dead_for", [40.0, 300.0])
-def test_and_as_long_as_it_hangs_it_gets_no_more_than_one_that_fails(dead_for):
-    """Three per open time, which grows to five seconds."""
+def test_a_hanging_target_gets_no_more_probes_than_a_failing_one(dead_for):
+    """Three probes per open period, which grows to five seconds."""
     site = Site(DIED + dead_for).run(DIED + dead_for)
-    calm = DIED + TIMEOUT  # by then the circuit is open
+    calm = DIED + TIMEOUT  # the circuit is open at this time
     probes = [at for at in site.sent if at > calm]
 
     assert len(probes) <= 30 + dead_for / 2
 
 
-def test_where_answers_were_late_before_it_may_be_an_overload_and_the_lease_holds():
-    """What hangs after late answers is queued: more of it would make the queue longer."""
+def test_hanging_probes_after_late_answers_keep_their_lease():
+    """A hang after late answers indicates an overload: more probes would make the queue longer."""
     site = Site(DIED + 60.0)
     diagnosis = site.driver.engine.target_state(TARGET).diagnosis
     diagnosis._late_share = 0.9

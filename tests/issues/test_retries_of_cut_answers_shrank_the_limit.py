@@ -1,5 +1,5 @@
-"""63 % of the answers are cut. All attempts fit into the slots, but only whole answers counted as served, so each look
-at the limit made it smaller, and the queue behind it was evidence for the next. In the trouble 58 to 84 % were answered.
+"""63 % of the answers are cut. All attempts fit into the slots, but only complete answers counted as throughput, so each
+update made the limit smaller, and the queue confirmed the next one. 58 to 84 % were answered during the fault.
 """
 
 from stormbreak.provider.scenario import Fault, Kind, Load, Provider, Scenario
@@ -17,6 +17,6 @@ CUT = Scenario(
 )
 
 
-def test_the_limit_does_not_fall_with_answers_that_are_cut():
+def test_cut_answers_do_not_lower_the_concurrency_limit():
     for seed in (1, 2, 3):
         assert simulate(CUT, find("interactive"), seed=seed).measures.trigger_goodput > 0.9

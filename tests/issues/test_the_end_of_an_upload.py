@@ -1,6 +1,6 @@
-"""The end of a body that blocks was asked for after its last piece had been sent.
+"""The end of a blocking request body was read after its last piece had been sent.
 
-A server that answered at once was then taken for one that had answered before it had read the request.
+A server that responded at once then counted as one that responds before it has read the request.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ from stormbreak.httpx2 import AsyncTransport, Transport
 
 def whole():
     yield b"whole"
-    time.sleep(0.1)  # before it says that there is no more
+    time.sleep(0.1)  # before the iterator ends
 
 
-async def test_an_answer_may_come_before_the_thread_says_that_there_is_no_more():
+async def test_a_response_may_arrive_before_the_end_of_a_blocking_body():
     async with served(answer(b"{}")) as server:
         with httpx2.Client(transport=Transport()) as client:
-            said = await asyncio.to_thread(
+            response = await asyncio.to_thread(
                 client.post,
                 f"{server.base_url}/files",
                 content=whole(),
                 headers={"content-length": "5"},
             )
-    assert said.status_code == 200
+    assert response.status_code == 200
     assert server.requests[0].body == b"whole"
 
 
@@ -35,12 +35,12 @@ async def whole_on_a_loop():
     await asyncio.sleep(0.1)
 
 
-async def test_nor_is_a_loop_asked_whether_there_is_more():
+async def test_a_response_may_arrive_before_the_end_of_an_async_body():
     async with (
         served(answer(b"{}")) as server,
         httpx2.AsyncClient(transport=AsyncTransport()) as client,
     ):
         url, length = f"{server.base_url}/files", {"content-length": "5"}
-        said = await client.post(url, content=whole_on_a_loop(), headers=length)
-    assert said.status_code == 200
+        response = await client.post(url, content=whole_on_a_loop(), headers=length)
+    assert response.status_code == 200
     assert server.requests[0].body == b"whole"

@@ -1,4 +1,4 @@
-"""Found by fuzzing: events after the one that ends a stream were handed to its caller, as if they were of the answer."""
+"""Found by fuzzing: events after the last event of a stream were passed to the caller as part of the answer."""
 
 from sockets import End, served
 from streamed import DONE, chat, message, response
@@ -18,7 +18,7 @@ AFTER = {
 @table_test("size", [0, 7])
 @table_test("after", AFTER)
 @table_test("endpoint", STREAMS)
-async def test_is_no_part_of_it(endpoint, after, size):
+async def test_events_after_the_end_of_a_stream_are_ignored(endpoint, after, size):
     made = STREAMS[endpoint](["Hello", " there"])
     sent = b"".join(made) + AFTER[after](made)
     parts = [sent[at : at + size] for at in range(0, len(sent), size)] if size else [sent]

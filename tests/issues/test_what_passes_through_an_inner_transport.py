@@ -1,5 +1,5 @@
-"""What only passes went through an inner transport unlooked at: a redirect led the key to another origin, and a key went
-over plain http to another machine. Under our own pools neither had been so.
+"""Requests that are only passed on went through an inner transport unchecked: a redirect sent the key to another origin,
+and a key went over plain http to another machine. The own connection pools had checked both.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ def lib(request):
 
 @pytest.fixture(params=["awaits", "blocks"])
 def client(lib, request):
-    """Make a client whose own transport is below ours, and a way to call what it does."""
+    """Return a function that makes a wrapped client, and a function to call its methods."""
     ours = import_module(f"stormbreak.{lib.__name__}")
     awaits = request.param == "awaits"
     kind = lib.AsyncClient if awaits else lib.Client
@@ -39,38 +39,38 @@ def client(lib, request):
     return make
 
 
-async def test_leads_nowhere_else(client):
+async def test_a_redirect_to_another_origin_is_not_followed(client):
     async with (
         served(answer(b"stolen")) as thief,
         served(failing(302, location=f"{thief.base_url}/x")) as server,
     ):
         http, do = client()
-        said = await do(http.get, f"{server.base_url}/files/f/content")
+        response = await do(http.get, f"{server.base_url}/files/f/content")
         await do(http.aclose if hasattr(http, "aclose") else http.close)
-    assert (said.status_code, thief.requests) == (302, [])
+    assert (response.status_code, thief.requests) == (302, [])
 
 
-async def test_leads_on_where_it_came_from(client):
+async def test_a_redirect_within_the_origin_is_followed(client):
     redirects = failing(302, location="/v1//there"), failing(302, location="?again"), answer(b"{}")
     async with served(*redirects) as server:
         http, do = client()
-        said = await do(http.get, f"{server.base_url}/files/f/content")
+        response = await do(http.get, f"{server.base_url}/files/f/content")
         await do(http.aclose if hasattr(http, "aclose") else http.close)
-    assert said.status_code == 200
+    assert response.status_code == 200
     assert [each.line.split()[1] for each in server.requests[1:]] == [
         "/v1//there",
         "/v1//there?again",
     ]
 
 
-async def test_no_key_in_the_clear(client):
+async def test_a_key_over_plain_http_is_rejected(client):
     http, do = client()
     with pytest.raises(ConfigurationError, match="in the clear"):
         await do(http.post, "http://api.invalid/v1/files", **UPLOAD)
     await do(http.aclose if hasattr(http, "aclose") else http.close)
 
 
-async def test_a_download_of_an_sdk_keeps_its_key():
+async def test_a_redirected_download_of_an_sdk_does_not_leak_its_key():
     async with (
         served(answer(b"stolen")) as thief,
         served(failing(307, location=f"{thief.base_url}/x")) as server,

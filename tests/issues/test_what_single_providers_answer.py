@@ -1,4 +1,4 @@
-"""Found from outside: answers that are final were sent for again, and good ones were refused, through client and SDK."""
+"""Reported by users: final answers were retried and valid ones were rejected, in the client and in SDKs."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ TEXT_END = event({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]
 TEXT_USAGE = event({"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 2}})
 
 
-def said(body):
+def json_answer(body):
     return answer(json.dumps(body).encode())
 
 
@@ -39,8 +39,8 @@ def sdk_of(server):
     return openai.AsyncOpenAI(base_url=server.base_url, api_key="k", http_client=http)
 
 
-async def test_a_filtered_answer_is_sent_for_once():
-    async with served(said(PROHIBITED)) as server, client_of(server, Policy()) as client:
+async def test_a_filtered_answer_is_not_retried():
+    async with served(json_answer(PROHIBITED)) as server, client_of(server, Policy()) as client:
         with pytest.raises(FilteredError) as caught:
             await client.chat(SAY)
         assert caught.value.code == "prohibited_content"
@@ -52,7 +52,7 @@ async def test_a_filtered_answer_is_sent_for_once():
     assert target["circuit"] == "closed"
 
 
-async def test_a_filtered_stream_is_sent_for_once():
+async def test_a_filtered_stream_is_not_retried():
     async with served(in_events(STREAMED)) as server, client_of(server) as client:
         with pytest.raises(FilteredError):
             async with client.stream("chat/completions", {"model": "m", "messages": SAY}):
@@ -62,11 +62,11 @@ async def test_a_filtered_stream_is_sent_for_once():
     assert len(server.requests) == 2
 
 
-async def test_an_sdk_gets_a_filtered_answer_as_it_came():
-    """Its user looks for the finish reason."""
+async def test_an_sdk_gets_a_filtered_answer_unchanged():
+    """Users of the SDK check the finish reason."""
     azure = {"choices": [{"index": 0, "message": {}, "finish_reason": "content_filter"}]}
     asked = {"model": "m", "messages": SAY}
-    async with served(said(azure)) as server, sdk_of(server) as client:
+    async with served(json_answer(azure)) as server, sdk_of(server) as client:
         got = await client.chat.completions.create(**asked)
         assert got.choices[0].finish_reason == "content_filter"
     async with served(in_events(STREAMED)) as server, sdk_of(server) as client:
@@ -78,15 +78,15 @@ async def test_an_sdk_gets_a_filtered_answer_as_it_came():
     assert len(server.requests) == 1
 
 
-async def test_an_sdk_gets_no_half_answer():
+async def test_an_aborted_answer_to_an_sdk_is_retried():
     half = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "abort"}]}
-    async with served(said(half)) as server, sdk_of(server) as client:
+    async with served(json_answer(half)) as server, sdk_of(server) as client:
         with pytest.raises(openai.InternalServerError):
             await client.chat.completions.create(model="m", messages=SAY)
     assert len(server.requests) > 1
 
 
-async def test_text_completions_are_streamed():
+async def test_text_completions_can_be_streamed():
     script = in_events(*TEXTS, TEXT_END, TEXT_USAGE, DONE)
     payload = {"model": "m", "prompt": "Say"}
     async with served(script) as server, client_of(server) as client:
@@ -107,7 +107,7 @@ async def test_an_sdk_streams_text_completions_through_the_engine():
     assert "".join(texts) == "Hi there"
 
 
-async def test_each_prompt_must_be_answered_to_its_end():
+async def test_a_stream_without_the_end_of_each_prompt_is_broken():
     async with served(in_events(*TEXTS, TEXT_END)) as server, client_of(server) as client:
         body = b'{"model":"m","prompt":["a","b"],"stream":true}'
         ended = await client.ask("completions", body, attempts=1)
@@ -115,35 +115,35 @@ async def test_each_prompt_must_be_answered_to_its_end():
 
 
 @pytest.mark.parametrize("deferred", [True, 1])
-async def test_a_deferred_answer_is_refused_before_it_is_asked_for(deferred):
-    async with served(said({"request_id": "f1"})) as server, client_of(server) as client:
+async def test_a_deferred_call_is_rejected_before_it_is_sent(deferred):
+    async with served(json_answer({"request_id": "f1"})) as server, client_of(server) as client:
         with pytest.raises(ConfigurationError, match="deferred"):
             await client.chat(SAY, deferred=deferred)
         assert not server.requests
-        await_job = b'{"model":"m","messages":[]}'  # a gateway may defer by itself
-        assert (await client.ask("chat/completions", await_job)).outcome.verdict is Verdict.INVALID
+        body = b'{"model":"m","messages":[]}'  # a gateway may defer by itself
+        assert (await client.ask("chat/completions", body)).outcome.verdict is Verdict.INVALID
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("deferred", [None, False])
-async def test_what_is_not_deferred_is_asked_for(deferred):
+async def test_a_call_that_is_not_deferred_is_sent(deferred):
     async with served() as server, client_of(server) as client:
         assert (await client.chat(SAY, deferred=deferred)).text
 
 
-async def test_json_is_kept_without_its_byte_order_mark():
+async def test_a_byte_order_mark_is_removed_from_json():
     body = b'\xef\xbb\xbf{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}'
     async with served(answer(body)) as server, client_of(server) as client:
         got = await client.chat(SAY)
-        assert json.loads(got.raw.decode())  # a row of a batch holds it as it is
+        assert json.loads(got.raw.decode())  # a row of a batch contains it unchanged
     assert got.text == "Hi"
     assert len(server.requests) == 1
 
 
-async def test_n_that_a_server_passes_over_is_paid_once():
+async def test_fewer_choices_than_n_are_accepted():
     async with (
         served(
-            said({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]})
+            json_answer({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]})
         ) as server,
         client_of(server) as client,
     ):
@@ -152,23 +152,23 @@ async def test_n_that_a_server_passes_over_is_paid_once():
     assert len(server.requests) == 1
 
 
-async def test_half_a_stream_is_told_when_it_was_handed_over():
+async def test_a_stream_aborted_after_its_first_text_raises():
     abort = chunk(None, "insufficient_system_resource")
     whole = in_events(chunk("Hi"), abort, DONE)
     at = whole.index(abort)
-    handed_over = asyncio.Event()
-    script = [whole[:at], lambda *_: handed_over.wait(), whole[at:]]
+    first_text_read = asyncio.Event()
+    script = [whole[:at], lambda *_: first_text_read.wait(), whole[at:]]
     async with served(script) as server, client_of(server) as client:
         stream = await client.stream("chat/completions", {"model": "m", "messages": SAY})
-        handed_over.set()
+        first_text_read.set()
         with pytest.raises(Exception, match="overloaded"):
             async for _ in stream.texts():
                 pass
     assert len(server.requests) == 1
 
 
-async def test_a_stream_that_nobody_asked_for_is_read():
-    """Some gateways stream whatever they are asked for: it was paid, and would come again."""
+async def test_an_unrequested_stream_is_assembled():
+    """Some gateways stream every answer. It is paid, and a retry would give the same."""
     script = in_events(chunk("Hi"), chunk(None, "stop"), DONE)
     async with served(script) as server, client_of(server) as client:
         got = await client.chat(SAY)
@@ -179,7 +179,7 @@ async def test_a_stream_that_nobody_asked_for_is_read():
     assert len(server.requests) == 1
 
 
-async def test_a_stream_that_nobody_asked_for_must_be_whole():
+async def test_an_incomplete_unrequested_stream_is_broken():
     script = in_events(chunk("Hi"))
     async with served(script) as server, client_of(server) as client:
         ended = await client.ask("chat/completions", b'{"model":"m","messages":[]}', attempts=1)

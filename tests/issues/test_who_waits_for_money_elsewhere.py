@@ -1,5 +1,5 @@
-"""A call that waited for money, which calls at another target had set aside, was not looked at when they had spent it, nor
-when another period began."""
+"""A call that waited for money reserved by calls at another target was not checked when that money was spent, nor when
+the next period began."""
 
 from metering import price_of, usage
 from stage import OK, OTHER, SERVER_ERROR, Stage, policy
@@ -23,7 +23,7 @@ def stage(**spend):
     return made
 
 
-def test_it_is_told_when_nothing_is_left():
+def test_a_waiting_call_is_rejected_when_another_target_spends_the_money():
     made = stage(max_usd=1.0)
     first = made.start(bound=DOLLAR)
     second = made.start(target=OTHER, bound=OF_OTHER)
@@ -34,7 +34,7 @@ def test_it_is_told_when_nothing_is_left():
     assert second.ended.stopped == "spend"
 
 
-def test_it_leaves_when_the_next_period_begins():
+def test_a_waiting_call_is_sent_when_the_next_period_begins():
     made = stage(max_usd=1.0, period=60.0)
     first = made.start(bound=DOLLAR)
     second = made.start(target=OTHER, bound=OF_OTHER)
@@ -46,18 +46,18 @@ def test_it_leaves_when_the_next_period_begins():
     assert second.sending
 
 
-def test_it_leaves_when_the_next_period_begins_though_nobody_has_ended():
+def test_calls_at_two_targets_are_sent_when_the_next_period_begins():
     made = stage(max_usd=1.0, period=60.0)
     made.start(bound=DOLLAR)
-    here, there = made.start(bound=usage(100)), made.start(target=OTHER, bound=usage(100))
+    here, elsewhere = made.start(bound=usage(100)), made.start(target=OTHER, bound=usage(100))
     made.pass_time(59.0)
-    assert (here.queued, there.queued) == (True, True)
+    assert (here.queued, elsewhere.queued) == (True, True)
     made.pass_time(1.0)
 
-    assert (here.sending, there.sending) == (True, True)
+    assert (here.sending, elsewhere.sending) == (True, True)
 
 
-def test_it_may_wait_for_others_where_the_period_ends_too_late():
+def test_a_waiting_call_is_sent_when_another_target_releases_money():
     made = stage(max_usd=1.0, period=3600.0)
     first = made.start(bound=DOLLAR)
     second = made.start(target=OTHER, bound=OF_OTHER, within=30.0)
@@ -68,7 +68,7 @@ def test_it_may_wait_for_others_where_the_period_ends_too_late():
     assert second.sending
 
 
-def test_it_leaves_when_a_limit_is_raised():
+def test_a_waiting_call_is_sent_when_the_limit_is_raised():
     made = stage(max_usd=1.0)
     made.start(bound=DOLLAR)
     second = made.start(bound=DOLLAR)
@@ -78,7 +78,7 @@ def test_it_leaves_when_a_limit_is_raised():
     assert second.sending
 
 
-def test_it_leaves_though_another_policy_has_come_meanwhile():
+def test_a_waiting_call_is_sent_after_a_change_of_policy():
     made = stage(max_usd=1.0)
     first = made.start(target=OTHER, bound=OF_OTHER)
     second = made.start(bound=DOLLAR)

@@ -1,4 +1,4 @@
-"""What a batch costs in bad luck and in an outage, on real sockets, beside the usual loop with full jitter in the same trouble."""
+"""A batch with random errors and in an outage on real sockets, beside a plain loop with full jitter in the same faults."""
 
 import asyncio
 import json
@@ -18,10 +18,10 @@ SEEDS = range(20)
 UNLUCKY = (
     0,
     2,
-)  # one row meets bad luck ten times in a row, and seven do: the most of the first 2,000 seeds
+)  # one row, and seven rows, fail ten times in a row: the maximum of the first 2,000 seeds
 OUTAGES = range(5)
-AS_LONG = 1.3  # times the loop's time, at most
-KILLED = (0.3, 20.0)  # seconds within which a batch is killed, at any moment
+AS_LONG = 1.3  # maximum, relative to the time of the loop
+KILLED = (0.3, 20.0)  # seconds; a batch is killed at a random time in this range
 
 
 def wide(source, output, url):
@@ -33,7 +33,7 @@ PROGRAMS = {"loop": loop, "loop again": loop, "as it comes": ours, "64": wide, "
 
 @pytest.fixture(scope="module", params=[0, 4], ids=["alone", "beside four busy processes"])
 def times(request, tmp_path_factory):
-    """For each seed: the seconds of the loop (mean of two), and those of our runs as multiples of that."""
+    """For each seed, the times of the batch runs relative to the loop (mean of two)."""
     found = []
     with busy_beside(request.param):
         for seed in SEEDS:
@@ -54,15 +54,15 @@ def times(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("program", ["as it comes", "64", "killed"])
-def test_99_of_100_rows_are_answered_about_as_soon_as_by_a_plain_loop(times, program):
-    """Or all that ten sends can answer: with seed 2 that is 493 of 500 rows."""
+def test_a_batch_answers_99_percent_about_as_fast_as_a_plain_loop(times, program):
+    """Or all rows that ten attempts can answer: 493 of 500 with seed 2."""
     ratios = [each[program] for each in times]
     assert [ratio for ratio in ratios if ratio > AS_LONG] == []
 
 
 @pytest.mark.parametrize("more", [(), ("--concurrency", WIDTH)], ids=["as it comes", "64"])
 @pytest.mark.parametrize("seed", UNLUCKY)
-def test_only_the_rows_whose_ten_sends_all_meet_bad_luck_are_not_answered(tmp_path, seed, more):
+def test_only_rows_whose_ten_attempts_all_fail_stay_unanswered(tmp_path, seed, more):
     rows, luck, output = chat_rows(ROWS), tmp_path / "luck.toml", tmp_path / "out.jsonl"
     luck.write_text(LUCK)
     source = write(tmp_path / "in.jsonl", rows)
@@ -81,7 +81,7 @@ def test_only_the_rows_whose_ten_sends_all_meet_bad_luck_are_not_answered(tmp_pa
 
 @pytest.mark.parametrize("seed", OUTAGES)
 @pytest.mark.parametrize("calm", [0.0, 3.0], ids=["from the start", "after three seconds"])
-def test_little_is_sent_into_an_outage_and_its_end_is_found_at_once(tmp_path, calm, seed):
+def test_few_requests_are_sent_in_an_outage_and_its_end_is_found_soon(tmp_path, calm, seed):
     outage = asyncio.run(outlived(tmp_path, calm=calm, seed=seed))
 
     assert outage.sent <= 60

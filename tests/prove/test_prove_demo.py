@@ -1,4 +1,4 @@
-"""`make demo` as its reader meets it."""
+"""`make demo` from start to end."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.prove
-def test_the_demo_answers_all_and_the_articles_code_loses_a_hundred(tmp_path):
+def test_the_demo_answers_all_rows_and_the_articles_code_loses_a_hundred(tmp_path):
     began = time.monotonic()
     run = subprocess.run(
         [sys.executable, "-m", "stormbreak", "demo", "--output", str(tmp_path)],

@@ -1,4 +1,4 @@
-"""10,000 calls over 50 connections to a server that answers one in ten twice: in one write, or while idle."""
+"""10,000 calls over 50 connections to a server that sends one in ten responses twice, at once or while idle."""
 
 import pytest
 from doubles import PAUSE, Doubles, ask_all

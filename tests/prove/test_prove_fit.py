@@ -18,8 +18,8 @@ from stormbreak.storm.traffic import traffic
 
 pytestmark = pytest.mark.prove
 
-SEED = 20261129  # not used while `storm fit` was made
-OVERLOAD = ("spike", "ramp", "herd")  # more calls than the target can serve
+SEED = 20261129  # not used during the development of `storm fit`
+OVERLOAD = ("spike", "ramp", "herd")  # more calls than the capacity of the target
 
 
 def fitted(number, families=()):
@@ -39,7 +39,7 @@ def test_service_time_and_slots_are_recovered_within_15_percent(number):
 
 
 @pytest.mark.parametrize("number", range(38))
-def test_a_bound_of_the_slots_holds_in_every_family(number):
+def test_the_lower_bound_of_slots_holds_in_every_family(number):
     provider, found = fitted(number)
     if found.capacity.most_slots is None:
         assert found.capacity.fewest_slots <= provider.slots
@@ -55,8 +55,8 @@ PEAK = Scenario(
 )
 
 
-async def test_a_log_of_the_provider_on_sockets(tmp_path):
-    """Written as an application would: when a call began, how long it took, and the status."""
+async def test_service_and_slots_are_recovered_from_a_log_on_sockets(tmp_path):
+    """The log has the start, the latency and the status of each call, as an application writes them."""
     lines = []
     with serve(PEAK) as provider:
         async with AsyncClient(base_url=provider.base_url, api_key="none", policy=OFF) as client:

@@ -1,4 +1,4 @@
-"""Faults of half a minute: what a fleet does without its store, and with a store that it cannot trust."""
+"""Faults of half a minute: a fleet without its store, and with a store that loses data."""
 
 import asyncio
 import signal
@@ -24,7 +24,7 @@ from test_spend import BOUND, LIMIT, SPENT, billed, start
 pytestmark = pytest.mark.prove
 
 
-async def test_no_call_waits_for_a_store_that_is_frozen_for_half_a_minute(tmp_path):
+async def test_no_call_waits_for_a_store_frozen_for_half_a_minute(tmp_path):
     server = Server("valkey", tmp_path).start()
     try:
         members = [member(policy(server.url)) for _ in range(3)]
@@ -44,7 +44,7 @@ async def test_no_call_waits_for_a_store_that_is_frozen_for_half_a_minute(tmp_pa
 
 
 @pytest.mark.parametrize("fault", ["frozen", "killed", "cut off"])
-def test_a_limit_is_never_passed_through_half_a_minute_of_faults(fault, tmp_path):
+def test_a_limit_is_never_exceeded_in_half_a_minute_of_faults(fault, tmp_path):
     server = Server("valkey", tmp_path, durable=True).start()
     proxy = SlowProxy(server.port, 0.0)
     try:
@@ -73,8 +73,8 @@ def test_a_limit_is_never_passed_through_half_a_minute_of_faults(fault, tmp_path
         server.kill()
 
 
-def test_a_stopped_member_and_a_store_that_is_restarted_empty_cost_what_the_member_held(tmp_path):
-    """It is stopped for longer than the store is quiet, so it reports late; others know what it had spent."""
+def test_a_store_restarted_empty_overspends_at_most_the_share_of_a_stopped_member(tmp_path):
+    """The member is stopped for longer than the store is quiet, so it reports late; others know its spend."""
     server = Server("valkey", tmp_path).start()
     calls = {"calls": 500, "every": 0.2, "until": SPENT, "patience": 15.0}
     try:
@@ -82,8 +82,8 @@ def test_a_stopped_member_and_a_store_that_is_restarted_empty_cost_what_the_memb
             workers = start(server, provider, quiet=QUIET, **calls)
             wait_until(lambda: billed(provider) > LIMIT * Decimal("0.6"))
             workers[0].process.send_signal(signal.SIGSTOP)
-            time.sleep(2.0)  # others hear what it has reported
-            held, _ = of_the_silent(server, server)
+            time.sleep(2.0)  # others receive its report
+            held, _ = held_by_the_silent_member(server, server)
             server.kill()
             server.start()
             for worker in workers[1:]:
@@ -97,7 +97,7 @@ def test_a_stopped_member_and_a_store_that_is_restarted_empty_cost_what_the_memb
     assert LIMIT * Decimal("0.9") <= spent <= LIMIT + held
 
 
-def test_clocks_that_are_an_hour_apart_change_neither_money_nor_quota(tmp_path):
+def test_clocks_an_hour_apart_change_neither_spend_nor_quota(tmp_path):
     server = Server("valkey", tmp_path, durable=True).start()
     clocks = (-1, 0, 1)
     try:
@@ -118,19 +118,21 @@ def test_clocks_that_are_an_hour_apart_change_neither_money_nor_quota(tmp_path):
     assert wrong == list(clocks)
     assert LIMIT - BOUND <= spent <= LIMIT
     assert not any(each["errors"] for each in quota)
-    assert 10 * (took + 1) + 10 + 10 >= 210  # the rate, a burst, and that of all shares
+    assert 10 * (took + 1) + 10 + 10 >= 210  # the rate, a burst, and the bursts of all shares
     assert took <= 21 / 0.9
 
 
 MANY = {"limit": Decimal("0.3"), "calls": 2_000, "every": 0.01, "until": SPENT, "patience": 20.0}
-SECOND = "[provider]\nservice = 1.0\nslots = 1000\n"  # so that 200 calls are in flight
+SECOND = "[provider]\nservice = 1.0\nslots = 1000\n"  # 200 calls are in flight
 
 
 @pytest.mark.parametrize(
     ("promoted", "is_lost"), [("hand", False), ("sentinel", False), ("hand", True)]
 )
-def test_a_replica_that_takes_over_costs_what_only_lost_members_knew(promoted, is_lost, tmp_path):
-    """It has received nothing for a second when the primary is killed; calls follow it to another address."""
+def test_a_promoted_replica_overspends_at_most_what_lost_members_reported(
+    promoted, is_lost, tmp_path
+):
+    """The replica has received nothing for a second when the primary is killed; calls move to its address."""
     primary, replica, sentinel = (Server("valkey", tmp_path / name) for name in "prs")
     link = address = None
     try:
@@ -151,7 +153,7 @@ def test_a_replica_that_takes_over_costs_what_only_lost_members_knew(promoted, i
             held = lost = Decimal(0)
             if is_lost:
                 workers.pop().kill()
-                held, lost = of_the_silent(primary, replica)
+                held, lost = held_by_the_silent_member(primary, replica)
             primary.kill()
             if promoted == "hand":
                 admin.execute_command("REPLICAOF", "NO", "ONE")
@@ -174,8 +176,8 @@ def test_a_replica_that_takes_over_costs_what_only_lost_members_knew(promoted, i
     assert MANY["limit"] * Decimal("0.95") - held <= spent <= MANY["limit"] + lost
 
 
-def of_the_silent(server, replica):
-    """The US dollars that the longest silent member holds beyond what it has spent, and of which a replica does not know."""
+def held_by_the_silent_member(server, replica):
+    """The US dollars that the longest silent member holds unspent, and the part that the replica does not know."""
     known = []
     for each in (server, replica):
         store = ValkeyStore(each.url)

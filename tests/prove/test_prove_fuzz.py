@@ -1,7 +1,6 @@
-"""Ten minutes of broken answers over real sockets, on a loop and on threads: every call ends in time, rightly, and leaves nothing behind.
+"""Ten minutes of broken responses over real sockets, on a loop and on threads: every call ends correctly, in time, and leaks nothing.
 
-`make prove FUZZ=60` shortens it. What is checked of each call stands in `fuzz_rig`, what may be taken for an answer in
-`fuzz_truth`.
+`make prove FUZZ=60` shortens it. `fuzz_rig` has the checks of each call, `fuzz_truth` the responses that count as answers.
 """
 
 import gzip
@@ -18,11 +17,11 @@ pytestmark = pytest.mark.prove
 
 SECONDS = float(os.environ.get("STORMBREAK_FUZZ_SECONDS", "600"))
 ROUND = 1000  # cases of one seed
-GROWTH = 48 * 2**20  # bytes that a process may grow by after the first round
+GROWTH = 48 * 2**20  # maximum growth of a process after the first round, in bytes
 
 
 @pytest.mark.parametrize("blocks", [False, True], ids=["awaits", "blocks"])
-def test_broken_answers_hang_nothing_leak_nothing_and_pass_for_nothing(blocks, capsys):
+def test_broken_responses_neither_hang_nor_leak_nor_count_as_answers(blocks, capsys):
     first, before = int(time.time()), None
     until = time.monotonic() + SECONDS / 2
     with rigged(blocks=blocks) as (runner, rig):
@@ -43,8 +42,8 @@ def test_broken_answers_hang_nothing_leak_nothing_and_pass_for_nothing(blocks, c
 
 
 @pytest.mark.parametrize("way", ["request", "events", "answer", "raw"])
-def test_a_bomb_is_defused(way):
-    """Half a gigabyte that was packed into half a megabyte is a broken answer, and not in memory at any time."""
+def test_a_decompression_bomb_is_a_broken_answer(way):
+    """Half a gigabyte compressed to half a megabyte is never completely in memory."""
     meant = Meant(200, b"", None)
     head, _, _ = framed(meant, b"", [], framing="close", coding="gzip").partition(b"\r\n\r\n")
     sent = head + b"\r\n\r\n" + gzip.compress(b" " * 2**29)

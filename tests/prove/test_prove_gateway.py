@@ -1,4 +1,4 @@
-"""A minute of bad clients before bad providers, while the file changes: in the end nothing is held, and no mistake is logged."""
+"""A minute of bad clients and bad providers while the file changes: at the end no resource is held and no error logged."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from stormbreak.testing import serve
 pytestmark = pytest.mark.prove
 
 SECONDS = 30.0
-LANES = 60
+CLIENTS = 60
 FAULTS = {
     "503": 0.05, "reset": 0.03, "cut_body": 0.03, "stall": 0.02, "stream_reset": 0.03, "429": 0.05, "html_200": 0.02,
     "error_early": 0.02,
@@ -34,7 +34,7 @@ SPEND = "[keys.other.spend]\nmax_usd = 50\n"
 
 
 def bytes_to_send(dice):
-    """A request, good or bad, once or several times."""
+    """The bytes of a valid or malformed request, once or several times."""
     prompt = {"role": "user", "content": "x" * dice.randint(0, 20_000)}
     payload = {**CHAT, "max_tokens": 50, "messages": [prompt], "stream": dice.random() < 0.5}
     key = dice.choice([KEY, OTHER, KEY, "wrong"])
@@ -45,7 +45,7 @@ def bytes_to_send(dice):
 
 
 async def visit(port, dice):
-    """Send some requests in pieces, read a little, and leave at any time, politely or not."""
+    """Send some requests in pieces, read a little, and close or abort the connection at any time."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for _ in range(dice.randint(1, 4)):
@@ -69,7 +69,7 @@ async def visit(port, dice):
 
 
 @pytest.mark.parametrize("mode", ["cancel", "finish"])
-async def test_a_gateway_holds_nothing_after_bad_clients_before_bad_providers(
+async def test_a_gateway_holds_no_resources_after_bad_clients_and_providers(
     mode, tmp_path, monkeypatch, caplog, no_words_about_providers
 ):
     monkeypatch.setenv("GATEWAY_TEST_KEY", PROVIDER_KEY)
@@ -83,7 +83,7 @@ async def test_a_gateway_holds_nothing_after_bad_clients_before_bad_providers(
         async with running(path, text(60_000), prices=lambda *_: Prices("0.00001")) as gateway:
             end = time.monotonic() + SECONDS
 
-            async def lane(seed):
+            async def client(seed):
                 dice = random.Random(seed)
                 while time.monotonic() < end:
                     await visit(gateway.gateway.port, dice)
@@ -96,7 +96,7 @@ async def test_a_gateway_holds_nothing_after_bad_clients_before_bad_providers(
                     path.write_text(text(rpm))
                     assert await gateway.gateway.reload()
 
-            await asyncio.gather(*(lane(seed) for seed in range(LANES)), reloads())
+            await asyncio.gather(*(client(seed) for seed in range(CLIENTS)), reloads())
             server = gateway.gateway._server
             await until(lambda: server.connections == 0, 20)
             assert (server.busy, server.held) == (0, 0)
@@ -107,26 +107,26 @@ async def test_a_gateway_holds_nothing_after_bad_clients_before_bad_providers(
             assert account._reserved == 0
             assert 0 < account.spent <= 50
             assert gateway.metric('outcomes_total{outcome="ok"}') > 100
-    mistakes = [each for each in caplog.records if each.levelname == "ERROR"]
-    assert mistakes == []
+    logged_errors = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert logged_errors == []
 
 
-# ---------------------------------------------------------------- crowds
+# ---------------------------------------------------------------- many clients
 
-CROWD = 10_000
+MANY = 10_000
 
 
 @pytest.fixture
 def process(tmp_path, monkeypatch):
-    """A gateway in a process of its own, before a quick provider; its port and its resident bytes."""
+    """A gateway in a child process with a fast provider; its port and a function for its resident bytes."""
     monkeypatch.setenv("GATEWAY_TEST_KEY", PROVIDER_KEY)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < CROWD + 500:
-        pytest.skip(f"needs {CROWD + 500} open files, and may have {hard}")
+    if hard < MANY + 500:
+        pytest.skip(f"needs {MANY + 500} open files, and may have {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with serve("[provider]\nservice = 0.001\nvariation = 0\n") as provider:
         path = tmp_path / "gateway.toml"
-        path.write_text(settings(provider.base_url, gateway=f"max_connections = {CROWD + 100}"))
+        path.write_text(settings(provider.base_url, gateway=f"max_connections = {MANY + 100}"))
         program = [sys.executable, "-m", "stormbreak", "gateway", path]
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as running_:
             port = int(running_.stdout.readline().rpartition(":")[2])
@@ -151,19 +151,19 @@ async def ask(port, key):
     return status, time.monotonic() - began
 
 
-async def test_ten_thousand_idle_connections_hold_up_nobody(process):
+async def test_ten_thousand_idle_connections_delay_no_request(process):
     port, resident = process
     for _ in range(20):
         await ask(port, KEY)
     before = resident()
     idle = []
-    for _ in range(CROWD // 100):
+    for _ in range(MANY // 100):
         opening = (asyncio.open_connection("127.0.0.1", port) for _ in range(100))
         idle += await asyncio.gather(*opening)
     asked = [await ask(port, KEY) for _ in range(200)]
     assert {status for status, _ in asked} == {200}
     assert statistics.median(took for _, took in asked) < 0.1
-    assert (resident() - before) / CROWD < 16_384, "bytes of a connection"
+    assert (resident() - before) / MANY < 16_384, "bytes of a connection"
     more = [asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
     idle += await asyncio.gather(*more)
     assert (await ask(port, KEY))[0] == 503
@@ -176,16 +176,16 @@ async def test_a_key_guessed_ten_thousand_times_disturbs_no_valid_key(process):
     statuses = set()
     good = []
 
-    async def guess(lane):
-        for number in range(CROWD // 50):
-            statuses.add((await ask(port, f"sb-guess-{lane}-{number}"))[0])
+    async def guess(client):
+        for number in range(MANY // 50):
+            statuses.add((await ask(port, f"sb-guess-{client}-{number}"))[0])
 
     async def use():
         while True:
             good.append(await ask(port, KEY))
 
     using = asyncio.create_task(use())
-    await asyncio.gather(*(guess(lane) for lane in range(50)))
+    await asyncio.gather(*(guess(client) for client in range(50)))
     using.cancel()
     await asyncio.wait({using})
     assert statuses == {401, 429}

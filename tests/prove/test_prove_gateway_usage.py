@@ -1,4 +1,4 @@
-"""The ledger of a gateway with workers, which are killed again and again, beside the account of the provider."""
+"""The ledger of a gateway whose workers are killed repeatedly, against the account of the provider."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from stormbreak.gateway.usage_ledger import read_usage
 
 pytestmark = pytest.mark.prove
 
-ROUNDS, LANES = 6, 40
+ROUNDS, CLIENTS = 6, 40
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ async def answer(request, connection):
     return None
 
 
-async def test_every_attempt_is_in_the_ledger_once_over_kills_of_workers_and_parents(tmp_path):
+async def test_the_ledger_has_every_attempt_once_after_kills(tmp_path):
     path, ledger = tmp_path / "gateway.toml", tmp_path / "spent.db"
     answered = 0
     async with upstream() as provider:
@@ -52,7 +52,7 @@ async def test_every_attempt_is_in_the_ledger_once_over_kills_of_workers_and_par
             async with gateway(path, text) as served:
                 done = asyncio.Event()
 
-                async def lane(served=served, done=done):
+                async def client(served=served, done=done):
                     nonlocal answered
                     while not done.is_set():
                         payload = {**ASKED, "stream": random.random() < 0.5}
@@ -60,7 +60,7 @@ async def test_every_attempt_is_in_the_ledger_once_over_kills_of_workers_and_par
                             reply = await served.ask(payload)
                             answered += reply.status == 200 and reply.ending != "cut"
 
-                lanes = [asyncio.create_task(lane()) for _ in range(LANES)]
+                clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]
                 await asyncio.sleep(random.uniform(1.0, 7.0))
                 workers = served.workers
                 os.kill(random.choice(workers), signal.SIGKILL)
@@ -68,12 +68,12 @@ async def test_every_attempt_is_in_the_ledger_once_over_kills_of_workers_and_par
                 workers = served.workers
                 served.running.kill()
                 done.set()
-                await asyncio.gather(*lanes)
+                await asyncio.gather(*clients)
                 await until(
                     lambda w=workers: not any(Path(f"/proc/{p}/fd").exists() for p in w), 30
                 )
         seen = len(provider.seen)
-        async with gateway(path, text):  # adds what the killed ones left
+        async with gateway(path, text):  # adds the journals of killed processes
             pass
         await until(lambda: not journals_of(ledger), 30)
     found = {}
@@ -85,4 +85,4 @@ async def test_every_attempt_is_in_the_ledger_once_over_kills_of_workers_and_par
     assert known > 500
     assert answered <= known
     assert tokens == known * (USED["prompt_tokens"] + USED["completion_tokens"])
-    assert seen <= written <= seen + 2 * ROUNDS * LANES
+    assert seen <= written <= seen + 2 * ROUNDS * CLIENTS

@@ -1,4 +1,4 @@
-"""What the default policy is to reach in the simulator: the goals, and the study behind its rule.
+"""The goals of the default policy in the simulator, and the study behind its rule.
 
 Three seeds each; the tables of docs/storms.md have five.
 """
@@ -15,7 +15,7 @@ from stormbreak.storm.policies import find
 pytestmark = pytest.mark.prove
 
 SEEDS = (1, 2, 3)
-NEAR = 0.02  # below the study, no more
+NEAR = 0.02  # maximum below the study
 TOTAL, FIRST = "total time", "first output"
 
 STUDY = {  # goodput: with the total time known, with the first output known
@@ -40,7 +40,7 @@ def runs(scenario, known):
 
 
 @pytest.mark.parametrize("known", [TOTAL, FIRST])
-def test_the_incident(known):
+def test_the_default_policy_reaches_its_goals_in_the_incident(known):
     for incident in runs("incident", known):
         assert incident.goodput >= 0.97
         assert incident.trigger_goodput >= 0.95
@@ -57,7 +57,7 @@ def test_no_storm_is_worse_than_in_the_study(scenario, known):
 
 
 @pytest.mark.parametrize("known", [TOTAL, FIRST])
-def test_a_batch_that_starts_at_once_is_answered_whole(known):
+def test_a_batch_that_starts_at_once_is_answered_completely(known):
     gather = average(runs("gather", known))
     assert gather.success == 1.0
     assert gather.makespan <= 115
@@ -65,7 +65,7 @@ def test_a_batch_that_starts_at_once_is_answered_whole(known):
 
 @pytest.mark.parametrize("known", [TOTAL, FIRST])
 @pytest.mark.parametrize("scenario", ["calm-burst", "sparse", "mixed-lengths"])
-def test_no_calm_is_spoilt(scenario, known):
+def test_no_call_is_shed_or_delayed_in_a_calm(scenario, known):
     for calm in runs(scenario, known):
         assert calm.shed == 0
         assert calm.added_wait_p99 <= 0.05

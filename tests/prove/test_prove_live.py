@@ -1,4 +1,4 @@
-"""On real sockets: what the simulator says of a dip is what the client does, and a burst costs nothing."""
+"""A dip on real sockets agrees with the simulator, and a burst takes no extra time."""
 
 import asyncio
 from statistics import median
@@ -22,20 +22,20 @@ def in_virtual_time():
     return simulated(1)
 
 
-def test_every_call_ended(on_sockets):
+def test_every_call_ends_within_its_deadline(on_sockets):
     assert len(on_sockets.ended) == END * RATE
     assert max(call.at - call.came for call in on_sockets.ended) < DEADLINE + 1.0
 
 
-def test_the_limit_follows_what_is_left(on_sockets):
+def test_the_limit_adapts_to_the_remaining_capacity(on_sockets):
     assert on_sockets.settled(RULE + 1) <= 3 * SERVICE
 
 
-def test_from_then_on_it_is_a_slot_or_so_above_the_goal(on_sockets):
+def test_the_limit_stays_within_one_slot_of_the_goal(on_sockets):
     assert median(on_sockets.down(after=3 * SERVICE)) <= GOAL + 1
 
 
-def test_it_is_back_within_ten_service_times(on_sockets):
+def test_the_limit_recovers_within_ten_service_times(on_sockets):
     assert on_sockets.back() <= 10 * SERVICE
 
 

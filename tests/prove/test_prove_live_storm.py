@@ -1,4 +1,4 @@
-"""Live storms at a size that SDKs bear: a dip of ten seconds, and draws of a survey with little traffic."""
+"""Live storms at a size that SDKs support: a dip of ten seconds, and draws of a survey with little traffic."""
 
 import asyncio
 import sys
@@ -24,12 +24,12 @@ COPIES = 2
 DIP = staged(load("dip"), scale=0.2, until=130, copies=COPIES)
 
 
-CALM = 10.0  # seconds before the trouble of a draw
+CALM = 10.0  # seconds before the trigger of a draw
 LUCKS = (1, 2, 3)
 
 
 def played(client, policy, storm=DIP, seed=0):
-    """What a client made of a storm, and what the simulator says of the policy that it has."""
+    """The measures of a live client in a storm, and those of the simulator for its policy."""
     program = Program(client, (sys.executable, str(CLIENTS / f"{client}.py")))
     live = asyncio.run(play(storm, program, copies=storm.load.processes, seed=seed))
     assert live.busiest.program is None or live.busiest.program < ENOUGH
@@ -37,17 +37,17 @@ def played(client, policy, storm=DIP, seed=0):
 
 
 def brief(drawn):
-    """A draw with less calm around its trouble: a minute on sockets."""
+    """A draw with less calm around its trigger: a minute on sockets."""
     scenario, load = drawn.scenario, drawn.scenario.load
     early = load.trigger_at - CALM
-    trouble = [
+    faults = [
         replace(each, at=each.at - early, until=each.until - early) for each in scenario.faults
     ]
     until = load.trigger_until - early
     return replace(
         scenario,
         duration=until + RECOVERY_WINDOW,
-        faults=tuple(trouble),
+        faults=tuple(faults),
         load=replace(load, trigger_at=CALM, trigger_until=until),
     )
 
@@ -61,7 +61,7 @@ def test_the_sdk_keeps_the_queue_full():
     assert live.amplification == pytest.approx(simulated.amplification, rel=0.1)
 
 
-def test_ours_is_soon_over_it():
+def test_stormbreak_recovers_within_45_seconds():
     live, simulated = played("ours", "interactive")
 
     assert live.goodput >= 0.8
@@ -79,7 +79,7 @@ def test_ours_is_soon_over_it():
         pytest.param("flapping", 1128, id="flapping"),
     ],
 )
-def test_the_simulator_is_right_about_draws_of_a_survey(family, seed):
+def test_the_simulator_agrees_with_live_draws_of_a_survey(family, seed):
     storm = brief(draw(0, seed=seed, families=[family]))
     both = [played("ours", "interactive", storm, luck) for luck in LUCKS]
     live, simulated = (fmean(each.goodput for each in side) for side in zip(*both, strict=True))

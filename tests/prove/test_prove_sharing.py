@@ -7,16 +7,16 @@ pytestmark = pytest.mark.prove
 
 
 def test_a_minute_of_ten_thousand_tasks_leaves_nothing_behind():
-    crowd = BackgroundTraffic()
-    crowd.run(tasks=5_000, seconds=60.0)
+    traffic = BackgroundTraffic()
+    traffic.run(tasks=5_000, seconds=60.0)
 
-    assert crowd.seen["ended"] > 10_000
-    crowd.check(started=crowd.seen["ended"] + crowd.seen["cancelled"])
+    assert traffic.seen["ended"] > 10_000
+    traffic.check(started=traffic.seen["ended"] + traffic.seen["cancelled"])
 
 
 def test_a_minute_of_64_threads_leaves_nothing_behind():
-    crowd = BackgroundTraffic()
-    crowd.run_threads(threads=64, seconds=60.0)
+    traffic = BackgroundTraffic()
+    traffic.run_threads(threads=64, seconds=60.0)
 
-    assert crowd.seen["ended"] > 10_000
-    crowd.check(started=crowd.seen["ended"] + crowd.seen["cancelled"])
+    assert traffic.seen["ended"] > 10_000
+    traffic.check(started=traffic.seen["ended"] + traffic.seen["cancelled"])

@@ -1,4 +1,4 @@
-"""Five minutes of threads that make, use and drop wrapped clients, with forks in between: nothing stands still."""
+"""Five minutes of threads that create, use and drop wrapped clients, with forks in between, without a deadlock."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.prove
 SOAK = Path(__file__).parent.parent / "support" / "soak.py"
 
 
-def test_five_minutes_of_dropped_clients_and_forks():
+def test_five_minutes_of_dropped_clients_and_forks_do_not_deadlock():
     run = subprocess.run(
         [sys.executable, SOAK, "300"],
         check=False, capture_output=True, text=True, timeout=600,

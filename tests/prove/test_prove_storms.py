@@ -1,4 +1,4 @@
-"""What is known about retries in a storm, found again by the simulator."""
+"""Known facts about retries in a storm, reproduced by the simulator."""
 
 import re
 import time
@@ -63,15 +63,15 @@ LIMITS_TABLE = re.findall(
 
 
 @pytest.mark.parametrize(("scenario", "figures"), [(row[0], row[1:]) for row in LIMITS_TABLE])
-def test_the_limits_do_what_the_table_of_the_policies_says(scenario, figures):
+def test_limits_reach_the_goodput_in_the_table_of_the_docs(scenario, figures):
     for policy, figure in zip(LIMITS.values(), figures, strict=True):
         storms = [simulate(load(scenario), policy, seed=seed).measures for seed in range(3)]
         assert sum(storm.goodput for storm in storms) / 3 == pytest.approx(float(figure), abs=0.03)
 
 
 @pytest.mark.parametrize("scenario", ["dip", "outage", "blackhole", "serverless", "brownout"])
-def test_whatever_fills_the_queue_naive_retries_keep_it_full(scenario):
-    """Of the few answers, most are from before the collapse."""
+def test_naive_retries_keep_a_full_queue_full(scenario):
+    """Most of the few answers come before the collapse."""
     storm = measured(scenario, "naive")
 
     assert storm.goodput <= 0.07
@@ -93,17 +93,17 @@ def test_whatever_fills_the_queue_naive_retries_keep_it_full(scenario):
         ("herd", 0.635),
     ],
 )
-def test_no_retries_at_all_fare_as_in_the_prototype(scenario, goodput):
-    """The published table was made by another program: the same model gives the same figures."""
+def test_a_storm_without_retries_agrees_with_the_prototype(scenario, goodput):
+    """Another program made the published table; the same model gives the same figures."""
     assert measured(scenario, "none").goodput == pytest.approx(goodput, abs=0.03)
 
 
-def test_random_errors_are_what_retries_are_good_for():
+def test_retries_recover_from_random_errors():
     assert measured("partial", "none").goodput == pytest.approx(0.77, abs=0.02)
     assert measured("partial", "naive").goodput >= 0.99
 
 
-def test_the_incident_takes_no_more_than_twenty_seconds():
+def test_the_incident_is_simulated_within_twenty_seconds():
     began = time.process_time()
     incident = measured("incident", "interactive")
 

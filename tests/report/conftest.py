@@ -51,21 +51,21 @@ def batch_report(places):
     rows = [*chat_rows(40), {**chat_row(1), "custom_id": EVIL}]
     rows += [{**chat_row(2, model="<script>boom()</script>" + "m" * 200), "custom_id": "second"}]
     source = write(place / "in <script>boom()<script>.jsonl", rows)
-    troubles = [
+    faults = [
         {"kind": "503", "share": 0.2},
         {"kind": "400", "match": "document 1"},
     ]
     report = place / "report.html"
-    with pytest.MonkeyPatch.context() as patch, serve(scenario(*troubles, service=0.05)) as there:
+    with pytest.MonkeyPatch.context() as patch, serve(scenario(*faults, service=0.05)) as provider:
         patch.delenv("STORMBREAK_BASE_URL", raising=False)
-        args = ["--output", str(place / "out.jsonl"), "--base-url", there.base_url, "--quiet"]
+        args = ["--output", str(place / "out.jsonl"), "--base-url", provider.base_url, "--quiet"]
         assert main(["batch", "run", str(source), *args, "--report", str(report)]) == 1
     return report
 
 
 @pytest.fixture(scope="package")
 def cost_report(places):
-    """The report of a move and of an outage, under a policy with a hostile name."""
+    """The report of a migration and of an outage, under a policy with a hostile name."""
     place = places["cost"]
     report, storm = place / "report.html", place / "storm.json"
     runs = [{"policy": EVIL, "goodput": 0.02}, {"policy": "interactive", "goodput": 0.97}]
@@ -79,7 +79,7 @@ def cost_report(places):
 
 @pytest.fixture(scope="package")
 def survey_report(places):
-    """The report of a survey, worked out by hand, of a policy with a hostile name."""
+    """The report of a survey with fixed values, of a policy with a hostile name."""
     report = places["survey"] / "report.html"
     values = [{EVIL: 60.0 + 5 * number, "full_jitter": 90.0, "none": 50.0} for number in range(8)]
     ReportFile.of(str(report)).survey(a_survey(*values))

@@ -1,4 +1,4 @@
-"""What a batch report says."""
+"""The content of a batch report."""
 
 import re
 from decimal import Decimal
@@ -38,27 +38,27 @@ def a_summary(tmp_path, **more):
     return Summary(**fields | more)
 
 
-def a_course(seconds=5):
-    """A call is answered each second; the third attempt is throttled first."""
-    course = RunStats(began=0.0)
-    course.sample(a_snapshot(0.0, limit=4))
+def some_stats(seconds=5):
+    """Stats with an answer each second; the third call is throttled first."""
+    stats = RunStats(began=0.0)
+    stats.sample(a_snapshot(0.0, limit=4))
     for number in range(seconds):
-        course.hear(Sent(number, number, TARGET, 1))
+        stats.hear(Sent(number, number, TARGET, 1))
         if number == 2:
-            course.hear(Returned(number, number, TARGET, 1, Verdict.THROTTLED, 429, "slow", 0.1))
-            course.hear(Sent(number, number, TARGET, 2))
-        course.hear(Returned(number + 0.4, number, TARGET, 1, Verdict.OK, 200, None, 0.4))
-        course.hear(CallEnded(number + 0.4, number, TARGET, Verdict.OK, 1, 0.0))
-        course.sample(a_snapshot(number + 1.0, done=number + 1, in_flight=1, limit=4))
-    return course
+            stats.hear(Returned(number, number, TARGET, 1, Verdict.THROTTLED, 429, "slow", 0.1))
+            stats.hear(Sent(number, number, TARGET, 2))
+        stats.hear(Returned(number + 0.4, number, TARGET, 1, Verdict.OK, 200, None, 0.4))
+        stats.hear(CallEnded(number + 0.4, number, TARGET, Verdict.OK, 1, 0.0))
+        stats.sample(a_snapshot(number + 1.0, done=number + 1, in_flight=1, limit=4))
+    return stats
 
 
 def section(page, title):
     return next((each for each in page.sections if each.title == title), None)
 
 
-def test_retries_are_told_by_reason_and_those_of_later_rounds_apart(tmp_path):
-    page = batch_page(a_summary(tmp_path), a_course())
+def test_retries_are_shown_by_reason_and_later_rounds_separately(tmp_path):
+    page = batch_page(a_summary(tmp_path), some_stats())
     bars = section(page, "Retries, by reason").bars
     assert [(bar.name, bar.figure) for bar in bars] == [
         ("throttled", "1"),
@@ -67,18 +67,18 @@ def test_retries_are_told_by_reason_and_those_of_later_rounds_apart(tmp_path):
     assert [bar.share for bar in bars] == [0.5, 1.0]
 
 
-def test_without_trouble_nothing_is_said_of_it(tmp_path):
+def test_a_run_without_failures_has_no_failure_sections(tmp_path):
     page = batch_page(a_summary(tmp_path, retries=0), RunStats(began=0.0))
     for title in ("Retries, by reason", "What came back in place of answers", "Rows that failed"):
         assert section(page, title) is None
 
 
-def test_a_cost_that_nobody_can_tell_is_none(tmp_path):
-    page = batch_page(a_summary(tmp_path), a_course())
+def test_an_unknown_cost_is_shown_as_not_known(tmp_path):
+    page = batch_page(a_summary(tmp_path), some_stats())
     assert section(page, "Cost").lead.startswith("Not known: ")
 
 
-def test_the_cost_is_told_by_model_and_waste_between_its_bounds(tmp_path):
+def test_the_cost_is_shown_by_model_with_the_bounds_of_waste(tmp_path):
     of = {"provider": "p", "prices": None, "answers": 1_234}
     known = ModelCost(
         model="m", **of, tokens=Tokens(5_000, 700, 0), useful=Decimal("1.5"),
@@ -87,16 +87,16 @@ def test_the_cost_is_told_by_model_and_waste_between_its_bounds(tmp_path):
     cost = BatchCost(
         output="out", models=(known, ModelCost(model="<b>n", **of)), notes=("as noted.",)
     )
-    told = section(batch_page(a_summary(tmp_path), a_course(), cost), "Cost")
-    assert told.lead.endswith(" as noted.")
-    assert [list(row) for row in told.table.rows] == [
+    section_ = section(batch_page(a_summary(tmp_path), some_stats(), cost), "Cost")
+    assert section_.lead.endswith(" as noted.")
+    assert [list(row) for row in section_.table.rows] == [
         ["m", "1,234", "5,000", "700", "1.50", "0.00 to 0.25", "1.50 to 1.75"],
         ["<b>n", "1,234", "0", "0", "not known", "not known", "not known"],
     ]
 
 
 @pytest.mark.parametrize(
-    ("end", "said"),
+    ("end", "text"),
     [
         ("finished", "2.0 a second."),
         ("refused", "many rows in a row failed for a reason that has nothing to do with them."),
@@ -105,65 +105,68 @@ def test_the_cost_is_told_by_model_and_waste_between_its_bounds(tmp_path):
         ("interrupted", "the same command resumes it."),
     ],
 )
-def test_the_verdict_says_how_it_ended(tmp_path, end, said):
-    page = batch_page(a_summary(tmp_path, end=end), a_course())
+def test_the_verdict_names_the_end_of_the_run(tmp_path, end, text):
+    page = batch_page(a_summary(tmp_path, end=end), some_stats())
     assert page.verdict.startswith("10 of 10 rows are answered.")
-    assert page.verdict.endswith(said)
+    assert page.verdict.endswith(text)
 
 
-def test_every_end_has_its_page_and_its_picture(tmp_path):
+def test_page_and_picture_have_the_same_verdict_for_every_end(tmp_path):
     for end in End:
         summary = a_summary(tmp_path, end=end.value)
-        assert batch_page(summary, a_course()).verdict == batch_picture(summary, a_course()).verdict
+        assert (
+            batch_page(summary, some_stats()).verdict
+            == batch_picture(summary, some_stats()).verdict
+        )
 
 
-def test_a_page_says_what_most_rows_failed_for(tmp_path):
+def test_a_page_names_the_most_frequent_error(tmp_path):
     reason = Reason(
         verdict=Verdict.AUTH, status=401, code="invalid_api_key", message="No such key.", rows=3
     )
-    page = batch_page(a_summary(tmp_path, reason=reason), a_course())
+    page = batch_page(a_summary(tmp_path, reason=reason), some_stats())
     assert ("failed for", "auth 401 invalid_api_key: No such key.") in page.facts
 
 
-def lines(course, title):
-    panel = next(chart.panel for chart in charts_of(course) if chart.title == title)
+def lines(stats, title):
+    panel = next(chart.panel for chart in charts_of(stats) if chart.title == title)
     return {line.name: list(line.ys) for line in panel.lines}
 
 
-def test_throughput_is_told_between_looks():
-    course = RunStats(began=0.0)
+def test_throughput_is_the_rate_between_samples():
+    stats = RunStats(began=0.0)
     for at, answered in ((0.0, 5), (0.4, 5), (2.2, 23), (2.9, 23)):
-        course.sample(a_snapshot(at, done=answered))
-    course.hear(Sent(4.2, 1, TARGET, 1))  # nobody has looked since
-    rates = lines(course, "Rows")["answered"]
+        stats.sample(a_snapshot(at, done=answered))
+    stats.hear(Sent(4.2, 1, TARGET, 1))  # no sample follows
+    rates = lines(stats, "Rows")["answered"]
     assert rates[:6] == pytest.approx([0.0, 10.0, 10.0, 10.0, 10.0, 0.0])
     assert all(map(isnan, rates[6:]))
 
 
-def test_how_things_stood_holds_until_the_next_look():
-    course = RunStats(began=0.0)
+def test_gauges_hold_until_the_next_sample():
+    stats = RunStats(began=0.0)
     for at, in_flight in ((0.1, 2), (0.2, 4), (2.2, 9)):
-        course.sample(a_snapshot(at, in_flight=in_flight, limit=10))
-    shown = lines(course, "In flight, against the limit")
+        stats.sample(a_snapshot(at, in_flight=in_flight, limit=10))
+    shown = lines(stats, "In flight, against the limit")
     assert shown["in flight"] == [3.0, 3.0, 3.0, 3.0, 9.0]
     assert shown["the limit"] == [10.0] * 5
 
 
-def test_outcomes_beyond_a_few_are_one_line():
-    course = RunStats(began=0.0)
+def test_rare_outcomes_share_one_line():
+    stats = RunStats(began=0.0)
     kinds = [Verdict.OK, Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.RESET, Verdict.TIMEOUT]
     kinds += [Verdict.SERVER_ERROR, Verdict.BROKEN]
     for number, verdict in enumerate(kinds):
         for _ in range(10 - number):
-            course.hear(Returned(0.0, number, TARGET, 1, verdict, None, None, 0.1))
-    shown = lines(course, "What came back")
+            stats.hear(Returned(0.0, number, TARGET, 1, verdict, None, None, 0.1))
+    shown = lines(stats, "What came back")
     assert list(shown) == ["answers", "throttled", "overloaded", "reset", "timeout", "all others"]
-    assert shown["all others"] == [9 / course.width]
+    assert shown["all others"] == [9 / stats.width]
 
 
-def test_percentiles_are_gaps_where_nothing_was_answered():
-    course = a_course(seconds=2)
-    p50 = lines(course, "Seconds to an answer")["p50"]
+def test_percentiles_have_gaps_without_answers():
+    stats = some_stats(seconds=2)
+    p50 = lines(stats, "Seconds to an answer")["p50"]
     assert p50[0] == pytest.approx(0.4, rel=0.1)
     assert isnan(p50[1])
 
@@ -172,7 +175,7 @@ def test_percentiles_are_gaps_where_nothing_was_answered():
 
 
 def report_of(tmp_path, *more):
-    """Run the batch; give its exit code and the text of the report."""
+    """Run the batch; return its exit code and the text of the report."""
     report, source = tmp_path / "report.html", tmp_path / "in.jsonl"
     if not source.exists():
         write(source, chat_rows(20))
@@ -183,30 +186,30 @@ def report_of(tmp_path, *more):
 
 def test_the_report_agrees_with_the_summary(tmp_path, capsys, stormbreak_provider):
     provider = stormbreak_provider(scenario({"kind": "503", "share": 0.3}, service=0.02))
-    code, said = report_of(tmp_path, "--base-url", provider.base_url)
+    code, text = report_of(tmp_path, "--base-url", provider.base_url)
     summary = capsys.readouterr().out
 
     assert code == 0
     attempts = re.search(r"sent +(\d+) attempts, (\d+) of them", summary)
-    assert f"of {attempts[1]} attempts" in said
-    assert "20 of 20 rows are answered." in said
-    assert re.search(r"overloaded\s+503\s+server_is_overloaded\s+\d+", said)
-    assert provider.base_url in said
+    assert f"of {attempts[1]} attempts" in text
+    assert "20 of 20 rows are answered." in text
+    assert re.search(r"overloaded\s+503\s+server_is_overloaded\s+\d+", text)
+    assert provider.base_url in text
 
-    code, said = report_of(tmp_path, "--base-url", provider.base_url)  # nothing is left to do
+    code, text = report_of(tmp_path, "--base-url", provider.base_url)  # no row is left
     assert code == 0
-    assert "20 of 20 rows are answered. This run sent nothing." in said
+    assert "20 of 20 rows are answered. This run sent nothing." in text
 
 
-def test_a_run_that_reaches_nobody_has_a_report_and_its_exit_code(tmp_path, free_port):
+def test_an_unreachable_run_writes_a_report_and_exits_with_2(tmp_path, free_port):
     url = f"http://127.0.0.1:{free_port}/v1"
-    code, said = report_of(tmp_path, "--base-url", url, "--connect-grace", "0.3")
+    code, text = report_of(tmp_path, "--base-url", url, "--connect-grace", "0.3")
     assert code == 2
-    assert "0 of 20 rows are answered, 20 are left." in said
-    assert "the provider could not be reached." in said
+    assert "0 of 20 rows are answered, 20 are left." in text
+    assert "the provider could not be reached." in text
 
 
-def test_a_report_may_be_a_picture(tmp_path, stormbreak_provider):
+def test_a_batch_report_can_be_a_picture(tmp_path, stormbreak_provider):
     source, report = write(tmp_path / "in.jsonl", chat_rows(5)), tmp_path / "report.PNG"
     provider = stormbreak_provider(scenario())
     args = ["--output", str(tmp_path / "out.jsonl"), "--base-url", provider.base_url, "--quiet"]
@@ -214,39 +217,39 @@ def test_a_report_may_be_a_picture(tmp_path, stormbreak_provider):
     assert report.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_that_sent_nothing_says_so_and_draws_nothing(tmp_path):
-    """As one does that goes on where nothing was left."""
+def test_a_run_that_sent_nothing_has_no_charts(tmp_path):
+    """For example, a resume without rows left."""
     nothing = dict.fromkeys(("answered", "attempts", "retries", "input_tokens", "output_tokens"), 0)
-    summary, course = a_summary(tmp_path, **nothing, elapsed=0.0, throughput=0.0), a_course(0)
+    summary, stats = a_summary(tmp_path, **nothing, elapsed=0.0, throughput=0.0), some_stats(0)
 
-    page = batch_page(summary, course)
+    page = batch_page(summary, stats)
     assert page.verdict == "10 of 10 rows are answered. This run sent nothing."
     assert [each.title for each in page.sections] == ["In figures", "Cost"]
-    assert not batch_picture(summary, course).charts
-    assert png_of(batch_picture(summary, course))
+    assert not batch_picture(summary, stats).charts
+    assert png_of(batch_picture(summary, stats))
 
 
-def test_what_came_back_is_told_per_second():
-    """A slice is half a second wide to begin with, and becomes wider."""
-    course = RunStats(began=0.0)
+def test_outcomes_are_shown_per_second():
+    """A slice begins with half a second and becomes wider."""
+    stats = RunStats(began=0.0)
     for number in range(3):
-        course.hear(Returned(0.1, number, TARGET, 1, Verdict.OK, 200, None, 0.1))
-    chart = next(each for each in charts_of(course) if each.title == "What came back")
+        stats.hear(Returned(0.1, number, TARGET, 1, Verdict.OK, 200, None, 0.1))
+    chart = next(each for each in charts_of(stats) if each.title == "What came back")
     assert (chart.panel.y_label, chart.panel.lines[0].ys) == ("attempts per second", [6.0])
     assert chart.panel.xs == [0.25]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.2, r"\d{3} ms"), (3.0, r"[23]\.\d s"), (600.0, r"\d+ minutes")]
+    ("seconds", "expected"), [(0.2, r"\d{3} ms"), (3.0, r"[23]\.\d s"), (600.0, r"\d+ minutes")]
 )
-def test_times_are_told_in_the_unit_that_is_read_best(tmp_path, seconds, told):
-    course = RunStats(began=0.0)
-    course.hear(Returned(seconds, 1, TARGET, 1, Verdict.OK, 200, None, seconds))
-    cards = batch_page(a_summary(tmp_path), course).sections[0].cards
+def test_times_are_shown_in_a_readable_unit(tmp_path, seconds, expected):
+    stats = RunStats(began=0.0)
+    stats.hear(Returned(seconds, 1, TARGET, 1, Verdict.OK, 200, None, seconds))
+    cards = batch_page(a_summary(tmp_path), stats).sections[0].cards
     figure = next(card.figure for card in cards if card.name == "Time to an answer")
-    assert re.fullmatch(told, figure)
+    assert re.fullmatch(expected, figure)
 
 
-def test_a_picture_has_the_first_figures_only(tmp_path):
-    names = [card.name for card in batch_picture(a_summary(tmp_path), a_course()).cards]
+def test_a_picture_shows_only_the_first_four_figures(tmp_path):
+    names = [card.name for card in batch_picture(a_summary(tmp_path), some_stats()).cards]
     assert names == ["Answered", "Throughput", "Time to an answer", "Retries"]

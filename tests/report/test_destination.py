@@ -1,4 +1,4 @@
-"""`--report`: what is wrong with the place is said before anything runs, and a report that fails costs nothing else."""
+"""`--report`: a bad path is an error before the run, and a failed report does not fail the run."""
 
 import json
 import os
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
+    ("name", "message"),
     [
         ("report.pdf", "--report must end in .html or .png, got 'report.pdf'"),
         ("report", "--report must end in .html or .png, got 'report'"),
@@ -40,8 +40,8 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
         (f"{'long' * 70}.html", "cannot write: file name too long"),
     ],
 )
-def test_a_wrong_place_is_one_line_before_anything_runs(
-    tmp_path, monkeypatch, capsys, name, complaint
+def test_a_bad_report_path_is_one_line_before_the_command_runs(
+    tmp_path, monkeypatch, capsys, name, message
 ):
     monkeypatch.chdir(tmp_path)
     Path("taken.html").mkdir()
@@ -54,7 +54,7 @@ def test_a_wrong_place_is_one_line_before_anything_runs(
         out, err = capsys.readouterr()
 
         assert (code, out) == (2, "")
-        assert complaint in err
+        assert message in err
         assert err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "in.jsonl",
@@ -64,13 +64,13 @@ def test_a_wrong_place_is_one_line_before_anything_runs(
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
-def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, tmp_path, missing):
+def test_a_report_without_the_extra_names_the_package_to_install(monkeypatch, tmp_path, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ConfigurationError, match=r"pip install 'stormbreak\[report\]'"):
         ReportFile.of(str(tmp_path / "report.html"))
 
 
-def test_looking_at_a_place_leaves_what_is_there(tmp_path):
+def test_checking_a_report_path_changes_no_file(tmp_path):
     path = tmp_path / "report.html"
     ReportFile.of(str(path))
     assert list(tmp_path.iterdir()) == []
@@ -92,7 +92,7 @@ def test_a_report_may_not_replace_a_file_of_the_batch(tmp_path, monkeypatch, cap
     assert not Path("out.html").exists()
 
 
-def test_a_report_that_cannot_be_written_at_the_end_loses_nothing(
+def test_a_report_that_cannot_be_written_does_not_fail_the_run(
     tmp_path, monkeypatch, capsys, stormbreak_provider
 ):
     source = write(tmp_path / "in.jsonl", chat_rows(3))
@@ -103,7 +103,7 @@ def test_a_report_that_cannot_be_written_at_the_end_loses_nothing(
     args = ["--output", str(output), "--base-url", provider.base_url, "--quiet", "--json"]
     began = batch_work.progress_on
 
-    def begin(*args, **options):  # the place goes when the run has begun
+    def begin(*args, **options):  # the folder disappears when the run has begun
         place.rmdir()
         return began(*args, **options)
 
@@ -116,7 +116,7 @@ def test_a_report_that_cannot_be_written_at_the_end_loses_nothing(
     assert err.count("\n") == 1
 
 
-def test_a_run_that_is_interrupted_has_its_report(tmp_path, stormbreak_provider):
+def test_an_interrupted_run_writes_its_report(tmp_path, stormbreak_provider):
     source, output = write(tmp_path / "in.jsonl", chat_rows(500)), tmp_path / "out.jsonl"
     report = tmp_path / "report.html"
     provider = stormbreak_provider(scenario(service=0.2))

@@ -40,13 +40,13 @@ def texts(drawing):
     return [each.text for each in fromstring(drawing).iter("text")]
 
 
-def test_a_drawing_has_its_axes_and_the_trigger_as_text():
+def test_a_drawing_has_its_axes_and_trigger_as_text():
     assert {"seconds since the start", "attempts", "trigger"} <= set(
         texts(drawing_of(PANEL, salt=""))
     )
 
 
-def test_all_colours_are_those_of_the_page():
+def test_a_drawing_uses_only_colours_of_the_page():
     drawing = drawing_of(PANEL, salt="")
     assert "var(--line-1)" in drawing
     assert not re.findall(
@@ -55,7 +55,7 @@ def test_all_colours_are_those_of_the_page():
     assert "font-family" not in drawing
 
 
-def test_the_same_panel_is_the_same_drawing_and_no_names_are_shared():
+def test_drawings_are_deterministic_and_share_no_ids():
     first, again, other = (drawing_of(PANEL, salt=salt) for salt in ("a", "a", "b"))
     names = [set(re.findall(r'\bid="(\w+)"', drawing)) for drawing in (first, other)]
     assert first == again
@@ -66,14 +66,14 @@ def test_the_same_panel_is_the_same_drawing_and_no_names_are_shared():
 
 
 @table_test("name", [EVIL, "$\\frac{1}{", "日本語 ☃ 😀", "a --> b", ""])
-def test_any_text_is_text(name):
+def test_any_label_is_drawn_as_text(name):
     hostile = replace(PANEL, about=name, x_label=name, y_label=name, shaded_as=name)
     drawing = drawing_of(hostile, salt="")
     assert not name or texts(drawing).count(name) == 3
     assert fromstring(drawing).get("aria-label") == name
 
 
-def test_settings_of_the_process_are_left_alone(monkeypatch):
+def test_drawing_neither_uses_nor_changes_global_settings(monkeypatch):
     monkeypatch.setitem(mpl.rcParams, "lines.linewidth", 17.0)
     before = dict(mpl.rcParams)
     plain = drawing_of(PANEL, salt="")
@@ -83,7 +83,7 @@ def test_settings_of_the_process_are_left_alone(monkeypatch):
 
 
 @table_test("lines", [(), (Line(name="none", ys=[nan] * 4, stroke=0),)])
-def test_a_panel_with_nothing_in_it_can_be_drawn(lines):
+def test_an_empty_panel_can_be_drawn(lines):
     assert "seconds since the start" in texts(drawing_of(replace(PANEL, lines=lines), salt=""))
 
 
@@ -92,7 +92,7 @@ def test_a_single_point_can_be_drawn():
     drawing_of(replace(PANEL, xs=[2.0], lines=[line], shaded=None), salt="")
 
 
-def test_a_picture():
+def test_a_picture_is_a_deterministic_png():
     cards = [Card(name=EVIL, figure="98 %", about="of all " * 30, stroke=STROKES[0])] * 9
     keys = keys_of(PANEL.lines)
     tiles = [Chart(title=EVIL, panel=PANEL, keys=keys)] * 3
@@ -110,7 +110,7 @@ def test_a_picture():
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Every figure of a picture; it is laid out, but not painted."""
+    """The figures of a picture, laid out but not rendered."""
     drawn = []
 
     def figure(*args, **named):
@@ -129,7 +129,7 @@ def figures(monkeypatch):
 @pytest.mark.parametrize(
     ("cards", "shared"), [(1, True), (3, False), (4, True), (5, False), (6, True), (6, False)]
 )
-def test_no_text_of_a_picture_lies_on_another_or_beyond_the_edge(figures, cards, shared):
+def test_texts_of_a_picture_do_not_overlap_or_leave_the_page(figures, cards, shared):
     long = "a policy with a name that goes on and on " * 2
     names = [
         "what was possible, and the calls that arrived",

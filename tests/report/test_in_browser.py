@@ -1,4 +1,4 @@
-"""Reports in a real browser: nothing comes from elsewhere, nothing runs, nothing overflows, and all can be read."""
+"""Reports in a real browser: no external requests, no scripts, no overflow, and readable text."""
 
 import pytest
 from evil import EVIL
@@ -9,13 +9,13 @@ KINDS = {
     "batch_report": 5,
     "cost_report": 1,
     "survey_report": 0,
-}  # and their charts, at the least
-# How many texts there are, and those that can hardly be read: by contrast with what lies behind, or by size in a chart.
+}  # and the minimum number of their charts
+# The number of texts, and those with too little contrast to their background or too small in a chart.
 TEXTS = """
 () => {
   const PLAIN = 4.5, LARGE = 3.0;  // contrast that text needs (WCAG AA)
   const SMALLEST = 9.0;  // pixels of a letter in a chart
-  const rgb = (said) => said.match(/[\\d.]+/g).map(Number);
+  const rgb = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
     const [r, g, b] = rgb(colour).slice(0, 3).map((part) => {
       part /= 255;
@@ -58,7 +58,7 @@ def report(request):
 
 
 @pytest.mark.parametrize(("width", "theme"), SCREENS)
-def test_a_page_stands_alone_fits_and_can_be_read(browser, report, width, theme):
+def test_a_page_makes_no_requests_fits_the_screen_and_is_readable(browser, report, width, theme):
     seen = browser.visit(
         report,
         width,
@@ -77,7 +77,7 @@ def test_a_page_stands_alone_fits_and_can_be_read(browser, report, width, theme)
     assert (texts["pale"], texts["small"]) == ([], [])
 
 
-def test_hostile_names_stay_text(browser, report):
+def test_hostile_names_are_shown_as_text(browser, report):
     seen = browser.visit(
         report,
         1280,
@@ -112,15 +112,15 @@ def test_every_chart_has_a_name_and_its_axes(browser, request, kind, least):
     assert len(seen.found["names"]) == len(set(seen.found["names"]))
 
 
-def test_the_hostile_scenario_is_told_in_full(browser, storm_report):
+def test_the_description_of_a_hostile_scenario_is_shown_as_text(browser, storm_report):
     text = "document.querySelector('header').innerText"
-    said = browser.visit(storm_report, 390, "light", text=text).found["text"]
-    assert "evil <b>storm" in said
-    assert '</style></svg><script>boom()</script>&amp; " $x^2$ ]]>' in said
+    text = browser.visit(storm_report, 390, "light", text=text).found["text"]
+    assert "evil <b>storm" in text
+    assert '</style></svg><script>boom()</script>&amp; " $x^2$ ]]>' in text
 
 
-def test_failed_rows_are_named(browser, batch_report):
+def test_failed_rows_are_listed(browser, batch_report):
     text = "document.body.textContent"
-    said = browser.visit(batch_report, 1280, "light", text=text).found["text"]
-    assert "Rows that failed" in said
-    assert "<script>boom()</script>mmm" in said
+    text = browser.visit(batch_report, 1280, "light", text=text).found["text"]
+    assert "Rows that failed" in text
+    assert "<script>boom()</script>mmm" in text

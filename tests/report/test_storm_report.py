@@ -1,4 +1,4 @@
-"""What the report of a storm says."""
+"""The content of a storm report."""
 
 import re
 from dataclasses import replace
@@ -37,7 +37,7 @@ def section(page, title):
     return next((each for each in page.sections if each.title == title), None)
 
 
-def test_the_verdict_stands_first(storm, results):
+def test_a_storm_page_starts_with_the_verdict(storm, results):
     page = storm_page(storm, results)
     assert page.verdict.replace("\xa0", " ") == verdict(storm, results[:2])
     assert page.verdict.startswith("small under interactive (seeds 1-2) recovers ")
@@ -46,18 +46,18 @@ def test_the_verdict_stands_first(storm, results):
     assert dict(page.facts)["trigger"] == "from 20 s to 25 s"
 
 
-def test_a_short_trigger_is_looked_at_closely(storm, results):
+def test_a_short_trigger_gets_a_close_view(storm, results):
     whole, near = Comparison(storm, results).views
     assert (whole.start, whole.end) == (0, 200)
     assert (near.start, near.end) == (10, 55)
 
 
-def test_a_long_one_is_not(storm, results):
+def test_a_long_trigger_gets_only_the_whole_view(storm, results):
     long = replace(storm, load=replace(storm.load, trigger_until=100.0))
     assert [view.name for view in Comparison(long, results).views] == ["The whole run"]
 
 
-def test_a_line_is_the_mean_of_seeds_between_the_lowest_and_the_highest(storm, results):
+def test_a_line_is_the_mean_of_seeds_in_a_band_of_extremes(storm, results):
     comparison = Comparison(storm, results)
     panel = comparison.panel(comparison.views[1], ATTEMPTS, ["naive"])
     calls, naive = panel.lines
@@ -70,7 +70,7 @@ def test_a_line_is_the_mean_of_seeds_between_the_lowest_and_the_highest(storm, r
     assert panel.shaded == (20, 25)
 
 
-def test_one_seed_has_no_band(storm, results):
+def test_a_line_of_one_seed_has_no_band(storm, results):
     comparison = Comparison(storm, results[::2])
     lines = comparison.panel(comparison.views[0], ANSWERS, comparison.drawn).lines
     assert [line.name for line in lines] == ["the ideal: what was possible", "interactive", "naive"]
@@ -80,7 +80,7 @@ def test_one_seed_has_no_band(storm, results):
     assert "use --seeds" in section(page, "Measures").lead
 
 
-def test_the_table_has_each_policy_and_the_spread_over_seeds(storm, results):
+def test_the_table_shows_each_policy_with_the_spread_over_seeds(storm, results):
     table = section(storm_page(storm, results), "Measures").table
     assert list(table.heads) == ["", "interactive", "naive"]
     rows = {row[0]: row[1:] for row in table.rows}
@@ -90,7 +90,7 @@ def test_the_table_has_each_policy_and_the_spread_over_seeds(storm, results):
     assert len({row[0] for row in table.rows}) == 17
 
 
-def test_a_time_that_never_came_is_never(storm, results):
+def test_a_recovery_that_never_happens_is_shown_as_never(storm, results):
     gone = [
         replace(result, measures=replace(result.measures, recovery=None))
         if result.policy == "naive" or result.seed == 1
@@ -103,7 +103,7 @@ def test_a_time_that_never_came_is_never(storm, results):
     assert row[2] == "never"
 
 
-def test_what_it_would_cost_is_scaled_from_the_article(storm, results):
+def test_the_cost_of_a_storm_is_scaled_from_the_article(storm, results):
     half = [replace(each, measures=replace(each.measures, goodput=0.5)) for each in results]
     costs = section(storm_page(storm, half), "What it would cost")
     assert [card.figure for card in costs.cards] == ["11,700 USD", "11,700 USD"]  # 90 s of 130.4
@@ -112,7 +112,7 @@ def test_what_it_would_cost_is_scaled_from_the_article(storm, results):
     assert costs.lead.endswith("naive loses as much as interactive.")
 
 
-def test_without_a_trigger_there_is_no_downtime_to_compare_with(storm, results):
+def test_a_storm_without_a_trigger_has_no_cost_section(storm, results):
     calm = replace(storm, load=replace(storm.load, trigger_at=None, trigger_until=None))
     page = storm_page(calm, results)
     assert section(page, "What it would cost") is None
@@ -122,7 +122,7 @@ def test_without_a_trigger_there_is_no_downtime_to_compare_with(storm, results):
     assert [card.figure[-1] for card in storm_picture(calm, results).cards] == ["%", "%"]
 
 
-def test_the_picture_has_a_headline_of_one_line_and_names_for_visitors(storm, results):
+def test_the_picture_has_a_short_headline_with_display_names(storm, results):
     half = [
         replace(each, measures=replace(each.measures, goodput=0.5 if each.policy == "naive" else 1))
         for each in results
@@ -135,7 +135,7 @@ def test_the_picture_has_a_headline_of_one_line_and_names_for_visitors(storm, re
     assert len(storm_picture(storm, many).verdict) <= HEADLINE_LETTERS
 
 
-def test_what_nobody_could_look_at_is_left_out(storm, results):
+def test_a_live_report_omits_what_was_not_observed(storm, results):
     unseen = dict.fromkeys(("in_flight", "queued", "limit", "open_circuits", "wasted"), ())
     live = [replace(each, series=replace(each.series, **unseen)) for each in results]
     page = storm_page(storm, live, live=True)
@@ -151,13 +151,13 @@ def test_what_nobody_could_look_at_is_left_out(storm, results):
     assert set(titles) == {"Attempts", "Calls lost"}
 
 
-def test_a_limit_far_above_does_not_flatten_what_is_in_flight(storm, results):
+def test_a_high_limit_does_not_flatten_the_in_flight_line(storm, results):
     comparison = Comparison(storm, results)
     panel = comparison.panel(comparison.views[1], IN_FLIGHT, ["naive"])
     assert panel.top == 1.5 * max(y for y in panel.lines[1].high)
 
 
-def test_more_policies_than_strokes_stand_in_the_table_only(storm, results):
+def test_policies_beyond_the_strokes_appear_only_in_the_table(storm, results):
     many = [replace(results[0], policy=f"policy {number}") for number in range(9)]
     page = storm_page(storm, many)
     assert len(section(page, "Measures").table.heads) == 10
@@ -165,8 +165,8 @@ def test_more_policies_than_strokes_stand_in_the_table_only(storm, results):
     assert "the other 3 are in the tables" in section(page, "Answers in time").lead
 
 
-def test_policies_whose_paths_are_long_are_told_apart(storm, results):
-    """By their ends: so they differ."""
+def test_long_policy_paths_are_cut_at_the_start(storm, results):
+    """The ends of paths differ."""
     paths = [f"/home/somebody/{'policies/' * 10}{name}.toml" for name in ("calm", "bold")]
     renamed = [
         replace(each, policy=paths[each.policy == "naive"]) for each in results if each.seed == 1
@@ -176,7 +176,7 @@ def test_policies_whose_paths_are_long_are_told_apart(storm, results):
     assert {len(head) for head in heads} == {64}
 
 
-def test_after_the_last_call_there_is_nothing(storm, results):
+def test_a_series_is_zero_after_its_last_call(storm, results):
     """A series ends with its last call, the run with its duration."""
     ended = [
         replace(each, series=replace(each.series, attempts=each.series.attempts[:20]))

@@ -1,4 +1,4 @@
-"""What the report of a survey says."""
+"""The content of a survey report."""
 
 import re
 from html import unescape
@@ -14,7 +14,7 @@ def section(page, title):
     return next(each for each in page.sections if each.title == title)
 
 
-def test_the_worst_storms_stand_first():
+def test_the_worst_storms_are_listed_first():
     found = a_survey(
         {"ours": 90.0, "a": 80.0}, {"ours": 60.0, "a": 70.0}, {"ours": 70.0, "a": 99.5}
     )
@@ -29,7 +29,7 @@ def test_the_worst_storms_stand_first():
     assert page.verdict == found.sentence
 
 
-def test_policies_are_bars_and_groups_are_tables():
+def test_policies_are_shown_as_bars_and_families_as_a_table():
     page = survey_page(a_survey({"ours": 90.0, "a": 45.0}, {"ours": 90.0, "a": 45.0}))
     bars = section(page, "Mean goodput").bars
     assert [(bar.name, bar.share, bar.figure) for bar in bars] == [
@@ -40,18 +40,18 @@ def test_policies_are_bars_and_groups_are_tables():
     assert rows[-1][2:] == ["0.0", "0.0", "0.0", "0.0", "100 %", "100 %"]
 
 
-def test_where_nothing_is_lost_there_is_no_table():
+def test_a_survey_without_losses_has_no_table():
     assert survey_page(a_survey({"ours": 90.0, "a": 80.0})).sections[0].table is None
 
 
-def test_batches_that_never_end_are_never():
+def test_batches_that_never_end_are_shown_as_never():
     page = survey_page(a_survey({"ours": inf, "a": 20.0}, {"ours": 30.0, "a": inf}, preset="batch"))
     assert page.sections[0].table.rows[0][1:4] == ["never", "never", "20.0"]
     assert [bar.figure for bar in page.sections[1].bars] == ["never", "never"]
     assert "sends failed rows again" in page.sections[-1].notes[-1][1]
 
 
-def test_the_command_writes_the_page(tmp_path, capsys):
+def test_the_survey_command_writes_a_page(tmp_path, capsys):
     path = tmp_path / "survey.html"
     few = [
         "--storms",
@@ -67,7 +67,7 @@ def test_the_command_writes_the_page(tmp_path, capsys):
     ]
     assert main(["storm", "survey", *few, "--report", str(path)]) == 0
     text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", path.read_text(), flags=re.DOTALL)
-    said = " ".join(unescape(text).split())
-    assert "a survey of random storms none" in said
-    assert "The worst storms" in said
+    words = " ".join(unescape(text).split())
+    assert "a survey of random storms none" in words
+    assert "The worst storms" in words
     assert capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Paint can be told apart from what is behind them, and lines without any colour."""
+"""Colours have enough contrast, and lines differ also without colour."""
 
 from table_test import table_test
 
@@ -25,18 +25,18 @@ def contrast(one, other):
 @table_test("theme", ["light", "dark"])
 @table_test("role", REQUIRED_KEY)
 @table_test("behind", ["page", "card"])
-def test_what_is_drawn_can_be_seen(theme, role, behind):
+def test_colours_have_the_required_contrast(theme, role, behind):
     colour, ground = getattr(TONES[role], theme), getattr(TONES[behind], theme)
     assert contrast(colour, ground) >= REQUIRED_KEY[role]
 
 
-def test_no_two_lines_have_the_same_dash_or_marker_or_colour():
+def test_every_stroke_has_its_own_dash_marker_and_colour():
     for part in ("dash", "marker", "outline", "role"):
         assert len({getattr(stroke, part) for stroke in STROKES}) == len(STROKES)
     assert len({light(stroke.role) for stroke in STROKES}) == len(STROKES)
 
 
-def test_stand_ins_become_variables():
+def test_placeholders_become_css_variables():
     style = f"fill: {placeholder('ink')}; stroke: {placeholder('line-1')}"
     assert themed(style) == "fill: var(--ink); stroke: var(--line-1)"
     assert len({placeholder(role) for role in TONES}) == len(TONES)

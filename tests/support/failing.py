@@ -1,4 +1,4 @@
-"""Batches of which some rows fail, until their provider is mended."""
+"""Batches of which some rows fail until their provider recovers."""
 
 from batches import chat_rows, scenario
 
@@ -12,7 +12,7 @@ KINDS = {
 
 
 def rows_that_fail(count, **failing):
-    """Rows in the OpenAI Batch format; those with the numbers in `failing` ask for what it is named after, `_401` say."""
+    """Rows in the OpenAI Batch format. The keyword names the error of the rows with these numbers, for example `_401`."""
     rows = chat_rows(count)
     for kind, numbers in failing.items():
         for number in numbers:
@@ -20,10 +20,10 @@ def rows_that_fail(count, **failing):
     return rows
 
 
-def ill(**provider):
-    """A scenario that gives them what they ask for."""
-    troubles = [{"kind": kind, "match": f"(meets {kind})"} for kind in KINDS]
-    return scenario(*troubles, **provider)
+def failing_scenario(**provider):
+    """A scenario in which these rows get their error."""
+    faults = [{"kind": kind, "match": f"(meets {kind})"} for kind in KINDS]
+    return scenario(*faults, **provider)
 
 
 def ids(numbers):

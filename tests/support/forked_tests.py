@@ -24,9 +24,9 @@ AT_ONCE = 12  # tests of a module that one process takes
 SPREAD = 0.618034  # of all units lie between one and the next of its room: they are spread evenly
 LONG = {
     "test_in_nearly_all_storms_the_diagnosis_is_wrong_for_ten_seconds_at_most",
-    "test_python_runs",
-    "test_the_batch_api_of_the_provider",
-    "test_the_tests_shown_pass",
+    "test_python_in_the_documents_runs",
+    "test_the_commands_of_the_batch_api_section_run",
+    "test_the_tests_in_the_documents_pass",
 }
 """Tests of ten seconds and more for which all processes would wait at the end."""
 USED_LATE = (

@@ -75,6 +75,6 @@ def events_of(span):
     return [(event.name, dict(event.attributes)) for event in span.events]
 
 
-def said(span, *names):
+def attributes_of(span, *names):
     """What a span says under these names, without what they begin with."""
     return tuple(span.attributes.get(name) for name in names)

@@ -7,13 +7,13 @@ from stormbreak.telemetry import Metrics
 
 @pytest.fixture(scope="session")
 def play():
-    """A run with everything in it, what the listeners heard, its metrics and its traces."""
-    metrics, traces, heard = Metrics(), Traces(), []
-    return played(metrics, heard.append, traces.listener), heard, metrics, traces
+    """A run with every kind of event: its facts, its events, its metrics and its traces."""
+    metrics, traces, events = Metrics(), Traces(), []
+    return played(metrics, events.append, traces.listener), events, metrics, traces
 
 
 @pytest.fixture(scope="session")
 def run(play):
-    """The run, its metrics, and what the listeners heard."""
-    told, heard, metrics, _ = play
-    return told, metrics, heard
+    """The facts of the run, its metrics and its events."""
+    facts, events, metrics, _ = play
+    return facts, metrics, events

@@ -1,4 +1,4 @@
-"""One way to listen, whatever the engine is in; and what a listener does wrong fails nobody, whoever drives."""
+"""`attach` works for every object with an engine, and a failing listener fails no call under any driver."""
 
 import asyncio
 import logging
@@ -34,53 +34,54 @@ from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.telemetry import attach, name_of
 from stormbreak.types import Call
 
-SCRIPTS = [failing(503), answer()], [answer()]  # a connection each: some send again on the same
-HEARD = ["attempt.sent", "attempt.ended", "retry.scheduled", "attempt.sent", "attempt.ended"]
-HEARD += ["call.ended"]
+# One connection each, since some clients retry on the same connection.
+SCRIPTS = [failing(503), answer()], [answer()]
+EXPECTED = ["attempt.sent", "attempt.ended", "retry.scheduled", "attempt.sent", "attempt.ended"]
+EXPECTED += ["call.ended"]
 
 
-class Ear:
-    """Writes down the names of what it hears, and what it is given to watch."""
+class Recorder:
+    """Records the names of events and the watched engines."""
 
     def __init__(self):
-        self.heard = []
+        self.events = []
         self.watched = []
 
     def watch(self, engine):
         self.watched.append(engine)
 
     def __call__(self, event):
-        self.heard.append(name_of(event))
+        self.events.append(name_of(event))
 
 
 @pytest.fixture
-def ear():
-    return Ear()
+def recorder():
+    return Recorder()
 
 
-async def test_a_client(ear):
+async def test_attach_listens_to_an_async_client(recorder):
     async with served(*SCRIPTS) as server, client_of(server) as client:
-        attach(client, ear)
+        attach(client, recorder)
         await client.chat(SAY)
 
-        assert (ear.heard, ear.watched) == (HEARD, [client.engine])
+        assert (recorder.events, recorder.watched) == (EXPECTED, [client.engine])
 
 
-async def test_a_client_that_blocks(ear):
+async def test_attach_listens_to_a_blocking_client(recorder):
     async with served(*SCRIPTS) as server:
 
         def ask():
             given = {"base_url": server.base_url, "api_key": KEY, "model": "m"}
             with Client(**given, policy=QUICK) as client:
-                attach(client, ear)
+                attach(client, recorder)
                 client.chat(SAY)
 
         await asyncio.to_thread(ask)
 
-    assert ear.heard == HEARD
+    assert recorder.events == EXPECTED
 
 
-async def test_clients_of_settings(ear, tmp_path, monkeypatch):
+async def test_attach_listens_to_all_clients_of_settings(recorder, tmp_path, monkeypatch):
     monkeypatch.setenv("FIRST_KEY", FIRST_KEY)
     text = """
         retry_budget = "none"
@@ -94,48 +95,48 @@ async def test_clients_of_settings(ear, tmp_path, monkeypatch):
     async with served(*SCRIPTS) as server:
         file = SettingsFile(tmp_path / "s.toml", first=server).write(text)
         async with file.load() as settings:
-            attach(settings, ear)
-            attach(settings.client("main"), ear)  # of the same engine: makes no difference
+            attach(settings, recorder)
+            attach(settings.client("main"), recorder)  # the same engine: no effect
             await settings.client("main").chat(SAY)
             settings.reload()
             await settings.client("main").chat(SAY)
 
-    assert ear.heard == [*HEARD, "attempt.sent", "attempt.ended", "call.ended"]
-    assert len(ear.watched) == 1
+    assert recorder.events == [*EXPECTED, "attempt.sent", "attempt.ended", "call.ended"]
+    assert len(recorder.watched) == 1
 
 
 @pytest.mark.parametrize(
-    ("library", "doors"), [(httpx, stormbreak.httpx), (httpx2, stormbreak.httpx2)]
+    ("library", "module"), [(httpx, stormbreak.httpx), (httpx2, stormbreak.httpx2)]
 )
 @pytest.mark.parametrize("wrapped", [False, True])
-async def test_transports_and_wrapped_clients(ear, library, doors, wrapped):
+async def test_attach_listens_to_transports_and_wrapped_clients(recorder, library, module, wrapped):
     headers = {"authorization": f"Bearer {KEY}"}
     async with served(*SCRIPTS) as server:
-        transport = None if wrapped else doors.AsyncTransport(QUICK)
+        transport = None if wrapped else module.AsyncTransport(QUICK)
         async with library.AsyncClient(transport=transport, headers=headers) as http:
-            attach(doors.wrap(http, QUICK) if wrapped else transport, ear)
+            attach(module.wrap(http, QUICK) if wrapped else transport, recorder)
             body = {"model": "m", "messages": SAY}
             await http.post(f"{server.base_url}/chat/completions", json=body)
 
-    assert ear.heard == HEARD
+    assert recorder.events == EXPECTED
 
 
 @pytest.mark.parametrize("sdk", [openai, anthropic])
-def test_sdks_that_were_wrapped(ear, sdk):
+def test_attach_listens_to_wrapped_sdks(recorder, sdk):
     kind = sdk.OpenAI if sdk is openai else sdk.Anthropic
     mounts = {"https://": httpx2.HTTPTransport()}
     with httpx2.Client(mounts=mounts) as http:
         client = stormbreak.httpx2.wrap(kind(api_key=KEY, http_client=http))
-        attach(client, ear)
-        attach(http, ear)
+        attach(client, recorder)
+        attach(http, recorder)
 
-    assert len(ear.watched) == 1
-    assert ear.watched[0].listeners == [ear]
+    assert len(recorder.watched) == 1
+    assert recorder.watched[0].listeners == [recorder]
 
 
-def test_a_function(ear):
+def test_attach_listens_to_a_guarded_function(recorder):
     guard = resilient(QUICK, on=OSError)
-    attach(guard, ear)
+    attach(guard, recorder)
     tries = iter([OSError(), None])
 
     @guard
@@ -146,10 +147,10 @@ def test_a_function(ear):
 
     work()
 
-    assert ear.heard == HEARD
+    assert recorder.events == EXPECTED
 
 
-async def test_a_batch(ear, tmp_path, monkeypatch):
+async def test_run_job_attaches_its_listeners(recorder, tmp_path, monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     write(tmp_path / "in.jsonl", chat_rows(3))
     async with served([answer()] * 3) as server:
@@ -157,33 +158,33 @@ async def test_a_batch(ear, tmp_path, monkeypatch):
             source=tmp_path / "in.jsonl", output=tmp_path / "out.jsonl", policy=BATCH,
             options=BatchOptions(base_url=server.base_url, api_key_env="MY_KEY", model="m"),
         )  # fmt: skip
-        await asyncio.to_thread(run_job, job, listeners=[ear])
+        await asyncio.to_thread(run_job, job, listeners=[recorder])
 
-    assert ear.heard.count("call.ended") == 3
-    assert len(ear.watched) == 1
+    assert recorder.events.count("call.ended") == 3
+    assert len(recorder.watched) == 1
 
 
-def test_a_bare_engine(ear):
+def test_attach_listens_once_to_an_engine(recorder):
     engine = Engine(policy())
-    attach(engine, ear, ear)
+    attach(engine, recorder, recorder)
 
-    assert (engine.listeners, ear.watched) == ([ear], [engine])
+    assert (engine.listeners, recorder.watched) == ([recorder], [engine])
 
 
 @table_test("what", [None, "sk-canary-0123456789", object(), {"engine": 1}])
-def test_what_has_no_engine_is_named_by_its_kind_only(what):
+def test_an_object_without_an_engine_is_an_error_with_its_type_only(what):
     with pytest.raises(ConfigurationError, match="has no engine: attach to") as caught:
         attach(what, print)
 
     assert "canary" not in str(caught.value)
 
 
-def test_a_client_that_was_not_wrapped_has_none():
+def test_a_client_that_is_not_wrapped_is_rejected():
     with httpx2.Client() as http, pytest.raises(ConfigurationError, match=r"^Client has no engine"):
         attach(http, print)
 
 
-# ------------------------------------------------- a listener that fails, under every driver
+# ------------------------------------------------- a failing listener under every driver
 
 RETRIED = policy(
     retry=RetryPolicy(max_attempts=2, backoff=Backoff(kind="constant", initial_delay=0.001))
@@ -195,8 +196,8 @@ HEDGED = policy(
 
 
 def outcomes():
-    told = iter([SERVER_ERROR, OK])
-    return lambda _: next(told)
+    answers = iter([SERVER_ERROR, OK])
+    return lambda _: next(answers)
 
 
 def under_asyncio(engine):
@@ -240,17 +241,19 @@ def handed(engine):
         (handed, RETRIED),
     ],
 )
-def test_what_it_raises_is_logged_once_and_fails_no_call(ear, caplog, drive, chosen, kind):
+def test_an_exception_of_a_listener_is_logged_once_and_fails_no_call(
+    recorder, caplog, drive, chosen, kind
+):
     def broken(event):
         if type(event) is kind:
             raise LookupError
 
     engine = Engine(chosen)
-    attach(engine, broken, ear)
+    attach(engine, broken, recorder)
     with caplog.at_level(logging.ERROR, "stormbreak"):
         ended = drive(engine)
 
     assert (ended.outcome, ended.attempts) == (OK, 2)
-    assert ear.heard == HEARD
+    assert recorder.events == EXPECTED
     assert [record.exc_info[0] for record in caplog.records] == [LookupError]
     assert engine.target_state(TARGET).idle

@@ -1,4 +1,4 @@
-"""The dashboard asks for nothing that is not there: its queries, held against the scrape of a real run."""
+"""The queries of the dashboard use only metrics and labels of a real scrape."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from stormbreak.types import Call, Target, Verdict
 BOARD = json.loads(dashboard())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
-BY_PROMETHEUS = {"job", "instance"}  # labels that come with the scrape
+BY_PROMETHEUS = {"job", "instance"}  # labels that the scrape adds
 _SELECTOR = re.compile(r"(stormbreak_\w+)\{([^}]*)\}")
 _LABEL = re.compile(r'(\w+)\s*(=~|!=|!~|=)\s*"[^"]*"')
 _BY = re.compile(r"\b(?:by|without)\s*\(([^)]*)\)")
@@ -35,10 +35,10 @@ _WORDS = {"sum", "min", "max", "by", "rate", "histogram_quantile", "le", "or", "
 
 
 def selectors(query):
-    """The metrics in a query, each with the labels it is asked for."""
+    """The metrics in a query, each with its labels."""
     return [
-        (name, {label for label, _ in _LABEL.findall(said)})
-        for name, said in _SELECTOR.findall(query)
+        (name, {label for label, _ in _LABEL.findall(matchers)})
+        for name, matchers in _SELECTOR.findall(query)
     ]
 
 
@@ -48,7 +48,7 @@ def grouped(query):
 
 @pytest.fixture(scope="module")
 def found(run):
-    """The labels of each metric there is."""
+    """The labels of each exported metric."""
     _, metrics, _ = run
     return labels_of(read(metrics.exposition()[1] + of_tenants() + of_gateway()))
 
@@ -78,12 +78,12 @@ def of_gateway():
 
 
 @table_test("query", QUERIES)
-def test_a_query_asks_for_metrics_and_labels_that_are_there(query, found):
+def test_a_query_uses_only_exported_metrics_and_labels(query, found):
     asked = selectors(query)
     rest = _BY.sub("", _SELECTOR.sub("", query).replace("[$__rate_interval]", ""))
 
     assert asked
-    assert set(re.findall(r"[a-z_]\w*", rest)) <= _WORDS, "something else is asked for"
+    assert set(re.findall(r"[a-z_]\w*", rest)) <= _WORDS, "unknown name"
     for name, labels in asked:
         assert name in found
         assert labels <= found[name] | BY_PROMETHEUS
@@ -91,14 +91,14 @@ def test_a_query_asks_for_metrics_and_labels_that_are_there(query, found):
     assert query.count("(") == query.count(")")
 
 
-def test_legends_name_labels_that_are_left():
+def test_legends_use_only_labels_of_the_result():
     for panel in PANELS:
         for target in panel["targets"]:
             assert set(_LEGEND.findall(target["legendFormat"])) <= grouped(target["expr"])
 
 
 def overrides(panel):
-    """What is looked for in the names of lines, and what they get."""
+    """The patterns of line names, and the properties of these lines."""
     for each in panel["fieldConfig"]["overrides"]:
         kind, what = each["matcher"]["id"], each["matcher"]["options"]
         assert kind in {"byName", "byRegexp"}
@@ -107,25 +107,25 @@ def overrides(panel):
 
 
 def names(target):
-    """What a line of it may be called."""
+    """The possible names of its lines."""
     if target["legendFormat"] == "{{verdict}}":
         return [verdict.value for verdict in Verdict]
     return [_LEGEND.sub("x", target["legendFormat"])]
 
 
-def test_every_exception_is_for_a_line_that_there_may_be():
+def test_every_override_matches_a_possible_line():
     for panel in PANELS:
         lines = [name for target in panel["targets"] for name in names(target)]
         for pattern, _ in overrides(panel):
             assert any(re.search(pattern, line) for line in lines), (panel["title"], pattern)
 
 
-def test_what_was_answered_is_green_and_what_failed_is_not():
+def test_only_the_verdict_ok_is_green():
     shown = [panel for panel in PANELS if panel["targets"][0]["legendFormat"] == "{{verdict}}"]
     assert len(shown) == 2
     for panel in shown:
         colours = {}
-        for pattern, given in overrides(panel):  # the last counts
+        for pattern, given in overrides(panel):  # the last one wins
             for verdict in Verdict:
                 if re.fullmatch(pattern, verdict.value):
                     colours[verdict.value] = given["color"]["fixedColor"]
@@ -133,7 +133,7 @@ def test_what_was_answered_is_green_and_what_failed_is_not():
         assert [verdict for verdict, colour in colours.items() if colour == "green"] == ["ok"]
 
 
-def test_what_is_counted_each_second_or_minute_has_a_unit_that_says_so():
+def test_rates_have_the_unit_of_their_period():
     for panel in PANELS:
         unit = panel["fieldConfig"]["defaults"]["unit"]
         for target in panel["targets"]:
@@ -148,13 +148,14 @@ def test_what_is_counted_each_second_or_minute_has_a_unit_that_says_so():
                 for pattern, given in overrides(panel)
                 if "unit" in given and re.search(pattern, names(target)[0])
             ]
-            told = own[0] if own else unit
+            actual = own[0] if own else unit
             per_minute = query.startswith("60 * ")
             tokens = "stormbreak_tokens_total" in query
-            assert told == ("cpm" if per_minute else "short" if tokens else "reqps"), panel["title"]
+            expected = "cpm" if per_minute else "short" if tokens else "reqps"
+            assert actual == expected, panel["title"]
 
 
-def test_variables_ask_for_what_is_there(found):
+def test_variables_use_only_exported_metrics(found):
     queries = [
         each["definition"] for each in BOARD["templating"]["list"] if each["type"] == "query"
     ]
@@ -167,7 +168,7 @@ def test_variables_ask_for_what_is_there(found):
     assert {name for name, _ in asked} <= set(found)
 
 
-def test_every_metric_is_on_it():
+def test_every_metric_is_on_the_dashboard():
     shown = {name for query in QUERIES for name, _ in selectors(query)}
     stems = {re.sub(r"_(total|bucket)$", "", name.removeprefix("stormbreak_")) for name in shown}
 
@@ -180,7 +181,7 @@ def test_every_metric_is_on_it():
     }  # fmt: skip
 
 
-def test_panels_have_a_place_of_their_own():
+def test_panels_do_not_overlap():
     taken = set()
     for panel in BOARD["panels"]:
         place = panel["gridPos"]
@@ -195,6 +196,6 @@ def test_panels_have_a_place_of_their_own():
     assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
 
 
-def test_the_command_prints_it(capsys):
+def test_the_command_prints_the_dashboard(capsys):
     assert main(["telemetry", "dashboard"]) == 0
     assert json.loads(capsys.readouterr().out) == BOARD

@@ -1,4 +1,4 @@
-"""The way back: what was attached is detached, by whichever thread, and whoever else listens goes on hearing."""
+"""`detach` works from any thread and leaves the other listeners attached."""
 
 import logging
 import sys
@@ -24,9 +24,9 @@ from stormbreak.telemetry.live_state import LiveState
 from stormbreak.types import Call
 
 
-class Ear:
+class Recorder:
     def __init__(self):
-        self.heard = []
+        self.events = []
         self.watched = []
 
     def watch(self, engine):
@@ -36,12 +36,12 @@ class Ear:
         self.watched.remove(engine)
 
     def __call__(self, event):
-        self.heard.append(event)
+        self.events.append(event)
 
 
 @pytest.fixture
-def ear():
-    return Ear()
+def recorder():
+    return Recorder()
 
 
 @pytest.fixture
@@ -53,75 +53,75 @@ def stepper_on(engine):
     return Stepper(engine, clock=lambda: 100.0, chance=lambda: 0.5)
 
 
-async def test_of_a_client_nothing_more_is_heard(ear):
+async def test_a_detached_listener_gets_no_more_events(recorder):
     async with served([answer()] * 3) as server, client_of(server) as client:
-        attached = attach(client, ear)
+        attached = attach(client, recorder)
         await client.chat(SAY)
-        heard = len(ear.heard)
+        events = len(recorder.events)
         attached.detach()
         await client.chat(SAY)
 
-    assert len(ear.heard) == heard == 3
-    assert client.engine.listeners == ear.watched == []
+    assert len(recorder.events) == events == 3
+    assert client.engine.listeners == recorder.watched == []
 
 
-def test_whatever_subscribes_can_go_again(ear):
+def test_subscribe_detaches_at_the_end_of_its_block(recorder):
     given = {"base_url": "http://127.0.0.1:9/v1", "api_key": KEY, "model": "m"}
     with Client(**given) as client:
         subjects = [client, resilient(QUICK, on=OSError), stormbreak.httpx2.Transport(QUICK)]
         for subject in subjects:
-            with subject.subscribe(ear):
-                assert subject.engine.listeners == [ear]
-            assert subject.engine.listeners == ear.watched == []
+            with subject.subscribe(recorder):
+                assert subject.engine.listeners == [recorder]
+            assert subject.engine.listeners == recorder.watched == []
 
 
-def test_in_a_with_until_its_end_and_a_second_time_does_nothing(engine, ear):
-    with attach(engine, ear, print) as attached:
-        assert engine.listeners == [ear, print]
-        assert attached.listeners == (ear, print)
-    attach(engine, ear)
+def test_detach_a_second_time_does_nothing(engine, recorder):
+    with attach(engine, recorder, print) as attached:
+        assert engine.listeners == [recorder, print]
+        assert attached.listeners == (recorder, print)
+    attach(engine, recorder)
     attached.detach()
 
-    assert (engine.listeners, ear.watched) == ([ear], [engine])
+    assert (engine.listeners, recorder.watched) == ([recorder], [engine])
 
 
-def test_who_heard_it_before_goes_on_hearing(engine, ear):
-    first = attach(engine, ear)
-    with attach(engine, ear, print):
+def test_detach_keeps_an_earlier_attachment_of_the_same_listener(engine, recorder):
+    first = attach(engine, recorder)
+    with attach(engine, recorder, print):
         pass
-    assert (engine.listeners, ear.watched) == ([ear], [engine])
+    assert (engine.listeners, recorder.watched) == ([recorder], [engine])
     first.detach()
-    assert (engine.listeners, ear.watched) == ([], [])
+    assert (engine.listeners, recorder.watched) == ([], [])
 
 
-def test_if_one_cannot_be_attached_none_is(engine, ear):
+def test_attach_attaches_all_listeners_or_none(engine, recorder):
     attach(engine, Traces().listener)
     before = list(engine.listeners)
     with pytest.raises(ConfigurationError, match="traced already"):
-        attach(engine, ear, Traces().listener)
+        attach(engine, recorder, Traces().listener)
 
-    assert (engine.listeners, ear.watched) == (before, [])
+    assert (engine.listeners, recorder.watched) == (before, [])
 
 
 def test_a_listener_may_detach_itself(engine):
-    heard = []
+    events = []
 
     def once(event):
-        heard.append(event)
+        events.append(event)
         attached.detach()
 
     attached = attach(engine, once)
     stepper = stepper_on(engine)
     stepper.step(stepper.start(Call(1, TARGET))[0], OK)
 
-    assert len(heard) == 1
+    assert len(events) == 1
 
 
-def test_threads_that_attach_the_same_at_once_attach_it_once(engine):
-    class Slow(Ear):
+def test_threads_that_attach_one_listener_attach_it_once(engine):
+    class Slow(Recorder):
         def watch(self, engine):
             super().watch(engine)
-            meet.wait(0.2)  # whoever does not wait for its turn comes by now
+            meet.wait(0.2)  # without a lock, another thread enters within this time
 
     slow, meet = Slow(), threading.Event()
     threads = [threading.Thread(target=attach, args=(engine, slow)) for _ in range(4)]
@@ -133,10 +133,10 @@ def test_threads_that_attach_the_same_at_once_attach_it_once(engine):
     assert (engine.listeners, slow.watched) == ([slow], [engine])
 
 
-def test_a_child_of_a_process_that_is_attaching_attaches_as_well(engine, ear):
+def test_a_child_forked_during_an_attach_can_attach(engine, recorder):
     attaching, has_next = threading.Event(), threading.Event()
 
-    class Slow(Ear):
+    class Slow(Recorder):
         def watch(self, engine):
             attaching.set()
             has_next.wait(10)
@@ -145,20 +145,20 @@ def test_a_child_of_a_process_that_is_attaching_attaches_as_well(engine, ear):
     other.start()
     attaching.wait(10)
     try:
-        assert in_child(lambda: attach(engine, ear).detach() is None)
+        assert in_child(lambda: attach(engine, recorder).detach() is None)
     finally:
         has_next.set()
         other.join()
 
 
-def test_threads_come_and_go_in_the_middle_of_calls(engine):
-    stepper, ears, over, failed = stepper_on(engine), [Ear() for _ in range(4)], [], []
+def test_threads_attach_and_detach_during_calls(engine):
+    stepper, recorders, over, failed = stepper_on(engine), [Recorder() for _ in range(4)], [], []
 
-    def come_and_go(ear):
+    def come_and_go(recorder):
         try:
             while not over:
-                with attach(engine, ear):
-                    assert ear.watched == [engine]
+                with attach(engine, recorder):
+                    assert recorder.watched == [engine]
         except BaseException as error:
             failed.append(error)
             raise
@@ -166,7 +166,7 @@ def test_threads_come_and_go_in_the_middle_of_calls(engine):
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        threads = [threading.Thread(target=come_and_go, args=(ear,)) for ear in ears]
+        threads = [threading.Thread(target=come_and_go, args=(recorder,)) for recorder in recorders]
         for thread in threads:
             thread.start()
         for number in range(2_000):
@@ -178,13 +178,13 @@ def test_threads_come_and_go_in_the_middle_of_calls(engine):
         sys.setswitchinterval(before)
 
     assert (failed, engine.listeners) == ([], [])
-    assert any(ear.heard for ear in ears)
+    assert any(recorder.events for recorder in recorders)
 
 
-# ------------------------------------------------------------ what ours do when they go
+# ------------------------------------------------------------ built-in listeners
 
 
-def test_logs_tell_what_they_left_out(engine, caplog):
+def test_detached_logs_report_their_suppressed_lines(engine, caplog):
     refused = RetryRefused(1.0, 1, TARGET, 1, OK.verdict, "budget")
     with caplog.at_level(logging.INFO, "stormbreak"), log_to(engine) as attached:
         (logs,) = attached.listeners
@@ -198,7 +198,7 @@ def test_logs_tell_what_they_left_out(engine, caplog):
     assert engine.listeners == []
 
 
-def test_metrics_keep_what_they_counted_and_forget_what_stands(engine):
+def test_detached_metrics_keep_counters_and_drop_gauges(engine):
     metrics, stepper = Metrics(), stepper_on(engine)
     with attach(engine, metrics):
         flow, _ = stepper.start(Call(1, TARGET))
@@ -213,7 +213,7 @@ def names(metrics):
     return {name for name, _ in read(metrics.exposition()[1])}
 
 
-def test_a_watch_asks_no_more(engine):
+def test_a_detached_live_state_shows_no_targets(engine):
     watch, stepper = LiveState(), stepper_on(engine)
     with attach(engine, watch):
         flow, _ = stepper.start(Call(1, TARGET))
@@ -222,7 +222,7 @@ def test_a_watch_asks_no_more(engine):
     stepper.close(flow)
 
 
-def test_spans_that_are_open_end_unfinished_and_others_may_trace(engine):
+def test_detached_tracing_ends_open_spans_and_frees_the_engine(engine):
     first, second, stepper = Traces(), Traces(), stepper_on(engine)
     attached = attach(engine, first.listener)
     stepper.step(stepper.start(Call(1, TARGET))[0], OK)
@@ -233,7 +233,7 @@ def test_spans_that_are_open_end_unfinished_and_others_may_trace(engine):
 
     assert finished == [None, True]
     assert (engine.context_listener, engine.listeners) == (None, [])
-    spans.begins(Call(3, TARGET), 0.0)  # of a thread that was about to tell it
+    spans.begins(Call(3, TARGET), 0.0)  # from a thread that was about to call it
     assert [span.attributes.get("stormbreak.unfinished") for span in first.below(None)] == [
         None, True, True,
     ]  # fmt: skip
@@ -242,12 +242,12 @@ def test_spans_that_are_open_end_unfinished_and_others_may_trace(engine):
     assert len(first.below(None)) == 3
 
 
-async def test_tracing_that_goes_as_a_call_begins_fails_no_call(engine):
+async def test_tracing_detached_while_a_call_begins_fails_no_call(engine):
     traces = Traces()
     attach(engine, traces.listener)
 
     class Fleeting(Engine):
-        """There whenever it is asked, and gone a moment later."""
+        """Has a context listener at every second read."""
 
         companions = (None, engine.context_listener)
 

@@ -9,7 +9,7 @@ from stormbreak.telemetry.event_text import describe
 from stormbreak.types import Target, Verdict
 
 
-def test_each_event_has_its_line():
+def test_describe_gives_each_event_a_line():
     assert [describe(event) for event in one_of_each()] == [
         "call to acme/large: started with 1 label(s)",
         "call to acme/large: queued, held by limit",
@@ -33,7 +33,7 @@ def test_each_event_has_its_line():
     ]
 
 
-def test_what_is_not_known_is_not_told():
+def test_describe_omits_unknown_fields():
     assert [
         describe(event)
         for event in (
@@ -52,7 +52,7 @@ def test_what_is_not_known_is_not_told():
     ]
 
 
-def test_a_line_and_a_note_are_the_same_words():
+def test_describe_starts_with_the_text_of_line_for():
     noted = [event for event in one_of_each() if line_for(event)]
 
     assert len(noted) == 6
@@ -70,7 +70,7 @@ HOSTILE = [
 
 
 @table_test("name", HOSTILE)
-def test_a_hostile_name_stays_one_short_line_without_a_key(name):
+def test_describe_escapes_cuts_and_redacts_names(name):
     for target in (Target("p", name), Target(name, "m"), Target("p", "m", "", name)):
         for event in one_of_each(target, other=str(target)):
             line = describe(event)
@@ -79,7 +79,7 @@ def test_a_hostile_name_stays_one_short_line_without_a_key(name):
             assert "a1B2" not in line
 
 
-def test_a_tame_name_stays_as_it_is():
+def test_a_normal_name_is_unchanged():
     for name in ("gpt-4.1-mini-2025-04-14", "meta/llama-3", "modèle", "m" * LABEL):
         assert shown(name, LABEL) == name
     assert shown("m" * (LABEL + 1), LABEL) == "m" * (LABEL - 1) + "…"

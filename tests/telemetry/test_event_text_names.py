@@ -1,4 +1,4 @@
-"""Names are a promise: who changes one here breaks the dashboards of others."""
+"""Event names are stable: a change breaks the dashboards of users."""
 
 import logging
 import re
@@ -39,13 +39,13 @@ PROMISED = {
 }
 
 
-def test_every_event_has_a_name_of_its_own():
+def test_every_event_has_a_unique_name():
     assert set(NAMES) == set(get_args(Event)) == {type(event) for event in one_of_each()}
     assert len(set(NAMES.values())) == len(NAMES)
     assert [name for name in NAMES.values() if not re.fullmatch(r"[a-z]+\.[a-z_]+", name)] == []
 
 
-def test_names_are_as_promised():
+def test_event_names_are_unchanged():
     assert {kind.__name__: name for kind, name in NAMES.items()} == PROMISED
     assert [name_of(event) for event in one_of_each()] == [
         PROMISED[type(event).__name__] for event in one_of_each()
@@ -53,23 +53,23 @@ def test_names_are_as_promised():
 
 
 def table(heading):
-    """The rows of the table under a heading of the page, without its own two lines."""
+    """The rows of the table under a heading of the page, without its header."""
     section = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[1:]]
 
 
-def test_the_page_tells_all_of_them():
+def test_the_page_lists_every_event():
     assert {row[1].strip("`"): row[0].strip("`") for row in table("Events")} == PROMISED
 
 
-def test_the_page_tells_who_has_a_line():
-    told = {row[0].strip("`"): row[3].partition(";")[0] for row in table("Events") if row[3]}
+def test_the_page_lists_the_log_level_of_events():
+    documented = {row[0].strip("`"): row[3].partition(";")[0] for row in table("Events") if row[3]}
 
-    assert told == {name: logging.getLevelName(level) for name, level in LEVELS.items()}
+    assert documented == {name: logging.getLevelName(level) for name, level in LEVELS.items()}
 
 
-def test_the_page_tells_every_metric_with_its_labels():
+def test_the_page_lists_every_metric_with_its_labels():
     metrics = Metrics()
     kinds = {
         f"{family.name}{'_total' if family.type == 'counter' else ''}": family.type
@@ -81,10 +81,10 @@ def test_the_page_tells_every_metric_with_its_labels():
         )
         for name, family in FAMILIES.items()
     }
-    told = {row[0].strip("`"): row[1] for row in table("Metrics")}
+    documented = {row[0].strip("`"): row[1] for row in table("Metrics")}
     labels = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in table("Metrics")}
 
-    assert told == kinds
+    assert documented == kinds
     assert {name: labels[name] for name in labels if labels[name]} == {
         **{
             f"stormbreak_{name}{'' if family.buckets else '_total'}": list(family.labels)

@@ -1,4 +1,4 @@
-"""Logs need nothing but Python; metrics say what they need."""
+"""Logs need only the standard library. Metrics and traces name the package that they need."""
 
 import subprocess
 import sys
@@ -6,20 +6,20 @@ import sys
 from table_test import table_test
 
 
-def said_by(code):
+def output_of(code):
     return subprocess.check_output([sys.executable, "-c", code], text=True)
 
 
 def test_logs_load_nothing_heavy():
     code = "import sys; from stormbreak.telemetry import log_to, describe; print(*sys.modules)"
-    loaded = set(said_by(code).split())
+    loaded = set(output_of(code).split())
 
     assert "stormbreak.telemetry.logs" in loaded
     assert not loaded & {"httptools", "asyncio", "prometheus_client", "pydantic", "opentelemetry"}
 
 
 @table_test(
-    ("name", "library", "said"),
+    ("name", "library", "message"),
     [
         (
             "Metrics",
@@ -33,7 +33,7 @@ def test_logs_load_nothing_heavy():
         ),
     ],
 )
-def test_without_the_extra_they_say_what_is_missing(name, library, said):
+def test_metrics_and_traces_without_the_extra_name_the_package(name, library, message):
     code = f"""
 import sys
 sys.modules[{library!r}] = None  # as if it were not installed
@@ -44,10 +44,10 @@ try:
 except ConfigurationError as error:
     print(error)
 """
-    assert said_by(code) == said
+    assert output_of(code) == message
 
 
-def test_traces_need_no_sdk():
+def test_tracing_needs_no_sdk():
     code = """
 import sys
 sys.modules["opentelemetry.sdk"] = sys.modules["opentelemetry.semconv"] = None
@@ -55,4 +55,4 @@ from stormbreak.telemetry import Tracing
 Tracing()
 print("prometheus_client" in sys.modules)
 """
-    assert said_by(code) == "False\n"
+    assert output_of(code) == "False\n"

@@ -1,4 +1,4 @@
-"""Labels come from fixed sets, whatever users, tenants and providers say."""
+"""Label values come from fixed sets, independent of users, tenants and providers."""
 
 import ast
 import inspect
@@ -22,7 +22,7 @@ from stormbreak.types import Target
 
 
 def words_in(module, function):
-    """Every constant string in a function of a module, but for its docstring."""
+    """Every constant string in a function of a module, except its docstring."""
     tree = ast.parse(inspect.getsource(module))
     found = next(
         node
@@ -38,7 +38,7 @@ def words_in(module, function):
     }
 
 
-def test_the_sets_are_those_of_the_core():
+def test_the_label_sets_equal_the_names_in_core():
     rules = Policy(rate_limit=RateLimitPolicy(rpm=60.0), spend=SpendPolicy(max_usd=1.0))
     engine = Engine(rules, SpendAccounts(lambda *_: None))
     target_state = engine.target_state(Target("p", "m"))
@@ -46,7 +46,7 @@ def test_the_sets_are_those_of_the_core():
         gate.name for gate in target_state.admission._gates if gate is not target_state.diagnosis
     }
 
-    assert gates | {"queue"} == labels.QUEUE_GATES  # the diagnosis holds nobody
+    assert gates | {"queue"} == labels.QUEUE_GATES  # the diagnosis queues no call
     assert words_in(retry, "decide") == labels.RETRY_GATES
     assert words_in(attempt, "_refusing_gate") & labels.HEDGE_GATES == {
         "attempts",
@@ -66,12 +66,12 @@ def test_every_event_has_as_many_labels_as_its_metric_and_none_is_other():
             assert amount > 0
 
 
-def test_every_metric_is_of_some_event():
+def test_every_metric_belongs_to_an_event():
     assert {name for event in one_of_each() for name, _, _ in updates_of(event)} == set(FAMILIES)
 
 
 @given(st.text(max_size=30), st.sampled_from(one_of_each()))
-def test_a_word_that_nobody_knows_is_other(word, event):
+def test_an_unknown_label_value_becomes_other(word, event):
     changed = {
         field: word
         for field in ("gate", "policy", "held_by", "before", "after", "mechanism", "what", "to")
@@ -94,7 +94,7 @@ def test_a_word_that_nobody_knows_is_other(word, event):
         assert set(values) <= known
 
 
-def test_a_target_is_told_without_its_key():
+def test_the_label_of_a_target_has_no_key():
     targets = Targets()
 
     assert targets.label(Target("acme", "large", "0a1b2c3d")) == "acme/large"
@@ -102,7 +102,7 @@ def test_a_target_is_told_without_its_key():
     assert targets.label(Target("prices", "")) == "prices"
 
 
-def test_targets_beyond_the_maximum_are_other():
+def test_targets_above_the_maximum_become_other():
     targets = Targets(maximum=3)
     many = [Target("acme", f"model-{number}") for number in range(1000)]
 
@@ -116,7 +116,7 @@ def test_targets_beyond_the_maximum_are_other():
     assert len(targets._labels) <= 30
 
 
-def test_keys_that_rotate_use_up_no_targets():
+def test_rotating_keys_count_as_one_target():
     targets = Targets(maximum=2)
     for number in range(1000):
         assert targets.label(Target("acme", "large", f"{number:08x}")) == "acme/large"
@@ -126,7 +126,7 @@ def test_keys_that_rotate_use_up_no_targets():
 
 
 @table_test("model", ["a\nb", "\x00", "\ud800", "m" * 10_000, 'x"} 1\n# HELP'])
-def test_a_hostile_name_is_made_fit(model):
+def test_a_target_label_is_printable_and_short(model):
     label = Targets().label(Target("acme", model))
 
     assert label.isprintable()

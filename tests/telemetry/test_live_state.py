@@ -1,4 +1,4 @@
-"""The watch: what it keeps of events and asks of engines, how little that is, and that it stands on any thread."""
+"""The live state: counts of events, gauges of engines, bounded memory, and use from any thread."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def only(state):
 # ------------------------------------------------------------ counts
 
 
-def test_every_event_is_heard_and_counted(watch):
+def test_every_event_is_counted(watch):
     for event in one_of_each():
         watch(event)
     counts = to_builtins(watch.state())["counts"]
@@ -61,14 +61,14 @@ def test_every_event_is_heard_and_counted(watch):
     }  # fmt: skip
 
 
-def test_the_seconds_that_are_over_are_told_one_by_one(watch, clock):
+def test_a_state_counts_attempts_per_complete_second(watch, clock):
     for second, count in ((1000, 3), (1001, 5), (1003, 1)):
         for _ in range(count):
             watch(returned(second + 0.5))
         watch(returned(second + 0.6, Verdict.TIMEOUT))
     clock[0] = 1003.9
     target = only(watch.state())
-    assert target.ok[-4:] == (0, 3, 5, 0)  # the present second is not over
+    assert target.ok[-4:] == (0, 3, 5, 0)  # the current second is not complete
     assert target.not_ok[-4:] == (0, 1, 1, 0)
     assert len(target.ok) == len(target.not_ok) == SECONDS
     assert target.verdicts == {"ok": 9, "timeout": 3}
@@ -76,7 +76,7 @@ def test_the_seconds_that_are_over_are_told_one_by_one(watch, clock):
     assert only(watch.state()).ok[-4:] == (3, 5, 0, 1)
 
 
-def test_after_a_minute_a_second_is_forgotten(watch, clock):
+def test_a_state_forgets_a_second_after_a_minute(watch, clock):
     watch(returned(1000.0))
     clock[0] = 1000.0 + SECONDS
     assert only(watch.state()).ok[0] == 1
@@ -85,14 +85,14 @@ def test_after_a_minute_a_second_is_forgotten(watch, clock):
     assert (sum(target.ok), target.verdicts) == (0, {})
 
 
-def test_what_comes_late_is_counted_all_the_same(watch, clock):
+def test_a_late_event_is_counted(watch, clock):
     watch(returned(1001.0))
     watch(returned(1000.9))
     clock[0] = 1002.0
     assert sum(only(watch.state()).ok) == 2
 
 
-def test_it_keeps_little_of_a_long_storm(watch, clock):
+def test_the_memory_of_a_state_is_bounded_in_a_long_storm(watch, clock):
     for n in range(20_000):
         at = 1000.0 + n / 10
         watch(returned(at, list(Verdict)[n % 16], Target("acme", f"m{n % 300}")))
@@ -106,7 +106,7 @@ def test_it_keeps_little_of_a_long_storm(watch, clock):
     assert sum(sum(t.verdicts.values()) for t in state.targets) == 600  # ten each second
 
 
-def test_targets_beyond_the_bound_are_others_until_there_is_room(watch, clock):
+def test_targets_above_the_maximum_are_others_until_space_is_free(watch, clock):
     for n in range(MAX_TARGETS + 5):
         watch(returned(1000.0, target=Target("acme", f"m{n}")))
     names = Counter(target.target for target in watch.state().targets)
@@ -119,7 +119,7 @@ def test_targets_beyond_the_bound_are_others_until_there_is_room(watch, clock):
 # ------------------------------------------------------------ decisions
 
 
-def test_alike_and_close_together_they_are_one(watch, clock):
+def test_equal_decisions_within_the_interval_are_grouped(watch, clock):
     for n in range(100):
         watch(retry(1000.0 + n / 50, until=n))
     watch(retry(1002.0, Verdict.TIMEOUT))
@@ -129,17 +129,17 @@ def test_alike_and_close_together_they_are_one(watch, clock):
     assert sorted(decision.times for decision in decisions) == [1, 1, 100]
     of_many = next(decision for decision in decisions if decision.times == 100)
     assert of_many.name == "retry.scheduled"
-    assert "again after 99.0 s" in of_many.text  # those of the last
+    assert "again after 99.0 s" in of_many.text  # the text of the last one
     assert of_many.ago == 1.0
 
 
-def test_a_circuit_that_closes_again_is_no_opening(watch):
+def test_only_an_opening_circuit_counts_as_opened(watch):
     for before, after in (("closed", "open"), ("open", "half_open"), ("half_open", "closed")):
         watch(CircuitChanged(1000.0, TARGET, before, after, None))
     assert watch.state().counts.circuits_opened == 1
 
 
-def test_later_they_are_something_new(watch, clock):
+def test_equal_decisions_after_the_interval_are_a_new_entry(watch, clock):
     watch(retry(1000.0))
     watch(retry(1000.0 + GROUPED_WITHIN))
     watch(retry(1000.1 + 2 * GROUPED_WITHIN))
@@ -147,7 +147,7 @@ def test_later_they_are_something_new(watch, clock):
     assert [decision.times for decision in watch.state().decisions] == [1, 2]
 
 
-def test_a_storm_does_not_push_out_what_a_circuit_did(watch, clock):
+def test_many_retries_do_not_displace_a_circuit_change(watch, clock):
     watch(CircuitChanged(1000.0, TARGET, "closed", "open", 1005.0))
     for n in range(10_000):
         watch(retry(1000.0 + n / 1000))
@@ -160,17 +160,17 @@ def test_a_storm_does_not_push_out_what_a_circuit_did(watch, clock):
     }
 
 
-def test_sends_and_answers_are_no_decisions(watch):
+def test_sent_and_returned_events_are_no_decisions(watch):
     watch(Sent(1000.0, 1, TARGET, 1))
     watch(returned(1000.0))
     assert watch.state().decisions == ()
 
 
-# ------------------------------------------------------------ what engines say
+# ------------------------------------------------------------ gauges of engines
 
 
 class Stepped(Stage):
-    """A stage whose engine can be asked, as one with a driver can."""
+    """A stage whose engine has snapshots, like an engine with a driver."""
 
     def __init__(self, watch, *args, **options):
         super().__init__(*args, now=1000.0, **options)
@@ -178,7 +178,7 @@ class Stepped(Stage):
         Attached(self.engine, watch)
 
 
-def test_what_stands_where(watch):
+def test_a_target_shows_circuit_limit_queue_and_cooldown(watch):
     stage = Stepped(watch, policy(limit=FixedLimit(max_in_flight=2), breaker=BreakerPolicy()))
     runs = [stage.start() for _ in range(4)]
     runs[0].step(told(9.0))
@@ -189,7 +189,7 @@ def test_what_stands_where(watch):
     assert target.verdicts == {"throttled": 1}
 
 
-def test_engines_with_the_same_target_are_one_line(watch):
+def test_engines_with_the_same_target_are_summed(watch):
     stages = [Stepped(watch, policy(limit=FixedLimit(max_in_flight=2))) for _ in range(2)]
     for stage in stages:
         stage.start()
@@ -201,7 +201,7 @@ def test_engines_with_the_same_target_are_one_line(watch):
     assert targets["acme/large"].circuit is None
 
 
-def test_of_their_cooldowns_the_longest_is_told_and_of_their_budgets_the_poorest(watch):
+def test_engines_show_the_longest_cooldown_and_the_lowest_budget(watch):
     stages = [Stepped(watch, Policy(limit=FixedLimit(max_in_flight=9))) for _ in range(2)]
     for stage, asked in zip(stages, (8.0, 4.0), strict=True):
         runs = [stage.start() for _ in range(int(asked))]
@@ -214,7 +214,7 @@ def test_of_their_cooldowns_the_longest_is_told_and_of_their_budgets_the_poorest
     assert target.budget == round(min(target_state["budget"] for target_state in target_states), 3)
 
 
-def test_of_their_reasons_that_of_the_longest_queue_is_told(watch):
+def test_engines_show_the_reason_of_the_longest_queue(watch):
     stages = [Stepped(watch, policy(limit=FixedLimit(max_in_flight=9))) for _ in range(3)]
     for stage, asked, waiting in zip(stages[:2], (8.0, 4.0), (1, 3), strict=True):
         stage.start().step(told(asked))
@@ -225,12 +225,12 @@ def test_of_their_reasons_that_of_the_longest_queue_is_told(watch):
     assert only(watch.state()).slow == "waiting: provider asked for 4 s, 4 s left"
 
 
-def test_an_engine_that_nobody_steps_has_nothing_to_say(watch):
+def test_an_engine_without_a_driver_shows_no_target(watch):
     Attached(Stage().engine, watch)
     assert watch.state().targets == ()
 
 
-def test_engines_are_not_kept_alive(watch):
+def test_a_live_state_does_not_keep_engines_alive(watch):
     Stepped(watch)
     assert watch.state().targets == ()
 
@@ -238,7 +238,7 @@ def test_engines_are_not_kept_alive(watch):
 # ------------------------------------------------------------ as JSON
 
 
-def test_plain_values_say_the_same_as_the_page(watch):
+def test_the_page_equals_the_state_as_json(watch):
     for event in one_of_each():
         watch(event)
     watch(returned(1000.0))
@@ -251,7 +251,7 @@ def test_plain_values_say_the_same_as_the_page(watch):
 
 
 @table_test(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b"", "the response is not a stormbreak state"),
         (b"<html>", "the response is not a stormbreak state"),
@@ -262,12 +262,12 @@ def test_plain_values_say_the_same_as_the_page(watch):
         (b'{"format": 2}', r"another version of stormbreak is there \(format 2, not 1\)"),
     ],
 )
-def test_what_is_no_state_is_said(body, said):
-    with pytest.raises(ValueError, match=f"^{said}$"):
+def test_a_body_that_is_no_state_is_an_error(body, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         decoded(body)
 
 
-def test_a_state_with_more_in_it_can_be_read(watch):
+def test_a_state_with_unknown_keys_can_be_read(watch):
     more = json.loads(encoded(watch.state())) | {"spend": {"usd": 3}}
     assert decoded(json.dumps(more).encode()) == watch.state()
 
@@ -275,7 +275,7 @@ def test_a_state_with_more_in_it_can_be_read(watch):
 # ------------------------------------------------------------ threads and forks
 
 
-def test_threads_count_together(watch, clock):
+def test_events_of_several_threads_are_all_counted(watch, clock):
     def storm():
         for _ in range(2_000):
             watch(Sent(1000.0, 1, TARGET, 1))
@@ -296,8 +296,8 @@ def test_threads_count_together(watch, clock):
     assert state.decisions[0].times == 8_000
 
 
-def test_an_event_within_an_event_is_counted_too(watch):
-    """The garbage collector may close a call anywhere, on the thread that counts just now."""
+def test_an_event_during_an_event_is_counted(watch):
+    """The garbage collector may close a call at any time, on the thread that holds the lock."""
     with watch._lock:
         watch(Sent(1000.0, 1, TARGET, 1))
     assert watch.state().counts.attempts == 1
@@ -330,7 +330,7 @@ assert watch.state().counts.attempts == 1
 """
 
 
-def test_a_child_begins_anew_whoever_held_the_lock():
+def test_a_forked_child_starts_empty_when_the_lock_is_held():
     support = Path(__file__).parents[1] / "support"
     environ = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""Lines of decisions: bounded in a storm, and nothing unless somebody asks for them."""
+"""Log lines of decisions: bounded in a storm, and absent unless attached."""
 
 import logging
 import threading
@@ -18,22 +18,22 @@ from stormbreak.types import Target, Verdict
 
 @pytest.fixture
 def lines(caplog, monkeypatch):
-    """Lines that are logged from INFO on, as they come."""
+    """Records that are logged at INFO or above."""
     caplog.set_level(logging.INFO, "stormbreak")
-    heard = []
-    monkeypatch.setattr(caplog.handler, "emit", heard.append)
-    return heard
+    records = []
+    monkeypatch.setattr(caplog.handler, "emit", records.append)
+    return records
 
 
 def rejected(at, *, target=TARGET, policy="breaker"):
     return CallRejected(at, 1, target, policy, "the circuit is open", at + 4.0)
 
 
-def told(lines):
+def printed(lines):
     return [(record.levelname, record.name, record.getMessage()) for record in lines]
 
 
-def test_nothing_is_logged_unless_it_is_attached(lines):
+def test_no_line_is_logged_unless_logs_are_attached(lines):
     stage = Stage(Policy()).listen()
     stage.fail_until_open()
 
@@ -41,13 +41,13 @@ def test_nothing_is_logged_unless_it_is_attached(lines):
     assert not lines
 
 
-def test_decisions_have_lines_and_the_rest_has_none(caplog):
+def test_only_decisions_have_log_lines(caplog):
     caplog.set_level(logging.DEBUG, "stormbreak")
     logs = Logs()
     for event in one_of_each():
         logs(event)
 
-    assert told(caplog.records) == [
+    assert printed(caplog.records) == [
         ("INFO", "stormbreak.hedge", "attempt 2 at acme/large: beside the one before, unanswered after 1.5 s"),
         ("DEBUG", "stormbreak.hedge", "attempt 1 at acme/large: slow, but not hedged: load"),
         ("INFO", "stormbreak.retry", "attempt 1 at acme/large: overloaded, again after 2.5 s, paid, may have been processed and billed"),
@@ -62,7 +62,7 @@ def test_decisions_have_lines_and_the_rest_has_none(caplog):
     ]  # fmt: skip
 
 
-def test_what_is_routine_is_no_warning(lines):
+def test_routine_decisions_are_logged_at_info(lines):
     logs = Logs()
     logs(RetryRefused(3.0, 1, TARGET, 1, "verdict", Verdict.INVALID))
     logs(CircuitChanged(3.0, TARGET, "half_open", "closed", None))
@@ -70,7 +70,7 @@ def test_what_is_routine_is_no_warning(lines):
     assert [record.levelname for record in lines] == ["INFO", "INFO"]
 
 
-def test_a_machine_finds_fields(lines):
+def test_a_record_has_structured_fields(lines):
     logs = Logs()
     logs(RetryPlanned(3.0, 7, TARGET, 2, 5.5, False, False, Verdict.OVERLOADED))
     fields = {
@@ -88,7 +88,7 @@ def test_a_machine_finds_fields(lines):
     }
 
 
-def test_a_storm_of_calls_is_no_storm_of_lines(lines):
+def test_equal_lines_are_suppressed_within_a_second(lines):
     logs = Logs()
     for step in range(10_000):
         logs(rejected(100.0 + step / 5000.0))  # two seconds of it
@@ -103,7 +103,7 @@ def test_a_storm_of_calls_is_no_storm_of_lines(lines):
     assert [getattr(record, "stormbreak_suppressed", 0) for record in lines] == [0, 4999, 0, 4999]
 
 
-def test_what_was_left_out_is_told_with_whatever_comes_next(lines):
+def test_the_next_event_reports_the_suppressed_lines(lines):
     logs = Logs()
     for step in range(3):
         logs(rejected(100.0 + step / 10))
@@ -117,7 +117,7 @@ def test_what_was_left_out_is_told_with_whatever_comes_next(lines):
     assert len(lines) == 2
 
 
-def test_kinds_and_targets_are_counted_apart(lines):
+def test_suppression_is_per_event_and_target(lines):
     logs = Logs()
     for target in (TARGET, OTHER, TARGET, OTHER):
         logs(rejected(100.0, target=target))
@@ -126,7 +126,7 @@ def test_kinds_and_targets_are_counted_apart(lines):
     assert len(lines) == 4
 
 
-def test_circuits_always_have_their_line(lines):
+def test_circuit_changes_are_never_suppressed(lines):
     logs = Logs()
     for after in ("open", "half_open", "open", "half_open", "closed"):
         logs(CircuitChanged(100.0, TARGET, "", after, None))
@@ -134,7 +134,7 @@ def test_circuits_always_have_their_line(lines):
     assert len(lines) == 5
 
 
-def test_made_up_targets_share_their_lines(lines):
+def test_targets_above_the_maximum_share_their_lines(lines):
     logs = Logs(max_targets=3)
     for number in range(1000):
         logs(rejected(100.0, target=Target("acme", f"made-up-{number}")))
@@ -143,7 +143,7 @@ def test_made_up_targets_share_their_lines(lines):
     assert len(logs._bursts) == 4
 
 
-def test_all_may_be_wished_for(lines):
+def test_every_zero_disables_suppression(lines):
     logs = Logs(every=0)
     for _ in range(10):
         logs(rejected(100.0))
@@ -151,7 +151,7 @@ def test_all_may_be_wished_for(lines):
     assert len(lines) == 10
 
 
-def test_what_nobody_reads_is_not_put_into_words(caplog, monkeypatch):
+def test_a_disabled_level_formats_no_text(caplog, monkeypatch):
     monkeypatch.setattr("stormbreak.telemetry.logs.describe", None)  # calling it would fail
     caplog.set_level(logging.ERROR, "stormbreak")
     logs = Logs()
@@ -163,7 +163,7 @@ def test_what_nobody_reads_is_not_put_into_words(caplog, monkeypatch):
     assert not logs._bursts
 
 
-def test_a_hostile_name_makes_no_second_line(lines):
+def test_a_name_with_a_newline_stays_on_one_line(lines):
     logs = Logs()
     logs(rejected(100.0, target=Target("acme", "x\nERROR root all is lost")))
 
@@ -171,7 +171,7 @@ def test_a_hostile_name_makes_no_second_line(lines):
     assert "\n" not in lines[0].stormbreak_target
 
 
-def test_log_to_attaches_to_whatever_has_an_engine(lines):
+def test_log_to_attaches_logs_to_an_engine(lines):
     stage = Stage(policy())
     (logs,) = log_to(stage.engine, every=0).listeners
 
@@ -180,11 +180,11 @@ def test_log_to_attaches_to_whatever_has_an_engine(lines):
     assert [record.stormbreak_event for record in lines] == ["retry.refused"]
 
 
-def test_every_name_with_a_level_is_one():
+def test_every_name_with_a_level_is_an_event_name():
     assert set(LEVELS) <= set(NAMES.values())
 
 
-def test_a_child_process_begins_anew_whoever_held_the_lock(lines):
+def test_a_forked_child_logs_when_the_lock_is_held(lines):
     logs = Logs()
     logs(rejected(100.0))
 
@@ -208,7 +208,7 @@ def test_a_child_process_begins_anew_whoever_held_the_lock(lines):
     assert len(lines) == 1
 
 
-def test_from_many_threads_no_line_is_lost_or_written_twice(lines):
+def test_threads_lose_and_repeat_no_line(lines):
     logs = Logs()
     threads = [
         threading.Thread(target=lambda: [logs(rejected(100.0)) for _ in range(1000)])
@@ -223,8 +223,8 @@ def test_from_many_threads_no_line_is_lost_or_written_twice(lines):
     assert [getattr(record, "stormbreak_suppressed", 0) for record in lines] == [0, 7999]
 
 
-def test_a_call_that_the_garbage_collector_ends_in_the_middle_stands_nothing_still(lines):
-    """As where a stream is dropped: its events come on the very thread that holds the lock."""
+def test_an_event_on_the_thread_that_holds_the_lock_does_not_block(lines):
+    """The garbage collector may end a stream on the thread that holds the lock."""
     logs = Logs()
     with logs._lock:
         logs(rejected(100.0))

@@ -1,4 +1,4 @@
-"""The metrics of several processes become one page."""
+"""The metrics of several processes on one page."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -30,7 +30,7 @@ def samples(text):
     }
 
 
-def test_counts_are_added_and_gauges_follow_their_rules():
+def test_counters_are_summed_and_gauges_follow_their_rules():
     merged = merged_metrics([ONE, TWO], {"key_limit_usd": "max"})
     assert samples(merged) == {
         ("stormbreak_calls_total", "a b", "ok"): 7,
@@ -42,7 +42,7 @@ def test_counts_are_added_and_gauges_follow_their_rules():
     assert merged.count(b"# TYPE stormbreak_calls_total") == 1
 
 
-def test_counts_of_a_process_that_has_ended_have_no_gauges():
+def test_counts_of_an_ended_process_have_no_gauges():
     left = counts_of(ONE)
     assert samples(left) == {("stormbreak_calls_total", "a b", "ok"): 3}
     assert samples(merged_metrics([TWO, left]))["stormbreak_calls_total", "a b", "ok"] == 7

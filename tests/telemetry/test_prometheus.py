@@ -72,7 +72,7 @@ def test_each_event_is_counted():
     }
 
 
-def test_tokens_that_nobody_counted_are_not_told():
+def test_tokens_that_are_not_reported_have_no_sample():
     metrics = Metrics()
     metrics(Returned(3.0, 1, TARGET, 1, Verdict.OK, 200, None, 1.0, usage=Usage(output_tokens=7)))
     metrics(Returned(3.0, 2, TARGET, 1, Verdict.OK, 200, None, 1.0))
@@ -80,7 +80,7 @@ def test_tokens_that_nobody_counted_are_not_told():
     assert by(scraped(metrics), "stormbreak_tokens_total", "kind") == {"output": 7}
 
 
-def test_labels_are_as_promised():
+def test_metrics_have_their_documented_labels():
     metrics = Metrics()
     for event in one_of_each():
         metrics(event)
@@ -94,7 +94,7 @@ def test_labels_are_as_promised():
             assert found[f"stormbreak_{name}_total"] == {"target", *family.labels}
 
 
-def test_seconds_go_into_buckets():
+def test_durations_are_counted_in_buckets():
     metrics = Metrics()
     metrics(Returned(1.0, 1, TARGET, 1, Verdict.OK, 200, None, 0.3))
     metrics(Returned(1.0, 2, TARGET, 1, Verdict.TIMEOUT, None, None, 61.0))
@@ -110,7 +110,7 @@ def test_seconds_go_into_buckets():
     assert value(samples, "stormbreak_call_wait_seconds_sum") == 1.5
 
 
-def test_gauges_tell_what_stands_where():
+def test_gauges_show_the_state_of_each_target():
     metrics = Metrics()
     stepper = stepper_on(metrics, Policy(limit=FixedLimit(max_in_flight=2)))
     flows = [stepper.start(Call(number, FIRST))[0] for number in range(5)]
@@ -170,7 +170,7 @@ def test_tenants_with_limits_have_gauges():
     }
 
 
-def test_counts_of_tenants_never_fall():
+def test_counters_of_tenants_never_decrease():
     metrics = Metrics()
     limits = {"acme": TenantLimits(max_in_flight=9)}
 
@@ -205,7 +205,7 @@ def test_counts_of_tenants_never_fall():
     assert counts(two, 5) == [8, 294]
 
 
-def test_tenants_beyond_the_first_hundred_share_a_label():
+def test_tenants_above_one_hundred_share_a_label():
     limits = {f"tenant-{number}": TenantLimits(max_in_flight=1) for number in range(130)}
     metrics = Metrics()
     stepper = stepper_on(metrics, **limits)
@@ -216,7 +216,7 @@ def test_tenants_beyond_the_first_hundred_share_a_label():
     del stepper
 
 
-def test_what_is_not_there_has_no_gauge():
+def test_a_policy_that_is_off_has_no_gauge():
     metrics = Metrics()
     stepper = stepper_on(metrics)
     stepper.start(Call(1, TARGET))
@@ -226,7 +226,7 @@ def test_what_is_not_there_has_no_gauge():
     assert not {"stormbreak_circuits", "stormbreak_retry_budget"} & names
 
 
-def test_several_engines_and_keys_add_up_in_one_registry():
+def test_several_engines_and_keys_are_summed_in_one_registry():
     metrics = Metrics()
     steppers = [stepper_on(metrics, Policy(limit=FixedLimit(max_in_flight=2))) for _ in range(3)]
     flows = [
@@ -244,7 +244,7 @@ def test_several_engines_and_keys_add_up_in_one_registry():
     assert value(scraped(metrics), "stormbreak_calls_total", verdict="ok") == 6
 
 
-def test_an_engine_that_is_gone_has_no_gauges_and_is_not_kept():
+def test_metrics_do_not_keep_an_engine_alive():
     metrics = Metrics()
     stepper = stepper_on(metrics)
     stepper.step(stepper.start(Call(1, TARGET))[0], OK)
@@ -255,17 +255,17 @@ def test_an_engine_that_is_gone_has_no_gauges_and_is_not_kept():
 
     assert not list(metrics._gauges.engines)
     assert value(samples, "stormbreak_concurrency_limit") == 0
-    assert value(samples, "stormbreak_calls_total") == 1  # what was counted stays
+    assert value(samples, "stormbreak_calls_total") == 1  # counters stay
 
 
-def test_an_engine_that_nobody_steps_yet_says_nothing():
+def test_an_engine_without_a_driver_has_no_samples():
     metrics, engine = Metrics(), Engine(policy())
     attach(engine, metrics)
 
     assert scraped(metrics) == {}
 
 
-def test_a_scrape_does_not_list_what_is_pending(monkeypatch):
+def test_a_scrape_does_not_list_pending_calls(monkeypatch):
     metrics = Metrics()
     stepper = stepper_on(metrics)
     stepper.start(Call(1, TARGET))
@@ -274,7 +274,7 @@ def test_a_scrape_does_not_list_what_is_pending(monkeypatch):
     assert value(scraped(metrics), "stormbreak_attempts_in_flight") == 1
 
 
-def test_a_registry_has_one_metrics_and_says_so():
+def test_a_second_metrics_in_one_registry_is_rejected():
     registry = prometheus_client.CollectorRegistry()
     Metrics(registry)
 
@@ -282,7 +282,7 @@ def test_a_registry_has_one_metrics_and_says_so():
         Metrics(registry)
 
 
-def test_a_registry_of_others_shows_both():
+def test_a_shared_registry_exports_both_metrics():
     registry = prometheus_client.CollectorRegistry(auto_describe=True)
     prometheus_client.Counter("theirs", "Something else.", registry=registry).inc()
     metrics = Metrics(registry)
@@ -294,7 +294,7 @@ def test_a_registry_of_others_shows_both():
     assert b'stormbreak_attempts_sent_total{target="acme/large"} 1.0' in text
 
 
-def test_hostile_targets_fill_no_memory():
+def test_the_number_of_targets_in_metrics_is_bounded():
     metrics = Metrics(max_targets=5)
     for number in range(500):
         for event in one_of_each(Target("acme", f"model\n{number}")):
@@ -306,7 +306,7 @@ def test_hostile_targets_fill_no_memory():
     assert len(metrics._children) < 6 * 25
 
 
-def test_what_a_call_that_failed_cost_is_counted():
+def test_a_retry_is_counted_with_its_reason():
     metrics = Metrics()
     stepper = stepper_on(metrics, policy(breaker=BreakerPolicy()))
     flow, _ = stepper.start(Call(1, TARGET))
@@ -318,7 +318,7 @@ def test_what_a_call_that_failed_cost_is_counted():
     assert value(samples, "stormbreak_attempts_sent_total") == 1  # the other one backs off
 
 
-def test_of_cooldowns_the_longest_is_told_and_of_budgets_the_poorest():
+def test_gauges_show_the_longest_cooldown_and_the_lowest_budget():
     metrics, kept = Metrics(), []
     for seconds in (8, 4):
         stepper = stepper_on(metrics, Policy(limit=FixedLimit(max_in_flight=9)))
@@ -331,7 +331,7 @@ def test_of_cooldowns_the_longest_is_told_and_of_budgets_the_poorest():
     assert value(samples, "stormbreak_retry_budget") == pytest.approx(0.4)
 
 
-def test_a_child_counts_whatever_lock_of_the_library_another_thread_holds():
+def test_a_forked_child_counts_when_locks_of_the_library_are_held():
     metrics, holds, release = Metrics(), threading.Event(), threading.Event()
     for event in one_of_each():
         metrics(event)

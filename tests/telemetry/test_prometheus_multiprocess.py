@@ -1,4 +1,4 @@
-"""Several processes behind one port, as gunicorn and uvicorn have them: one scrape tells of all that live."""
+"""Several processes behind one port, as with gunicorn and uvicorn: one scrape covers all live processes."""
 
 import ast
 import os
@@ -20,7 +20,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 
 class Process:
-    """A worker that does what it is told (tests/support/gauging.py)."""
+    """A worker that executes commands (tests/support/gauging.py)."""
 
     def __init__(self, started):
         self._started = started
@@ -38,7 +38,7 @@ class Process:
         return read(self.scrape())
 
     def sees(self, expected, name, **labels):
-        """Whether a scrape of it comes to say so: others write what stands with them now and then."""
+        """Wait until a scrape shows the value: other processes write their gauges periodically."""
         end = time.monotonic() + 20.0
         while (found := value(self.samples, name, **labels)) != expected:
             assert time.monotonic() < end, f"{name} is {found}, not {expected}"
@@ -71,7 +71,7 @@ def start(tmp_path):
         one.communicate()
 
 
-def test_each_tells_of_all(start):
+def test_each_process_exports_all_processes(start):
     one, two = start(2)
     for worker, calls in ((one, 3), (two, 4)):
         for _ in range(calls):
@@ -84,18 +84,18 @@ def test_each_tells_of_all(start):
         assert value(samples, "stormbreak_concurrency_limit") == 4
         assert by(samples, "stormbreak_circuits", "state")["closed"] == 2
         assert value(samples, "stormbreak_attempts_sent_total") == 4
-        assert value(samples, "stormbreak_retry_budget") == pytest.approx(0.3)  # the poorer one's
+        assert value(samples, "stormbreak_retry_budget") == pytest.approx(0.3)  # the lower one
         assert {label for _, has in samples for label, _ in has} <= {
             "target", "state", "le", "gate",
         }  # fmt: skip
 
     one.end()
     assert value(one.samples, "stormbreak_calls_total", verdict="ok") == 1
-    assert two.sees(4, "stormbreak_attempts_in_flight")  # another one left the queue
+    assert two.sees(4, "stormbreak_attempts_in_flight")  # another call left the queue
     assert two.sees(2, "stormbreak_queue_length")
 
 
-def test_of_cooldowns_the_longest_is_told(start):
+def test_processes_export_the_longest_cooldown(start):
     one, two = start(2)
     for worker, seconds in ((one, 8), (two, 4)):
         worker.call("large")
@@ -105,7 +105,7 @@ def test_of_cooldowns_the_longest_is_told(start):
     assert one.sees(10.0, "stormbreak_cooldown_remaining_seconds")
 
 
-def test_one_that_died_has_nothing_standing_any_more_and_keeps_what_it_counted(start):
+def test_a_killed_process_has_no_gauges_and_keeps_its_counters(start):
     one, two = start(2)
     one.call("large")
     two.call("large")
@@ -119,8 +119,8 @@ def test_one_that_died_has_nothing_standing_any_more_and_keeps_what_it_counted(s
     assert value(samples, "stormbreak_processes") == 1
 
 
-def test_one_that_had_no_call_yet_says_so_of_the_dead(start):
-    """It may be the one that was started in place of another, which was killed."""
+def test_a_process_without_calls_drops_the_gauges_of_killed_ones(start):
+    """It may replace a process that was killed."""
     one, two = start(2)
     one.call("large")
     assert two.sees(1, "stormbreak_attempts_in_flight")
@@ -132,8 +132,8 @@ def test_one_that_had_no_call_yet_says_so_of_the_dead(start):
     assert value(three.samples, "stormbreak_processes") == 2
 
 
-def test_files_that_are_not_named_by_processes_are_left_alone(start):
-    """As those of uWSGI's workers, which have numbers of their own."""
+def test_files_with_other_numbers_than_process_ids_are_kept(start):
+    """uWSGI numbers its workers itself."""
     (one,), (two,) = start(1, "3999998"), start(1, "3999999")
     for worker in (one, two):
         worker.call("large")
@@ -142,8 +142,8 @@ def test_files_that_are_not_named_by_processes_are_left_alone(start):
     assert two.sees(2, "stormbreak_attempts_in_flight")
 
 
-def test_what_is_gone_weighs_nothing(start):
-    """A value cannot be taken out of the files; the poorest budget must not be that of nobody."""
+def test_a_detached_process_does_not_affect_the_gauges(start):
+    """A value cannot be removed from the files, so a detached process must not have the lowest budget."""
     one, two = start(2)
     one.call("large")
     two.call("large")
@@ -158,13 +158,13 @@ def test_what_is_gone_weighs_nothing(start):
     assert value(samples, "stormbreak_concurrency_limit") == 2
 
 
-def test_a_fork_writes_for_itself(start):
-    """As with gunicorn's --preload: the parent has calls, and then forks."""
+def test_a_forked_process_writes_its_own_gauges(start):
+    """With --preload of gunicorn, the parent has calls and then forks."""
     worker, other = start(2)
     worker.call("large")
     worker.call("old")
     before = worker.samples
-    worker.fork()  # from here on the child answers, while the parent waits for it
+    worker.fork()  # from now on the child answers, while the parent waits for it
     worker.call("large")
     samples = worker.samples
 
@@ -186,7 +186,7 @@ def use(worker, calls):
         worker.end()
 
 
-def test_the_calls_of_a_tenant_stay_counted_when_a_process_ends(start):
+def test_the_calls_of_a_tenant_stay_counted_after_a_kill(start):
     one, two = start(2)
     for worker, calls in ((one, 3), (two, 7)):
         worker.limit("acme", 600)
@@ -195,28 +195,28 @@ def test_the_calls_of_a_tenant_stay_counted_when_a_process_ends(start):
     two.die()
     assert value(one.samples, CALLS) == 10
 
-    one.fork()  # what the parent has counted is the parent's
+    one.fork()  # the child does not repeat the counts of the parent
     use(one, 2)
     assert value(one.samples, CALLS) == 12
     one.detach()
     assert value(one.samples, CALLS) == 12
 
 
-def test_a_limit_of_a_tenant_that_was_removed_is_not_0(start):
+def test_a_removed_tenant_limit_is_not_exported_as_zero(start):
     one, two = start(2)
     for worker in (one, two):
         worker.limit("acme", 600)
         use(worker, 1)
     assert two.sees(2, CALLS)
     one.limit("acme", 0)
-    one.scrape()  # it writes
+    one.scrape()  # a scrape writes the gauges
     assert by(two.samples, "stormbreak_tenant_rpm", "tenant") == {"acme": 600}
     two.limit("acme", 0)
     assert by(two.samples, "stormbreak_tenant_rpm", "tenant") == {}
     assert value(two.samples, CALLS) == 2
 
 
-def complaint(code, **around):
+def last_line_of_stderr(code, **around):
     run = subprocess.run(
         [sys.executable, "-c", code],
         check=False,
@@ -228,7 +228,7 @@ def complaint(code, **around):
 
 
 @table_test(
-    ("before", "around", "complained"),
+    ("before", "around", "message"),
     [
         ("", {FOLDER: "/no/such"}, "PROMETHEUS_MULTIPROC_DIR must name a folder that exists"),
         (
@@ -238,7 +238,9 @@ def complaint(code, **around):
         ),
     ],
 )
-def test_half_a_mode_is_refused(before, around, complained):
-    said = complaint(f"{before}\nfrom stormbreak.telemetry import Metrics\nMetrics()", **around)
+def test_an_incomplete_multiprocess_setup_is_rejected(before, around, message):
+    line = last_line_of_stderr(
+        f"{before}\nfrom stormbreak.telemetry import Metrics\nMetrics()", **around
+    )
 
-    assert said == f"stormbreak.errors.ConfigurationError: {complained}"
+    assert line == f"stormbreak.errors.ConfigurationError: {message}"

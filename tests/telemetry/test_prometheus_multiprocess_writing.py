@@ -1,4 +1,4 @@
-"""What the processes behind one port write for each other, where there is trouble with it."""
+"""Errors with the files that the processes behind one port share."""
 
 import struct
 import threading
@@ -15,19 +15,19 @@ METRIC = Metric("stormbreak_processes", "Processes.", "gauge")
 
 
 class Gauges:
-    """Those that are written by a function."""
+    """Gauges that a function writes."""
 
     def __init__(self, write):
         self.write = write
 
 
-def test_trouble_is_told_once_and_it_goes_on_until_nobody_has_the_gauges(monkeypatch, caplog):
+def test_the_writer_logs_failures_once_and_ends_with_the_gauges(monkeypatch, caplog):
     monkeypatch.setattr(prometheus_multiprocess, "WRITE_INTERVAL", 0.001)
-    trouble, written = [OSError("no space left")] * 2, threading.Event()
+    failures, written = [OSError("no space left")] * 2, threading.Event()
 
     def write():
-        if trouble:
-            raise trouble.pop()
+        if failures:
+            raise failures.pop()
         written.set()
 
     gauges = Gauges(write)
@@ -45,7 +45,7 @@ def test_trouble_is_told_once_and_it_goes_on_until_nobody_has_the_gauges(monkeyp
 
 @pytest.fixture
 def reading(monkeypatch, tmp_path):
-    """A collector that meets so many files that are not finished; gives how often it reads."""
+    """Make the collector find this number of incomplete files; return the list of its reads."""
     monkeypatch.setenv(prometheus_multiprocess.FOLDER, str(tmp_path))
     monkeypatch.setattr(prometheus_multiprocess, "_READ_PAUSE", 0.0)
 
@@ -64,13 +64,13 @@ def reading(monkeypatch, tmp_path):
     return begin
 
 
-def test_a_file_that_another_process_is_about_to_make_is_waited_for(reading):
+def test_a_scrape_waits_for_an_incomplete_file(reading):
     reads = reading(3)
     assert AllProcesses(lambda: None).collect() == [METRIC]
     assert len(reads) == 4
 
 
-def test_one_that_stays_as_it_is_is_told(reading):
+def test_a_file_that_stays_incomplete_raises(reading):
     reading(1000)
     with pytest.raises(struct.error):
         AllProcesses(lambda: None).collect()

@@ -1,4 +1,4 @@
-"""A real run, and real scrapes of it over HTTP, read by the official parser."""
+"""Scrapes of a real run over HTTP, read by the official parser."""
 
 import threading
 import urllib.request
@@ -31,16 +31,16 @@ def served_by_wsgi(app):
 
 
 def scraped(metrics):
-    """The samples, as Prometheus would get them."""
+    """The samples that Prometheus gets."""
     with served_by_wsgi(metrics.wsgi_app()) as url, urllib.request.urlopen(url) as response:
         assert response.headers["content-type"].startswith("text/plain; version=")
         return read(response.read())
 
 
-def test_a_scrape_says_what_the_provider_says(run):
-    told, metrics, _ = run
+def test_a_scrape_equals_the_counts_of_the_provider(run):
+    facts, metrics, _ = run
     samples = scraped(metrics)
-    target = told.targets["storm"]
+    target = facts.targets["storm"]
     sent = by(samples, "stormbreak_attempts_sent_total", "target")
     ended = {
         verdict: value(samples, "stormbreak_attempts_total", target=target, verdict=verdict)
@@ -48,30 +48,32 @@ def test_a_scrape_says_what_the_provider_says(run):
     }
 
     assert sent == {
-        target: told.storm["arrivals"],
-        told.targets["slow"]: told.slow["arrivals"],
+        target: facts.storm["arrivals"],
+        facts.targets["slow"]: facts.slow["arrivals"],
     }
-    assert ended == {verdict: told.storm["faults"][kind] for kind, (verdict, _) in TROUBLES.items()}
+    assert ended == {
+        verdict: facts.storm["faults"][kind] for kind, (verdict, _) in TROUBLES.items()
+    }
     assert min(ended.values()) > 0
     assert (
         value(samples, "stormbreak_attempts_total", target=target, verdict="ok")
-        == told.storm["clients"]["outcomes"]["ok"]
+        == facts.storm["clients"]["outcomes"]["ok"]
     )
     assert value(samples, "stormbreak_cooldowns_total") > 0
 
 
-def test_a_scrape_says_what_the_callers_met(run):
-    told, metrics, _ = run
+def test_a_scrape_equals_the_results_of_the_callers(run):
+    facts, metrics, _ = run
     samples = scraped(metrics)
-    target, elsewhere = told.targets["storm"], 1  # the call that fell back is of the same target
+    target, elsewhere = facts.targets["storm"], 1  # the call with a fallback has the same target
     ended = by(samples, "stormbreak_calls_total", "verdict")
-    answered = sum(isinstance(end, str) for end in told.ends)
+    answered = sum(isinstance(end, str) for end in facts.ends)
 
     assert ended["ok"] == answered + 2 + elsewhere
     assert sum(ended.values()) == CALLS + 2 + elsewhere
     assert value(samples, "stormbreak_call_wait_seconds_count", target=target) == CALLS + elsewhere
     assert value(samples, "stormbreak_retries_total", target=target) == (
-        told.storm["arrivals"] - CALLS
+        facts.storm["arrivals"] - CALLS
     )
     assert by(samples, "stormbreak_fallbacks_total", "to") == {"degraded": 1}
     assert by(samples, "stormbreak_fallbacks_refused_total", "to") == {"cache": 1}
@@ -80,9 +82,9 @@ def test_a_scrape_says_what_the_callers_met(run):
     assert value(samples, "stormbreak_attempts_superseded_total") == 1
 
 
-def test_a_scrape_says_what_the_events_say(run):
-    _, metrics, heard = run
-    counted = Counter(type(event) for event in heard)
+def test_a_scrape_equals_the_events(run):
+    _, metrics, events = run
+    counted = Counter(type(event) for event in events)
     samples = scraped(metrics)
 
     for name, kind in [
@@ -94,18 +96,18 @@ def test_a_scrape_says_what_the_events_say(run):
     ]:
         assert value(samples, f"stormbreak_{name}") == counted[kind]
     assert value(samples, "stormbreak_attempt_duration_seconds_sum") == sum(
-        event.took for event in heard if isinstance(event, Returned)
+        event.took for event in events if isinstance(event, Returned)
     )
 
 
-def test_every_metric_is_in_it_and_no_label_is_other(run):
-    _, metrics, heard = run
+def test_a_scrape_has_every_metric_and_no_label_other(run):
+    _, metrics, events = run
 
-    assert {name for event in heard for name, _, _ in updates_of(event)} == set(FAMILIES)
+    assert {name for event in events for name, _, _ in updates_of(event)} == set(FAMILIES)
     assert not [labels for _, labels in scraped(metrics) if OTHER in dict(labels).values()]
 
 
-async def test_the_asgi_application_says_the_same(run):
+async def test_the_asgi_application_exports_the_same_samples(run):
     _, metrics, _ = run
     async with serving(metrics.asgi_app()) as ask:
         status, headers, text = await ask(accept="text/plain")
@@ -115,7 +117,7 @@ async def test_the_asgi_application_says_the_same(run):
 
 
 def without_budgets(samples):
-    """All but what fades with time."""
+    """The samples without budgets, which change with time."""
     return {
         sample: value for sample, value in samples.items() if sample[0] != "stormbreak_retry_budget"
     }

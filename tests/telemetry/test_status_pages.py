@@ -1,4 +1,4 @@
-"""A port for an application: of whatever has an engine, as a block or until it is closed."""
+"""A status port for an application: for every object with an engine, as a block or until it is closed."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 SAY = [{"role": "user", "content": PROMPT}]
 
 
-async def test_what_is_served_is_what_happened(stormbreak_provider):
+async def test_state_and_metrics_equal_the_counts_of_the_provider(stormbreak_provider):
     provider = stormbreak_provider(scenario({"kind": "503", "share": 0.3}), seed=3)
     async with AsyncClient(base_url=provider.base_url, model="m", api_key=KEY) as client:
         with serve(client) as serving:
@@ -39,10 +39,10 @@ async def test_what_is_served_is_what_happened(stormbreak_provider):
     assert (target["in_flight"], target["queued"]) == (0, 0)
     assert f'verdict="overloaded"}} {target["verdicts"]["overloaded"]}.0' in metrics
     assert state["batch"] is None
-    assert_clean(json.dumps(state) + metrics, "what is served")
+    assert_clean(json.dumps(state) + metrics, "status pages")
 
 
-def test_a_plain_call_lives_until_it_is_closed(stormbreak_provider):
+def test_serve_without_a_block_runs_until_close(stormbreak_provider):
     provider = stormbreak_provider("calm", speed=100)
     with Client(base_url=provider.base_url, model="m") as client:
         serving = serve(client)
@@ -58,7 +58,7 @@ def test_a_plain_call_lives_until_it_is_closed(stormbreak_provider):
     assert not [thread for thread in threading.enumerate() if thread.name == "stormbreak port"]
 
 
-def test_another_address_serves_what_is_public_to_any_host(caplog):
+def test_another_address_serves_only_metrics_and_health_to_any_host(caplog):
     guarded = resilient(on=OSError, target="a")
     for host in ("0.0.0.0", "::"):
         with serve(guarded, host=host) as serving:
@@ -75,7 +75,7 @@ def test_another_address_serves_what_is_public_to_any_host(caplog):
         serve(guarded, host="203.0.113.7")
 
 
-def test_on_a_socket(tmp_path):
+def test_serve_on_a_unix_socket_removes_it_at_the_end(tmp_path):
     guarded = resilient(on=ConnectionError, target="prices")
     with serve(guarded, path=tmp_path / "app.sock") as serving:
         assert serving.address == str(tmp_path / "app.sock")
@@ -84,7 +84,7 @@ def test_on_a_socket(tmp_path):
     assert not (tmp_path / "app.sock").exists()
 
 
-def test_several_at_one_port():
+def test_one_port_serves_several_engines():
     first, second = resilient(on=OSError, target="a"), resilient(on=OSError, target="b")
     with serve(first, second) as serving:
         first.call(lambda: 1)
@@ -97,25 +97,25 @@ def test_several_at_one_port():
 @table_test(
     "make", [lambda: Engine(Policy()), AsyncTransport, lambda: resilient(on=OSError, target="a")]
 )
-def test_whatever_has_an_engine(make):
+def test_serve_accepts_every_object_with_an_engine(make):
     with serve(make()) as serving:
         assert asked(serving.port, "/metrics")[0] == 200
 
 
 @table_test("what", [(), (3,), (Engine(Policy()), "text")])
-def test_what_has_none_is_refused_and_nothing_is_left(what):
+def test_an_object_without_an_engine_is_rejected_and_starts_no_thread(what):
     before = threading.active_count()
     with pytest.raises(ConfigurationError):
         serve(*what)
     assert threading.active_count() == before
 
 
-def test_a_port_or_a_path(tmp_path):
+def test_a_port_and_a_path_together_are_rejected(tmp_path):
     with pytest.raises(ConfigurationError, match="a port or a path, not both"):
         serve(Engine(Policy()), port=1, path=tmp_path / "s")
 
 
-def test_a_port_in_use():
+def test_a_port_in_use_is_rejected():
     engine = Engine(Policy())
     with serve(engine) as serving:
         with pytest.raises(ConfigurationError, match="Address already in use"):
@@ -123,7 +123,7 @@ def test_a_port_in_use():
         assert len(engine.listeners) == 2
 
 
-async def test_hostile_models_stay_text(stormbreak_provider):
+async def test_model_names_are_escaped_and_cut_in_the_state(stormbreak_provider):
     provider = stormbreak_provider("calm", speed=100)
     model = "\x1b[31m[red]\r\n" + "x" * 10_000
     async with AsyncClient(base_url=provider.base_url) as client:

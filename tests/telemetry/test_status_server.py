@@ -1,4 +1,4 @@
-"""The port, asked over real HTTP: what it serves, to whom, and that it holds nobody up."""
+"""The status server over real HTTP: pages, allowed hosts, and robustness against slow clients."""
 
 import http.client
 import json
@@ -40,7 +40,7 @@ def port():
 
 
 def ask(port, path="/hello", method="GET", **headers):
-    """One request; its status, headers and text."""
+    """Send one request; return status, headers and text."""
     connection = http.client.HTTPConnection("127.0.0.1", port.port, timeout=30)
     try:
         connection.putrequest(method, path, skip_host="Host" in headers)
@@ -55,7 +55,7 @@ def ask(port, path="/hello", method="GET", **headers):
 
 
 def raw(port, sent):
-    """All that comes back for these very bytes."""
+    """Send these bytes; return the whole response."""
     with socket.create_connection(("127.0.0.1", port.port), 5) as connection:
         connection.sendall(sent)
         got = b""
@@ -64,7 +64,7 @@ def raw(port, sent):
         return got
 
 
-def test_a_page_is_what_its_function_says_at_that_moment(port):
+def test_a_page_is_the_current_result_of_its_function(port):
     status, headers, text = ask(port, "/hello?and=more")
     assert (status, text) == (200, "hello")
     assert headers["Content-Type"] == "text/plain"
@@ -73,12 +73,12 @@ def test_a_page_is_what_its_function_says_at_that_moment(port):
     assert port.address == f"http://127.0.0.1:{port.port}"
 
 
-def test_what_is_not_there_is_said_in_one_line(port):
+def test_a_missing_page_is_an_error_of_one_line(port):
     assert ask(port, "/")[::2] == (404, "no such page; pages: /fails, /hello, /not-there\n")
     assert ask(port, "/not-there")[::2] == (501, "install the extra\n")
 
 
-def test_only_get(port):
+def test_methods_other_than_get_are_rejected(port):
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
         status, headers, text = ask(port, method=method)
         assert (status, headers["Allow"], text) == (405, "GET", "only GET\n")
@@ -86,13 +86,13 @@ def test_only_get(port):
     assert ask(port, method="BREW")[0] == 501
 
 
-# ------------------------------------------------------------ who may ask
+# ------------------------------------------------------------ allowed hosts
 
 
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:80", "127.0.0.1", "127.0.0.1:9100", "[::1]", "[::1]:9100"]
 )
-def test_names_of_this_machine(port, host):
+def test_names_of_this_machine_are_accepted_as_host(port, host):
     assert ask(port, Host=host)[0] == 200
 
 
@@ -102,7 +102,7 @@ def test_names_of_this_machine(port, host):
      "evil.example:localhost", "localhost@evil.example", "0.0.0.0", "[::2]", ":80", "localhost:80:80",
      ["localhost", "evil.example"], ["evil.example", "localhost"], []],
 )  # fmt: skip
-def test_another_name_is_a_web_page_that_was_led_here(port, host):
+def test_another_host_name_is_rejected(port, host):
     status, _, text = ask(port, Host=host)
     assert status == 403
     assert "hello" not in text
@@ -113,15 +113,15 @@ def test_another_name_is_a_web_page_that_was_led_here(port, host):
     [(b"GET /hello HTTP/1.0\r\n\r\n", 200), (b"GET /hello HTTP/1.0\r\nHost: evil.example\r\n\r\n", 403),
      (b"GET /hello HTTP/1.0\r\nHost:\r\n\r\n", 403)],
 )  # fmt: skip
-def test_a_health_check_in_http_1_0_may_send_no_host(port, sent, status):
+def test_http_1_0_may_omit_the_host(port, sent, status):
     assert raw(port, sent).startswith(b"HTTP/1.0 %d " % status)
 
 
-def test_it_listens_to_this_machine_only(port):
+def test_the_server_listens_on_the_loopback_address(port):
     assert port._server.socket.getsockname()[0] == "127.0.0.1"
 
 
-# ------------------------------------------------------------ what goes wrong stays here
+# ------------------------------------------------------------ errors
 
 
 def test_a_page_that_fails_is_logged_once(port, caplog):
@@ -137,7 +137,7 @@ def test_a_page_that_fails_is_logged_once(port, caplog):
      b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
      b"GET /<script> HTTP/\xff\r\n\r\n", b"GET /hello HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n"],
 )  # fmt: skip
-def test_nonsense_gets_an_error_and_nobody_hears_of_it(port, sent, capfd, caplog):
+def test_a_malformed_request_gets_an_error_and_is_not_logged(port, sent, capfd, caplog):
     caplog.set_level(logging.INFO)
     assert raw(port, sent).startswith(b"HTTP/1.0 4") or raw(port, sent).startswith(b"HTTP/1.0 5")
     assert ask(port)[0] == 200
@@ -145,7 +145,7 @@ def test_nonsense_gets_an_error_and_nobody_hears_of_it(port, sent, capfd, caplog
     assert not caplog.records
 
 
-def test_who_hangs_up_is_no_trouble(port, capfd):
+def test_a_client_that_disconnects_causes_no_error(port, capfd):
     for sent in (b"", b"GET /hel", b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", port.port), 5) as connection:
             connection.sendall(sent)
@@ -154,23 +154,25 @@ def test_who_hangs_up_is_no_trouble(port, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_crowd_that_keeps_silent_takes_no_more_threads_than_there_is_room_for(port):
-    crowd = [socket.create_connection(("127.0.0.1", port.port), 5) for _ in range(3 * MAX_REQUESTS)]
+def test_silent_connections_use_a_bounded_number_of_threads(port):
+    clients = [
+        socket.create_connection(("127.0.0.1", port.port), 5) for _ in range(3 * MAX_REQUESTS)
+    ]
     try:
-        turned_away = 0
-        for client in reversed(crowd):
+        rejected = 0
+        for client in reversed(clients):
             client.settimeout(2.0)
-            if turned_away < MAX_REQUESTS and client.recv(1) == b"":
-                turned_away += 1
-        assert turned_away == MAX_REQUESTS
+            if rejected < MAX_REQUESTS and client.recv(1) == b"":
+                rejected += 1
+        assert rejected == MAX_REQUESTS
         served = [thread for thread in threading.enumerate() if "process_request" in thread.name]
         assert len(served) <= MAX_REQUESTS
     finally:
-        for client in crowd:
+        for client in clients:
             client.close()
 
 
-def test_who_sends_a_byte_now_and_then_does_not_keep_a_place_for_ever(port, monkeypatch):
+def test_a_client_that_sends_slowly_is_cut_off(port, monkeypatch):
     monkeypatch.setattr("stormbreak.telemetry.status_server.REQUEST_TIMEOUT", 0.5)
     with socket.create_connection(("127.0.0.1", port.port), 5) as slow:
         cut_off, began = False, time.monotonic()
@@ -190,17 +192,17 @@ def test_who_sends_a_byte_now_and_then_does_not_keep_a_place_for_ever(port, monk
 def test_a_port_in_use_is_one_line(port):
     with pytest.raises(ConfigurationError) as caught:
         StatusServer(PAGES, port=port.port)
-    said = str(caught.value)
-    assert said == f"cannot listen on 127.0.0.1 port {port.port}: Address already in use"
+    message = str(caught.value)
+    assert message == f"cannot listen on 127.0.0.1 port {port.port}: Address already in use"
 
 
 @table_test("number", [-1, 65536, 1 << 40])
-def test_a_port_that_cannot_be(number):
+def test_an_invalid_port_is_rejected(number):
     with pytest.raises(ConfigurationError, match=f"port {number}: a port is from 0 to 65535"):
         StatusServer(PAGES, port=number)
 
 
-def test_it_closes_at_once_and_the_port_is_free():
+def test_close_frees_the_port_at_once():
     began = time.monotonic()
     with StatusServer(PAGES) as port:
         number = port.port
@@ -212,18 +214,16 @@ def test_it_closes_at_once_and_the_port_is_free():
         assert ask(again)[0] == 200
 
 
-def test_no_thread_is_left():
+def test_a_closed_server_leaves_no_thread():
     before = {*threading.enumerate()}  # some of which may end meanwhile
     with StatusServer(PAGES) as port:
         ask(port)
-    for thread in {
-        *threading.enumerate()
-    } - before:  # one that has answered may still be on its way out
+    for thread in {*threading.enumerate()} - before:  # one that has answered may not have ended yet
         thread.join(30)
         assert not thread.is_alive()
 
 
-def test_pages_may_change():
+def test_pages_may_change_while_the_server_runs():
     pages = {}
     with StatusServer(pages) as port:
         assert ask(port)[0] == 404
@@ -245,14 +245,14 @@ with StatusServer({}, port=0) as port, StatusServer({}, path=path) as beside:
         beside.close()
         assert path.is_socket(), "removed by the child"
         os.write(has_looked, b".")
-        sys.stdin.read()  # until the parent is gone
+        sys.stdin.read()  # until the parent has ended
         try:
             with socket.create_connection(("127.0.0.1", port.port), 1) as to:
                 to.settimeout(2)
                 to.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-                to.recv(1)  # whoever answers is somebody else, who has the port by now
+                to.recv(1)  # another process may have the port by now
         except TimeoutError:
-            os._exit(0)  # we still listen, and nobody accepts
+            os._exit(0)  # this process still listens and does not accept
         except OSError:
             pass
         path.with_name("refused").touch()
@@ -294,7 +294,7 @@ StatusServer({})
 """
 
 
-def test_the_end_of_the_process_closes_it(tmp_path):
+def test_the_end_of_the_process_closes_the_server(tmp_path):
     path = tmp_path / "s"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", LEFT_OPEN, str(path)],
@@ -304,14 +304,14 @@ def test_the_end_of_the_process_closes_it(tmp_path):
     assert not path.exists()
 
 
-def test_a_body_is_whole_however_large():
+def test_a_large_page_is_sent_completely():
     large = {"/large": lambda: ("application/json", json.dumps("x" * (4 << 20)).encode())}
     with StatusServer(large) as port:
         assert len(json.loads(ask(port, "/large")[2])) == 4 << 20
 
 
-def test_where_no_thread_can_be_started_no_socket_is_left(tmp_path, monkeypatch):
-    """Whoever connected waited, and the file stood there for good."""
+def test_a_server_that_cannot_start_a_thread_leaves_no_socket(tmp_path, monkeypatch):
+    """Clients used to wait, and the file stayed."""
 
     def full(_):
         raise RuntimeError("can't start new thread")
@@ -326,7 +326,7 @@ def test_where_no_thread_can_be_started_no_socket_is_left(tmp_path, monkeypatch)
 
 
 def order(path, text, *, to="/do", **headers):
-    """What a POST over the socket gets."""
+    """Send a POST over the socket; return status and text."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(5)
         connection.connect(str(path))
@@ -337,7 +337,7 @@ def order(path, text, *, to="/do", **headers):
     return int(got.split()[1]), got.rpartition("\r\n\r\n")[2].strip()
 
 
-def test_an_action_is_for_the_owner_of_a_socket(tmp_path, port):
+def test_actions_are_accepted_only_over_the_unix_socket(tmp_path, port):
     done = []
 
     def do(text):

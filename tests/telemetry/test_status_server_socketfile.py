@@ -1,4 +1,4 @@
-"""A port on a Unix socket: for its owner alone, stale ones are taken over, others' things are left alone."""
+"""The status server on a Unix socket: only for its owner, replaces stale sockets, keeps foreign files."""
 
 import errno
 import http.client
@@ -33,7 +33,7 @@ def ask(path):
         connection.close()
 
 
-def test_it_serves_its_owner_and_is_gone_at_the_end(path):
+def test_the_socket_is_private_and_removed_at_the_end(path):
     with StatusServer(PAGES, path=path) as port:
         assert ask(path) == b"hello"
         assert port.address == str(path)
@@ -42,7 +42,7 @@ def test_it_serves_its_owner_and_is_gone_at_the_end(path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_another_user_may_not_open_it(path):
+def test_another_user_cannot_open_the_socket(path):
     path.parent.chmod(0o755)
     code = f"""
 import os, socket
@@ -54,21 +54,21 @@ except PermissionError:
 """
     with StatusServer(PAGES, path=path):
         command = [sys.executable, "-c", code]
-        # The folders above are not theirs: from within, only the socket itself is in the way.
-        said = subprocess.run(command, capture_output=True, text=True, cwd=path.parent, check=False)
-    assert said.stdout == "kept out\n", said.stderr
+        # The other user cannot enter the folders above. From within, only the socket itself denies access.
+        done = subprocess.run(command, capture_output=True, text=True, cwd=path.parent, check=False)
+    assert done.stdout == "kept out\n", done.stderr
 
 
-def test_a_stale_one_is_taken_over(path):
-    with socket.socket(socket.AF_UNIX) as left_over:
-        left_over.bind(str(path))
+def test_a_stale_socket_is_replaced(path):
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
     assert path.is_socket()
     with StatusServer(PAGES, path=path):
         assert ask(path) == b"hello"
     assert not path.exists()
 
 
-def test_one_in_use_is_left_alone(path):
+def test_a_socket_in_use_is_not_replaced(path):
     with StatusServer(PAGES, path=path):
         with pytest.raises(ConfigurationError) as caught:
             StatusServer(PAGES, path=path)
@@ -76,23 +76,23 @@ def test_one_in_use_is_left_alone(path):
         assert ask(path) == b"hello"
 
 
-def test_what_is_no_socket_is_left_alone(path):
+def test_a_file_that_is_no_socket_is_not_replaced(path):
     path.write_text("mine")
     with pytest.raises(ConfigurationError, match="exists and is not a socket"):
         StatusServer(PAGES, path=path)
     assert path.read_text() == "mine"
 
 
-def test_a_link_is_not_followed(path, tmp_path):
-    theirs = tmp_path / "theirs"
-    theirs.write_text("mine")
-    path.symlink_to(theirs)
+def test_a_symbolic_link_is_not_replaced(path, tmp_path):
+    target = tmp_path / "target"
+    target.write_text("mine")
+    path.symlink_to(target)
     with pytest.raises(ConfigurationError, match="exists and is not a socket"):
         StatusServer(PAGES, path=path)
-    assert theirs.read_text() == "mine"
+    assert target.read_text() == "mine"
 
 
-def test_what_took_its_place_is_left_alone(path):
+def test_close_keeps_a_file_that_replaced_the_socket(path):
     port = StatusServer(PAGES, path=path)
     path.unlink()
     path.write_text("mine")
@@ -100,12 +100,12 @@ def test_what_took_its_place_is_left_alone(path):
     assert path.read_text() == "mine"
 
 
-def test_no_such_folder(tmp_path):
+def test_a_socket_in_a_missing_folder_is_rejected(tmp_path):
     with pytest.raises(ConfigurationError, match="no such file or directory"):
         StatusServer(PAGES, path=tmp_path / "none" / "s")
 
 
-def test_too_long_a_path_is_said(tmp_path):
+def test_a_path_too_long_for_a_socket_is_rejected(tmp_path):
     path = tmp_path / ("n" * (MAX_SOCKET_PATH - len(str(tmp_path)))) / "s"
     with pytest.raises(
         ConfigurationError, match=f"too long for a socket: {MAX_SOCKET_PATH} bytes at most"
@@ -113,7 +113,7 @@ def test_too_long_a_path_is_said(tmp_path):
         StatusServer(PAGES, path=path)
 
 
-def test_in_the_working_directory_no_path_is_too_long(tmp_path, monkeypatch):
+def test_a_long_path_in_the_working_directory_works(tmp_path, monkeypatch):
     folder = tmp_path / ("n" * 120)
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -122,7 +122,7 @@ def test_in_the_working_directory_no_path_is_too_long(tmp_path, monkeypatch):
     assert not (folder / "s").exists()
 
 
-def test_it_closes_where_its_path_has_become_too_long(tmp_path, monkeypatch):
+def test_close_works_after_a_change_of_the_working_directory(tmp_path, monkeypatch):
     folder = tmp_path / ("n" * 120)
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -133,7 +133,7 @@ def test_it_closes_where_its_path_has_become_too_long(tmp_path, monkeypatch):
     assert not [each for each in threading.enumerate() if each.name == "stormbreak port"]
 
 
-def test_without_a_working_directory_a_whole_path_is_enough(path, tmp_path, monkeypatch):
+def test_an_absolute_path_works_without_a_working_directory(path, tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -144,7 +144,7 @@ def test_without_a_working_directory_a_whole_path_is_enough(path, tmp_path, monk
         StatusServer(PAGES, path=Path("s"))
 
 
-def test_where_no_file_is_left_to_open_that_is_said(path, monkeypatch):
+def test_too_many_open_files_is_an_error_of_one_line(path, monkeypatch):
     def none_left(*_):
         raise OSError(errno.EMFILE, "Too many open files")
 

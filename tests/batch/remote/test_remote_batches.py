@@ -66,7 +66,7 @@ def test_every_row_is_answered_under_its_own_id(at, start, url):
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_rows_that_expired_or_failed_go_on_with_batch_run(at, start, url):
+def test_batch_run_sends_rows_that_expired_or_failed_in_a_batch(at, start, url):
     provider, rows = start(expired=0.3, failed=0.3), rows_for(url, 40)
     write(at / "in.jsonl", rows)
     submit(provider)
@@ -88,7 +88,7 @@ def test_rows_that_expired_or_failed_go_on_with_batch_run(at, start, url):
     )
 
 
-def test_rows_in_an_open_batch_are_sent_by_nothing_else(at, start):
+def test_run_and_retry_refuse_rows_of_an_open_batch(at, start):
     provider = start(seconds=1000)
     write(at / "in.jsonl", rows_for(URLS[0], 3))
     submit(provider)
@@ -114,7 +114,7 @@ def test_rows_in_an_open_batch_are_sent_by_nothing_else(at, start):
     assert len(read(at / "out.jsonl")) == 3
 
 
-def test_fetch_waits_for_the_end(at, start, monkeypatch):
+def test_fetch_with_wait_polls_until_the_batch_ends(at, start, monkeypatch):
     provider = start(seconds=3600)
     polled = Poller._polled
 
@@ -156,7 +156,7 @@ def test_each_batch_has_one_model_and_endpoint(at, start):
     assert len(read(at / "out.jsonl")) == 8
 
 
-def test_batches_keep_to_the_limits_of_the_provider(at, start, monkeypatch):
+def test_batches_respect_the_size_limit_of_the_provider(at, start, monkeypatch):
     monkeypatch.setattr("stormbreak.batch.remote.openai_api.FileBatches.max_bytes", 1_000)
     provider = start()
     write(at / "in.jsonl", rows_for(URLS[0], 12))
@@ -176,7 +176,7 @@ def test_batches_keep_to_the_limits_of_the_provider(at, start, monkeypatch):
     assert "larger than a batch may be (1,000 bytes)" in refused.stderr
 
 
-def test_embeddings_count_by_their_texts(at, start, monkeypatch):
+def test_each_text_of_an_embeddings_row_counts_against_max_rows(at, start, monkeypatch):
     monkeypatch.setattr("stormbreak.batch.remote.openai_api.FileBatches.max_rows", 4)
     rows = [
         {
@@ -193,7 +193,7 @@ def test_embeddings_count_by_their_texts(at, start, monkeypatch):
     assert batch("fetch", "out.jsonl").returncode == 0
 
 
-def test_a_table_comes_back_as_a_table(at, start):
+def test_a_submitted_table_is_fetched_as_a_table(at, start):
     provider = start()
     with Path("rows.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
@@ -214,7 +214,7 @@ def test_a_table_comes_back_as_a_table(at, start):
     assert [row["secret"] for row in table] == [f"s{n}" for n in range(5)]
 
 
-def test_a_table_for_anthropic(at, start):
+def test_a_table_can_be_submitted_to_the_messages_endpoint(at, start):
     (at / "rows.csv").write_text("title\nStorms\nCalms\n")
     table = ["--prompt", "Tell {title}", "--url", "/v1/messages", "--max-output-tokens", "9"]
     done = submit(start(), *table, "-m", "storm-1", source="rows.csv")
@@ -223,7 +223,7 @@ def test_a_table_for_anthropic(at, start):
     assert batch("fetch", "out.jsonl").returncode == 0
 
 
-def test_a_streamed_row_is_submitted_whole(at, start):
+def test_a_streamed_row_can_be_submitted(at, start):
     rows = rows_for(URLS[0], 2)
     rows[0]["body"] |= {"stream": True, "stream_options": {"include_usage": True}}
     write(at / "in.jsonl", rows)
@@ -251,7 +251,7 @@ def priced(at, start):
     return provider
 
 
-def test_answers_cost_the_price_of_a_batch(at, priced):
+def test_batch_answers_cost_the_batch_price(at, priced):
     rows = rows_for(URLS[0], 4)
     for row in rows:
         row["body"]["max_tokens"] = 30
@@ -274,7 +274,7 @@ def test_answers_cost_the_price_of_a_batch(at, priced):
         assert sum(float(row["cost"]) for row in csv.DictReader(file)) == pytest.approx(usd)
 
 
-def test_a_spend_limit_reserves_what_batches_can_cost(at, priced):
+def test_a_spend_limit_reserves_the_maximum_cost_of_open_batches(at, priced):
     rows = rows_for(URLS[0], 6)
     for row in rows:
         row["body"]["max_tokens"] = 1_000  # of output: 0.01 USD a row
@@ -289,7 +289,7 @@ def test_a_spend_limit_reserves_what_batches_can_cost(at, priced):
     assert "submitted  2 rows" in submit(priced, *limit).stdout  # answers were short
 
 
-def test_a_spend_limit_needs_bounds_and_prices(at, priced):
+def test_a_spend_limit_needs_an_output_bound_and_prices(at, priced):
     write(at / "in.jsonl", rows_for(URLS[0], 2))
     done = submit(priced, "--max-cost", "1", "--prices", "prices.toml")
     assert done.returncode == 2
@@ -302,7 +302,7 @@ def test_a_spend_limit_needs_bounds_and_prices(at, priced):
 # ---------------------------------------------------------------- refusals and faults
 
 
-def test_a_refused_key_stops_with_one_line(at, stormbreak_provider):
+def test_a_rejected_api_key_stops_submit_with_one_line(at, stormbreak_provider):
     provider = stormbreak_provider('[[faults]]\nkind = "401"\n')
     write(at / "in.jsonl", rows_for(URLS[0], 2))
     done = submit(provider)
@@ -311,7 +311,7 @@ def test_a_refused_key_stops_with_one_line(at, stormbreak_provider):
     assert state(at)["step"] == "uploading"
 
 
-def test_no_server_is_an_error_after_the_grace(at, free_port):
+def test_submit_fails_when_no_server_answers_within_connect_grace(at, free_port):
     write(at / "in.jsonl", rows_for(URLS[0], 2))
     done = batch(
         "submit", "in.jsonl", "-o", "out.jsonl", "--base-url", f"http://127.0.0.1:{free_port}/v1", "--connect-grace", "0.01",
@@ -320,7 +320,7 @@ def test_no_server_is_an_error_after_the_grace(at, free_port):
     assert "nothing answers there" in done.stderr
 
 
-def test_anthropic_takes_messages_only(at, monkeypatch):
+def test_anthropic_batches_accept_only_messages_rows(at, monkeypatch):
     write(at / "in.jsonl", rows_for(URLS[0], 1))
     done = batch(
         "submit", "in.jsonl", "-o", "out.jsonl", "--provider", "anthropic", ANTHROPIC_API_KEY="k"
@@ -331,7 +331,7 @@ def test_anthropic_takes_messages_only(at, monkeypatch):
 
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("kind", ["cut_body", "stall_early", "503", "429", "empty_body"])
-def test_a_fault_at_the_creation_makes_no_second_batch(at, start, url, kind):
+def test_a_fault_during_creation_creates_no_second_batch(at, start, url, kind):
     place = "/v1/messages/batches" if url == URLS[1] else "/v1/batches"
     fault = f'[[faults]]\nkind = "{kind}"\nmatch = "POST {place}?"\nfirst_attempts = 1\n'
     provider = start(fault)
@@ -343,8 +343,8 @@ def test_a_fault_at_the_creation_makes_no_second_batch(at, start, url, kind):
     assert provider.stats()["keys"]["answered_twice"] == 0
 
 
-def test_a_message_batch_without_its_id_is_known_by_its_results(at, start, monkeypatch):
-    """Anthropic's batches have no metadata: until it has ended, it may be that of somebody else."""
+def test_a_message_batch_of_unknown_id_is_recognized_by_its_results(at, start, monkeypatch):
+    """Anthropic's batches have no metadata: until it ends, the batch may belong to another user."""
     monkeypatch.setattr("stormbreak.batch.remote.commands.FIRST_PAUSE", 0.05)
     fault = (
         '[[faults]]\nkind = "stall_early"\nmatch = "POST /v1/messages/batches?"\nrequests = [3]\n'
@@ -353,7 +353,7 @@ def test_a_message_batch_without_its_id_is_known_by_its_results(at, start, monke
     write(at / "other.jsonl", rows_for(url, 4)[::-1])
     submit(
         provider, source="other.jsonl", out="other.out.jsonl"
-    )  # somebody else's, of the same size
+    )  # a batch of another user, of the same size
     urllib.request.urlopen(f"{provider.base_url}/models").close()
     assert len(listed(provider.base_url, url)) == 1  # the second request
     write(at / "in.jsonl", rows_for(url, 4))
@@ -370,14 +370,14 @@ def test_a_message_batch_without_its_id_is_known_by_its_results(at, start, monke
     }
 
 
-def test_nothing_was_submitted(at, start):
+def test_fetch_without_a_submitted_batch_is_an_error(at, start):
     write(at / "in.jsonl", rows_for(URLS[0], 1))
     batch("run", "in.jsonl", "-o", "out.jsonl", "--base-url", start().base_url, "-q")
     done = batch("fetch", "out.jsonl")
     assert (done.returncode, "no batch was submitted" in done.stderr) == (2, True)
 
 
-def test_a_state_file_that_is_broken_is_named(at, start):
+def test_the_error_names_a_broken_state_file(at, start):
     write(at / "in.jsonl", rows_for(URLS[0], 1))
     submit(start())
     (at / "out.jsonl.batches" / "0001.json").write_text("{}")
@@ -386,7 +386,7 @@ def test_a_state_file_that_is_broken_is_named(at, start):
     assert done.stderr.endswith("out.jsonl.batches/0001.json: not a batch of stormbreak\n")
 
 
-def test_the_folder_is_no_link(at, start):
+def test_a_symbolic_link_as_batches_folder_is_rejected(at, start):
     write(at / "in.jsonl", rows_for(URLS[0], 1))
     (at / "elsewhere").mkdir()
     (at / "out.jsonl.batches").symlink_to("elsewhere")
@@ -395,7 +395,7 @@ def test_the_folder_is_no_link(at, start):
     assert not [*(at / "elsewhere").iterdir()]
 
 
-def test_no_key_and_no_prompt_is_kept(at, start):
+def test_state_files_contain_no_key_and_no_prompt(at, start):
     write(at / "in.jsonl", rows_for(URLS[0], 3))
     key = "sk-secret-key-of-mine-1234567890"
     batch(

@@ -1,4 +1,4 @@
-"""Results as a provider should not write them: cut, unordered, repeated, of unknown rows, or of a batch that was refused."""
+"""Results that break the contract: cut, unordered, repeated, of unknown rows, or of a rejected batch."""
 
 import json
 import time
@@ -16,7 +16,7 @@ COUNT = 6
 
 @pytest.fixture
 def changed(monkeypatch):
-    """Change what the provider answers: `results` gets the lines of results, `facts` the description of a batch."""
+    """Change the provider's responses: `results` gets the result lines, `facts` the description of a batch."""
 
     def change(results=lambda lines: lines, facts=lambda batch: batch):
         act = BatchDesk.act
@@ -59,7 +59,7 @@ def assert_right(at, rows, count=COUNT):
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_lines_may_be_repeated_unknown_and_in_any_order(at, submitted, changed, url):
+def test_result_lines_may_be_repeated_unknown_and_unordered(at, submitted, changed, url):
     _, rows = submitted(url)
     token = json.loads((at / "out.jsonl.batches" / "0001.json").read_text())["token"]
 
@@ -90,7 +90,7 @@ def test_lines_may_be_repeated_unknown_and_in_any_order(at, submitted, changed, 
         lambda _lines: [],
     ],
 )
-def test_results_that_are_not_whole_stay_open(at, submitted, changed, url, cut, monkeypatch):
+def test_a_batch_with_incomplete_results_stays_open(at, submitted, changed, url, cut, monkeypatch):
     provider, rows = submitted(url)
     with monkeypatch.context() as wrong:
         changed(cut)
@@ -106,7 +106,7 @@ def test_results_that_are_not_whole_stay_open(at, submitted, changed, url, cut, 
     assert refused.returncode == 2
 
 
-def test_the_whole_results_come_later(at, submitted, changed):
+def test_fetch_completes_a_batch_when_the_missing_results_arrive(at, submitted, changed):
     _, rows = submitted(URLS[0])
     downloads = []
 
@@ -127,7 +127,7 @@ def test_the_whole_results_come_later(at, submitted, changed):
     assert (failed["error"]["verdict"], failed["error"]["attempts"]) == ("invalid", 1)
 
 
-def test_partial_results_can_be_accepted(at, submitted, changed):
+def test_accept_partial_closes_a_batch_with_missing_results(at, submitted, changed):
     provider, rows = submitted(URLS[0])
     changed(lambda lines: lines[:2])
     done = batch("fetch", "--accept-partial", "out.jsonl")
@@ -143,8 +143,8 @@ def test_partial_results_can_be_accepted(at, submitted, changed):
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_an_answer_that_is_none_fails_its_row(at, submitted, changed, url):
-    """What is refused of a single call is refused of a batch: here a body without its text."""
+def test_a_result_without_content_fails_its_row(at, submitted, changed, url):
+    """A batch result is checked like a single response: here the body has no text."""
     _, rows = submitted(url)
 
     def results(lines):
@@ -162,7 +162,7 @@ def test_an_answer_that_is_none_fails_its_row(at, submitted, changed, url):
     assert_right(at, rows, COUNT - 1)
 
 
-def test_an_error_line_before_the_answer_of_its_row(at, submitted, changed):
+def test_an_answer_replaces_an_earlier_error_line_of_its_row(at, submitted, changed):
     _, rows = submitted(URLS[0])
 
     def results(lines):
@@ -176,7 +176,7 @@ def test_an_error_line_before_the_answer_of_its_row(at, submitted, changed):
     assert not (at / "out.failed.jsonl").exists()
 
 
-def test_a_batch_that_was_refused_as_a_whole(at, submitted, changed):
+def test_a_rejected_batch_fails_only_the_row_that_the_error_names(at, submitted, changed):
     provider, rows = submitted(URLS[0])
     errors = {
         "object": "list",
@@ -206,7 +206,7 @@ def test_a_batch_that_was_refused_as_a_whole(at, submitted, changed):
     assert json.loads(ran.stdout)["attempts"] == COUNT - 1
 
 
-def test_counts_may_be_missing(at, submitted, changed):
+def test_fetch_works_without_request_counts(at, submitted, changed):
     _, rows = submitted(URLS[0])
     changed(facts=lambda facts: facts | {"request_counts": None, "metadata": None, "errors": None})
     assert batch("fetch", "out.jsonl").returncode == 0
@@ -214,7 +214,7 @@ def test_counts_may_be_missing(at, submitted, changed):
 
 
 @pytest.mark.parametrize("name", ["../../../etc", "a/b", "a?key=1", "a b", "", "x" * 300])
-def test_an_impossible_id_goes_into_no_path(at, submitted, changed, name):
+def test_a_malformed_batch_id_is_rejected(at, submitted, changed, name):
     submitted(URLS[0])
     changed(facts=lambda facts: facts | {"id": name})
     done = batch("fetch", "out.jsonl")
@@ -223,7 +223,7 @@ def test_an_impossible_id_goes_into_no_path(at, submitted, changed, name):
 
 
 @pytest.mark.parametrize("answer", [{}, {"id": 3}, {"id": "b", "status": None}])
-def test_an_answer_that_is_no_batch(at, submitted, changed, answer):
+def test_a_response_that_is_not_a_batch_changes_no_state(at, submitted, changed, answer):
     submitted(URLS[0])
     changed(facts=lambda _: answer)
     done = batch("poll", "out.jsonl")
@@ -233,10 +233,8 @@ def test_an_answer_that_is_no_batch(at, submitted, changed, answer):
 
 
 @pytest.mark.parametrize("counts", [None, {"total": 2, "completed": 2, "failed": 0}])
-def test_a_completed_batch_has_a_result_for_each_row_whatever_was_counted(
-    at, submitted, changed, counts
-):
-    """Its missing rows may be billed, so `batch run` must not send them unasked."""
+def test_a_completed_batch_stays_open_until_each_row_has_a_result(at, submitted, changed, counts):
+    """The missing rows may be billed, so `batch run` must not send them without consent."""
     _, rows = submitted(URLS[0])
     changed(lambda lines: lines[:2], lambda facts: {**facts, "request_counts": counts})
     done = batch("fetch", "out.jsonl")
@@ -245,7 +243,7 @@ def test_a_completed_batch_has_a_result_for_each_row_whatever_was_counted(
     assert_right(at, rows, 2)
 
 
-def test_a_batch_that_stays_open_is_no_success_though_every_row_is_answered(at, submitted, changed):
+def test_fetch_fails_while_the_request_count_exceeds_the_results(at, submitted, changed):
     _, rows = submitted(URLS[0])
     many = {"total": 99, "completed": 99, "failed": 0}
     changed(facts=lambda facts: {**facts, "request_counts": many})
@@ -256,7 +254,7 @@ def test_a_batch_that_stays_open_is_no_success_though_every_row_is_answered(at, 
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_an_answer_about_another_batch_changes_nothing(at, submitted, changed, url):
+def test_a_response_about_another_batch_changes_nothing(at, submitted, changed, url):
     _, rows = submitted(url)
     wrong = iter([{"id": "batch_other"}])
     changed(facts=lambda facts: {**facts, **next(wrong, {})})
@@ -267,8 +265,8 @@ def test_an_answer_about_another_batch_changes_nothing(at, submitted, changed, u
     assert_right(at, rows)
 
 
-def test_a_batch_that_is_listed_late_is_not_given_up(at, submitted, monkeypatch):
-    """Its submit was killed while it was created: given up, its rows would be paid for twice."""
+def test_a_batch_that_the_list_shows_late_is_not_given_up(at, submitted, monkeypatch):
+    """`submit` was killed during the creation. If the batch were given up, its rows would be paid twice."""
     monkeypatch.setattr("stormbreak.batch.remote.submit.SETTLED_AFTER", 0.6)
     submitted(URLS[0])
     file = at / "out.jsonl.batches" / "0001.json"

@@ -1,7 +1,7 @@
-"""A process that is killed (kill -9) between any two steps of a batch: nothing is submitted twice, nothing is lost.
+"""A kill -9 between any two steps of a batch submits nothing twice and loses nothing.
 
-Each case is a child process that kills itself at its n-th point: before each write of the state, each request, each sync of the
-journal and each write of the account, which is after the act before it. Then the same commands run to their end.
+Each case is a child process that kills itself at its n-th point: before a write of the state, a request, a sync of the
+journal or a write of the account. Then the same commands run to their end.
 """
 
 import json
@@ -58,7 +58,7 @@ class Points:
 
 
 def is_killed(last, *words):
-    """Run the command in a child that is killed at its `last` point; whether it got that far."""
+    """Run the command in a child that is killed at its `last` point. Return whether the child reached it."""
 
     def command():
         points = Points(last)
@@ -90,7 +90,7 @@ def at(tmp_path, monkeypatch):
 
 
 def make_rows(at, url, name):
-    """Rows of this case alone: what is answered twice is seen by its request."""
+    """Rows that are unique to this case, so that the provider can count repeated requests."""
     rows = rows_for(url, COUNT)
     for row in rows:
         row["body"]["messages"][0]["content"] += f" of {name}"
@@ -98,7 +98,7 @@ def make_rows(at, url, name):
 
 
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS)
-def test_kill_9_between_any_two_steps(at, provider, url):
+def test_kill_9_between_any_two_steps_loses_and_repeats_nothing(at, provider, url):
     case, has_more = 0, True
     before = len(listed(provider, url))
     while has_more:
@@ -123,8 +123,8 @@ def test_kill_9_between_any_two_steps(at, provider, url):
 
 
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS)
-def test_kill_9_while_the_answer_to_a_creation_is_missing(at, url, tmp_path):
-    """The batch is created, its answer never comes, and the process is killed meanwhile."""
+def test_kill_9_before_the_response_to_a_creation_creates_no_second_batch(at, url, tmp_path):
+    """The provider creates the batch and never responds; the process is killed while it waits."""
     place = "/v1/messages/batches" if url == URLS["anthropic"] else "/v1/batches"
     fault = f'[[faults]]\nkind = "stall_early"\nmatch = "POST {place}?"\nfirst_attempts = 1\n'
     (tmp_path / "stall.toml").write_text(QUICK + fault)

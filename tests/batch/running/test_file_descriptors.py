@@ -1,4 +1,4 @@
-"""Files that a process may open: enough for all connections before anything is sent, and never too few to write."""
+"""The limit on open files: checked before the first request, with a reserve for output files."""
 
 import errno
 import json
@@ -36,13 +36,13 @@ FILES = resource.RLIMIT_NOFILE
 
 
 def sh(soft, hard, *words):
-    """The words of a command that may open so many files."""
+    """The command line that runs `words` with these limits on open files."""
     return ["sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "sh", *words]
 
 
 @contextmanager
 def none_left():
-    """Let this process open no file more."""
+    """Exhaust the file descriptors of this process."""
     before = resource.getrlimit(FILES)
     highest = max(int(file.name) for file in Path("/dev/fd").iterdir())
     resource.setrlimit(FILES, (highest + 1, before[1]))
@@ -58,7 +58,7 @@ def none_left():
         resource.setrlimit(FILES, before)
 
 
-# ------------------------------------------------------------ before anything is sent
+# ------------------------------------------------------------ before the first request
 
 
 @pytest.fixture
@@ -75,10 +75,10 @@ def limited(tmp_path, output):
     return call
 
 
-def test_the_limit_is_raised_for_as_many_connections_as_are_asked_for(
+def test_the_soft_limit_is_raised_for_the_requested_concurrency(
     limited, output, stormbreak_provider
 ):
-    """All that is paid for is written, at a concurrency beyond the soft limit."""
+    """Every answer is written, at a concurrency above the soft limit."""
     provider = stormbreak_provider(scenario(service=0.5))
     rows = chat_rows(400)
     done = limited(100, 1000, provider, rows, "--concurrency", "200")
@@ -88,29 +88,33 @@ def test_the_limit_is_raised_for_as_many_connections_as_are_asked_for(
     assert provider.stats()["connections"]["opened"] == 200
 
 
-def test_what_cannot_fit_is_refused_at_the_start(limited, output, stormbreak_provider):
+def test_a_concurrency_above_the_hard_limit_is_rejected_at_the_start(
+    limited, output, stormbreak_provider
+):
     provider = stormbreak_provider(scenario())
     done = limited(150, 150, provider, chat_rows(30), "--concurrency", "200")
     assert done.returncode == 2
-    said = one_line(done.stderr)
-    assert "concurrency 200" in said
-    assert "150 files that this process may open (ulimit -Hn); use at most " in said
-    most = int(said.split("use at most ")[1].split(",")[0])
+    message = one_line(done.stderr)
+    assert "concurrency 200" in message
+    assert "150 files that this process may open (ulimit -Hn); use at most " in message
+    most = int(message.split("use at most ")[1].split(",")[0])
     assert 10 < most < 150 - RESERVE
     assert provider.stats()["arrivals"] == 0
     assert not output.exists()
 
 
 @table_test("concurrency", ["200", "auto"])
-def test_where_no_connection_fits_none_is_proposed(limited, stormbreak_provider, concurrency):
+def test_the_error_proposes_no_concurrency_when_no_connection_fits(
+    limited, stormbreak_provider, concurrency
+):
     provider = stormbreak_provider(scenario())
     done = limited(64, 64, provider, chat_rows(3), "--concurrency", concurrency)
     assert done.returncode == 2
-    said = "the 64 files that this process may open (ulimit -Hn) are too few for a run; raise that limit"
-    assert said in one_line(done.stderr)
+    message = "the 64 files that this process may open (ulimit -Hn) are too few for a run; raise that limit"
+    assert message in one_line(done.stderr)
 
 
-def test_auto_is_bounded_by_what_fits(limited, output, stormbreak_provider):
+def test_auto_concurrency_stays_below_the_open_file_limit(limited, output, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.2))
     rows = chat_rows(200)
     done = limited(120, 120, provider, rows, "--concurrency", "auto")
@@ -120,7 +124,7 @@ def test_auto_is_bounded_by_what_fits(limited, output, stormbreak_provider):
     assert provider.stats()["connections"]["opened"] < 120 - RESERVE
 
 
-def test_more_than_there_are_connections_is_refused(limited, stormbreak_provider):
+def test_a_concurrency_above_the_connection_maximum_is_rejected(limited, stormbreak_provider):
     done = limited(256, 256, stormbreak_provider(scenario()), chat_rows(3), "--concurrency", "5000")
     assert done.returncode == 2
     assert "concurrency 5,000: a run has at most 4,096 connections" in one_line(done.stderr)
@@ -137,7 +141,9 @@ def test_more_than_there_are_connections_is_refused(limited, stormbreak_provider
         (64, 64, 10, 0, 64),
     ],
 )
-def test_room_is_made_as_far_as_the_hard_limit_goes(monkeypatch, soft, hard, wanted, fit, then):
+def test_make_room_raises_the_soft_limit_up_to_the_hard_limit(
+    monkeypatch, soft, hard, wanted, fit, then
+):
     limits = [(soft, hard)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
@@ -146,7 +152,7 @@ def test_room_is_made_as_far_as_the_hard_limit_goes(monkeypatch, soft, hard, wan
     assert limits[-1][0] == then
 
 
-def test_a_system_that_lets_nobody_raise_it(monkeypatch):
+def test_make_room_fits_the_soft_limit_when_the_system_rejects_a_raise(monkeypatch):
     def never(*_):
         raise ValueError("not allowed to raise maximum limit")
 
@@ -156,7 +162,7 @@ def test_a_system_that_lets_nobody_raise_it(monkeypatch):
     assert make_room(1000) == 156 - RESERVE
 
 
-# ------------------------------------------------------------ while it is at work
+# ------------------------------------------------------------ during a run
 
 
 def test_a_reserve_can_be_opened_when_nothing_else_can():
@@ -172,9 +178,9 @@ def test_a_reserve_can_be_opened_when_nothing_else_can():
     spare.close()
 
 
-def test_rows_that_find_no_file_to_open_wait_and_lose_no_attempt(run_rows, output):
-    """Connections close after each answer; for a while no other can be opened."""
-    asked, lack = [], []
+def test_rows_without_a_free_file_descriptor_wait_and_lose_no_attempt(run_rows, output):
+    """Connections close after each response, and for a while no new one can be opened."""
+    asked, shortage = [], []
 
     def answer(_, body):
         asked.append(body)
@@ -183,11 +189,11 @@ def test_rows_that_find_no_file_to_open_wait_and_lose_no_attempt(run_rows, outpu
     before = resource.getrlimit(FILES)
 
     def tick(runner):
-        if len(asked) > 5 and not lack:
-            lack.append(1)
+        if len(asked) > 5 and not shortage:
+            shortage.append(1)
             resource.setrlimit(FILES, (3, before[1]))
-        elif runner.stats.verdicts["rejected"] and len(lack) == 1:
-            lack.append(1)
+        elif runner.stats.verdicts["rejected"] and len(shortage) == 1:
+            shortage.append(1)
             resource.setrlimit(FILES, before)
 
     def slow(path, body):
@@ -200,14 +206,14 @@ def test_rows_that_find_no_file_to_open_wait_and_lose_no_attempt(run_rows, outpu
             summary = run_rows(chat_rows(60), place, limit=4, tick=tick)
     finally:
         resource.setrlimit(FILES, before)
-    assert len(lack) == 2
+    assert len(shortage) == 2
     assert (summary.end, summary.successful, summary.failed) == ("finished", 60, 0)
     assert len(asked) == 60
     assert summary.verdicts["rejected"] >= 1
     assert len(read(output)) == 60
 
 
-async def test_a_client_says_so_and_blames_no_target():
+async def test_a_client_reports_too_many_open_files_and_blames_no_target():
     with posted_to(lambda *_: (200, BODY)) as url:
         async with AsyncClient(base_url=f"{url}/v1", model="m") as client:
             with none_left(), pytest.raises(RejectedError) as raised:
@@ -221,19 +227,19 @@ async def test_a_client_says_so_and_blames_no_target():
             assert target["in_flight"] == 0
 
 
-# ------------------------------------------------------------ what cannot be written
+# ------------------------------------------------------------ failed writes
 
 
-@pytest.mark.parametrize("lack", [errno.ENOSPC, errno.EIO])
-def test_a_run_file_that_cannot_be_written_drains_what_is_in_flight(
-    run_rows, output, stormbreak_provider, monkeypatch, lack
+@pytest.mark.parametrize("shortage", [errno.ENOSPC, errno.EIO])
+def test_a_run_file_that_cannot_be_written_drains_the_rows_in_flight(
+    run_rows, output, stormbreak_provider, monkeypatch, shortage
 ):
     provider = stormbreak_provider(scenario(service=0.4))
     note = Store.note
 
     def fails(self, account, *more):
         if account.at_work and output.exists() and read(output):
-            raise OutputError("out.jsonl.run: cannot write") from OSError(lack, "no")
+            raise OutputError("out.jsonl.run: cannot write") from OSError(shortage, "no")
         note(self, account, *more)
 
     monkeypatch.setattr(Store, "note", fails)
@@ -244,7 +250,7 @@ def test_a_run_file_that_cannot_be_written_drains_what_is_in_flight(
     assert asked["asked"] == asked["answered"] == len(read(output))
 
 
-def test_a_run_file_that_finds_no_file_to_open_is_written_later(
+def test_a_run_file_write_without_a_free_file_descriptor_is_retried(
     run_rows, output, stormbreak_provider, monkeypatch
 ):
     monkeypatch.setattr("stormbreak.batch.running.runner.OUT_OF_FILES_PAUSE", 0.1)
@@ -263,7 +269,7 @@ def test_a_run_file_that_finds_no_file_to_open_is_written_later(
     assert (summary.end, summary.successful, len(failed)) == ("finished", 60, 3)
 
 
-def test_a_failed_file_that_cannot_be_written_drains_what_is_in_flight(run_rows, output):
+def test_a_failed_file_that_cannot_be_written_drains_the_rows_in_flight(run_rows, output):
     asked = []
 
     def answer(_, body):

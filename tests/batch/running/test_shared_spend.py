@@ -1,4 +1,4 @@
-"""The store of the parent of workers: what it grants is written first, and never exceeds the limit."""
+"""The spend store of the parent of workers: it writes before it grants, and never exceeds the limit."""
 
 from decimal import Decimal
 from types import SimpleNamespace
@@ -67,7 +67,7 @@ class Scene:
         self.written.append(account)
 
     def allowed(self):
-        """What the run file says that may be spent, in micro-dollars."""
+        """The spend that the run file allows, in micro-dollars."""
         return int(self.written[-1].max_cost(prices) / MICRO)
 
 
@@ -89,7 +89,7 @@ def scene(make_scene):
     return make_scene()
 
 
-def test_what_is_granted_is_written_first_and_ends_at_the_limit(scene):
+def test_grants_are_written_first_and_end_at_the_limit(scene):
     turns = 0
     while sum(worker.ask(7_000) for worker in scene.workers):
         granted = 100_000 + sum(worker.granted for worker in scene.workers)
@@ -100,16 +100,17 @@ def test_what_is_granted_is_written_first_and_ends_at_the_limit(scene):
     assert turns > 20
     first, second = scene.workers
     assert first.ask(7_000) == second.ask(7_000) == first.ask(7_000) == 0
-    assert first.elsewhere >= 100_000 + second.granted  # so a worker knows that nothing will come
+    # So a worker knows that no grant will follow.
+    assert first.elsewhere >= 100_000 + second.granted
 
 
-def test_without_room_nothing_is_granted(make_scene):
+def test_a_limit_already_reached_grants_nothing(make_scene):
     scene = make_scene(before=LIMIT + 1)
     assert scene.workers[0].ask(1) == 0
     assert scene.workers[0].elsewhere > LIMIT
 
 
-def test_what_a_lost_worker_was_granted_counts_as_spent(scene):
+def test_the_grant_of_a_lost_worker_counts_as_spent(scene):
     first, second = scene.workers
     granted = first.ask(10_000) + second.ask(10_000)
     scene.spend.note(0, spent(9_000), {"m": 5.0})
@@ -122,7 +123,7 @@ def test_what_a_lost_worker_was_granted_counts_as_spent(scene):
     assert account.max_cost(prices) == Decimal(100_000 + granted) * MICRO
 
 
-def test_what_cannot_be_written_is_not_granted_and_ends_the_run(scene):
+def test_a_failed_write_grants_nothing_and_ends_the_run(scene):
     scene.breaks = True
     with pytest.raises(OSError):
         scene.workers[0].ask(10)

@@ -1,4 +1,4 @@
-"""What a run shows of itself, and why it is slow while a real provider holds it."""
+"""The snapshot of a run, and the reason why a run is slow, against a provider on a socket."""
 
 import io
 import re
@@ -30,7 +30,7 @@ TROUBLE_503 = {"kind": "503", "requests": [*range(9, 17)]}
 
 @pytest.fixture
 def printed(run_rows, stormbreak_provider, monkeypatch):
-    """What the progress lines of a run print behind the figures, a line for each look."""
+    """Run with progress lines; return all that they print, one line for each update."""
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
 
     def run(trouble, *, rows=60, limit=8, **within):
@@ -39,62 +39,64 @@ def printed(run_rows, stormbreak_provider, monkeypatch):
         lines = Lines(stream)
         summary = run_rows(chat_rows(rows), provider, tick=lines.tick, limit=limit, within=within)
         assert summary.complete
-        said = stream.getvalue()
-        assert "; " not in said.splitlines()[-1], "nothing holds a run that has ended"
-        return said
+        output = stream.getvalue()
+        assert "; " not in output.splitlines()[-1], "a run that has ended is not slow"
+        return output
 
     return run
 
 
-def test_a_pause_that_the_provider_asked_for(printed):
-    said = printed([{"kind": "429", "retry_after": 1, "requests": [*range(1, 9)]}])
+def test_a_slow_run_names_the_pause_that_the_provider_requests(printed):
+    output = printed([{"kind": "429", "retry_after": 1, "requests": [*range(1, 9)]}])
 
-    assert re.search(r"; waiting: provider asked for 1 s, [12] s left$", said, re.MULTILINE)
+    assert re.search(r"; waiting: provider asked for 1 s, [12] s left$", output, re.MULTILINE)
 
 
-def test_503s_until_the_circuit_opens(printed):
-    said = printed([TROUBLE_503], breaker=TRIPS_SOON)
+def test_a_slow_run_names_the_open_circuit_and_its_last_failure(printed):
+    output = printed([TROUBLE_503], breaker=TRIPS_SOON)
 
     assert re.search(
         r"; circuit open, next probe in [12] s; last failure: overloaded \(503\)$",
-        said,
+        output,
         re.MULTILINE,
     )
 
 
-def test_rows_that_come_back(printed):
-    """Eleven of sixty, which are answered at their fifth attempt."""
+def test_a_slow_run_counts_the_rows_to_retry_and_their_error(printed):
+    """Eleven of sixty rows are answered at their fifth attempt."""
     often = {"kind": "500", "match": "document 5", "first_attempts": 4}
-    said = printed([often], breaker=None, retry_budget=None)
+    output = printed([often], breaker=None, retry_budget=None)
 
-    assert re.search(r"; \d+ rows? to be sent again after server error \(500\)", said, re.MULTILINE)
+    assert re.search(
+        r"; \d+ rows? to be sent again after server error \(500\)", output, re.MULTILINE
+    )
 
 
-def test_an_empty_budget(printed):
+def test_a_slow_run_names_an_empty_retry_budget(printed):
     paid = replace(BATCH.retry_budget, ratio=0.0, no_free_retries=True)
-    said = printed([{"kind": "500", "requests": [*range(5, 31)]}], breaker=None, retry_budget=paid)
+    output = printed(
+        [{"kind": "500", "requests": [*range(5, 31)]}], breaker=None, retry_budget=paid
+    )
 
-    assert re.search(r"; retry budget empty$", said, re.MULTILINE)
-
-
-def test_a_limit_of_ones_own(printed):
-    said = printed([], rows=3, rate_limit=replace(BATCH.rate_limit, rpm=60.0))
-
-    assert re.search(r"; waiting for requests per minute: 1 s$", said, re.MULTILINE)
+    assert re.search(r"; retry budget empty$", output, re.MULTILINE)
 
 
-def test_a_calm_run_is_never_slow(printed):
+def test_a_slow_run_names_its_own_request_rate_limit(printed):
+    output = printed([], rows=3, rate_limit=replace(BATCH.rate_limit, rpm=60.0))
+
+    assert re.search(r"; waiting for requests per minute: 1 s$", output, re.MULTILINE)
+
+
+def test_a_calm_run_names_no_reason(printed):
     assert "; " not in printed([])
     assert "; " not in printed([], limit=1, rows=10)
 
 
-def test_a_circuit_whose_rows_are_served_elsewhere_does_not_hold_the_run(
-    printed, stormbreak_provider
-):
+def test_an_open_circuit_with_a_fallback_is_no_reason_for_a_slow_run(printed, stormbreak_provider):
     well = stormbreak_provider("calm", speed=50)
     rule = ToTargets(targets=(Place(base_url=well.base_url, api_key_env=None),))
-    said = printed([TROUBLE_503], rows=300, breaker=TRIPS_SOON, fallback=(rule,))
-    while_open = [line for line in said.splitlines() if "circuit open" in line]
+    output = printed([TROUBLE_503], rows=300, breaker=TRIPS_SOON, fallback=(rule,))
+    while_open = [line for line in output.splitlines() if "circuit open" in line]
 
     assert [line for line in while_open if " 0 in flight" not in line]
     assert not [line for line in while_open if "; " in line and " 0 in flight" not in line]
@@ -108,7 +110,7 @@ def a_target(circuit="closed", cooldown=0.0, in_flight=3, limit=40):
 
 
 def snapshot_with(*targets, width=50):
-    """Of a run with these targets, of which ten rows are under way and five come back later."""
+    """A snapshot of a run with these targets, ten rows under way and five that wait for a retry."""
     found = {"targets": {str(number): each for number, each in enumerate(targets)}}
     runner = Runner.__new__(Runner)
     calls = RowCalls(SimpleNamespace(policy=BATCH))
@@ -128,7 +130,7 @@ def snapshot_with(*targets, width=50):
     return runner._take_snapshot()
 
 
-def test_targets_are_summed_up_and_waiting_is_what_is_not_in_flight():
+def test_a_snapshot_sums_targets_and_counts_rows_not_in_flight_as_waiting():
     seen = snapshot_with(
         a_target("open"), a_target("half_open", cooldown=1.0), a_target(), width=500
     )
@@ -141,9 +143,9 @@ def test_targets_are_summed_up_and_waiting_is_what_is_not_in_flight():
     assert (seen.stopping, seen.interrupted, seen.slow) == (True, True, "")
 
 
-def test_no_more_is_in_flight_than_the_run_is_wide():
+def test_the_limit_of_a_snapshot_never_exceeds_the_width_of_the_run():
     assert snapshot_with(a_target(), a_target(), width=50).limit == 50
-    assert snapshot_with(width=50).limit == 50  # before anything was sent
+    assert snapshot_with(width=50).limit == 50  # before the first request
 
 
 @table_test(
@@ -155,5 +157,5 @@ def test_no_more_is_in_flight_than_the_run_is_wide():
         ({"closed", "half_open"}, "half-open"),
     ],
 )
-def test_the_worst_circuit_is_named(states, circuit):
+def test_the_circuit_of_a_snapshot_is_the_worst_of_its_targets(states, circuit):
     assert worst_circuit(states) == circuit

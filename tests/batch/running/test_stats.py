@@ -42,7 +42,7 @@ def stats_of(*events):
     return stats
 
 
-def test_retries_count_by_what_the_attempt_before_came_to():
+def test_retries_count_by_the_verdict_of_the_previous_attempt():
     stats = stats_of(
         sent(1),
         returned(1, Verdict.THROTTLED, 429),
@@ -60,13 +60,13 @@ def test_retries_count_by_what_the_attempt_before_came_to():
     assert stats.retry_reasons == {"throttled": 1, "timeout": 1}
 
 
-def test_a_hedge_is_no_retry():
+def test_a_hedge_does_not_count_as_a_retry():
     stats = stats_of(sent(1), Hedged(0.0, 1, TARGET, 2, 1.0), sent(1, 2), returned(1), ended(1))
     assert not stats.retry_reasons
     assert sum(each.attempts for each in stats.slices) == 2
 
 
-def test_trouble_counts_by_verdict_status_and_code():
+def test_failures_count_by_verdict_status_and_code():
     stats = stats_of(
         returned(1, Verdict.THROTTLED, 429, "slow_down"),
         returned(2, Verdict.THROTTLED, 429, "slow_down"),
@@ -79,7 +79,7 @@ def test_trouble_counts_by_verdict_status_and_code():
     }
 
 
-def test_kinds_of_strangers_are_bounded():
+def test_the_number_of_failure_kinds_and_targets_is_bounded():
     stats = RunStats(began=0.0)
     for number in range(10 * KINDS):
         stats.hear(returned(number, Verdict.INVALID, 400, f"code-{number}"))
@@ -88,13 +88,13 @@ def test_kinds_of_strangers_are_bounded():
     assert stats.failures[FailureKind(OTHERS)] == stats.targets[OTHERS] == 9 * KINDS
 
 
-def test_only_answers_have_a_latency():
+def test_only_successful_attempts_have_a_latency():
     stats = stats_of(returned(1, took=2.0), returned(2, Verdict.TIMEOUT, None, took=60.0))
     assert len(stats.latencies) == 1
     assert stats.latencies.quantile(0.5) == pytest.approx(2.0, rel=0.1)
 
 
-def test_a_slice_sums_up_how_things_stood():
+def test_a_slice_sums_up_its_samples():
     stats = RunStats(began=100.0)
     stats.sample(a_snapshot(100.0, in_flight=2, limit=4, waiting=7, open_circuits=1))
     stats.sample(a_snapshot(100.1, in_flight=4, limit=8, cooling=2, done=9))
@@ -106,7 +106,7 @@ def test_a_slice_sums_up_how_things_stood():
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1e6), min_size=1, max_size=60))
-def test_however_long_a_run_lasts_nothing_is_lost_and_little_is_kept(times):
+def test_slices_of_a_long_run_are_bounded_and_lose_no_count(times):
     stats = RunStats(began=0.0)
     for call, at in enumerate(sorted(times)):
         stats.sample(a_snapshot(at, done=call))
@@ -123,7 +123,7 @@ def test_however_long_a_run_lasts_nothing_is_lost_and_little_is_kept(times):
     assert stats.width == FIRST_WIDTH or max(times) >= SLICES * stats.width / 2
 
 
-def test_the_counts_of_two_processes_are_those_of_one():
+def test_merged_stats_of_two_processes_equal_those_of_one():
     events = [
         event
         for call in range(40)
@@ -147,13 +147,13 @@ def test_the_counts_of_two_processes_are_those_of_one():
     assert [(each.attempts, each.verdicts) for each in second.slices] == columns
 
 
-def test_what_comes_before_the_beginning_is_in_the_first_slice():
+def test_an_event_before_the_start_counts_in_the_first_slice():
     stats = RunStats(began=10.0)
     stats.hear(sent(1, at=9.0))
     assert [each.attempts for each in stats.slices] == [1]
 
 
-def test_nothing_is_kept_of_calls_that_have_ended():
+def test_stats_keep_no_state_of_ended_calls():
     stats = RunStats(began=0.0)
     for call in range(100):
         stats.hear(sent(call))
@@ -164,8 +164,8 @@ def test_nothing_is_kept_of_calls_that_have_ended():
     assert not stats._hedges
 
 
-def test_slices_that_become_one_keep_the_most_of_both():
-    """A pause or an open circuit in the first of them does not go under."""
+def test_a_merged_slice_keeps_the_maximum_of_both_slices():
+    """A cooldown or an open circuit of the first slice stays visible."""
     stats = RunStats(began=0.0)
     stats.sample(a_snapshot(0.1, cooling=3, open_circuits=1))
     stats.sample(a_snapshot(0.6, cooling=1, open_circuits=2))
@@ -178,7 +178,7 @@ def test_slices_that_become_one_keep_the_most_of_both():
 # ------------------------------------------------------------ totals
 
 
-def test_attempts_retries_verdicts_and_waits():
+def test_stats_count_attempts_retries_verdicts_tokens_and_waiting_time():
     stats = RunStats()
     for event in (
         Sent(0.0, 1, TARGET, 1),
@@ -202,7 +202,7 @@ def test_attempts_retries_verdicts_and_waits():
         CallEnded(1.0, 1, TARGET, Verdict.RESET, 1, 0.0),
     ],
 )
-def test_a_call_backs_off_until_it_is_back(then):
+def test_a_call_backs_off_until_its_next_event(then):
     stats = RunStats()
     stats.hear(RetryPlanned(0.0, 1, TARGET, 1, 5.0, free=True))
     stats.hear(RetryPlanned(0.0, 2, TARGET, 1, 5.0, free=True))
@@ -212,7 +212,7 @@ def test_a_call_backs_off_until_it_is_back(then):
 
 
 @table_test("verdict", [Verdict.CONNECT_FAILED, Verdict.RESET, Verdict.BROKEN])
-def test_what_finds_no_http_server_is_unreachable(verdict):
+def test_a_failure_without_a_response_means_unreachable(verdict):
     stats = RunStats()
     assert not stats.unreachable
     stats.hear(returned(1, verdict, None))
@@ -223,14 +223,14 @@ def test_what_finds_no_http_server_is_unreachable(verdict):
 
 
 @table_test(("verdict", "status"), [(Verdict.SERVER_ERROR, 502), (Verdict.TIMEOUT, None)])
-def test_whoever_answers_or_keeps_silent_is_there(verdict, status):
+def test_a_status_or_a_timeout_means_reachable(verdict, status):
     stats = RunStats()
     stats.hear(returned(1, Verdict.RESET, None))
     stats.hear(returned(1, verdict, status))
     assert not stats.unreachable
 
 
-def test_a_cancelled_attempt_says_nothing_about_the_server():
+def test_a_cancelled_attempt_does_not_mean_unreachable():
     stats = RunStats()
     stats.hear(returned(1, Verdict.CANCELLED, None))
     assert not stats.unreachable
@@ -249,14 +249,14 @@ def counted(values):
 
 
 @given(st.lists(SECONDS, min_size=1), st.floats(min_value=0.01, max_value=1.0))
-def test_a_quantile_is_right_to_within_5_percent(values, share):
+def test_a_quantile_is_accurate_to_5_percent(values, share):
     ordered = sorted(values)
     wanted = next(value for place, value in enumerate(ordered, 1) if place >= share * len(ordered))
     assert counted(values).quantile(share) == pytest.approx(wanted, rel=0.05)
 
 
 @given(st.lists(SECONDS), st.lists(SECONDS))
-def test_two_add_up(some, others):
+def test_update_adds_two_histograms(some, others):
     together = counted(some)
     together.update(counted(others))
     assert len(together) == len(some) + len(others)
@@ -265,9 +265,9 @@ def test_two_add_up(some, others):
 
 
 @table_test("odd", [0.0, -1.0, float("inf"), float("nan"), 1e300, 1e-300])
-def test_odd_seconds_count_too(odd):
+def test_a_value_outside_the_range_is_counted(odd):
     assert len(counted([odd])) == 1
 
 
-def test_nothing_has_no_quantile():
+def test_an_empty_histogram_has_no_quantile():
     assert Histogram().quantile(0.5) is None

@@ -36,7 +36,7 @@ def go(tmp_path, output):
     return run_them
 
 
-def test_hanging_rows_are_sent_again_and_the_run_ends_soon(go, monkeypatch, output):
+def test_hanging_attempts_are_sent_again_before_their_timeout(go, monkeypatch, output):
     monkeypatch.setattr(runner, "TICK_EVERY", 0.02)
     seen = []
     with serve(scenario(HANGS, service=0.02), seed=1) as provider:
@@ -49,11 +49,11 @@ def test_hanging_rows_are_sent_again_and_the_run_ends_soon(go, monkeypatch, outp
     assert summary.verdicts == {"ok": 120, "timeout": hung}
     assert summary.maybe_processed == summary.retries == hung
     last = [snapshot.straggling for snapshot in seen if snapshot.left and not snapshot.waiting]
-    assert max(last) > 0.0  # the time to go counts them
+    assert max(last) > 0.0  # the remaining time counts them
 
 
-def test_no_more_than_a_tenth_is_sent_twice(go, monkeypatch, output):
-    """Every answer seems to take too long."""
+def test_at_most_a_tenth_of_the_rows_is_sent_twice(go, monkeypatch, output):
+    """Every attempt counts as a straggler."""
     monkeypatch.setattr(straggler, "FLOOR", 0.0)
     monkeypatch.setattr(straggler, "FACTOR", 0.0)
     monkeypatch.setattr(straggler, "GROWTH", 1.0)
@@ -64,8 +64,8 @@ def test_no_more_than_a_tenth_is_sent_twice(go, monkeypatch, output):
     assert_answered(ROWS, output)
 
 
-def test_an_outage_gets_no_more_for_it(go):
-    """For a second no answer comes, and attempts are old before that."""
+def test_an_outage_causes_no_extra_attempts(go):
+    """No response arrives for a second, and attempts are stragglers before that."""
     silence = {"kind": "hang", "at": 0.1, "until": 1.3}
     with serve(scenario(silence, service=0.05), seed=1) as provider:
         summary, _ = go(provider, timeout=1.6)
@@ -73,7 +73,7 @@ def test_an_outage_gets_no_more_for_it(go):
     assert summary.complete
 
 
-def test_a_policy_with_hedges_does_it_itself(go, monkeypatch):
+def test_a_policy_with_hedges_gives_up_no_stragglers(go, monkeypatch):
     ended = []
     monkeypatch.setattr(rows_in_flight.Stragglers, "give_up", lambda _: ended.append(1))
     policy = replace(BATCH, hedge=HedgePolicy(delay=0.2))

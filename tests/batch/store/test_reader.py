@@ -19,7 +19,7 @@ def counts(files):
     return status.total, status.done, dict(status.failed), status.left
 
 
-def test_status_while_a_run_is_active_and_after(files, make_rows, tree):
+def test_status_counts_rows_during_a_run_and_after_it(files, make_rows, tree):
     rows = make_rows(*"abcdef")
     with open_store(files.output, rows, recorded={"model": "m"}) as store:
         assert counts(files) == (6, 0, {}, 6)
@@ -43,7 +43,7 @@ def test_status_while_a_run_is_active_and_after(files, make_rows, tree):
     assert status.started_at > 1e9
 
 
-def test_a_line_being_written_is_not_counted(files, make_rows):
+def test_status_ignores_an_incomplete_last_line(files, make_rows):
     rows = make_rows(*"abc")
     with open_store(files.output, rows, recorded={}) as store:
         store.journal.succeed(rows.row_at(0), OK)
@@ -54,6 +54,6 @@ def test_a_line_being_written_is_not_counted(files, make_rows):
     assert counts(files) == (3, 1, {"invalid": 1}, 1)
 
 
-def test_what_is_no_batch_output(tmp_path):
+def test_status_of_a_file_that_is_no_batch_output_is_an_error(tmp_path):
     with pytest.raises(ConfigurationError, match=r"x\.jsonl is no output of a batch run"):
         read_status(tmp_path / "x.jsonl", price_of)

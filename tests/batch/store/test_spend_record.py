@@ -1,4 +1,4 @@
-"""What a run spends is in its run file before it is spent: whenever it is killed, the next one counts it."""
+"""A run writes its spend to the run file first, so that the next run counts it after a kill."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ def price_of(provider, model):
 
 
 class Store:
-    """Keeps what is written of an account."""
+    """Keeps the accounts that are written."""
 
     def __init__(self, account):
         self.run = SimpleNamespace(account=account.begin())
@@ -44,14 +44,14 @@ class Store:
 
 
 class Scene:
-    """A spend record, and what an attempt takes from the purse and puts on the bill."""
+    """A spend record, and attempts that reserve money and add to the bill."""
 
     def __init__(self, account=EARLIER, *, usd=1.0, limited=True):
         policy = Policy(spend=SpendPolicy(max_usd=usd))
         self.client = AsyncClient(
             base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy, prices=price_of
         )
-        self.purse = spend_accounts(self.client.engine).account(policy.spend)
+        self.budget = spend_accounts(self.client.engine).account(policy.spend)
         self.under_way = PricedSum()
         self.store = Store(account)
         self.record = SpendRecord(self.client, self.store, self, price_of if limited else None)
@@ -63,7 +63,7 @@ class Scene:
 
     def send(self, tokens):
         cost = Decimal(tokens) / 10**6
-        self.purse.reserve(cost, 0.0)
+        self.budget.reserve(cost, 0.0)
         self.under_way.put(usage(tokens), cost)
 
     @property
@@ -72,70 +72,70 @@ class Scene:
         return self.store.written[-1].max_cost(price_of)
 
 
-def test_what_earlier_runs_have_cost_and_lost_is_spent_and_a_part_of_the_limit_allowed_for():
+def test_earlier_runs_count_as_spent_and_part_of_the_limit_is_allowed_ahead():
     scene = Scene()
 
-    assert scene.purse.spent == Decimal("0.13")
-    assert scene.purse.allowed == scene.allowed_for == Decimal("0.13") + Decimal(1) / PART
+    assert scene.budget.spent == Decimal("0.13")
+    assert scene.budget.allowed == scene.allowed_for == Decimal("0.13") + Decimal(1) / PART
     assert not scene.record.is_short
 
 
-def test_no_more_is_spent_than_is_written():
+def test_the_budget_grows_only_after_the_run_file_is_written():
     scene = Scene()
     scene.send(11_000)
     assert scene.record.is_short
-    assert scene.purse.room == Decimal("0.009")
+    assert scene.budget.room == Decimal("0.009")
     scene.record.write()
-    assert scene.purse.room == Decimal("0.009")
+    assert scene.budget.room == Decimal("0.009")
     scene.record.allow()
 
-    assert scene.purse.room == Decimal("0.02")
-    assert scene.purse.allowed == scene.allowed_for == Decimal("0.161")
+    assert scene.budget.room == Decimal("0.02")
+    assert scene.budget.allowed == scene.allowed_for == Decimal("0.161")
     assert scene.store.written[-1].ahead == Decimal("0.02")
 
 
-def test_what_is_set_aside_and_on_no_bill_yet_is_allowed_for_as_well():
+def test_the_run_file_includes_reserved_money_that_is_not_yet_billed():
     scene = Scene()
-    scene.purse.reserve(Decimal("0.011"), 0.0)
+    scene.budget.reserve(Decimal("0.011"), 0.0)
     scene.record.write()
 
     assert scene.allowed_for == Decimal("0.161")
 
 
-def test_what_was_allowed_for_once_stays_so():
+def test_allowed_spend_never_shrinks_during_a_run():
     scene = Scene()
     scene.send(11_000)
     scene.record.write()
     scene.record.allow()
-    scene.purse.settle(Decimal("0.011"), Decimal(0), 0, 0.0)
+    scene.budget.settle(Decimal("0.011"), Decimal(0), 0, 0.0)
     scene.under_way = PricedSum()
     scene.record.write()
 
-    assert scene.allowed_for == scene.purse.allowed == Decimal("0.161")
+    assert scene.allowed_for == scene.budget.allowed == Decimal("0.161")
 
 
-def test_it_goes_on_to_the_limit_and_no_further():
+def test_allowed_spend_grows_up_to_the_limit():
     scene = Scene()
     for _ in range(86):
         scene.send(10_000)
         scene.record.write()
         scene.record.allow()
 
-    assert scene.purse.allowed == scene.allowed_for == 1
+    assert scene.budget.allowed == scene.allowed_for == 1
     assert not scene.record.is_short
 
 
-def test_a_row_that_costs_more_than_a_part_is_allowed_for():
+def test_allowed_spend_covers_rows_larger_than_one_part():
     scene = Scene()
-    scene.purse.largest = Decimal("0.1")
+    scene.budget.largest = Decimal("0.1")
     assert scene.record.is_short
     scene.record.write()
     scene.record.allow()
 
-    assert scene.purse.room == ATTEMPTS * Decimal("0.1")
+    assert scene.budget.room == ATTEMPTS * Decimal("0.1")
 
 
-def test_in_the_end_only_what_was_spent_is_written():
+def test_close_writes_only_the_actual_spend():
     scene = Scene()
     scene.record.write()
     assert scene.store.written[-1].at_work
@@ -144,7 +144,7 @@ def test_in_the_end_only_what_was_spent_is_written():
     assert scene.store.written[-1] == EARLIER
 
 
-def test_without_a_limit_it_is_only_written():
+def test_a_record_without_a_limit_writes_the_spend_and_restricts_nothing():
     scene = Scene(limited=False)
     assert scene.store.written == []
     scene.send(900_000)
@@ -155,7 +155,7 @@ def test_without_a_limit_it_is_only_written():
     assert scene.store.written[-1].ahead == 0
 
 
-def test_what_was_ahead_when_a_run_was_killed_is_lost():
+def test_the_spend_allowed_ahead_of_a_killed_run_counts_as_lost():
     account = Account(at_work=True, ahead=Decimal(2), lost=Decimal(1), killed=1).begin()
     assert (account.killed, account.ahead, account.lost) == (2, 0, 3)
 
@@ -163,7 +163,7 @@ def test_what_was_ahead_when_a_run_was_killed_is_lost():
 
 
 @pytest.mark.usefixtures("no_words_about_providers")
-def test_a_batch_that_is_killed_soon_again_and_again_stays_within_its_limit(
+def test_a_batch_that_is_killed_repeatedly_stays_within_its_limit(
     stormbreak_provider, tmp_path, files
 ):
     provider = stormbreak_provider(QUICK)
@@ -209,7 +209,7 @@ def priced_record(account, *, price_of=prices, spend=None):
     return kind(client, Store(Account()), None, None)
 
 
-def test_the_cost_is_that_of_the_last_update():
+def test_the_cost_changes_only_at_update_cost():
     record = priced_record(lambda _: account_of(100_000), spend=SpendPolicy(max_usd=2.0))
     assert (record.cost, record.limit) == (Cost(), None)
     record.update_cost()
@@ -217,13 +217,13 @@ def test_the_cost_is_that_of_the_last_update():
     assert record.limit == (2, 0)
 
 
-def test_without_a_limit_there_is_none():
+def test_a_policy_without_a_limit_shows_none():
     record = priced_record(lambda _: account_of(1))
     record.update_cost()
     assert record.limit is None
 
 
-def test_broken_prices_are_logged_once_and_not_tried_again(caplog):
+def test_a_failing_price_function_is_logged_once_and_not_called_again(caplog):
     asked = SimpleNamespace(times=0)
 
     def broken(provider, model):
@@ -237,7 +237,7 @@ def test_broken_prices_are_logged_once_and_not_tried_again(caplog):
     assert [each.message for each in caplog.records] == ["the cost of the batch is not known"]
 
 
-def test_the_last_update_to_start_is_the_last_to_end():
+def test_cost_updates_in_two_threads_end_in_the_order_they_start():
     inside, on = threading.Event(), threading.Event()
 
     def account(_):
@@ -252,7 +252,7 @@ def test_the_last_update_to_start_is_the_last_to_end():
     first.start()
     inside.wait(5)
     last.start()
-    last.join(0.05)  # it would be through by now, if it did not wait
+    last.join(0.05)  # without the lock it would end within this time
     on.set()
     first.join()
     last.join()

@@ -1,4 +1,4 @@
-"""What tracing keeps, and what it does when something else goes wrong."""
+"""The bounds of tracing, and its behaviour when other code fails."""
 
 import gc
 import logging
@@ -13,7 +13,7 @@ from opentelemetry.trace import NoOpTracerProvider, get_current_span
 from stage import INVALID, OK, TARGET, policy
 from table_test import table_test
 from thread_calls import run_call
-from traces import Traces, events_of, said
+from traces import Traces, attributes_of, events_of
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
@@ -40,7 +40,7 @@ def stepper_on(engine):
     return shared_stepper(engine, clock=time.monotonic, chance=draw)  # as drivers do
 
 
-def test_calls_that_never_end_are_not_kept_for_ever(traces):
+def test_the_oldest_of_too_many_open_calls_end_unfinished(traces):
     stepper = stepper_on(engine_of(traces.listener))
     flows = [stepper.start(Call(number, TARGET))[0] for number in range(1, 6)]
     given_up = traces.below(None)
@@ -54,18 +54,18 @@ def test_calls_that_never_end_are_not_kept_for_ever(traces):
     assert not stepper.engine.context_listener._calls
 
 
-def test_two_engines_number_their_calls_alike_and_are_told_apart(traces):
+def test_calls_of_two_engines_with_equal_numbers_are_separate(traces):
     steppers = [stepper_on(engine_of(traces.listener)) for _ in range(2)]
     flows = [stepper.start(Call(1, TARGET))[0] for stepper in steppers]
     steppers[0].step(flows[0], OK)
     steppers[1].step(flows[1], INVALID)
 
-    assert [said(call, "stormbreak.verdict") for call in traces.below(None)] == [
+    assert [attributes_of(call, "stormbreak.verdict") for call in traces.below(None)] == [
         ("ok",), ("invalid",),
     ]  # fmt: skip
 
 
-def test_an_engine_is_traced_once(traces):
+def test_an_engine_cannot_be_traced_twice(traces):
     engine = engine_of(traces.listener)
     attach(engine, traces.listener)
     with pytest.raises(ConfigurationError, match="traced already"):
@@ -75,7 +75,7 @@ def test_an_engine_is_traced_once(traces):
     assert len(traces.spans) == 2
 
 
-def test_an_engine_that_is_gone_is_not_kept(traces):
+def test_tracing_does_not_keep_an_engine_alive(traces):
     engine = engine_of(traces.listener)
     run_call(ThreadDriver(engine), Call(1, TARGET), lambda _: OK)
     gone = weakref.ref(engine)
@@ -85,7 +85,7 @@ def test_an_engine_that_is_gone_is_not_kept(traces):
     assert gone() is None
 
 
-def test_a_call_that_began_before_is_left_alone(traces):
+def test_a_call_that_began_before_tracing_has_no_span(traces):
     engine = Engine(policy())
     stepper = stepper_on(engine)
     flow, command = stepper.start(Call(1, TARGET))
@@ -98,7 +98,7 @@ def test_a_call_that_began_before_is_left_alone(traces):
 
 
 @table_test("provider", [NoOpTracerProvider(), TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)])
-def test_what_is_not_sampled_costs_no_spans(provider):
+def test_a_call_that_is_not_sampled_starts_no_attempt_span(provider):
     started = []
     tracing = Tracing(provider)
     tracer = tracing._tracer
@@ -109,11 +109,11 @@ def test_what_is_not_sampled_costs_no_spans(provider):
     assert started == ["call large"]
 
 
-def test_without_an_sdk_nothing_happens():
+def test_tracing_without_an_sdk_does_not_change_a_call():
     assert run_call(ThreadDriver(engine_of(Tracing())), Call(1, TARGET), lambda _: OK).outcome == OK
 
 
-def test_what_fails_is_logged_once_and_fails_no_call(caplog):
+def test_a_failing_tracer_is_logged_once_and_fails_no_call(caplog):
     class Broken(TracerProvider):
         def get_tracer(self, *args, **more):
             tracer = super().get_tracer(*args, **more)
@@ -128,7 +128,7 @@ def test_what_fails_is_logged_once_and_fails_no_call(caplog):
     assert len(caplog.records) == 1
 
 
-def test_a_forked_child_has_calls_of_its_own(traces):
+def test_a_forked_child_traces_only_its_own_calls(traces):
     engine = engine_of(traces.listener)
     stepper = stepper_on(engine)
     flow, _ = stepper.start(Call(77, TARGET))
@@ -142,22 +142,22 @@ def test_a_forked_child_has_calls_of_its_own(traces):
     assert len(traces.spans) == 2
 
 
-def test_labels_are_names_and_not_one_text():
+def test_labels_given_as_one_string_are_rejected():
     with pytest.raises(ConfigurationError, match="a collection of label names"):
         Tracing(labels="feature")
 
 
-def test_odd_targets_are_told_as_far_as_they_can_be(traces):
+def test_spans_of_odd_targets_have_the_attributes_that_are_valid(traces):
     stepper = stepper_on(engine_of(traces.listener))
     for number, provider in enumerate(["[::1]:8080", "host:99999", "", "openai", "gemini"], 1):
         target = TARGET._replace(provider=provider)
         stepper.step(stepper.start(Call(number, target))[0], OK)
-    told = [
-        said(call, "server.address", "server.port", "gen_ai.provider.name")
+    addresses = [
+        attributes_of(call, "server.address", "server.port", "gen_ai.provider.name")
         for call in traces.below(None)
     ]
 
-    assert told == [
+    assert addresses == [
         ("::1", 8080, "[::1]:8080"),
         (None, None, "host:99999"),
         (None, None, ""),
@@ -166,7 +166,7 @@ def test_odd_targets_are_told_as_far_as_they_can_be(traces):
     ]
 
 
-def test_an_attempt_nobody_began_has_the_span_of_its_call(traces):
+def test_an_unknown_attempt_uses_the_span_of_its_call(traces):
     engine = engine_of(traces.listener)
     stepper = stepper_on(engine)
     flow, _ = stepper.start(Call(1, TARGET))
@@ -177,7 +177,7 @@ def test_an_attempt_nobody_began_has_the_span_of_its_call(traces):
     assert events_of(traces.only()[0]) == []
 
 
-def test_a_code_that_others_chose_is_made_fit(traces):
+def test_an_error_code_is_escaped_and_cut(traces):
     stepper = stepper_on(engine_of(traces.listener))
     outcome = INVALID._replace(code="a\nb" + "c" * 1_000)
     stepper.step(stepper.start(Call(1, TARGET))[0], outcome)

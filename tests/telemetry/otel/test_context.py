@@ -1,4 +1,4 @@
-"""Under which span a call begins, which span is current while an attempt is being sent, and that none stays behind."""
+"""The parent span of a call, the current span during an attempt, and that no span stays current."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ from opentelemetry.trace import INVALID_SPAN, get_current_span
 from sockets import End, answer, failing, served
 from stage import OK, SERVER_ERROR, TARGET, policy
 from thread_calls import run_call
-from traces import Traces, said
+from traces import Traces, attributes_of
 
 import stormbreak.httpx2
 from stormbreak import Client, Policy, resilient
@@ -41,15 +41,15 @@ def traces():
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_behind():
-    """After each test, as before, no span is current."""
+def no_span_stays_current():
+    """Check that no span is current before and after each test."""
     assert get_current_span() is INVALID_SPAN
     yield
     assert get_current_span() is INVALID_SPAN
 
 
 def measure(traces):
-    """What an instrumentation of whatever is below does: a span of its own under the current one."""
+    """Start a child span of the current one, as an instrumentation of a lower layer does."""
     traces.tracer.start_span("below").end()
 
 
@@ -73,8 +73,8 @@ class InstrumentedBlocking(httpx2.HTTPTransport):
             return super().handle_request(request)
 
 
-async def test_a_client(traces):
-    def key():  # asked before each attempt, as a part of it
+async def test_spans_of_an_async_client_nest_under_the_users_span(traces):
+    def key():  # called before each attempt, as a part of it
         measure(traces)
         return KEY
 
@@ -87,7 +87,7 @@ async def test_a_client(traces):
     assert traces.tree() == [("user's", [("chat m", ATTEMPTS)])]
 
 
-async def test_a_client_that_blocks(traces):
+async def test_spans_of_a_blocking_client_nest_under_the_users_span(traces):
     def key():
         measure(traces)
         return KEY
@@ -108,7 +108,7 @@ async def test_a_client_that_blocks(traces):
     assert traces.tree() == [("user's", calls)]
 
 
-async def test_a_transport_and_what_it_sends_through(traces):
+async def test_an_async_transport_is_the_parent_of_its_inner_transport(traces):
     transport = stormbreak.httpx2.AsyncTransport(QUICK, inner=Instrumented(traces))
     headers = {"authorization": f"Bearer {KEY}"}
     attach(transport, traces.listener)
@@ -123,7 +123,7 @@ async def test_a_transport_and_what_it_sends_through(traces):
     assert traces.tree() == [("user's", [("chat m", ATTEMPTS)])]
 
 
-async def test_a_transport_that_blocks_and_what_it_sends_through(traces):
+async def test_a_blocking_transport_is_the_parent_of_its_inner_transport(traces):
     def ask(base_url):
         transport = stormbreak.httpx2.Transport(QUICK, inner=InstrumentedBlocking(traces))
         attach(transport, traces.listener)
@@ -141,7 +141,7 @@ async def test_a_transport_that_blocks_and_what_it_sends_through(traces):
     assert traces.tree() == [("user's", [("chat m", ATTEMPTS)])]
 
 
-async def test_two_tasks_at_once_have_their_own(traces):
+async def test_concurrent_tasks_have_separate_spans(traces):
     async def ask(name):
         with traces.tracer.start_as_current_span(name) as span:
             await client.chat(SAY)
@@ -160,7 +160,7 @@ async def test_two_tasks_at_once_have_their_own(traces):
     assert sorted(traces.tree()) == [("one", call), ("other", call)]
 
 
-async def test_hedges_have_their_own(traces):
+async def test_hedged_attempts_have_separate_spans(traces):
     async def sender(send):
         with traces.tracer.start_as_current_span(f"below {send.attempt}"):
             if send.attempt == 1:
@@ -172,18 +172,18 @@ async def test_hedges_have_their_own(traces):
     attach(engine, traces.listener)
     with traces.tracer.start_as_current_span("user's"):
         await AsyncioDriver(engine).run(Call(1, TARGET), sender)
-    await asyncio.sleep(0)  # the loser lets go
+    await asyncio.sleep(0)  # the losing attempt ends
 
     attempts = [("attempt large", ["below 1"]), ("attempt large", ["below 2"])]
     assert traces.tree() == [("user's", [("call large", attempts)])]
 
 
-def test_a_thread(traces):
+def test_spans_of_the_thread_driver_nest_under_the_users_span(traces):
     def sender(_):
         measure(traces)
-        return next(told)
+        return next(outcomes)
 
-    told, engine = iter([SERVER_ERROR, OK]), Engine(RETRIED)
+    outcomes, engine = iter([SERVER_ERROR, OK]), Engine(RETRIED)
     attach(engine, traces.listener)
     with traces.tracer.start_as_current_span("user's") as span:
         run_call(ThreadDriver(engine), Call(1, TARGET), sender)
@@ -194,7 +194,7 @@ def test_a_thread(traces):
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, ValueError])
-def test_a_sender_that_raises_leaves_nothing_behind(traces, interrupt):
+def test_a_sender_that_raises_leaves_no_current_span(traces, interrupt):
     def sender(_):
         raise interrupt
 
@@ -204,10 +204,14 @@ def test_a_sender_that_raises_leaves_nothing_behind(traces, interrupt):
         run_call(ThreadDriver(engine), Call(1, TARGET), sender)
 
     call, (attempt,) = traces.only()
-    assert said(call, "stormbreak.verdict") == said(attempt, "stormbreak.verdict") == ("cancelled",)
+    assert (
+        attributes_of(call, "stormbreak.verdict")
+        == attributes_of(attempt, "stormbreak.verdict")
+        == ("cancelled",)
+    )
 
 
-async def test_a_cancel_leaves_nothing_behind(traces):
+async def test_a_cancelled_call_leaves_no_current_span(traces):
     async def ask():
         try:
             await client.chat(SAY)
@@ -239,7 +243,7 @@ def guard(traces):
 GUARDED = [("call work", [("attempt work", ["below"]), ("attempt work", ["below"])])]
 
 
-def test_a_function(traces, guard):
+def test_spans_of_a_guarded_function_nest_under_the_users_span(traces, guard):
     tries = iter([OSError(), None])
 
     @guard
@@ -257,7 +261,7 @@ def test_a_function(traces, guard):
     assert "gen_ai.provider.name" not in traces.spans[1].attributes
 
 
-async def test_an_asynchronous_function(traces, guard):
+async def test_a_guarded_async_function_has_spans(traces, guard):
     tries = iter([OSError(), None])
 
     @guard
@@ -273,7 +277,7 @@ async def test_an_asynchronous_function(traces, guard):
     assert traces.tree() == GUARDED
 
 
-def test_a_generator_is_left_while_its_consumer_runs(traces, guard):
+def test_the_span_of_a_generator_is_not_current_in_its_consumer(traces, guard):
     @guard
     def work():
         measure(traces)
@@ -292,7 +296,7 @@ def test_a_generator_is_left_while_its_consumer_runs(traces, guard):
     ]
 
 
-async def test_an_asynchronous_generator_that_is_left_in_the_middle(traces, guard, caplog):
+async def test_an_async_generator_closed_by_another_task_ends_its_spans(traces, guard, caplog):
     @guard
     async def work():
         yield 1
@@ -309,11 +313,11 @@ async def test_an_asynchronous_generator_that_is_left_in_the_middle(traces, guar
     await kept[0].aclose()  # by another task, in another context
 
     call, (attempt,) = traces.only()
-    assert said(call, "stormbreak.verdict") == said(attempt, "stormbreak.verdict")
+    assert attributes_of(call, "stormbreak.verdict") == attributes_of(attempt, "stormbreak.verdict")
     assert caplog.records == []
 
 
-async def test_an_attempt_that_somebody_else_ends_puts_nothing_into_his_context(
+async def test_an_attempt_ended_in_another_context_does_not_change_that_context(
     traces, guard, caplog
 ):
     async def work():
@@ -337,7 +341,7 @@ async def test_an_attempt_that_somebody_else_ends_puts_nothing_into_his_context(
     assert caplog.records == []
 
 
-def test_a_loop_of_attempts_in_threads(traces, guard):
+def test_loops_of_attempts_in_threads_have_separate_spans(traces, guard):
     def work(name):
         with traces.tracer.start_as_current_span(name) as span:
             for attempt in guard:
@@ -356,7 +360,7 @@ def test_a_loop_of_attempts_in_threads(traces, guard):
     assert sorted(traces.tree()) == [("one", GUARDED), ("other", GUARDED)]
 
 
-async def test_a_call_within_a_guarded_function_is_below_its_attempt(traces, guard):
+async def test_a_call_in_a_guarded_function_nests_under_its_attempt(traces, guard):
     async with served() as server, client_of(server, api_key=KEY) as client:
         attach(client, traces.listener)
 
@@ -370,7 +374,7 @@ async def test_a_call_within_a_guarded_function_is_below_its_attempt(traces, gua
     assert traces.tree() == [("call work", [("attempt work", [inner])])]
 
 
-async def test_baggage_of_the_user_is_there_while_an_attempt_is_being_sent(traces):
+async def test_the_users_baggage_is_available_during_an_attempt(traces):
     async def sender(_):
         seen.append(baggage.get_baggage("mine"))
         return Outcome(Verdict.OK)

@@ -1,4 +1,4 @@
-"""Numbers as the SDK receives them: those of Prometheus, and those that the conventions ask for."""
+"""Metrics as the SDK receives them: those of Prometheus, and those of the semantic conventions."""
 
 import json
 
@@ -24,7 +24,7 @@ NOW = ("attempts_in_flight", "tenant_calls_in_flight", "tenant_calls_sent_total"
 
 
 def as_prometheus(traces):
-    """What a collector tells Prometheus, by the rules of the OpenTelemetry specification."""
+    """The samples that a collector exports to Prometheus, by the OpenTelemetry specification."""
     found = {}
     for name, metric in traces.metrics().items():
         if not name.startswith("stormbreak."):
@@ -50,13 +50,13 @@ def as_prometheus(traces):
     return found
 
 
-def test_prometheus_is_told_the_same_either_way(play):
+def test_opentelemetry_exports_the_same_samples_as_prometheus(play):
     _, _, metrics, traces = play
     direct, through = read(metrics.exposition()[1]), as_prometheus(traces)
     moves = {
         "stormbreak_cooldown_remaining_seconds",
         "stormbreak_retry_budget",
-    }  # while time passes
+    }  # they change with time
 
     assert set(through) == set(direct)
     assert {key: value for key, value in through.items() if key[0] not in moves} == {
@@ -73,7 +73,7 @@ def test_a_collection_reads_an_engine_once(monkeypatch):
     snapshot = Engine.snapshot
 
     def counted(self, now=None, **more):
-        reads.extend([now] if now is None else [])  # the driver asks again, with the time
+        reads.extend([now] if now is None else [])  # the driver calls it again, with the time
         return snapshot(self, now, **more)
 
     found = []
@@ -88,10 +88,10 @@ def test_a_collection_reads_an_engine_once(monkeypatch):
     assert found == [(1, 1, 1, 0), (2, 1, 1, 1), (3, 1, 1, 2)]
 
 
-def test_operations_are_calls_as_they_were_made(play):
-    _, heard, _, traces = play
+def test_operation_durations_count_calls_by_error(play):
+    _, events, _, traces = play
     points = traces.points(DURATION)
-    ended = [event for event in heard if isinstance(event, CallEnded)]
+    ended = [event for event in events if isinstance(event, CallEnded)]
     by_error = {dict(labels).get("error.type", "ok"): point for labels, point in points.items()}
 
     assert sum(point.count for point in points.values()) == len(ended)
@@ -99,10 +99,10 @@ def test_operations_are_calls_as_they_were_made(play):
     assert {point.explicit_bounds for point in points.values()} == {SECONDS_BOUNDS}
 
 
-def test_each_call_and_each_attempt_that_left_has_a_span(play):
-    _, heard, _, traces = play
-    over = [event for event in heard if isinstance(event, CallEnded | CallCancelled)]
-    sent = [event for event in heard if isinstance(event, Sent)]
+def test_each_call_and_each_sent_attempt_has_a_span(play):
+    _, events, _, traces = play
+    over = [event for event in events if isinstance(event, CallEnded | CallCancelled)]
+    sent = [event for event in events if isinstance(event, Sent)]
     calls = traces.below(None)
     known = {span.context.span_id for span in calls}
     attempts = [span for span in traces.spans if span.parent is not None]
@@ -114,7 +114,7 @@ def test_each_call_and_each_attempt_that_left_has_a_span(play):
     )
 
 
-async def test_an_operation_takes_as_long_as_its_caller_waits():
+async def test_the_duration_of_an_operation_includes_waiting():
     traces = Traces()
     scripts = [failing(503)], [0.05, answer()], [failing(400)]
     async with served(*scripts) as server, client_of(server, QUICK, api_key=KEY) as client:
@@ -136,39 +136,39 @@ async def test_an_operation_takes_as_long_as_its_caller_waits():
     assert points[frozenset(common)].sum >= waited > 0
 
 
-async def test_the_first_output_of_a_stream(stormbreak_provider):
-    traces, heard = Traces(), []
+async def test_a_stream_records_the_time_to_its_first_chunk(stormbreak_provider):
+    traces, events = Traces(), []
     async with client_of(stormbreak_provider("calm", speed=100), api_key=KEY) as client:
-        attach(client, traces.listener, heard.append)
+        attach(client, traces.listener, events.append)
         async with client.stream("chat/completions", PAYLOAD) as stream:
             async for _ in stream:
                 pass
-    (took,) = [event.took for event in heard if isinstance(event, Committed)]
+    (took,) = [event.took for event in events if isinstance(event, Committed)]
     (point,) = traces.points(FIRST_CHUNK).values()
 
     assert (point.count, point.sum >= took) == (1, True)
 
 
-async def test_tokens_are_those_of_every_attempt_that_said_so():
+async def test_token_usage_counts_attempts_that_report_usage():
     traces = Traces()
     usage = {"prompt_tokens": 9, "completion_tokens": 3}
     body = {"choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}], "usage": usage}
     whole = answer(json.dumps(body).encode())
-    scripts = failing(503), whole, whole, answer()  # the last does not say
+    scripts = failing(503), whole, whole, answer()  # the last one has no usage
     async with served(*scripts) as server, client_of(server, QUICK, api_key=KEY) as client:
         attach(client, traces.listener)
         answers = [await client.chat(SAY) for _ in range(3)]
     points = traces.points("gen_ai.client.token.usage")
-    told = {
+    counts = {
         dict(labels)["gen_ai.token.type"]: (point.count, point.sum)
         for labels, point in points.items()
     }
 
-    assert [said.attempts for said in answers] == [2, 1, 1]
-    assert told == {"input": (2, 18), "output": (2, 6)}
+    assert [each.attempts for each in answers] == [2, 1, 1]
+    assert counts == {"input": (2, 18), "output": (2, 6)}
 
 
-def test_functions_are_no_operations_of_models():
+def test_guarded_functions_have_no_model_operation():
     traces, engine = Traces(), Engine(policy())
     attach(engine, traces.listener)
     stepper = Stepper(engine, clock=lambda: 1.0, chance=lambda: 0.5)
@@ -180,7 +180,7 @@ def test_functions_are_no_operations_of_models():
     ]
 
 
-def test_what_callers_give_up_has_no_duration():
+def test_a_cancelled_call_has_no_duration():
     traces, engine = Traces(), Engine(policy())
     attach(engine, traces.listener)
     stepper = Stepper(engine, clock=lambda: 1.0, chance=lambda: 0.5)
@@ -190,7 +190,7 @@ def test_what_callers_give_up_has_no_duration():
     assert len(traces.points("stormbreak.calls")) == 1
 
 
-def test_hostile_models_fill_no_memory():
+def test_the_number_of_models_in_metrics_is_bounded():
     traces, engine = Traces(max_targets=3), Engine(policy())
     attach(engine, traces.listener)
     stepper = Stepper(engine, clock=lambda: 1.0, chance=lambda: 0.5)

@@ -1,4 +1,4 @@
-"""The page tells what is on spans, and nothing that is not."""
+"""The page lists the attributes of spans, and no others."""
 
 import re
 from pathlib import Path
@@ -18,8 +18,8 @@ SECTION = section("telemetry.md", "OpenTelemetry") + section("events.md", "Spans
 CODE = re.compile(r"`([a-z_]+(?:\.[a-z_]+)+)`")
 
 
-def test_every_name_is_told_and_no_other():
-    told = {name for name in CODE.findall(SECTION) if not name.startswith("stormbreak.call")}
+def test_the_page_lists_every_attribute_and_no_other():
+    documented = {name for name in CODE.findall(SECTION) if not name.startswith("stormbreak.call")}
     known = {
         value
         for name, value in vars(conventions).items()
@@ -27,7 +27,7 @@ def test_every_name_is_told_and_no_other():
     }
     events = {NAMES[kind] for kind in SPAN_EVENTS} | {"attempt.first_output"}
 
-    assert told == known - {conventions.TOKEN_TYPE} | events | {
+    assert documented == known - {conventions.TOKEN_TYPE} | events | {
         metrics.DURATION, metrics.FIRST_CHUNK, metrics.TOKENS,
     }  # fmt: skip
     assert f"`{conventions.CALL_LABEL}NAME`" in SECTION

@@ -1,4 +1,4 @@
-"""Spans as the SDK receives them, of real calls: which there are, what is on them, and how they end."""
+"""Spans of real calls as the SDK receives them: their tree, attributes and status."""
 
 import asyncio
 from dataclasses import replace
@@ -9,7 +9,7 @@ from clients import KEY, ONCE, PAYLOAD, QUICK, SAY, hedging
 from opentelemetry.trace import SpanKind, StatusCode
 from sockets import End, answer, served
 from streamed import DONE
-from traces import Traces, events_of, said
+from traces import Traces, attributes_of, events_of
 
 from stormbreak import Policy, errors
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -37,7 +37,7 @@ def traces():
     return Traces()
 
 
-async def test_a_call_and_its_attempt(stormbreak_provider, traces):
+async def test_a_call_and_its_attempt_have_spans_with_attributes(stormbreak_provider, traces):
     provider = stormbreak_provider("calm", speed=100)
     async with traced(provider, traces) as client:
         answered = await client.chat(SAY)
@@ -87,41 +87,41 @@ async def test_a_retry_is_an_event_and_another_attempt(stormbreak_provider, trac
     async with traced(stormbreak_provider(FIRST_FAILS, speed=100), traces) as client:
         await client.chat(SAY)
     call, (first, second) = traces.only()
-    ((name, told),) = events_of(call)
+    ((name, attributes),) = events_of(call)
 
-    assert said(first, VERDICT, ERROR, "http.response.status_code") == (
+    assert attributes_of(first, VERDICT, ERROR, "http.response.status_code") == (
         "overloaded", "overloaded", 503,
     )  # fmt: skip
     assert (first.status.status_code, first.status.description) == (StatusCode.ERROR, "overloaded")
-    assert said(second, VERDICT, ERROR, "http.request.resend_count") == ("ok", None, 1)
+    assert attributes_of(second, VERDICT, ERROR, "http.request.resend_count") == ("ok", None, 1)
     assert name == "retry.scheduled"
-    assert told.pop("stormbreak.seconds") == pytest.approx(0.01)
-    assert told == {
+    assert attributes.pop("stormbreak.seconds") == pytest.approx(0.01)
+    assert attributes == {
         "stormbreak.attempt": 1,
         "stormbreak.free": True,
         "stormbreak.maybe_processed": False,
         VERDICT: "overloaded",
     }
-    assert said(call, VERDICT, ERROR, "stormbreak.attempts") == ("ok", None, 2)
+    assert attributes_of(call, VERDICT, ERROR, "stormbreak.attempts") == ("ok", None, 2)
     assert call.status.status_code is StatusCode.UNSET
     assert call.attributes["stormbreak.waited"] >= 0.01
 
 
-async def test_a_call_that_fails(stormbreak_provider, traces):
+async def test_a_failed_call_has_an_error_status(stormbreak_provider, traces):
     provider = stormbreak_provider('[[faults]]\nkind = "401"\nshare = 1.0\n', speed=100)
     async with traced(provider, traces) as client:
         with pytest.raises(errors.AuthenticationError):
             await client.chat(SAY)
     call, (attempt,) = traces.only()
 
-    assert said(call, VERDICT, ERROR, "stormbreak.source") == ("auth", "auth", None)
+    assert attributes_of(call, VERDICT, ERROR, "stormbreak.source") == ("auth", "auth", None)
     assert call.status.status_code is attempt.status.status_code is StatusCode.ERROR
     assert events_of(call) == [
         ("retry.refused", {"stormbreak.attempt": 1, "stormbreak.gate": "verdict", VERDICT: "auth"})
     ]
 
 
-async def test_a_stream_lasts_until_its_end(stormbreak_provider, traces):
+async def test_the_span_of_a_stream_lasts_until_its_end(stormbreak_provider, traces):
     async with (
         traced(stormbreak_provider("calm", speed=100), traces) as client,
         client.stream(CHAT, PAYLOAD) as stream,
@@ -131,14 +131,18 @@ async def test_a_stream_lasts_until_its_end(stormbreak_provider, traces):
         async for _ in stream:
             pass
     call, (attempt,) = traces.only()
-    ((name, told),) = events_of(attempt)
+    ((name, attributes),) = events_of(attempt)
 
-    assert said(call, VERDICT, "gen_ai.request.stream") == ("ok", True)
-    assert (name, [*told]) == ("attempt.first_output", ["stormbreak.seconds"])
-    assert call.attributes["gen_ai.response.time_to_first_chunk"] >= told["stormbreak.seconds"] > 0
+    assert attributes_of(call, VERDICT, "gen_ai.request.stream") == ("ok", True)
+    assert (name, [*attributes]) == ("attempt.first_output", ["stormbreak.seconds"])
+    assert (
+        call.attributes["gen_ai.response.time_to_first_chunk"]
+        >= attributes["stormbreak.seconds"]
+        > 0
+    )
 
 
-async def test_a_stream_that_is_cut(stormbreak_provider, traces):
+async def test_a_cut_stream_is_a_broken_attempt(stormbreak_provider, traces):
     async with (
         traced(stormbreak_provider(CUT, speed=100), traces) as client,
         client.stream(CHAT, PAYLOAD) as stream,
@@ -147,13 +151,17 @@ async def test_a_stream_that_is_cut(stormbreak_provider, traces):
             await stream.answer()
     call, (attempt,) = traces.only()
 
-    assert said(call, VERDICT, ERROR) == said(attempt, VERDICT, ERROR) == ("broken", "broken")
+    assert (
+        attributes_of(call, VERDICT, ERROR)
+        == attributes_of(attempt, VERDICT, ERROR)
+        == ("broken", "broken")
+    )
     assert attempt.status.description.startswith("broken: ")
     assert [name for name, _ in events_of(attempt)] == ["attempt.first_output"]
 
 
 @pytest.mark.parametrize("streams", [False, True])
-async def test_a_call_that_is_cancelled_ends_its_spans_and_is_no_error(
+async def test_a_cancelled_call_ends_its_spans_without_an_error(
     stormbreak_provider, traces, streams
 ):
     async def ask():
@@ -175,11 +183,15 @@ async def test_a_call_that_is_cancelled_ends_its_spans_and_is_no_error(
         await asyncio.wait([asking])
         call, (attempt,) = traces.only()
 
-    assert said(call, VERDICT, ERROR) == said(attempt, VERDICT, ERROR) == ("cancelled", None)
+    assert (
+        attributes_of(call, VERDICT, ERROR)
+        == attributes_of(attempt, VERDICT, ERROR)
+        == ("cancelled", None)
+    )
     assert call.status.status_code is attempt.status.status_code is StatusCode.UNSET
 
 
-async def test_a_stream_that_is_dropped_ends_its_spans(traces):
+async def test_a_stream_that_is_never_closed_ends_its_spans(traces):
     head = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
     hanging = (answer(head, content_type="text/event-stream", content_length=9999), End.HANG)
     async with served(hanging) as server, traced(server, traces) as client:
@@ -189,23 +201,23 @@ async def test_a_stream_that_is_dropped_ends_its_spans(traces):
         await asyncio.sleep(0)
         call, (attempt,) = traces.only()
 
-    assert said(call, VERDICT) == said(attempt, VERDICT) == ("cancelled",)
+    assert attributes_of(call, VERDICT) == attributes_of(attempt, VERDICT) == ("cancelled",)
 
 
-async def test_a_hedge_is_two_attempts_at_once(traces):
+async def test_a_hedge_has_two_overlapping_attempts(traces):
     policy = Policy(hedge=HedgePolicy(delay=0.1, percentile=None), retry_budget=None)
     async with served((End.HANG,), (answer(),)) as server, traced(server, traces, policy) as client:
         await client.chat(SAY)
     call, (slow, quick) = traces.only()
 
-    assert said(slow, VERDICT, ERROR) == ("cancelled", None)
-    assert said(quick, VERDICT, "stormbreak.attempt") == ("ok", 2)
+    assert attributes_of(slow, VERDICT, ERROR) == ("cancelled", None)
+    assert attributes_of(quick, VERDICT, "stormbreak.attempt") == ("ok", 2)
     assert slow.start_time < quick.start_time < slow.end_time
     assert [name for name, _ in events_of(call)] == ["hedge.sent", "attempt.superseded"]
-    assert said(call, VERDICT, "stormbreak.maybe_processed") == ("ok", 1)
+    assert attributes_of(call, VERDICT, "stormbreak.maybe_processed") == ("ok", 1)
 
 
-async def test_who_is_overtaken_by_a_stream_ends_when_that_begins(traces):
+async def test_an_attempt_superseded_by_a_stream_ends_when_the_stream_begins(traces):
     policy = Policy(hedge=HedgePolicy(delay=0.05, percentile=None), retry_budget=None)
     stream = (ENDLESS + OPENING + HELLO, 0.05, THERE + STOP + DONE, End.CLOSE)
     async with (
@@ -220,37 +232,39 @@ async def test_who_is_overtaken_by_a_stream_ends_when_that_begins(traces):
     call, attempts = traces.only()
 
     assert attempts[0] == slow
-    assert said(call, VERDICT) == said(attempts[1], VERDICT) == ("ok",)
+    assert attributes_of(call, VERDICT) == attributes_of(attempts[1], VERDICT) == ("ok",)
 
 
-async def test_a_fallback_to_another_target(stormbreak_provider, traces, monkeypatch):
+async def test_a_fallback_is_an_event_and_an_attempt_at_the_other_target(
+    stormbreak_provider, traces, monkeypatch
+):
     monkeypatch.setenv("SPARE_KEY", "sk-spare-canary-0123456789")
     down = stormbreak_provider('[[faults]]\nkind = "503"\nshare = 1.0\n', speed=100)
-    well = stormbreak_provider("calm", speed=100)
-    place = Place(base_url=well.base_url, api_key_env="SPARE_KEY", model="spare")
+    healthy = stormbreak_provider("calm", speed=100)
+    place = Place(base_url=healthy.base_url, api_key_env="SPARE_KEY", model="spare")
     policy = Policy(retry=ONCE.retry, fallback=(ToTargets(targets=(place,)),))
     async with traced(down, traces, policy) as client:
         await client.chat(SAY)
     call, (first, second) = traces.only()
 
-    assert said(call, VERDICT, "stormbreak.source", "gen_ai.request.model") == (
+    assert attributes_of(call, VERDICT, "stormbreak.source", "gen_ai.request.model") == (
         "ok", "fallback", "m",
     )  # fmt: skip
-    assert said(first, VERDICT, "server.port") == ("overloaded", down.port)
-    assert said(second, VERDICT, "server.port", "gen_ai.request.model") == (
-        "ok", well.port, "spare",
+    assert attributes_of(first, VERDICT, "server.port") == ("overloaded", down.port)
+    assert attributes_of(second, VERDICT, "server.port", "gen_ai.request.model") == (
+        "ok", healthy.port, "spare",
     )  # fmt: skip
     assert events_of(call)[-1] == (
         "fallback.started",
         {
             "stormbreak.maybe_processed": False,
-            "stormbreak.to": f"127.0.0.1:{well.port}/spare",  # without the digest of its key
+            "stormbreak.to": f"127.0.0.1:{healthy.port}/spare",  # without the digest of its key
             VERDICT: "overloaded",
         },
     )
 
 
-async def test_a_call_that_is_rejected_and_one_that_is_answered_all_the_same(traces):
+async def test_rejected_and_degraded_calls_have_no_attempts(traces):
     failing_fast = Policy(fail_fast=True)
     degrading = replace(failing_fast, fallback=(ToDegraded(on=("rejected",), text="later"),))
     async with served() as server:
@@ -265,16 +279,16 @@ async def test_a_call_that_is_rejected_and_one_that_is_answered_all_the_same(tra
     refused, degraded = traces.below(None)
 
     assert traces.below(refused) == traces.below(degraded) == []
-    assert said(refused, VERDICT, ERROR, "stormbreak.policy", "stormbreak.attempts") == (
+    assert attributes_of(refused, VERDICT, ERROR, "stormbreak.policy", "stormbreak.attempts") == (
         "rejected", "rejected", "breaker", 0,
     )  # fmt: skip
     assert events_of(refused)[0][0] == "call.rejected"
     assert events_of(refused)[0][1]["stormbreak.reason"] == "the circuit is isolated"
     assert refused.status.status_code is StatusCode.ERROR
-    assert said(degraded, VERDICT, "stormbreak.source") == ("ok", "degraded")
+    assert attributes_of(degraded, VERDICT, "stormbreak.source") == ("ok", "degraded")
 
 
-async def test_a_call_that_queues_says_what_for(stormbreak_provider, traces):
+async def test_a_queued_call_names_the_gate(stormbreak_provider, traces):
     policy = Policy(limit=FixedLimit(max_in_flight=1))
     async with traced(stormbreak_provider("calm", speed=20), traces, policy) as client:
         await asyncio.gather(client.chat(SAY), client.chat(SAY))
@@ -285,7 +299,7 @@ async def test_a_call_that_queues_says_what_for(stormbreak_provider, traces):
     assert second.attributes["stormbreak.waited"] > 0
 
 
-async def test_labels_that_were_asked_for_and_no_others(stormbreak_provider):
+async def test_spans_have_only_the_requested_labels(stormbreak_provider):
     plain, labelled = Traces(), Traces(labels=("feature",))
     provider = stormbreak_provider("calm", speed=100)
     for traces in (plain, labelled):
@@ -318,7 +332,8 @@ async def test_labels_that_were_asked_for_and_no_others(stormbreak_provider):
 async def test_operations_have_the_names_of_the_conventions(traces, endpoint, payload, name):
     async with served() as server, traced(server, traces, ONCE) as client:
         asking = client.request(endpoint, payload)
-        await asyncio.gather(asking, return_exceptions=True)  # it answers with a chat completion
+        # The server always answers with a chat completion.
+        await asyncio.gather(asking, return_exceptions=True)
 
     call, (attempt,) = traces.only()
     assert (call.name, attempt.name) == (name, "attempt m")

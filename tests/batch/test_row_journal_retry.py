@@ -1,4 +1,4 @@
-"""The journal of a run that takes up what failed in earlier ones."""
+"""The journal of a run that retries rows of earlier runs."""
 
 import json
 from contextlib import closing
@@ -39,7 +39,7 @@ def begun(files, ids):
         (failed_rows([Verdict.FILTERED]), []),
     ],
 )
-def test_which_rows_are_sent(begun, ids, choice, sent):
+def test_the_choice_of_rows_selects_by_verdict(begun, ids, choice, sent):
     with closing(RowJournal(begun, ids, choice)) as journal:
         assert sorted(journal.left()) == sent
         again = len(set(sent) & {1, 2, 3})
@@ -51,14 +51,14 @@ def test_which_rows_are_sent(begun, ids, choice, sent):
         )
 
 
-def test_the_last_line_of_a_row_decides(begun, ids):
+def test_the_last_failure_of_a_row_decides_its_verdict(begun, ids):
     with closing(RowJournal(begun, ids)) as journal:
         journal.fail(ids.row(1), failure(Verdict.AUTH))
     with closing(RowJournal(begun, ids, failed_rows([Verdict.TIMEOUT]))) as journal:
         assert list(journal.left()) == []
 
 
-def test_what_becomes_of_them_counts_when_it_is_durable(begun, ids):
+def test_retried_rows_count_as_recovered_or_failed_after_a_flush(begun, ids):
     with closing(RowJournal(begun, ids, failed_rows())) as journal:
         journal.succeed(ids.row(1), OK)
         journal.fail(ids.row(2), failure(Verdict.AUTH))
@@ -68,7 +68,7 @@ def test_what_becomes_of_them_counts_when_it_is_durable(begun, ids):
         assert journal.retried == 3
 
 
-def test_a_row_is_taken_up_once(begun, ids):
+def test_left_yields_a_retried_row_once(begun, ids):
     with closing(RowJournal(begun, ids, failed_rows())) as journal:
         left = journal.left()
         first = next(left)
@@ -76,7 +76,7 @@ def test_a_row_is_taken_up_once(begun, ids):
         assert {first, *left} == {1, 2, 3}
 
 
-def test_the_first_rows_of_a_retry_are_drawn_from_all(files):
+def test_the_first_rows_of_a_retry_are_a_random_sample(files):
     ids = Ids(f"id {number}" for number in range(1000))
     with closing(RowJournal(files, ids)) as journal:
         for index in range(1000):
@@ -87,10 +87,10 @@ def test_the_first_rows_of_a_retry_are_drawn_from_all(files):
     assert rows[PROBE_ROWS:] == sorted(rows[PROBE_ROWS:])
     assert (
         max(rows[:PROBE_ROWS]) > 500 > min(rows[:PROBE_ROWS])
-    )  # each fails once in a million times
+    )  # each fails by chance once in a million runs
 
 
-def test_what_was_not_come_to_keeps_its_line(begun, ids):
+def test_compaction_keeps_the_failures_of_rows_that_were_not_sent(begun, ids):
     before = lines(begun.failed)
     with closing(RowJournal(begun, ids, failed_rows([Verdict.AUTH, Verdict.INVALID]))) as journal:
         journal.succeed(ids.row(3), OK)
@@ -99,7 +99,7 @@ def test_what_was_not_come_to_keeps_its_line(begun, ids):
     assert ids_in(begun.output) == ["a", "d"]
 
 
-def test_attempts_are_added_up_and_the_rest_is_that_of_the_last_failure(begun, ids):
+def test_compaction_sums_attempts_and_keeps_the_last_failure(begun, ids):
     body = b'{"n": 1.50, "u":"\\u00e9"}'
     with closing(RowJournal(begun, ids, failed_rows())) as journal:
         journal.fail(

@@ -1,4 +1,4 @@
-"""`stormbreak cost` against the same sums written another way: fractions of whole numbers, and no code of the package."""
+"""`stormbreak cost` against an independent calculation with fractions, without code of the package."""
 
 import json
 from decimal import Decimal
@@ -35,7 +35,7 @@ def in_toml(name, offer):
     return f"[[prices]]\nprovider = '{name}'\nmodel = 'm'\n{rest}\n"
 
 
-def by_hand(offer, tokens, share, cached, prompt):
+def expected_cost(offer, tokens, share, cached, prompt):
     fresh = offer.get("long_prompts", offer["input"]) if prompt > STEP else offer["input"]
     read = tokens * Fraction(share) * Fraction(cached)
     other = tokens * Fraction(share) - read
@@ -44,10 +44,10 @@ def by_hand(offer, tokens, share, cached, prompt):
     return (cost + out * Fraction(offer["output"])) / 1_000_000
 
 
-def same(said, meant):
-    if said is None or meant is None:
-        return said is meant
-    return abs(Fraction(said) - meant) <= Fraction(1, 1_000_000) + abs(meant) / 10**20
+def same(shown, expected):
+    if shown is None or expected is None:
+        return shown is expected
+    return abs(Fraction(shown) - expected) <= Fraction(1, 1_000_000) + abs(expected) / 10**20
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def document(capsys):
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_compare_and_roi_say_what_comes_out_by_hand(
+def test_compare_and_roi_equal_an_independent_calculation(
     document, tmp_path, *, now, then, tokens, share, cached, prompt, hours
 ):
     path = tmp_path / "deal.toml"
     path.write_text(in_toml("now", now) + in_toml("then", then))
     kind = ["--input-share", share, "--cache-rate", cached, "--prompt-tokens", str(prompt)]
     argv = ["--prices", str(path), "--tokens", str(tokens), *kind]
-    costs = [by_hand(offer, tokens, share, cached, prompt) for offer in (now, then)]
+    costs = [expected_cost(offer, tokens, share, cached, prompt) for offer in (now, then)]
     first, second = costs
 
     for row, cost in zip(document("compare", *argv)["rows"], costs, strict=True):
@@ -87,11 +87,11 @@ def test_compare_and_roi_say_what_comes_out_by_hand(
         assert same(row["saved_a_year"], 12 * (first - cost))
         assert same(row["savings_share"], (first - cost) / first if first else None)
 
-    said = document(
+    roi = document(
         "roi", *argv, "--current", "now/m", "--candidate", "then/m", "--migration-hours", hours
     )
     work = Fraction(hours) * 50
-    for row, (name, dearer, other, more) in zip(said["cases"], CASES, strict=True):
+    for row, (name, dearer, other, more) in zip(roi["cases"], CASES, strict=True):
         saved = (first * dearer - second * other) * more
         assert row["case"] == name
         assert same(row["saved_a_month"], saved)

@@ -1,4 +1,4 @@
-"""`stormbreak top` where there is nothing to watch, or somebody else is: one line, and exit code 2."""
+"""`stormbreak top` without a batch or with another server: one line and exit code 2."""
 
 import os
 import socket
@@ -14,20 +14,20 @@ from stormbreak.telemetry.status_server import StatusServer
 
 @pytest.fixture
 def refused(capsys, tmp_path, monkeypatch):
-    """Run it in this process, in an empty folder; the one line that it complains in."""
+    """Run `top` in this process, in an empty folder; return its one line of error."""
     monkeypatch.chdir(tmp_path)
 
     def call(*args):
         assert main(["top", *map(str, args)]) == 2
-        said, complaint = capsys.readouterr()
-        assert said == ""
-        return one_line(complaint)
+        out, err = capsys.readouterr()
+        assert out == ""
+        return one_line(err)
 
     return call
 
 
-def test_what_is_no_place_is_said_in_one_line(refused):
-    for target, said in (
+def test_an_invalid_target_is_an_error_of_one_line(refused):
+    for target, message in (
         ("nothing.jsonl", "nothing.jsonl: not the OUTPUT of a batch, a socket or a port"),
         ("0", "0: a port is from 1 to 65535"),
         ("65536", "65536: a port is from 1 to 65535"),
@@ -46,15 +46,15 @@ def test_what_is_no_place_is_said_in_one_line(refused):
         ("x" * 5_000, None),
     ):
         line = refused(target)
-        assert said is None or line == said
+        assert message is None or line == message
 
 
-def test_nobody_is_there(refused, free_port):
+def test_a_refused_connection_is_an_error(refused, free_port):
     assert refused(free_port) == f"127.0.0.1:{free_port}: nothing answers there: connection refused"
     assert refused().startswith("no batch is running in this folder")
 
 
-def test_of_several_one_must_be_named(monkeypatch, tmp_path):
+def test_top_needs_a_name_when_several_batches_run(monkeypatch, tmp_path):
     monkeypatch.setattr(top, "held", lambda _: True)
     for name in ("a.jsonl.sock", "b.jsonl.sock"):
         with socket.socket(socket.AF_UNIX) as made:
@@ -64,7 +64,7 @@ def test_of_several_one_must_be_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("page", "said"),
+    ("page", "message"),
     [
         (("text/html", b"<html>secret"), "the response is not a stormbreak state"),
         (
@@ -75,13 +75,13 @@ def test_of_several_one_must_be_named(monkeypatch, tmp_path):
         (None, "/state has status 404"),
     ],
 )
-def test_a_stranger_is_there(refused, page, said):
+def test_a_server_that_is_not_stormbreak_is_an_error(refused, page, message):
     with StatusServer({} if page is None else {"/state": lambda: page}) as port:
         line = refused(port.port)
-        assert line == f"127.0.0.1:{port.port}: no stormbreak is there: {said}"
+        assert line == f"127.0.0.1:{port.port}: no stormbreak is there: {message}"
 
 
-def test_what_speaks_no_http_is_there(refused):
+def test_a_server_that_does_not_use_http_is_an_error(refused):
     def speak():
         connection, _ = server.accept()
         with connection:

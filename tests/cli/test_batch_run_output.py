@@ -1,4 +1,4 @@
-"""`stormbreak batch run`: exit codes, and what is said where."""
+"""`stormbreak batch run`: exit codes, stdout and stderr."""
 
 import json
 
@@ -23,23 +23,21 @@ from stormbreak.cli.main import main
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 
-def test_all_done_is_0(batch_run, output, stormbreak_provider):
-    code, said, errors = batch_run(provider=stormbreak_provider(scenario()))
+def test_a_complete_run_exits_with_0(batch_run, output, stormbreak_provider):
+    code, out, errors = batch_run(provider=stormbreak_provider(scenario()))
     assert code == 0
     assert_answered(chat_rows(30), output)
-    lines = dict(line.split(maxsplit=1) for line in said.splitlines())
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert lines["answered"] == "30 of 30 rows"
     assert lines["failed"] == "0"
     assert lines["answers"] == str(output)
     assert errors.splitlines()[-1].startswith("30 done, 0 failed, 0 left, ")
 
 
-def test_some_rows_failed_is_1_and_each_is_explained(
-    batch_run, output, failed, stormbreak_provider
-):
+def test_failed_rows_exit_with_1_and_are_explained(batch_run, output, failed, stormbreak_provider):
     provider = stormbreak_provider(scenario({"kind": "400", "share": 0.3}), seed=2)
-    code, said, _ = batch_run("--json", "--quiet", provider=provider)
-    summary = json.loads(said)
+    code, out, _ = batch_run("--json", "--quiet", provider=provider)
+    summary = json.loads(out)
     assert code == 1
     assert summary["successful"] + summary["failed"] == 30
     assert summary["failed"] == summary["verdicts"]["invalid"] > 0
@@ -54,7 +52,7 @@ def test_some_rows_failed_is_1_and_each_is_explained(
         assert line["error"]["attempts"] == 1
 
 
-def test_json_is_the_only_thing_on_stdout_and_progress_stays_on_stderr(source, output):
+def test_json_prints_only_json_on_stdout_and_progress_on_stderr(source, output):
     with provider_process() as url:
         done = run(*run_args(source, output, url), "--json")
     assert done.returncode == 0
@@ -68,30 +66,30 @@ def test_json_is_the_only_thing_on_stdout_and_progress_stays_on_stderr(source, o
 
 
 def test_quiet_shows_no_progress(batch_run, stormbreak_provider):
-    code, said, errors = batch_run("--quiet", provider=stormbreak_provider(scenario()))
+    code, out, errors = batch_run("--quiet", provider=stormbreak_provider(scenario()))
     assert (code, errors) == (0, "")
-    assert "30 of 30" in said
+    assert "30 of 30" in out
 
 
-def test_no_words_of_ours_are_wider_than_a_terminal(batch_run, stormbreak_provider):
+def test_printed_lines_have_at_most_100_columns(batch_run, stormbreak_provider):
     provider = stormbreak_provider(scenario({"kind": "400", "share": 0.3}))
-    _, said, errors = batch_run(provider=provider)
-    lines = [line for line in said.splitlines() if "/" not in line] + errors.splitlines()
+    _, out, errors = batch_run(provider=provider)
+    lines = [line for line in out.splitlines() if "/" not in line] + errors.splitlines()
     assert max(map(len, lines)) <= 100
 
 
-def test_a_key_goes_to_the_provider_and_nowhere_else(
+def test_the_key_appears_in_no_output_and_no_file(
     batch_run, tmp_path, stormbreak_provider, monkeypatch
 ):
     monkeypatch.setenv("MY_KEY", "sk-canary-1234567890")
     provider = stormbreak_provider(scenario(require_key=True))
-    code, said, errors = batch_run("--api-key-env", "MY_KEY", provider=provider)
+    code, out, errors = batch_run("--api-key-env", "MY_KEY", provider=provider)
     assert code == 0
-    texts = [said, errors, *(path.read_text() for path in tmp_path.iterdir() if path.is_file())]
+    texts = [out, errors, *(path.read_text() for path in tmp_path.iterdir() if path.is_file())]
     assert not any("sk-canary" in text for text in texts)
 
 
-def test_status_during_and_after(source, output, stormbreak_provider, capsys):
+def test_status_counts_rows_during_a_run_and_after_it(source, output, stormbreak_provider, capsys):
     write(source, chat_rows(60))
     provider = stormbreak_provider(scenario(service=0.2))
     args = run_args(source, output, provider.base_url)
@@ -107,17 +105,17 @@ def test_status_during_and_after(source, output, stormbreak_provider, capsys):
     assert (after["active"], after["done"], after["left"], after["failed"]) == (False, 60, 0, {})
 
 
-# ------------------------------------------------------------ when nothing is sent
+# ------------------------------------------------------------ runs without requests
 
 
-def test_a_run_that_sends_nothing_says_why_and_what_to_type(
+def test_a_run_that_sends_nothing_names_the_reason_and_the_next_command(
     source, output, batch_run, stormbreak_provider, capsys
 ):
     write(source, chat_rows(3))
     assert batch_run(provider=stormbreak_provider(scenario({"kind": "401"})))[0] == 1
     calm = stormbreak_provider(scenario())
-    code, said, _ = batch_run("--quiet", provider=calm)
-    lines = dict(line.split(maxsplit=1) for line in said.splitlines())
+    code, out, _ = batch_run("--quiet", provider=calm)
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert code == 1
     assert lines["sent"].startswith("nothing: batch run does not resend rows")
     command = lines["next"].partition(": stormbreak ")[2]

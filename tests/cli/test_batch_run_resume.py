@@ -1,4 +1,4 @@
-"""`stormbreak batch run`, run again: what is sent once more, what is not, and what stops it early."""
+"""`stormbreak batch run`, run again: the rows that it sends, and the errors that stop it early."""
 
 import json
 
@@ -10,7 +10,7 @@ from strangers import posted_to
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 
-def test_again_after_the_end_sends_nothing(batch_run, output, stormbreak_provider):
+def test_a_finished_batch_sends_nothing_when_run_again(batch_run, output, stormbreak_provider):
     provider = stormbreak_provider(scenario())
     assert batch_run(provider=provider)[0] == 0
     before = output.read_bytes()
@@ -19,24 +19,24 @@ def test_again_after_the_end_sends_nothing(batch_run, output, stormbreak_provide
     assert output.read_bytes() == before
 
 
-def test_a_later_run_tries_again_what_was_transient_and_not_what_was_final(
+def test_a_later_run_retries_transient_failures_and_not_final_ones(
     batch_run, source, output, failed, stormbreak_provider
 ):
     write(source, chat_rows(60))
-    troubles = (
+    faults = (
         {"kind": "400", "share": 0.2, "until": 2},
         {"kind": "slow_headers", "share": 0.3, "added_latency": 60, "until": 2},
     )
-    provider = stormbreak_provider(scenario(*troubles), seed=1)
-    code, said, _ = batch_run("--deadline", "1", "--json", provider=provider)
-    first = json.loads(said)
+    provider = stormbreak_provider(scenario(*faults), seed=1)
+    code, out, _ = batch_run("--deadline", "1", "--json", provider=provider)
+    first = json.loads(out)
     verdicts = [line["error"]["verdict"] for line in read(failed)]
     assert code == 1
     assert set(verdicts) == {"invalid", "timeout"}
     final = verdicts.count("invalid")
     provider = stormbreak_provider(scenario())
-    code, said, _ = batch_run("--json", provider=provider)
-    second = json.loads(said)
+    code, out, _ = batch_run("--json", provider=provider)
+    second = json.loads(out)
     assert code == 1
     assert provider.stats()["arrivals"] == second["attempts"] == 60 - first["successful"] - final
     assert (second["successful"], second["failed"]) == (60 - final, final)
@@ -44,20 +44,20 @@ def test_a_later_run_tries_again_what_was_transient_and_not_what_was_final(
     assert len(read(output)) == 60 - final
 
 
-def test_after_a_power_cut_a_torn_line_is_mended(batch_run, output, stormbreak_provider):
+def test_a_run_after_a_power_cut_repairs_a_torn_line(batch_run, output, stormbreak_provider):
     assert batch_run(provider=stormbreak_provider(scenario()))[0] == 0
     whole = output.read_bytes()
     cut = whole.index(b"\n", len(whole) // 2) + 40
     output.write_bytes(whole[:cut])
-    code, said, _ = batch_run(provider=stormbreak_provider(scenario()))
+    code, out, _ = batch_run(provider=stormbreak_provider(scenario()))
     rest = 30 - whole[:cut].count(b"\n")
     assert code == 0
-    assert f"30 of 30 rows; {rest} of them in this run" in said
+    assert f"30 of 30 rows; {rest} of them in this run" in out
     assert_answered(chat_rows(30), output)
     assert output.read_bytes().startswith(whole[: cut - 39])
 
 
-# ------------------------------------------------------------ refused, and mended
+# ------------------------------------------------------------ errors of key, account and address
 
 
 @pytest.mark.parametrize(
@@ -68,38 +68,38 @@ def test_after_a_power_cut_a_torn_line_is_mended(batch_run, output, stormbreak_p
         ("quota", "billing", "no credit or quota left"),
     ],
 )
-def test_the_same_refusal_for_everyone_stops_early_and_after_mending_all_rows_run(
+def test_a_repeated_account_error_stops_the_run_and_a_later_run_sends_all_rows(
     batch_run, source, output, failed, stormbreak_provider, kind, verdict, why
 ):
     write(source, chat_rows(100))
     provider = stormbreak_provider(scenario({"kind": kind}))
-    code, said, _ = batch_run("--concurrency", "50", provider=provider)
+    code, out, _ = batch_run("--concurrency", "50", provider=provider)
     assert code == 1
-    assert why in said
+    assert why in out
     assert provider.stats()["arrivals"] == 20
     assert size_of(output) == 0
     assert not failed.exists()
-    code, said, _ = batch_run("--json", provider=provider)
-    summary = json.loads(said)
+    code, out, _ = batch_run("--json", provider=provider)
+    summary = json.loads(out)
     assert (code, summary["end"], summary["refused_by"]) == (1, "refused", verdict)
     assert (summary["left"], summary["failed"]) == (100, 0)
     assert batch_run(provider=stormbreak_provider(scenario()))[0] == 0
     assert_answered(chat_rows(100), output)
 
 
-def test_fewer_rows_than_that_are_explained_one_by_one_and_not_sent_again(
+def test_account_errors_of_few_rows_fail_each_row_for_good(
     batch_run, source, output, failed, stormbreak_provider
 ):
     write(source, chat_rows(5))
-    code, said, _ = batch_run(provider=stormbreak_provider(scenario({"kind": "401"})))
+    code, out, _ = batch_run(provider=stormbreak_provider(scenario({"kind": "401"})))
     assert code == 1
-    assert str(failed) in said
+    assert str(failed) in out
     assert [line["error"]["verdict"] for line in read(failed)] == ["auth"] * 5
-    mended = stormbreak_provider(scenario())
-    assert batch_run(provider=mended)[0] == 1
-    assert mended.stats()["arrivals"] == 0
+    healthy = stormbreak_provider(scenario())
+    assert batch_run(provider=healthy)[0] == 1
+    assert healthy.stats()["arrivals"] == 0
     failed.unlink()
-    assert batch_run(provider=mended)[0] == 0
+    assert batch_run(provider=healthy)[0] == 0
     assert_answered(chat_rows(5), output)
     assert not failed.exists()
 
@@ -121,15 +121,15 @@ def misplaced(status):
         (405, "not_found", ", which may need a /v1;"),
     ],
 )
-def test_a_wrong_base_url_costs_no_row(batch_run, source, failed, status, verdict, why):
+def test_a_wrong_base_url_fails_no_row(batch_run, source, failed, status, verdict, why):
     write(source, chat_rows(100))
     with misplaced(status) as url:
-        code, said, _ = batch_run("--base-url", url)
+        code, out, _ = batch_run("--base-url", url)
         assert code == 1
-        assert why in said
+        assert why in out
         assert not failed.exists()
         summary = json.loads(batch_run("--base-url", url, "--json")[1])
         assert (summary["end"], summary["refused_by"]) == ("refused", verdict)
         assert (summary["attempts"], summary["left"]) == (20, 100)
-        code, said, _ = batch_run("--base-url", f"{url}/v1", "--json")
-    assert (code, json.loads(said)["successful"]) == (0, 100)
+        code, out, _ = batch_run("--base-url", f"{url}/v1", "--json")
+    assert (code, json.loads(out)["successful"]) == (0, 100)
