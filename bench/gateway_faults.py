@@ -1,4 +1,4 @@
-"""Twenty faults and an outage against three gateways: `make gateway-faults` writes the tables of docs/gateway-compared.md.
+"""Twenty-one faults against three gateways: `make gateway-faults` writes the tables of docs/gateway-compared.md.
 
 A provider plays the fault, or the client, the operator or the store does. Clients are the SDK of openai as it comes, with its
 own two retries. A fallback without faults stands behind each deployment, unless the fault concerns an account.

@@ -66,6 +66,20 @@ def test_the_printed_settings_of_a_new_key_pass_the_check(file, capsys):
     assert "Key third may ask for all of them." in capsys.readouterr().out
 
 
+def test_the_digest_of_an_example_is_refused(file, capsys):
+    """Whoever copies the page must not serve a key that everybody knows."""
+    page = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+    samples = set(re.findall(r'^sha256 = "([0-9a-f]{64})"', page, re.MULTILINE))
+    assert len(samples) == 2
+    for sample in samples:
+        file.write_text(FILE.format(sample, sha256(b"two").hexdigest()))
+        assert main(["gateway", "gateway.toml", "--check"]) == 2
+        assert capsys.readouterr().err == (
+            "stormbreak: gateway.toml: keys.app.sha256 is a placeholder:"
+            " `stormbreak gateway key new app` prints a key and its digest\n"
+        )
+
+
 def test_the_check_names_a_key_without_models(file, capsys):
     main(["gateway", "key", "new", "third"])
     with file.open("a") as settings:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+from pathlib import Path
 
 import pytest
 from gateways import ANSWER, until, upstream
@@ -33,6 +35,17 @@ READ = FleetPolicy(url="redis://cache:6379/0", name="shop", fallback="half", on_
 def test_a_policy_file_names_the_store(tmp_path):
     (tmp_path / "policy.toml").write_text(TEXT)
     assert load_policy(tmp_path / "policy.toml").fleet == READ
+
+
+def test_the_two_examples_of_the_page_are_one_policy(tmp_path):
+    """Whoever copies both has one fleet."""
+    page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text()
+    toml = re.search(r"^```toml policy\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
+    python = re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
+    (tmp_path / "policy.toml").write_text(toml)
+    copied = {}
+    exec(python, copied)
+    assert copied["client"].policy == load_policy(tmp_path / "policy.toml")
 
 
 def test_targets_of_a_settings_file_share_its_fleet(tmp_path):

@@ -15,10 +15,12 @@ from stormbreak.core.rate_limit_gate import Bucket
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.drivers.scope import Scope, checked_labels, checked_text
+from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.errors import RefusedError
 from stormbreak.types import Target
 
 KEY_PREFIX = "sb-"
+PLACEHOLDER = "0" * 32  # how the digests of examples begin; no key has such a digest
 GUESSES = 20  # wrong keys of one address that are looked at in a minute
 MAX_ADDRESSES = 10_000  # that are remembered
 
@@ -84,10 +86,14 @@ def client_keys(
     """Return the keys of a settings file, by digest; `tenants` have limits for all of their keys together.
 
     Raises:
-        ConfigurationError: names the tenant or the label that cannot be.
+        ConfigurationError: names the tenant or the label that cannot be, or the digest of an example.
     """
     keys = {}
     for name, key in settings.items():
+        if key.sha256.startswith(PLACEHOLDER):
+            raise ConfigurationError(
+                f"keys.{name}.sha256 is a placeholder: `stormbreak gateway key new {name}` prints a key and its digest"
+            )
         tenant = name if key.tenant is None else checked_text(f"keys.{name}.tenant", key.tenant)
         labels = checked_labels(key.labels)
         scope = Scope(None, key.priority, tenant, labels)
