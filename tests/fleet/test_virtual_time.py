@@ -122,7 +122,7 @@ def test_under_moderate_load_no_call_waits_long():
     assert waits[len(waits) * 95 // 100] <= 0.15
 
 
-def test_two_busy_processes_of_twenty_wait_no_longer_than_one_with_the_whole_quota():
+def test_two_busy_processes_of_twenty_wait_no_longer_than_one_alone():
     """Compare with the same 9,553 calls in 20 minutes by one process with the whole quota."""
     shared = Fleet(20).play(1_200.0, 0.8, 2)
     alone = Fleet(1, replace(SHARED, fleet=FleetPolicy())).play(1_200.0, 0.8, 1)

@@ -170,7 +170,7 @@ def test_the_outer_call_repeats_inner_retries_only_with_retry_exhausted(shared, 
 
 
 @table_test("kind", ["wrapped", "wrapped twice"])
-def test_the_outer_call_does_not_retry_an_error_caused_by_an_exhausted_inner_call(kind):
+def test_an_error_caused_by_an_exhausted_inner_call_is_not_retried(kind):
     outer, inner, made_calls = made(on=LookupError), made(target=STOCK), []
 
     def wrapping():
@@ -240,7 +240,7 @@ def test_an_exception_object_raised_again_in_a_later_call_is_retried():
         assert script.made == 3
 
 
-def test_a_rejection_of_the_inner_call_is_not_retried_nor_counted_by_the_outer():
+def test_a_rejected_inner_call_is_neither_retried_nor_counted():
     fragile = policy(
         fail_fast=True,
         retry=QUICK.retry,

@@ -123,7 +123,7 @@ def test_failures_open_the_circuit_without_a_rule_for_retries():
 
 
 @table_test("breaks", [KeyError, KeyboardInterrupt])
-def test_a_failed_result_function_that_raises_ends_the_call_and_is_no_failure_of_the_target(breaks):
+def test_an_error_in_failed_result_ends_the_call_and_frees_its_place(breaks):
     def broken(result):
         raise breaks
 
