@@ -171,11 +171,11 @@ class _Moments:
     """A witness of when requests came in and answers had been written."""
 
     def __init__(self):
-        self.asked_at = []
+        self.received_at = []
         self.answered_at = []
 
-    def asked(self, _, at):
-        self.asked_at.append(at)
+    def received(self, _, at):
+        self.received_at.append(at)
 
     def answered(self, _, at):
         self.answered_at.append(at)
@@ -209,6 +209,6 @@ async def outlived(folder, *, calm, seed=0):
     finally:
         await server.close()
     return Outage(
-        sent=sum(calm <= at < over for at in seen.asked_at),
+        sent=sum(calm <= at < over for at in seen.received_at),
         answered_after=min(at for at in seen.answered_at if at > over) - over,
     )
