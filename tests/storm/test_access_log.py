@@ -1,4 +1,4 @@
-"""Access logs: their forms, what the times are, and lines that cannot be read."""
+"""Access logs: their forms, their times, and unreadable lines."""
 
 import gzip
 import time
@@ -34,7 +34,7 @@ def log(tmp_path):
     "text",
     [
         "0\n1.5\n1.5\n4\n",
-        "\ufeff10\r\n\r\n  11.5 \r\n11.5\r\n14\r\n",  # of whatever clock, from whatever system
+        "\ufeff10\r\n\r\n  11.5 \r\n11.5\r\n14\r\n",  # of any clock, from any system
         "4\n1.5\n0\n1.5",  # in any order
         "1764164000.25\n1764164001.75\n1764164001.75\n1764164004.25\n",  # seconds since 1970
         "-1\n0.5\n0.5\n3\n",
@@ -42,7 +42,7 @@ def log(tmp_path):
         "2026-11-26 13:30:00\n2026-11-26 13:30:01.500\n2026-11-26 13:30:01.5\n2026-11-26 13:30:04\n",
     ],
 )
-def test_times_in_every_form(log, text):
+def test_times_are_read_in_every_form(log, text):
     assert arrivals(log(text)) == [0.0, 1.5, 1.5, 4.0]
 
 
@@ -54,12 +54,12 @@ def test_times_in_every_form(log, text):
         'at,said\n2026-11-26T13:30:00Z,"hello, you"\n2026-11-26T13:30:01.5Z,x\n2026-11-26T13:30:04Z,\n',
     ],
 )
-def test_a_field_of_json_lines_or_a_column(log, text):
+def test_arrivals_are_read_from_a_json_field_or_a_csv_column(log, text):
     assert arrivals(log(text), column="at") == [0.0, 1.5, 4.0]
 
 
 @table_test(
-    ("text", "column", "complaint"),
+    ("text", "column", "message"),
     [
         ("", None, "has no arrivals"),
         ("\n \n", None, "has no arrivals"),
@@ -90,17 +90,17 @@ def test_a_field_of_json_lines_or_a_column(log, text):
         ("x" * 1_100_000, None, ":1: longer than 1,048,576 characters"),
     ],
 )
-def test_what_is_no_log_is_refused_in_one_line(log, text, column, complaint):
+def test_an_invalid_log_is_rejected_in_one_line(log, text, column, message):
     path = log(text)
     with pytest.raises(ConfigurationError) as caught:
         arrivals(path, column=column)
 
     assert str(caught.value).startswith(f"{path}:")
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-def test_what_cannot_be_read(tmp_path):
+def test_an_unreadable_file_is_rejected(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
         arrivals(tmp_path / "none.log")
     (tmp_path / "raw").write_bytes(b"\xff\xfe1\n")
@@ -108,7 +108,7 @@ def test_what_cannot_be_read(tmp_path):
         arrivals(tmp_path / "raw")
 
 
-def test_more_than_can_be_simulated_is_refused_while_it_is_read(log, monkeypatch):
+def test_a_log_with_too_many_arrivals_is_rejected_while_it_is_read(log, monkeypatch):
     monkeypatch.setattr(access_log, "MAX_CALLS", 3)
 
     assert len(arrivals(log("1\n" * 3))) == 3
@@ -117,8 +117,8 @@ def test_more_than_can_be_simulated_is_refused_while_it_is_read(log, monkeypatch
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs time zones")
-def test_times_without_a_zone_know_no_summer(tmp_path, monkeypatch):
-    """Where this machine stands does not matter: an hour of the log is an hour."""
+def test_times_without_a_zone_have_no_daylight_saving(tmp_path, monkeypatch):
+    """The time zone of this machine does not matter: an hour of the log is an hour."""
     log = tmp_path / "arrivals.log"
     log.write_text("2026-03-29T01:30:00\n2026-03-29T03:30:00\n")
     monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
@@ -152,13 +152,13 @@ def combined(seconds, status=200, extra=""):
         ("-", None, None),
     ],
 )
-def test_combined_lines_of_nginx_and_apache(log, extra, field, latency):
+def test_combined_lines_of_nginx_and_apache_are_read(log, extra, field, latency):
     path = log(combined(10, extra=extra) + combined(12, 499, extra))
     found = read_log(path, Fields(latency=field))
     assert found.entries == (Entry(0.0, latency, 200), Entry(2.0, latency, 499))
 
 
-def test_times_of_json_lines_and_csv_have_usual_names(log):
+def test_usual_field_names_of_json_lines_and_csv_are_known(log):
     expected = (Entry(0.0, 0.5, 200), Entry(2.0, 0.25, 0))
     for text in (
         '{"ts": 10.5, "duration": 0.5, "status": 200}\n{"ts": 12.25, "duration": 0.25, "status": 0}\n',
@@ -171,7 +171,7 @@ def test_times_of_json_lines_and_csv_have_usual_names(log):
     assert read_log(log(text), fields).entries == expected
 
 
-def test_gzip(tmp_path):
+def test_a_gzip_file_is_read_and_a_damaged_one_is_rejected(tmp_path):
     path = tmp_path / "peak.log.gz"
     path.write_bytes(gzip.compress(b"10\n11.5\n14\n"))
     assert arrivals(path) == [0.0, 1.5, 4.0]
@@ -192,7 +192,7 @@ def test_gzip(tmp_path):
         ),  # in order of the ends: starts, as in Apache
     ],
 )
-def test_the_order_of_the_lines_tells_starts_from_ends(log, lines, time_is, arrivals):
+def test_the_order_of_lines_distinguishes_starts_from_ends(log, lines, time_is, arrivals):
     path = log("time,latency\n" + "".join(f"{at},{latency}\n" for at, latency in lines))
     found = read_log(path)
     assert found.time_is == time_is
@@ -201,8 +201,8 @@ def test_the_order_of_the_lines_tells_starts_from_ends(log, lines, time_is, arri
     assert read_log(path, time_is=other).time_is == other
 
 
-def test_whole_seconds_tell_starts_from_ends_too(log):
-    """Apache logs the start, at the end, in whole seconds."""
+def test_whole_seconds_distinguish_starts_from_ends(log):
+    """Apache writes the start of a request at its end, in whole seconds."""
     starts = [(at / 5, 0.2 + 3.0 * (at % 7 == 0)) for at in range(300)]
     by_end = sorted(starts, key=sum)
     extra = [(int(at), f"{round(latency * 1e6)}") for at, latency in by_end]
@@ -212,7 +212,7 @@ def test_whole_seconds_tell_starts_from_ends_too(log):
     assert read_log(log(nginx)).time_is == "end"
 
 
-def test_lines_of_one_second_are_no_herd(log):
+def test_lines_of_one_second_are_spread_over_it(log):
     found = read_log(log(combined(10, extra="0.001") * 500 + combined(11, extra="0.001") * 2))
     times = [entry.at for entry in found.entries]
     assert found.whole_seconds
@@ -222,7 +222,7 @@ def test_lines_of_one_second_are_no_herd(log):
     assert times == [entry.at for entry in read_log(log(combined(10, extra="0.001") * 500 + combined(11, extra="0.001") * 2)).entries]  # fmt: skip
 
 
-def test_a_herd_of_exact_times_stays_one(log):
+def test_a_herd_at_exact_times_stays_a_herd(log):
     assert arrivals(log("0\n" * 50 + "60\n" * 50)) == [0.0] * 50 + [60.0] * 50
 
 
@@ -239,7 +239,7 @@ def test_a_few_unreadable_lines_are_counted_and_named(log):
     assert read_log(log("1\n2\n")).warning is None
 
 
-def test_too_many_are_an_error(log):
+def test_too_many_unreadable_lines_are_an_error(log):
     with pytest.raises(ConfigurationError) as caught:
         read_log(log(combined(10) * 94 + "soon\n" * 6))
     assert str(caught.value).endswith("and Apache (6 of 100 lines cannot be read)")

@@ -1,4 +1,4 @@
-"""--assert: what it can say, and what it refuses."""
+"""--assert: valid and invalid assertions."""
 
 import re
 from dataclasses import replace
@@ -48,35 +48,35 @@ CALM = Measures(
         ("((shed == 0))", True),
         ("recovery < never", True),
         ("recovery == never", False),
-        # a time that never came is later than any number
+        # never is later than any number
         ("makespan == never", True),
         ("makespan > 1000000", True),
         ("makespan <= 115", False),
         ("wasted < .01", True),
     ],
 )
-def test_assertions(text, holds):
+def test_an_assertion_compares_measures(text, holds):
     assert parse_assertion(text).holds(CALM) is holds
 
 
 @table_test("sign", ["<", "<=", ">", ">=", "==", "!="])
-def test_of_a_share_of_nothing_nothing_holds(sign):
-    claim = parse_assertion(f"goodput {sign} 0.5 and shed == 0")
+def test_no_comparison_holds_for_an_undefined_share(sign):
+    assertion = parse_assertion(f"goodput {sign} 0.5 and shed == 0")
     nothing = replace(CALM, goodput=None)
 
-    assert not claim.holds(nothing)
+    assert not assertion.holds(nothing)
     assert parse_assertion(f"goodput {sign} 0.5 or shed == 0").holds(nothing)
-    assert values(claim, nothing) == "goodput is undefined, shed is 0"
+    assert values(assertion, nothing) == "goodput is undefined, shed is 0"
 
 
 def test_an_assertion_lists_its_measures():
-    claim = parse_assertion("goodput > 1 or (shed == 0 and goodput > 0.5)")
+    assertion = parse_assertion("goodput > 1 or (shed == 0 and goodput > 0.5)")
 
-    assert claim.names() == ("goodput", "shed")
+    assert assertion.names() == ("goodput", "shed")
 
 
 @table_test(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("godput >= 0.97", "'godput' is not a measure; did you mean goodput?"),
         ("recover == never", "'recover' is not a measure; did you mean recovery?"),
@@ -116,8 +116,8 @@ def test_an_assertion_lists_its_measures():
         ("shed == 0 or " * 100, "longer than 1000 characters"),
     ],
 )
-def test_an_invalid_assertion_is_rejected_with_a_message(text, complaint):
-    with pytest.raises(ConfigurationError, match=re.escape(complaint)):
+def test_an_invalid_assertion_is_rejected_with_a_message(text, message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
         parse_assertion(text)
 
 
@@ -125,9 +125,9 @@ words = st.sampled_from([*NAMES, "and", "or", "(", ")", "<", "<=", "==", "never"
 
 
 @given(st.one_of(st.text(max_size=80), st.lists(words, max_size=30).map(" ".join)))
-def test_any_text_is_read_or_refused(text):
+def test_any_text_is_parsed_or_rejected(text):
     try:
-        claim = parse_assertion(text)
+        assertion = parse_assertion(text)
     except ConfigurationError:
         return
-    assert claim.holds(CALM) in (True, False)
+    assert assertion.holds(CALM) in (True, False)

@@ -1,7 +1,7 @@
-"""A batch in bad luck and in an outage, in virtual time: what test_prove_bad_luck.py shows on real sockets.
+"""A batch in bad luck and in an outage, in virtual time; test_prove_bad_luck.py does the same on real sockets.
 
-The loop that it is compared with is the usual one with full jitter: base 1 s, cap 60 s, as the baseline `loop_full_jitter` has it.
-One that hardly backs off (0.5 s, 8 s) is two to four times as fast as that, where all trouble is luck.
+It is compared with the usual loop with full jitter, base 1 s, cap 60 s: the baseline `loop_full_jitter`.
+A loop with short backoff (0.5 s, 8 s) is two to four times as fast where all failures are random.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ SEEDS = range(3)
 
 
 def of_rows(scenario, count):
-    """The scenario with a batch of so many rows."""
+    """The scenario with a batch of `count` rows."""
     load = Load(
         bursts=(Burst(at=0.0, calls=count),), deadline=800.0, timeout=TIMEOUT, preset="batch"
     )
@@ -36,7 +36,7 @@ def wide(width):
 
 @cache
 def plain_loop():
-    """A row is sent until it is answered, whatever the provider says of when, as jitter_loop.py does."""
+    """A row is sent until it is answered, without respect for Retry-After, as in jitter_loop.py."""
     usual = BASELINES["loop_full_jitter"]
     retry = replace(usual.policy.retry, max_attempts=1_000)
     return replace(usual, ignores_retry_after=True, policy=replace(usual.policy, retry=retry))
@@ -49,13 +49,13 @@ def seconds(policy, seed):
 
 
 @pytest.mark.parametrize("policy", [BATCH, wide(WIDTH)], ids=["as it comes", str(WIDTH)])
-def test_99_of_100_rows_are_answered_as_soon_as_by_a_plain_loop(policy):
+def test_a_batch_in_bad_luck_is_as_fast_as_a_plain_loop(policy):
     ratios = [seconds(policy, seed) / seconds(plain_loop(), seed) for seed in SEEDS]
     assert max(ratios) <= 1.0
 
 
 def outlived(calm, seed):
-    """Requests that are sent into an outage, and seconds from its end to the first answer."""
+    """The number of requests sent into an outage, and the seconds from its end to the first answer."""
     events = []
     scenario, over = outage(calm)
     simulate(of_rows(scenario, 2_000), wide(NARROW), seed=seed, listener=events.append)
@@ -65,7 +65,7 @@ def outlived(calm, seed):
 
 
 @pytest.mark.parametrize("calm", [0.0, 3.0], ids=["from the start", "after three seconds"])
-def test_little_is_sent_into_an_outage_and_its_end_is_found_at_once(calm):
+def test_few_requests_are_sent_into_an_outage_and_its_end_is_found_at_once(calm):
     outages = [outlived(calm, seed) for seed in SEEDS]
     assert max(sent for sent, _ in outages) <= 60
     assert max(after for _, after in outages) <= 2.0

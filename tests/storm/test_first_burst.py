@@ -1,4 +1,4 @@
-"""The first calls of a process are a burst that is more than the provider serves in time; in virtual time."""
+"""The first calls of a process are a burst above the capacity of the provider, in virtual time."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from stormbreak.storm.policies import find
 
 
 def goodput(policy, calls, *, queue, until=4.0):
-    """Of `calls` at once, in percent; `until` then, the provider needs a second for each instead of a quarter."""
+    """Goodput of `calls` at once in percent; until `until`, the provider needs 1 s for each instead of 0.25 s."""
     faults = (Fault(kind=Kind.SERVICE, at=0.0, until=until, factor=4.0),)
     times = tuple(0.5 + number / 5_000 for number in range(calls))
     storm = Scenario(
@@ -27,17 +27,17 @@ def goodput(policy, calls, *, queue, until=4.0):
 
 
 @table_test(("calls", "until"), [(14, 4.0), (20, 4.0), (20, 8.0), (40, 4.0), (80, 8.0)])
-def test_nearly_all_are_answered_where_most_time_out_at_first(calls, until):
+def test_nearly_all_calls_are_answered_although_most_time_out_at_first(calls, until):
     assert goodput("interactive", calls, queue=100, until=until) >= 95.0
 
 
 @table_test("calls", [30, 100])
-def test_and_where_most_are_refused_at_first(calls):
+def test_nearly_all_calls_are_answered_although_most_are_refused_at_first(calls):
     assert goodput("interactive", calls, queue=8) >= 90.0
 
 
 @table_test("limit", [FixedLimit(), AimdLimit()])
-def test_without_an_automatic_limit_what_fails_at_first_does_not_come_back_all_at_once(limit):
+def test_without_an_automatic_limit_failed_calls_do_not_return_all_at_once(limit):
     storm = Scenario(
         name="hangs at first",
         duration=90.0,
@@ -50,5 +50,5 @@ def test_without_an_automatic_limit_what_fails_at_first_does_not_come_back_all_a
     assert simulate(storm, policy, seed=1).measures.success >= 0.75
 
 
-def test_a_loop_with_full_jitter_loses_most_of_a_large_one():
+def test_a_loop_with_full_jitter_loses_most_of_a_large_burst():
     assert goodput("full_jitter", 80, queue=100) < 50.0

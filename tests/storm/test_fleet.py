@@ -1,4 +1,4 @@
-"""Processes that know nothing of each other, at a target that counts them all: what their shares are for."""
+"""Processes without a fleet, at a target that counts all of them: the effect of `process_share`."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def counted(**load):
 
 
 def refused(policy, scenario):
-    """Which share of what was sent came back as a 429."""
+    """The share of attempts that got a 429."""
     events = []
     simulate(scenario, policy, seed=1, listener=events.append)
     returned = [event for event in events if isinstance(event, Returned)]
@@ -37,7 +37,7 @@ def refused(policy, scenario):
 
 
 @table_test("rate", [8.0, 14.0])
-def test_workers_with_their_shares_of_a_limit_are_not_refused(rate):
+def test_workers_with_shares_of_a_limit_are_not_refused(rate):
     scenario = counted(rate=rate)
     quota = RateLimitPolicy(rpm=0.95 * RPM, burst_seconds=1.0)
     shared = replace(INTERACTIVE, rate_limit=quota, process_share=1 / WORKERS)
@@ -45,14 +45,14 @@ def test_workers_with_their_shares_of_a_limit_are_not_refused(rate):
     assert refused(shared, scenario) < 0.01
 
 
-def test_each_with_the_whole_limit_they_are():
+def test_workers_with_the_whole_limit_each_are_refused():
     quota = RateLimitPolicy(rpm=0.95 * RPM, burst_seconds=1.0)
     whole = replace(INTERACTIVE, rate_limit=quota, adaptive_rate=False)
 
     assert refused(whole, counted(rate=14.0)) > 0.1
 
 
-def test_shares_of_a_fixed_limit_add_up_to_it():
+def test_shares_of_a_fixed_limit_add_up_to_the_limit():
     events = []
     policy = replace(INTERACTIVE, limit=FixedLimit(max_in_flight=12), process_share=1 / WORKERS)
     simulate(counted(rate=8.0), policy, seed=1, listener=events.append)

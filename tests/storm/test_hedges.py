@@ -1,4 +1,4 @@
-"""What hedges are worth: a short tail where slowness is chance, and no harm where it is load."""
+"""The effect of hedges: a short tail if slowness is random, and little harm if it is load."""
 
 from dataclasses import replace
 from functools import cache
@@ -27,7 +27,7 @@ LOST = Scenario(
 
 CROWDED = Scenario(
     name="crowded",
-    description="for half a minute a fifth of the capacity is left, behind a queue that says no to few",
+    description="for half a minute a fifth of the capacity is left, behind a queue that rejects few",
     duration=60.0,
     provider=Provider(slots=20, service=1.0, queue=200),
     faults=(Fault(kind=Kind.CAPACITY, factor=0.2, at=15.0, until=35.0),),
@@ -36,8 +36,8 @@ CROWDED = Scenario(
 
 
 @cache
-def told(scenario, policy, *, first_output=False, seed=1):
-    """What a simulation comes to, and its events, for tests that only look at them."""
+def simulated(scenario, policy, *, first_output=False, seed=1):
+    """The measures and events of a simulation, cached for tests that only read them."""
     events = []
     result = simulate(
         scenario, policy, seed=seed, first_output=first_output, listener=events.append
@@ -46,7 +46,7 @@ def told(scenario, policy, *, first_output=False, seed=1):
 
 
 def measured(policy, seed, *, first_output):
-    """What the crowded provider comes to: without a listener, no event is made."""
+    """The measures of the crowded provider, without a listener."""
     return simulate(CROWDED, policy, seed=seed, first_output=first_output).measures
 
 
@@ -55,21 +55,21 @@ def count(events, kind):
 
 
 @table_test("first_output", [False, True])
-def test_where_slowness_is_chance_the_tail_is_short_and_little_is_sent_for_it(first_output):
-    plain, _ = told(LOST, INTERACTIVE, first_output=first_output)
-    hedged, _ = told(LOST, HEDGED, first_output=first_output)
+def test_hedges_shorten_the_tail_of_random_slowness_at_little_cost(first_output):
+    plain, _ = simulated(LOST, INTERACTIVE, first_output=first_output)
+    hedged, _ = simulated(LOST, HEDGED, first_output=first_output)
 
     assert plain.p99 > 10.0  # a lost request costs its timeout
     assert hedged.p99 < plain.p99 / 3
     assert hedged.success >= plain.success
-    assert hedged.attempts_per_sent_call < 1.11  # a tenth is what calls earn
+    assert hedged.attempts_per_sent_call < 1.11  # calls earn a tenth
 
 
 @table_test("first_output", [False, True])
-def test_where_slowness_is_load_they_soon_stop(first_output):
-    """Those of the first second are sent in vain: the price, where capacity is scarce for everybody.
+def test_hedges_soon_stop_if_slowness_is_load(first_output):
+    """Hedges of the first second are wasted while capacity is scarce.
 
-    On average: a single run may lose 7 points, or win some.
+    This holds on average: a single run may lose 7 points, or win some.
     """
     plain, hedged = (
         average([measured(policy, seed, first_output=first_output) for seed in SEEDS])
@@ -81,7 +81,7 @@ def test_where_slowness_is_load_they_soon_stop(first_output):
 
 
 def test_every_hedge_is_sent_and_every_attempt_ends_once():
-    _, events = told(LOST, HEDGED)
+    _, events = simulated(LOST, HEDGED)
     sent, ended = count(events, Sent), sum(e.attempts for e in events if isinstance(e, CallEnded))
 
     assert count(events, Hedged) > 30
@@ -89,8 +89,8 @@ def test_every_hedge_is_sent_and_every_attempt_ends_once():
     assert 0 < count(events, Overtaken) <= count(events, Hedged)
 
 
-def test_deterministic():
-    first = told(CROWDED, HEDGED, seed=2)
-    told.cache_clear()
+def test_a_simulation_with_hedges_is_deterministic():
+    first = simulated(CROWDED, HEDGED, seed=2)
+    simulated.cache_clear()
 
-    assert told(CROWDED, HEDGED, seed=2) == first
+    assert simulated(CROWDED, HEDGED, seed=2) == first

@@ -34,7 +34,7 @@ def test_the_deviation_is_that_of_a_sample():
         ("wasted", 0.9),
     ],
 )
-def test_the_worst_is_the_lowest_of_what_should_be_high(name, worst):
+def test_the_worst_value_depends_on_the_measure(name, worst):
     runs = [replace(MEASURES, **{name: value}) for value in (0.5, 0.2, 0.9)]
 
     assert spread(runs)[name].worst == worst
@@ -48,7 +48,7 @@ def test_a_time_that_never_came_is_the_worst_and_has_no_mean():
     assert found == Spread(mean=None, deviation=None, worst=None, never=2, seeds=3)
 
 
-def test_it_is_written_down_rounded():
+def test_a_spread_is_written_rounded():
     runs = [replace(MEASURES, p50=value) for value in (1.0, 1.0, 1.1)]
 
     assert plain(spread(runs))["p50"] == {

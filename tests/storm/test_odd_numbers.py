@@ -1,4 +1,4 @@
-"""No number of a policy brings an engine down: it is refused in one line when the policy is made, or it works."""
+"""No number of a policy breaks an engine: it is rejected in one line when the policy is made, or it works."""
 
 from dataclasses import fields, is_dataclass
 from math import inf, nan
@@ -60,8 +60,8 @@ def numbers():
                 yield pytest.param(part, field.name, values, id=f"{part.__name__}.{field.name}")
 
 
-def made(make):
-    """The policy, or what was said instead."""
+def policy_or_error(make):
+    """The policy, or the message of the error."""
     try:
         return make(), ""
     except ConfigurationError as error:
@@ -69,7 +69,7 @@ def made(make):
 
 
 def policy_with(part):
-    """A policy that holds this part in its place."""
+    """A policy with this part."""
     places = {
         Backoff: lambda: Policy(retry=RetryPolicy(backoff=part)),
         **dict.fromkeys(get_args(TripRule), lambda: Policy(breaker=BreakerPolicy(trip=part))),
@@ -89,31 +89,31 @@ def policy_with(part):
 
 
 @table_test(("part", "name", "values"), list(numbers()))
-def test_a_number_is_refused_in_one_line_or_works(part, name, values):
+def test_a_number_is_rejected_in_one_line_or_works(part, name, values):
     for value in values:
         given = (value,) if name == "longer_backoff_on" else value
-        policy, said = made(lambda given=given: policy_with(part(**{name: given})))
+        policy, message = policy_or_error(lambda given=given: policy_with(part(**{name: given})))
         if policy is not None:
             assert simulate(ROUGH, policy).measures.calls > 20
         else:
-            assert name in said
-            assert "\n" not in said
-            assert len(said) < 300
+            assert name in message
+            assert "\n" not in message
+            assert len(message) < 300
 
 
-def test_weights_are_numbers_too():
+def test_a_weight_is_rejected_or_works():
     for value in REAL:
-        policy, said = made(
+        policy, message = policy_or_error(
             lambda value=value: Policy(queue=QueuePolicy(tenant_weights={"shop": value}))
         )
         if policy is not None:
             assert SMALLEST <= value <= LARGEST
         else:
-            assert "weights.shop" in said
+            assert "weights.shop" in message
 
 
 @table_test(
-    ("make", "complaint"),
+    ("make", "message"),
     [
         (
             lambda: Policy(rate_limit=RateLimitPolicy(rpm=5e-324)),
@@ -128,7 +128,7 @@ def test_weights_are_numbers_too():
         (lambda: Policy(deadline=10**5000), "got a number of thousands of digits"),
     ],
 )
-def test_the_message_about_a_number_out_of_range(make, complaint):
+def test_a_number_out_of_range_is_named(make, message):
     with pytest.raises(ConfigurationError) as caught:
         make()
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""A simulated reply means to the engine what the same trouble means on a real socket."""
+"""A simulated reply has the same outcome as the same fault on a real socket."""
 
 import pytest
 from table_test import table_test
@@ -31,7 +31,7 @@ KEYS = {
     Kind.SLOW_BODY: {"added_latency": 0.01},
     Kind.BUDGET: {"retry_after": 2.0},
 }
-TOLD = [
+NAMED_WAITS = [
     (Kind.S429, WaitForm.SECONDS),
     (Kind.S429, WaitForm.MS),
     (Kind.S503, WaitForm.SECONDS),
@@ -39,9 +39,9 @@ TOLD = [
 ]
 
 
-def storm(**trouble):
+def storm(**fault):
     provider = Provider(service=0.01, variation=0.0)
-    return Scenario(name="one", provider=provider, faults=(Fault(**trouble),))
+    return Scenario(name="one", provider=provider, faults=(Fault(**fault),))
 
 
 def simulated(scenario, *, streamed=False):
@@ -63,37 +63,37 @@ def meaning(outcome):
 
 
 @table_test("kind", PLAIN)
-async def test_each_fault_has_the_outcome_of_the_wire(kind, stormbreak_provider):
+async def test_each_fault_has_the_same_outcome_as_on_a_socket(kind, stormbreak_provider):
     scenario = storm(kind=kind, **KEYS.get(kind, {}))
 
     assert meaning(simulated(scenario)) == meaning(await live(stormbreak_provider(scenario)))
 
 
 @table_test("kind", sorted(ANSWERED - REFUSALS))
-async def test_each_stream_fault_has_the_outcome_of_the_wire(kind, stormbreak_provider):
+async def test_each_stream_fault_has_the_same_outcome_as_on_a_socket(kind, stormbreak_provider):
     scenario = storm(kind=kind, **KEYS.get(kind, {}))
     outcome = await live(stormbreak_provider(scenario), streamed=True)
 
     assert meaning(simulated(scenario, streamed=True)) == meaning(outcome)
 
 
-@table_test(("kind", "form"), TOLD)
-async def test_a_wait_is_rounded_as_on_the_wire(kind, form, stormbreak_provider):
+@table_test(("kind", "form"), NAMED_WAITS)
+async def test_a_wait_is_rounded_as_on_a_socket(kind, form, stormbreak_provider):
     scenario = storm(kind=kind, retry_after=2.3, retry_after_form=form)
 
     assert meaning(simulated(scenario)) == meaning(await live(stormbreak_provider(scenario)))
 
 
-def test_a_final_answer_names_no_time():
-    trouble = Fault(kind=Kind.S401, retry_after=3.0)
+def test_a_final_reply_names_no_time():
+    fault = Fault(kind=Kind.S401, retry_after=3.0)
 
-    assert outcome_of(Reply(1.0, 1, Part.WHOLE, trouble, 1.0, 3.0)).retry_after is None
+    assert outcome_of(Reply(1.0, 1, Part.WHOLE, fault, 1.0, 3.0)).retry_after is None
 
 
-def test_every_kind_that_is_answered_has_a_meaning():
+def test_every_kind_of_reply_has_an_outcome():
     for kind in ANSWERED | {Kind.DOWN}:
-        trouble = Fault(kind=kind, **KEYS.get(kind, {}))
-        outcome = outcome_of(Reply(1.0, 1, Part.WHOLE, trouble, 1.0))
+        fault = Fault(kind=kind, **KEYS.get(kind, {}))
+        outcome = outcome_of(Reply(1.0, 1, Part.WHOLE, fault, 1.0))
         assert (outcome.verdict is Verdict.OK) == (kind in WELL_FORMED | {Kind.STALE})
         assert kind in REFUSALS or kind is Kind.DOWN or outcome.status in {200, None}
 
@@ -102,15 +102,15 @@ def test_every_kind_that_is_answered_has_a_meaning():
     ("kind", "begins", "ends"),
     [(Kind.STALL, True, False), (Kind.STALL_EARLY, False, False), (Kind.ERROR_EARLY, False, True)],
 )
-def test_missing_headers_teach_nothing(kind, begins, ends):
-    trouble = Fault(kind=kind)
+def test_a_reply_shows_rate_limit_headers_only_if_it_has_headers(kind, begins, ends):
+    fault = Fault(kind=kind)
 
-    assert sees_retry_after(Reply(1.0, 1, Part.FIRST, trouble, 2.0)) is begins
-    assert sees_retry_after(Reply(2.0, 1, Part.WHOLE, trouble, 2.0)) is ends
+    assert sees_retry_after(Reply(1.0, 1, Part.FIRST, fault, 2.0)) is begins
+    assert sees_retry_after(Reply(2.0, 1, Part.WHOLE, fault, 2.0)) is ends
 
 
-def test_a_stalled_answer_costs_a_simulated_call_its_time():
-    """Which of the calls stalls is said by its number; the others are answered at once."""
+def test_a_stalled_answer_costs_a_simulated_call_its_timeout():
+    """The second call stalls; the others are answered at once."""
     scenario = Scenario(
         name="stalls",
         duration=60.0,
@@ -128,7 +128,7 @@ def test_a_stalled_answer_costs_a_simulated_call_its_time():
     ]
 
 
-def test_attempts_count_for_simulated_calls():
+def test_first_attempts_count_per_simulated_call():
     scenario = Scenario(
         name="first",
         duration=60.0,
@@ -144,15 +144,15 @@ def test_attempts_count_for_simulated_calls():
     assert [(each.verdict, each.attempts) for each in ended] == [(Verdict.OK, 2)]
 
 
-def test_a_text_cannot_be_found_in_simulated_calls():
-    trouble = Fault(kind=Kind.S500, match="row 7")
-    scenario = Scenario(name="x", faults=(trouble,), load=Load(rate=1.0))
+def test_a_fault_that_matches_text_cannot_be_simulated():
+    fault = Fault(kind=Kind.S500, match="row 7")
+    scenario = Scenario(name="x", faults=(fault,), load=Load(rate=1.0))
 
     with pytest.raises(ConfigurationError, match=r"x: faults\[0\].match cannot be simulated"):
         simulate(scenario, OFF)
 
 
-def test_a_slow_answer_is_whole_later():
+def test_a_slow_body_is_complete_later():
     slow = Fault(kind=Kind.SLOW_BODY, added_latency=7.0)
 
     assert delay_of(Reply(1.0, 1, Part.WHOLE, slow, 1.0)) == 7.0

@@ -1,4 +1,4 @@
-"""Several simulations: the same side by side as one after another, and nobody left behind."""
+"""Several simulations: parallel and sequential runs are equal, and no process is left behind."""
 
 import os
 import signal
@@ -35,29 +35,34 @@ def runs(*seeds, scenario=STORM):
     ]
 
 
-def test_processes_side_by_side_find_the_same_and_report_the_progress_of_every_run():
+def test_parallel_runs_equal_sequential_ones_and_report_their_progress():
     progress = [{}, {}]
     alone, beside = (
         simulate_all(runs(1, 2), processes=place + 1, progress=progress[place].__setitem__)
         for place in (0, 1)
     )
     assert beside == alone
-    told = [(result.policy, result.seed) for result in alone]
-    assert told == [("interactive", 1), ("interactive", 2), ("naive", 1), ("naive", 2)]
+    policies_and_seeds = [(result.policy, result.seed) for result in alone]
+    assert policies_and_seeds == [
+        ("interactive", 1),
+        ("interactive", 2),
+        ("naive", 1),
+        ("naive", 2),
+    ]
     assert progress == [dict.fromkeys(range(4), 1.0)] * 2
 
 
 @table_test("processes", [1, 2])
-def test_a_scenario_that_cannot_be_simulated_has_the_same_message(processes):
+def test_a_scenario_that_cannot_be_simulated_has_the_same_message_in_parallel(processes):
     with pytest.raises(ConfigurationError, match=r"small: a simulation needs a \[load\], got none"):
         simulate_all(runs(1, scenario=replace(STORM, load=None)), processes=processes)
 
 
-def test_nothing_to_do_is_soon_done():
+def test_no_runs_give_no_results():
     assert simulate_all([], processes=2) == []
 
 
-# ------------------------------------------------------------ nobody is left
+# ------------------------------------------------------------ no process is left
 
 LONG = """
 duration = 100000
@@ -70,7 +75,7 @@ deadline = 5
 
 @pytest.fixture
 def program(tmp_path):
-    """A command that simulates for minutes in two processes; its group, so that whoever is left can be seen."""
+    """A command that simulates for minutes in two processes of its own group."""
     (tmp_path / "long.toml").write_text(LONG)
     command = ["storm", "run", "long.toml", "--policy", "none", "--compare", "naive"]
     program = ForkedPopen(
@@ -89,7 +94,7 @@ def program(tmp_path):
 
 @pytest.fixture
 def begun(program):
-    """The same when both simulate."""
+    """The same command when both processes simulate."""
     wait_for(lambda: len(workers(program.pid, seconds=0.5)) == 2, "two workers")
     return program
 
@@ -109,7 +114,7 @@ def group(leader):
 
 
 def workers(leader, *, seconds=0.0):
-    """Those that were started to simulate, and have used more than so many seconds: to begin takes less than half of one."""
+    """Worker processes that have used more than `seconds` of CPU time; a start takes less than 0.5 s."""
     found = []
     for process in group(leader):
         try:
@@ -122,10 +127,10 @@ def workers(leader, *, seconds=0.0):
     return found
 
 
-def wait_for(condition, what):
+def wait_for(condition, message):
     until = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < until, what
+        assert time.monotonic() < until, message
         time.sleep(0.05)
 
 
@@ -133,38 +138,38 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="re
 
 
 @needs_proc
-def test_ctrl_c_ends_all_of_them_and_says_nothing(begun):
+def test_ctrl_c_ends_all_processes_silently(begun):
     os.killpg(begun.pid, signal.SIGINT)
 
     out, err = begun.communicate(timeout=PATIENCE)
     assert (begun.returncode, out, err.strip()) == (130, "", "")
-    wait_for(lambda: not group(begun.pid), "nobody is left")
+    wait_for(lambda: not group(begun.pid), "no process is left")
 
 
 @needs_proc
-def test_ctrl_c_while_they_begin(program):
-    """Nobody prints where it was interrupted."""
+def test_ctrl_c_during_the_start_ends_all_processes_silently(program):
+    """No process prints a traceback."""
     wait_for(lambda: workers(program.pid, seconds=0.1), "a worker that imports")
     os.killpg(program.pid, signal.SIGINT)
 
     out, err = program.communicate(timeout=PATIENCE)
     assert (program.returncode, out, err.strip()) == (130, "", "")
-    wait_for(lambda: not group(program.pid), "nobody is left")
+    wait_for(lambda: not group(program.pid), "no process is left")
 
 
 @needs_proc
 def test_workers_end_when_their_parent_was_killed(begun):
     begun.kill()
 
-    wait_for(lambda: not group(begun.pid), "nobody is left")
+    wait_for(lambda: not group(begun.pid), "no process is left")
 
 
 @needs_proc
-def test_a_worker_that_is_killed_is_one_clear_line(begun):
+def test_a_killed_worker_is_reported_in_one_line(begun):
     os.kill(workers(begun.pid)[0], signal.SIGKILL)
 
     out, err = begun.communicate(timeout=PATIENCE)
     assert (begun.returncode, out) == (2, "")
     assert "a process of the simulation was killed" in err
     assert err.count("\n") == 1
-    wait_for(lambda: not group(begun.pid), "nobody is left")
+    wait_for(lambda: not group(begun.pid), "no process is left")

@@ -1,4 +1,4 @@
-"""The baselines say what the code does that they stand for."""
+"""The baselines match the code that they represent."""
 
 import pytest
 from table_test import table_test
@@ -22,18 +22,18 @@ def backoff(name):
     return BASELINES[name].policy.retry.backoff
 
 
-def test_these_are_the_baselines():
+def test_the_list_of_baselines_is_complete():
     assert tuple(BASELINES) == NAMES
     assert all(contender.name == name for name, contender in BASELINES.items())
 
 
-def test_attempts():
+def test_each_baseline_has_its_number_of_attempts():
     attempts = [BASELINES[name].policy.retry.max_attempts for name in NAMES]
 
     assert attempts == [1, 6, 11, 6, 6, 6, 6, 3, 10, 10, 10, 6, 6, 6]
 
 
-def test_the_sdk_waits_half_a_second_doubled_up_to_eight_less_up_to_a_quarter():
+def test_openai_sdk_waits_half_a_second_doubled_up_to_eight_minus_jitter():
     rule = backoff("openai_sdk")
     for retry in range(1, 9):
         plain = min(8.0, 0.5 * 2 ** (retry - 1))
@@ -41,18 +41,18 @@ def test_the_sdk_waits_half_a_second_doubled_up_to_eight_less_up_to_a_quarter():
         assert rule.delay(retry, 1.0) == pytest.approx(plain)
 
 
-def test_the_sdk_retries_exactly_at_the_named_time():
+def test_openai_sdk_retries_exactly_at_the_named_time():
     assert BASELINES["openai_sdk"].policy.retry.retry_after_jitter == 0.0
     assert not BASELINES["openai_sdk"].ignores_retry_after
 
 
-def test_the_plain_retries_do_not_hear_when_to_come_back():
+def test_only_plain_retry_baselines_ignore_retry_after():
     assert {name for name in NAMES if BASELINES[name].ignores_retry_after} == set(PLAIN) - {
         "openai_sdk"
     }
 
 
-def test_a_loop_has_64_rows_in_flight_and_loses_none():
+def test_loop_baselines_have_64_rows_in_flight_and_lose_none():
     for name in LOOPS:
         policy = BASELINES[name].policy
         assert policy.limit == FixedLimit(max_in_flight=64)
@@ -60,24 +60,24 @@ def test_a_loop_has_64_rows_in_flight_and_loses_none():
         assert policy.breaker is policy.retry_budget is None
 
 
-def test_the_budget_of_a_mesh_pays_for_every_retry():
+def test_the_budget_baseline_pays_for_every_retry():
     assert BASELINES["budget"].policy.retry_budget == BudgetPolicy(
         ratio=0.1, capacity=10.0, no_free_retries=True
     )
 
 
-def test_aimd_is_a_limit_before_retries():
+def test_the_aimd_baseline_has_a_limit_and_no_breaker_or_budget():
     policy = BASELINES["aimd"].policy
     assert policy.limit == AimdLimit()
     assert policy.breaker is policy.retry_budget is None
 
 
-def test_the_article_is_the_preset():
+def test_the_article_baseline_is_the_preset():
     assert BASELINES["article"].policy == ARTICLE
 
 
 @table_test("name", PLAIN)
-def test_nothing_but_retries(name):
+def test_plain_baselines_only_retry(name):
     policy = BASELINES[name].policy
 
     assert policy.breaker is policy.retry_budget is None
@@ -85,5 +85,5 @@ def test_nothing_but_retries(name):
     assert policy.limit.max_in_flight >= 1_000_000
 
 
-def test_immediate_means_immediate():
+def test_the_naive_baseline_retries_immediately():
     assert [backoff("naive").delay(retry, 0.5) for retry in range(1, 6)] == [0.0] * 5

@@ -1,4 +1,4 @@
-"""Random storms: within their bounds, the same for the same seed, and files that can be read back."""
+"""Random storms: within their bounds, deterministic by seed, and equal after a write and a read."""
 
 from collections import Counter
 
@@ -37,11 +37,8 @@ def test_draws_stay_within_their_bounds(preset):
         assert 1 <= load.processes <= 500
         ends = [fault.until for fault in scenario.faults if fault.until is not None]
         assert all(end <= scenario.duration for end in ends)
-        if drawn.family not in (
-            "slow_spare",
-            "sustained_overload",
-            "burst",
-        ):  # their bounds are tested below
+        tested_below = ("slow_spare", "sustained_overload", "burst")
+        if drawn.family not in tested_below:
             assert provider.slots <= 5 * 400
             assert 2.99 <= load.timeout / provider.service <= 12.01
             assert load.deadline >= 1.49 * load.timeout
@@ -51,7 +48,7 @@ def test_draws_stay_within_their_bounds(preset):
         check_playable(scenario)
 
 
-def test_a_storm_can_be_measured_is_not_too_long_and_has_calls_that_can_be_answered():
+def test_a_storm_is_measurable_and_not_too_long():
     for number in NUMBERS:
         drawn = draw(number, seed=5)
         scenario = drawn.scenario
@@ -62,11 +59,11 @@ def test_a_storm_can_be_measured_is_not_too_long_and_has_calls_that_can_be_answe
             drawn.family in ("sustained_overload", "burst") and scenario.load.trigger_at == 0
         )
         assert scenario.load.trigger_until <= scenario.duration - RECOVERY_WINDOW
-        if number % 15 == 0:  # the ideal of all takes long
+        if number % 15 == 0:  # the ideal of all storms takes long
             assert within(ideal_throughput(scenario, calls.times), scenario.load.trigger_at) >= 1
 
 
-def test_all_rows_of_a_batch_come_at_once():
+def test_all_rows_of_a_batch_arrive_at_once():
     for number in NUMBERS:
         scenario = draw(number, seed=5, preset="batch").scenario
         times = calls_of(scenario).times
@@ -75,7 +72,7 @@ def test_all_rows_of_a_batch_come_at_once():
 
 
 @table_test("preset", PRESETS)
-def test_a_slow_target_with_free_slots_has_free_slots_and_time_enough(preset):
+def test_a_slow_spare_storm_has_free_slots_and_time(preset):
     kinds = Counter()
     for number in NUMBERS:
         scenario = draw(number, seed=5, families=["slow_spare"], preset=preset).scenario
@@ -93,7 +90,7 @@ def test_a_slow_target_with_free_slots_has_free_slots_and_time_enough(preset):
     assert set(kinds) == {"share", "steps", "at once"}
 
 
-def test_a_sustained_overload_exceeds_the_capacity_at_a_bounded_queue():
+def test_a_sustained_overload_exceeds_the_capacity_with_a_bounded_queue():
     begins = Counter()
     for number in NUMBERS:
         scenario = draw(number, seed=5, families=["sustained_overload"]).scenario
@@ -134,7 +131,7 @@ def test_families_take_turns_and_fleets_of_all_sizes_are_drawn():
     assert some == ["dip", "cut", "dip", "cut"]
 
 
-def test_the_traffic_of_a_batch_does_not_change():
+def test_batches_have_no_families_that_change_traffic():
     assert set(FAMILIES) - set(families_of("batch")) == {
         "spike",
         "herd",
@@ -166,12 +163,12 @@ def test_the_same_seed_and_number_give_the_same_storm(preset):
 @settings(max_examples=8, deadline=None)
 @given(number=st.integers(0, 10**9), seed=st.integers(0, 2**70))
 @example(number=182014, seed=2**64 - 1)  # the second of two faults began while the first lasted
-def test_a_draw_that_is_written_is_read_back_as_it_was(preset, family, number, seed):
+def test_a_random_storm_is_equal_after_a_write_and_a_read(preset, family, number, seed):
     scenario = draw(number, seed=seed, families=[family], preset=preset).scenario
     assert parse(dump(scenario)) == scenario
 
 
 @table_test("name", builtin_names())
-def test_every_scenario_that_is_written_is_read_back_as_it_was(name):
+def test_a_built_in_scenario_is_equal_after_a_write_and_a_read(name):
     scenario = load(name)
     assert parse(dump(scenario)) == scenario

@@ -1,4 +1,4 @@
-"""What came of a simulation, written down and read again."""
+"""The result of a simulation, written and read."""
 
 import json
 from dataclasses import fields
@@ -46,8 +46,8 @@ def test_a_document_is_read_as_it_was_simulated(printed):
 
     assert (document.scenario, document.policy, document.duration) == ("small", "interactive", 40.0)
     assert (document.trigger_at, document.trigger_until) == (5.0, 8.0)
-    told = [(one.scenario, one.policy, one.seed) for one in results]
-    assert told[1:3] == [("small", "interactive", 1), ("small", "none", 0)]
+    runs = [(one.scenario, one.policy, one.seed) for one in results]
+    assert runs[1:3] == [("small", "interactive", 1), ("small", "none", 0)]
     assert results[1].measures.plain() == simulated.measures.plain()
     assert results[1].series.plain() == simulated.series.plain()
 
@@ -61,14 +61,14 @@ def test_the_series_is_printed_only_on_request(printed):
 
 def test_a_series_has_its_values_by_name():
     result = simulate(parse(SMALL), INTERACTIVE, seed=1)
-    told = result.plain(series=True)["series"]
+    values_by_name = result.plain(series=True)["series"]
 
-    assert list(told) == [field.name for field in fields(Series)]
-    assert {len(values) for values in told.values()} == {len(result.series.calls)}
-    assert json.loads(json.dumps(told)) == told
+    assert list(values_by_name) == [field.name for field in fields(Series)]
+    assert {len(values) for values in values_by_name.values()} == {len(result.series.calls)}
+    assert json.loads(json.dumps(values_by_name)) == values_by_name
 
 
-def test_when_it_happens():
+def test_when_gives_the_duration_and_the_trigger():
     assert when(parse(SMALL)) == {"duration": 40.0, "trigger_at": 5.0, "trigger_until": 8.0}
     assert when(parse("duration = 7")) == {
         "duration": 7.0,
@@ -78,7 +78,7 @@ def test_when_it_happens():
 
 
 @table_test(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("", "not output of `storm run --json`"),
         ("[]", "not output of `storm run --json`: Expected `object`, got `array`"),
@@ -92,18 +92,18 @@ def test_when_it_happens():
         ("[" * 100_000, "not output of `storm run --json`"),
     ],
 )
-def test_what_is_no_document(tmp_path, text, complaint):
+def test_an_invalid_document_is_rejected(tmp_path, text, message):
     path = tmp_path / "x.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
     with pytest.raises(ConfigurationError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}: ")
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["goodput", "policy", "seed"])
-def test_a_run_that_lacks_something(printed, name):
+def test_a_run_without_a_required_field_is_rejected(printed, name):
     path = printed()
     document = json.loads(path.read_text())
     del document["runs"][0][name]
@@ -113,6 +113,6 @@ def test_a_run_that_lacks_something(printed, name):
         read(path)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_an_unreadable_file_is_rejected(tmp_path):
     with pytest.raises(ConfigurationError, match=r"none\.json: cannot be read: No such file"):
         read(tmp_path / "none.json")

@@ -1,4 +1,4 @@
-"""Rows of a batch in a simulation: sent again by the rule of `batch run`, but for loops that have a rule of their own."""
+"""Rows of a batch in a simulation: rescheduled as by `batch run`, except for loops with their own rule."""
 
 from dataclasses import replace
 
@@ -19,13 +19,13 @@ from stormbreak.storm.policies import BASELINES
 ONCE_A_ROUND = replace(BATCH, breaker=None, adaptive_rate=False, retry=RetryPolicy(max_attempts=1))
 
 
-def batch(*trouble, rows=100, slots=50, preset="batch", deadline=600.0, timeout=5.0, **load):
-    """Rows in one instant before a provider that needs a second for each."""
+def batch(*faults, rows=100, slots=50, preset="batch", deadline=600.0, timeout=5.0, **load):
+    """Rows at one instant, and a provider that needs a second for each."""
     return Scenario(
         name="rows",
         duration=30.0,
         provider=Provider(slots=slots, service=1.0, variation=0.0),
-        faults=trouble,
+        faults=faults,
         load=Load(
             bursts=(Burst(at=0.0, calls=rows),),
             deadline=deadline,
@@ -46,7 +46,7 @@ def played(scenario, policy=ONCE_A_ROUND, **more):
     return simulate(scenario, policy, listener=events.append, **more).measures, events
 
 
-def test_a_row_whose_call_failed_is_sent_again():
+def test_a_failed_row_is_sent_again():
     measures, events = played(batch(unlucky(0.5)))
     calls = sum(isinstance(event, CallEnded) for event in events)
     assert measures.success > 0.99
@@ -55,13 +55,13 @@ def test_a_row_whose_call_failed_is_sent_again():
     assert measures.amplification == sum(isinstance(event, Sent) for event in events) / 100
 
 
-def test_a_call_is_no_row_unless_the_load_is_a_batch():
+def test_failed_calls_are_rescheduled_only_in_a_batch():
     measures, _ = played(batch(unlucky(0.5), preset="interactive"))
     assert (measures.amplification, measures.success < 0.7) == (1.0, True)
 
 
 @table_test("name", ["none", "loop_naive", "loop_full_jitter", "article"])
-def test_a_baseline_keeps_its_own_way(name):
+def test_a_baseline_keeps_its_own_retry_rule(name):
     contender = BASELINES[name]
     scenario = batch(unlucky(1.0))
     measures, events = played(scenario, contender)
@@ -69,20 +69,20 @@ def test_a_baseline_keeps_its_own_way(name):
     assert measures.amplification <= contender.policy.retry.max_attempts
 
 
-def test_a_policy_that_would_fail_fast_waits_as_in_a_batch():
-    """What `batch run --policy article` does, which is not the baseline of that name."""
+def test_a_fail_fast_policy_waits_in_a_batch():
+    """As `batch run --policy article` does, unlike the baseline of that name."""
     down = Fault(kind=Kind.DOWN, until=20.0)
     measures, _ = played(batch(down), ARTICLE)
     assert measures.success == 1.0
 
 
-def test_a_row_is_sent_ten_times_and_no_more():
+def test_a_row_is_sent_ten_times_at_most():
     measures, _ = played(batch(unlucky(1.0)))
     assert measures.success == 0.0
     assert measures.amplification == ATTEMPTS
 
 
-def test_switched_off_a_row_is_sent_once():
+def test_the_off_policy_sends_a_row_once():
     measures, _ = played(batch(unlucky(1.0)), OFF)
     assert measures.amplification == 1.0
 
@@ -93,14 +93,14 @@ def test_a_row_fails_at_its_deadline():
     assert 1.0 < measures.amplification < 4.0
 
 
-def test_rows_that_find_no_place_before_their_deadline_are_not_sent():
+def test_rows_without_a_slot_before_their_deadline_are_not_sent():
     narrow = replace(ONCE_A_ROUND, limit=FixedLimit(max_in_flight=7))
     measures, _ = played(batch(rows=70, slots=200, deadline=3.5), narrow)
     assert (measures.calls, measures.success, measures.shed) == (70, 0.3, 42)
 
 
-def test_the_luck_of_a_row_is_that_of_its_attempts_in_all_whatever_the_rounds():
-    """The third attempt of a row meets the same, in one round or in three: policies are compared on the same luck."""
+def test_the_luck_of_an_attempt_does_not_depend_on_its_round():
+    """The third attempt of a row has the same outcome in one round or in three, so policies are comparable."""
     patient = replace(
         OFF,
         retry=RetryPolicy(
@@ -114,13 +114,13 @@ def test_the_luck_of_a_row_is_that_of_its_attempts_in_all_whatever_the_rounds():
     assert rounds.success == one_round.success
 
 
-def test_until_a_row_is_answered_only_scouts_are_sent():
+def test_only_probe_rows_are_sent_until_a_row_is_answered():
     _, events = played(batch(rows=200, slots=200))
     at_once = [event for event in events if isinstance(event, Sent) and event.at < 1.0]
     assert len(at_once) == PROBE_ROWS
 
 
-def test_no_more_rows_are_in_work_than_the_limit_of_the_policy():
+def test_rows_in_flight_never_exceed_the_limit_of_the_policy():
     narrow = replace(ONCE_A_ROUND, limit=FixedLimit(max_in_flight=7))
     measures, events = played(batch(rows=70, slots=200), narrow)
     assert measures.makespan == pytest.approx(10.0)
@@ -129,19 +129,19 @@ def test_no_more_rows_are_in_work_than_the_limit_of_the_policy():
     assert max(event.waited for event in events if isinstance(event, CallEnded)) == 0.0
 
 
-def test_each_process_has_a_batch_of_its_own():
+def test_each_process_has_its_own_batch():
     measures, events = played(batch(unlucky(0.5), rows=60, processes=3))
     assert measures.success > 0.99
     at_once = [event for event in events if isinstance(event, Sent) and event.at < 0.01]
     assert len(at_once) > PROBE_ROWS
 
 
-def test_a_batch_whose_scouts_are_all_refused_sends_nothing_more():
+def test_a_batch_stops_if_all_probe_rows_are_refused():
     measures, _ = played(batch(Fault(kind=Kind.S401), rows=100))
     assert (measures.success, measures.shed) == (0.0, 100 - PROBE_ROWS)
 
 
-def test_rows_may_come_later():
+def test_rows_may_arrive_later():
     scenario = batch(unlucky(0.5), rows=10)
     assert scenario.load is not None
     load = replace(scenario.load, bursts=(), arrival_times=(0.0, 0.0, 5.0, 20.0, 20.0))
@@ -156,10 +156,10 @@ def test_the_same_seed_gives_the_same_events():
 
 
 @table_test("processes", [1, 3])
-def test_a_burst_that_fills_the_queue_of_the_provider_is_held_back(processes):
+def test_a_burst_that_fills_the_provider_queue_is_held_back(processes):
     scenario = batch(rows=800 * processes, slots=20 * processes, processes=processes, timeout=60.0)
     full = replace(scenario.provider, queue=130 * processes)
     measures, _ = played(replace(scenario, provider=full, duration=90.0), BATCH, seed=1)
     assert measures.success == 1.0
     assert measures.amplification < 1.6
-    assert measures.makespan < 1.15 * 40  # of what 20 slots can do
+    assert measures.makespan < 1.15 * 40  # 40 s is the optimum of 20 slots

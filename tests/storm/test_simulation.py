@@ -1,4 +1,4 @@
-"""Simulations: real engines, one provider, the same calls for every policy, nothing left behind."""
+"""Simulations: real engines, one provider, the same calls for every policy, and nothing left behind."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -45,30 +45,30 @@ STORM = Scenario(
 )
 
 
-def heard(scenario=STORM, policy=INTERACTIVE, **more):
-    """Every event of a simulation."""
+def events_of(scenario=STORM, policy=INTERACTIVE, **more):
+    """All events of a simulation."""
     events = []
     simulate(scenario, policy, listener=events.append, **more)
     return events
 
 
-def alone(trouble=None, *, slots=1, calls=1, timeout=4.0, **more):
-    """A herd of calls before a provider that needs exactly a second for each."""
+def alone(fault=None, *, slots=1, calls=1, timeout=4.0, **more):
+    """A herd of calls at a provider that needs exactly a second for each."""
     return Scenario(
         name="alone",
         duration=30.0,
         provider=Provider(slots=slots, service=1.0, variation=0.0, **more),
-        faults=() if trouble is None else (trouble,),
+        faults=() if fault is None else (fault,),
         load=Load(bursts=(Burst(at=1.0, calls=calls),), deadline=10.0, timeout=timeout),
     )
 
 
-# ------------------------------------------------------------ the same seed, the same everything
+# ------------------------------------------------------------ determinism
 
 
 def test_the_same_seed_gives_the_same_events():
-    assert heard(seed=7) == heard(seed=7)
-    assert heard(seed=7) != heard(seed=8)
+    assert events_of(seed=7) == events_of(seed=7)
+    assert events_of(seed=7) != events_of(seed=8)
 
 
 FROZEN = replace(
@@ -85,11 +85,11 @@ LEARNING = replace(INTERACTIVE, rate_limit=RateLimitPolicy(learn_from_headers=Tr
         (STORM, FROZEN, "06bb81fb83c61e23"),
         (replace(load("tokens"), duration=210.0), LEARNING, "00ee2aed7bbd7340"),
     ],
-    ids=["few mechanisms", "all of them"],
+    ids=["few mechanisms", "all mechanisms"],
 )
-def test_the_events_are_those_that_were_stored(scenario, policy, stored):
-    """Any Python that is supported gives these, to the last bit. A change of a policy changes them: store anew."""
-    events = heard(scenario, policy, seed=7)
+def test_the_events_equal_the_stored_ones(scenario, policy, stored):
+    """Every supported Python gives these to the last bit. A change of a policy changes them: store new hashes."""
+    events = events_of(scenario, policy, seed=7)
 
     assert sha256("\n".join(map(repr, events)).encode()).hexdigest()[:16] == stored
 
@@ -101,23 +101,23 @@ def test_a_listener_changes_nothing():
 
 
 def test_policies_meet_the_same_calls_and_the_same_luck():
-    """The first attempts of all calls leave at the same times, and those that are served take as long."""
-    once = [event for event in heard(policy=OFF) if isinstance(event, Sent)]
-    often = [event for event in heard(policy=BASELINES["naive"]) if isinstance(event, Sent)]
+    """The first attempts leave at the same times, and served attempts take as long."""
+    once = [event for event in events_of(policy=OFF) if isinstance(event, Sent)]
+    often = [event for event in events_of(policy=BASELINES["naive"]) if isinstance(event, Sent)]
 
     assert [event.at for event in once] == [event.at for event in often if event.attempt == 1]
     early = [
-        [event.took for event in heard(policy=policy) if isinstance(event, Returned)][:20]
+        [event.took for event in events_of(policy=policy) if isinstance(event, Returned)][:20]
         for policy in (OFF, BASELINES["fixed"])
     ]
     assert early[0] == early[1]
 
 
-# ------------------------------------------------------------ the world
+# ------------------------------------------------------------ the provider
 
 
 @table_test(
-    ("trouble", "verdict", "took"),
+    ("fault", "verdict", "took"),
     [
         (None, Verdict.OK, 1.0),
         (Fault(kind=Kind.S503), Verdict.OVERLOADED, 0.05),
@@ -128,37 +128,37 @@ def test_policies_meet_the_same_calls_and_the_same_luck():
         (Fault(kind=Kind.CUT_BODY), Verdict.BROKEN, 1.0),
     ],
 )
-def test_an_attempt_meets_what_the_provider_does(trouble, verdict, took):
-    [returned] = [e for e in heard(alone(trouble), OFF) if isinstance(e, Returned)]
+def test_an_attempt_has_the_outcome_that_the_provider_gives(fault, verdict, took):
+    [returned] = [e for e in events_of(alone(fault), OFF) if isinstance(e, Returned)]
 
     assert returned.verdict is verdict
     assert returned.took == pytest.approx(took)
 
 
-def test_a_connection_that_the_front_end_drops_is_only_seen_by_its_own_timeout():
+def test_a_dropped_connection_is_seen_by_its_own_timeout():
     scenario = alone(slots=100, calls=20, max_requests_per_second=2.0, backlog=3.0)
-    took = sorted(e.took for e in heard(scenario, OFF) if isinstance(e, Returned))
+    took = sorted(e.took for e in events_of(scenario, OFF) if isinstance(e, Returned))
 
     assert took[:7] == pytest.approx([1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0])
     assert took[7:] == pytest.approx([4.0] * 13)
 
 
-def test_the_provider_works_on_for_clients_that_have_gone():
-    """One slot, six calls that wait at most 2.5 s: two are answered, four served for nobody."""
+def test_the_provider_works_on_for_clients_that_left():
+    """One slot, six calls that wait at most 2.5 s: two are answered, four are served without a client."""
     result = simulate(alone(calls=6, timeout=2.5), OFF)
 
     assert result.measures.success == pytest.approx(2 / 6)
     assert result.measures.wasted == pytest.approx(4 / 6)
 
 
-def test_a_full_queue_says_429():
-    result = heard(alone(calls=6, queue=2), OFF)
+def test_a_full_queue_of_the_provider_answers_429():
+    result = events_of(alone(calls=6, queue=2), OFF)
 
     assert [e.status for e in result if isinstance(e, Returned)].count(429) == 3
 
 
-def test_an_answer_after_the_deadline_is_none():
-    """The deadline of 10 s cuts the attempt, though its timeout would not."""
+def test_an_answer_after_the_deadline_does_not_count():
+    """The deadline of 10 s cuts the attempt before its timeout."""
     slow = Fault(kind=Kind.SERVICE, factor=11.0)
     result = simulate(alone(slow, timeout=20.0), OFF)
 
@@ -166,8 +166,8 @@ def test_an_answer_after_the_deadline_is_none():
     assert result.series.failed[11] == 1
 
 
-def test_the_deaf_do_not_hear_when_to_come_back():
-    told = Fault(kind=Kind.S429, retry_after=3.0, until=2.0)
+def test_a_baseline_may_ignore_retry_after():
+    refusal = Fault(kind=Kind.S429, retry_after=3.0, until=2.0)
     policy = replace(
         OFF,
         retry=RetryPolicy(
@@ -179,8 +179,8 @@ def test_the_deaf_do_not_hear_when_to_come_back():
     times = {
         ignores_retry_after: [
             e.at
-            for e in heard(
-                alone(told),
+            for e in events_of(
+                alone(refusal),
                 NamedPolicy(name="", policy=policy, ignores_retry_after=ignores_retry_after),
             )
             if isinstance(e, Sent)
@@ -195,7 +195,7 @@ def test_the_deaf_do_not_hear_when_to_come_back():
 # ------------------------------------------------------------ processes
 
 
-def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
+def test_each_process_has_its_own_engine_unless_all_share_one():
     """A limit of one in flight: four processes send four at once, a shared engine one."""
     one = replace(OFF, limit=FixedLimit(max_in_flight=1))
     scenario = replace(STORM, faults=())
@@ -207,7 +207,7 @@ def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
     assert shared.measures.added_wait_p99 > 2.0
 
 
-def test_with_first_output_each_answer_is_seen_to_begin():
+def test_with_first_output_the_start_of_each_answer_is_observed():
     firsts = []
     seen = Diagnosis.first_output
     with pytest.MonkeyPatch.context() as patched:
@@ -225,11 +225,11 @@ def test_with_first_output_each_answer_is_seen_to_begin():
     assert all(took > 0 for took in firsts)
 
 
-def test_the_scenario_says_deadline_patience_and_timeout():
-    """A policy that would give up after a second waits as long as the scenario's callers do."""
-    hasty = replace(INTERACTIVE, deadline=1.0, patience=0.1, attempt_timeout=0.5)
+def test_the_scenario_sets_deadline_patience_and_timeout():
+    """A policy with shorter times waits as long as the callers of the scenario."""
+    impatient = replace(INTERACTIVE, deadline=1.0, patience=0.1, attempt_timeout=0.5)
 
-    assert simulate(alone(), hasty).measures.success == 1.0
+    assert simulate(alone(), impatient).measures.success == 1.0
 
 
 def test_background_traffic_is_replaced_by_default():
@@ -260,11 +260,11 @@ def test_a_scenario_without_load_cannot_be_simulated():
 
 
 def test_progress_is_reported_to_the_end():
-    told = []
-    simulate(STORM, OFF, progress=told.append)
+    shares = []
+    simulate(STORM, OFF, progress=shares.append)
 
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
 
 
 # ------------------------------------------------------------ every policy, every scenario
@@ -272,7 +272,7 @@ def test_progress_is_reported_to_the_end():
 
 @table_test("name", [*PRESETS, *BASELINES])
 def test_every_call_ends_and_nothing_is_held(name):
-    """`simulate` itself raises where a permit or a ticket is left."""
+    """`simulate` itself raises if a permit or a ticket is left."""
     contender = BASELINES.get(name) or NamedPolicy(name=name, policy=PRESETS[name])
     ended = []
     result = simulate(
@@ -281,11 +281,11 @@ def test_every_call_ends_and_nothing_is_held(name):
         seed=5,
         listener=lambda e: ended.append(e) if isinstance(e, CallEnded) else None,
     )
-    told = result.series
+    totals = result.series
 
-    assert sum(told.calls) == len(ended)
-    assert sum(told.answers) + sum(told.failed) + sum(told.shed) == len(ended)
-    assert sum(told.attempts) == sum(event.attempts for event in ended)
+    assert sum(totals.calls) == len(ended)
+    assert sum(totals.answers) + sum(totals.failed) + sum(totals.shed) == len(ended)
+    assert sum(totals.attempts) == sum(event.attempts for event in ended)
     assert 0.0 <= result.measures.goodput <= 1.05
 
 
@@ -305,7 +305,7 @@ STORMS = {
 }  # fmt: skip
 
 
-def test_the_fourteen_are_there():
+def test_the_fourteen_built_in_storms_exist():
     assert set(builtin_names()) >= STORMS
     for name in STORMS:
         storm = load(name)
@@ -314,8 +314,8 @@ def test_the_fourteen_are_there():
         assert (storm.load.trigger_at is None) == (storm.load.trigger_until is None)
 
 
-@table_test("name", ["sparse", "mixed-lengths"])  # the third: test_no_calm_burst_is_held_back
-def test_no_policy_spoils_a_calm(name):
+@table_test("name", ["sparse", "mixed-lengths"])  # the third calm has its own test below
+def test_no_policy_harms_a_calm(name):
     measures = simulate(load(name), INTERACTIVE, seed=1).measures
 
     assert measures.shed == 0
@@ -323,8 +323,8 @@ def test_no_policy_spoils_a_calm(name):
     assert measures.success >= 0.98
 
 
-def test_no_calm_burst_is_held_back_whether_its_answers_are_streamed_or_not():
-    """Of a burst the longest answers come last: they are no sign of congestion."""
+def test_a_calm_burst_is_not_held_back_streamed_or_not():
+    """The longest answers of a burst come last: they are no congestion."""
     for first_output in (False, True):
         measures = simulate(
             load("calm-burst"), INTERACTIVE, seed=1, first_output=first_output

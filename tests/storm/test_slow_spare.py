@@ -1,4 +1,4 @@
-"""A target that gets slower with slots to spare: holding back does not help, and the limit lets go."""
+"""A target that gets slower with free slots: sending less does not help, and the limit stops binding."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ SLOWER = Path(__file__).parents[2] / "docs" / "background" / "theory" / "slower.
 
 
 @table_test("first_output", [False, True])
-def test_a_slower_target_answers_all(first_output):
+def test_a_slower_target_answers_all_calls(first_output):
     result = simulate(load(str(SLOWER)), INTERACTIVE, seed=1, first_output=first_output)
 
     assert result.measures.goodput >= 0.99
     assert result.measures.shed == 0
-    assert not any(result.series.queued[120:])  # a minute after answers got slower
+    assert not any(result.series.queued[120:])  # a minute after the slowdown
 
 
 OVERLOAD = """
@@ -42,15 +42,15 @@ FROM_COLD = OVERLOAD.replace("RATE", "20.3")
 
 
 @table_test("seed", [1, 2])
-def test_a_queue_that_others_fill_too_is_not_taken_for_a_slower_target(seed):
-    """What one of four processes holds back shortens no answers; what all of them hold back does. Found: 85 % instead of 97."""
+def test_a_queue_filled_by_several_processes_is_not_taken_for_a_slower_target(seed):
+    """One of four processes that sends less shortens no answers; all of them do. A bug: goodput 85 % instead of 97."""
     result = simulate(parse(CALM_FIRST, source="overload"), INTERACTIVE, seed=seed)
 
     assert result.measures.goodput >= 0.94
 
 
 def test_an_overload_of_minutes_does_not_become_usual():
-    """Found: after two minutes the time in the queue was usual, and the limit rose until most answers were too late: 90 % instead of 98."""
+    """A bug: after two minutes the queueing time was usual, and the limit rose until most answers were late: 90 % instead of 98."""
     result = simulate(parse(FROM_COLD, source="overload"), INTERACTIVE, seed=1)
 
     assert result.measures.goodput >= 0.96

@@ -41,7 +41,7 @@ def run(capsys, *args):
     return code, captured.out, captured.err
 
 
-def test_list_names_every_scenario_that_has_a_load(capsys):
+def test_list_names_every_scenario_with_a_load(capsys):
     code, out, _ = run(capsys, "list")
 
     assert code == 0
@@ -62,7 +62,7 @@ def test_show_prints_a_file_that_can_be_changed_and_run(capsys, tmp_path):
     assert out.startswith("mine under none does not recover in the 40 s after the trigger ")
 
 
-def test_a_sentence_and_a_table(capsys, small):
+def test_run_prints_a_sentence_and_a_table(capsys, small):
     code, out, err = run(capsys, "run", small, "--compare", "naive, none", "--seeds", "2")
     first, *rest = out.splitlines()
 
@@ -76,7 +76,7 @@ def test_a_sentence_and_a_table(capsys, small):
     assert set(NAMES) <= set(shown)
 
 
-def test_json_has_the_measures_by_name_and_is_the_same_every_time(capsys, small):
+def test_json_has_the_measures_by_name_and_is_deterministic(capsys, small):
     args = ("run", small, "--compare", "none", "--seed", "3", "--seeds", "2", "--json")
     code, out, _ = run(capsys, *args)
     document = json.loads(out)
@@ -84,8 +84,8 @@ def test_json_has_the_measures_by_name_and_is_the_same_every_time(capsys, small)
     assert code == 0
     assert set(NAMES) < set(document)
     assert (document["scenario"], document["policy"]) == ("small", "interactive")
-    told = [(one["policy"], one["seed"]) for one in document["runs"]]
-    assert told == [("interactive", 3), ("interactive", 4), ("none", 3), ("none", 4)]
+    runs = [(one["policy"], one["seed"]) for one in document["runs"]]
+    assert runs == [("interactive", 3), ("interactive", 4), ("none", 3), ("none", 4)]
     goodput = [one["goodput"] for one in document["runs"][:2]]
     assert document["goodput"] == pytest.approx(sum(goodput) / 2, abs=1e-6)
     assert run(capsys, *args)[1] == out
@@ -113,7 +113,7 @@ def test_one_seed_has_no_spread(capsys, small):
     assert "the worst" not in out
 
 
-def test_the_verdict_and_the_weakest_moment_are_in_the_document(capsys, small):
+def test_the_document_has_the_verdict_and_the_weakest_moment(capsys, small):
     sentence = run(capsys, "run", small)[1].splitlines()[0]
     document = json.loads(run(capsys, "run", small, "--compare", "none", "--json")[1])
 
@@ -123,7 +123,7 @@ def test_the_verdict_and_the_weakest_moment_are_in_the_document(capsys, small):
     assert list(weakest) == ["start", "end", "missing", "possible", "seed"]
 
 
-def test_a_recovery_that_never_comes_in_some_seeds():
+def test_a_recovery_that_never_comes_in_some_seeds_is_shown():
     measures = [MEASURES, replace(MEASURES, recovery=None)]
     console = Console(file=io.StringIO(), width=80)
     console.print(table({"a": measures, "b": [replace(MEASURES, recovery=None)] * 2}))
@@ -134,13 +134,13 @@ def test_a_recovery_that_never_comes_in_some_seeds():
     assert lines[recovery + 1].split() == ["the", "worst", "never", "never"]
 
 
-def test_processes_side_by_side_print_the_same(capsys, small):
+def test_parallel_jobs_print_the_same(capsys, small):
     args = ("run", small, "--compare", "none", "--json", "--series")
 
     assert run(capsys, *args, "--jobs", "2") == run(capsys, *args)
 
 
-def test_it_is_drawn_when_asked_for(capsys, small, monkeypatch):
+def test_plot_draws_the_answers(capsys, small, monkeypatch):
     monkeypatch.setenv("COLUMNS", "70")
     plain, drawn = (run(capsys, "run", small, *more)[1] for more in ([], ["--plot"]))
 
@@ -151,7 +151,7 @@ def test_it_is_drawn_when_asked_for(capsys, small, monkeypatch):
     assert max(map(len, picture)) == 70
 
 
-def test_it_is_drawn_on_a_terminal_unasked(small):
+def test_a_terminal_gets_a_plot_without_the_option(small):
     reader, writer = os.openpty()
     command = [*PROGRAM, "storm", "run", small]
     environ = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}
@@ -165,10 +165,10 @@ def test_it_is_drawn_on_a_terminal_unasked(small):
     assert "\x1b[38" not in shown
 
 
-# ------------------------------------------------------------ one's own calls
+# ------------------------------------------------------------ user traffic
 
 
-def test_a_run_may_end_early(capsys, small, tmp_path):
+def test_duration_ends_a_run_early(capsys, small, tmp_path):
     log = tmp_path / "peak.csv"
     log.write_text("".join(f"{at}\n" for at in (5, 11, 42.5, 43, 44)))  # seconds 0, 6, 37.5, ...
     command = ("run", small, "--arrivals", str(log), "--duration", "38", "--json", "--series")
@@ -203,7 +203,7 @@ def test_a_batch_replaces_the_calls_of_the_scenario_under_its_own_preset(capsys,
     assert document["runs"][0]["series"]["calls"][0] == 2
 
 
-def test_tokens_of_rows_are_those_that_a_batch_would_reserve(tmp_path):
+def test_rows_have_the_tokens_that_a_batch_would_reserve(tmp_path):
     rows = tmp_path / "in.jsonl"
     rows.write_text('{"prompt": "hello", "max_tokens": 10}\n{"prompt": "you", "n": 2}\n')
     storm = storm_of("dip", arrivals=None, batch_input=rows)
@@ -216,7 +216,7 @@ def test_tokens_of_rows_are_those_that_a_batch_would_reserve(tmp_path):
     )
 
 
-def test_json_says_null_for_a_time_that_never_came(capsys, tmp_path):
+def test_json_has_null_for_a_time_that_never_came(capsys, tmp_path):
     path = tmp_path / "dead.toml"
     path.write_text(SMALL.replace("until = 8\n[load]", "[load]"))
     code, out, _ = run(capsys, "run", str(path), "--policy", "none", "--json")
@@ -237,7 +237,7 @@ def test_a_policy_may_be_a_file(capsys, small, tmp_path, monkeypatch):
     assert "[mine]" in run(capsys, "run", small, "--policy", "[mine].toml")[1].splitlines()[2]
 
 
-def test_processes_in_a_fleet_share_the_rate_that_each_would_use_alone(capsys, tmp_path, small):
+def test_processes_in_a_fleet_share_a_rate(capsys, tmp_path, small):
     path = tmp_path / "policy.toml"
     path.write_text("patience = 0.5\n[rate_limit]\nrpm = 60\nburst_seconds = 1\n")
     apart, shared = (
@@ -246,7 +246,7 @@ def test_processes_in_a_fleet_share_the_rate_that_each_would_use_alone(capsys, t
     )
 
     assert (apart["fleet"], shared["fleet"]) == (False, True)
-    assert shared["success"] < 0.7 * apart["success"]  # a request a second, for all
+    assert shared["success"] < 0.7 * apart["success"]  # one request a second for all
 
 
 def test_a_scenario_names_its_preset(capsys, tmp_path):
@@ -256,7 +256,7 @@ def test_a_scenario_names_its_preset(capsys, tmp_path):
     assert run(capsys, "run", str(path))[1].startswith("small under batch recovers ")
 
 
-def test_all_may_share_one_engine(capsys, small):
+def test_processes_may_share_one_engine(capsys, small):
     apart, shared = (
         json.loads(run(capsys, "run", small, "--json", *more)[1])
         for more in ([], ["--shared-engine"])
@@ -267,11 +267,11 @@ def test_all_may_share_one_engine(capsys, small):
     assert apart["calls"] == shared["calls"]
 
 
-def test_an_assert_that_holds(capsys, small):
+def test_an_assertion_that_holds_exits_with_0(capsys, small):
     assert run(capsys, "run", small, "--assert", "calls > 100 and p99 < never")[0] == 0
 
 
-def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
+def test_an_assertion_that_fails_prints_the_value(capsys, small):
     code, out, err = run(
         capsys, "run", small, "--policy", "none", "--assert", "amplification > 1", "--json"
     )
@@ -281,8 +281,8 @@ def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
     assert err == ("stormbreak: --assert does not hold: amplification > 1; amplification is 1.0\n")
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
-    for args, complaint in (
+def test_invalid_input_is_one_line_and_exit_code_2(capsys, small):
+    for args, message in (
         (["--assert", "godput > 1"], "--assert: 'godput' is not a measure; did you mean goodput?"),
         (["--report", "x.pdf"], "--report must end in .html or .png, got 'x.pdf'"),
         (["--policy", "navie"], "no policy or file is named 'navie'; did you mean naive?"),
@@ -306,11 +306,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
         code, out, err = run(capsys, "run", small, *args)
 
         assert (code, out) == (2, "")
-        assert complaint in err
+        assert message in err
         assert err.count("\n") == 1
 
 
-def test_what_is_no_scenario(capsys):
+def test_an_unknown_scenario_or_one_without_load_is_rejected(capsys):
     assert run(capsys, "run", "storm-of-the-century")[0] == 2
     assert run(capsys, "show", "storm-of-the-century")[0] == 2
     code, _, err = run(capsys, "run", "bench")
@@ -318,9 +318,7 @@ def test_what_is_no_scenario(capsys):
     assert "bench: a simulation needs a [load], got none" in err
 
 
-def test_more_policies_than_fit_stand_below_one_another_and_no_figure_is_cut(
-    capsys, small, tmp_path, monkeypatch
-):
+def test_policies_that_do_not_fit_are_shown_in_further_tables(capsys, small, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     long = tmp_path / ("a policy with a long name " * 4 + ".toml")
     long.write_text("preset = 'off'\n")
@@ -330,7 +328,7 @@ def test_more_policies_than_fit_stand_below_one_another_and_no_figure_is_cut(
     tables = out.partition("\n")[2]
     heads = " ".join(line for line in tables.splitlines() if line.startswith("     ")).split()
     assert heads[: len(names)] == ["interactive", *names[:-1]]
-    assert tables.count("\N{HORIZONTAL ELLIPSIS}") == 1  # of the last head the end is left
+    assert tables.count("\N{HORIZONTAL ELLIPSIS}") == 1  # the last head keeps its end
     assert heads[-1] == ".toml"
     rows = [line for line in tables.splitlines() if line.startswith(" attempts_per_sent_call")]
     assert len(re.findall(r" \d\.\d\d", " ".join(rows))) == len(names) + 1
@@ -338,7 +336,7 @@ def test_more_policies_than_fit_stand_below_one_another_and_no_figure_is_cut(
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_report_that_fails_at_the_end_loses_nothing_of_the_rest(
+def test_a_report_that_cannot_be_written_does_not_lose_the_output(
     capsys, small, tmp_path, monkeypatch, as_json
 ):
     report = tmp_path / "gone" / "report.html"
@@ -358,18 +356,20 @@ def test_a_report_that_fails_at_the_end_loses_nothing_of_the_rest(
     assert "cannot write" in err
 
 
-def test_an_undefined_share_is_none_and_fails_every_assertion(capsys, tmp_path):
-    """Nothing can be answered while it is down: 100 % of it would be a good figure for a bad minute."""
+def test_an_undefined_share_is_shown_as_a_dash_and_fails_every_assertion(capsys, tmp_path):
+    """No answer is possible during the outage; 100 % would be a good figure for a bad minute."""
     path = tmp_path / "down.toml"
     path.write_text(
         SMALL.replace("service = 1", "service = 0.1").replace("trigger_at = 5", "trigger_at = 6")
     )
-    claim = "trigger_goodput >= 0.5"
-    code, out, err = run(capsys, "run", str(path), "--assert", claim)
+    assertion = "trigger_goodput >= 0.5"
+    code, out, err = run(capsys, "run", str(path), "--assert", assertion)
     document = json.loads(run(capsys, "run", str(path), "--json")[1])
 
     assert code == 1
     assert "nothing being possible while the trigger lasts" in out
     assert next(line.split()[1] for line in out.splitlines() if "trigger_goodput" in line) == "-"
-    assert err == (f"stormbreak: --assert does not hold: {claim}; trigger_goodput is undefined\n")
+    assert err == (
+        f"stormbreak: --assert does not hold: {assertion}; trigger_goodput is undefined\n"
+    )
     assert document["trigger_goodput"] is None

@@ -1,4 +1,4 @@
-"""The plot of `storm run`: what is drawn, mark by mark."""
+"""The plot of `storm run`, mark by mark."""
 
 from dataclasses import replace
 
@@ -18,16 +18,16 @@ STORM = Scenario(
 
 
 def result(*, length=70, answers=10, attempts=10):
-    """Ten calls in every second, as many answers are possible; in the trigger there are no answers and more attempts."""
+    """Ten calls a second, ten possible answers; in the trigger no answers and more attempts."""
     inside = range(20, 30)
-    told = replace(
+    drawn_series = replace(
         NO_SERIES,
         calls=(10,) * length,
         ideal=(10.0,) * length,
         answers=tuple(0 if second in inside else answers for second in range(length)),
         attempts=tuple(40 if second in inside else attempts for second in range(length)),
     )
-    return Result(scenario="flat", policy="mine", seed=0, measures=MEASURES, series=told)
+    return Result(scenario="flat", policy="mine", seed=0, measures=MEASURES, series=drawn_series)
 
 
 DRAWN = """\
@@ -59,7 +59,7 @@ DRAWN = """\
          mine: seconds, of 70; the trigger between the lines, 20 to 30"""
 
 
-def test_every_line_has_a_mark_of_its_own_and_the_trigger_stands_between_two():
+def test_every_series_has_its_mark_and_lines_bound_the_trigger():
     assert picture(STORM, [result()], width=80) == DRAWN
 
 
@@ -68,13 +68,13 @@ def test_the_same_runs_give_the_same_text():
 
 
 @table_test("width", [20, 40, 60, 80, 133, 200])
-def test_it_is_as_wide_as_it_may_be(width):
+def test_the_plot_fills_the_width(width):
     drawn = picture(STORM, [result()], width=width)
 
     assert max(map(len, drawn.splitlines())) == max(40, width)
 
 
-def test_it_needs_no_colour_and_leaves_the_background_as_it_is():
+def test_colour_is_optional_and_leaves_the_background():
     coloured = picture(STORM, [result()], width=80, colour=True)
 
     assert "\x1b" not in picture(STORM, [result()], width=80)
@@ -84,16 +84,16 @@ def test_it_needs_no_colour_and_leaves_the_background_as_it_is():
 
 def test_a_long_simulation_is_shown_around_its_trigger():
     long = replace(STORM, duration=2000.0)
-    said = picture(long, [result(length=2000)], width=80).splitlines()[-1]
-    assert said.strip() == "mine: seconds, of 2,000; the trigger between the lines, 20 to 30"
+    caption = picture(long, [result(length=2000)], width=80).splitlines()[-1]
+    assert caption.strip() == "mine: seconds, of 2,000; the trigger between the lines, 20 to 30"
 
     calm = replace(long, load=Load(rate=10.0))
-    said = picture(calm, [result(length=2000)], width=80).splitlines()[-1]
-    assert said.strip() == "mine: seconds, of 2,000; means of 29 s"
+    caption = picture(calm, [result(length=2000)], width=80).splitlines()[-1]
+    assert caption.strip() == "mine: seconds, of 2,000; means of 29 s"
 
 
-def test_of_several_seeds_the_mean_is_drawn():
-    """Ten and none are five; a run that is over sooner has nothing more."""
+def test_the_mean_of_several_seeds_is_drawn():
+    """The mean of ten and zero is five; a shorter run adds nothing after its end."""
     both = [result(), result(length=60, answers=0)]
     lines = picture(STORM, both, width=80).splitlines()
 
@@ -102,9 +102,9 @@ def test_of_several_seeds_the_mean_is_drawn():
 
 
 @table_test("length", [1, 2, 5])
-def test_what_is_hardly_worth_a_plot_is_drawn_all_the_same(length):
-    told = replace(NO_SERIES, calls=(0,) * length, attempts=(0,) * length)
-    told = replace(told, ideal=(0.0,) * length, answers=(0,) * length)
-    drawn = picture(STORM, [replace(result(), series=told)], width=80)
+def test_a_very_short_run_is_drawn(length):
+    drawn_series = replace(NO_SERIES, calls=(0,) * length, attempts=(0,) * length)
+    drawn_series = replace(drawn_series, ideal=(0.0,) * length, answers=(0,) * length)
+    drawn = picture(STORM, [replace(result(), series=drawn_series)], width=80)
 
     assert f"seconds, of {length}" in drawn

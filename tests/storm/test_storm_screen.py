@@ -1,4 +1,4 @@
-"""What a storm came to, in words for people."""
+"""The verdict of a storm as text."""
 
 import sys
 
@@ -18,7 +18,7 @@ timeout = 4
 """
 
 
-def test_a_verdict_is_one_line_for_programs_and_folded_between_words_on_a_terminal(monkeypatch):
+def test_a_verdict_is_one_line_and_is_wrapped_on_a_terminal(monkeypatch):
     scenario, results = parse(SMALL), storm(SMALL)
     line = sentence(scenario, results)
     assert "\n" not in line

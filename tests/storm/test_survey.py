@@ -1,4 +1,4 @@
-"""A survey: regret, what it sums up to, and that nothing but the seed decides."""
+"""A survey: regret, its figures, and its determinism by seed."""
 
 import json
 from dataclasses import replace
@@ -26,14 +26,14 @@ def by_hand():
     )
 
 
-def test_regret_is_what_the_best_of_the_others_has_more():
+def test_regret_is_the_lead_of_the_best_other_policy():
     scores = by_hand().scores
     assert [(score.regret, score.best) for score in scores] == [
         (0.0, "ours"), (10.0, "a"), (1.0, "b"), (3.0, "a"),
     ]  # fmt: skip
 
 
-def test_the_figures_of_a_survey():
+def test_a_survey_has_its_figures():
     found = by_hand()
     assert found.figures == Figures(
         goodput=0.86, ahead=-2.0, regret_mean=3.5, regret_median=2.0, regret_p90=10.0, regret_worst=10.0,
@@ -41,7 +41,7 @@ def test_the_figures_of_a_survey():
     )  # fmt: skip
     assert found.means == {"ours": 86.0, "a": 64.5, "b": 88.0}
     assert [score.draw.number for score in found.worst(2)] == [1, 3]
-    assert len(found.worst(10)) == 3  # where it is the best itself, nothing is lost
+    assert len(found.worst(10)) == 3  # a storm that it wins has no loss
     assert sum(each.draws for each in found.families.values()) == 4
     assert sum(each.draws for each in found.fleets.values()) == 4
     assert found.sentence == (
@@ -50,12 +50,12 @@ def test_the_figures_of_a_survey():
     )
 
 
-def test_an_assertion_about_a_survey():
+def test_an_assertion_may_be_about_a_survey():
     figures = by_hand().figures
     assert parse_assertion("regret_p90 <= 10 and within_5 > 0.7", about=Figures).holds(figures)
-    claim = parse_assertion("goodput > 0.9 or ahead > 0", about=Figures)
-    assert not claim.holds(figures)
-    assert values(claim, figures) == "goodput is 0.86, ahead is -2.0"
+    assertion = parse_assertion("goodput > 0.9 or ahead > 0", about=Figures)
+    assert not assertion.holds(figures)
+    assert values(assertion, figures) == "goodput is 0.86, ahead is -2.0"
 
 
 def test_a_batch_is_measured_by_the_time_of_the_fastest_other():
@@ -76,12 +76,12 @@ def test_a_batch_is_measured_by_the_time_of_the_fastest_other():
     assert (plain["worst"], plain["median"], plain["means"]["ours"]) == (None, 1.0, None)
     json.dumps(plain, allow_nan=False)
     assert "worst never" in found.sentence
-    # a batch has no goodput and no points: no claim about them holds
-    for claim in ("goodput >= 0", "within_5 >= 0", "within_1 < 1", "ahead < 1 and ahead > 1"):
-        assert not parse_assertion(claim, about=Figures).holds(found.figures)
+    # a batch has no goodput and no points: no assertion about them holds
+    for assertion in ("goodput >= 0", "within_5 >= 0", "within_1 < 1", "ahead < 1 and ahead > 1"):
+        assert not parse_assertion(assertion, about=Figures).holds(found.figures)
 
 
-def test_a_survey_of_nothing_but_the_policy_loses_nothing():
+def test_a_survey_without_other_policies_has_no_regret():
     found = a_survey({"ours": 50.0})
     assert (found.figures.regret_worst, found.figures.ahead) == (0.0, 0.0)
 
@@ -92,19 +92,23 @@ OTHERS = [BASELINES["none"], BASELINES["naive"], OURS, TWIN, BASELINES["none"]]
 
 @pytest.fixture(scope="module")
 def alone():
-    """A survey in one process, and the progress that it reported."""
-    told = {}
+    """A survey in one process, and its reported progress."""
+    progress_of = {}
     found = survey(
-        OURS, OTHERS, **FEW, progress=lambda run, share, runs: told.update({(run, runs): share})
+        OURS,
+        OTHERS,
+        **FEW,
+        progress=lambda run, share, runs: progress_of.update({(run, runs): share}),
     )
-    return found, told
+    return found, progress_of
 
 
-def test_the_same_in_processes_side_by_side_and_again(alone):
+def test_a_survey_is_the_same_in_parallel_processes(alone):
     found, _ = alone
     beside = survey(OURS, OTHERS, **{**FEW, "draws": 1}, processes=2)
     assert beside.scores == found.scores[:1]
-    assert beside.others == found.others == ("none", "naive", "twin")  # each once, and not itself
+    # without duplicates and without the policy itself
+    assert beside.others == found.others == ("none", "naive", "twin")
     other = survey(BASELINES["none"], [], **{**FEW, "runs": 1, "seed": 504})
     assert [score.draw for score in other.scores] != [score.draw for score in found.scores]
 
@@ -118,7 +122,7 @@ def test_the_progress_of_every_run_is_reported(alone):
     assert alone[1] == {(run, 16): 1.0 for run in range(16)}
 
 
-def test_a_survey_of_batches():
+def test_a_survey_of_batches_compares_loops():
     (dip,) = survey(
         BASELINES["loop_naive"],
         rivals_of("batch"),

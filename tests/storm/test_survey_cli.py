@@ -1,4 +1,4 @@
-"""`stormbreak storm survey`: what is printed and written, and the exit codes."""
+"""`stormbreak storm survey`: its output, files and exit codes."""
 
 import json
 import re
@@ -17,9 +17,7 @@ def run(capsys, *args):
     return code, captured.out, captured.err
 
 
-def test_tables_fit_80_columns_no_head_is_wrapped_and_a_failed_assertion_is_exit_code_1(
-    capsys, monkeypatch, tmp_path
-):
+def test_tables_fit_80_columns_and_a_failed_assertion_exits_with_1(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "80")
     more = ("--output", str(tmp_path), "--assert", "regret_worst <= 0.1")
     code, out, err = run(capsys, *FEW, "--policy", "none", *more)
@@ -43,18 +41,16 @@ def test_tables_fit_80_columns_no_head_is_wrapped_and_a_failed_assertion_is_exit
         assert re.search(f"^{title} *$", tables, re.MULTILINE)
 
 
-def test_json_is_all_there_is_and_saved_storms_give_the_same_figures_when_they_are_run(
-    capsys, tmp_path
-):
+def test_json_is_the_only_output_and_saved_storms_reproduce_the_figures(capsys, tmp_path):
     folder = tmp_path / "new" / "worst"
     options = ("--policy", "none", "--compare", "fixed", "--json")
     code, out, err = run(
         capsys, *FEW, *options, "--assert", "regret_worst >= 0", "--output", str(folder)
     )
-    told = json.loads(out)  # nothing else is printed, and an assertion that holds says nothing
+    document = json.loads(out)  # an assertion that holds prints nothing
     assert (code, err) == (0, "")
-    assert told["draws"] == len(told["scores"]) == 2
-    assert told["others"] == [
+    assert document["draws"] == len(document["scores"]) == 2
+    assert document["others"] == [
         "naive",
         "full_jitter",
         "openai_sdk",
@@ -63,9 +59,9 @@ def test_json_is_all_there_is_and_saved_storms_give_the_same_figures_when_they_a
         "aimd",
         "fixed",
     ]
-    assert set(told["families"]) == {"luck", "cut"}
-    assert {"mean", "median", "p90", "worst", "within_1", "within_5"} < set(told)
-    scores = sorted(told["scores"], key=lambda score: -score["regret"])
+    assert set(document["families"]) == {"luck", "cut"}
+    assert {"mean", "median", "p90", "worst", "within_1", "within_5"} < set(document)
+    scores = sorted(document["scores"], key=lambda score: -score["regret"])
     saved = sorted(folder.iterdir())
     assert [path.name for path in saved] == [
         f"{place:02d}-{score['family']}.toml" for place, score in enumerate(scores, 1)
@@ -79,14 +75,14 @@ def test_json_is_all_there_is_and_saved_storms_give_the_same_figures_when_they_a
         assert best * 100 == pytest.approx(score["values"][score["best"]], abs=0.01)
 
 
-def test_the_help_says_that_failed_rows_are_sent_again(capsys):
+def test_the_help_explains_that_failed_rows_are_sent_again(capsys):
     assert main(["storm", "survey", "--help"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "failed rows are sent again, as `batch run` does" in said
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "failed rows are sent again, as `batch run` does" in help_text
 
 
-def test_bad_input_is_one_line_before_anything_runs(capsys, tmp_path, monkeypatch):
-    for args, complaint in (
+def test_invalid_input_is_one_line_before_anything_runs(capsys, tmp_path, monkeypatch):
+    for args, message in (
         (
             ["--storms", "1", "--families", "dip,dib"],
             "no family of storms is named 'dib'; families: spike, dip",
@@ -110,5 +106,5 @@ def test_bad_input_is_one_line_before_anything_runs(capsys, tmp_path, monkeypatc
         (tmp_path / "broken.toml").write_text("retry = [")
         code, out, err = run(capsys, *args)
         assert (code, out) == (2, "")
-        assert complaint in err
+        assert message in err
         assert err.count("\n") == 1

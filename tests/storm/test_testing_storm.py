@@ -1,4 +1,4 @@
-"""`stormbreak.testing.storm` and `survey`: what users write into their own tests."""
+"""`stormbreak.testing.storm` and `survey`, for the tests of users."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ preset = "off"
 """
 
 
-def test_it_gives_a_result_for_each_seed():
+def test_storm_gives_a_result_for_each_seed():
     results = storm(SMALL, policy="naive", seed=3, seeds=2)
 
     assert [(one.scenario, one.policy, one.seed) for one in results] == [
@@ -37,7 +37,7 @@ def test_it_gives_a_result_for_each_seed():
     assert sum(results[0].series.answers) > 100
 
 
-def test_a_policy_is_named_or_given_or_that_of_the_scenario(tmp_path):
+def test_the_policy_may_be_a_file_a_value_or_that_of_the_scenario(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("preset = 'off'\n")
     given = replace(OFF, retry=RetryPolicy(max_attempts=2))
@@ -48,7 +48,7 @@ def test_a_policy_is_named_or_given_or_that_of_the_scenario(tmp_path):
     assert storm(scenario, policy=BASELINES["fixed"])[0].policy == "fixed"
 
 
-def test_an_assertion_that_holds_prints_nothing():
+def test_a_check_that_holds_prints_nothing():
     assert storm(SMALL, check="goodput > 0.9 and openings == 0")
 
 
@@ -56,19 +56,19 @@ def test_a_failed_check_raises_with_the_verdict_and_the_values():
     with pytest.raises(AssertionError) as caught:
         storm(SMALL, seeds=2, check="amplification > 1 or shed > 0")
 
-    said, values = str(caught.value).splitlines()
-    assert said.startswith("small under off (seeds 0-1) answers ")
+    sentence_line, values = str(caught.value).splitlines()
+    assert sentence_line.startswith("small under off (seeds 0-1) answers ")
     assert values == (
         "amplification > 1 or shed > 0 does not hold: amplification is 1.0, shed is 0"
     )
 
 
-def test_an_assertion_is_parsed_before_anything_is_simulated():
+def test_a_check_is_parsed_before_anything_is_simulated():
     with pytest.raises(ConfigurationError, match="check: 'godput' is not a measure; did you mean"):
         storm("incident", check="godput > 1")
 
 
-def test_in_a_test_of_a_user_it_fails_like_an_assert(tmp_path, capfd):
+def test_a_failed_check_in_a_test_of_a_user_hides_our_frames(tmp_path, capfd):
     (tmp_path / "test_mine.py").write_text(
         f"""
 from stormbreak.testing import storm, survey
@@ -91,7 +91,7 @@ def test_mine():
     assert "simulate_all" not in shown  # our own lines are hidden
 
 
-def test_a_survey_takes_what_a_storm_takes(tmp_path):
+def test_survey_takes_the_options_of_storm(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("preset = 'off'\n")
     found = survey(path, compare=["fixed", OFF], check="regret_worst >= 0 and ahead <= 0", **FEW)
@@ -100,7 +100,7 @@ def test_a_survey_takes_what_a_storm_takes(tmp_path):
 
 
 def test_a_failed_check_of_a_survey_raises_with_its_sentence_and_the_values():
-    """Without a policy it is about the default."""
+    """Without a policy it is the default."""
     with pytest.raises(AssertionError) as caught:
         survey(check="regret_p90 < 0", **FEW)
 
@@ -109,7 +109,7 @@ def test_a_failed_check_of_a_survey_raises_with_its_sentence_and_the_values():
     assert values.startswith("regret_p90 < 0 does not hold: regret_p90 is ")
 
 
-def test_an_assertion_of_a_survey_is_parsed_before_anything_is_simulated():
+def test_a_check_of_a_survey_is_parsed_before_anything_is_simulated():
     with pytest.raises(
         ConfigurationError, match="check: 'regret_p9' is not a measure; did you mean"
     ):

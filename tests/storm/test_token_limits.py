@@ -1,4 +1,4 @@
-"""Tokens in a simulation: what calls have, what a limit allows of them, and what its headers tell."""
+"""Tokens in a simulation: tokens of calls, token limits, and their headers."""
 
 from dataclasses import replace
 
@@ -38,22 +38,22 @@ def refusals(storm, policy):
 
 @table_test("kind", list(LimitKind))
 def test_a_limit_counts_the_tokens_of_calls(kind):
-    """Of some 60,000 that come, three windows let 10,000 pass each; a bucket one more, since it begins full."""
+    """Of about 60,000 tokens three windows admit 10,000 each; a bucket 10,000 more, since it starts full."""
     storm = scenario(Limit(kind=kind, tokens=10_000, period=20.0))
     result = simulate(storm, OFF, seed=1)
 
     assert sum(result.series.answers) == pytest.approx(100 * (3 + (kind == "bucket")), abs=2)
 
 
-def test_the_ideal_knows_of_it():
-    """A bucket that is full at first, and what flows into it until the last call is due."""
+def test_the_ideal_respects_a_token_limit():
+    """A bucket that starts full, and its refill until the last call is due."""
     storm = scenario(Limit(kind=LimitKind.BUCKET, tokens=30_000, period=60.0), rate=20.0)
 
     arrivals = traffic(storm.load, 60.0, seed=1).times
     assert within(ideal_throughput(storm, arrivals), 0.0) == pytest.approx(300 + 5 * 120, rel=0.03)
 
 
-def test_calls_have_the_same_tokens_under_every_policy_and_the_mean_that_was_asked_for():
+def test_tokens_do_not_depend_on_the_policy_and_have_the_configured_mean():
     uneven = replace(LOAD, rate=100.0, tokens_variation=1.0)
     calls = traffic(uneven, 100.0, seed=3)
 
@@ -63,7 +63,7 @@ def test_calls_have_the_same_tokens_under_every_policy_and_the_mean_that_was_ask
     assert max(calls.tokens) > 300
 
 
-def test_a_quota_of_as_many_tokens_is_never_refused():
+def test_a_quota_of_as_many_tokens_as_the_limit_is_never_refused():
     storm = scenario(replace(BUCKET, tokens=6_000), tokens_variation=1.0, rate=2.0)
 
     assert refusals(storm, OFF) > 0
@@ -81,10 +81,10 @@ def test_request_limits_in_headers_are_learned():
         (LimitKind.BUCKET, {*Dialect} - WHOLE_AT_ONCE - SAYS_NOTHING),
     ):
         storm = scenario(Limit(kind=kind, requests=300, period=60.0))
-        refused = refusals(storm, OFF)  # reads no header
+        refused = refusals(storm, OFF)  # OFF reads no header
         for dialect in sorted(dialects):
-            says = replace(storm, limit=replace(storm.limit, headers=dialect))
-            assert refusals(says, learns) < refused / 2, dialect
+            reporting = replace(storm, limit=replace(storm.limit, headers=dialect))
+            assert refusals(reporting, learns) < refused / 2, dialect
 
 
 @table_test("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])

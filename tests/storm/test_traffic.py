@@ -6,7 +6,7 @@ from stormbreak.provider.scenario import Burst, Load, Step
 from stormbreak.storm.traffic import traffic
 
 
-def test_herds_come_in_one_instant_among_the_others():
+def test_a_herd_arrives_at_one_instant_among_other_calls():
     herd = Burst(at=10.0, calls=50, repeat=2, every=20.0)
     calls = traffic(Load(rate=2.0, bursts=(herd,), processes=4), 40.0, seed=1)
 
@@ -16,14 +16,14 @@ def test_herds_come_in_one_instant_among_the_others():
     assert set(calls.processes) == {0, 1, 2, 3}
 
 
-def test_there_are_no_arrivals_after_the_end():
+def test_no_call_arrives_after_the_end():
     load = Load(rate=5.0, bursts=(Burst(at=10.0, calls=3),))
 
     assert max(traffic(load, 10.0, seed=1).times) < 10.0
     assert traffic(load, 10.1, seed=1).times.count(10.0) == 3
 
 
-def test_the_process_of_a_call_is_drawn_apart_from_the_arrivals():
+def test_processes_of_calls_are_drawn_independently_of_arrivals():
     few = traffic(Load(rate=5.0, processes=2), 60.0, seed=3)
     many = traffic(Load(rate=5.0, processes=200), 60.0, seed=3)
     faster = traffic(Load(rate=9.0, processes=200), 60.0, seed=3)
@@ -40,7 +40,7 @@ def test_even_arrivals_need_no_chance():
 
 
 @table_test(
-    ("load", "complaint"),
+    ("load", "message"),
     [
         (
             Load(rate=1e9),
@@ -54,6 +54,6 @@ def test_even_arrivals_need_no_chance():
         ),
     ],
 )
-def test_what_no_machine_could_simulate_is_refused_before_it_begins(load, complaint):
-    with pytest.raises(ConfigurationError, match=complaint):
+def test_too_large_a_load_is_rejected_before_the_simulation(load, message):
+    with pytest.raises(ConfigurationError, match=message):
         traffic(load, 60.0, seed=1)

@@ -1,4 +1,4 @@
-"""`stormbreak storm tune`: what it finds, what it prints, and what it writes."""
+"""`stormbreak storm tune`: its findings, output and file changes."""
 
 from dataclasses import replace
 
@@ -21,9 +21,8 @@ from stormbreak.storm.random_storms import RandomStorm
 from stormbreak.storm.simulation import simulate
 from stormbreak.storm.tune import VALUES, Difference, Tuned, tune
 
-NARROW = replace(
-    INTERACTIVE, limit=FixedLimit(max_in_flight=1)
-)  # one at a time, where 20 would fit
+# one at a time at a provider with 20 slots
+NARROW = replace(INTERACTIVE, limit=FixedLimit(max_in_flight=1))
 WIDE = Scenario(
     name="wide",
     duration=12.0,
@@ -34,7 +33,7 @@ WIDE = Scenario(
 
 @pytest.fixture
 def small(monkeypatch):
-    """Random storms that take no time; each has its own calls."""
+    """Quick random storms; each has its own calls."""
 
     def draw(number, *, seed):
         provider = replace(WIDE.provider, service=1.0 + number / 100)
@@ -46,7 +45,7 @@ def small(monkeypatch):
     )
 
 
-def test_a_limit_that_is_too_narrow_is_found(small):
+def test_tune_finds_a_limit_that_is_too_narrow(small):
     found = tune(NARROW, storms=4)
     assert isinstance(found.changes["limit"], AutomaticLimit)
     assert found.gains
@@ -58,11 +57,11 @@ def test_a_limit_that_is_too_narrow_is_found(small):
     assert (found.searched, found.judged) == (4, 4)
 
 
-def test_what_is_good_stays(small):
+def test_tune_keeps_a_good_policy(small):
     assert not tune(INTERACTIVE, storms=4).gains
 
 
-def test_the_judges_are_storms_that_the_search_has_not_played(small, monkeypatch):
+def test_the_winner_is_judged_in_storms_that_the_search_has_not_played(small, monkeypatch):
     played = []
     play = tune_module._Arena.play
 
@@ -77,7 +76,7 @@ def test_the_judges_are_storms_that_the_search_has_not_played(small, monkeypatch
     assert not judges & set().union(*searches)
 
 
-def test_deadline_and_patience_of_a_policy_count_where_they_are_shorter():
+def test_own_times_of_a_policy_count_if_they_are_shorter():
     def waits(patience, *, own_times):
         policy = replace(NARROW, patience=patience)
         named = NamedPolicy(name="x", policy=policy, own_times=own_times)
@@ -132,14 +131,14 @@ def test_the_command_prints_gain_and_cost_and_writes_the_file(small, tmp_path, m
 
 
 @table_test(
-    ("change", "says"),
+    ("change", "expected_start"),
     [
         (2.0, "Better: patience 3 s."),
         (0.5, "Keep the policy as it is: patience 3 s gains no more than chance."),
         (-2.0, "Keep the policy as it is: patience 3 s is worse."),
     ],
 )
-def test_the_first_line_calls_better_only_what_is(change, says):
+def test_the_first_line_says_better_only_for_a_real_gain(change, expected_start):
     found = Tuned(
         policy=Policy(),
         changes={"patience": 3.0},
@@ -151,11 +150,11 @@ def test_the_first_line_calls_better_only_what_is(change, says):
         alone={},
     )
     assert sentence(found) == (
-        f"{says} 48 settings were tried in 18 storms, and the winner was judged in 18 others."
+        f"{expected_start} 48 settings were tried in 18 storms, and the winner was judged in 18 others."
     )
 
 
-def test_a_file_of_another_form_is_left_alone(small, tmp_path, capsys):
+def test_a_file_of_unusual_form_is_not_changed(small, tmp_path, capsys):
     path = tmp_path / "policy.toml"
     path.write_text('limit.kind = "fixed"\nlimit.max_in_flight = 1\n')
     text = path.read_text()
@@ -166,13 +165,13 @@ def test_a_file_of_another_form_is_left_alone(small, tmp_path, capsys):
 
 
 @table_test(
-    ("args", "complaint"),
+    ("args", "message"),
     [
         (["--write"], "--write needs --policy FILE"),
         (["--scale", "2"], "--scale needs --scenario"),
         (["--scenario", "bench"], "tuning needs a [load], got none"),
     ],
 )
-def test_bad_usage(capsys, args, complaint):
+def test_invalid_options_are_rejected(capsys, args, message):
     assert main(["storm", "tune", *args]) == 2
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""One's own calls: arrivals from a log, batches, and more of them."""
+"""User traffic: arrivals from a log, batches, and their scaling."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +18,7 @@ from stormbreak.storm.user_traffic import scaled, scaled_arrivals, with_arrivals
 # ------------------------------------------------------------ in a scenario
 
 
-def test_calls_arrive_exactly_then_with_every_seed():
+def test_listed_calls_arrive_at_their_times_with_every_seed():
     storm = with_arrivals(load("dip"), [0.0, 0.25, 0.25, 70.0])
 
     assert traffic(storm.load, storm.duration, seed=1).times == [0.0, 0.25, 0.25, 70.0]
@@ -28,15 +28,15 @@ def test_calls_arrive_exactly_then_with_every_seed():
     assert sum(result.series.answers) == 4
 
 
-def test_no_calls_of_the_scenario_are_left():
+def test_listed_calls_replace_all_calls_of_the_scenario():
     storm = load("herd")
     assert storm.load.bursts
     ours = with_arrivals(storm, [0.0, 90.0])
     assert traffic(ours.load, ours.duration, seed=1).times == [0.0, 90.0]
 
 
-def test_calls_of_which_none_would_be_measured_are_refused():
-    """Or every measure would be perfect: nothing lost of nothing."""
+def test_calls_of_which_none_would_be_measured_are_rejected():
+    """Else every measure would be perfect."""
     short = with_arrivals(load("dip"), [0.0, 29.9])
     with pytest.raises(
         ConfigurationError, match="dip: no call arrives from the trigger at 30 s on"
@@ -49,7 +49,7 @@ def test_calls_of_which_none_would_be_measured_are_refused():
         simulate(rare, OFF)
 
 
-def test_all_else_of_the_scenario_stays_and_it_lasts_until_the_last_has_come():
+def test_listed_calls_keep_the_scenario_and_extend_its_duration():
     dip = load("dip")
     storm = with_arrivals(dip, [0.0, 400.0])
 
@@ -59,14 +59,14 @@ def test_all_else_of_the_scenario_stays_and_it_lasts_until_the_last_has_come():
     assert storm.load == replace(dip.load, rate=0.0, arrival_times=(0.0, 400.0))
 
 
-def test_a_scenario_without_a_load_can_be_played_then():
+def test_a_scenario_without_a_load_can_play_listed_calls():
     storm = with_arrivals(load("calm"), [0.0, 1.0])
 
     assert storm.load == Load(arrival_times=(0.0, 1.0))
     assert simulate(storm, OFF).measures.calls == 2
 
 
-def test_a_batch_is_one_process_at_once_of_which_all_is_measured():
+def test_a_batch_is_one_process_whose_rows_are_all_measured():
     storm = with_batch(load("outage"), [100, 300])
 
     assert storm.load == Load(
@@ -82,7 +82,7 @@ def test_a_batch_is_one_process_at_once_of_which_all_is_measured():
     assert simulate(storm, OFF).measures.calls == 2
 
 
-def test_the_scenario_of_a_batch_says_how_patient_its_rows_are():
+def test_the_scenario_sets_deadline_and_timeout_of_batch_rows():
     gather = load("gather")
     storm = with_batch(gather, [10])
 
@@ -141,7 +141,7 @@ def test_a_scaled_scenario_has_more_calls_and_the_same_provider():
 # ------------------------------------------------------------ in a file
 
 
-def test_a_file_may_name_the_times_itself():
+def test_a_file_may_list_arrival_times_and_tokens():
     storm = parse(
         "duration = 10\n[load]\narrival_times = [0, 1.5, 1.5]\narrival_tokens = [10, 20, 30]\n"
     )
@@ -151,7 +151,7 @@ def test_a_file_may_name_the_times_itself():
 
 
 @table_test(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("arrival_times = [2, 1]", "load.arrival_times must be in order, got 1.0 after 2.0"),
         (
@@ -174,10 +174,10 @@ def test_a_file_may_name_the_times_itself():
         ("arrival_times = []", "load.rate must be positive if there are no bursts, got 0.0"),
     ],
 )
-def test_what_such_a_file_cannot_say(text, complaint):
+def test_invalid_arrival_lists_are_rejected(text, message):
     with pytest.raises(ConfigurationError) as caught:
         parse(f"duration = 10\n[load]\n{text}\n")
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_listed_tokens_keep_their_mean_and_variation():

@@ -1,4 +1,4 @@
-"""A scenario from a log: what it tells is found, and what it cannot tell is said."""
+"""A scenario from a log: what the log shows, and what it does not show."""
 
 from dataclasses import replace
 
@@ -51,12 +51,12 @@ def test_a_steady_log_bounds_the_slots_from_below_only(fitted, form):
     provider = found.scenario.provider
     assert provider.service == pytest.approx(1.0, rel=0.1)
     assert provider.variation == pytest.approx(0.6, abs=0.1)
-    told = " ".join(found.found)
-    assert "Slots: at least " in told
-    bound = int(told.partition("Slots: at least ")[2].partition(";")[0])
+    findings = " ".join(found.found)
+    assert "Slots: at least " in findings
+    bound = int(findings.partition("Slots: at least ")[2].partition(";")[0])
     assert 12 < bound <= (20 if form is as_json else 23)  # whole seconds are not exact
     unknown = " ".join(found.unknown)
-    for what in (
+    for gap in (
         f"there may be any number from {bound} on",
         "A request limit: none was reached",
         "Token limits",
@@ -65,11 +65,11 @@ def test_a_steady_log_bounds_the_slots_from_below_only(fitted, form):
         "Your deadline and the number of your processes",
         "Requests of others",
     ):
-        assert what in unknown
+        assert gap in unknown
 
 
 @table_test("form", [as_json, as_nginx])
-def test_a_peak_tells_the_slots_and_the_room_of_the_queue(fitted, form):
+def test_a_peak_shows_the_slots_and_the_size_of_the_queue(fitted, form):
     found = fitted(PEAK, form)
     provider = found.scenario.provider
     assert provider.service == pytest.approx(1.0, rel=0.1)
@@ -83,10 +83,10 @@ def test_a_peak_tells_the_slots_and_the_room_of_the_queue(fitted, form):
     assert ("the log has whole seconds" in unknown) == (form is as_nginx)
 
 
-def test_an_outage_is_told_and_left_out(fitted):
+def test_an_outage_is_reported_and_left_out(fitted):
     found = fitted(OUTAGE)
-    told = " ".join(found.found)
-    assert "Outage from 60.0 to 100.0 s: status 503" in told.replace("60.1", "60.0").replace(
+    findings = " ".join(found.found)
+    assert "Outage from 60.0 to 100.0 s: status 503" in findings.replace("60.1", "60.0").replace(
         "99.9", "100.0"
     )
     assert found.scenario.faults == ()
@@ -99,7 +99,7 @@ def test_an_outage_is_told_and_left_out(fitted):
 # ------------------------------------------------------------ capacity
 
 
-def test_clients_that_give_up_are_censored_not_left_out(fitted):
+def test_clients_that_time_out_are_censored_and_not_left_out(fitted):
     """Without them, service would look shorter and slots fewer."""
     slow = Provider(slots=10, service=2.0, variation=1.2)
     steps = (Step(at=30.0, rate=9.0), Step(at=60.0, rate=3.0))
@@ -111,14 +111,14 @@ def test_clients_that_give_up_are_censored_not_left_out(fitted):
     assert "the target works on" in " ".join(found.found)
 
 
-def test_requests_that_hang_are_no_work(fitted):
+def test_hung_requests_are_not_counted_as_work(fitted):
     hung = replace(PEAK, faults=(Fault(kind=Kind.HANG, share=0.1),))
     found = fitted(hung)
     assert "the target lets them go" in " ".join(found.found)
     assert found.scenario.provider.slots == pytest.approx(20, rel=0.15)
 
 
-def test_a_change_of_the_service_time_is_told(fitted):
+def test_a_change_of_the_service_time_is_reported(fitted):
     slow = replace(STEADY, faults=(Fault(kind=Kind.SERVICE, factor=3.0, at=100.0),))
     steady = " ".join(fitted(STEADY).unknown)
     assert "One capacity for the whole log" not in steady
@@ -127,7 +127,7 @@ def test_a_change_of_the_service_time_is_told(fitted):
     )
 
 
-def test_failures_at_random_become_a_fault(fitted):
+def test_random_failures_become_a_fault(fitted):
     faults = (Fault(kind=Kind.S500, share=0.05),)
     (found,) = fitted(replace(STEADY, faults=faults)).scenario.faults
     assert (found.kind, found.share) == (Kind.S500, pytest.approx(0.05, abs=0.015))
@@ -163,15 +163,15 @@ def test_random_429s_are_no_limit(fitted):
     assert "no queue, window or bucket explains nine of ten" in " ".join(found.unknown)
 
 
-def test_few_refusals_are_no_rule():
-    """Alone, the first of them would be explained by many rules."""
+def test_nine_refusals_are_too_few_for_a_limit():
+    """Many limits would explain so few."""
     taken = [Arrival(float(at), False, 0) for at in range(90)]
     full = [Arrival(90.0 + at, True, 1) for at in range(10)]
     assert fit_limits(taken) == fit_limits(taken + full[:9]) == []
     assert fit_limits(taken + full)[0].kind == "queue"
 
 
-def test_latencies_of_zero_say_nothing(tmp_path):
+def test_latencies_of_zero_are_rejected(tmp_path):
     path = tmp_path / "access.log"
     path.write_text("time,latency\n" + "1,0\n" * 50)
     with pytest.raises(ConfigurationError, match=r"access.log: all latencies are 0: log seconds"):
@@ -193,7 +193,7 @@ def test_outages_are_stretches_of_failures():
 # ------------------------------------------------------------ errors, files
 
 
-def test_a_log_without_latencies_names_what_to_add(tmp_path):
+def test_a_log_without_latencies_names_the_missing_field(tmp_path):
     path = tmp_path / "access.log"
     path.write_text("1\n2\n")
     with pytest.raises(
@@ -205,7 +205,7 @@ def test_a_log_without_latencies_names_what_to_add(tmp_path):
         fit(read_log(path))
 
 
-def test_of_a_long_log_the_busiest_part_tells_the_capacity(monkeypatch):
+def test_the_busiest_part_of_a_long_log_shows_the_capacity(monkeypatch):
     entries = sorted(provider_log(PEAK))
     monkeypatch.setattr("stormbreak.storm.fit.evidence.MOST", 1500)
     found = evidence(entries)

@@ -1,4 +1,4 @@
-"""The three commands of docs/your-storm.md run, as they stand there."""
+"""The three commands of docs/your-storm.md run as written."""
 
 import json
 import re
@@ -20,7 +20,7 @@ SHOP = Scenario(
 )
 
 
-def test_what_would_black_friday_do(tmp_path, monkeypatch, capsys):
+def test_the_commands_of_the_guide_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("access.log").write_text(
         "".join(

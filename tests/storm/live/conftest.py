@@ -17,7 +17,7 @@ def _python(*words):
 
 @pytest.fixture
 def asker():
-    """The program that asks for each line; its arguments are told there."""
+    """The program that sends a request for each line; its source explains the arguments."""
     return lambda *more: Program("asker", _python(ASKER, *more))
 
 
@@ -35,5 +35,5 @@ def script(tmp_path):
 
 @pytest.fixture
 def typed():
-    """A program as it is typed behind --cmd."""
+    """A program as a user types it after --cmd."""
     return lambda program: f"{program.name}={shlex.join(program.words)}"

@@ -1,4 +1,4 @@
-"""How busy processors were."""
+"""The load of processors."""
 
 import subprocess
 import sys
@@ -24,13 +24,13 @@ sys.stdin.read()
 
 @pytest.fixture
 def program():
-    """A program that has something else work for it, says so, and waits for its end."""
+    """A program that lets a child process work, prints a line, and waits."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", PROGRAM], **pipes) as started:
         yield started
 
 
-def test_what_a_program_started_and_waited_for_counts(monkeypatch, program):
+def test_cpu_time_of_an_ended_child_counts_for_its_program(monkeypatch, program):
     monkeypatch.setattr(cpu_load, "WINDOW", 0.0)
     watch, began = CpuLoad([program.pid]), time.monotonic()
     assert program.stdout.readline() == b"done\n"
@@ -38,11 +38,11 @@ def test_what_a_program_started_and_waited_for_counts(monkeypatch, program):
     took = time.monotonic() - began
 
     assert watch.busiest.program * took >= 0.9 * WORK
-    assert watch.busiest.provider * took < 0.5 * WORK  # this process only waited
+    assert watch.busiest.provider * took < 0.5 * WORK  # this process waited
     assert 0 < watch.busiest.machine <= 1.1
 
 
-def test_the_busiest_window_counts_and_one_that_is_not_over_does_not(monkeypatch):
+def test_only_complete_windows_count_for_the_peak(monkeypatch):
     watch = CpuLoad([])
     watch.sample()
     assert watch.busiest == PeakCpuLoad()
@@ -58,7 +58,7 @@ def test_the_busiest_window_counts_and_one_that_is_not_over_does_not(monkeypatch
     assert watch.busiest.provider == worked > 0
 
 
-def test_a_program_that_has_gone_is_not_known(monkeypatch):
+def test_the_load_of_an_ended_program_is_unknown(monkeypatch):
     monkeypatch.setattr(cpu_load, "WINDOW", 0.0)
     watch = CpuLoad([2**22 + 1])  # more than Linux gives
     time.sleep(0.01)

@@ -27,7 +27,7 @@ from stormbreak.storm.live.cpu_load import PeakCpuLoad
 from stormbreak.storm.live.scaling import staged
 from stormbreak.storm.traffic import traffic
 
-SHORT_WAIT = """
+FIRST_ATTEMPT_FAILS = """
 duration = 1
 [provider]
 service = 0.02
@@ -39,7 +39,7 @@ rate = 20
 deadline = 60
 timeout = 60
 """
-"""Who tries once is never answered, who tries twice always is, however busy the machine: there is time enough."""
+"""A call with one attempt is never answered, with two it always is, also on a busy machine."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def small(tmp_path):
 @pytest.fixture
 def brief(tmp_path):
     path = tmp_path / "brief.toml"
-    path.write_text(SHORT_WAIT)
+    path.write_text(FIRST_ATTEMPT_FAILS)
     return str(path)
 
 
@@ -60,14 +60,14 @@ BUSY = re.compile(r"of a core for \d+ s: it may|all cores were busy|was handed o
 
 
 def live(capsys, *args):
-    """Exit code, output, errors; without the warnings that this machine is busy, which it may be."""
+    """Exit code, output, errors; without warnings about a busy machine."""
     code = main(["storm", "live", *args])
     captured = capsys.readouterr()
     lines = captured.err.splitlines(keepends=True)
     return code, captured.out, "".join(line for line in lines if not BUSY.search(line))
 
 
-def test_a_sentence_and_a_table_of_programs_side_by_side(capsys, brief, asker, typed):
+def test_programs_are_compared_in_a_sentence_and_a_table(capsys, brief, asker, typed):
     again = f"again={shlex.join(asker(3).words)}"
     code, out, err = live(capsys, brief, "--cmd", typed(asker()), "--cmd", again)
     first, *rest = out.splitlines()
@@ -83,7 +83,7 @@ def test_a_sentence_and_a_table_of_programs_side_by_side(capsys, brief, asker, t
     assert rest[-2] == "Measured at the provider, at scale 1 and speed 1; copies: 1."
 
 
-def test_json_has_the_measures_of_the_first_and_of_each(capsys, small, asker, typed):
+def test_json_has_the_measures_of_the_first_program_and_of_each_run(capsys, small, asker, typed):
     args = ("--cmd", typed(asker()), "--seed", "3", "--scale", "2", "--duration", "38", "--json")
     code, out, _ = live(capsys, small, *args, "--speed", "25")
     document = json.loads(out)
@@ -92,8 +92,8 @@ def test_json_has_the_measures_of_the_first_and_of_each(capsys, small, asker, ty
     assert set(NAMES) < set(document)
     assert document["openings"] is None
     assert (document["scenario"], document["program"], document["failed"]) == ("small", "asker", {})
-    told = [document[name] for name in ("seed", "seeds", "scale", "until", "speed")]
-    assert told == [3, 1, 2, 38, 25]
+    options = [document[name] for name in ("seed", "seeds", "scale", "until", "speed")]
+    assert options == [3, 1, 2, 38, 25]
     (run,) = document["runs"]
     assert (run["program"], run["seed"], run["unmatched_requests"]) == ("asker", 3, 0)
     assert {name: run[name] for name in NAMES} == {name: document[name] for name in NAMES}
@@ -101,7 +101,7 @@ def test_json_has_the_measures_of_the_first_and_of_each(capsys, small, asker, ty
     assert document["calls"] > 40
 
 
-def test_programs_meet_the_same_arrivals_and_may_end_by_themselves(capsys, brief, asker, typed):
+def test_programs_get_the_same_arrivals_and_may_end_by_themselves(capsys, brief, asker, typed):
     again = f"again={shlex.join(asker().words)}"
     args = ("--cmd", typed(asker()), "--cmd", again, "--json")
     runs = json.loads(live(capsys, brief, *args)[1])["runs"]
@@ -110,7 +110,7 @@ def test_programs_meet_the_same_arrivals_and_may_end_by_themselves(capsys, brief
     assert [run["exits"] for run in runs] == [[0], [0]]
 
 
-def test_seeds_are_storms_one_after_another(capsys, brief, asker, typed):
+def test_seeds_are_consecutive_storms(capsys, brief, asker, typed):
     again = f"again={shlex.join(asker(2).words)}"
     args = ("--cmd", typed(asker()), "--cmd", again, "--seed", "3", "--seeds", "2", "--json")
     code, out, _ = live(capsys, brief, *args)
@@ -140,8 +140,8 @@ def test_seeds_are_storms_one_after_another(capsys, brief, asker, typed):
     }  # fmt: skip
 
 
-def test_of_seeds_the_mean_is_shown_and_the_worst(capsys, brief, asker, typed):
-    storm = staged(parse(SHORT_WAIT))
+def test_mean_and_worst_of_several_seeds_are_shown(capsys, brief, asker, typed):
+    storm = staged(parse(FIRST_ATTEMPT_FAILS))
     first, second = (len(traffic(storm.load, storm.duration, seed).times) for seed in (0, 1))
     assert round((first + second) / 2) != first
     claim = ("--assert", f"success == 1 and calls == {round((first + second) / 2)}")
@@ -154,7 +154,7 @@ def test_of_seeds_the_mean_is_shown_and_the_worst(capsys, brief, asker, typed):
     assert "±" in shown["calls"]
 
 
-def test_one_that_fails_at_a_seed_meets_no_further_one(
+def test_a_program_that_fails_at_a_seed_gets_no_further_seed(
     capsys, brief, script, asker, typed, tmp_path
 ):
     once = tmp_path / "once"
@@ -178,7 +178,7 @@ def test_one_that_fails_at_a_seed_meets_no_further_one(
     assert set(document["failed"]) == {"mortal"}
 
 
-def test_a_program_s_own_traffic_needs_no_load(capsys, script, typed):
+def test_own_traffic_needs_no_load(capsys, script, typed):
     own = script(
         "import live_asker\nfor number in range(5):\n"
         "    live_asker.ask({'call': 1, 'prompt': f'p{number}', 'model': 'm', 'timeout': 20})\n"
@@ -190,7 +190,7 @@ def test_a_program_s_own_traffic_needs_no_load(capsys, script, typed):
     assert (document["own_traffic"], document["calls"], document["success"]) == (True, 5, 1.0)
 
 
-def test_an_assert_is_about_the_first(capsys, brief, asker, typed):
+def test_an_assertion_applies_to_the_first_program(capsys, brief, asker, typed):
     again = f"again={shlex.join(asker(2).words)}"
     cmd = ("--cmd", typed(asker()), "--cmd", again)
     assert live(capsys, brief, *cmd, "--assert", "calls > 10 and amplification == 1")[0] == 0
@@ -201,7 +201,7 @@ def test_an_assert_is_about_the_first(capsys, brief, asker, typed):
     assert err == "stormbreak: --assert does not hold: success > 0.999; success is 0.0\n"
 
 
-def test_one_that_dies_is_named_and_the_others_play_on(capsys, brief, script, asker, typed):
+def test_a_program_that_dies_is_named_and_the_others_go_on(capsys, brief, script, asker, typed):
     key = "sk-" + "abcd1234" * 4
     mortal = script(f"sys.exit('cannot log in\\nwith {key}\\n')", "mortal")
     args = ("--cmd", typed(mortal), "--cmd", typed(asker()))
@@ -221,8 +221,8 @@ def test_one_that_dies_is_named_and_the_others_play_on(capsys, brief, script, as
     }
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
-    for args, complaint in (
+def test_invalid_input_is_one_line_and_exit_code_2(capsys, small):
+    for args, message in (
         ([], "Missing option '--cmd'"),
         (["--cmd", "no-such-program -x"], "program 'no-such-program' not found"),
         (["--cmd", "a=sh", "--cmd", "a=sh -x"], "two programs are named 'a': write --cmd NAME="),
@@ -257,12 +257,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, small):
         code, out, err = live(capsys, small, *args)
 
         assert (code, out) == (2, "")
-        assert complaint in err
+        assert message in err
         assert err.count("\n") == 1
         assert "abcd1234" not in err
 
 
-def test_what_is_no_scenario_or_has_no_load(capsys):
+def test_an_unknown_scenario_or_one_without_load_is_rejected(capsys):
     assert live(capsys, "storm-of-the-century", "--cmd", "sh")[0] == 2
     code, _, err = live(capsys, "bench", "--cmd", "sh")
     assert code == 2
@@ -270,7 +270,7 @@ def test_what_is_no_scenario_or_has_no_load(capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
+def test_a_signal_ends_all_programs_with_exit_code_130(small, script, tmp_path, number):
     path = tmp_path / "pid"
     program = script(
         "import os, live_asker, json\nfor line in sys.stdin:\n    call = json.loads(line)\n"
@@ -297,7 +297,7 @@ def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
         os.kill(int(path.read_text().removesuffix(".")), 0)
 
 
-def test_how_far_it_is_stands_on_a_terminal(brief, asker, typed):
+def test_the_progress_is_shown_on_a_terminal(brief, asker, typed):
     screen, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
     cmd = [*PROGRAM, "storm", "live", brief]

@@ -1,4 +1,4 @@
-"""What the provider saw becomes records; what a program says of itself plays no part."""
+"""Records come from what the provider observes, and not from the output of a program."""
 
 import json
 
@@ -12,17 +12,17 @@ PROMPTS = Prompts("storm 3fa9c1")
 
 
 def asked(prompt, **more):
-    """A request, as the provider understands it."""
+    """A request as parsed by the provider."""
     payload = {"model": "m", "messages": [{"role": "user", "content": prompt}], **more}
     body = json.dumps(payload, indent=2).encode()
     return understand(FORMATS["/v1/chat/completions"], {}, body)
 
 
-def given():
+def observations():
     return Observations(lambda asked: PROMPTS.number_in(asked.essence))
 
 
-def test_a_call_is_known_by_its_prompt_whatever_is_around_it():
+def test_a_call_is_recognized_by_its_prompt_within_any_request():
     assert PROMPTS.number_in(asked(PROMPTS.prompt(17)).essence) == 17
     more = asked(f"Be brief.\n{PROMPTS.prompt(4)} Thanks!", temperature=0.3, stream=True)
     assert PROMPTS.number_in(more.essence) == 4
@@ -30,12 +30,12 @@ def test_a_call_is_known_by_its_prompt_whatever_is_around_it():
     assert PROMPTS.number_in(asked(Prompts("storm 000000").prompt(4)).essence) is None
 
 
-def test_of_a_conversation_the_last_prompt_counts():
-    said = [{"role": "user", "content": PROMPTS.prompt(number)} for number in (30, 4)]
-    assert PROMPTS.number_in(asked("", messages=said).essence) == 4
+def test_the_last_prompt_of_a_conversation_counts():
+    messages = [{"role": "user", "content": PROMPTS.prompt(number)} for number in (30, 4)]
+    assert PROMPTS.number_in(asked("", messages=messages).essence) == 4
 
 
-def test_a_line_says_all_that_a_call_needs():
+def test_a_line_has_all_values_of_a_call():
     bounds = Bounds(model="storm-1", deadline=30.0, timeout=10.0)
     line = PROMPTS.line(17, bounds, called=17, tokens=1000)
 
@@ -51,8 +51,8 @@ def test_a_line_says_all_that_a_call_needs():
     assert "max_tokens" not in json.loads(PROMPTS.line(1, bounds, called=1))
 
 
-def test_records_of_calls_that_were_handed_over():
-    seen = given()
+def test_observations_become_records_of_the_calls():
+    seen = observations()
     one, two, three = (asked(PROMPTS.prompt(number)) for number in (1, 2, 3))
     seen.received(one, 0.7)
     seen.received(two, 1.5)
@@ -67,25 +67,25 @@ def test_records_of_calls_that_were_handed_over():
         Record(0.5, 2.0, True, 1, pytest.approx(0.2)),
         Record(1.0, 11.0, False, 2, 0.5),  # too late
         Record(3.0, 13.0, True, 1, pytest.approx(0.2)),
-        Record(4.0, 14.0, False, 0, 0.0),  # never asked for
+        Record(4.0, 14.0, False, 0, 0.0),  # no request came
     ]
     assert seen.attempts == [1, 1, 0, 2]
     assert (seen.answers, seen.unmatched_requests) == (3, 0)
 
 
-def test_what_holds_no_prompt_is_a_stranger():
-    seen = given()
+def test_a_request_without_a_prompt_is_unmatched():
+    seen = observations()
     seen.received(asked("Hello?"), 0.1)
     seen.answered(asked("Hello?"), 0.2)
 
     assert (seen.unmatched_requests, seen.answers, seen.attempts, seen.calls) == (1, 0, [1], {})
 
 
-def test_traffic_of_its_own_is_known_by_its_bodies():
+def test_own_traffic_is_recognized_by_its_bodies():
     seen = Observations(lambda asked: asked.digest)
     seen.received(asked("b"), 2.0)
     seen.received(asked("a"), 1.0)
-    seen.received(asked("a", stream=True), 2.5)  # how an answer comes is not what is asked
+    seen.received(asked("a", stream=True), 2.5)  # streaming does not change the call
     seen.received(asked("c"), 9.0)
     seen.answered(asked("b"), 3.0)
 
@@ -95,7 +95,7 @@ def test_traffic_of_its_own_is_known_by_its_bodies():
     ]
 
 
-def test_waits_are_those_of_calls_that_were_asked_for_in_the_measured_time():
+def test_waits_count_only_calls_in_the_measured_time():
     records = [
         Record(1.0, 2.0, True, 1, 9.0),
         Record(5.0, 6.0, True, 1, 0.1),

@@ -1,4 +1,4 @@
-"""Nothing that a storm started outlives it."""
+"""No process of a storm outlives it."""
 
 import asyncio
 import os
@@ -33,14 +33,14 @@ def is_alive(pid):
 
 
 async def started(path):
-    """The process that the program started, once it has."""
+    """Wait until the program has started its child; return the child."""
     while not path.exists() or not path.read_text():  # noqa: ASYNC110 - another process writes it
         await asyncio.sleep(0.02)
     return int(path.read_text())
 
 
 async def gone(pid):
-    """Wait until a process that was killed has ended."""
+    """Wait until a killed process has ended."""
     async with asyncio.timeout(30.0):
         while is_alive(pid):  # noqa: ASYNC110 - it is no child of ours
             await asyncio.sleep(0.01)
@@ -48,7 +48,7 @@ async def gone(pid):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize("first", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
-async def test_a_cancel_ends_the_program_and_all_it_started(script, tmp_path, first):
+async def test_a_cancel_ends_the_program_and_its_children(script, tmp_path, first):
     path = tmp_path / "child"
     program = script(FAMILY.format(first=first, path=str(path)))
     storm = asyncio.create_task(play(LONG, program))
@@ -62,7 +62,7 @@ async def test_a_cancel_ends_the_program_and_all_it_started(script, tmp_path, fi
 
 
 async def test_a_cancel_while_a_program_starts_ends_it(script):
-    """Found on a busy machine: asyncio waited for ever for a process whose pipes were not connected yet."""
+    """A bug on a busy machine: asyncio waited for ever for a process whose pipes were not yet connected."""
     running = []
     program = script("sys.stdin.read()\n")
     starting = asyncio.create_task(start(program, running, 2, os.environ, fed=True))
@@ -76,7 +76,7 @@ async def test_a_cancel_while_a_program_starts_ends_it(script):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-async def test_who_does_not_end_with_the_storm_is_ended(script, tmp_path):
+async def test_a_program_that_outlives_the_storm_is_ended(script, tmp_path):
     brief = parse("duration = 0.3\n[provider]\nservice = 0\n[load]\nrate = 20\ndeadline = 0.1\n")
     path = tmp_path / "child"
     stays = "\nimport time\ntime.sleep(1000)\n"
@@ -86,8 +86,8 @@ async def test_who_does_not_end_with_the_storm_is_ended(script, tmp_path):
     await gone(int(path.read_text()))
 
 
-async def test_who_left_the_group_holds_nothing_up(script):
-    """A daemon in a session of its own is not ours to end, and keeps standard error open."""
+async def test_a_daemon_outside_the_process_group_does_not_delay_the_end(script):
+    """A daemon in its own session is not ours to end, and keeps standard error open."""
     away = script(
         "import subprocess\nsubprocess.Popen(['sleep', '20'], start_new_session=True)\nsys.exit('gone')"
     )
@@ -99,7 +99,7 @@ async def test_who_left_the_group_holds_nothing_up(script):
     assert time.monotonic() - began < 15.0
 
 
-def test_a_program_is_called_after_its_script_or_itself(tmp_path):
+def test_a_program_is_named_after_its_script_or_itself(tmp_path):
     script = tmp_path / "asker.py"
     script.touch()
     assert name_of(["python", "-u", str(script), "--fast"]) == "asker"
@@ -107,7 +107,7 @@ def test_a_program_is_called_after_its_script_or_itself(tmp_path):
     assert name_of(["node", "a" * 5000]) == "node"
 
 
-def test_what_is_no_program():
+def test_an_invalid_program_is_rejected():
     with pytest.raises(ConfigurationError, match="program 'no-such-thing' not found"):
         Program("x", ("no-such-thing",)).check()
     with pytest.raises(ConfigurationError, match="names no program"):

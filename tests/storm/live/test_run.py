@@ -1,4 +1,4 @@
-"""A storm on real sockets against real programs: what is measured."""
+"""A storm on real sockets against real programs: the measures."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def short(more="", *, copies=1, **changes):
     return staged(parse(text + more), copies=copies)
 
 
-async def test_every_call_is_handed_over_when_it_is_due_and_answered(asker):
+async def test_every_call_is_handed_over_on_time_and_answered(asker):
     moments = []
     played = await play(short(), asker(), progress=moments.append)
     measures = played.result.measures
@@ -55,7 +55,7 @@ async def test_every_call_is_handed_over_when_it_is_due_and_answered(asker):
     assert moments[0].until == 0.98
 
 
-async def test_retries_are_seen_by_the_provider(asker):
+async def test_the_provider_observes_retries(asker):
     down = '[[faults]]\nkind = "503"\nfirst_attempts = 2\nrespond_after = 0\n'
     played = await play(short(down), asker(3))
 
@@ -65,15 +65,15 @@ async def test_retries_are_seen_by_the_provider(asker):
     assert (measures.success, measures.amplification, measures.p50) == (0.0, 2.0, None)
 
 
-async def test_work_for_a_client_that_left_is_counted_without_an_answer(asker):
-    """It may stand still for longer than it waits, and still leaves before it would be answered."""
+async def test_work_for_a_client_that_left_counts_as_wasted(asker):
+    """The program may stall for longer than its timeout, and still leaves before the answer."""
     measures = (await play(short(service=0.8), asker(1, 0.05))).result.measures
 
     assert (measures.success, measures.amplification, measures.shed) == (0.0, 1.0, 0)
     assert measures.wasted > 0.9
 
 
-async def test_an_answer_after_the_deadline_is_none(asker):
+async def test_an_answer_after_the_deadline_does_not_count(asker):
     measures = (await play(short(deadline=0.2, service=0.4), asker())).result.measures
 
     assert (measures.success, measures.amplification) == (0.0, 1.0)
@@ -91,12 +91,12 @@ async def test_copies_share_the_calls(script, tmp_path):
 
     assert played.exits == (0, 0, 0)
     assert len(counts) == 3
-    assert sum(counts) == 3 + 29  # one each before the storm
+    assert sum(counts) == 3 + 29  # one per copy before the storm
     assert min(counts) > 1
     assert played.result.measures.success == 1.0
 
 
-async def test_a_program_that_sees_only_some_lines_sheds_the_others(script):
+async def test_a_program_that_skips_lines_sheds_those_calls(script):
     half = script(
         "import live_asker, json, threading\nfor line in sys.stdin:\n    call = json.loads(line)\n"
         "    if call['call'] % 2 == 0:\n"
@@ -130,12 +130,10 @@ async def test_a_program_may_bring_its_own_traffic(script):
     measures = played.result.measures
 
     assert (measures.calls, measures.success, measures.amplification) == (5, 1.0, 2.0)
-    assert played.exits == (3,)  # a program may end as it likes
+    assert played.exits == (3,)  # any exit code is valid
 
 
-async def test_what_a_copy_asks_while_the_next_is_being_started_counts(
-    script, tmp_path, monkeypatch
-):
+async def test_a_request_of_a_copy_counts_while_the_next_copy_starts(script, tmp_path, monkeypatch):
     done = tmp_path / "done"
     own = script(
         "import live_asker\nlive_asker.ask({'call': 1, 'prompt': 'p', 'model': 'm', 'timeout': 20})\n"
@@ -156,27 +154,27 @@ async def test_what_a_copy_asks_while_the_next_is_being_started_counts(
     assert (played.result.measures.calls, played.result.measures.success) == (1, 1.0)
 
 
-async def test_what_a_program_finds_around_it(script, tmp_path, monkeypatch):
+async def test_a_program_gets_base_urls_and_keys_of_the_storm(script, tmp_path, monkeypatch):
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.setenv(name, "a-real-one")
     monkeypatch.setenv("NO_PROXY", "example.org")
     monkeypatch.setenv("MINE", "stays")
-    told = tmp_path / "told.json"
-    curious = script(
-        f"import os, json\njson.dump(dict(os.environ), open({str(told)!r}, 'w'))\n"
+    environment = tmp_path / "environment.json"
+    prints_environment = script(
+        f"import os, json\njson.dump(dict(os.environ), open({str(environment)!r}, 'w'))\n"
         "import live_asker\nfor line in sys.stdin:\n    live_asker.ask(json.loads(line))\n"
     )
-    await play(short(duration=0.2), curious)
-    around = json.loads(told.read_text())
+    await play(short(duration=0.2), prints_environment)
+    variables = json.loads(environment.read_text())
 
-    assert around["OPENAI_BASE_URL"].startswith("http://127.0.0.1:")
-    assert around["OPENAI_BASE_URL"] == around["ANTHROPIC_BASE_URL"] + "/v1"
-    assert {around["OPENAI_API_KEY"], around["ANTHROPIC_API_KEY"]} == {"storm"}
-    assert (around["NO_PROXY"], around["MINE"]) == ("127.0.0.1,example.org", "stays")
+    assert variables["OPENAI_BASE_URL"].startswith("http://127.0.0.1:")
+    assert variables["OPENAI_BASE_URL"] == variables["ANTHROPIC_BASE_URL"] + "/v1"
+    assert {variables["OPENAI_API_KEY"], variables["ANTHROPIC_API_KEY"]} == {"storm"}
+    assert (variables["NO_PROXY"], variables["MINE"]) == ("127.0.0.1,example.org", "stays")
 
 
 @pytest.mark.parametrize(
-    ("source", "what", "said"),
+    ("source", "message", "stderr"),
     [
         ("sys.exit('no luck')", "ended before the storm began, with exit code 1", "no luck"),
         ("import os\nos.kill(os.getpid(), 9)", "before the storm began, with signal 9", ""),
@@ -187,16 +185,16 @@ async def test_what_a_program_finds_around_it(script, tmp_path, monkeypatch):
         ),
     ],
 )
-async def test_a_program_that_dies_early_is_named(script, source, what, said):
+async def test_a_program_that_dies_early_is_named(script, source, message, stderr):
     with pytest.raises(ProgramError) as caught:
         await play(short(duration=20), script(source, "mortal"))
 
     assert str(caught.value).startswith("mortal: ")
-    assert what in str(caught.value)
-    assert said in caught.value.stderr
+    assert message in str(caught.value)
+    assert stderr in caught.value.stderr
 
 
-async def test_the_end_of_standard_error_is_bounded(script):
+async def test_the_kept_end_of_standard_error_is_bounded(script):
     loud = script("sys.stderr.write('x' * 1_000_000 + 'y')\nsys.exit(1)")
     with pytest.raises(ProgramError) as caught:
         await play(short(), loud)
@@ -213,7 +211,7 @@ async def test_a_copy_that_dies_is_numbered(script, tmp_path):
         await play(short(copies=2), mortal, copies=2)
 
 
-async def test_a_program_that_never_asks_is_named(script, monkeypatch):
+async def test_a_program_that_never_sends_a_request_is_named(script, monkeypatch):
     monkeypatch.setattr(run, "PATIENCE", 0.5)
     with pytest.raises(ProgramError, match="0 of 1 copies sent a request for their first call"):
         await play(short(), script("for line in sys.stdin: pass"))
@@ -238,7 +236,7 @@ async def test_an_unparsable_request_before_the_first_call_gets_the_reason(scrip
         await play(short(), lost)
 
 
-async def test_a_program_that_stops_asking_is_named(script):
+async def test_a_program_that_stops_sending_requests_is_named(script):
     once = script(
         "import live_asker, json\nlive_asker.ask(json.loads(input()))\nfor line in sys.stdin: pass"
     )
@@ -246,23 +244,23 @@ async def test_a_program_that_stops_asking_is_named(script):
         await play(short(duration=0.3), once)
 
 
-async def test_a_storm_without_a_call_is_none(asker):
+async def test_a_storm_without_a_call_is_rejected(asker):
     with pytest.raises(ConfigurationError, match=r"short: no call arrives in 0.98 s"):
         await play(short(rate=0.001), asker())
 
 
-async def test_what_cannot_be_started(tmp_path):
+async def test_a_program_that_does_not_exist_is_rejected(tmp_path):
     with pytest.raises(ConfigurationError, match="no such file"):
         await play(short(), Program("x", (str(tmp_path / "nothing"),)))
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-async def test_a_program_in_any_language():
+async def test_a_program_may_be_a_shell_script():
     shell = Program("curl", ("sh", str(CLIENTS / "curl.sh")))
     measures = (await play(short(rate=8), shell)).result.measures
 
     assert (measures.calls, measures.success, measures.amplification) == (7, 1.0, 1.0)
 
 
-def test_the_shell_script_is_one():
+def test_the_shell_script_is_valid():
     subprocess.run(["sh", "-n", CLIENTS / "curl.sh"], check=True)

@@ -1,4 +1,4 @@
-"""What is played: a scenario made smaller and shorter, without its crowd."""
+"""A live storm plays a smaller and shorter scenario without background traffic."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from stormbreak.provider.scenario_file import builtin_names, load, parse
 from stormbreak.storm.live.scaling import rehearsal, staged
 
 
-def test_everything_that_is_counted_is_scaled_and_no_time_is():
+def test_scale_applies_to_counts_and_not_to_times():
     incident = load("incident")
     small = staged(incident, scale=0.1, copies=3)
 
@@ -22,7 +22,7 @@ def test_everything_that_is_counted_is_scaled_and_no_time_is():
     assert (small.duration, small.provider.service) == (1457, 2.0)
 
 
-def test_so_are_limits_and_herds():
+def test_scale_applies_to_limits_and_herds():
     bucket = staged(load("rpm-bucket"), scale=0.1)
     assert bucket.limit.requests == pytest.approx(load("rpm-bucket").limit.requests / 10)
     assert bucket.limit.reject_cost == load("rpm-bucket").limit.reject_cost
@@ -31,7 +31,7 @@ def test_so_are_limits_and_herds():
     assert staged(load("herd"), scale=0.0001).load.bursts[0].calls == 1
 
 
-def test_so_are_calls_at_given_times():
+def test_scale_applies_to_listed_arrivals():
     listed = parse(
         "[provider]\nslots = 10\n[load]\narrival_times = ["
         + ", ".join(str(number / 10) for number in range(100))
@@ -45,7 +45,7 @@ def test_so_are_calls_at_given_times():
     assert set(half.arrival_times) < set(listed.load.arrival_times)
 
 
-def test_what_has_no_bound_gets_none():
+def test_an_unbounded_value_stays_unbounded():
     dip = staged(load("dip"), scale=0.1)
     assert (dip.provider.queue, dip.limit) == (None, None)
 
@@ -57,7 +57,7 @@ def test_every_scenario_with_a_load_can_be_scaled():
         assert staged(storm, scale=0.1).background_traffic is None
 
 
-def test_it_may_end_early_but_not_too_early():
+def test_a_storm_may_end_early_but_not_too_early():
     assert staged(load("incident"), until=107).duration == 107
     with pytest.raises(
         ConfigurationError, match="--duration must be at least 107, 30 s after the t"
@@ -67,20 +67,20 @@ def test_it_may_end_early_but_not_too_early():
         staged(load("incident"), until=2e5)
 
 
-def test_a_limit_that_lets_nothing_pass_is_refused():
+def test_a_limit_scaled_to_zero_is_rejected():
     scarce = load("scarce")
     with pytest.raises(ConfigurationError, match="scarce, --scale 1e-06: limit"):
         staged(scarce, scale=1e-6)
 
 
-def test_without_a_load_only_a_program_s_own_traffic_can_be_played():
+def test_a_scenario_without_a_load_needs_own_traffic():
     bare = load("bench")
     with pytest.raises(ConfigurationError, match=r"bench: a live storm needs a \[load\]"):
         staged(bare)
     assert staged(bare, own_traffic=True).load.deadline == 30
 
 
-def test_before_the_storm_the_same_provider_has_a_good_day():
+def test_the_rehearsal_has_no_faults_or_limits():
     calm = rehearsal(staged(load("outage"), scale=0.1))
     assert (calm.faults, calm.limit, calm.provider.slots) == ((), None, None)
     assert calm.provider.service == load("outage").provider.service

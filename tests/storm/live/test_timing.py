@@ -1,4 +1,4 @@
-"""Time in a live storm: what a program is told of it, and how far the storm itself was behind."""
+"""Time in a live storm: the deadlines of a program, and the delay of the storm itself."""
 
 import json
 import time
@@ -20,15 +20,15 @@ timeout = 1.0
 """
 
 
-async def test_lines_tell_real_seconds(script, tmp_path):
-    """A program has its clock, and not the scenario's."""
-    told = tmp_path / "told"
+async def test_lines_have_real_seconds(script, tmp_path):
+    """A program runs on the real clock, and not on that of the scenario."""
+    log = tmp_path / "log"
     program = script(
-        f"import json, live_asker\nfor line in sys.stdin:\n    open({str(told)!r}, 'a').write(line)\n"
+        f"import json, live_asker\nfor line in sys.stdin:\n    open({str(log)!r}, 'a').write(line)\n"
         "    live_asker.ask({**json.loads(line), 'timeout': 20})\n"
     )
     await play(staged(parse(SCENARIO)), program, speed=2.0)
-    lines = [json.loads(line) for line in told.read_text().splitlines()]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
 
     assert lines[0]["call"] == 0
     assert {(line["deadline"], line["timeout"]) for line in lines} == {(2.0, 0.5)}
@@ -44,7 +44,7 @@ async def test_a_program_that_lost_its_first_call_gets_it_again(script, monkeypa
 
 
 async def test_the_latest_call_is_reported(asker):
-    """Here the machine is busy with something else for a while, and then no more."""
+    """The machine is busy for a while."""
     held = []
 
     def busy_once(moment):
