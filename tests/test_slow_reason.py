@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from metering import price_of, usage
-from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
+from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.automatic_limit import AutomaticLimit
@@ -55,7 +55,7 @@ def test_a_reached_fixed_limit_is_no_slow_reason():
 
 def test_a_pause_requested_by_the_provider_is_a_slow_reason():
     stage = Stage(policy(retry=ONCE), chance=0.5)
-    stage.start().step(told(12.0))
+    stage.start().step(retry_in(12.0))
     assert reason_of(stage) == "waiting: provider asked for 12 s, 15 s left"
     stage.tick(14.5)
     assert reason_of(stage) == "waiting: provider asked for 12 s, 1 s left"
@@ -65,7 +65,7 @@ def test_a_pause_requested_by_the_provider_is_a_slow_reason():
 
 def test_a_long_pause_is_shown_in_minutes():
     stage = Stage(policy(retry=ONCE))
-    stage.start().step(told(600.0))
+    stage.start().step(retry_in(600.0))
 
     assert reason_of(stage) == "waiting: provider asked for 10 min, 10 min left"
 
@@ -192,7 +192,7 @@ def test_an_empty_retry_budget_is_a_slow_reason_for_ten_seconds():
 
 def test_pacing_after_a_pause_is_a_slow_reason():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=10), retry=ONCE))
-    stage.start().step(told(4.0))
+    stage.start().step(retry_in(4.0))
     for _ in range(20):
         stage.start()
     stage.pass_time(4.0)

@@ -11,7 +11,7 @@ import pytest
 from article_models import TRIES, retrying
 from batches import scenario
 from sockets import answer, failing, served
-from stage import OK, TARGET, Stage, told
+from stage import OK, TARGET, Stage, retry_in
 from virtual_loop import now, run
 
 from stormbreak import AsyncClient
@@ -103,7 +103,7 @@ async def test_a_retry_after_of_a_day_is_slept():
     assert slept == [86_400.0]
 
     stage = Stage(ARTICLE)
-    ended = stage.start().step(told(86_400.0)).ended
+    ended = stage.start().step(retry_in(86_400.0)).ended
     assert (ended.outcome.verdict, ended.retry_at) == (Verdict.THROTTLED, stage.now + 86_400.0)
 
 
@@ -123,7 +123,7 @@ async def test_only_the_call_that_got_retry_after_waits():
         assert len(server.requests) == 4  # although Retry-After was 60 s
 
     stage = Stage(ARTICLE)
-    stage.start().step(told(60.0))
+    stage.start().step(retry_in(60.0))
     others = [stage.start() for _ in range(3)]
     stage.pass_time(59.9)
     assert not any(each.sending for each in others)
@@ -144,7 +144,7 @@ async def test_calls_with_the_same_retry_after_return_at_the_same_time():
     returns = []
     for process in range(100):
         stage = Stage(ARTICLE, chance=random.Random(process).random())
-        returns.append(stage.start().step(told(2.0)).command.until - stage.now)
+        returns.append(stage.start().step(retry_in(2.0)).command.until - stage.now)
     assert 2.0 <= min(returns) < 2.1
     assert 2.9 < max(returns) <= 3.0
 
@@ -188,7 +188,7 @@ def test_each_retry_adds_a_stack_frame():
     )
     call = stage.start()
     for _ in range(5_000):
-        call.step(told(0.01))
+        call.step(retry_in(0.01))
         stage.pass_time(1.0)
     assert call.step(OK).ended.attempts == 5_001
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 from metering import price_of, usage
-from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy, told
+from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -111,7 +111,7 @@ def test_money_released_by_one_target_admits_a_call_at_another():
 def test_released_money_admits_no_call_before_retry_after():
     made = stage(max_usd=1.0)
     first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
-    first.step(told(10.0))
+    first.step(retry_in(10.0))
     made.settle()
     assert second.queued
     made.pass_time(9.9)
@@ -158,7 +158,7 @@ def test_rejecting_an_expensive_call_does_not_reject_a_cheap_one():
     made.start(bound=usage(1_500_000)).step(OK)
     first, light = made.start(bound=CENT), made.start(bound=CENT)
     assert made.start(bound=DOLLAR).ended.stopped == "spend"
-    first.step(told(5.0))
+    first.step(retry_in(5.0))
 
     assert light.queued
 

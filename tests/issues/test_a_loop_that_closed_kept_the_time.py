@@ -5,7 +5,7 @@ Calls that waited on another loop then waited for the next event of that target,
 import asyncio
 import threading
 
-from stage import OK, TARGET, policy, told
+from stage import OK, TARGET, policy, retry_in
 
 from stormbreak.core.engine import Engine
 from stormbreak.drivers import asyncio_driver, delivery
@@ -18,7 +18,7 @@ def test_waiting_calls_recover_when_the_loop_with_the_timer_closes(monkeypatch):
     monkeypatch.setattr(delivery, "LOOK_AGAIN", 0.1)
     engine = Engine(policy())
     driver = asyncio_driver.AsyncioDriver(engine, chance=lambda: 0.0)
-    answers = iter([told(COOLDOWN)])
+    answers = iter([retry_in(COOLDOWN)])
     waits, closed = threading.Event(), threading.Event()
 
     async def sender(send):

@@ -2,7 +2,7 @@
 time applies to the call that received it; other calls continue after `retry.max_wait`, a few at first.
 """
 
-from stage import OK, Stage, policy, told
+from stage import OK, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.breaker_policy import BreakerPolicy
@@ -23,7 +23,7 @@ def sent(stage):
 @table_test(("chance", "until"), [(0.0, 900.0), (0.5, 1125.0)])
 def test_a_huge_retry_after_ends_its_call_and_is_capped_for_others(chance, until):
     stage = Stage(policy(), chance=chance)
-    ended = stage.start().step(told(YEARS)).ended
+    ended = stage.start().step(retry_in(YEARS)).ended
 
     assert (ended.stopped, ended.retry_at) == ("max_wait", 100.0 + YEARS)
     assert stage.engine.snapshot(stage.now)["targets"]["acme/large"]["cooldown"] == until
@@ -31,14 +31,14 @@ def test_a_huge_retry_after_ends_its_call_and_is_capped_for_others(chance, until
 
 def test_the_cooldown_is_capped_at_max_wait():
     stage = Stage(policy(retry=RetryPolicy(max_wait=60.0)))
-    stage.start().step(told(61.0))
+    stage.start().step(retry_in(61.0))
 
     assert stage.state.cooldown.ready_at(None, stage.now) == 160.0
 
 
 def test_a_few_calls_are_sent_first_after_a_capped_cooldown():
     stage = Stage(policy(limit=FixedLimit(max_in_flight=64)))
-    stage.start().step(told(YEARS))
+    stage.start().step(retry_in(YEARS))
     for _ in range(20):
         stage.start()
     stage.pass_time(899.9)
@@ -49,9 +49,9 @@ def test_a_few_calls_are_sent_first_after_a_capped_cooldown():
 
 def test_another_huge_retry_after_starts_another_capped_cooldown():
     stage = Stage(policy())
-    stage.start().step(told(YEARS))
+    stage.start().step(retry_in(YEARS))
     stage.tick(900.0)
-    stage.start().step(told(YEARS))
+    stage.start().step(retry_in(YEARS))
 
     assert stage.state.cooldown.ready_at(None, stage.now) == stage.now + 900.0
 
@@ -59,7 +59,7 @@ def test_another_huge_retry_after_starts_another_capped_cooldown():
 @table_test("breaker", [None, FRAGILE])
 def test_reset_ends_the_cooldown_and_the_pacing(breaker):
     stage = Stage(policy(breaker=breaker))
-    stage.start().step(told(100.0)).close()
+    stage.start().step(retry_in(100.0)).close()
     calls = [stage.start(fail_fast=False) for _ in range(20)]
     assert sent(stage) == 0
     stage.state.reset(stage.now)

@@ -28,9 +28,6 @@ def retry_in(seconds: float, verdict: Verdict = Verdict.THROTTLED) -> Outcome:
     return Outcome(verdict, status=429, retry_after=seconds)
 
 
-told = retry_in
-
-
 class Spaced:
     """A send rate that holds."""
 

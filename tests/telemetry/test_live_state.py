@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from happenings import one_of_each
 from msgspec import to_builtins
-from stage import OTHER, TARGET, Stage, policy, told
+from stage import OTHER, TARGET, Stage, policy, retry_in
 from table_test import table_test
 
 from stormbreak.core.breaker import BreakerPolicy
@@ -181,7 +181,7 @@ class Stepped(Stage):
 def test_a_target_shows_circuit_limit_queue_and_cooldown(watch):
     stage = Stepped(watch, policy(limit=FixedLimit(max_in_flight=2), breaker=BreakerPolicy()))
     runs = [stage.start() for _ in range(4)]
-    runs[0].step(told(9.0))
+    runs[0].step(retry_in(9.0))
     target = only(watch.state())
     assert (target.target, target.circuit, target.limit) == ("acme/large", "closed", 2)
     assert (target.in_flight, target.queued) == (1, 2)
@@ -205,7 +205,7 @@ def test_engines_show_the_longest_cooldown_and_the_lowest_budget(watch):
     stages = [Stepped(watch, Policy(limit=FixedLimit(max_in_flight=9))) for _ in range(2)]
     for stage, asked in zip(stages, (8.0, 4.0), strict=True):
         runs = [stage.start() for _ in range(int(asked))]
-        runs[0].step(told(asked))
+        runs[0].step(retry_in(asked))
     target_states = [stage.engine.target_state(TARGET).snapshot(1000.0) for stage in stages]
     target = only(watch.state())
     assert target_states[0]["cooldown"] > target_states[1]["cooldown"] > 0
@@ -217,7 +217,7 @@ def test_engines_show_the_longest_cooldown_and_the_lowest_budget(watch):
 def test_engines_show_the_reason_of_the_longest_queue(watch):
     stages = [Stepped(watch, policy(limit=FixedLimit(max_in_flight=9))) for _ in range(3)]
     for stage, asked, waiting in zip(stages[:2], (8.0, 4.0), (1, 3), strict=True):
-        stage.start().step(told(asked))
+        stage.start().step(retry_in(asked))
         for _ in range(waiting):
             stage.start()
     stages[2].start()

@@ -7,7 +7,7 @@ from forking import in_child
 from happenings import one_of_each
 from metering import price_of, usage
 from scrapes import by, labels_of, read, value
-from stage import OK, SERVER_ERROR, TARGET, policy, told
+from stage import OK, SERVER_ERROR, TARGET, policy, retry_in
 
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
@@ -125,7 +125,7 @@ def test_gauges_show_the_state_of_each_target():
         "closed": 1, "half_open": 0, "isolated": 0, "open": 0,
     }  # fmt: skip
 
-    stepper.step(flows[0], told(8.0))
+    stepper.step(flows[0], retry_in(8.0))
     stepper.between_steps(lambda engine, now: engine.target_state(FIRST).isolate(now))
     samples = scraped(metrics)
 
@@ -323,7 +323,7 @@ def test_gauges_show_the_longest_cooldown_and_the_lowest_budget():
     for seconds in (8, 4):
         stepper = stepper_on(metrics, Policy(limit=FixedLimit(max_in_flight=9)))
         flows = [stepper.start(Call(number, TARGET))[0] for number in range(seconds)]
-        stepper.step(flows[0], told(float(seconds)))
+        stepper.step(flows[0], retry_in(float(seconds)))
         kept += [stepper, flows]
     samples = scraped(metrics)
 
