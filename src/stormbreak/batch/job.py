@@ -112,12 +112,10 @@ class Job:
 
     @property
     def workers(self) -> int:
-        """The number of processes that send."""
         return self.options.workers or 1
 
     @property
     def grace(self) -> float:
-        """Seconds in which something must have answered."""
         return self.options.connect_grace or CONNECT_GRACE
 
     @property
@@ -142,10 +140,7 @@ def build_job(
     """Make the job that these options ask for; the requests of a `table` take the place of `source`.
 
     A `policy` object, or a `schema` that is in no file, cannot be kept for a later `batch retry`: then no option is.
-    Errors name options by `name_of`.
-
-    Raises:
-        ConfigurationError: an option is wrong, alone or with another one.
+    Errors name options by `name_of`. Raises ConfigurationError if an option is wrong, alone or with another one.
     """
     _check_together(options, name_of)
     name = options.policy or POLICY

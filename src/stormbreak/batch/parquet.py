@@ -32,7 +32,6 @@ def pyarrow_parquet() -> Any:
 
 
 def zstd_reader(file: BinaryIO) -> BinaryIO:
-    """Return a reader of what `file` holds compressed."""
     return io.BufferedReader(pyarrow().CompressedInputStream(file, "zstd"), 2**20)
 
 

@@ -24,7 +24,6 @@ class ResultStream:
 
     @property
     def has_room(self) -> bool:
-        """Whether the run may send another row."""
         return len(self._lines) < MAX_UNREAD
 
     @property
@@ -32,7 +31,6 @@ class ResultStream:
         return not self._lines
 
     def put(self, line: bytes) -> None:
-        """Take the line of a row that has ended."""
         self._lines.append(line)
         self._on_put()
 

@@ -66,7 +66,6 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def given(self) -> dict[str, object]:
-        """Those that were given."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -125,7 +124,6 @@ class TableOptions(Struct, frozen=True, kw_only=True):
 
 
 def option_flag(name: str) -> str:
-    """An option as it is typed."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -181,10 +179,8 @@ class Options(TypedDict, total=False):
 def options_from(given: Options) -> BatchOptions:
     """Check the types that a caller from Python gives.
 
-    A `Policy`, a schema that is in no file, and what `table_options_from` reads, are left out.
-
-    Raises:
-        ConfigurationError: names the option and its value.
+    A `Policy`, a schema that is in no file, and what `table_options_from` reads, are left out. Raises
+    ConfigurationError, which names the option and its value.
     """
     table = TableOptions.__struct_fields__
     options: dict[str, Any] = {

@@ -69,7 +69,6 @@ def option(names: str, value: str | ParamType[Any], text: str, **settings: Any) 
 
 
 def flag(names: str, text: str) -> Callable[[F], F]:
-    """Add an option without a value to a command."""
     return click.option(*names.split(), cls=Option, is_flag=True, help=text)
 
 

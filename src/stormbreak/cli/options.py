@@ -44,7 +44,6 @@ class Number(Value[float]):
         self._high = high
 
     def parse(self, text: str) -> float:
-        """Return the number. NaN is outside every range."""
         try:
             number = float(text)
         except ValueError:
@@ -96,12 +95,10 @@ PRICES = option(
 
 
 def seed(default: int = 0) -> Callable[..., Any]:
-    """Return the option for the seed of everything random."""
     return option("--seed", Integer(0), "The same seed gives the same storm.", default=default)
 
 
 def speed(default: float | None, note: str) -> Callable[..., Any]:
-    """Return the option for the pace of a scenario on real sockets."""
     return option(
         "--speed",
         Number(MIN_SPEED, MAX_SPEED),

@@ -23,11 +23,7 @@ _JSON = Encoder(decimal_format="number")
 
 
 def say(text: str, *, end: str = "\n") -> None:
-    """Write `text` and a line break. A closed pipe is no error.
-
-    Raises:
-        ConfigurationError: it cannot be written.
-    """
+    """Write `text` and a line break. A closed pipe is no error. Raises ConfigurationError if it cannot be written."""
     try:
         click.echo(text + end, nl=False)
     except BrokenPipeError:

@@ -60,7 +60,6 @@ class Frame:
     live: bool = False
 
     def lines(self, state: State) -> list[Text]:
-        """Return the lines of the frame, cut to its width."""
         head = [*self._head(state), Text()]
         foot = [Text(" q quits", style="dim")] if self.live else []
         room = None if self.height is None else self.height - len(head) - len(foot)
@@ -245,7 +244,6 @@ def _shown(usd: float) -> str:
 
 
 def _figures(named: dict[str, int]) -> Text:
-    """Write names and counts in aligned columns."""
     line = Text(style="dim")
     for name, count in named.items():
         cell = Text(f" {name} ").append(short(count), style="not dim")

@@ -28,7 +28,6 @@ class Overrides:
         self._from: dict[str, tuple[str, str]] = {}
 
     def apply_profile(self, name: str, profile: object) -> None:
-        """Apply a profile of the file."""
         where = join("profiles", name)
         if not isinstance(profile, dict):
             raise ConfigurationError(f"{where} must be a table")
@@ -89,7 +88,6 @@ def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
 
 
 def _keys(variable: str, table: Mapping[str, Any]) -> list[str]:
-    """Return the keys that a variable names, spelled as in the table."""
     words = variable.removeprefix(PREFIX).split("__")
     if len(words) > MAX_DEPTH:
         raise ConfigurationError(f"{quoted(variable)} names a key of more than {MAX_DEPTH} parts")

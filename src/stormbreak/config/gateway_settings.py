@@ -79,5 +79,4 @@ class KeySettings(TenantLimits):
         require_positive(self, "deadline")
 
     def allows(self, model: str) -> bool:
-        """Whether it may ask for a model."""
         return self.models is None or any(matches(name, model) for name in self.models)

@@ -164,5 +164,4 @@ class Settings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of targets and pools."""
         return (*self.targets, *self.pools)

@@ -68,7 +68,6 @@ class TokenSum:
         )
 
     def add(self, usage: Usage | None, attempts: int = 1) -> None:
-        """Add attempts that used this together."""
         self.attempts += attempts
         if usage is not None:
             self.input_tokens += usage.input_tokens
@@ -132,7 +131,6 @@ class PricedSum(TokenSum):
     usd: Decimal = NOTHING
 
     def put(self, usage: Usage | None, usd: Decimal | None) -> None:
-        """Add an attempt."""
         self.add(usage)
         if usd is not None:
             self.usd = EXACT.add(self.usd, usd)
@@ -170,13 +168,11 @@ class Bill:
     unbounded: int = 0
 
     def save(self, *, cache: Decimal = NOTHING, fallback: Decimal = NOTHING) -> None:
-        """Add what was not spent."""
         self.saved_by_cache = EXACT.add(self.saved_by_cache, cache)
         self.saved_by_fallback = EXACT.add(self.saved_by_fallback, fallback)
 
     @property
     def attempts(self) -> int:
-        """All attempts that have ended."""
         return self.free + _attempts(self)
 
     @property
@@ -203,7 +199,6 @@ class Bill:
         return not (self.unpriced or self.unbounded)
 
     def copy(self) -> "Bill":
-        """A copy."""
         return replace(self, **{kind: replace(getattr(self, kind)) for kind in KINDS})
 
 
@@ -261,11 +256,9 @@ class Ledger:
         self._by: dict[str, dict[str, Bill]] = {kind: {} for kind in _PURPOSES}
 
     def cost(self, target: Target, usage: Usage) -> Decimal | None:
-        """Return the cost of an attempt with this usage; None if unknown."""
         return known_cost(self._prices.at(target), usage)
 
     def max_cost(self, target: Target, bound: Usage) -> Decimal | None:
-        """Return the maximum cost of an attempt with this bound; None if unknown."""
         return known_max_cost(self._prices.at(target), bound)
 
     def add(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> Decimal | None:
@@ -293,14 +286,12 @@ class Ledger:
         return None if usage is None else usd
 
     def add_free(self, purpose: Purpose) -> None:
-        """Add an attempt that cost nothing."""
         for bill in self._bills(purpose):
             bill.free += 1
 
     def add_savings(
         self, purpose: Purpose, *, cache: Decimal = NOTHING, fallback: Decimal = NOTHING
     ) -> None:
-        """Add what was not spent at the first target."""
         for bill in self._bills(purpose):
             bill.save(cache=cache, fallback=fallback)
 
@@ -374,7 +365,6 @@ class ModelUsage:
 
     @property
     def place(self) -> tuple[str, str, Service]:
-        """What the attempts have in common."""
         return self.provider, self.model, self.service
 
     def _prices(self, price_of: PriceOf) -> PriceTable | None:
@@ -434,7 +424,6 @@ class Cost:
 
     @property
     def is_known(self) -> bool:
-        """Whether any of it is."""
         return self.priced > 0
 
 
@@ -461,7 +450,6 @@ class Account:
                 raise ValueError("impossible dollars")
 
     def begin(self) -> "Account":
-        """Begin another run."""
         killed, lost = self.killed, self.lost
         if self.at_work:
             killed, lost = killed + 1, lost + self.ahead
@@ -479,7 +467,6 @@ class Account:
         return replace(both, at_work=at_work, ahead=self.ahead)
 
     def merged(self, other: "Account") -> "Account":
-        """Add the account of another batch."""
         spent = {each.place: each for each in self.spent}
         for each in other.spent:
             spent[each.place] = spent[each.place].plus(each) if each.place in spent else each
@@ -506,9 +493,5 @@ class Account:
         )
 
     def max_cost(self, price_of: PriceOf) -> Decimal:
-        """The most that all of it can have cost, in US dollars.
-
-        Raises:
-            ConfigurationError: a price is not known.
-        """
+        """The most that all of it can have cost, in US dollars. Raises ConfigurationError if a price is not known."""
         return sum((each.max_cost(price_of) for each in self.spent), self.lost + self.ahead)

@@ -46,7 +46,6 @@ class Mix(NamedTuple):
     service: Service = Service.STANDARD
 
     def demand(self, total: int) -> Demand:
-        """The demand of a month with `total` tokens."""
         tokens = Tokens.split(total, input_share=self.input_share, cache_rate=self.cache_rate)
         return Demand(tokens=tokens, service=self.service, prompt=self.prompt)
 
@@ -109,9 +108,7 @@ def offers_for(model: str, sellers: Sequence[Seller], lookup: PriceLookup) -> li
     """The offers of `model` by the named sellers.
 
     Without names: all in the price files, and their makers at the list price; without files, all in the list prices.
-
-    Raises:
-        UnknownPriceError: no seller is known.
+    Raises UnknownPriceError if no seller is known.
     """
     if sellers:
         return [Offer(seller, model) for seller in sellers]

@@ -33,7 +33,6 @@ class Downtime:
 
     @property
     def per_minute(self) -> Decimal:
-        """The cost of a minute without any answer."""
         return self.cost / self.minutes
 
 

@@ -47,7 +47,6 @@ class ListPrices:
         return sorted(self._by_name)
 
     def models(self, provider: str) -> list[str]:
-        """The models of a provider; none of an unknown one."""
         found = self._provider(provider)
         return [model.id for model in found.models] if found else []
 
@@ -86,7 +85,6 @@ class ListPrices:
         return find_spec("genai_prices") is not None
 
     def check(self) -> None:
-        """Raise ConfigurationError if it is not."""
         if not self.installed:
             raise ConfigurationError(
                 "prices of the market need genai-prices: pip install 'stormbreak[cost]'"
@@ -94,7 +92,6 @@ class ListPrices:
 
     @cached_value
     def source(self) -> Source:
-        """genai-prices, its version, and the day."""
         from genai_prices import __version__  # noqa: PLC0415 - takes long
 
         return Source(

@@ -95,14 +95,12 @@ class Meter:
         self._engine = engine
 
     def __call__(self, event: Event) -> None:
-        """Count an event."""
         handler = self._handlers.get(type(event))
         if handler is not None:
             with self._lock:
                 handler(event)
 
     def snapshot(self) -> Bills:
-        """The bills so far."""
         with self._lock:
             return self._ledger.snapshot(
                 (attempt.purpose.target, attempt.bound)

@@ -34,7 +34,6 @@ _WIDE = Context(prec=80, rounding=ROUND_HALF_UP)  # the default refuses to round
 
 
 def check_rate(name: str, per_usd: Decimal) -> None:
-    """Raise ConfigurationError for a rate that no currency can have."""
     if not (per_usd.is_finite() and _MIN_RATE <= per_usd <= _MAX_RATE):
         wanted = f"between {_MIN_RATE} and {_MAX_RATE:,}"
         raise ConfigurationError(f"{name} must be {wanted}, got {shown(per_usd)}")
@@ -67,11 +66,9 @@ class Currency:
         return near(usd * self.per_usd, PLACES[self.code])
 
     def with_code(self, usd: Decimal) -> str:
-        """Format dollars in this currency, with its code."""
         return f"{self.shown(usd)} {self.code}"
 
     def spanned(self, least: Decimal, most: Decimal) -> str:
-        """Format a range of dollars in this currency, with its code."""
         return f"{between(self.shown(least), self.shown(most))} {self.code}"
 
     def exact(self, usd: Decimal) -> str:
@@ -90,7 +87,6 @@ def between(least: str, most: str) -> str:
 
 
 def rounded(number: Decimal, places: int) -> Decimal:
-    """Round half up to `places` decimal places."""
     return number.quantize(Decimal(1).scaleb(-places), context=_WIDE)
 
 

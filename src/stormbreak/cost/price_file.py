@@ -141,7 +141,6 @@ class PriceFile:
             known.add(name)
 
     def offers(self) -> Iterator[Prices]:
-        """The prices in dollars."""
         about = " ".join(self.source.split())
         source = Source(name=self.name, about=about, as_of=self.as_of, claim=self.claim)
         for entry in self.prices:
@@ -196,11 +195,7 @@ def builtin_names() -> list[str]:
 
 
 def load(name_or_path: str | Path) -> PriceFile:
-    """Find a price file by its name, or read it.
-
-    Raises:
-        ConfigurationError: there is none, or it has an invalid value.
-    """
+    """Find a price file by its name, or read it. Raises ConfigurationError if there is none, or it has an invalid value."""
     name = str(name_or_path)
     if name in builtin_names():
         text = (files("stormbreak.cost") / "files" / f"{name}.toml").read_text("utf-8")

@@ -29,7 +29,6 @@ class Seller(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `provider` or `provider@source`."""
         provider, _, source = text.strip().partition("@")
         if not provider or ("@" in text and not source):
             raise ConfigurationError(
@@ -85,7 +84,6 @@ class PriceLookup:
                 )
 
     def price_of(self, provider: str, model: str, source: str | None = None) -> Prices | None:
-        """The prices of `model` at `provider`; None where they are not known."""
         for name in self.files if source is None else (source,):
             for word in (normalise_model(model), _DATE.sub("", normalise_model(model))):
                 found = self._known.get((name, provider.lower(), word))
@@ -94,11 +92,7 @@ class PriceLookup:
         return self.market.find(provider, model) if source in (None, MARKET) else None
 
     def find(self, offer: Offer) -> Prices:
-        """The prices of an offer.
-
-        Raises:
-            UnknownPriceError: they are not known; the message suggests near names.
-        """
+        """The prices of an offer. Raises UnknownPriceError if they are not known; the message suggests near names."""
         found = self.price_of(offer.seller.provider, offer.model, offer.seller.source)
         if found is not None:
             return found
@@ -120,7 +114,6 @@ class PriceLookup:
             raise UnknownPriceError(f"no prices are known of {quote_model(seller.provider)}{near}")
 
     def providers(self, source: str | None = None) -> list[str]:
-        """Providers with prices in this source, or in any."""
         names = [it.provider for it in self.file_prices() if source in (None, it.source.name)]
         market = self.market.providers() if source in (None, MARKET) else []
         return list(dict.fromkeys([*names, *market]))
@@ -138,19 +131,16 @@ class PriceLookup:
         return list(dict.fromkeys(names))
 
     def unknown_model(self, model: str) -> UnknownPriceError:
-        """The error of a model without a seller, with near names."""
         sellers = (Seller(name) for name in self.providers())
         known = dict.fromkeys(name for seller in sellers for name in self.models(seller))
         near = _near(model, known)
         return UnknownPriceError(f"no known provider sells {quote_model(model)}{near}")
 
     def file_prices(self) -> list[Prices]:
-        """All prices in the files."""
         return list(self._known.values())
 
 
 def load_lookup(files: Iterable[str]) -> PriceLookup:
-    """Load price files, by name or path, for lookup."""
     return PriceLookup([load(name) for name in dict.fromkeys(files)])
 
 

@@ -62,7 +62,6 @@ class RememberedPrices:
         self._found: dict[tuple[str, str], PriceTable | None] = {}
 
     def at(self, target: Target) -> PriceTable | None:
-        """Return the prices of a target; None if unknown."""
         found, place = self._found, (target.provider, target.model)
         if place not in found:
             if len(found) >= _MAX_REMEMBERED:

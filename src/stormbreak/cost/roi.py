@@ -34,7 +34,6 @@ class Case:
 
     @property
     def saving_a_year(self) -> Decimal:
-        """Savings in twelve months, before the cost of the migration."""
         return self.saving * MONTHS
 
     @property
@@ -51,7 +50,6 @@ class Case:
 
     @property
     def net(self) -> Decimal:
-        """Savings in twelve months, less the cost of the migration."""
         return self.saving_a_year - self.migration
 
     @property
@@ -80,7 +78,6 @@ class Case:
         candidate: Decimal = Decimal(1),
         volume: Decimal = Decimal(1),
     ) -> "Case":
-        """The same with prices and volume multiplied."""
         return Case(
             tokens=self.tokens * volume,
             current=self.current * current * volume,

@@ -76,11 +76,9 @@ class Sheet:
         return file.getvalue()
 
     def visible_columns(self) -> list[int]:
-        """Indexes of the columns that people see."""
         return [place for place in range(len(self.columns)) if self._worth_a_column(place)]
 
     def shown(self, column: Column, cell: Cell) -> str:
-        """Format a cell for people."""
         if cell is None or isinstance(cell, str):
             return cell or column.absent
         match column.kind:

@@ -148,7 +148,6 @@ class SpendAccount:
 
     @property
     def is_periodic(self) -> bool:
-        """Whether another period follows."""
         return self.period is not None
 
     def is_in_period(self, now: float) -> bool:
@@ -325,7 +324,6 @@ class SpendGate:
         return Reservation(bound, self.account.reserve(bound, now))
 
     def is_current(self, token: Reservation, now: float) -> bool:
-        """Whether what was reserved with `token` belongs to the present period."""
         return self.account.is_present(token.period, now)
 
     def settle(self, token: Reservation, outcome: Outcome, now: float, _uniform: float) -> None:
@@ -400,7 +398,6 @@ class SpendAccounts:
         return accounts
 
     def account(self, policy: SpendPolicy) -> SpendAccount | None:
-        """Return the account of a limit; None where there is no limit."""
         if not policy.acts:
             return None
         account = self._accounts.get(policy)
@@ -415,7 +412,6 @@ class SpendAccounts:
         emit: Callable[[Event], None],
         on_settled: Callable[[float, SpendGate], None],
     ) -> SpendGate | None:
-        """Make the gate of a target; None where there is no limit."""
         account = self.account(policy)
         if account is None:
             return None

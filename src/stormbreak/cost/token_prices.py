@@ -40,7 +40,6 @@ class Tokens(NamedTuple):
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
-        """The tokens of one call."""
         return cls(
             usage.input_tokens,
             usage.output_tokens,
@@ -57,11 +56,9 @@ class Tokens(NamedTuple):
 
     @property
     def total(self) -> Number:
-        """Input and output together."""
         return self.input + self.output
 
     def plus(self, other: Self) -> Self:
-        """Both together."""
         return type(self)(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
@@ -80,7 +77,6 @@ class Rate:
     steps: tuple[Step, ...] = ()
 
     def at(self, prompt: Number) -> Decimal:
-        """The price for a request with `prompt` input tokens."""
         price = self.base
         for step in self.steps:
             if prompt > step.above:
@@ -187,11 +183,9 @@ class Prices:
 
     @property
     def place(self) -> str:
-        """Provider and model."""
         return f"{self.provider}/{self.model}"
 
     def rates(self, service: Service = Service.STANDARD) -> Rates | None:
-        """The prices of a service; None where they are not known."""
         rates: Rates | None = getattr(self, service.value)
         return rates
 

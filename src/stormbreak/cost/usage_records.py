@@ -71,10 +71,8 @@ class _Sum:
 def sum_usage(records: Iterable[Counted | Uncounted]) -> tuple[Use, ...]:
     """Sum the usage by kind, in order of appearance.
 
-    An answer without usage counts as the mean input of its kind, or of all, and a token for each four bytes of its text.
-
-    Raises:
-        ConfigurationError: no answer has usage.
+    An answer without usage counts as the mean input of its kind, or of all, and a token for each four bytes of its
+    text. Raises ConfigurationError if no answer has usage.
     """
     sums: dict[Kind, _Sum] = {}
     for record in records:
@@ -138,7 +136,6 @@ _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def is_line(raw: bytes) -> bool:
-    """Whether `raw` is a line of OUTPUT."""
     try:
         _decoded(raw)
     except _BAD:

@@ -147,7 +147,6 @@ class Timeouts(NamedTuple):
 
 
 def check_timeouts(path: RequestPath) -> Iterator[Finding]:
-    """Check for missing and very long timeouts."""
     found = _timeouts_of(path)
     if path.policy is not None:
         yield from _under_policy(path, found)

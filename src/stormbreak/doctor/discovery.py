@@ -57,7 +57,6 @@ class ClientLayer(NamedTuple):
 
     @property
     def packages(self) -> frozenset[str]:
-        """The packages of its classes."""
         return packages_of(self.thing)
 
 
@@ -79,7 +78,6 @@ class LazyClient:
 
 
 def packages_of(thing: object) -> frozenset[str]:
-    """Return the packages of the classes of an object."""
     return frozenset(str(base.__module__).partition(".")[0] for base in type(thing).__mro__)
 
 
@@ -102,7 +100,6 @@ def is_http_client(thing: object) -> bool:
 
 
 def is_transport(thing: object) -> bool:
-    """Whether it is a transport of httpx2 or httpx."""
     return any(callable(getattr(type(thing), name, None)) for name in _SEND_METHODS)
 
 
@@ -156,7 +153,6 @@ class RequestPath:
 
     @cached_property
     def transport(self) -> ClientLayer | None:
-        """Our transport."""
         return self._first(lambda layer: isinstance(layer.thing, SdkTransport))
 
     @cached_property
@@ -185,7 +181,6 @@ class RequestPath:
 
     @property
     def policy(self) -> Policy | None:
-        """The policy in force."""
         return None if self._guard is None else self._guard.thing.policy
 
     @property

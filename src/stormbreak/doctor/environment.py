@@ -22,7 +22,6 @@ _PAIRS = (
 
 
 def check_environment(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Check the environment variables."""
     if is_disabled(environ):
         yield Finding(
             Severity.WRONG,

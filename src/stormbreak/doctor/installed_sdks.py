@@ -177,7 +177,6 @@ class Installed:
 
 
 def installed() -> list[Installed]:
-    """Return the installed ones of the known SDKs."""
     return [_described(sdk, found) for sdk in SDKS if (found := _found(sdk.name)) is not None]
 
 

@@ -58,7 +58,6 @@ class AdminPages:
         return self._live.state()
 
     def state_page(self) -> tuple[str, bytes]:
-        """Return the state, for `stormbreak top`."""
         return self._live.page()
 
     def close(self) -> None:

@@ -165,7 +165,6 @@ class GatewayApp:
     def _respond_ended(
         self, call: GatewayCall, opened: Opened, connection: ServerConnection, record: RequestRecord
     ) -> None:
-        """Answer a call that ended without a stream."""
         assert opened.ended is not None
         response = response_of(
             call.request.head.shape,
@@ -236,7 +235,6 @@ def _draining() -> RefusedError:
 
 
 def _models(client: _Client) -> ServerResponse:
-    """Answer which models a client may ask for."""
     names = client.rules.models(client.key)
     data = [{"id": n, "object": "model", "created": 0, "owned_by": "stormbreak"} for n in names]
     return ServerResponse(200, msgspec.json.encode({"object": "list", "data": data}))

@@ -118,7 +118,6 @@ class GatewayCall:
         return Opened(history, None, opened)
 
     def ended(self, outcome: Outcome) -> None:
-        """Note how it ended, for the limits of its key."""
         self._outcome = outcome
 
     def close(self) -> None:

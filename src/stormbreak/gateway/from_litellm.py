@@ -256,7 +256,6 @@ class _Conversion:
         return self._variables[key]
 
     def _name_targets(self) -> None:
-        """Give each target a name, and each group the name of its target or pool."""
         taken: set[str] = set()
         for group, members in self._groups.items():
             base = _BARE.sub("-", group.replace("*", "any")).strip("-")[:30] or "model"
@@ -293,7 +292,6 @@ class _Conversion:
                     rules.append(rule | ({"on": verdicts} if verdicts else {}))
 
     def _members_of(self, group: str, kind: str) -> list[_Deployment]:
-        """Return the deployments to which a group falls back."""
         found: list[_Deployment] = []
         for name in self._fallbacks[kind].get(group, []):
             found += self._groups.get(name, [])

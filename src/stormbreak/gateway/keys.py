@@ -26,7 +26,6 @@ MAX_ADDRESSES = 10_000  # that are remembered
 
 
 def new_key() -> str:
-    """Return a new client key, of 256 random bits."""
     return KEY_PREFIX + token_urlsafe(32)
 
 
@@ -71,7 +70,6 @@ class ClientKey(NamedTuple):
 
 
 def find_key(keys: Mapping[str, ClientKey], given: bytes) -> ClientKey | None:
-    """Return the key of `client_keys` that a client has sent; None if it is wrong."""
     return keys.get(digest_of(given))
 
 
@@ -114,7 +112,6 @@ class Guesses:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def wrong(self, address: str, given: bytes | None) -> RefusedError:
-        """Return the error for a request without a valid key."""
         if given is None:
             return RefusedError(401, "missing_api_key", "no API key was sent")
         now, buckets = time.monotonic(), self._buckets

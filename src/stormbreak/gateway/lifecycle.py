@@ -42,7 +42,6 @@ class Lifecycle(ABC):
 
     @property
     def admin_port(self) -> int | None:
-        """The admin port; None if there is none."""
         return None if self._admin is None else self._admin.port
 
     @property
@@ -140,7 +139,6 @@ class Lifecycle(ABC):
         return None if path is None else SpendLedger(path)
 
     def _mark(self) -> tuple[int, ...]:
-        """Return what changes with the file."""
         try:
             found = self.path.stat()
         except OSError:

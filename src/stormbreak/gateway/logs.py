@@ -39,7 +39,6 @@ class RequestRecord(msgspec.Struct):  # its constructor is not written in Python
 
     @property
     def endpoint(self) -> str:
-        """Its path, if that is served."""
         return self.path if self.path in ENDPOINTS or self.path in LOOKUPS else "other"
 
     def line(self, took: float) -> str:

@@ -65,7 +65,6 @@ class GatewayMetrics:
         self.reloads: Counter[str] = Counter({"ok": 0, "failed": 0})
 
     def reloaded(self, error: Exception | None) -> None:
-        """Count a reading of the settings file, and log how it went."""
         self.reloads["ok" if error is None else "failed"] += 1
         if error is None:
             LOG.info("the settings were read again")

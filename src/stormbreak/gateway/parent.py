@@ -92,7 +92,6 @@ class GatewayParent(Lifecycle):
         return f"workers: {len(self._workers.running)}"
 
     async def start(self) -> None:
-        """Listen, and start the workers."""
         settings = self.settings
         self._store.__enter__()
         try:

@@ -42,10 +42,8 @@ class Prepared(NamedTuple):
 class Gateway(Lifecycle):
     """A gateway of a settings file, on the running event loop. `change` is applied to `[gateway]`, as the command line does.
 
-    `text` is what the file holds; None: it is read. `write_line` writes a line of the access log.
-
-    Raises:
-        ConfigurationError: the file is wrong, a key is missing, or a port is in use.
+    `text` is what the file holds; None: it is read. `write_line` writes a line of the access log. Raises
+    ConfigurationError if the file is wrong, a key is missing, or a port is in use.
     """
 
     def __init__(
@@ -139,11 +137,7 @@ class Gateway(Lifecycle):
         self._limits.budgets.close()
 
     async def prepare(self, text: str | None = None) -> Prepared:
-        """Read the file again, or `text` in its place, and change nothing.
-
-        Raises:
-            ConfigurationError: it is wrong.
-        """
+        """Read the file again, or `text` in its place, and change nothing. Raises ConfigurationError if it is wrong."""
         generation = await asyncio.to_thread(self._live.read, text)
         return Prepared(generation, _rules(self.path, generation))
 

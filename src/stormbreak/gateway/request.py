@@ -112,7 +112,6 @@ def credentials(headers: Mapping[bytes, bytes]) -> tuple[bytes | None, bytes | N
 
 
 def client_key(authorization: bytes | None, x_api_key: bytes | None) -> bytes | None:
-    """Return the key in the `credentials` of a request."""
     if authorization is None:
         return None if x_api_key is None else x_api_key.strip()
     scheme, _, key = authorization.partition(b" ")
@@ -120,7 +119,6 @@ def client_key(authorization: bytes | None, x_api_key: bytes | None) -> bytes | 
 
 
 def check_route(request: Request) -> None:
-    """Refuse a path or a method that is not served."""
     path, method = request.path, request.method
     if path in ENDPOINTS:
         allowed = "POST"
@@ -133,11 +131,7 @@ def check_route(request: Request) -> None:
 
 
 def read_head(request: Request, key_name: str) -> ClientHead:
-    """Read the head of a request to one of the `ENDPOINTS`.
-
-    Raises:
-        RefusedError: it cannot be sent on.
-    """
+    """Read the head of a request to one of the `ENDPOINTS`. Raises RefusedError if it cannot be sent on."""
     headers = request.headers
     if b"content-encoding" in headers:
         raise RefusedError(400, "content_encoding", "send the body without content-encoding")

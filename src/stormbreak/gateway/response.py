@@ -76,7 +76,6 @@ def response_of(
 
 
 def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
-    """Return the headers of a provider that a client gets."""
     passed: list[tuple[str, str]] = []
     for name in _passing(tuple(headers), limited=limited):
         value = headers[name]

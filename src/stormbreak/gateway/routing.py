@@ -48,7 +48,6 @@ class GatewayRules:
 
     @property
     def leads(self) -> Mapping[str, str]:
-        """Targets and pools by model name."""
         return self.generation.leads
 
     def models(self, key: ClientKey) -> list[str]:

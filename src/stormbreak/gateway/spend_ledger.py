@@ -104,11 +104,7 @@ class SpendLedger:
         return max((it for it in rows if it.ends_in is None or it.ends_in > 0), default=None)
 
     def write(self, title: str, per: str, spent: Spent) -> None:
-        """Write what a holder may have spent in its period, before it does.
-
-        Raises:
-            LedgerError: it cannot be written.
-        """
+        """Write what a holder may have spent in its period, before it does. Raises LedgerError if it cannot be written."""
         ends = None if spent.ends_in is None else self.clock() + spent.ends_in
         try:
             with self._lock, self._db:

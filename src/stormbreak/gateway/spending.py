@@ -123,11 +123,9 @@ class ClientBudgets:
         )
 
     def account(self, holder: LimitHolder) -> ClientAccount | None:
-        """Return the account of a holder; None if it has no spend limit."""
         return self._accounts.get(holder.title)
 
     def gate(self, account: ClientAccount, target: Target) -> SpendGate:
-        """Return the gate of an account for attempts at a target."""
         gate = self._gates.get((account, target))
         if gate is None:
             gate = SpendGate(account, target, self._price_of, _ignore, _ignore)

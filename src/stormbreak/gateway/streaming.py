@@ -86,7 +86,6 @@ class _Tail:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the last event that was sent is whole."""
         return self._last.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
 
     def pass_on(self, chunk: bytes) -> bytes:
@@ -97,7 +96,6 @@ class _Tail:
         return chunk
 
     def rest(self) -> bytes:
-        """Return what is held at the end."""
         held, self._held = self._held, b""
         return held
 
@@ -122,7 +120,6 @@ _DECODE = msgspec.json.Decoder(_Chunk).decode
 
 
 def _has_usage_alone(event: bytes) -> bool:
-    """Whether an event has no choice."""
     data = b"".join(
         line.removeprefix(b"data:") for line in event.splitlines() if line.startswith(b"data:")
     )

@@ -45,11 +45,7 @@ _DECODE = msgspec.json.Decoder(Sent | Ended).decode
 
 
 class Journal:
-    """One journal of a run. A lock says that its run is alive.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """One journal of a run. A lock says that its run is alive. Raises OSError if it cannot be made."""
 
     def __init__(self, ledger: Path, run: str, number: int) -> None:
         self.run = run

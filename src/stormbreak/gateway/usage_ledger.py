@@ -57,10 +57,7 @@ class SpentBy(NamedTuple):
 class UsageLedger:
     """Counts attempts, on the event loop, and adds them to the ledger file every few seconds, in a thread.
 
-    `clock` returns unix epoch seconds.
-
-    Raises:
-        ConfigurationError: the file cannot be used.
+    `clock` returns unix epoch seconds. Raises ConfigurationError if the file cannot be used.
     """
 
     def __init__(
@@ -117,7 +114,6 @@ class UsageLedger:
             await self.flush()
 
     async def flush(self) -> None:
-        """Add what was counted to the file."""
         if self._rotate():
             await asyncio.to_thread(self._add)
 
@@ -142,7 +138,6 @@ class UsageLedger:
         return row
 
     def _spent_by(self, row: UsageRow) -> list[Decimal]:
-        """Return the dollars of a key at a target."""
         label = self._targets.label(Target(row.provider, row.model, name=row.target))
         name = SpentBy(row.key, row.tenant, label)
         if name not in self.spent and len(self.spent) >= MAX_SERIES:
@@ -233,10 +228,7 @@ def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = i
     """Return what the attempts used that were sent from `since` to `until`, in unix seconds, as far as they are known now.
 
     An hour counts whole. It may be called while gateways write the file. `price_of` is for attempts that the file does
-    not have yet.
-
-    Raises:
-        ConfigurationError: the file cannot be read.
+    not have yet. Raises ConfigurationError if the file cannot be read.
     """
     first, end = int(since // HOUR), 2**40 if until == inf else int(-(-until // HOUR))
     try:

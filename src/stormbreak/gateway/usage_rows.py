@@ -93,7 +93,6 @@ Sums = dict[UsageRow, UsageSum]
 
 
 def kind_of(outcome: Outcome) -> str:
-    """Return the kind of an attempt by how it ended."""
     if outcome.verdict is Verdict.OK:
         return "used_uncounted" if outcome.usage is None else "useful"
     if outcome.usage is not None:

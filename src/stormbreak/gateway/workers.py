@@ -85,11 +85,7 @@ class WorkerProcess:
         return worker
 
     async def ask(self, do: str, *, text: str = "", within: float = ANSWER_TIMEOUT) -> Reply:
-        """Ask it to do something.
-
-        Raises:
-            WorkerGoneError: it has ended, or does not answer in time.
-        """
+        """Ask it to do something. Raises WorkerGoneError if it has ended, or does not answer in time."""
         if self._reading.done():
             raise WorkerGoneError(f"worker {self.process.pid} has ended")
         self._number += 1
@@ -111,7 +107,6 @@ class WorkerProcess:
         return await self.process.wait()
 
     async def kill(self) -> None:
-        """End it at once."""
         with suppress(ProcessLookupError):
             self.process.kill()
         await self.ended()
@@ -156,7 +151,6 @@ class Workers:
 
     @property
     def running(self) -> Sequence[WorkerProcess]:
-        """Those that serve."""
         return list(self._running.values())
 
     async def start(self) -> None:
@@ -203,7 +197,6 @@ class Workers:
                 await asyncio.gather(*(worker.ended() for worker in self.running))
 
     async def close(self) -> None:
-        """End them at once."""
         await self._stop_keeping()
         await asyncio.gather(*(worker.kill() for worker in self.running))
         self._running.clear()

@@ -87,7 +87,6 @@ class BatchDesk:
 
     @staticmethod
     def serves(request: Request) -> bool:
-        """Whether the request is about files or batches."""
         return any(
             request.path == place or request.path.startswith(f"{place}/")
             for place in ("/v1/files", "/v1/batches", "/v1/messages/batches")
@@ -111,7 +110,6 @@ class BatchDesk:
         return _listed([self._facts(b, base_url) for b in found], _query_of(request))
 
     def advance(self, now: float, at: int) -> None:
-        """Process the batches that are due."""
         for batch in self._batches.values():
             if batch.lines is None and (now >= batch.ends_at or batch.errors):
                 self._end(batch, at)

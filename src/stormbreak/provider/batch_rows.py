@@ -74,7 +74,6 @@ def errors_of(rows: list[Row], endpoint: str) -> list[RowError]:
 
 
 def file_line(row: Row, fate: str) -> bytes:
-    """Write the result of a row as OpenAI does."""
     line: dict[str, Any] = {
         "id": f"batch_req_{row.custom_id}",
         "custom_id": row.custom_id,
@@ -123,7 +122,6 @@ def message_rows(asked: Mapping[str, Any]) -> list[Row] | Refusal:
 
 
 def message_line(row: Row, fate: str) -> bytes:
-    """Write the result of a row as Anthropic does."""
     parsed = row.parsed
     result: dict[str, Any]
     if fate in ("expired", "cancelled"):

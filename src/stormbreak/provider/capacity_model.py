@@ -134,7 +134,6 @@ class ProviderModel:
 
     @property
     def queued(self) -> int:
-        """Requests that wait for a slot."""
         return len(self._queue)
 
     def arrive(
@@ -162,7 +161,6 @@ class ProviderModel:
         return number
 
     def has(self, request: int) -> bool:
-        """Whether a request has not ended."""
         return request in self._jobs
 
     def answers_early(self, now: float, key: int) -> bool:

@@ -70,7 +70,6 @@ class ClientRecord:
         return record
 
     def promised(self, record: Record, until: float, form: WaitForm, connection: int) -> None:
-        """Record that a response named a wait until `until`."""
         self.waits[form.value] += 1
         record.wait_promised_until = until
         record.promised_on = connection

@@ -39,7 +39,6 @@ class RequestHandler(Protocol):
 
 
 def _has_arrived(transport: asyncio.Transport) -> bool:
-    """Whether the client has sent bytes that are not read yet."""
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(poll.poll(0))
@@ -118,7 +117,6 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def drop(self) -> None:
-        """End the connection at once, without a response."""
         self._stop_timer()
         if self._transport is not None:
             self._transport.abort()

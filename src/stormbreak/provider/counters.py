@@ -29,7 +29,6 @@ class Tally:
 
     @property
     def inside(self) -> int:
-        """Requests that have no outcome yet."""
         return self.arrivals - sum(self.outcomes.values())
 
     def arrived(self, now: float) -> None:
@@ -37,7 +36,6 @@ class Tally:
         self._mark(now, ARRIVED)
 
     def ended(self, now: float, outcome: str) -> None:
-        """Count an outcome."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         if outcome == "ok":
             self._mark(now, OK)
@@ -86,7 +84,6 @@ class Billed(NamedTuple):
     cache_write_1h_tokens: int = 0
 
     def plus(self, request: ParsedRequest) -> "Billed":
-        """With another attempt."""
         short, hour = request.written
         return Billed(
             self.attempts + 1,

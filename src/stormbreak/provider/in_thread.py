@@ -33,12 +33,10 @@ class RunningProvider:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
         return self._server.port
 
     @property
     def scenario(self) -> Scenario:
-        """The scenario that it plays."""
         return self._server.scenario
 
     def stats(self) -> dict[str, Any]:

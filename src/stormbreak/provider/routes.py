@@ -46,7 +46,6 @@ class Routes:
         }
 
     def answer(self, request: Request) -> Script:
-        """Answer a request that needs no work."""
         route = self._routes.get(request.path)
         if route is None:
             refusal = Refusal(404, "no such route", code="unknown_url")
@@ -64,7 +63,6 @@ class Routes:
         return Refusal(401, "no API key was provided", code="invalid_api_key")
 
     def error(self, refusal: Refusal, path: str = "", *more: tuple[str, str]) -> Script:
-        """Make the error response in the format of this route."""
         body = format_at(path).error(refusal)
         return plain(refusal.status, body, self.headers() + more)
 

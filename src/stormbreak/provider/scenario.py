@@ -132,7 +132,6 @@ class Fault:
     first_attempts: Count | None = None
 
     def holds(self, now: float) -> bool:
-        """Whether it is present then."""
         return self.at <= now and (self.until is None or now < self.until)
 
     @property

@@ -22,7 +22,6 @@ _ANSWERS = "a file of answers"
 
 
 def builtin_names() -> list[str]:
-    """List the built-in scenarios."""
     folder = files("stormbreak.provider") / "scenarios"
     return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
 

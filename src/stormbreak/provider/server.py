@@ -51,11 +51,9 @@ class Pace:
 
     @property
     def running(self) -> bool:
-        """Whether scenario time has begun."""
         return self._began is not None
 
     def begin(self) -> None:
-        """Start scenario time, unless it runs."""
         if self._began is None:
             self._began = time.monotonic()
 
@@ -162,7 +160,6 @@ class ProviderServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Stop listening and end every connection."""
         self._pace.stop()
         if self._server is not None:
             self._server.close()
@@ -188,7 +185,6 @@ class ProviderServer:
 
     @property
     def now(self) -> float:
-        """The scenario time; 0 before it begins."""
         return self._pace.now()
 
     def stats(self) -> dict[str, Any]:
@@ -223,7 +219,6 @@ class ProviderServer:
         return self._opened
 
     def lost(self, connection: Connection) -> None:
-        """Remove a connection; the model goes on working for its request."""
         self._connections.discard(connection)
         number = self._numbers.pop(connection, None)
         if number is not None:

@@ -142,7 +142,6 @@ def _level(each: Slice, name: str) -> float:
 
 
 def _filled(values: Iterable[float]) -> list[float]:
-    """Replace NaNs with the value before."""
     filled: list[float] = []
     for value in values:
         filled.append(filled[-1] if isnan(value) and filled else value)

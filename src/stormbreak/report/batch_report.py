@@ -53,7 +53,6 @@ def batch_page(summary: Summary, stats: RunStats, cost: BatchCost | None = None)
 
 
 def batch_picture(summary: Summary, stats: RunStats) -> Picture:
-    """Make the picture: the charts, and cards above them."""
     return Picture(
         title=f"{shown(Path(summary.input).name)} at {shown(summary.base_url, 80)}",
         verdict=_verdict(summary),

@@ -24,7 +24,6 @@ class Line:
 
     @property
     def drawn(self) -> bool:
-        """Whether it has any value."""
         return not all(map(isnan, self.ys))
 
 
@@ -88,11 +87,9 @@ def stride(count: int) -> int:
 
 
 def means(values: Sequence[float], step: int) -> list[float]:
-    """Return the mean of every `step` values."""
     return [mean(values[start : start + step]) for start in range(0, len(values), step)]
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean, without NaNs; NaN if there is no value."""
     known = [value for value in values if not isnan(value)]
     return sum(known) / len(known) if known else nan

@@ -93,7 +93,6 @@ def _months(months: Decimal) -> str:
 
 
 def _scale(largest: Decimal) -> tuple[int, str]:
-    """Choose the unit for short tick labels."""
     return next((each for each in _SCALES if largest >= _LARGE * each[0]), (1, ""))
 
 
@@ -117,7 +116,6 @@ _TITLES: Mapping[str, str] = {
 
 
 def cost_page(facts: CostFacts, sentences: Sequence[str], sheets: Mapping[str, Sheet]) -> Page:
-    """Make the page: charts, all sheets, and the sentences about them."""
     tables = [
         Section(title=_TITLES.get(name, name), table=_table(sheet))
         for name, sheet in sheets.items()
@@ -134,7 +132,6 @@ def cost_page(facts: CostFacts, sentences: Sequence[str], sheets: Mapping[str, S
 
 
 def cost_picture(facts: CostFacts) -> Picture:
-    """Make the picture: the charts, and the cards of a move above them."""
     case = facts.move
     left = any(len(each.costs) > BARS_OF_PICTURE for each in facts.bars)
     return Picture(

@@ -33,7 +33,6 @@ class Chart:
 
     @classmethod
     def with_legend(cls, title: str, panel: Panel) -> Self:
-        """Make a chart with a legend of its own."""
         return cls(title=title, panel=panel, keys=keys_of(panel.lines))
 
 

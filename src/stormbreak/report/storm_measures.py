@@ -127,7 +127,6 @@ def _whole(goodput: float | None) -> Decimal:
 
 
 def _difference(comparison: Comparison) -> str:
-    """Compare the first policy with the worst of the others."""
     usd = {
         policy: fmean(one.cost for one in _losses(comparison, policy)) for policy in comparison.runs
     }

@@ -65,7 +65,6 @@ def storm_page(scenario: Scenario, results: Sequence[Result], *, live: bool = Fa
 
 
 def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
-    """Make the picture: answers and attempts, and the cost of each policy."""
     comparison = Comparison(scenario, results, DISPLAY_NAMES)
     return Picture(
         title=f"{shown(scenario.name)}: {shown(scenario.description, 110)}",

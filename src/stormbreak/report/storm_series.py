@@ -69,7 +69,6 @@ class Comparison:
 
     @property
     def drawn(self) -> list[str]:
-        """The policies that have a stroke."""
         return list(self.runs)[: len(STROKES)]
 
     @property
@@ -83,7 +82,6 @@ class Comparison:
         return average(self.measures(policy))
 
     def knows(self, pick: Pick) -> bool:
-        """Whether every run has the quantity."""
         return all(len(pick(result.series)) for runs in self.runs.values() for result in runs)
 
     def any(self, pick: Pick) -> bool:

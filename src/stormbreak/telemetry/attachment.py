@@ -28,11 +28,7 @@ def log_to(to: Any, *, every: float = 1.0) -> Attached:
 
 
 def engine_of(owner: Any) -> Engine:
-    """Return the engine of an object.
-
-    Raises:
-        ConfigurationError: it has none.
-    """
+    """Return the engine of an object. Raises ConfigurationError if it has none."""
     found = owner if isinstance(owner, Engine) else getattr(owner, "engine", None)
     if isinstance(found, Engine):
         return found

@@ -39,7 +39,6 @@ SHADOW_DECISIONS = frozenset(
 
 
 def one_of(known: Collection[str], word: str | None) -> str:
-    """Return the word if it is `known`, else "other"."""
     return str(word) if word is not None and word in known else OTHER
 
 

@@ -60,7 +60,6 @@ class LastMinute:
 
     @property
     def latest(self) -> int:
-        """The latest second with a verdict."""
         return self._seconds[-1][0] if self._seconds else 0
 
     def verdicts(self, now: float) -> Mapping[str, int]:
@@ -133,7 +132,6 @@ class RecentDecisions:
             self._drop(min(self._groups, key=lambda each: each.last.at))
 
     def kept(self) -> list[tuple[Event, int]]:
-        """The last event of each group and the group's size, the latest first."""
         groups = sorted(self._groups, key=lambda group: -group.last.at)
         return [(group.last, group.times) for group in groups]
 

@@ -94,7 +94,6 @@ class Metrics:
         self._gauges.unwatch(engine)
 
     def __call__(self, event: Event) -> None:
-        """Count an event."""
         updates = updates_of(event)
         if not updates:
             return

@@ -119,16 +119,11 @@ _READ_FORMAT = msgspec.json.Decoder(_Format).decode
 
 
 def encoded(state: State) -> bytes:
-    """Encode as JSON."""
     return msgspec.json.encode(state)
 
 
 def decoded(body: bytes) -> State:
-    """Decode JSON.
-
-    Raises:
-        ValueError: it is no state, or has another format. The message quotes nothing of the body.
-    """
+    """Decode JSON. Raises ValueError if it is no state, or has another format. The message quotes nothing of the body."""
     try:
         found = _READ_FORMAT(body).format
         if found == FORMAT:

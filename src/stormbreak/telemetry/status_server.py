@@ -151,10 +151,8 @@ class StatusServer(AbstractContextManager["StatusServer"]):
     """Serves `pages` by path until it is closed, on `port` of `host` (0 picks a free one) or a socket at `path`.
 
     With `any_name`, the header Host may name anything: for a server that others than this machine's programs reach.
-    `actions` by path are for a socket, which only its owner can open.
-
-    Raises:
-        ConfigurationError: the port is in use, or no socket can be created.
+    `actions` by path are for a socket, which only its owner can open. Raises ConfigurationError if the port is in use,
+    or no socket can be created.
     """
 
     def __init__(
@@ -198,7 +196,6 @@ class StatusServer(AbstractContextManager["StatusServer"]):
 
     @property
     def address(self) -> str:
-        """Its URL, or the path of its socket."""
         if self.path is not None:
             return str(self.path)
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -279,7 +276,6 @@ class _Server(ThreadingMixIn, TCPServer):
         self._slots = threading.BoundedSemaphore(MAX_REQUESTS)
 
     def serve(self) -> None:
-        """Accept requests until it is closed."""
         while not self.closed:
             self.handle_request()
             self._cut_off(time.monotonic() - REQUEST_TIMEOUT)

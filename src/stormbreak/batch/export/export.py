@@ -81,11 +81,7 @@ def export(
 
 
 def open_requests(files: BatchPaths, run: Run) -> Rows:
-    """Open the requests of a run.
-
-    Raises:
-        ConfigurationError: they are not there, or have changed.
-    """
+    """Open the requests of a run. Raises ConfigurationError if they are not there, or have changed."""
     model = run.options.get("model")
     rows = Rows.read(
         find_moved(run.input, files.input),

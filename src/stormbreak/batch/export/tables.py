@@ -32,7 +32,6 @@ class RequestIds:
         self._requests = requests
 
     def columns(self) -> tuple[str, ...]:
-        """The id alone."""
         return ("custom_id",)
 
     def records(self) -> Iterator[Record]:
@@ -48,10 +47,8 @@ def write_table(
     """Write a table in the format that the ending of `path` names; replace the file in one step.
 
     The `prefix` goes before the names of the results. With `escape_formulas`, a `'` goes before the cells of CSV that a
-    spreadsheet would run as a formula.
-
-    Raises:
-        ConfigurationError: a column has the name of a result, or a file cannot be read or written.
+    spreadsheet would run as a formula. Raises ConfigurationError if a column has the name of a result, or a file cannot
+    be read or written.
     """
     columns = rows.columns()
     if columns is None:

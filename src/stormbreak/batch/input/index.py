@@ -52,7 +52,6 @@ class IdTable:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
         return 8 * len(self._hashes) + 4 * len(self._slots)
 
     def add(self, custom_id: str) -> int | None:
@@ -173,11 +172,8 @@ class Rows(AbstractContextManager["Rows"]):
         `table` is the name of the table that the rows were made of, one a line: errors name its row.
 
         `on_read` is called now and then. `checked` is the fingerprint of an INPUT that was valid for the same model: of
-        the same bytes, only the ids are read.
-
-        Raises:
-            ConfigurationError: a line is no request (names more of them), two rows have one id, or there is none, unless it
-                `may_be_empty`.
+        the same bytes, only the ids are read. Raises ConfigurationError if a line is no request (names more of them),
+        two rows have one id, or there is none, unless it `may_be_empty`.
         """
         rows = cls(path, model=model, defaults=defaults or {}, table=table)
         rows._may_be_empty = may_be_empty
@@ -204,7 +200,6 @@ class Rows(AbstractContextManager["Rows"]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by the index."""
         return 8 * len(self._offsets) + 8 * len(self._numbers) + self._ids.nbytes
 
     def row_at(self, index: int) -> Row:
@@ -227,15 +222,12 @@ class Rows(AbstractContextManager["Rows"]):
         return line
 
     def __iter__(self) -> Iterator[Row]:
-        """Read all rows again, in order."""
         return (self.row_at(index) for index in range(len(self)))
 
     def ids(self) -> Iterator[str]:
-        """Read the ids of all rows, in order."""
         return (_id_in(self._line_at(index), number) for index, number in enumerate(self._numbers))
 
     def find(self, custom_id: str) -> int | None:
-        """Return the index of the row called `custom_id`, or None."""
         return self._ids.find(custom_id)
 
     def part_of(self, index: int, count: int) -> int:

@@ -126,10 +126,7 @@ def find_table(
 ) -> TableInput | None:
     """Find the table that `source` names; None if it is a plain file of requests, which is read where it is.
 
-    `given` are the other options of the run.
-
-    Raises:
-        ConfigurationError: there is no such file.
+    `given` are the other options of the run. Raises ConfigurationError if there is no such file.
     """
     shard = _shard(options, name_of)
     table = Table.find(source, delimiter=options.delimiter, shard=shard)

@@ -148,7 +148,6 @@ class Table:
         return self.shard.take(self._records(columns))
 
     def batches(self) -> Iterator[Any]:
-        """Read the rows of Parquet in order, as record batches."""
         begin = 0
         for path in self.paths:
             for batch in parquet.read_batches(path, None):

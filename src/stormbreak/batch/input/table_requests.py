@@ -119,10 +119,8 @@ class RequestMaker:
     ) -> None:
         """Check the options against the columns (None: not known); `max_tokens` is for requests that need it.
 
-        Errors name options by `name_of`.
-
-        Raises:
-            ConfigurationError: they do not fit each other, or name an unknown column.
+        Errors name options by `name_of`. Raises ConfigurationError if they do not fit each other, or name an unknown
+        column.
         """
         self._id = options.id
         self._body = options.body
@@ -228,7 +226,6 @@ def _texts(
     table: str,
     name_of: Callable[[str], str],
 ) -> tuple[Text | None, Text | None]:
-    """Parse the prompt and the system prompt."""
     given = [name for name in ("prompt", "template", "body") if getattr(options, name) is not None]
     if not given:
         ways = (

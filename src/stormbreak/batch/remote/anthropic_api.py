@@ -73,14 +73,12 @@ class MessageBatches(BatchApi):
         return b'{"custom_id":%b,"params":%b}' % (encode(f"{token}-{index}"), body)
 
     def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:  # noqa: ARG002
-        """Make the body that creates a batch."""
         return Content(lines, opening=b'{"requests":[', end=b"]}", separator=b",")
 
     def _creation(self, batch: RemoteBatch, content: Content) -> Content:  # noqa: ARG002
         return content
 
     async def find(self, batch: RemoteBatch, known: frozenset[str]) -> RemoteStatus | None:
-        """Find the batch by the ids in its results."""
         unsure = ""
         async for found in self._listed(_BATCH, f"{self.place}?", batch):
             if found.id in known or found.request_counts.total != len(batch.ranges):
@@ -94,7 +92,6 @@ class MessageBatches(BatchApi):
         return None
 
     def result(self, line: bytes, now: float) -> RowResult:
-        """Read a line: a message, an error, or why there is none."""
         found = _LINE.decode(line)
         result = found.result
         if result.type in ("expired", "canceled"):

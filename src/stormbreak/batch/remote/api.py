@@ -60,7 +60,6 @@ class RemoteStatus(NamedTuple):
 
     @property
     def changes(self) -> dict[str, object]:
-        """What it changes in the fields of a batch."""
         return {
             "id": self.id,
             "status": self.name,
@@ -102,7 +101,6 @@ class Content:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
         return len(self._opening) + self.lines_size + len(self._end)
 
     def _separated(self) -> Iterator[bytes]:
@@ -160,14 +158,9 @@ class BatchApi(ABC):
 
     @abstractmethod
     async def find(self, batch: RemoteBatch, known: frozenset[str]) -> RemoteStatus | None:
-        """Find a batch whose id was lost; `known` ids are those of other batches.
-
-        Raises:
-            UnsureError: one may be it.
-        """
+        """Find a batch whose id was lost; `known` ids are those of other batches. Raises UnsureError if one may be it."""
 
     async def status(self, batch: RemoteBatch) -> RemoteStatus:
-        """Ask how far the batch is."""
         resource = self._resource("GET", f"{self.place}/{batch.id}")
         return await self._about(batch, resource, f"poll batch {batch.id}")
 

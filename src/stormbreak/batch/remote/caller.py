@@ -51,9 +51,7 @@ class Caller:
     async def send(self, resource: Resource, what: str) -> bytes:
         """Send a request that may be repeated; return the body of the response. `what` is done, for messages.
 
-        Raises:
-            RemoteError: the last attempt failed.
-            ConfigurationError: nothing answers there.
+        Raises RemoteError if the last attempt failed, ConfigurationError if nothing answers there.
         """
         body = await self._until_answered(resource, what, attempts=None, found=None)
         assert isinstance(body, bytes)

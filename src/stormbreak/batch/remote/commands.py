@@ -49,7 +49,6 @@ class FetchSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether every row is answered, and no batch is open."""
         return not (self.failed or self.left or self.open)
 
 

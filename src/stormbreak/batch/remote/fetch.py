@@ -244,11 +244,9 @@ class _Results:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every result is there that should be."""
         return not (self.lacking or self.odd[UNREADABLE])
 
     def missing(self) -> Iterator[int]:
-        """Yield the rows without a line."""
         return (index for index in self._ranges if not self._marks[index])
 
     def __iter__(self) -> Iterator[tuple[int, HttpResponse]]:

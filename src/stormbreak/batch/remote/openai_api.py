@@ -142,7 +142,6 @@ class FileBatches(BatchApi):
         return None
 
     def result(self, line: bytes, now: float) -> RowResult:
-        """Read a line: an answer, an error with a status, or why there is none."""
         found = _LINE.decode(line)
         if found.response is not None:
             ids = (

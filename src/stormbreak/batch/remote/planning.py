@@ -23,7 +23,6 @@ _TOKEN = "0" * 16  # as long as any other one
 
 
 def api_for(endpoint: str, caller: Caller) -> BatchApi:
-    """Return the batch API that takes requests for this endpoint."""
     return MessageBatches(caller) if endpoint == MESSAGES else FileBatches(caller)
 
 

@@ -161,7 +161,6 @@ class Submitter:
         return (index for index in indices if not taken[index])
 
     def begin(self, plan: Plan) -> RemoteBatch:
-        """Write a new batch down."""
         batch = RemoteBatch(
             number=max(self._batches, default=0) + 1,
             token=secrets.token_hex(8),
@@ -178,9 +177,7 @@ class Submitter:
     async def advance(self, batch: RemoteBatch) -> RemoteBatch:
         """Take a batch to `running`.
 
-        Raises:
-            UnsureError: the provider may have it; its results will tell.
-            RemoteError: the provider refused a request.
+        Raises UnsureError if the provider may have it (its results will tell), RemoteError if it refused a request.
         """
         api = api_for(batch.endpoint, self._caller)
         content = self._content(api, batch)
@@ -227,5 +224,4 @@ async def settled(batch: RemoteBatch) -> None:
 
 
 def ids_of(batches: Iterable[RemoteBatch]) -> frozenset[str]:
-    """Return the ids at the provider that are known."""
     return frozenset(batch.id for batch in batches if batch.id)

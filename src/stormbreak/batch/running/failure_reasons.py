@@ -65,7 +65,6 @@ class FailureReasons:
             self._messages[kind] = message_in(body, request) or plain(outcome.detail or "", LONGEST)
 
     def merge(self, other: "FailureReasons") -> None:
-        """Add what another process has counted."""
         self._counted.update(other._counted)  # noqa: SLF001 - of this very class
         for kind, message in other._messages.items():  # noqa: SLF001
             self._messages[kind] = self._messages.get(kind) or message
@@ -230,7 +229,6 @@ class AccountErrors(Generic[Held]):
         return []
 
     def release(self) -> list[Held]:
-        """Return all held rows, at the end of the run."""
         held = [row for rows in self._held.values() for _, row in rows]
         self._held.clear()
         self._since.clear()

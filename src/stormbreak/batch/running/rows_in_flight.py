@@ -30,7 +30,6 @@ class RowCall:
         self.given_up = False
 
     def straggled(self) -> CallResult:
-        """Return the result of a call whose last attempt was given up."""
         target = None if self.in_flight is None else self.in_flight.kind[0]
         return CallResult(STRAGGLER, self.attempts, target=target, maybe_processed=1)
 
@@ -61,7 +60,6 @@ class RowCalls(dict[asyncio.Task[None], RowCall]):
         call.in_flight = Attempt((event.target, call.endpoint), call.sent_at, call.turn.rounds)
 
     def learn(self, call: RowCall, ended: CallResult) -> None:
-        """Learn how long an answer took."""
         if ended.outcome.verdict is Verdict.OK and ended.source in (TARGET, FALLBACK):
             self.answered(call)
 

@@ -87,5 +87,4 @@ def _fitting(policy: Policy, options: BatchOptions) -> Policy:
 
 
 def _named(options: BatchOptions) -> int | None:
-    """Return the number of rows in flight, where one was given."""
     return options.concurrency if isinstance(options.concurrency, int) else None

@@ -154,7 +154,6 @@ class Runner:
 
     @property
     def stopping(self) -> bool:
-        """Whether nothing new is sent any more."""
         return self._end is not None
 
     @property
@@ -235,7 +234,6 @@ class Runner:
                 await self._wait_until(turn)
 
     async def _wait_until(self, until: float) -> None:
-        """Wait until something changes, at the latest until then."""
         span = None if until == float("inf") else max(0.0, until - time.monotonic())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(span):
@@ -393,7 +391,6 @@ class Runner:
             task.cancel()
 
     def wake(self) -> None:
-        """Look again whether a row may be sent."""
         self._wake.set()
 
     def change_limit(self, limit: Limit, width: int) -> None:

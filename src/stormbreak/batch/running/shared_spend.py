@@ -106,7 +106,6 @@ class SharedSpend:
             budget.write_ahead = self._write_ahead
 
     def note(self, worker: int, account: Account, pauses: Mapping[str, float]) -> None:
-        """Keep the latest report of a worker."""
         self._accounts[worker] = account
         for model, until in pauses.items():
             self._pauses[model] = max(until, self._pauses.get(model, 0.0))
@@ -130,11 +129,9 @@ class SharedSpend:
             self._write(at_work=True)
 
     def close(self) -> None:
-        """Write the final account."""
         self._write(at_work=False)
 
     def update_cost(self) -> None:
-        """Update `cost` and `limit`."""
         account = self._account(at_work=True)
         self.cost = account.cost(self._price_of)
         if self._max_usd is not None:

@@ -47,7 +47,6 @@ class RunSnapshot:
 
     @property
     def left(self) -> int:
-        """Rows that are neither answered nor failed."""
         return self.total - self.done - self.failed
 
 
@@ -72,7 +71,6 @@ class Throughput:
 
 
 def worst_circuit(states: Collection[str | None]) -> str:
-    """Name the state of the worst circuit."""
     for state in ("isolated", "open", "half_open"):
         if state in states:
             return state.replace("_", "-")
@@ -130,11 +128,9 @@ def _failure(event: Returned | None) -> str:
 
 
 def reading(rows: int) -> str:
-    """Say how much of INPUT is read."""
     return f"reading INPUT: {rows:,} rows"
 
 
 def stopping(snapshot: RunSnapshot) -> str:
-    """Say what a run that stops waits for."""
     how = "again" if snapshot.interrupted else "twice"
     return f"stopping: {snapshot.in_flight:,} answers are still to come; Ctrl-C {how} stops at once"

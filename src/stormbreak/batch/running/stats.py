@@ -83,7 +83,6 @@ class Slice:
     last: RunSnapshot | None = None
 
     def sample(self, snapshot: RunSnapshot) -> None:
-        """Add a snapshot."""
         self.samples += 1
         self.in_flight += snapshot.in_flight
         self.limit += snapshot.limit
@@ -169,7 +168,6 @@ class RunStats:
 
     @property
     def backing_off(self) -> int:
-        """Calls that wait to be sent again."""
         return len(self._backing_off)
 
     @property
@@ -187,7 +185,6 @@ class RunStats:
             handler(event)
 
     def sample(self, snapshot: RunSnapshot) -> None:
-        """Add a snapshot of the run."""
         if self.began is not None:
             self.first = self.first or snapshot
             self._slice(snapshot.at, self.began).sample(snapshot)
@@ -198,7 +195,6 @@ class RunStats:
             self.connect_error = outcome.detail
 
     def add_straggler(self) -> None:
-        """Count an attempt that was given up since it took too long."""
         self.verdicts[Verdict.TIMEOUT.value] += 1
         self.maybe_processed += 1
 

@@ -54,7 +54,6 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether every row is answered."""
         return not (self.failed or self.left)
 
     def answers(self) -> Iterator[Answered]:
@@ -79,7 +78,6 @@ class Summary:
 
     @property
     def cost_limit(self) -> SpendLimit | None:
-        """What may be spent and what was, where there is a limit."""
         if self.max_cost is None or self.spent is None:
             return None
         return SpendLimit(self.max_cost, self.spent)
@@ -96,7 +94,6 @@ def require_reached(summary: Summary) -> None:
 def summarise(
     runner: Runner | Workers, end: End, *, output: str, done_before: int, elapsed: float
 ) -> Summary:
-    """Sum up a run that has ended."""
     journal, stats, total = runner.journal, runner.stats, len(runner.rows)
     limit = runner.spend.limit
     answered = journal.done - done_before

@@ -53,7 +53,6 @@ class _Worker:
     end: End | None = None  # once it is over
 
     def send(self, order: Order | NewLimit) -> None:
-        """Send an order, unless it is over."""
         if self.end is None:
             with suppress(OSError):
                 self.connection.send(order)

@@ -47,7 +47,6 @@ class ModelCost:
 
     @property
     def in_all(self) -> Span | None:
-        """Answers and waste together."""
         if self.useful is None or self.wasted is None:
             return None
         return Span(self.useful + self.wasted.min_usd, self.useful + self.wasted.max_usd)

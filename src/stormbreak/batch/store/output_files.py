@@ -53,10 +53,8 @@ def open_store(
     """Lock OUTPUT for a run over `rows` that sends those of `choice`; flush and close everything at the end.
 
     `check_first` gets the first row to be sent, before anything is written, and may raise. Unless the run `submits`, no
-    batch at the provider may be open: its rows would be sent twice.
-
-    Raises:
-        ConfigurationError: OUTPUT belongs to another input, or another run is writing it; nothing was touched.
+    batch at the provider may be open: its rows would be sent twice. Raises ConfigurationError if OUTPUT belongs to
+    another input, or another run is writing it; nothing was touched.
     """
     files = BatchPaths.of(output)
     check(files, rows, recorded, choice)  # before the lock file is made: a refusal touches nothing

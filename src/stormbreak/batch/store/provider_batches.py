@@ -52,7 +52,6 @@ class Counts(Struct, frozen=True, kw_only=True):
 
     @property
     def results(self) -> int:
-        """Rows that must have a result."""
         return self.succeeded + self.failed
 
 
@@ -67,7 +66,6 @@ class RowRanges:
 
     @classmethod
     def of(cls, indices: Iterable[int]) -> Self:
-        """Make the set of ascending indices."""
         bounds: list[int] = []
         for index in indices:
             if bounds and bounds[-1] == index:
@@ -155,7 +153,6 @@ class BatchFolder:
         return [_read(path) for path in paths]
 
     def path_of(self, batch: RemoteBatch, suffix: str = ".json") -> Path:
-        """Name a file of a batch."""
         return self._path / f"{batch.number:04}{suffix}"
 
     def save(self, batch: RemoteBatch, **changes: Any) -> RemoteBatch:

@@ -192,7 +192,6 @@ def read_status(output: Path, price_of: PriceOf) -> Status:
 
 
 def count_rows(files: BatchPaths) -> tuple[int, Mapping[str, int]]:
-    """Count the rows that are done, and those that failed, by verdict."""
     # The failed file first: an answer written meanwhile then overrides it, and no row counts twice.
     failed = {
         entry.custom_id: sys.intern(plain(entry.verdict or "unknown"))

@@ -68,10 +68,8 @@ class RowJournal:
     ) -> None:
         """Read what earlier runs wrote, and repair a torn last line. `choice` says which rows this run sends.
 
-        `check_first` gets the first of these, before anything is changed, and may raise.
-
-        Raises:
-            ConfigurationError: a file holds anything else; nothing was changed.
+        `check_first` gets the first of these, before anything is changed, and may raise. Raises ConfigurationError if a
+        file holds anything else; nothing was changed.
         """
         self.on_line: Callable[[bytes], object] = lambda _: None
         self.shared: SharedAnswers | None = None
@@ -146,7 +144,6 @@ class RowJournal:
         )
 
     def is_sent(self, index: int) -> bool:
-        """Whether this run sends the row, or has yet to."""
         state = self._states[index]
         return state == _RETRY or (state == _LEFT and self._choice.fresh)
 

@@ -104,7 +104,6 @@ def read_run(files: BatchPaths) -> Run | None:
 
 
 def read_existing_run(files: BatchPaths) -> Run:
-    """Read the run file. Raises ConfigurationError if there is none."""
     run = read_run(files)
     if run is None:
         why = f"{path_of(files.output)} is no output of a batch run"

@@ -60,7 +60,6 @@ class SpendRecord:
 
     @property
     def account(self) -> Account:
-        """What all runs have spent by now."""
         return self._store.run.account.plus(self._meter.snapshot(), at_work=True)
 
     @property
@@ -114,12 +113,10 @@ class SpendRecord:
             self._written_pauses = pauses
 
     def allow(self) -> None:
-        """Allow what was written to be spent."""
         if self._bound is not None:
             self._client.may_spend(self._allowed)
 
     def close(self) -> None:
-        """Write the final account."""
         with self._writing:
             self._store.note(replace(self.account, at_work=False), _future(self._pauses))
 

@@ -165,7 +165,6 @@ def fetch(
 
 
 def _warn_of_odd(fetched: Fetched) -> None:
-    """Print what is wrong with the results of a batch."""
     odd = {what: rows for what, rows in fetched.odd.items() if rows and what != UNPROCESSED}
     if fetched.is_done and fetched.errors:
         odd.pop(MISSING, None)  # it was refused as a whole

@@ -63,7 +63,6 @@ MODEL = option("-m --model", "NAME", "Model of the rows that name none.")
 
 
 def max_output_tokens(highest: int | None = None) -> Callable[[F], F]:
-    """Return the option that bounds answers."""
     return option("--max-output-tokens", Integer(1, highest), "Output limit of rows that set none.")
 
 

@@ -83,7 +83,6 @@ def command(
 
 
 def options_of_run(given: BatchOptions, run: Run, output: Path) -> BatchOptions:
-    """Merge the given options over those of the last run."""
     elsewhere = has_target(given.policy)
     if run.flags is None and not (given.provider or given.base_url or elsewhere):
         raise ConfigurationError(_options_missing(run, output))
@@ -124,7 +123,6 @@ def input_of_run(run: Run, output: Path) -> Path:
 def _preview(
     choice: Choice, options: BatchOptions, *, source: Path, output: Path, as_json: bool
 ) -> None:
-    """Print which rows would be sent, and how."""
     _, failed = count_rows(BatchPaths.of(output))
     verdicts = {verdict: count for verdict, count in failed.items() if choice.takes(verdict)}
     rows = sum(verdicts.values())
@@ -157,7 +155,6 @@ def _shown(options: BatchOptions) -> Iterator[tuple[str, object]]:
 
 
 def _words(options: BatchOptions) -> Iterator[str]:
-    """Return the options as they are typed."""
     for name, value in _shown(options):
         for one in value if isinstance(value, tuple) else (value,):
             yield option_flag(name)

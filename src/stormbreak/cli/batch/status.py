@@ -33,7 +33,6 @@ _REFUSED = {
 
 
 def summary_text(summary: Summary, *, retry: bool = False) -> str:
-    """The summary of a run, or of a retry, as lines of a name and a value."""
     back = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
     failed_file = path_of(BatchPaths.of(Path(summary.output)).failed)
     left = f"{summary.left:,}" + "; batch run continues with them" * retry

@@ -19,10 +19,8 @@ class StatusSocket(AbstractContextManager["StatusSocket"]):
     """Serves one run, for as long as the context lasts.
 
     The address (host and port) is opened at once. The socket is made when the run sends, since then OUTPUT and the
-    files beside it belong to this process; some file systems can have none.
-
-    Raises:
-        ConfigurationError: the address is in use, or none of this machine.
+    files beside it belong to this process; some file systems can have none. Raises ConfigurationError if the address is
+    in use, or none of this machine.
     """
 
     def __init__(

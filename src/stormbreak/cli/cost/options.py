@@ -135,7 +135,6 @@ def mix_of(
     prompt_tokens: tuple[int, ...],
     service_tier: str | None,
 ) -> Mix:
-    """Return the kind of tokens that the options describe."""
     service = Service(service_tier or Service.STANDARD)
     return Mix(input_share, cache_rate, prompt_tokens[0], service)
 
@@ -155,7 +154,6 @@ def _currency_of(code: str, rate: str | None) -> Currency:
 
 
 def sellers_in(names: Collection[str]) -> list[Seller]:
-    """Parse the value of `--providers`."""
     try:
         return [Seller.parse(name) for name in names]
     except ConfigurationError as error:

@@ -135,7 +135,6 @@ def _widths(
 
 
 def _folded(title: str, lines: int) -> int:
-    """Return the width of a title in `lines` lines, or of its longest word."""
     longest = max(map(len, title.split()))
     widths = range(longest, len(title))
     return next((width for width in widths if len(wrap(title, width)) <= lines), len(title))
@@ -161,7 +160,6 @@ def costs_of(
 
 
 def assumed(volumes: Sequence[int], mix: Mix) -> str:
-    """Describe the assumed kind of tokens."""
     tokens = ", ".join(volume(Decimal(each)) for each in volumes)
     cached = "none of it cached"
     if mix.cache_rate:

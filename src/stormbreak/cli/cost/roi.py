@@ -86,7 +86,6 @@ class Offers(NamedTuple):
 
     @classmethod
     def parse(cls, current: str, candidate: str) -> Self:
-        """Read what `--current` and `--candidate` say."""
         return cls(_parse("--current", current), _parse("--candidate", candidate))
 
     def move(
@@ -112,7 +111,6 @@ class Offers(NamedTuple):
 
 
 def migration_cost(result: Result, move: Migration) -> None:
-    """Add a move to what will be printed."""
     case, currency = move.case, result.currency
     against = list(reasons(move, currency))
     result.sheets["cases"] = Sheet(columns=_COLUMNS, rows=list(_rows(move)), currency=currency)
@@ -212,7 +210,6 @@ _STORM_COLUMNS = (
 
 
 def storm_cost(result: Result, path: Path, scenario: str | None, downtime: Downtime) -> None:
-    """Add the losses of each policy to what will be printed."""
     storm, currency = read_storm_result(path), result.currency
     seconds = _watched(storm, path, scenario)
     found = losses(storm, seconds, downtime)

@@ -33,7 +33,6 @@ def command(file: Path) -> None:
 
 
 def first_lines(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield the lines of a first file."""
     found = [each for each in PRESETS.values() if each.key_env and environ.get(each.key_env)]
     names = [each.name for each in found] or ["local"]
     for name in names:

@@ -107,7 +107,6 @@ def _url(host: str, port: int) -> str:
 
 
 def _summarise(rules: GatewayRules, price_of: PriceOf) -> Iterator[str]:
-    """Yield a line for each model name, and one for each key."""
     settings = rules.generation.settings
     for model, name in {**rules.leads, **rules.settings.models}.items():
         kind = "target" if name in settings.targets else "pool"

@@ -72,7 +72,6 @@ def progress_of(scenario: Scenario, name: str) -> Iterator[Progress]:
 
 
 def warnings_of(played: Played) -> Iterator[str]:
-    """Reasons to doubt the figures of a storm, a line each."""
     busiest = played.busiest
     if busiest.program is not None and busiest.program >= ENOUGH:
         yield (

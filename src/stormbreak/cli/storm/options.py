@@ -52,7 +52,6 @@ def policy(default: str) -> Callable[..., Any]:
 
 
 def assertion(example: str) -> Callable[..., Any]:
-    """Return the option for the condition of exit code 0."""
     return option("--assert claim", "EXPR", f"Exit with code 1 unless it holds: {example!r}.")
 
 

@@ -39,7 +39,6 @@ class _View(NamedTuple):
     step: int
 
     def points(self, line: _Line) -> tuple[list[float], list[float]]:
-        """Return the times and values of the marks of a line."""
         places = range(self.start, self.end, self.step)
         parts = [line.values[place : min(place + self.step, self.end)] for place in places]
         return [place + (self.step - 1) / 2 for place in places], [fmean(part) for part in parts]
@@ -105,7 +104,6 @@ def _view(scenario: Scenario, length: int, columns: int) -> _View:
 
 
 def _trigger(scenario: Scenario) -> tuple[float, ...]:
-    """Return its start and end; nothing if there is none."""
     load = scenario.load
     if load is None or load.trigger_until is None:
         return ()

@@ -128,7 +128,6 @@ def _folder(name: str) -> Path:
 
 
 def _save(found: Survey, folder: Path) -> list[Path]:
-    """Write the worst storms of a survey, the worst first."""
     paths = []
     for place, score in enumerate(found.worst(WORST), 1):
         path = folder / f"{place:02d}-{score.draw.family}.toml"
@@ -147,7 +146,6 @@ def _again(found: Survey, path: Path, runs: int) -> str:
 
 
 def _survey(policy: NamedPolicy, others: Sequence[NamedPolicy], **options: Any) -> Survey:
-    """Run the survey, with a bar on the terminal."""
     done: dict[int, float] = {}
     with progress_bar() as bar:
         task = bar.add_task("storms", total=None)
@@ -196,7 +194,6 @@ def _losses(found: Survey, by: str, groups: Mapping[str, Summary]) -> Table:
 
 
 def _worst(found: Survey) -> Table:
-    """The worst storms, with what the best of the others did better."""
     unit = "s" if found.is_batch else "%"
     table = _table(
         f"The worst storms. {_what(found)}",

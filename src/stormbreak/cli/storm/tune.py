@@ -103,7 +103,6 @@ def _scenarios(names: tuple[str, ...], scale: float) -> list[Scenario]:
 
 
 def sentence(found: Tuned) -> str:
-    """Say in one line whether another setting is better."""
     tried = f"{found.candidates} settings were tried in {found.searched} storms"
     if not found.changes:
         return f"No other setting is better: {tried}."

@@ -16,7 +16,6 @@ _PIECES = 10
 
 
 def good(play: FaultContext) -> Script:
-    """Return a good answer."""
     return once(play.whole())
 
 
@@ -45,17 +44,14 @@ def _invalid_json(play: FaultContext) -> Script:
 
 
 def html_200(play: FaultContext) -> Script:
-    """Return the HTML page of a captive portal."""
     return plain(200, HTML, play.headers, "text/html")
 
 
 def padded(body: bytes, size: int) -> bytes:
-    """Make a JSON object longer by `size` bytes."""
     return b'%b,"padding":"%b"}' % (body[:-1], b"." * (size - len(b',"padding":""')))
 
 
 def tiny_chunks(play: FaultContext) -> Script:
-    """Send the whole answer in chunks of seven bytes."""
     body = play.body
     parts = [body[start : start + TINY] for start in range(0, len(body), TINY)]
     pause = play.lasting / len(parts)

@@ -22,12 +22,10 @@ class FaultContext(NamedTuple):
         return self._replace(request=self.request._replace(schema=None, canned=None))
 
     def without_choices(self) -> "FaultContext":
-        """The same for an answer without any choice."""
         return self._replace(request=self.request._replace(empty=True))
 
     @property
     def media(self) -> str:
-        """The type of the answer."""
         return EVENTS if self.request.streamed else JSON
 
     @property
@@ -39,7 +37,6 @@ class FaultContext(NamedTuple):
 
     @property
     def events(self) -> list[bytes]:
-        """The events of a streamed answer."""
         assert self.request.format.events is not None
         return self.request.format.events(self.request).all()
 
@@ -49,6 +46,5 @@ class FaultContext(NamedTuple):
         return response_head(200, self.media, framing, self.headers + more)
 
     def whole(self) -> bytes:
-        """Encode head and body of a good answer, with its length."""
         body = self.body
         return self.head(len(body)) + body

@@ -20,7 +20,6 @@ _BIG_EVENTS = 64
 
 
 def good(play: FaultContext) -> Script:
-    """Stream the answer over its time."""
     return chunked(paced(play.head(), play.events, play.lasting))
 
 

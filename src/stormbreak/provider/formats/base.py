@@ -132,7 +132,6 @@ class ParsedRequest(NamedTuple):
 
     @property
     def written(self) -> CacheWrites:
-        """Prompt tokens written to a cache."""
         return self.format.written(self.payload)
 
     @property
@@ -183,7 +182,6 @@ class Events(NamedTuple):
     end: list[bytes]  # the end marker
 
     def all(self) -> list[bytes]:
-        """All events in order."""
         return [*self.opening, *self.output, *self.finish, *self.end]
 
 
@@ -198,7 +196,6 @@ def invalid(field: str, what: str) -> Refusal:
 
 
 def find_message_error(payload: Mapping[str, Any]) -> Refusal | None:
-    """Require messages."""
     messages = payload.get("messages")
     fits = isinstance(messages, list) and bool(messages)
     return None if fits else invalid("messages", "must be a list that is not empty")
@@ -208,7 +205,6 @@ _LATE_ERROR = b'{"error":{"message":"the upstream provider failed","code":502}}'
 
 
 def openai_error(refusal: Refusal) -> bytes:
-    """Encode an error as OpenAI does."""
     fields: dict[str, Any] = {
         "message": refusal.message,
         "type": refusal.kind,

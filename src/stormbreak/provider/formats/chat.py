@@ -19,7 +19,6 @@ _MAX_CHOICES = 128
 
 
 def output_tokens(payload: Mapping[str, Any], default: int) -> int:
-    """Return the tokens of the answer, for all choices."""
     older = whole_number(payload.get("max_tokens"), 0)
     most = whole_number(payload.get("max_completion_tokens"), older)
     return choice_count(payload) * (max(most, 0) or default)
@@ -106,7 +105,6 @@ def _deltas(choice: Choice) -> Iterator[dict[str, Any]]:
 
 
 def wants_usage(payload: Mapping[str, Any]) -> bool:
-    """Whether the stream ends with a usage."""
     options = payload.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
 

@@ -70,7 +70,6 @@ def _between(least: float, most: float) -> str:
 
 
 def _is_list_of(kind: type, value: Any) -> bool:
-    """Whether it is a list with items of one kind."""
     return isinstance(value, list) and bool(value) and all(type(item) is kind for item in value)
 
 

@@ -98,7 +98,6 @@ def _message(
 
 
 def _content(request: ParsedRequest) -> list[dict[str, Any]]:
-    """The blocks of an answer: thinking, text, calls of tools."""
     content: list[dict[str, Any]] = []
     for choice in request.choices:
         if choice.reasoning:

@@ -54,7 +54,6 @@ def _response(request: ParsedRequest, status: str) -> dict[str, Any]:
 
 
 def _items(request: ParsedRequest) -> list[dict[str, Any]]:
-    """The output: reasoning, a message, calls of tools."""
     items: list[dict[str, Any]] = []
     for choice in request.choices:
         if choice.reasoning:
@@ -116,7 +115,6 @@ def _events(request: ParsedRequest) -> Events:
 
 
 def _block(index: int, item: dict[str, Any]) -> Block:
-    """Stream one item of the output."""
     place: dict[str, Any] = {"item_id": item["id"], "output_index": index}
     match item["type"]:
         case "message":

@@ -68,7 +68,6 @@ def target_attributes(target: Target) -> Attributes:
 
 
 def usage_attributes(usage: Usage) -> Attributes:
-    """Return the token counts of an answer."""
     return {
         INPUT_TOKENS: usage.input_tokens,
         OUTPUT_TOKENS: usage.output_tokens,

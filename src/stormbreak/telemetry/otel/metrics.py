@@ -49,12 +49,10 @@ class GenAiMetrics:
         )
 
     def record_first_chunk(self, seconds: float, target: Target, operation: str) -> None:
-        """Record the time to the first output of a stream."""
         if operation:
             self._first_chunks.record(seconds, self._attributes(target, operation))
 
     def record_usage(self, usage: Usage, target: Target, operation: str) -> None:
-        """Record the tokens of an attempt."""
         if operation:
             attributes = self._attributes(target, operation)
             for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
@@ -63,7 +61,6 @@ class GenAiMetrics:
     def record_duration(
         self, seconds: float, target: Target, operation: str, verdict: Verdict
     ) -> None:
-        """Record the duration of a call."""
         if operation:
             attributes = self._attributes(target, operation)
             if verdict is not Verdict.OK:

@@ -190,7 +190,6 @@ class Spans:
         return CurrentSpan(call.attempts.get(sent.attempt, call.span))
 
     def __call__(self, event: Event) -> None:
-        """Update the span of an event."""
         number = getattr(event, "call", None)
         if number is None:  # the event is about a target
             return

@@ -85,7 +85,6 @@ class Tracing:
             spans.close()
 
     def __call__(self, event: Event) -> None:
-        """Count an event."""
         updates = updates_of(event)
         if not updates:
             return
