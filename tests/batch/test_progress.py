@@ -10,7 +10,7 @@ from table_test import table_test
 
 from stormbreak.batch.running import progress_panel as panel_module
 from stormbreak.batch.running.progress_panel import Panel, panel
-from stormbreak.cli.batch.progress import Lines, Quiet, progress_on
+from stormbreak.cli.batch.progress import Lines, progress_on
 from stormbreak.cost.accounts import Cost, SpendLimit
 
 SNAPSHOT = {
@@ -164,7 +164,8 @@ def test_the_rate_ignores_old_samples(lines):
 def test_progress_is_silent_when_quiet_and_lines_without_a_terminal():
     stream = io.StringIO()
     with progress_on(stream, quiet=True) as shown:
-        assert isinstance(shown, Quiet)
+        shown.on_read(10**6)
+        shown.tick(SimpleNamespace(snapshot=snapshot(5.0)))
     with progress_on(stream, quiet=False) as shown:
         assert isinstance(shown, Lines)
     assert stream.getvalue() == ""

@@ -10,7 +10,7 @@ import pytest
 from batches import chat_rows, read, scenario
 
 from stormbreak.batch import aresults, results, run
-from stormbreak.batch.result_stream import MAX_UNREAD
+from stormbreak.batch.background_run import MAX_UNREAD
 from stormbreak.errors import ConfigurationError
 from stormbreak.testing import answer_text
 

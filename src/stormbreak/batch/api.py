@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Event
@@ -15,7 +16,7 @@ from typing import Any, Unpack, cast
 
 from msgspec.json import decode
 
-from stormbreak.batch.background_run import BackgroundRun, OnProgress, call_soon
+from stormbreak.batch.background_run import BackgroundRun, OnProgress, ResultStream, call_soon
 from stormbreak.batch.input.spool import (
     Frame,
     RowObjects,
@@ -26,7 +27,6 @@ from stormbreak.batch.input.spool import (
     table_of,
 )
 from stormbreak.batch.job import Job, build_job
-from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.run_options import (
     UNFINISHED_ROWS,
     Choice,
@@ -81,8 +81,7 @@ def run(
     """
     with _begun(rows, output, choice, options) as job:
         summary = BackgroundRun(job, on_progress).wait()
-    require_reached(summary)
-    return summary
+    return require_reached(summary)
 
 
 async def arun(
@@ -101,8 +100,7 @@ async def arun(
     async with _iterable(rows, output) as found:
         with _begun(found, output, choice, options) as job:
             summary = await BackgroundRun(job, on_progress).async_wait()
-    require_reached(summary)
-    return summary
+    return require_reached(summary)
 
 
 def results(
@@ -125,18 +123,14 @@ def results(
     stream = ResultStream(something.set)
     with _begun(rows, output, choice, options) as job:
         background = BackgroundRun(job, on_progress, stream)
-        background.when_over(something.set)
         try:
             while not (background.is_over and stream.is_empty):
                 something.clear()
-                while (result := stream.get()) is not None:
-                    yield result
+                yield from stream.take()
                 if not background.is_over:
                     something.wait()
         finally:
-            if not background.is_over:
-                background.stop()
-            summary = background.wait()
+            summary = background.stop_and_wait()
     require_reached(summary)
 
 
@@ -149,27 +143,20 @@ async def aresults(
     **options: Unpack[Options],
 ) -> AsyncIterator[Answered | Failed]:
     """Do as `results` does, without blocking the event loop. To leave early, use `contextlib.aclosing`."""
-    something, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def wake() -> None:
-        call_soon(loop, something.set)
-
-    stream = ResultStream(wake)
+    something = asyncio.Event()
+    stream = ResultStream(partial(call_soon, asyncio.get_running_loop(), something.set))
     async with _iterable(rows, output) as found:
         with _begun(found, output, choice, options) as job:
             background = BackgroundRun(job, on_progress, stream)
-            background.when_over(wake)
             try:
                 while not (background.is_over and stream.is_empty):
                     something.clear()
-                    while (result := stream.get()) is not None:
+                    for result in stream.take():
                         yield result
                     if not background.is_over:
                         await something.wait()
             finally:
-                if not background.is_over:
-                    background.stop()
-                summary = await background.async_wait()
+                summary = await background.async_stop_and_wait()
     require_reached(summary)
 
 

@@ -8,18 +8,19 @@ then the exception is raised. A second exception meanwhile ends the run at once.
 import asyncio
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.running.runner import Runner
 from stormbreak.batch.running.snapshot import RunSnapshot
 from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.running.workers import Running
+from stormbreak.batch.store.reader import Answered, Failed, parse_result
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import StormbreakError
 
@@ -28,10 +29,45 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[RunSnapshot], object]
 _NAME = "stormbreak-batch"  # of the threads
+MAX_UNREAD = 256  # results that wait for the reader before the run stops sending
 
 
 class StoppedError(StormbreakError):
     """The run was stopped before anything was sent."""
+
+
+class ResultStream:
+    """The results of a run on their way to its reader in another thread: lines of the journal, as they come.
+
+    The run calls `put`, its reader the rest; appending and popping is atomic. While `MAX_UNREAD` results wait, the run
+    sends no row that was not sent before. `on_put` wakes the reader, `on_room` the run; each is called in the other's
+    thread. `on_put` is called at the end of the run, too.
+    """
+
+    def __init__(self, on_put: Callable[[], object]) -> None:
+        self._lines: deque[bytes] = deque()
+        self.on_put = on_put
+        self.on_room: Callable[[], object] = lambda: None
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._lines) < MAX_UNREAD
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._lines
+
+    def put(self, line: bytes) -> None:
+        self._lines.append(line)
+        self.on_put()
+
+    def take(self) -> Iterator[Answered | Failed]:
+        """Take the results that are there."""
+        while self._lines:
+            line = self._lines.popleft()
+            if len(self._lines) == MAX_UNREAD - 1:
+                self.on_room()
+            yield parse_result(line)
 
 
 class BackgroundRun:
@@ -54,15 +90,24 @@ class BackgroundRun:
         self._at: tuple[Runner, asyncio.AbstractEventLoop] | None = None
         # In an exit handler the main thread counts as ended, and reads.
         self._may_lose_reader = results is not None and not _nobody_reads()
+        if results is not None:
+            self._ended.add_done_callback(lambda _: results.on_put())
         threading.Thread(target=copy_context().run, args=(self._work,), name=_NAME).start()
 
     @property
     def is_over(self) -> bool:
         return self._ended.done()
 
-    def when_over(self, call: Callable[[], object]) -> None:
-        """Call it at the end of the run, in the run's thread, or at once."""
-        self._ended.add_done_callback(lambda _: call())
+    def stop_and_wait(self) -> Summary:
+        """End a run whose reader leaves."""
+        if not self.is_over:
+            self.stop()
+        return self.wait()
+
+    async def async_stop_and_wait(self) -> Summary:
+        if not self.is_over:
+            self.stop()
+        return await self.async_wait()
 
     def wait(self) -> Summary:
         """Wait for the end. Raises as `run_job` does."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from shutil import rmtree
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec.structs import replace as with_
 
@@ -18,7 +18,6 @@ from stormbreak.batch.input.index import ReadProgress, Rows
 from stormbreak.batch.input.spool import Spooled, TableInput, spooled
 from stormbreak.batch.input.table import format_of
 from stormbreak.batch.parquet import pyarrow
-from stormbreak.batch.result_stream import ResultStream
 from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Choice, option_flag
 from stormbreak.batch.running.run_policy import policy_of_run, width_of
 from stormbreak.batch.running.runner import End, Runner, RunParts, run_in_loop
@@ -56,6 +55,9 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import is_disabled
 from stormbreak.http.pricing import list_price
 from stormbreak.http.request import NO_BOUND, RequestTemplate
+
+if TYPE_CHECKING:
+    from stormbreak.batch.background_run import ResultStream
 
 POLICY = "batch"
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
@@ -258,7 +260,7 @@ def run_job(
     listeners: Iterable[Listener] = (),
     on_read: ReadProgress = lambda _: None,
     stats: RunStats | None = None,
-    results: ResultStream | None = None,
+    results: "ResultStream | None" = None,
     view: View | None = None,
 ) -> Summary:
     """Run `job` to its end, or until a signal.
@@ -271,7 +273,7 @@ def run_job(
         ConfigurationError: an option is wrong, or OUTPUT cannot be written (any more).
     """
     with ExitStack() as stack:
-        budget = stack.enter_context(_budget()) if job.workers > 1 else None
+        budget = _budget(stack) if job.workers > 1 else None
         policy = policy_of_run(
             job.policy, job.options, store=None if budget is None else budget.url
         )
@@ -288,7 +290,10 @@ def run_job(
             runner, end = _run_here(job, parts, tick, results)
         else:
             runner, end = _run_workers(job, parts, budget, tick, view)
-        _tidy(store, rows, ordered=job.options.ordered and end is End.FINISHED)
+        store.journal.compact_failed()
+        if job.options.ordered and end is End.FINISHED:
+            store.journal.close()
+            order_output(store.files, rows)
         if job.files.table is not None and end is End.FINISHED:
             export_table(job, store, rows)
         elapsed = time.monotonic() - began
@@ -430,7 +435,7 @@ def check_cost(
 
 
 def _run_here(
-    job: Job, parts: RunParts, tick: Callable[[Runner], None], results: ResultStream | None
+    job: Job, parts: RunParts, tick: Callable[[Runner], None], results: "ResultStream | None"
 ) -> tuple[Runner, End]:
     client, store = parts.client, parts.store
     prices = None if job.options.max_cost is None else job.prices
@@ -440,7 +445,14 @@ def _run_here(
     if results is not None:
         store.journal.on_line = results.put
         runner.reader_has_room = lambda: results.has_room
-    return runner, _run_to_end(runner, spend)
+    try:
+        end = run_in_loop(runner.run())
+    except BaseException:
+        with suppress(OutputError):  # the first error is the one to report
+            spend.close()
+        raise
+    spend.close()
+    return runner, end
 
 
 def _run_workers(
@@ -464,35 +476,13 @@ def _run_workers(
     return workers, workers.run()
 
 
-@contextmanager
-def _budget() -> Iterator[BudgetStore]:
-    """Make the store of the workers; remove its folder at the end."""
+def _budget(stack: ExitStack) -> BudgetStore:
+    """Make the store of the workers; its folder goes with the `stack`."""
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("workers: only the command line starts several processes")
     budget = BudgetStore()
-    try:
-        yield budget
-    finally:
-        rmtree(budget.folder, ignore_errors=True)
-
-
-def _run_to_end(runner: Runner, spend: SpendRecord) -> End:
-    """Run, and write what was spent, however it ends."""
-    try:
-        end = run_in_loop(runner.run())
-    except BaseException:
-        with suppress(OutputError):  # the first error is the one to report
-            spend.close()
-        raise
-    spend.close()
-    return end
-
-
-def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:
-    store.journal.compact_failed()
-    if ordered:
-        store.journal.close()
-        order_output(store.files, rows)
+    stack.callback(rmtree, budget.folder, ignore_errors=True)
+    return budget
 
 
 def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:

@@ -95,14 +95,15 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def clean(self) -> "BatchOptions":
         """Cut base URLs at the `?`: a key may follow. Raises ConfigurationError for an invalid base URL."""
-        return replace(
-            self, base_url=_clean(self.base_url), fallback_base_url=_clean(self.fallback_base_url)
-        )
+        return self._with_urls(lambda url: origin_of(url, None).base_url)
 
     def without_keys(self) -> "BatchOptions":
         """Hide keys in base URLs, for a file; whoever reads it then needs another base URL."""
+        return self._with_urls(hidden)
+
+    def _with_urls(self, change: Callable[[str], str]) -> "BatchOptions":
         urls = {name: getattr(self, name) for name in ("base_url", "fallback_base_url")}
-        return replace(self, **{name: url and hidden(url) for name, url in urls.items()})
+        return replace(self, **{name: url and change(url) for name, url in urls.items()})
 
 
 class TableOptions(Struct, frozen=True, kw_only=True):
@@ -125,10 +126,6 @@ class TableOptions(Struct, frozen=True, kw_only=True):
 
 def option_flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _clean(base_url: str | None) -> str | None:
-    return None if base_url is None else origin_of(base_url, None).base_url
 
 
 # ---------------------------------------------------------------- options from Python

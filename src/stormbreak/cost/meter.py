@@ -7,6 +7,7 @@ the calls under way and by the number of names of each kind. A forked child star
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from stormbreak import events
@@ -25,28 +26,24 @@ OVERTAKEN, CANCELLED, CUT = "overtaken", "cancelled", "cut"
 """Why an attempt was wasted, besides the verdicts. A cut one had begun to reach its caller."""
 
 
+@dataclass(slots=True, eq=False)
 class _Attempt:
     """An attempt under way."""
 
-    __slots__ = ("bound", "committed", "purpose")
-
-    def __init__(self, sent: events.Sent, labels: Labels) -> None:
-        self.purpose = Purpose(sent.target, sent.priority, sent.tenant, labels)
-        self.bound = sent.bound
-        self.committed = False
+    purpose: Purpose
+    bound: Usage | None
+    committed: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class _Call:
     """A call under way: the `cost` of its answer, and its last fallback."""
 
-    __slots__ = ("attempts", "cost", "fallback", "first", "labels")
-
-    def __init__(self, first: Target) -> None:
-        self.first = Purpose(first)
-        self.labels: Labels = ()
-        self.attempts: dict[int, _Attempt] = {}
-        self.cost: Decimal | None = None
-        self.fallback = ""
+    first: Purpose
+    labels: Labels = ()
+    attempts: dict[int, _Attempt] = field(default_factory=dict)
+    cost: Decimal | None = None
+    fallback: str = ""
 
 
 class Meter:
@@ -115,8 +112,9 @@ class Meter:
 
     def _sent(self, event: events.Sent) -> None:
         call = self._call(event.call, event.target)
-        attempt = call.attempts[event.attempt] = _Attempt(event, call.labels)
-        call.first = attempt.purpose._replace(target=call.first.target)
+        purpose = Purpose(event.target, event.priority, event.tenant, call.labels)
+        call.attempts[event.attempt] = _Attempt(purpose, event.bound)
+        call.first = purpose._replace(target=call.first.target)
 
     def _committed(self, event: events.Committed) -> None:
         call = self._calls.get(event.call)
@@ -183,5 +181,5 @@ class Meter:
         if call is None:
             if len(self._calls) >= MAX_CALLS:
                 self._cancel_attempts(self._calls.popitem(last=False)[1])
-            call = self._calls[number] = _Call(target)
+            call = self._calls[number] = _Call(Purpose(target))
         return call

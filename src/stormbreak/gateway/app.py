@@ -13,7 +13,7 @@ import msgspec
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.gateway.client_call import GatewayCall, Limits, Opened
 from stormbreak.gateway.errors import RefusedError, error_event, refusal
-from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, find_key
+from stormbreak.gateway.keys import ClientKey, Guesses, LimitHolder, digest_of
 from stormbreak.gateway.logs import RequestRecord
 from stormbreak.gateway.metrics import GatewayMetrics
 from stormbreak.gateway.request import (
@@ -106,7 +106,9 @@ class GatewayApp:
             self._respond_refused(connection, record, error)
         except asyncio.CancelledError:
             if connection.expired and not connection.left:
-                self._respond_refused(connection, record, _draining())
+                message = "the gateway shuts down: try again"
+                drained = RefusedError(503, "draining", message, retry_after=1.0, final=False)
+                self._respond_refused(connection, record, drained)
                 return
             record.status, record.outcome = 499, "left"
             self._metrics.ended(record)
@@ -128,7 +130,7 @@ class GatewayApp:
             key = known.key
         else:
             given = client_key(*sent)
-            key = None if given is None else find_key(self.rules.keys, given)
+            key = None if given is None else self.rules.keys.get(digest_of(given))
             if key is None:
                 raise self._guesses.wrong(connection.address, given)
         known = connection.client = _Client(self.rules, request.headers, key)
@@ -227,11 +229,6 @@ class GatewayApp:
         record.status = error.status
         self._metrics.ended(record)
         return response.with_headers(*our_headers(record.request_id, record.history))
-
-
-def _draining() -> RefusedError:
-    message = "the gateway shuts down: try again"
-    return RefusedError(503, "draining", message, retry_after=1.0, final=False)
 
 
 def _models(client: _Client) -> ServerResponse:

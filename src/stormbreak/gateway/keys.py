@@ -69,10 +69,6 @@ class ClientKey(NamedTuple):
     metered: bool
 
 
-def find_key(keys: Mapping[str, ClientKey], given: bytes) -> ClientKey | None:
-    return keys.get(digest_of(given))
-
-
 def all_holders(keys: Iterable[ClientKey]) -> tuple[LimitHolder, ...]:
     """Return the holders of limits, a tenant of several keys once."""
     return tuple({holder.title: holder for key in keys for holder in key.holders}.values())

@@ -228,7 +228,7 @@ class _Clients:
                 await asyncio.sleep(max(0.0, at - server.now) / server.speed)
                 self._late = max(self._late, (server.now - at) / server.speed)
                 tasks.create_task(self._one(client, number, at))
-                self._progress(Progress(server.now, number + 1, self._answered))
+                self._progress(Progress(server.now, number + 1, self._statuses["200"]))
         records = [self._records[number] for number in range(len(self._calls.times))]
         ideal = ideal_throughput(self._scenario, self._calls.times)
         work = server.stats()["clients"]
@@ -236,10 +236,6 @@ class _Clients:
         observed = Observed((), wasted, openings=0)
         measures = measure(records, ideal, self._load, observed, duration=self._scenario.duration)
         return Rehearsed(measures, self._statuses, self._model, self._late)
-
-    @property
-    def _answered(self) -> int:
-        return self._statuses["200"]
 
     async def _one(self, client: AsyncClient, number: int, at: float) -> None:
         deadline = self._load.deadline

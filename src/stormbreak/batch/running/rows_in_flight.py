@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 from stormbreak.core.row_schedule import RowAttempt
 from stormbreak.core.straggler import Attempt, Stragglers
@@ -16,18 +17,16 @@ STRAGGLER = Outcome(
 )
 
 
+@dataclass(slots=True, eq=False)
 class RowCall:
     """The call of a row; `sent_at` is inf before its first attempt."""
 
-    __slots__ = ("attempts", "endpoint", "given_up", "in_flight", "sent_at", "turn")
-
-    def __init__(self, turn: RowAttempt) -> None:
-        self.turn = turn
-        self.endpoint = ""
-        self.sent_at = float("inf")
-        self.attempts = 0
-        self.in_flight: Attempt[_Kind] | None = None  # not while it waits or backs off
-        self.given_up = False
+    turn: RowAttempt
+    endpoint: str = ""
+    sent_at: float = float("inf")
+    attempts: int = 0
+    in_flight: Attempt[_Kind] | None = None  # not while it waits or backs off
+    given_up: bool = False
 
     def straggled(self) -> CallResult:
         target = None if self.in_flight is None else self.in_flight.kind[0]

@@ -333,8 +333,10 @@ class Runner:
         certain = self._account_errors.note(target, of_account, held, sent_at=sent_at, now=now)
         if held is None or (of_account in ACCOUNT and target is not None):
             pass  # written already, or held until the account answers
-        elif self._may_recover(verdict):
-            self._held.append(held)
+        elif self.schedule.may_stop_for(verdict) or (
+            self.schedule.scouting and self.stats.unreachable
+        ):
+            self._held.append(held)  # the run may yet stop for it, and the row be sent again
         else:
             certain.append(held)
         self._fail(certain)
@@ -347,12 +349,6 @@ class Runner:
         if verdict is not None:
             self.refused_by = self.refused_by or verdict
             self._stop(End.REFUSED)
-
-    def _may_recover(self, verdict: Verdict) -> bool:
-        """Whether the run may yet stop for what a row failed with, so that the row can be sent again."""
-        if self.schedule.may_stop_for(verdict):
-            return True
-        return self.schedule.scouting and self.stats.unreachable
 
     def _fail_held_rows(self) -> None:
         held, self._held = self._held, []

@@ -83,12 +83,13 @@ class Summary:
         return SpendLimit(self.max_cost, self.spent)
 
 
-def require_reached(summary: Summary) -> None:
-    """Raise a ConfigurationError if nothing was ever reached."""
+def require_reached(summary: Summary) -> Summary:
+    """Return it. Raises ConfigurationError if nothing was ever reached."""
     if summary.end == End.UNREACHABLE.value:
         raise ConfigurationError(
             f"{summary.base_url}: nothing answers there: {summary.connect_error}"
         )
+    return summary
 
 
 def summarise(

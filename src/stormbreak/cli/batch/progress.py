@@ -25,21 +25,11 @@ LINE_EVERY = 5.0  # seconds between plain lines
 _GONE = (OSError, ValueError)  # a pipe without a reader, a terminal that was closed
 
 
-class Quiet:
-    """Shows nothing."""
-
-    def on_read(self, rows: int) -> None:
-        """Take the number of rows read: now and then, while INPUT is read."""
-
-    def tick(self, runner: Running) -> None:
-        """Take the runner, four times a second."""
-
-
 class Lines:
-    """Writes a line every few seconds, and one at the end; none once the stream is gone."""
+    """Writes a line every few seconds, and one at the end; none without a stream, or once it is gone."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream: IO[str] | None = stream
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
         self._throughput = Throughput()
         self._last = time.monotonic()
         self._report_reading_at = self._last + SHOW_READING_AFTER
@@ -84,10 +74,10 @@ class Lines:
 
 
 @contextmanager
-def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator["Quiet | Lines | Panel"]:
+def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator["Lines | Panel"]:
     """Show progress on `stream` while the context lasts. A stream that goes away ends nothing."""
     if quiet or stream is None or stream.closed:
-        yield Quiet()
+        yield Lines(None)
     elif stream.isatty():
         from rich.console import Console  # noqa: PLC0415 - only a terminal needs rich
         from rich.live import Live  # noqa: PLC0415

@@ -42,12 +42,11 @@ class Amount(Value[Decimal]):
 
     def parse(self, text: str) -> Decimal:
         number = Decimal(text) if _NUMBER.fullmatch(text) else None
-        if number is None or not self._fits(number):
+        if number is None or not (
+            self._low <= number <= self._high or (self._zero and number == 0)
+        ):
             raise ValueError(f"must be {self._wanted}, got {quoted(text)}")
         return number
-
-    def _fits(self, number: Decimal) -> bool:
-        return self._low <= number <= self._high or (self._zero and number == 0)
 
 
 class Volume(Value[tuple[int, ...]]):

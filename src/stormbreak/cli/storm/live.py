@@ -21,7 +21,7 @@ from stormbreak.cli.options import JSON, REPORT, Integer, seed, speed
 from stormbreak.cli.output import draw, say, warn
 from stormbreak.cli.storm.options import DURATION, SCALE_ALL, SEEDS, assertion
 from stormbreak.cli.storm.output import (
-    exit_code,
+    judge,
     measures_of,
     progress_bar,
     sentence,
@@ -178,7 +178,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     if failed:
         return 1
     first = next(iter(_by_program(played).values()))
-    return 0 if claimed is None else exit_code(claimed, str(claim), first)
+    return 0 if claimed is None else judge(claimed, str(claim), average(measures_of(first)))
 
 
 def _claim(text: str) -> Assertion:

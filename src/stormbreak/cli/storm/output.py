@@ -89,11 +89,6 @@ def measures_of(results: Sequence[Result]) -> list[Measures]:
 # ---------------------------------------------------------------- exit code, progress
 
 
-def exit_code(claim: Assertion, text: str, results: Sequence[Result]) -> int:
-    """Return 0 if the claim holds of the mean of the runs; else warn and return 1."""
-    return judge(claim, text, average(measures_of(results)))
-
-
 def judge(claim: Assertion, text: str, measures: object) -> int:
     """Return 0 if the claim holds; else warn, with the values, and return 1."""
     if claim.holds(measures):

@@ -27,7 +27,7 @@ from stormbreak.cli.storm.options import (
     policy,
 )
 from stormbreak.cli.storm.output import (
-    exit_code,
+    judge,
     measures_of,
     progress_bar,
     sentence,
@@ -177,7 +177,8 @@ def command(  # noqa: PLR0913 - one parameter for each option
             say(picture(storm, of[first.name], width=console.width, colour=colour))
     if destination is not None:  # last: if it fails, the results are printed
         destination.storm(storm, results)
-    return 0 if claimed is None else exit_code(claimed, str(claim), of[first.name])
+    means = average(measures_of(of[first.name]))
+    return 0 if claimed is None else judge(claimed, str(claim), means)
 
 
 def _simulate(runs: Sequence[Run], jobs: int) -> list[Result]:
