@@ -165,7 +165,7 @@ def test_progress_is_silent_when_quiet_and_lines_without_a_terminal():
     stream = io.StringIO()
     with progress_on(stream, quiet=True) as shown:
         shown.on_read(10**6)
-        shown.tick(SimpleNamespace(snapshot=snapshot(5.0)))
+        shown.tick(SimpleNamespace(snapshot=a_snapshot(5.0, **SNAPSHOT)))
     with progress_on(stream, quiet=False) as shown:
         assert isinstance(shown, Lines)
     assert stream.getvalue() == ""

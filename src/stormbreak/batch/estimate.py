@@ -27,6 +27,7 @@ class ModelEstimate:
     """The rows for one model. Sums are None without `prices`, `max_usd` also where a row has no bound."""
 
     model: str
+    provider: str
     prices: Prices | None
     rows: int = 0
     input_tokens: int = 0
@@ -74,7 +75,8 @@ def estimate(
         name = template.model
         model = models.get(name)
         if model is None:
-            model = models[name] = ModelEstimate(model=name, prices=price_of(provider, name))
+            prices = price_of(provider, name)
+            model = models[name] = ModelEstimate(model=name, provider=provider, prices=prices)
         model.add(
             template.expected_usage(ANSWER if answer is None else answer), template.token_bound()
         )

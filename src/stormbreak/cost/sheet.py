@@ -6,15 +6,17 @@ stay numbers.
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum, auto
+from typing import Any, Generic, Self, TypeVar
 
 from stormbreak.cost.money import KEPT, USD, Currency, near, rounded, without_zeros
 from stormbreak.escape import printable
 
 Cell = Decimal | int | str | None
+T = TypeVar("T")
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -35,11 +37,11 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Column(Generic[T]):
     """A column: its name for programs, its title for people (none: hidden), and the kind of its cells.
 
     A `{}` in the title stands for the currency. People see `absent` in empty cells, and no column that has the `usual`
-    value in every row.
+    value in every row. `of` is what it shows of a thing.
     """
 
     key: str
@@ -47,15 +49,30 @@ class Column:
     kind: Kind = Kind.TEXT
     absent: str = NOTHING
     usual: str = ""
+    of: Callable[[T], Cell] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
     """A table with amounts in dollars, to be shown in a currency."""
 
-    columns: Sequence[Column]
+    columns: Sequence[Column[Any]]
     rows: Sequence[Sequence[Cell]]
     currency: Currency = USD
+
+    @classmethod
+    def of(
+        cls, columns: Sequence[Column[T]], things: Iterable[T], currency: Currency = USD
+    ) -> Self:
+        """Make a row of each thing."""
+        rows = [[column.of(each) for column in columns] for each in things]
+        return cls(columns=columns, rows=rows, currency=currency)
+
+    def with_currency(self) -> Self:
+        """Add the code of the currency, for programs."""
+        code: Column[Any] = Column("currency", "")
+        rows = [[*row, self.currency.code] for row in self.rows]
+        return replace(self, columns=(*self.columns, code), rows=rows)
 
     def records(self) -> list[dict[str, Cell]]:
         """Each row by key, with amounts in the currency of the sheet, and numbers to a millionth."""
@@ -78,7 +95,7 @@ class Sheet:
     def visible_columns(self) -> list[int]:
         return [place for place in range(len(self.columns)) if self._worth_a_column(place)]
 
-    def shown(self, column: Column, cell: Cell) -> str:
+    def shown(self, column: Column[Any], cell: Cell) -> str:
         if cell is None or isinstance(cell, str):
             return cell or column.absent
         match column.kind:
@@ -103,7 +120,7 @@ class Sheet:
             return False
         return column.kind is not Kind.VOLUME or len(self.rows) == 1 or len(cells) > 1
 
-    def _plain(self, column: Column, cell: Cell) -> Cell:
+    def _plain(self, column: Column[Any], cell: Cell) -> Cell:
         if cell is None or isinstance(cell, str):
             return cell
         number = Decimal(cell)

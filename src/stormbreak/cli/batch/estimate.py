@@ -27,7 +27,7 @@ from stormbreak.cli.options import FILE, Integer, Number
 from stormbreak.core.row_schedule import WIDEST
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import load_lookup
-from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.sheet import Column, Kind, Sheet
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
 from stormbreak.http.environment import find_endpoint
@@ -35,19 +35,21 @@ from stormbreak.llm.tokens import ANSWER
 from stormbreak.report.cost_facts import CostFacts
 
 LATENCY = 5.0  # seconds of a request, by default
-_COLUMNS = (
-    Column("model", "model"),
-    Column("provider", "provider"),
-    Column("rows", "rows", Kind.COUNT),
-    Column("input_tokens", "in", Kind.COUNT),
-    Column("output_tokens", "out", Kind.COUNT),
-    Column("expected", "{} expected", Kind.MONEY, "not known"),
-    Column("max", "at most", Kind.MONEY, "not known"),
-    Column("batch_api", "by batch API", Kind.MONEY, "not known"),
-    Column("unbounded_rows", "", Kind.COUNT),
-    Column("currency", ""),
+_COLUMNS: Sequence[Column[ModelEstimate]] = (
+    Column("model", "model", of=lambda each: each.model),
+    Column("provider", "provider", of=lambda each: each.provider),
+    Column("rows", "rows", Kind.COUNT, of=lambda each: each.rows),
+    Column("input_tokens", "in", Kind.COUNT, of=lambda each: each.input_tokens),
+    Column("output_tokens", "out", Kind.COUNT, of=lambda each: each.output_tokens),
+    Column("expected", "{} expected", Kind.MONEY, "not known", of=lambda each: each.expected),
+    Column("max", "at most", Kind.MONEY, "not known", of=lambda each: each.max_usd),
+    Column("batch_api", "by batch API", Kind.MONEY, "not known", of=lambda each: each.batched),
+    Column("unbounded_rows", "", Kind.COUNT, of=lambda each: each.unbounded),
 )
-_TIMES = (Column("limit", "at this limit"), Column("seconds", "seconds at least", Kind.NUMBER))
+_TIMES: Sequence[Column[tuple[str, float]]] = (
+    Column("limit", "at this limit", of=lambda span: span[0]),
+    Column("seconds", "seconds at least", Kind.NUMBER, of=lambda span: Decimal(str(span[1]))),
+)
 
 _MAX_ANSWER = 10_000_000  # tokens; longer than any model's
 _PER_MINUTE = Number(0.001, 10**12)
@@ -109,9 +111,10 @@ def command(  # noqa: PLR0913 - keyword-only, one for each option
     if not models:
         raise ConfigurationError(f"{path_of(source)}: the input holds no rows")
     known = [each.prices for each in models if each.prices]
-    notes = [*_notes(models, seller, speed, output_tokens), *price_notes(known, lookup)]
+    notes = [*_notes(models, speed, output_tokens), *price_notes(known, lookup)]
     head = {"input": str(source), "currency": currency.code, "notes": notes}
-    sheets = {"models": _sheet(models, seller, currency), "times": _times(models, speed)}
+    sheet = Sheet.of(_COLUMNS, models, currency).with_currency()
+    sheets = {"models": sheet, "times": _times(models, speed)}
     output.write(head, notes, facts=_facts(source, models, currency), **sheets)
 
 
@@ -130,27 +133,14 @@ def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) ->
     )
 
 
-def _sheet(models: Sequence[ModelEstimate], provider: str, currency: Currency) -> Sheet:
-    rows: list[list[Cell]] = [
-        [
-            each.model, provider, each.rows, each.input_tokens, each.output_tokens, each.expected, each.max_usd,
-            each.batched, each.unbounded, currency.code,
-        ]
-        for each in models
-    ]  # fmt: skip
-    return Sheet(columns=_COLUMNS, rows=rows, currency=currency)
-
-
 def _times(models: Sequence[ModelEstimate], pace: Pace) -> Sheet:
     rows = sum(each.rows for each in models)
     tokens = sum(each.input_tokens + each.output_tokens for each in models)
     spans = sorted(pace.spans(rows, tokens), key=lambda span: -span[1])
-    return Sheet(columns=_TIMES, rows=[[name, Decimal(str(span))] for name, span in spans])
+    return Sheet.of(_TIMES, spans)
 
 
-def _notes(
-    models: Sequence[ModelEstimate], provider: str, pace: Pace, answer: int | None
-) -> Iterator[str]:
+def _notes(models: Sequence[ModelEstimate], pace: Pace, answer: int | None) -> Iterator[str]:
     length = ANSWER if answer is None else answer
     option = " (--output-tokens)" if answer is None else ""
     yield (
@@ -164,20 +154,20 @@ def _notes(
             " set --max-output-tokens."
         )
     for each in models:
-        yield from _unknown(each, provider)
+        yield from _unknown(each)
     yield (
         f"Times count one limit alone, with {pace.concurrency:,} concurrent requests of {pace.latency:g} s each;"
         " retries come on top."
     )
 
 
-def _unknown(each: ModelEstimate, provider: str) -> Iterator[str]:
+def _unknown(each: ModelEstimate) -> Iterator[str]:
     if each.prices is None:
-        yield f"{each.model} has no known price at {provider}: give a price file with --prices."
+        yield f"{each.model} has no known price at {each.provider}: give a price file with --prices."
         return
     if each.expected is None:
-        yield f"{each.model} has no known output price at {provider}, so its cost is unknown."
+        yield f"{each.model} has no known output price at {each.provider}, so its cost is unknown."
     if each.prices.batch is None:
-        yield f"{each.model} has no known batch price at {provider}."
+        yield f"{each.model} has no known batch price at {each.provider}."
     elif each.batched is None:
-        yield f"{each.model} has no known output price in the batch API of {provider}."
+        yield f"{each.model} has no known output price in the batch API of {each.provider}."

@@ -24,7 +24,7 @@ from stormbreak.cli.options import FILE, NAMES
 from stormbreak.cost.compare import Demand, Row, compare, offers_for
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
-from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
+from stormbreak.cost.sheet import Column, Kind, Sheet, percent, volume
 from stormbreak.cost.token_prices import Service, Tokens
 from stormbreak.cost.usage_file import read_traffic
 from stormbreak.cost.usage_records import Traffic, Use
@@ -144,21 +144,29 @@ def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
 
 # ---------------------------------------------------------------- command
 
-_COLUMNS = (
-    Column("tokens", "tokens", Kind.VOLUME),
-    Column("used", "used"),
-    Column("model", "model"),
-    Column("provider", "provider"),
-    Column("source", "price by"),
-    Column("monthly", "{} a month", Kind.MONEY),
-    Column("yearly", "", Kind.MONEY),
-    Column("saved_a_year", "saves a year", Kind.MONEY),
-    Column("savings_share", "savings", Kind.SHARE),
-    Column("claimed_latency", "latency claimed"),
-    Column("service", "service", usual=Service.STANDARD),
-    Column("estimated_requests", "estimated", Kind.COUNT),
-    Column("note", ""),
-    Column("currency", ""),
+
+def _source(row: Row) -> str:
+    return row.prices.source.name if row.prices else row.offer.seller.source or ""
+
+
+_COLUMNS: Sequence[Column[Row]] = (
+    Column("tokens", "tokens", Kind.VOLUME, of=lambda row: row.demand.tokens.total),
+    Column("used", "used", of=lambda row: row.demand.used),
+    Column("model", "model", of=lambda row: row.offer.model),
+    Column("provider", "provider", of=lambda row: row.offer.seller.provider),
+    Column("source", "price by", of=_source),
+    Column("monthly", "{} a month", Kind.MONEY, of=lambda row: row.monthly),
+    Column("yearly", "", Kind.MONEY, of=lambda row: row.yearly),
+    Column("saved_a_year", "saves a year", Kind.MONEY, of=lambda row: row.saved_a_year),
+    Column("savings_share", "savings", Kind.SHARE, of=lambda row: row.share),
+    Column(
+        "claimed_latency",
+        "latency claimed",
+        of=lambda row: row.prices.latency if row.prices else "",
+    ),
+    Column("service", "service", usual=Service.STANDARD, of=lambda row: row.demand.service.value),
+    Column("estimated_requests", "estimated", Kind.COUNT, of=lambda row: row.demand.estimated),
+    Column("note", "", of=lambda row: row.why),
 )
 _SCALE = Amount("a number between 0.0001 and 10,000", 10_000, low="0.0001", zero=False)
 
@@ -225,7 +233,8 @@ def command(
         rows = planned([mix.demand(volume) for volume in volumes], wanted, lookup)
     notes += source_notes(rows, lookup)
     head = {"currency": currency.code, "notes": notes}
-    output.write(head, notes, facts=_facts(rows, currency), rows=_sheet(rows, currency))
+    sheet = Sheet.of(_COLUMNS, rows, currency).with_currency()
+    output.write(head, notes, facts=_facts(rows, currency), rows=sheet)
 
 
 def _read(path: Path, since: float | None, until: float | None) -> Traffic:
@@ -234,11 +243,6 @@ def _read(path: Path, since: float | None, until: float | None) -> Traffic:
     why = f"with {path_of(path)}: it is no ledger of a gateway"
     reject_unused_options(("since", "until"), why)
     return read_traffic(path)
-
-
-def _sheet(rows: Sequence[Row], currency: Currency) -> Sheet:
-    cells = [[*_cells(row), currency.code] for row in rows]
-    return Sheet(columns=_COLUMNS, rows=cells, currency=currency)
 
 
 def _facts(rows: Sequence[Row], currency: Currency) -> CostFacts:
@@ -264,10 +268,6 @@ def _offer(row: Row) -> str:
     return f"{row.offer.model}, {row.offer.seller.provider}, by {_source(row)}"
 
 
-def _source(row: Row) -> str:
-    return row.prices.source.name if row.prices else row.offer.seller.source or ""
-
-
 def _traffic(demand: Demand) -> str:
     tokens = f"{volume(Decimal(demand.tokens.total))} tokens"
     return f"{tokens} of {demand.used}" if demand.used else tokens
@@ -288,22 +288,3 @@ def _verdict(rows: Sequence[Row], currency: Currency) -> str:
 
 def _claim(row: Row) -> str:
     return ", a claim" if row.prices and row.prices.source.claim else ""
-
-
-def _cells(row: Row) -> list[Cell]:
-    seller = row.offer.seller
-    return [
-        row.demand.tokens.total,
-        row.demand.used,
-        row.offer.model,
-        seller.provider,
-        _source(row),
-        row.monthly,
-        row.yearly,
-        row.saved_a_year,
-        row.share,
-        row.prices.latency if row.prices else "",
-        row.demand.service.value,
-        row.demand.estimated,
-        row.why,
-    ]

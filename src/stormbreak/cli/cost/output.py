@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from textwrap import wrap
-from typing import Self
+from typing import Any, Self
 
 import click
 from rich.box import SIMPLE
@@ -112,7 +112,10 @@ def _drawn(sheet: Sheet, room: int | None) -> Table:
 
 
 def _widths(
-    columns: Sequence[Column], titles: Sequence[str], rows: Sequence[list[str]], room: int | None
+    columns: Sequence[Column[Any]],
+    titles: Sequence[str],
+    rows: Sequence[list[str]],
+    room: int | None,
 ) -> list[int]:
     """Return the width of each column: natural; else with folded titles; else with the longest texts folded, too."""
     cells = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(titles))]

@@ -1,6 +1,7 @@
 """`stormbreak cost prices`: the prices of models, with the source of each price."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -14,7 +15,7 @@ from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.cost.token_prices import Prices, Service
 from stormbreak.report.cost_facts import CostFacts
 
-_COLUMNS = (
+_COLUMNS: Sequence[Column[Any]] = (
     Column("model", "model"),
     Column("provider", "provider"),
     Column("listed_as", ""),
@@ -29,7 +30,6 @@ _COLUMNS = (
     Column("cache_write_1h", "for an hour", Kind.PRICE),
     Column("output", "output", Kind.PRICE),
     Column("claimed_latency", "latency claimed"),
-    Column("currency", ""),
 )
 
 
@@ -46,8 +46,8 @@ def command(
     currency = output.currency
     lookup = load_lookup(prices)
     found = list(dict.fromkeys(_found(models, sellers_in(providers), lookup)))
-    rows = [[*cells, currency.code] for each in found for cells in _rows(each)]
-    sheet = Sheet(columns=_COLUMNS, rows=rows, currency=currency)
+    rows = [cells for each in found for cells in _rows(each)]
+    sheet = Sheet(columns=_COLUMNS, rows=rows, currency=currency).with_currency()
     notes = [f"{currency.code} per million tokens.", *price_notes(found, lookup)]
     head = {"currency": currency.code, "notes": notes}
     output.write(head, notes, facts=_facts(found, currency), prices=sheet)

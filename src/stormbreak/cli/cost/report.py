@@ -1,8 +1,10 @@
 """`stormbreak cost report`: what a batch cost, and what of that was wasted; or what gateways spent."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,28 +19,29 @@ from stormbreak.cost.accounts import Span
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
-from stormbreak.cost.token_prices import Number, Service, Tokens
+from stormbreak.cost.token_prices import Service
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of, plain
 from stormbreak.report.cost_facts import CostFacts
 
-_COLUMNS = (
-    Column("model", "model"),
-    Column("provider", "provider"),
-    Column("source", ""),
-    Column("answers", "answers", Kind.COUNT),
-    Column("estimated", "", Kind.COUNT),
-    *usage_report.TOKENS,
-    Column("useful", "{} useful", Kind.MONEY),
-    Column("attempts_besides", "other attempts", Kind.COUNT),
-    Column("attempts_free", "of them free", Kind.COUNT),
-    Column("wasted_min", "wasted, at least", Kind.MONEY),
-    Column("wasted_max", "at most", Kind.MONEY),
-    Column("total_min", "{} in all, at least", Kind.MONEY),
-    Column("total_max", "at most", Kind.MONEY),
-    Column("currency", ""),
+_COLUMNS: Sequence[Column[ModelCost]] = (
+    Column("model", "model", of=lambda it: it.model + " (batch)" * (it.service is Service.BATCH)),
+    Column("provider", "provider", of=lambda it: it.provider),
+    Column("source", "", of=lambda it: it.prices.source.name if it.prices else ""),
+    Column("answers", "answers", Kind.COUNT, of=lambda it: it.answers),
+    Column("estimated", "", Kind.COUNT, of=lambda it: it.estimated),
+    *usage_report.token_columns(lambda it: it.tokens),
+    Column("useful", "{} useful", Kind.MONEY, of=lambda it: it.useful),
+    Column("attempts_besides", "other attempts", Kind.COUNT, of=lambda it: it.besides),
+    Column("attempts_free", "of them free", Kind.COUNT, of=lambda it: it.free),
+    Column("wasted_min", "wasted, at least", Kind.MONEY, of=lambda it: it.wasted and it.wasted[0]),
+    Column("wasted_max", "at most", Kind.MONEY, of=lambda it: it.wasted and it.wasted[1]),
+    Column(
+        "total_min", "{} in all, at least", Kind.MONEY, of=lambda it: it.in_all and it.in_all[0]
+    ),
+    Column("total_max", "at most", Kind.MONEY, of=lambda it: it.in_all and it.in_all[1]),
 )
-_WASTE = (
+_WASTE: Sequence[Column[Any]] = (
     Column("reason", "wasted for"),
     Column("attempts", "attempts", Kind.COUNT),
     Column("input_tokens", "in, at most", Kind.COUNT),
@@ -133,41 +136,17 @@ def _total_span(spans: Sequence[Span], currency: Currency) -> str:
 
 
 def _sheet(models: Sequence[ModelCost], currency: Currency) -> Sheet:
-    rows = [[*_cells(each), currency.code] for each in models]
+    sheet = Sheet.of(_COLUMNS, models, currency)
     if len(models) > 1 and all(each.prices for each in models):
-        rows.append([*_total(models), currency.code])
-    return Sheet(columns=_COLUMNS, rows=rows, currency=currency)
+        sheet = replace(sheet, rows=[*sheet.rows, _total(sheet.rows)])
+    return sheet.with_currency()
 
 
-def _cells(each: ModelCost) -> list[Cell]:
-    wasted, in_all = each.wasted or (None, None), each.in_all or (None, None)
-    return [
-        each.model + " (batch)" * (each.service is Service.BATCH),
-        each.provider,
-        each.prices.source.name if each.prices else "",
-        each.answers,
-        each.estimated,
-        *map(int, _amounts(each.tokens)),
-        each.useful,
-        each.besides,
-        each.free,
-        *wasted,
-        *in_all,
-    ]
-
-
-def _amounts(tokens: Tokens) -> tuple[Number, ...]:
-    """In the order of the columns."""
-    entry, output, *kinds = tokens
-    return entry, *kinds, output
-
-
-def _total(models: Sequence[ModelCost]) -> list[Cell]:
+def _total(rows: Sequence[Sequence[Cell]]) -> list[Cell]:
     """The last row: sums of numbers, and of what is no number nothing."""
-    columns = list(zip(*map(_cells, models), strict=True))
     sums: list[Cell] = [
         None if any(isinstance(cell, str | None) for cell in column) else sum(map(_number, column))
-        for column in columns
+        for column in zip(*rows, strict=True)
     ]
     return ["all", *sums[1:]]
 

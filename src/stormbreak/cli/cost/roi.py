@@ -1,10 +1,10 @@
 """`stormbreak cost roi`: what a migration from one offer to another saves, and what a storm costs."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import click
 
@@ -65,55 +65,44 @@ class Result:
 
 # ---------------------------------------------------------------- migration
 
-_COLUMNS = (
-    Column("case", "case"),
-    Column("current", "{} a month now", Kind.MONEY),
-    Column("candidate", "then", Kind.MONEY),
-    Column("saved_a_month", "saved a month", Kind.MONEY),
-    Column("saved_a_year", "a year", Kind.MONEY),
-    Column("savings_share", "savings", Kind.SHARE),
-    Column("payback_months", "payback, months", Kind.NUMBER, "never"),
-    Column("return_12_months", "return, 12 months", Kind.SHARE),
-    Column("break_even_tokens", "", Kind.VOLUME),
+_Named = tuple[str, Case]
+_COLUMNS: Sequence[Column[_Named]] = (
+    Column("case", "case", of=lambda it: it[0]),
+    Column("current", "{} a month now", Kind.MONEY, of=lambda it: it[1].current),
+    Column("candidate", "then", Kind.MONEY, of=lambda it: it[1].candidate),
+    Column("saved_a_month", "saved a month", Kind.MONEY, of=lambda it: it[1].saving),
+    Column("saved_a_year", "a year", Kind.MONEY, of=lambda it: it[1].saving_a_year),
+    Column("savings_share", "savings", Kind.SHARE, of=lambda it: it[1].share),
+    Column("payback_months", "payback, months", Kind.NUMBER, "never", of=lambda it: it[1].payback),
+    Column("return_12_months", "return, 12 months", Kind.SHARE, of=lambda it: it[1].returned),
+    Column("break_even_tokens", "", Kind.VOLUME, of=lambda it: it[1].break_even),
 )
 
 
-class Offers(NamedTuple):
-    """What is used today, and what would be."""
-
-    current: Offer
-    candidate: Offer
-
-    @classmethod
-    def parse(cls, current: str, candidate: str) -> Self:
-        return cls(_parse("--current", current), _parse("--candidate", candidate))
-
-    def move(
-        self, demand: Demand, migration: Decimal, lookup: PriceLookup, downtime: Downtime | None
-    ) -> Migration:
-        """Look the prices up. Raises UnknownPriceError."""
-        now, then = (lookup.find(offer) for offer in self)
-        case = Case(
-            tokens=demand.tokens.total,
-            current=demand.cost(now),
-            candidate=demand.cost(then),
-            migration=migration,
-        )
-        return Migration(
-            case=case,
-            current=now,
-            candidate=then,
-            listed_current=at_list(now, demand, lookup) if now.source.claim else None,
-            listed_candidate=at_list(then, demand, lookup),
-            per_minute=downtime.per_minute if downtime else None,
-            on=lookup.market.on,
-        )
+def move_of(
+    now: Prices, then: Prices, demand: Demand, migration: Decimal, lookup: PriceLookup
+) -> Migration:
+    """Calculate a move. Raises UnknownPriceError."""
+    case = Case(
+        tokens=demand.tokens.total,
+        current=demand.cost(now),
+        candidate=demand.cost(then),
+        migration=migration,
+    )
+    return Migration(
+        case=case,
+        current=now,
+        candidate=then,
+        listed_current=at_list(now, demand, lookup) if now.source.claim else None,
+        listed_candidate=at_list(then, demand, lookup),
+        on=lookup.market.on,
+    )
 
 
 def migration_cost(result: Result, move: Migration) -> None:
     case, currency = move.case, result.currency
     against = list(reasons(move, currency))
-    result.sheets["cases"] = Sheet(columns=_COLUMNS, rows=list(_rows(move)), currency=currency)
+    result.sheets["cases"] = Sheet.of(_COLUMNS, _cases(move), currency)
     result.head.update(
         current=_head(move.current),
         candidate=_head(move.candidate),
@@ -176,31 +165,16 @@ def _head(prices: Prices) -> dict[str, str]:
     return {"provider": prices.provider, "model": prices.model, "source": source}
 
 
-def _rows(move: Migration) -> Iterator[list[Cell]]:
-    yield _cells("as given", move.case)
+def _cases(move: Migration) -> Iterator[_Named]:
+    yield "as given", move.case
     if move.listed is not None:
-        yield _cells("current at its list price", move.listed)
-    for name, case in sensitivity(move.case):
-        yield _cells(name, case)
-
-
-def _cells(name: str, case: Case) -> list[Cell]:
-    return [
-        name,
-        case.current,
-        case.candidate,
-        case.saving,
-        case.saving_a_year,
-        case.share,
-        case.payback,
-        case.returned,
-        case.break_even,
-    ]
+        yield "current at its list price", move.listed
+    yield from sensitivity(move.case)
 
 
 # ---------------------------------------------------------------- storm: cost under each policy
 
-_STORM_COLUMNS = (
+_STORM_COLUMNS: Sequence[Column[Any]] = (
     Column("policy", "policy"),
     Column("lost_share", "answers lost", Kind.SHARE),
     Column("downtime_minutes", "as minutes down", Kind.NUMBER),
@@ -343,9 +317,12 @@ def command(  # noqa: PLR0913 - one parameter for each option
     result = Result(currency=output.currency)
     if current and candidate and volume:
         mix = mix_of(**traffic)
-        offers = Offers.parse(current, candidate)
-        known = _known_downtime(downtime_minutes, downtime_cost)
-        move = offers.move(mix.demand(volume[0]), hours * hourly, load_lookup(prices), known)
+        offers = _parse("--current", current), _parse("--candidate", candidate)
+        lookup = load_lookup(prices)
+        now, then = map(lookup.find, offers)
+        move = move_of(now, then, mix.demand(volume[0]), hours * hourly, lookup)
+        if downtime := _known_downtime(downtime_minutes, downtime_cost):
+            move = replace(move, per_minute=downtime.per_minute)
         result.notes.append(assumed(volume, mix))
         migration_cost(result, move)
     elif storm is None or current or candidate or volume:

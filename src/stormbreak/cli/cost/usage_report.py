@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 from stormbreak.cli.command import Value
 from stormbreak.cli.cost.output import Output, costs_of
 from stormbreak.cli.options import Names
-from stormbreak.cost.accounts import Bill
+from stormbreak.cost.accounts import Bill, PricedSum
 from stormbreak.cost.money import Currency
 from stormbreak.cost.price_lookup import PriceLookup, price_of
-from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.sheet import Column, Kind, Sheet
 from stormbreak.cost.token_prices import Tokens
 from stormbreak.cost.usage_records import Counted, Traffic, sum_usage
 from stormbreak.cost.usage_records import Kind as UsedKind
@@ -25,6 +26,7 @@ from stormbreak.report.cost_facts import CostFacts
 
 _MAGIC = b"SQLite format 3\0"
 _LABEL = "label."
+T = TypeVar("T")
 
 DEFAULT_BY = ("key", "model")
 _FIELDS: Mapping[str, Callable[[UsageRow], str]] = {
@@ -37,26 +39,16 @@ _FIELDS: Mapping[str, Callable[[UsageRow], str]] = {
     "day": lambda row: f"{_time(row.hour):%Y-%m-%d}",
     "month": lambda row: f"{_time(row.hour):%Y-%m}",
 }
-TOKENS = (
-    Column("input_tokens", "in", Kind.COUNT),
-    Column("cached_input_tokens", "cached", Kind.COUNT),
-    Column("cache_write_tokens", "written", Kind.COUNT),
-    Column("cache_write_1h_tokens", "", Kind.COUNT),
-    Column("output_tokens", "out", Kind.COUNT),
-)
-_COLUMNS = (
-    Column("answers", "answers", Kind.COUNT),
-    *TOKENS,
-    Column("cost", "{}", Kind.MONEY),
-    Column("wasted", "wasted, at least", Kind.MONEY),
-    Column("wasted_max", "at most", Kind.MONEY),
-    Column("unknown_attempts", "attempts without usage", Kind.COUNT),
-    Column("unknown_max", "{} without usage, at most", Kind.MONEY),
-    Column("free_attempts", "free attempts", Kind.COUNT),
-    Column("unpriced_attempts", "without a price", Kind.COUNT),
-    Column("unbounded_attempts", "without a bound", Kind.COUNT),
-    Column("currency", ""),
-)
+
+
+def token_columns(of: Callable[[T], Tokens]) -> Sequence[Column[T]]:
+    return (
+        Column("input_tokens", "in", Kind.COUNT, of=lambda it: int(of(it).input)),
+        Column("cached_input_tokens", "cached", Kind.COUNT, of=lambda it: int(of(it).cached_input)),
+        Column("cache_write_tokens", "written", Kind.COUNT, of=lambda it: int(of(it).cache_write)),
+        Column("cache_write_1h_tokens", "", Kind.COUNT, of=lambda it: int(of(it).cache_write_1h)),
+        Column("output_tokens", "out", Kind.COUNT, of=lambda it: int(of(it).output)),
+    )
 
 
 FIELDS = Names(
@@ -100,32 +92,35 @@ class _Group:
         self.bill.unpriced += each.unpriced
         self.bill.unbounded += each.unbounded
 
-    def cells(self, currency: str) -> list[Cell]:
-        bill = self.bill
-        known, unknown = bill.useful + bill.wasted, bill.used_uncounted + bill.wasted_open
-        return [
-            *self.names,
-            bill.useful.attempts + bill.used_uncounted.attempts,
-            known.input_tokens,
-            known.cached_input_tokens,
-            known.cache_write_tokens,
-            known.cache_write_1h_tokens,
-            known.output_tokens,
-            _known(bill.useful.usd + bill.wasted.usd, bill.unpriced),
-            _known(bill.wasted.usd, bill.unpriced),
-            _known(bill.for_nothing.max_usd, bill.unpriced + bill.unbounded),
-            unknown.attempts,
-            _known(bill.used_uncounted.usd + bill.wasted_open.usd, bill.unpriced + bill.unbounded),
-            bill.free,
-            bill.unpriced,
-            bill.unbounded,
-            currency,
-        ]
+    @property
+    def unknown(self) -> PricedSum:
+        """Attempts without a usage, whose dollars are bounds."""
+        uncounted, wasted = self.bill.used_uncounted, self.bill.wasted_open
+        return PricedSum(
+            attempts=uncounted.attempts + wasted.attempts, usd=uncounted.usd + wasted.usd
+        )
+
+    def known(self, usd: Decimal) -> Decimal | None:
+        """Return dollars of a usage; None if they are 0 because a price is unknown."""
+        return usd if usd or not self.bill.unpriced else None
+
+    def bounded(self, usd: Decimal) -> Decimal | None:
+        """Return dollars of a bound; None if they are 0 because a price or a bound is unknown."""
+        return None if self.bill.unbounded and not usd else self.known(usd)
 
 
-def _known(usd: Decimal, unknown: int) -> Decimal | None:
-    """Return an amount; None if there is none, because it is unknown: that is not zero."""
-    return usd if usd or not unknown else None
+_COLUMNS: Sequence[Column[_Group]] = (
+    Column("answers", "answers", Kind.COUNT, of=lambda it: it.bill.useful.attempts + it.bill.used_uncounted.attempts),
+    *token_columns(lambda it: Tokens.of((it.bill.useful + it.bill.wasted).usage)),
+    Column("cost", "{}", Kind.MONEY, of=lambda it: it.known(it.bill.useful.usd + it.bill.wasted.usd)),
+    Column("wasted", "wasted, at least", Kind.MONEY, of=lambda it: it.known(it.bill.wasted.usd)),
+    Column("wasted_max", "at most", Kind.MONEY, of=lambda it: it.bounded(it.bill.for_nothing.max_usd)),
+    Column("unknown_attempts", "attempts without usage", Kind.COUNT, of=lambda it: it.unknown.attempts),
+    Column("unknown_max", "{} without usage, at most", Kind.MONEY, of=lambda it: it.bounded(it.unknown.usd)),
+    Column("free_attempts", "free attempts", Kind.COUNT, of=lambda it: it.bill.free),
+    Column("unpriced_attempts", "without a price", Kind.COUNT, of=lambda it: it.bill.unpriced),
+    Column("unbounded_attempts", "without a bound", Kind.COUNT, of=lambda it: it.bill.unbounded),
+)  # fmt: skip
 
 
 def is_ledger(path: Path) -> bool:
@@ -184,10 +179,10 @@ def report(
             total.add(row.kind, each)
             hours.add(row.hour)
     currency = output.currency
-    rows = [groups[names].cells(currency.code) for names in sorted(groups)]
+    rows = [groups[names] for names in sorted(groups)]
     if len(rows) > 1:
-        rows.append(total.cells(currency.code))
-    columns = tuple(Column(field, field) for field in by) + _COLUMNS
+        rows.append(total)
+    columns = [_name_column(field, place) for place, field in enumerate(by)]
     period = _period(since, until, hours)
     notes = list(_notes(total.bill, period, lookup, currency))
     head = {
@@ -197,7 +192,7 @@ def report(
         "currency": currency.code,
         "notes": notes,
     }
-    sheet = Sheet(columns=columns, rows=rows, currency=currency)
+    sheet = Sheet.of((*columns, *_COLUMNS), rows, currency).with_currency()
     output.write(head, notes, facts=_facts(total, groups, period, output), usage=sheet)
 
 
@@ -210,6 +205,10 @@ def _priced(found: Sums, lookup: PriceLookup) -> Sums:
         each.usd = each.cost(prices) if row.kind in KNOWN else each.max_cost(prices)
         each.unpriced = 0
     return found
+
+
+def _name_column(field: str, place: int) -> Column[_Group]:
+    return Column(field, field, of=lambda it: it.names[place])
 
 
 def _name(row: UsageRow, field: str) -> str:

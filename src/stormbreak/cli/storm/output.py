@@ -17,7 +17,7 @@ from stormbreak.cli.output import warn
 from stormbreak.escape import ending, plain
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.assertions import Assertion, values
-from stormbreak.storm.measures import FORMATS, Measures, average, mean_text, spread, value_text
+from stormbreak.storm.measures import FORMATS, Measures, mean_text, spread, value_text
 from stormbreak.storm.measures import plain as plain_spread
 from stormbreak.storm.result import Result
 from stormbreak.storm.verdict import verdict, weakest
