@@ -12,8 +12,8 @@ batch = Group(
             "status": ("stormbreak.cli.batch.status", "Show the progress of a run."),
             "set": ("stormbreak.cli.batch.set", "Change the concurrency of a run on its way."),
             "retry": ("stormbreak.cli.batch.retry", "Send the failed rows again."),
-            "export": ("stormbreak.cli.batch.export", "Make a table of rows and answers."),
-            "merge": ("stormbreak.cli.batch.merge", "Merge the outputs of shards."),
+            "export": ("stormbreak.cli.batch.tables:export", "Make a table of rows and answers."),
+            "merge": ("stormbreak.cli.batch.tables:merge_shards", "Merge the outputs of shards."),
         },
         "The provider's own batch API": {
             "submit": ("stormbreak.cli.batch.submit", "Submit rows: half the price, within a day."),
@@ -77,7 +77,7 @@ cost = Group(
 gateway_key = Group(
     "key",
     help="Make client keys.",
-    lazy={"Commands": {"new": ("stormbreak.cli.gateway.key:new", "Make a client key.")}},
+    lazy={"Commands": {"new": ("stormbreak.cli.gateway.init:new", "Make a client key.")}},
     examples=("stormbreak gateway key new app",),
 )
 gateway = DefaultGroup(

@@ -91,9 +91,7 @@ def _of_buckets(buckets: list[_Bucket]) -> Iterator[Counted]:
             where = f"data[{place}].results[{number}]"
             if result.get("object", _RESULT) != _RESULT:
                 raise ConfigurationError(f"{where}.object must be {_RESULT}")
-            record = _counted(result, where)
-            if record is not None:
-                yield record
+            yield from _counted(result, where)
 
 
 def _of_rows(rows: "csv.DictReader[str]", days: list[int]) -> Iterator[Counted]:
@@ -104,18 +102,16 @@ def _of_rows(rows: "csv.DictReader[str]", days: list[int]) -> Iterator[Counted]:
             raise ConfigurationError(f"{where} has more cells, or fewer, than the head")
         times = ((name, row.get(name)) for name in ("start_time", "end_time"))
         days.extend(_whole(time, f"{where}: {name}") for name, time in times if time)
-        record = _counted(row, where)
-        if record is not None:
-            yield record
+        yield from _counted(row, where)
 
 
-def _counted(row: Mapping[str, Any], where: str) -> Counted | None:
-    """One row; None where nothing was used."""
+def _counted(row: Mapping[str, Any], where: str) -> Iterator[Counted]:
+    """One row; nothing where nothing was used."""
     entry, output, cached, written, requests = (
         _whole(row.get(name), f"{where}: {name}") for name in _COUNTS
     )
     if not entry and not output:
-        return None
+        return
     model = row.get("model")
     if not isinstance(model, str) or not model:
         raise ConfigurationError(f"{where}: {_MODELS}")
@@ -123,7 +119,8 @@ def _counted(row: Mapping[str, Any], where: str) -> Counted | None:
     tier = _SERVICES.get(str(row.get("service_tier")), Service.STANDARD)
     kind = Kind(model, Service.BATCH if batch else tier)
     cached = min(cached, entry)
-    return Counted(kind, Tokens(entry, output, cached, min(written, entry - cached)), requests or 1)
+    tokens = Tokens(entry, output, cached, min(written, entry - cached))
+    yield Counted(kind, tokens, requests or 1)
 
 
 def _whole(value: Any, where: str) -> int:

@@ -22,6 +22,12 @@ KINDS = 40
 """Kinds of failed attempts, and targets, with a counter of their own; later ones count as `OTHERS`."""
 
 OTHERS = "others"
+TOTALS = (
+    "attempts", "retries", "maybe_processed", "from_fallback", "circuits_opened", "cooldowns", "waited",
+    "input_tokens", "output_tokens",
+)  # fmt: skip
+"""The counts of a run that add up over processes; a summary has them, too."""
+
 
 _REACHED_NOTHING = frozenset({Verdict.CONNECT_FAILED, Verdict.RESET, Verdict.BROKEN})
 
@@ -209,17 +215,7 @@ class RunStats:
 
     def merge(self, other: "RunStats") -> None:
         """Add the counts of another process of the same run, which began when this one did. Snapshots stay its own."""
-        for name in (
-            "attempts",
-            "retries",
-            "maybe_processed",
-            "from_fallback",
-            "circuits_opened",
-            "cooldowns",
-            "waited",
-            "input_tokens",
-            "output_tokens",
-        ):
+        for name in TOTALS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("verdicts", "retry_reasons", "failures", "targets", "latencies", "waits"):
             getattr(self, name).update(getattr(other, name))

@@ -9,6 +9,7 @@ from stormbreak.batch.export.export import read_table
 from stormbreak.batch.parquet import to_polars
 from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.stats import TOTALS
 from stormbreak.batch.running.workers import Workers
 from stormbreak.batch.store.reader import Answered, Failed, read_answers, read_failures
 from stormbreak.cost.accounts import Cost, SpendLimit
@@ -114,19 +115,11 @@ def summarise(
         recovered=journal.recovered,
         answered=answered,
         reused=journal.reused,
-        from_fallback=stats.from_fallback,
         elapsed=round(elapsed, 3),
         throughput=round(answered / elapsed, 2) if elapsed > 0 else 0.0,
-        attempts=stats.attempts,
-        retries=stats.retries,
-        maybe_processed=stats.maybe_processed,
         verdicts=dict(stats.verdicts.most_common()),
-        circuits_opened=stats.circuits_opened,
-        cooldowns=stats.cooldowns,
-        waited=round(stats.waited, 3),
-        input_tokens=stats.input_tokens,
-        output_tokens=stats.output_tokens,
         max_cost=None if limit is None else limit.usd,
         spent=None if limit is None else limit.spent,
         cost=runner.spend.cost,
+        **{name: round(getattr(stats, name), 3) for name in TOTALS},
     )

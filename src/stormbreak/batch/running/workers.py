@@ -39,6 +39,10 @@ WRITE_EVERY = 1.0  # seconds between two writes of the run file, and prices
 _WORST = (End.REFUSED, End.SPENT, End.UNREACHABLE, End.INTERRUPTED, End.WORKER_LOST, End.FINISHED)
 """The first of these that a worker ended with is the end of the run."""
 
+_SUMS = ("in_flight", "waiting", "retries", "input_tokens", "output_tokens")
+_MAXIMA = ("open_circuits", "cooling", "straggling")
+"""How the snapshots of workers become one."""
+
 _DRAINING = frozenset({End.REFUSED, End.UNREACHABLE})  # what ends the other workers, too
 
 
@@ -246,22 +250,16 @@ class Workers:
             total=len(self.rows),
             done=done,
             failed=failed,
-            in_flight=sum(each.in_flight for each in seen),
             width=self._width,
             limit=min(self._width, sum(each.limit for each in seen)) if seen else self._width,
-            waiting=sum(each.waiting for each in seen),
-            retries=sum(each.retries for each in seen),
             circuit=worst_circuit({each.circuit.replace("-", "_") for each in seen}),
-            open_circuits=max((each.open_circuits for each in seen), default=0),
-            cooling=max((each.cooling for each in seen), default=0),
-            input_tokens=sum(each.input_tokens for each in seen),
-            output_tokens=sum(each.output_tokens for each in seen),
             stopping=any(each.stopping for each in seen),
             interrupted=any(each.interrupted for each in seen),
             cost=self.spend.cost,
             cost_limit=self.spend.limit,
             slow=next((each.slow for each in seen if each.slow), ""),
-            straggling=max((each.straggling for each in seen), default=0.0),
+            **{name: sum(getattr(each, name) for each in seen) for name in _SUMS},
+            **{name: max((getattr(each, name) for each in seen), default=0) for name in _MAXIMA},
         )
 
     def _hear(self) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import tomli_w
 
 from stormbreak.cli.command import option, options, subcommand
-from stormbreak.cli.gateway.key import show_key
+from stormbreak.cli.gateway.init import show_key
 from stormbreak.cli.options import FILE
 from stormbreak.cli.output import say
 from stormbreak.errors import ConfigurationError, errors_at

@@ -190,6 +190,13 @@ def whole_number(value: Any, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
+def count_texts(texts: Any) -> int:
+    """Count prompts or inputs: a list of numbers is one, as tokens."""
+    if not isinstance(texts, list) or all(isinstance(item, int) for item in texts):
+        return 1
+    return len(texts)
+
+
 def invalid(field: str, what: str) -> Refusal:
     """Refuse a request for one of its fields, which `what` says more about."""
     return Refusal(400, f"'{field}' {what}", param=field)

@@ -42,16 +42,14 @@ def _body(request: ParsedRequest) -> bytes:
         {"index": place, "message": _message(choice), "finish_reason": _finish(choice)}
         for place, choice in enumerate(request.choices)
     ]
-    return encode(
-        {
-            "id": f"chatcmpl-{request.digest}",
-            "object": "chat.completion",
-            "created": BORN,
-            "model": request.model,
-            "choices": choices,
-            "usage": usage_of(request),
-        }
-    )
+    return _document(request, "chat.completion", choices, usage=usage_of(request))
+
+
+def _document(
+    request: ParsedRequest, kind: str, choices: list[dict[str, Any]], **more: Any
+) -> bytes:
+    head = {"id": f"chatcmpl-{request.digest}", "object": kind, "created": BORN}
+    return encode({**head, "model": request.model, "choices": choices, **more})
 
 
 def _message(choice: Choice) -> dict[str, Any]:
@@ -110,15 +108,7 @@ def wants_usage(payload: Mapping[str, Any]) -> bool:
 
 
 def _chunk(request: ParsedRequest, choices: list[dict[str, Any]], **more: Any) -> bytes:
-    fields = {
-        "id": f"chatcmpl-{request.digest}",
-        "object": "chat.completion.chunk",
-        "created": BORN,
-        "model": request.model,
-        "choices": choices,
-        **more,
-    }
-    return b"data: %b\n\n" % encode(fields)
+    return b"data: %b\n\n" % _document(request, "chat.completion.chunk", choices, **more)
 
 
 CHAT = Format(body=_body, events=_events, output_tokens=output_tokens, choice_count=choice_count)

@@ -11,6 +11,7 @@ from stormbreak.provider.formats.base import (
     Format,
     ParsedRequest,
     Refusal,
+    count_texts,
     encode,
     invalid,
     pieces,
@@ -80,11 +81,7 @@ def _is_prompt(value: Any) -> bool:
 
 
 def _prompts(payload: Mapping[str, Any]) -> int:
-    """Count the prompts: a list of numbers is one, as tokens."""
-    prompt = payload.get("prompt")
-    if not isinstance(prompt, list) or all(isinstance(item, int) for item in prompt):
-        return 1
-    return len(prompt)
+    return count_texts(payload.get("prompt"))
 
 
 def _choice_count(payload: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ from stormbreak.provider.formats.base import (
     Format,
     ParsedRequest,
     Refusal,
+    count_texts,
     encode,
     invalid,
     whole_number,
@@ -27,17 +28,10 @@ def _find_error(payload: Mapping[str, Any]) -> Refusal | None:
 def _body(request: ParsedRequest) -> bytes:
     data = [
         {"object": "embedding", "index": place, "embedding": _vector(request, place)}
-        for place in range(0 if request.empty else _count(request.payload["input"]))
+        for place in range(0 if request.empty else count_texts(request.payload["input"]))
     ]
     usage = {"prompt_tokens": request.input_tokens, "total_tokens": request.input_tokens}
     return encode({"object": "list", "data": data, "model": request.model, "usage": usage})
-
-
-def _count(texts: Any) -> int:
-    """Count the texts: a list of numbers is one, as tokens."""
-    if not isinstance(texts, list) or all(isinstance(item, int) for item in texts):
-        return 1
-    return len(texts)
 
 
 def _vector(request: ParsedRequest, place: int) -> list[float] | str:

@@ -178,22 +178,17 @@ def _error(refusal: Refusal) -> bytes:
 
 _LATE = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 
-MESSAGES = Format(
-    body=_body,
-    events=_events,
-    find_error=_find_error,
-    output_tokens=lambda payload, default: whole_number(payload.get("max_tokens"), default),
-    error=_error,
-    late_error=encode(_LATE),
-    late_event=named_event("error", _LATE),
-    demands=(b"anthropic-version",),
-    written=_written,
-)
-
 COUNT_TOKENS = Format(
     body=lambda request: encode({"input_tokens": request.input_tokens}),
     error=_error,
     late_error=encode(_LATE),
     late_event=named_event("error", _LATE),
     demands=(b"anthropic-version",),
+)
+MESSAGES = COUNT_TOKENS._replace(
+    body=_body,
+    events=_events,
+    find_error=_find_error,
+    output_tokens=lambda payload, default: whole_number(payload.get("max_tokens"), default),
+    written=_written,
 )

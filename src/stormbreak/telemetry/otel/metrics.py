@@ -29,23 +29,13 @@ class GenAiMetrics:
 
     def __init__(self, meter: Meter, targets: Targets) -> None:
         self._targets = targets
-        self._durations = meter.create_histogram(
-            DURATION,
-            "s",
-            "GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=SECONDS_BOUNDS,
-        )
-        self._first_chunks = meter.create_histogram(
-            FIRST_CHUNK,
-            "s",
-            "Time to receive the first chunk of a stream.",
-            explicit_bucket_boundaries_advisory=SECONDS_BOUNDS,
-        )
-        self._tokens = meter.create_histogram(
-            TOKENS,
-            "{token}",
-            "Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=TOKEN_BOUNDS,
+        self._durations, self._first_chunks, self._tokens = (
+            meter.create_histogram(name, unit, text, explicit_bucket_boundaries_advisory=bounds)
+            for name, unit, text, bounds in (
+                (DURATION, "s", "GenAI operation duration.", SECONDS_BOUNDS),
+                (FIRST_CHUNK, "s", "Time to receive the first chunk of a stream.", SECONDS_BOUNDS),
+                (TOKENS, "{token}", "Number of input and output tokens used.", TOKEN_BOUNDS),
+            )
         )
 
     def record_first_chunk(self, seconds: float, target: Target, operation: str) -> None:

@@ -1,12 +1,14 @@
-"""`stormbreak batch export`: a table of the rows and their answers, from a run that is finished, stopped or under way."""
+"""`stormbreak batch export` and `merge`: a table of rows and answers, and one output of the outputs of all shards."""
 
 from pathlib import Path
 
 import click
 
 from stormbreak.batch.export.export import export_output
+from stormbreak.batch.merge import merge
 from stormbreak.batch.run_options import BatchOptions
 from stormbreak.batch.store.cost import lookup_of
+from stormbreak.batch.store.reader import read_status
 from stormbreak.cli.batch.options import ESCAPE_FORMULAS, PREFIX
 from stormbreak.cli.command import options, subcommand
 from stormbreak.cli.options import FILE, PRICES
@@ -21,7 +23,7 @@ from stormbreak.escape import path_of
 @click.argument("output", type=FILE)
 @click.argument("file", type=FILE)
 @options("Options", PREFIX, ESCAPE_FORMULAS, PRICES)
-def command(
+def export(
     output: Path,
     file: Path,
     *,
@@ -41,4 +43,26 @@ def command(
         lines.append(f"{counts.failed:,} of them failed")
     if counts.left:
         lines.append(f"{counts.left:,} of them have no answer yet; batch run continues with them")
+    say("\n".join(lines))
+
+
+@subcommand("stormbreak batch merge out.parquet out.1.jsonl out.2.jsonl")
+@click.argument("output", type=FILE)
+@click.argument("shards", type=FILE, nargs=-1, required=True)
+@options("Options", PRICES)
+def merge_shards(output: Path, shards: tuple[Path, ...], *, prices: tuple[str, ...]) -> None:
+    """Merge SHARDS, the outputs of all runs with --shard over one table, into OUTPUT.
+
+    OUTPUT is what one run over the whole table would have written: status, retry, export and cost report work on it. The
+    shards stay as they are.
+    """
+    price_of = lookup_of(shards[0], prices).price_of
+    rows = merge(output, shards, price_of=price_of)
+    status = read_status(output, price_of)
+    lines = [f"{rows:,} rows in {path_of(output)}"]
+    if status.failed:
+        lines.append(f"{sum(status.failed.values()):,} of them failed")
+    if status.left:
+        again = "batch run over the table, without --shard, continues with them"
+        lines.append(f"{status.left:,} of them have no answer yet; {again}")
     say("\n".join(lines))
