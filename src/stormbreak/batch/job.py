@@ -105,8 +105,7 @@ class Job:
     def limit_for(self, concurrency: int | Literal["auto"]) -> tuple[Limit, int]:
         """Return the limit of attempts, and the width of a process, with another concurrency.
 
-        Raises:
-            ConfigurationError: it does not fit.
+        Raises ConfigurationError if it does not fit.
         """
         options = with_(self.options, concurrency=concurrency)
         policy = policy_of_run(self.policy, options)
@@ -267,10 +266,8 @@ def run_job(
 
     `on_read` gets the number of rows read while INPUT is read, then `tick` the runner four times a second; `listeners`
     hear every event. The counts go into `stats`, the rows that end into `results`, which hold the run back. With
-    several workers, `listeners` hear the events of their process alone, and `view` shows all.
-
-    Raises:
-        ConfigurationError: an option is wrong, or OUTPUT cannot be written (any more).
+    several workers, `listeners` hear the events of their process alone, and `view` shows all. Raises ConfigurationError
+    if an option is wrong, or OUTPUT cannot be written (any more).
     """
     with ExitStack() as stack:
         budget = _budget(stack) if job.workers > 1 else None
@@ -316,8 +313,7 @@ def open_job(
 ) -> Iterator[OpenJob]:
     """Check the options, read INPUT and open the files; nothing is sent. `submits`: batches at the provider may be open.
 
-    Raises:
-        ConfigurationError: as `run_job` does.
+    Raises ConfigurationError as `run_job` does.
     """
     with ExitStack() as stack:
         client = client_of(job, policy)
@@ -416,8 +412,7 @@ def check_cost(
 ) -> None:
     """Check that the first row to be sent can be held to a spend limit; later rows are refused one by one.
 
-    Raises:
-        ConfigurationError: it has no bound, or its model no price.
+    Raises ConfigurationError if it has no bound, or its model no price.
     """
     row = rows.row_at(index)
     template = RequestTemplate(row.endpoint, row.body, fields=row.fields, schema=schema)

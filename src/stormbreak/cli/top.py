@@ -77,8 +77,7 @@ def _read(keyboard: int, seconds: float) -> str:
 def find(text: str | None) -> ServerAddress:
     """Return where the state of `text` is served; None means the only running batch in this folder.
 
-    Raises:
-        ConfigurationError: there is none, or more than one.
+    Raises ConfigurationError if there is none, or more than one.
     """
     if text is None:
         return _only_one(Path())

@@ -28,11 +28,7 @@ SETTINGS = "a settings file"  # what messages call it
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """Read the policy in a TOML file.
-
-    Raises:
-        ConfigurationError: one line that names the file, the key and the value.
-    """
+    """Read the policy in a TOML file. Raises ConfigurationError: one line that names the file, the key and the value."""
     with errors_at(hidden(str(path))):
         table = _table(path, "a policy")
         _refuse_settings(table)
@@ -48,10 +44,8 @@ def load_settings(
 ) -> Settings:
     """Read the settings in a TOML file, with one of its profiles (by default STORMBREAK_PROFILE).
 
-    `text` is what the file holds; None: it is read.
-
-    Raises:
-        ConfigurationError: one line that names the file, the key or the variable, and the value.
+    `text` is what the file holds; None: it is read. Raises ConfigurationError: one line that names the file, the key or
+    the variable, and the value.
     """
     with errors_at(hidden(str(path))):
         table = _table(path, SETTINGS, text)
@@ -71,8 +65,7 @@ def load_settings(
 def resolve_policy(name_or_path: str) -> Policy:
     """Return a preset by name, or the policy in a file.
 
-    Raises:
-        ConfigurationError: there is neither, or the file is invalid.
+    Raises ConfigurationError if there is neither, or the file is invalid.
     """
     return resolve_preset(name_or_path) or load_policy(name_or_path)
 
@@ -80,8 +73,7 @@ def resolve_policy(name_or_path: str) -> Policy:
 def resolve_settings(name_or_path: str, *, profile: str | None = None) -> Settings:
     """Return a preset by name, as settings without targets, or the settings in a file.
 
-    Raises:
-        ConfigurationError: there is neither, or the file is invalid.
+    Raises ConfigurationError if there is neither, or the file is invalid.
     """
     preset = resolve_preset(name_or_path)
     if preset is not None:

@@ -373,8 +373,7 @@ class ModelUsage:
     def max_cost(self, price_of: PriceOf) -> Decimal:
         """The most that it can have cost, whatever the length of each prompt, in US dollars.
 
-        Raises:
-            ConfigurationError: the price is not known.
+        Raises ConfigurationError if the price is not known.
         """
         if not self.attempts:
             return NOTHING

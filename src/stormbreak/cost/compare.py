@@ -85,8 +85,7 @@ class Row:
 def compare(demand: Demand, offers: Sequence[Offer], lookup: PriceLookup) -> list[Row]:
     """Compare each offer with the first that has a price; keep those without one, with the reason.
 
-    Raises:
-        UnknownPriceError: no offer has a price.
+    Raises UnknownPriceError if no offer has a price.
     """
     found: list[tuple[Offer, Prices | None, Decimal | None, str]] = []
     for offer in offers:

@@ -84,8 +84,7 @@ class Meter:
     def watch(self, engine: object) -> None:
         """Bind the meter to one engine: numbers of calls are unique within it.
 
-        Raises:
-            ConfigurationError: it is bound to another one.
+        Raises ConfigurationError if it is bound to another one.
         """
         if self._engine is not None and self._engine is not engine:
             raise ConfigurationError("a meter counts for one engine: make another for this one")

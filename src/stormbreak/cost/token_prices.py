@@ -105,8 +105,7 @@ class Rates:
     def cost(self, tokens: Tokens, *, prompt: Number = 0) -> Decimal:
         """The cost of the tokens of any number of requests, each with `prompt` input tokens.
 
-        Raises:
-            ConfigurationError: there is output without a price.
+        Raises ConfigurationError if there is output without a price.
         """
         return self._sum(tokens, lambda rate: rate.at(prompt))
 

@@ -151,8 +151,7 @@ LARGEST = 256 * 1024 * 1024  # bytes of an export; OUTPUT may be of any size
 def read_traffic(path: Path) -> Traffic:
     """Read OUTPUT of a batch, or an export from OpenAI.
 
-    Raises:
-        ConfigurationError: it cannot be read, is neither, or is empty; the message names the file.
+    Raises ConfigurationError if it cannot be read, is neither, or is empty; the message names the file.
     """
     try:
         traffic = _read(path)

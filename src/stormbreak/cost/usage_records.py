@@ -146,8 +146,7 @@ def is_line(raw: bytes) -> bool:
 def read_answers(lines: Iterable[bytes]) -> Iterator[Counted | Uncounted]:
     """Read the usage of each answer; leave out failures, refusals and a torn last line.
 
-    Raises:
-        ConfigurationError: a line is not batch output.
+    Raises ConfigurationError if a line is not batch output.
     """
     for number, raw in enumerate(lines, 1):
         try:

@@ -74,8 +74,7 @@ class DefaultNotFoundError(Exception):
 def number_in(distribution: Distribution, file: str, name: str) -> float | None:
     """Return the number assigned to `name` in a file of the package; None if None is assigned.
 
-    Raises:
-        DefaultNotFoundError: there is no such number.
+    Raises DefaultNotFoundError if there is no such number.
     """
     path = Path(str(distribution.locate_file(file)))
     try:

@@ -67,8 +67,7 @@ class AdminPages:
 class AdminServer:
     """Serves the pages in threads, so that a busy event loop does not hide itself.
 
-    Raises:
-        ConfigurationError: the port is in use.
+    Raises ConfigurationError if the port is in use.
     """
 
     def __init__(self, host: str, port: int, pages: Pages, *, is_ready: Callable[[], bool]) -> None:

@@ -86,8 +86,7 @@ class GatewayCall:
     async def open(self) -> Opened:
         """Run it to its end, or to the first output of a stream.
 
-        Raises:
-            RefusedError: the limits of the key do not allow it.
+        Raises RefusedError if the limits of the key do not allow it.
         """
         try:
             template = self._template()

@@ -402,8 +402,7 @@ class _Conversion:
 def convert(document: object, environ: Mapping[str, str]) -> Converted:
     """Convert a document of LiteLLM's proxy, as its YAML is read.
 
-    Raises:
-        ConfigurationError: a value is wrong, or no model can be converted.
+    Raises ConfigurationError if a value is wrong, or no model can be converted.
     """
     return _Conversion(document, environ).run()
 

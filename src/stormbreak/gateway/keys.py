@@ -79,8 +79,7 @@ def client_keys(
 ) -> dict[str, ClientKey]:
     """Return the keys of a settings file, by digest; `tenants` have limits for all of their keys together.
 
-    Raises:
-        ConfigurationError: names the tenant or the label that cannot be, or the digest of an example.
+    Raises ConfigurationError, which names the tenant or the label that cannot be, or the digest of an example.
     """
     keys = {}
     for name, key in settings.items():

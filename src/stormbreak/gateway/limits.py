@@ -40,8 +40,7 @@ class ClientQueues:
     def apply(self, holders: Iterable[LimitHolder], of_file: Policy) -> None:
         """Use these limits from now on, with the patience and the fleet of the file's policy.
 
-        Raises:
-            ConfigurationError: the package of a store is missing.
+        Raises ConfigurationError if the package of a store is missing.
         """
         share = of_file.process_share if of_file.fleet.acts else 1.0
         policies = {
@@ -61,8 +60,7 @@ class ClientQueues:
     async def enter(self, holder: LimitHolder, *, tokens: int, deadline_at: float | None) -> Place:
         """Wait until a call for such limits may begin. It is ended with `leave`, whatever happens.
 
-        Raises:
-            RefusedError: it cannot begin in time.
+        Raises RefusedError if it cannot begin in time.
         """
         engine, target = self.engine, holder.target
         assert target is not None, "it has such limits"

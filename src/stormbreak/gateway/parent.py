@@ -55,8 +55,7 @@ _RULES: Mapping[str, Rule] = MappingProxyType(
 class GatewayParent(Lifecycle):
     """A gateway of a settings file in so many `workers`, on the running event loop.
 
-    Raises:
-        ConfigurationError: as `Gateway` does; or limits cannot be shared as the file and the environment say.
+    Raises ConfigurationError as `Gateway` does, or if limits cannot be shared as the file and the environment say.
     """
 
     def __init__(

@@ -202,8 +202,7 @@ class Gateway(Lifecycle):
 def check(path: str | os.PathLike[str], text: str | None = None) -> tuple[GatewayRules, PriceOf]:
     """Read a file, or `text` in its place, and check it, without serving it; return also its prices.
 
-    Raises:
-        ConfigurationError: the file is wrong, or a key is missing.
+    Raises ConfigurationError if the file is wrong, or a key is missing.
     """
     live = LiveSettings(path, text=text, limits_tenants=False)
     return _rules(path, live.now), spend_accounts(live.engine).price_of

@@ -75,8 +75,7 @@ async def rehearse(
 ) -> Rehearsed:
     """Play a scenario, as `staged` made it, to the gateway of a file. By default clients ask for its first model.
 
-    Raises:
-        ConfigurationError: the file is wrong, or does not serve the model, or the scenario cannot be measured.
+    Raises ConfigurationError if the file is wrong, or does not serve the model, or the scenario cannot be measured.
     """
     settings = load_settings(path)
     if not settings.targets:

@@ -149,8 +149,7 @@ def read_head(request: Request, key_name: str) -> ClientHead:
 def read_request(head: ClientHead, body: bytes, request_id: str) -> ClientRequest:
     """Read a request. `request_id`, which is unique, is its idempotency key if it brings none.
 
-    Raises:
-        RefusedError: it is not one that can be sent on.
+    Raises RefusedError if it is not one that can be sent on.
     """
     try:
         fields, parts = _read_body(body)

@@ -75,8 +75,7 @@ class GatewayRules:
     def lead(self, model: str, key: ClientKey) -> Lead:
         """Return where a call for `model` goes.
 
-        Raises:
-            RefusedError: the key may not ask for that model, or it leads nowhere.
+        Raises RefusedError if the key may not ask for that model, or it leads nowhere.
         """
         known = self._known.get((model, key.name))
         if known is not None:
@@ -110,8 +109,7 @@ class GatewayRules:
 def rules_of(generation: Generation) -> GatewayRules:
     """Check a reading of the file for a gateway.
 
-    Raises:
-        ConfigurationError: it has no key, a label or a tenant that cannot be, or a spend limit without prices.
+    Raises ConfigurationError if it has no key, a label or a tenant that cannot be, or a spend limit without prices.
     """
     settings = generation.settings
     if not settings.keys:

@@ -49,8 +49,7 @@ class LedgerError(Exception):
 class SpendLedger:
     """The file. Its methods block on the disk; `write` may run in a thread. `clock` returns unix epoch seconds.
 
-    Raises:
-        ConfigurationError: it cannot be opened, or another process has it.
+    Raises ConfigurationError if it cannot be opened, or another process has it.
     """
 
     def __init__(

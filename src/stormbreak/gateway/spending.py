@@ -142,8 +142,7 @@ class ClientBudgets:
     async def allow(self, account: ClientAccount, bound: Decimal) -> None:
         """Write ahead, if need be, so that `bound` can be reserved; call `take` before anything is awaited.
 
-        Raises:
-            LedgerError: it cannot be written.
+        Raises LedgerError if it cannot be written.
         """
         ledger = self._ledger
         for _ in range(TRIES):

@@ -156,8 +156,7 @@ class Workers:
     async def start(self) -> None:
         """Start them all, and keep them.
 
-        Raises:
-            ConfigurationError: one says that the settings are wrong, or does not serve.
+        Raises ConfigurationError if one says that the settings are wrong, or does not serve.
         """
         starting = [WorkerProcess.start(self._start(), self._environ) for _ in range(self._count)]
         found = await asyncio.gather(*starting, return_exceptions=True)

@@ -302,8 +302,7 @@ class Scenario:
 def shortened(scenario: Scenario, duration: float) -> Scenario:
     """Return the first `duration` seconds of a scenario.
 
-    Raises:
-        ConfigurationError: it is not that long, or a recovery could not be measured.
+    Raises ConfigurationError if it is not that long, or a recovery could not be measured.
     """
     load = scenario.load
     if duration > scenario.duration:

@@ -29,8 +29,7 @@ def builtin_names() -> list[str]:
 def load(name_or_path: str | Path) -> Scenario:
     """Load a built-in scenario by name, or read one from a file. All times are scenario seconds.
 
-    Raises:
-        ConfigurationError: there is none of that name, or it is invalid; names file, key and value.
+    Raises ConfigurationError if there is none of that name, or it is invalid; names file, key and value.
     """
     name = str(name_or_path)
     source = f"{name}.toml" if name in builtin_names() else name
@@ -56,8 +55,7 @@ def text_of(name_or_path: str | Path) -> str:
 def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
     """Parse a scenario from TOML; `source` names it in messages, and names the scenario if it has no name.
 
-    Raises:
-        ConfigurationError: it is invalid; names key and value.
+    Raises ConfigurationError if it is invalid; names key and value.
     """
     with errors_at(source):
         table = toml_reader.parse(text, what=_WHAT)

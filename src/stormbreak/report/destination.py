@@ -40,8 +40,7 @@ class ReportFile:
     def of(cls, name: str, *, kinds: Sequence[str] = (PAGE, PICTURE)) -> Self:
         """Check that a report can be written there, without a trace. `kinds` are the allowed suffixes.
 
-        Raises:
-            ConfigurationError: it cannot, or the extra `report` is not installed.
+        Raises ConfigurationError if it cannot, or the extra `report` is not installed.
         """
         path = Path(name)
         if path.suffix.lower() not in kinds:

@@ -93,8 +93,7 @@ if hasattr(os, "register_at_fork"):
 def is_multiprocess() -> bool:
     """Whether `prometheus_client` chose its multi-process mode when it was imported.
 
-    Raises:
-        ConfigurationError: the variable was set too late, or its folder does not exist.
+    Raises ConfigurationError if the variable was set too late, or its folder does not exist.
     """
     folder = os.environ.get(FOLDER)
     if values.ValueClass is values.MutexValue:

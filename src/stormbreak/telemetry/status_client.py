@@ -52,8 +52,7 @@ class ServerAddress:
 def parse_address(text: str) -> ServerAddress | None:
     """Parse a port number, host:port or URL. None: it must be a path.
 
-    Raises:
-        ConfigurationError: it names another machine, or no valid port.
+    Raises ConfigurationError if it names another machine, or no valid port.
     """
     if text.isascii() and text.isdecimal():
         return _checked(HOST, int(text), text)

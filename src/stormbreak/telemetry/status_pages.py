@@ -34,8 +34,7 @@ class StatusPages:
     def serve(self, host: str, port: int) -> StatusServer:
         """Serve them on an address; beyond this machine only the `PUBLIC` ones, to any Host, with a warning in the log.
 
-        Raises:
-            ConfigurationError: the address is not available.
+        Raises ConfigurationError if the address is not available.
         """
         if is_loopback(host):
             return StatusServer(self.pages, host=host, port=port)

@@ -40,8 +40,7 @@ _MAX_SHOWN = 4096  # characters of a path in a message
 class SocketFile:
     """A Unix socket: created for its owner only, replaced if stale, removed if it is still the one we made.
 
-    Raises:
-        ConfigurationError: the path is too long for a socket, or the working directory does not exist.
+    Raises ConfigurationError if the path is too long for a socket, or the working directory does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,8 +55,7 @@ class SocketFile:
     def bind(self, to: socket.socket) -> None:
         """Bind `to` to the path. It accepts connections only once it listens, from its owner only.
 
-        Raises:
-            ConfigurationError: the path is in use, is not a socket, or cannot be created.
+        Raises ConfigurationError if the path is in use, is not a socket, or cannot be created.
         """
         self._remove_stale()
         try:

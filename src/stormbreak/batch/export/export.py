@@ -27,8 +27,7 @@ from stormbreak.http.environment import find_endpoint
 def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: PriceOf) -> RowCounts:
     """Write what the batch at `output` has so far as a table to `path`; return the counts of its rows.
 
-    Raises:
-        ConfigurationError: there is no such batch, its INPUT has changed, or a file cannot be read or written.
+    Raises ConfigurationError if there is no such batch, its INPUT has changed, or a file cannot be read or written.
     """
     files = BatchPaths.of(output)
     run = read_existing_run(files)

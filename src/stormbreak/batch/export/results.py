@@ -69,8 +69,7 @@ class Results(AbstractContextManager["Results"]):
     def __init__(self, files: BatchPaths, rows: Rows, *, provider: str, price_of: PriceOf) -> None:
         """Find the line of each row. `provider` is that of the answers which no fallback gave.
 
-        Raises:
-            ConfigurationError: a line is not batch output, or belongs to no row.
+        Raises ConfigurationError if a line is not batch output, or belongs to no row.
         """
         self._files = files
         self._provider = provider

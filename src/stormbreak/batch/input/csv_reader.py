@@ -22,8 +22,7 @@ _LIMIT = new_lock()
 def read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, Cells]]:
     """Yield each row with the line where it begins; the first one is the header. Skip empty lines.
 
-    Raises:
-        ConfigurationError: a row is no CSV, or not UTF-8; names `name` and the line.
+    Raises ConfigurationError if a row is no CSV, or not UTF-8; names `name` and the line.
     """
     lines: list[str] = []  # of the row that is being read
 

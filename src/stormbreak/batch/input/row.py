@@ -109,8 +109,7 @@ def parse_row(
 ) -> Row:
     """Read the row on line `number`. A row without a model gets `model`, a chat without them the `defaults`.
 
-    Raises:
-        RowError: the line is no request.
+    Raises RowError if the line is no request.
     """
     try:
         line.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value

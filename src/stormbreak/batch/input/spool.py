@@ -184,8 +184,7 @@ def spooled(
 ) -> Iterator[Spooled]:
     """Write the requests to `files.input` (mode 0600); remove the file if no run was begun.
 
-    Raises:
-        ConfigurationError: a row is no request, OUTPUT belongs to other rows, or another run is writing to it.
+    Raises ConfigurationError if a row is no request, OUTPUT belongs to other rows, or another run is writing to it.
     """
     found = _reuse(files, source) if isinstance(source, TableInput) else None
     spool = found or _write(files, source, on_read)

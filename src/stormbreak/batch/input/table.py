@@ -94,8 +94,7 @@ class Table:
     def find(cls, source: Path, *, delimiter: str | None = None, shard: Shard = WHOLE) -> Self:
         """Find the files that `source` names, which may be a pattern such as `rows/*.parquet`.
 
-        Raises:
-            ConfigurationError: there is none, or they have several formats.
+        Raises ConfigurationError if there is none, or they have several formats.
         """
         paths: tuple[Path, ...] = (source,)
         if glob.has_magic(str(source)) and not os.path.exists(source):  # noqa: PTH110 - Path raises for odd names
@@ -142,8 +141,7 @@ class Table:
     def records(self, columns: Sequence[str] | None = None) -> Iterator[Record]:
         """Read the rows in order. Of Parquet, read only these `columns`.
 
-        Raises:
-            ConfigurationError: a file cannot be read, or a row is invalid; names file and line.
+        Raises ConfigurationError if a file cannot be read, or a row is invalid; names file and line.
         """
         return self.shard.take(self._records(columns))
 
@@ -227,8 +225,7 @@ def read_json_lines(file: BinaryIO, name: str) -> Iterator[Record]:
 def decompressed(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading, through gzip or zstd if its first bytes say so.
 
-    Raises:
-        ConfigurationError: it cannot be read, now or within the block, or its compression is broken.
+    Raises ConfigurationError if it cannot be read, now or within the block, or its compression is broken.
     """
     with _opened(path) as file:
         try:

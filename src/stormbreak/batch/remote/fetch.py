@@ -72,8 +72,7 @@ class Fetcher:
     async def fetch(self, batch: RemoteBatch, *, accept_partial: bool) -> Fetched:
         """Write the results of a batch that has ended; it is done, unless some are missing that should be there.
 
-        Raises:
-            RemoteError: the results cannot be had.
+        Raises RemoteError if the results cannot be had.
         """
         api = api_for(batch.endpoint, self._caller)
         status = await api.status(batch)

@@ -69,8 +69,7 @@ class Planner:
     def plans(self, indices: Iterable[int]) -> Iterator[Plan]:
         """Yield each batch when it is full; last those that are not, in the order in which they were begun.
 
-        Raises:
-            ConfigurationError: names a row that cannot be in a batch.
+        Raises ConfigurationError, which names a row that cannot be in a batch.
         """
         unfinished: dict[tuple[str, str], Plan] = {}
         for index in indices:

@@ -57,9 +57,8 @@ def submit_job(
 ) -> Submission:
     """Submit what is left; `on_batch` gets each batch that the provider has taken.
 
-    Raises:
-        ConfigurationError: an option or a row is wrong, OUTPUT belongs to other rows, or nothing answers at the address.
-        RemoteError: the provider refused a request. What was submitted before stays.
+    Raises ConfigurationError if an option or a row is wrong, OUTPUT belongs to other rows, or nothing answers at the
+    address; RemoteError if the provider refused a request: what was submitted before stays.
     """
     policy = policy_for(job.policy, job.options)
     with open_job(job, policy, submits=True) as opened:

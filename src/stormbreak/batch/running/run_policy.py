@@ -18,8 +18,7 @@ from stormbreak.http.h1.connection import POOL_LIMIT
 def policy_of_run(policy: Policy, options: BatchOptions, *, store: str | None = None) -> Policy:
     """Put the options into a policy. Workers share its limits through the `store` of their parent, if there is one.
 
-    Raises:
-        ConfigurationError: the named concurrency does not fit, or not one connection does.
+    Raises ConfigurationError if the named concurrency does not fit, or not one connection does.
     """
     quota, spend, fleet = policy.rate_limit, policy.spend, policy.fleet
     quota = replace(quota, rpm=options.rpm or quota.rpm, tpm=options.tpm or quota.tpm)

@@ -85,8 +85,7 @@ class SharedSpend:
     ) -> None:
         """Under a limit of `max_usd`, count what earlier runs can have cost.
 
-        Raises:
-            ConfigurationError: a price is not known.
+        Raises ConfigurationError if a price is not known.
         """
         self.cost = Cost()
         self.limit: SpendLimit | None = None
@@ -119,8 +118,7 @@ class SharedSpend:
     def write(self) -> None:
         """Write what was spent, if that has changed. Blocks on the disk.
 
-        Raises:
-            OutputError: it cannot be written, now or for a worker that wanted money.
+        Raises OutputError if it cannot be written, now or for a worker that wanted money.
         """
         if self._error is not None:
             raise self._error

@@ -101,8 +101,7 @@ class Workers:
     def run(self) -> End:
         """Run all workers to their end; signals work as in a run of one process.
 
-        Raises:
-            ConfigurationError: OUTPUT cannot be written, or no process can be started.
+        Raises ConfigurationError if OUTPUT cannot be written, or no process can be started.
         """
         try:
             with signal_handlers.heard(self._hear, self._hang_up):

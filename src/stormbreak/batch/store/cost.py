@@ -65,8 +65,7 @@ class BatchCost:
 def lookup_of(output: Path, given: tuple[str, ...] = ()) -> PriceLookup:
     """Load the price files that are given, or else those of the last run on `output`, for lookup.
 
-    Raises:
-        ConfigurationError: there is no run file, or a price file cannot be read.
+    Raises ConfigurationError if there is no run file, or a price file cannot be read.
     """
     if given:
         return load_lookup(given)
@@ -81,8 +80,7 @@ def lookup_of(output: Path, given: tuple[str, ...] = ()) -> PriceLookup:
 def read_cost(output: Path, lookup: PriceLookup) -> BatchCost:
     """Read what the batch that writes `output` has cost, at the prices in `lookup`.
 
-    Raises:
-        ConfigurationError: there is no run file, or a line of OUTPUT is invalid.
+    Raises ConfigurationError if there is no run file, or a line of OUTPUT is invalid.
     """
     files = BatchPaths.of(output)
     run = read_existing_run(files)

@@ -145,8 +145,7 @@ class BatchFolder:
     def read(self) -> list[RemoteBatch]:
         """Read all, oldest first; none if there is no folder.
 
-        Raises:
-            ConfigurationError: a file is none of ours, or cannot be read.
+        Raises ConfigurationError if a file is none of ours, or cannot be read.
         """
         with system_errors_at(self._path):
             paths = sorted(self._path.glob("*.json"))
@@ -183,8 +182,7 @@ class BatchFolder:
 def require_no_batches(files: BatchPaths) -> None:
     """Refuse to send rows while batches of this OUTPUT are open at a provider: they would be paid twice.
 
-    Raises:
-        ConfigurationError: says what to do.
+    Raises ConfigurationError, which says what to do.
     """
     unfinished = [batch for batch in BatchFolder(files).read() if batch.is_open]
     if unfinished:

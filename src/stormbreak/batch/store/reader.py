@@ -111,8 +111,7 @@ _LINE = Decoder(_Line)
 def read_answers(output: str | PathLike[str]) -> Iterator[Answered]:
     """Read the answers in OUTPUT, in file order; none if there is no such file.
 
-    Raises:
-        ConfigurationError: a line is not batch output; names it.
+    Raises ConfigurationError if a line is not batch output; names it.
     """
     return map(_answered, _lines(BatchPaths.of(Path(output)).output))
 
@@ -120,10 +119,8 @@ def read_answers(output: str | PathLike[str]) -> Iterator[Answered]:
 def read_failures(output: str | PathLike[str]) -> Iterator[Failed]:
     """Read the failed file beside OUTPUT; none if nothing failed.
 
-    During a run, or after a killed one, it may hold a row that is answered by now, or a row twice.
-
-    Raises:
-        ConfigurationError: a line is not batch output; names it.
+    During a run, or after a killed one, it may hold a row that is answered by now, or a row twice. Raises
+    ConfigurationError if a line is not batch output; names it.
     """
     return map(_failed, _lines(BatchPaths.of(Path(output)).failed))
 

@@ -36,8 +36,7 @@ class SharedAnswers(AbstractContextManager["SharedAnswers"]):
     def __init__(self, rows: Rows, base_url: str, *, dedupe: bool, cache: str | None) -> None:
         """Open the cache, which is made where it is missing, and find the duplicates.
 
-        Raises:
-            ConfigurationError: the cache cannot be used.
+        Raises ConfigurationError if the cache cannot be used.
         """
         self._rows = rows
         self._base_url = base_url

@@ -85,8 +85,7 @@ class SpendRecord:
     def open(self) -> None:
         """Respect times that targets named to earlier runs, count what these can have cost, allow the first attempts.
 
-        Raises:
-            ConfigurationError: a price is not known, or the run file cannot be written.
+        Raises ConfigurationError if a price is not known, or the run file cannot be written.
         """
         retry, now = self._client.policy.retry, time.time()
         longest = retry.max_wait * (1 + retry.retry_after_jitter)  # the clock may have changed

@@ -44,8 +44,7 @@ class ComparisonRows(NamedTuple):
 def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
     """Compare the offers of each model with the first one; with several named models, or one provider, all with the first.
 
-    Raises:
-        UnknownPriceError: one of the models has no price.
+    Raises UnknownPriceError if one of the models has no price.
     """
     models = wanted.models or list(dict.fromkeys(prices.model for prices in lookup.file_prices()))
     if not models:
@@ -69,8 +68,7 @@ def real(
 ) -> tuple[list[Row], list[str]]:
     """Compare real traffic at the providers of its own and the wanted models; return rows and notes.
 
-    Raises:
-        UnknownPriceError: no used or wanted model has a price.
+    Raises UnknownPriceError if no used or wanted model has a price.
     """
     rows: list[Row] = []
     for use in traffic.uses:

@@ -137,8 +137,7 @@ def is_ledger(path: Path) -> bool:
 def read_traffic(path: Path, since: float | None, until: float | None) -> Traffic:
     """Read the tokens of each model from a ledger.
 
-    Raises:
-        ConfigurationError: the file cannot be read, or no usage is recorded for that time.
+    Raises ConfigurationError if the file cannot be read, or no usage is recorded for that time.
     """
     found = read_usage(path, price_of, since or 0, inf if until is None else until)
     known = [(row, each) for row, each in found.items() if row.kind in KNOWN]

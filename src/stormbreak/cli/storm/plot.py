@@ -49,8 +49,7 @@ def picture(
 ) -> str:
     """Draw the runs of one policy, the mean of all seeds, `width` columns wide.
 
-    Raises:
-        ConfigurationError: plotext cannot be used here.
+    Raises ConfigurationError if plotext cannot be used here.
     """
     plotext = _plotext()
     figure = plotext.figure

@@ -158,8 +158,7 @@ def toml_of(changes: Mapping[str, Any]) -> str:
 def _write(path: Path, found: Tuned) -> None:
     """Put the changes into the file, and leave all other lines as they are.
 
-    Raises:
-        ConfigurationError: the file would not say what it should, and is unchanged.
+    Raises ConfigurationError if the file would not say what it should, and is unchanged.
     """
     draft = path.with_name(path.name + ".tuned")
     try:

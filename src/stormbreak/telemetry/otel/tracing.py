@@ -63,8 +63,7 @@ class Tracing:
     def watch(self, engine: Engine) -> None:
         """Trace the calls of this engine and export its gauges, as long as it lives.
 
-        Raises:
-            ConfigurationError: another object traces them already.
+        Raises ConfigurationError if another object traces them already.
         """
         if engine.context_listener is not None:
             raise ConfigurationError(
