@@ -11,8 +11,6 @@ from stormbreak.cli.command import Value, flag, option
 from stormbreak.hidden_keys import quoted
 from stormbreak.provider.field_ranges import MAX_SPEED, MIN_SPEED
 
-# ---------------------------------------------------------------- types
-
 
 class Integer(Value[int]):
     """A whole number from `low` to `high`."""
@@ -84,8 +82,6 @@ NAMES = Names()
 FILE, DIR = _Path("FILE"), _Path("DIR")
 PORT = Integer(0, 65535, name="PORT")
 SECONDS = Number(name="SECONDS")
-
-# ---------------------------------------------------------------- options
 
 JSON = flag("--json as_json", "Print JSON for programs.")
 REPORT = option("--report", "FILE", "Also write a report: FILE.html or FILE.png.")

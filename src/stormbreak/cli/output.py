@@ -99,9 +99,6 @@ def _redirect_to_null(descriptor: int) -> None:
     os.close(null)
 
 
-# ---------------------------------------------------------------- tables and pictures
-
-
 def draw(picture: "RenderableType", *, min_width: int = 0) -> None:
     """Write a table or the like as `say` does, in colours on a terminal.
 

@@ -124,8 +124,6 @@ def _is(fact: Callable[[], bool]) -> bool:
         return False
 
 
-# ---------------------------------------------------------------- command
-
 EVERY = 1.0  # seconds between two requests
 TICK = 0.2  # seconds between two checks for keys and for the size of the terminal
 FIRST = 5.0  # seconds to wait for the first answer

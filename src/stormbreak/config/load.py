@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 SETTINGS = "a settings file"  # what messages call it
 
-# ---------------------------------------------------------------- files
-
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
     """Read the policy in a TOML file. Raises ConfigurationError: one line that names the file, the key and the value."""
@@ -141,9 +139,6 @@ def _chosen(name: str, profiles: Table, *, by_variable: bool) -> object:
             f"{what} must be one of its profiles ({known}), got {quoted(name)}"
         )
     return profiles[name]
-
-
-# ---------------------------------------------------------------- values
 
 
 def _read(kind: type[T], table: Table) -> T:

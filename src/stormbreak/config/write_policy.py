@@ -13,8 +13,6 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.toml_reader import BARE, NONE, join, word_of
 
-# ---------------------------------------------------------------- policy as plain values
-
 
 def plain(value: Any) -> Any:
     """Convert parts and mappings to tables, tuples to lists, enumeration members to words, None to "none"."""
@@ -36,8 +34,6 @@ def plain(value: Any) -> Any:
         }
     return value
 
-
-# ---------------------------------------------------------------- TOML text
 
 _NAMED = re.compile(r"^(targets|pools|keys|tenants)\.[^.]+")
 

@@ -5,8 +5,6 @@ from decimal import Decimal
 from stormbreak.cost.accounts import Cost, SpendLimit
 from stormbreak.cost.money import USD, between
 
-# ---------------------------------------------------------------- short counts and times
-
 
 def short(count: int) -> str:
     """Write a large count in four characters or so."""
@@ -22,8 +20,6 @@ def span(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
-
-# ---------------------------------------------------------------- cost of a batch
 
 _NOTHING = USD.shown(Decimal(0))
 

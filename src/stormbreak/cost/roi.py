@@ -94,8 +94,6 @@ def sensitivity(case: Case) -> Iterator[tuple[str, Case]]:
             yield f"{what} {sign}{step:.0%}", case.scaled(**{name: factor})
 
 
-# ---------------------------------------------------------------- reasons not to migrate
-
 OLD = 90  # days: list prices change more often than that
 _ALIKE = Decimal("0.05")  # a list price that differs by less decides nothing
 

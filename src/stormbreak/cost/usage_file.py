@@ -143,8 +143,6 @@ def _day(at: int | None) -> date | None:
         return None
 
 
-# ---------------------------------------------------------------- format by content
-
 LARGEST = 256 * 1024 * 1024  # bytes of an export; OUTPUT may be of any size
 
 

@@ -102,8 +102,6 @@ def _uses(sums: dict[Kind, _Sum]) -> Iterator[Use]:
         )
 
 
-# ---------------------------------------------------------------- usage in OUTPUT
-
 UNNAMED = "(no model named)"
 _REFUSED = 400  # the first status of an error
 _SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY, "batch": Service.BATCH}

@@ -56,9 +56,6 @@ def _bypassed(path: RequestPath) -> Finding:
     )
 
 
-# ---------------------------------------------------------------- checks
-
-
 def check_transport(path: RequestPath) -> Iterator[Finding]:
     """Check that the policy is on and the transport fits its client."""
     if path.policy is not None and is_off(path.policy):

@@ -91,8 +91,6 @@ def _pool_of_sdk(path: RequestPath) -> int | None:
     return None
 
 
-# ---------------------------------------------------------------- addresses and keys
-
 _NO_KEY = "<missing API key>"  # openai's Azure clients without a key: they use tokens
 
 
@@ -131,7 +129,6 @@ def _key(layer: ClientLayer) -> str | None:
     return key.rpartition(" ")[2] or None if isinstance(key, str) else None
 
 
-# ---------------------------------------------------------------- timeouts
 # What bounds the time of a call: timeouts of SDKs and HTTP clients, deadlines of policies.
 
 _PARTS = ("connect", "read", "write", "pool")

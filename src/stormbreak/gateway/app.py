@@ -59,8 +59,6 @@ class GatewayApp:
         self._metrics = metrics
         self._guesses = Guesses()
 
-    # ------------------------------------------------------------ called by connections
-
     def refuse(self, head: Request, connection: ServerConnection) -> ServerResponse | None:
         """Refuse a request before its body comes: a path that is not served, or a wrong key."""
         try:
@@ -116,8 +114,6 @@ class GatewayApp:
         finally:
             if call is not None:
                 call.close()
-
-    # ------------------------------------------------------------ internal
 
     def _known(self, request: Request, connection: ServerConnection) -> _Client:
         """Return what is known of the client; raise RefusedError for a path that is not served, or a wrong key."""

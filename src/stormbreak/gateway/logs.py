@@ -52,9 +52,6 @@ class RequestRecord(msgspec.Struct):  # its constructor is not written in Python
         )
 
 
-# ---------------------------------------------------------------- written to standard error
-
-
 class _Lines(logging.StreamHandler[TextIO]):
     """Writes lines with the time, and those of the access log without the records of `logging`: that takes a third."""
 

@@ -119,9 +119,6 @@ class GatewayMetrics:
         yield f"{name}_count {total}"
 
 
-# ---------------------------------------------------------------- money
-
-
 def _dollars(name: str, spent: Mapping[str, tuple[str, str]]) -> Iterator[str]:
     """Write what holders of spend limits have spent, or their limits."""
     kind, _, what = name.partition("_")

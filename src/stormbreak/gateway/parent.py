@@ -152,8 +152,6 @@ class GatewayParent(Lifecycle):
             if isinstance(reply, WorkerGoneError) or reply.error is not None:
                 await worker.kill()
 
-    # ------------------------------------------------------------ internal
-
     def _read(self) -> str:
         with errors_at(hidden(str(self.path))):
             return read_text(self.path, what=SETTINGS)

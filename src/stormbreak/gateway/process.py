@@ -147,8 +147,6 @@ class Gateway(Lifecycle):
         self._use(prepared.rules)
         self._load_prices()
 
-    # ------------------------------------------------------------ internal
-
     def _load_prices(self) -> None:
         """Load the list prices in a thread, if money is counted, so that hardly a call waits for them."""
         price_of = spend_accounts(self._live.engine).price_of

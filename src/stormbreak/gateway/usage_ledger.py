@@ -126,8 +126,6 @@ class UsageLedger:
         if not self._waiting:
             self._journal.remove()
 
-    # ------------------------------------------------------------ internal
-
     def _row(self, hour: int, key: ClientKey, target: Target) -> UsageRow:
         """Make the row of a key's attempts at a target in an hour, and remember it."""
         scope, place = key.scope, self._place(target)

@@ -118,9 +118,6 @@ def put(
     return usd
 
 
-# ---------------------------------------------------------------- the file
-
-
 class UsageFile:
     """The rows in the ledger file. Its methods block on the disk. Several processes may have it.
 

@@ -33,9 +33,6 @@ class RowError(NamedTuple):
     line: int
 
 
-# ---------------------------------------------------------------- rows of a file
-
-
 def read_line(line: bytes) -> Row:
     try:
         asked = decode(line, type=dict[str, Any])
@@ -100,9 +97,6 @@ def _response(status: int, body: bytes) -> dict[str, Any]:
         "request_id": f"req_{blake2b(body, digest_size=8).hexdigest()}",
         "body": msgspec.Raw(body),
     }
-
-
-# ---------------------------------------------------------------- message batches
 
 
 def message_rows(asked: Mapping[str, Any]) -> list[Row] | Refusal:

@@ -121,8 +121,6 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # ------------------------------------------------------------ internal
-
     def _read_on(self) -> None:
         if self._reading:  # a response written at once leads back here
             return

@@ -70,7 +70,6 @@ def peak_arrivals(*tallies: Tally) -> int:
     )
 
 
-# ---------------------------------------------------------------- billing
 # Every attempt that was processed, even if its answer reached nobody.
 
 

@@ -36,7 +36,6 @@ def _written(text: str) -> bytes:
     return msgspec.json.encode(text)[1:-1]
 
 
-# ---------------------------------------------------------------- phases of a scenario
 # A ramp becomes short steps, each a phase.
 
 _NOT_DRAWN = CONDITIONS | {Kind.EARLY_ANSWER}

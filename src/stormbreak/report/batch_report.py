@@ -229,8 +229,6 @@ def _span(seconds: float) -> str:
     return f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-# ---------------------------------------------------------------- cost
-
 _COST_HEADS = (
     "model", "answers", "tokens in", "tokens out", "useful, USD", "wasted, USD", "in all, USD",
 )  # fmt: skip

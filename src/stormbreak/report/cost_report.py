@@ -14,8 +14,6 @@ from stormbreak.report.cost_facts import CostFacts, Costs
 from stormbreak.report.page import Bar, BarChart, Card, Chart, Page, Section, Table
 from stormbreak.report.picture import Picture
 
-# ---------------------------------------------------------------- savings chart and cards
-
 SAVINGS = "Savings against the cost of the move"
 
 _SCALES = (
@@ -95,8 +93,6 @@ def _months(months: Decimal) -> str:
 def _scale(largest: Decimal) -> tuple[int, str]:
     return next((each for each in _SCALES if largest >= _LARGE * each[0]), (1, ""))
 
-
-# ---------------------------------------------------------------- report
 
 BARS, BARS_OF_PICTURE, BLOCKS_OF_PICTURE = 20, 12, 4
 """Maximum bars of a chart on a page and in a picture, and charts in a picture. The tables have all amounts."""

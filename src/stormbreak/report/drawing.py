@@ -137,7 +137,6 @@ def _marked(line: Line) -> list[int]:
     return known[min(offset, len(known) - 1) :: step]
 
 
-# ---------------------------------------------------------------- panel as SVG
 # Text stays text, colours are CSS variables of the page.
 
 WIDTH, HEIGHT = 440, 232  # of a drawing in its own units: about the width of a page column

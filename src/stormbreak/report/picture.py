@@ -145,9 +145,6 @@ class _Sheet:
         return small.getvalue()
 
 
-# ---------------------------------------------------------------- parts
-
-
 class _Part(Protocol):
     """A part of the picture over its whole width."""
 

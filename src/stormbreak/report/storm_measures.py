@@ -57,8 +57,6 @@ def measures_table(comparison: Comparison, *, live: bool = False) -> Table:
     return Table(heads=["", *comparison.names.values()], rows=rows)
 
 
-# ---------------------------------------------------------------- cost of a storm
-
 ARTICLE = Downtime()  # the article's own estimate
 
 

@@ -154,8 +154,6 @@ def _views(scenario: Scenario, results: Sequence[Result]) -> Sequence[View]:
     return [whole, View(name="Around the trigger", start=start, end=end)]
 
 
-# ---------------------------------------------------------------- drawn quantities
-
 ANSWERS = Quantity(
     title="Answers in time",
     unit="answers per second",

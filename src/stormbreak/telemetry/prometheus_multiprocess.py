@@ -68,8 +68,6 @@ def _read(gauges: EngineGauges) -> dict[tuple[str, tuple[str, ...]], float]:
     }
 
 
-# ---------------------------------------------------------------- multi-process mode
-
 _NEUTRAL = {"sum": 0.0, "max": 0.0, "min": float("inf")}
 """The value that changes nothing in the total: a value cannot be removed from the files."""
 

@@ -91,9 +91,6 @@ def _joined(rows: Rows, results: Results, prefix: str) -> Iterator[Record]:
         yield record | dict(zip(keys, results.at(index), strict=True))
 
 
-# ---------------------------------------------------------------- CSV
-
-
 def write_csv(
     file: BinaryIO,
     records: Iterator[Record],
@@ -129,9 +126,6 @@ def _is_formula(text: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-# ---------------------------------------------------------------- Parquet
 
 
 def _write_parquet(

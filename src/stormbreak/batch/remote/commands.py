@@ -154,9 +154,6 @@ def _poller(job: Job, caller: Caller, folder: BatchFolder) -> "Poller":
     return Poller(caller, folder)
 
 
-# ---------------------------------------------------------------- how far batches are
-
-
 class Poller:
     """Polls the batches of one OUTPUT, whose lock is held."""
 

@@ -133,9 +133,6 @@ def _repeats(text: str, request: bytes) -> bool:
     return request.count(found) > len(re.findall(rb'"%b"\s*:' % re.escape(found), request))
 
 
-# ---------------------------------------------------------------- record of a failure
-
-
 def failure_of(ended: CallResult, fate: Final, now: float) -> Failure:
     """Explain a row that failed, in stormbreak's own words. `now` is the monotonic clock."""
     outcome = ended.outcome

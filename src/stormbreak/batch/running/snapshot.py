@@ -77,9 +77,6 @@ def worst_circuit(states: Collection[str | None]) -> str:
     return "closed"
 
 
-# ---------------------------------------------------------------- why a run is slow
-
-
 def slow_reason_for_run(
     targets: Collection[Mapping[str, Any]],
     *,

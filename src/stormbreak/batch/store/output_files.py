@@ -72,9 +72,6 @@ def open_store(
             yield Store(files=files, journal=journal, changed=changed, run=run)
 
 
-# ---------------------------------------------------------------- --ordered: OUTPUT in the order of INPUT
-
-
 def order_output(files: BatchPaths, rows: Rows) -> None:
     """Sort OUTPUT into input order: 8 bytes of memory per row, the file replaced in one step.
 

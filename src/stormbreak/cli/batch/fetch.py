@@ -43,9 +43,6 @@ def _job_of(output: Path, given: dict[str, Any]) -> Job:
     return build_job(merged, source=source, output=output, choice=UNFINISHED_ROWS)
 
 
-# ---------------------------------------------------------------- poll, cancel
-
-
 @subcommand("stormbreak batch poll answers.jsonl", "stormbreak batch poll --wait answers.jsonl")
 @click.argument("output", type=FILE)
 @options("Options", _WAIT, *_ACCESS, JSON, QUIET)
@@ -120,9 +117,6 @@ def _line(batch: RemoteBatch) -> str:
     failed = f", {counts.failed:,} failed" * bool(counts.failed)
     line = f"batch {batch.number:<4} {state:<24} {done}{failed}  {plain(batch.model)}  {batch.id}"
     return f"{line}  {errors}".rstrip()
-
-
-# ---------------------------------------------------------------- fetch
 
 
 @subcommand("stormbreak batch fetch answers.jsonl", "stormbreak batch fetch --wait answers.jsonl")

@@ -29,8 +29,6 @@ from stormbreak.escape import path_of, plain
 from stormbreak.report.destination import ReportFile
 from stormbreak.telemetry.status_client import SET_CONCURRENCY
 
-# ---------------------------------------------------------------- run a job
-
 
 def run_and_report(
     job: Job,
@@ -150,9 +148,6 @@ def _exit_code(summary: Summary) -> int:
     if summary.end == End.INTERRUPTED.value:
         return 130
     return 0 if summary.complete else 1
-
-
-# ---------------------------------------------------------------- command
 
 
 @subcommand(

@@ -20,8 +20,6 @@ from stormbreak.cost.formatting import format_cost
 from stormbreak.escape import path_of
 from stormbreak.types import Verdict
 
-# ---------------------------------------------------------------- summary of a run
-
 _REFUSED = {
     Verdict.AUTH: "auth, the key was refused",
     Verdict.BILLING: "billing, the account has no credit or quota left",
@@ -135,9 +133,6 @@ def _stopped(summary: Summary) -> str:
     if summary.end == End.INTERRUPTED.value:
         return "interrupted; run the same command again to continue"
     return ""
-
-
-# ---------------------------------------------------------------- command
 
 
 @subcommand("stormbreak batch status answers.jsonl")

@@ -31,8 +31,6 @@ from stormbreak.cost.usage_records import Traffic, Use
 from stormbreak.escape import path_of
 from stormbreak.report.cost_facts import CostFacts
 
-# ---------------------------------------------------------------- rows of the table
-
 
 class ComparisonRows(NamedTuple):
     """The models and providers to compare."""
@@ -138,9 +136,6 @@ def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
         of = "" if len(known) == len(firsts) else ", without what has no price"
         total = currency.with_code(sum(known, Decimal(0)))
         yield f"Together: {total} a month, each model at its first provider{of}."
-
-
-# ---------------------------------------------------------------- command
 
 
 def _source(row: Row) -> str:

@@ -159,9 +159,6 @@ def costs_of(
     return Costs(title=title, costs=costs, exact=exact)
 
 
-# ---------------------------------------------------------------- notes under a table
-
-
 def assumed(volumes: Sequence[int], mix: Mix) -> str:
     tokens = ", ".join(volume(Decimal(each)) for each in volumes)
     cached = "none of it cached"

@@ -31,8 +31,6 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario_file import load
 from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
-# ---------------------------------------------------------------- collected output
-
 
 @dataclass(slots=True, kw_only=True)
 class Result:
@@ -248,8 +246,6 @@ def _outage_notes(
         )
     return notes
 
-
-# ---------------------------------------------------------------- command
 
 _HOURS = Amount(
     "a number of hours between 0.01 and 1,000,000, or 0", 1_000_000, low="0.01", name="HOURS"

@@ -47,9 +47,6 @@ def first_lines(environ: Mapping[str, str]) -> Iterator[str]:
     yield f'"*" = "{names[0]}"'
 
 
-# ---------------------------------------------------------------- client keys
-
-
 @subcommand("stormbreak gateway key new app >> gateway.toml")
 @click.argument("name", metavar="NAME")
 def new(name: str) -> None:

@@ -103,9 +103,6 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-# ---------------------------------------------------------------- what each client key may do
-
-
 def _summarise(rules: GatewayRules, price_of: PriceOf) -> Iterator[str]:
     settings = rules.generation.settings
     for model, name in {**rules.leads, **rules.settings.models}.items():

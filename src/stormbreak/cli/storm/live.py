@@ -91,8 +91,6 @@ def warnings_of(played: Played) -> Iterator[str]:
         yield f"{played.unmatched_requests:,} requests had no prompt of the storm; only the attempts count them"
 
 
-# ---------------------------------------------------------------- command
-
 UNKNOWN = ("openings",)  # measures that cannot be seen from outside a program
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NAMED = re.compile(r"([A-Za-z][\w.-]{0,39})=(.*)", re.DOTALL)

@@ -69,9 +69,6 @@ def table(policies: Mapping[str, Sequence[Measures]], *, without: Container[str]
     return shown
 
 
-# ---------------------------------------------------------------- document for programs
-
-
 def summary_of(storm: Scenario, results: Sequence[Result]) -> dict[str, Any]:
     """Return the verdict on one policy, its weakest moment, and the spread of its measures."""
     moment = weakest(results, storm.load)
@@ -84,9 +81,6 @@ def summary_of(storm: Scenario, results: Sequence[Result]) -> dict[str, Any]:
 
 def measures_of(results: Sequence[Result]) -> list[Measures]:
     return [one.measures for one in results]
-
-
-# ---------------------------------------------------------------- exit code, progress
 
 
 def judge(claim: Assertion, text: str, measures: object) -> int:

@@ -45,8 +45,6 @@ from stormbreak.storm.parallel import Run, simulate_all
 from stormbreak.storm.result import Result
 from stormbreak.storm.user_traffic import scaled, with_arrivals, with_batch
 
-# ---------------------------------------------------------------- scenario with the user's traffic
-
 _MODEL = "storm-1"  # of rows that name none
 
 
@@ -84,9 +82,6 @@ def _tokens(path: Path) -> list[int]:
     with Rows.read(path, model=_MODEL) as rows:
         found = map(rows.row_at, range(len(rows)))
         return [RequestTemplate(row.endpoint, row.body).estimated_tokens() for row in found]
-
-
-# ---------------------------------------------------------------- command
 
 
 @subcommand(

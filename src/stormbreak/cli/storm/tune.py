@@ -99,9 +99,6 @@ def _scenarios(names: tuple[str, ...], scale: float) -> list[Scenario]:
     return [each if scale == 1.0 else scaled(each, scale) for each in found]
 
 
-# ---------------------------------------------------------------- output
-
-
 def sentence(found: Tuned) -> str:
     tried = f"{found.candidates} settings were tried in {found.searched} storms"
     if not found.changes:
@@ -144,9 +141,6 @@ def _cells(difference: Difference) -> Iterator[str]:
     yield f"{difference.before:.2f}"
     yield f"{difference.after:.2f}"
     yield f"{difference.change:+.2f} ±{difference.spread:.2f}"
-
-
-# ---------------------------------------------------------------- the policy file
 
 
 def toml_of(changes: Mapping[str, Any]) -> str:

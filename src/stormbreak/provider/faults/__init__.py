@@ -7,8 +7,6 @@ from stormbreak.provider.faults import bodies, connections, streams
 from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.scripts import Script
 
-# ---------------------------------------------------------------- script of each kind
-
 _PLAIN: Mapping[Kind, Callable[[FaultContext], Script]] = connections.FAULTS | bodies.FAULTS
 _STREAMED: Mapping[Kind, Callable[[FaultContext], Script]] = connections.FAULTS | streams.FAULTS
 
