@@ -6,6 +6,7 @@ stands for `-`. A value is parsed as TOML, else taken as text.
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
@@ -109,7 +110,7 @@ def _made_by(path: list[str], table: Mapping[str, Any]) -> Iterator[str]:
     for depth, key in enumerate(path, 1):
         below = below.get(key) if isinstance(below, dict) else None
         if depth == len(path) or not isinstance(below, dict):
-            yield _joined(path[:depth])
+            yield reduce(join, path[:depth], "")
 
 
 def _folded(key: str) -> str:
@@ -132,13 +133,6 @@ def _paths(table: Mapping[str, Any], path: str = "") -> Iterator[str]:
         yield here
         if isinstance(value, dict):
             yield from _paths(value, here)
-
-
-def _joined(keys: list[str]) -> str:
-    path = ""
-    for key in keys:
-        path = join(path, key)
-    return path
 
 
 def _begins(message: str, path: str) -> bool:

@@ -195,36 +195,33 @@ def describe_settings(settings: Settings) -> str:
             word = next((word for word, one in PRESETS.items() if one == target.policy), None)
             table["policy"] = word or policy
         lines += ["", f"[targets.{name}]", *_lines(table, f"targets.{name}")]
-    for name, pool in settings.pools.items():
-        lines += ["", f"[pools.{name}]", *_lines(plain(pool), f"pools.{name}")]
+    tables: dict[str, object] = {f"pools.{name}": pool for name, pool in settings.pools.items()}
     if settings.gateway != GatewaySettings():
-        lines += ["", "[gateway]", *_lines(plain(settings.gateway), "gateway")]
-    for name, key in settings.keys.items():
-        lines += ["", f"[keys.{name}]", *_lines(plain(key), f"keys.{name}")]
-    for name, limits in settings.tenants.items():
-        lines += ["", f"[tenants.{name}]", *_lines(plain(limits), f"tenants.{name}")]
+        tables["gateway"] = settings.gateway
+    tables |= {f"keys.{name}": key for name, key in settings.keys.items()}
+    tables |= {f"tenants.{name}": limits for name, limits in settings.tenants.items()}
+    for path, value in tables.items():
+        lines += ["", f"[{path}]", *_lines(plain(value), path)]
     return "\n".join(lines) + "\n"
 
 
 def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
     """Write values before tables, as TOML requires; numbers, booleans, texts and lists are as in JSON."""
-    below = {key: value for key, value in table.items() if _is_table(value) or _is_tables(value)}
+    below = {
+        key: value for key, value in table.items() if isinstance(value, dict) or _is_tables(value)
+    }
     for key in (key for key in table if key not in below):
         yield f"{_written(key)} = {_value(table[key])}{_unit(join(path, key))}"
     for key, value in below.items():
         name = join(path, key)
-        head = f"[{name}]{_unit(name)}" if _is_table(value) else f"[[{name}]]{_unit(name)}"
-        for each in [value] if _is_table(value) else value:
-            yield f"\n{head}"
+        head, tables = (f"[{name}]", [value]) if isinstance(value, dict) else (f"[[{name}]]", value)
+        for each in tables:
+            yield f"\n{head}{_unit(name)}"
             yield from _lines(each, name)
 
 
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
-
-
 def _is_tables(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_table(item) for item in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _unit(path: str) -> str:

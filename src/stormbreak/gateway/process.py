@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.cost.price_source import PriceOf, no_price
@@ -30,13 +30,6 @@ from stormbreak.http.h1.server import HttpServer, listen
 from stormbreak.http.h1.server_connection import ServerBounds
 from stormbreak.http.pricing import check_installed, list_price
 from stormbreak.http.settings import Generation, LiveSettings
-
-
-class Prepared(NamedTuple):
-    """A reading of the file that is right, and not in force yet."""
-
-    generation: Generation
-    rules: GatewayRules
 
 
 class Gateway(Lifecycle):
@@ -136,15 +129,15 @@ class Gateway(Lifecycle):
             self._limits.usage.close()
         self._limits.budgets.close()
 
-    async def prepare(self, text: str | None = None) -> Prepared:
+    async def prepare(self, text: str | None = None) -> GatewayRules:
         """Read the file again, or `text` in its place, and change nothing. Raises ConfigurationError if it is wrong."""
         generation = await asyncio.to_thread(self._live.read, text)
-        return Prepared(generation, _rules(self.path, generation))
+        return _rules(self.path, generation)
 
-    def apply(self, prepared: Prepared) -> None:
+    def apply(self, rules: GatewayRules) -> None:
         """Use what `prepare` has returned."""
-        self._live.apply(prepared.generation)
-        self._use(prepared.rules)
+        self._live.apply(rules.generation)
+        self._use(rules)
         self._load_prices()
 
     def _load_prices(self) -> None:
@@ -163,9 +156,9 @@ class Gateway(Lifecycle):
             asyncio.get_running_loop().run_in_executor(None, load)
 
     async def _reload(self) -> GatewayRules:
-        prepared = await self.prepare()
-        self.apply(prepared)
-        return prepared.rules
+        rules = await self.prepare()
+        self.apply(rules)
+        return rules
 
     def _usage(self, price_of: PriceOf) -> UsageLedger | None:
         ledger = self._rules.settings.ledger

@@ -200,10 +200,7 @@ def _is_plain(body: bytes, parts: Parts) -> bool:
 
 def _state(parts: Parts) -> tuple[str | None, bool]:
     """Return the field that refers to something at the provider, and whether a job is to be left there."""
-    try:
-        named = [name for name in _STATE if name in parts and msgspec.json.decode(parts[name])]
-    except UNREADABLE:
-        raise RefusedError(400, "invalid_body", "the body is not readable") from None
+    named = [name for name in _STATE if name in parts and _decoded(parts[name])]
     return (named[0] if named else None), "background" in named
 
 
@@ -226,7 +223,7 @@ def reference_in(request: ClientRequest) -> str | None:
     )
 
 
-def _decoded(part: bytes) -> Any:
+def _decoded(part: bytes | msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(part)
     except UNREADABLE:

@@ -181,11 +181,8 @@ class ClientBudgets:
         if self._ledger is None or account.lease is not None or account.lowering is not None:
             return
         if self._is_far_ahead(account):
-            write, loop = (
-                partial(self._write_less, self._ledger, account),
-                asyncio.get_running_loop(),
-            )
-            account.lowering = loop.call_later(LOWER_AFTER, write)
+            loop = asyncio.get_running_loop()
+            account.lowering = loop.call_later(LOWER_AFTER, self._write_less, self._ledger, account)
 
     def _write_less(self, ledger: SpendLedger, account: ClientAccount) -> None:
         account.lowering = None
@@ -341,9 +338,8 @@ class SpendingSender(SettledSender[tuple[SpendGate, Reservation]]):
             try:
                 await budgets.allow(account, bound)
             except LedgerError:
-                return self._refused(
-                    Rejection(_SPEND, "the ledger of the gateway cannot be written")
-                )
+                why = "the ledger of the gateway cannot be written"
+                return self._refused(Rejection(_SPEND, why))
         reserved = budgets.turn(account, partial(self._reserved, gate, call))
         if isinstance(reserved, Rejection):
             return self._refused(reserved)

@@ -1,7 +1,6 @@
 """What the attempts of this gateway use: for the ledger file, and in dollars for Prometheus."""
 
 import asyncio
-import logging
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine
@@ -22,6 +21,7 @@ from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import LABEL, shown
 from stormbreak.gateway.keys import ClientKey
+from stormbreak.gateway.logs import LOG
 from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.gateway.usage_journal import Ended, Journal, Sent, held, journals_of, replay
 from stormbreak.gateway.usage_rows import (
@@ -37,7 +37,6 @@ from stormbreak.gateway.usage_rows import (
 from stormbreak.telemetry.labels import OTHER, Targets
 from stormbreak.types import CANCELLED_AFTER_SEND, Outcome, Target, Usage
 
-LOG = logging.getLogger("stormbreak.gateway")
 INTERVAL = 5.0  # seconds between two additions to the file
 MAX_WAITING = 2  # journals that the file does not take; then the next one goes on
 MAX_PLACES = 1_000  # targets with rows of their own; clients may choose the names of models
@@ -154,11 +153,8 @@ class UsageLedger:
 
     def _write(self, line: Sent | Ended) -> None:
         if not self._journal.write(line):
-            LOG.warning(
-                "gateway.ledger %s: its journal cannot be written: a kill may lose %g s of usage",
-                self._path,
-                INTERVAL,
-            )
+            what = "its journal cannot be written: a kill may lose %g s of usage"
+            LOG.warning(f"gateway.ledger %s: {what}", self._path, INTERVAL)
 
     def _rotate(self) -> bool:
         """Begin another journal, if anything was counted; return whether there is something to add."""

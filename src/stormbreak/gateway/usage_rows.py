@@ -137,8 +137,9 @@ class UsageFile:
 
     def add(self, sums: Sums, run: str, number: int) -> None:
         """Add sums, which hold the journals of a run up to `number`; a number that is there already changes nothing."""
+        encode = msgspec.json.Encoder().encode
         rows = [
-            (*row[:3], _encode(row.labels), *row[4:], *(getattr(each, n) for n in _SUMS), str(each.usd))
+            (*row[:3], encode(row.labels).decode(), *row[4:], *(getattr(each, n) for n in _SUMS), str(each.usd))
             for row, each in sums.items()
         ]  # fmt: skip
         with closing(self._connect()) as db:
@@ -196,7 +197,3 @@ def _row(cells: tuple[object, ...]) -> tuple[UsageRow, UsageSum]:
     names, sums, usd = cells[: len(_NAMES)], cells[len(_NAMES) : -1], cells[-1]
     row = msgspec.convert((*names[:3], msgspec.json.decode(str(names[3])), *names[4:]), UsageRow)
     return row, UsageSum(**dict(zip(_SUMS, sums, strict=True)), usd=Decimal(str(usd)))  # type: ignore[arg-type]
-
-
-def _encode(labels: Labels) -> str:
-    return msgspec.json.encode(labels).decode()

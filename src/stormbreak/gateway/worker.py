@@ -11,15 +11,16 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
-from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.drivers.garbage import collect_less_often
 from stormbreak.errors import ConfigurationError
 from stormbreak.gateway.admin import AdminPages
 from stormbreak.gateway.logs import LOG, log_to_stderr
-from stormbreak.gateway.process import Gateway, Prepared
+from stormbreak.gateway.process import Gateway
+from stormbreak.gateway.routing import GatewayRules
 from stormbreak.http.h1.server import new_loop
 from stormbreak.telemetry.state import State
 
@@ -69,7 +70,7 @@ class Worker:
         self._gateway = gateway
         self._pages = pages
         self._send = send
-        self._prepared: Prepared | None = None
+        self._prepared: GatewayRules | None = None
         self._stopped = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
@@ -137,7 +138,9 @@ async def work(control: socket.socket, write_line: Callable[[str], None]) -> Non
         writer.write(line_of(reply))
 
     try:
-        gateway = Gateway(start.path, _without_ports, text=start.text, write_line=write_line)
+        # The ports and the ledger are the parent's.
+        change = partial(replace, admin_port=None, ledger=None)
+        gateway = Gateway(start.path, change, text=start.text, write_line=write_line)
     except ConfigurationError as error:
         send(Reply(number=0, error=str(error)))
     else:
@@ -149,11 +152,6 @@ async def work(control: socket.socket, write_line: Callable[[str], None]) -> Non
     writer.close()
     with suppress(OSError):  # the parent is gone
         await writer.wait_closed()
-
-
-def _without_ports(settings: GatewaySettings) -> GatewaySettings:
-    """Leave to the parent what one process has: its ports and the ledger."""
-    return replace(settings, admin_port=None, ledger=None)
 
 
 def main() -> None:

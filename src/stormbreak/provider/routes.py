@@ -52,7 +52,8 @@ class Routes:
             return self.error(refusal, request.path)
         method, body = route
         if request.method != method:
-            return self._wrong_method(method, request.path)
+            refusal = Refusal(405, f"only {method} is allowed here", code="method_not_allowed")
+            return self.error(refusal, request.path, ("allow", method))
         wrong = self.unauthorized(request) if request.path.startswith("/v1/") else None
         return self.error(wrong, request.path) if wrong else plain(200, body(), self.headers())
 
@@ -70,10 +71,6 @@ class Routes:
         """Return the headers of the next answer, with a request id."""
         self._identities += 1
         return (("x-request-id", f"req_{mix(self._salt + self._identities):016x}"),)
-
-    def _wrong_method(self, allowed: str, path: str) -> Script:
-        refusal = Refusal(405, f"only {allowed} is allowed here", code="method_not_allowed")
-        return self.error(refusal, path, ("allow", allowed))
 
     def _models(self) -> bytes:
         data = [

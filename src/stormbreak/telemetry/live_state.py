@@ -207,33 +207,25 @@ class LiveState:
 
     def state(self) -> State:
         workers = self.workers
-        return self._own() if not workers else self._merged(workers)
+        return self._merged(workers) if workers else self._own()
 
     def _merged(self, workers: Sequence[State]) -> State:
         by_name: dict[str, list[Snapshot]] = {}
         for each in workers:
             for target in each.targets:
                 by_name.setdefault(target.target, []).append(asdict(target))
-        targets = sorted(
-            (_merged_target(name, each) for name, each in by_name.items()), key=_busiest_first
-        )
-        counts = {
-            name: sum(getattr(each.counts, name) for each in workers)
-            for name in Counts.__dataclass_fields__
-        }
+        counts: Counter[str] = Counter()
+        for each in workers:
+            counts.update(asdict(each.counts))
         decisions = sorted(
             (decision for each in workers for decision in each.decisions), key=attrgetter("ago")
         )
-        return State(
-            pid=os.getpid(),
-            watched=max(each.watched for each in workers),
-            counts=Counts(**counts),
-            targets=tuple(targets[:MAX_TARGETS]),
-            more_targets=max(each.more_targets for each in workers)
-            + max(0, len(targets) - MAX_TARGETS),
-            decisions=tuple(decisions[:MAX_DECISIONS]),
-            batch=self.batch,
-            cost=self.cost(),
+        return self._state(
+            max(each.watched for each in workers),
+            Counts(**counts),
+            [_merged_target(name, each) for name, each in by_name.items()],
+            decisions[:MAX_DECISIONS],
+            more_targets=max(each.more_targets for each in workers),
         )
 
     def _own(self) -> State:
@@ -243,23 +235,34 @@ class LiveState:
         with self._lock:
             now = self._clock()
             watched, counts = now - self._began, Counts(**self._counts)
-            targets = sorted(self._targets(engines, now), key=_busiest_first)
+            targets = list(self._targets(engines, now))
             kept = self._recent.kept()
+        decisions = [
+            Decision(
+                ago=round(max(0.0, now - event.at), 1),
+                name=name_of(event),
+                text=describe(event),
+                times=times,
+            )
+            for event, times in kept
+        ]
+        return self._state(round(watched, 3), counts, targets, decisions)
+
+    def _state(
+        self,
+        watched: float,
+        counts: Counts,
+        targets: Sequence[TargetSnapshot],
+        decisions: Sequence[Decision],
+        more_targets: int = 0,
+    ) -> State:
         return State(
             pid=os.getpid(),
-            watched=round(watched, 3),
+            watched=watched,
             counts=counts,
-            targets=tuple(targets[:MAX_TARGETS]),
-            more_targets=max(0, len(targets) - MAX_TARGETS),
-            decisions=tuple(
-                Decision(
-                    ago=round(max(0.0, now - event.at), 1),
-                    name=name_of(event),
-                    text=describe(event),
-                    times=times,
-                )
-                for event, times in kept
-            ),
+            targets=tuple(sorted(targets, key=_busiest_first)[:MAX_TARGETS]),
+            more_targets=more_targets + max(0, len(targets) - MAX_TARGETS),
+            decisions=tuple(decisions),
             batch=self.batch,
             cost=self.cost(),
         )
