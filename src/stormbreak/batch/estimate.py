@@ -11,13 +11,12 @@ from math import ceil
 from typing import TypeAlias
 
 from stormbreak.batch.input.row import Row
+from stormbreak.cost.accounts import NOTHING
 from stormbreak.cost.price_source import known_max_cost
 from stormbreak.cost.token_prices import Prices, Service, Tokens
 from stormbreak.http.request import RequestTemplate
 from stormbreak.llm.tokens import ANSWER
 from stormbreak.types import Usage
-
-NOTHING = Decimal(0)
 
 PriceOfModel: TypeAlias = Callable[[str, str], Prices | None]  # by provider and model
 

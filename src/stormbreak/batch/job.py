@@ -493,14 +493,7 @@ def export_table(job: Job, store: Store, rows: Rows) -> None:
     table = job.files.table
     assert table is not None
     try:
-        export(
-            store.files,
-            rows,
-            store.run,
-            table,
-            given=job.options,
-            price_of=job.prices,
-        )
+        export(store.files, rows, store.run, table, given=job.options, price_of=job.prices)
     except ConfigurationError as error:
         here, kept = path_of(table), path_of(store.files.output)
         again = f"stormbreak batch export {here} {here}"

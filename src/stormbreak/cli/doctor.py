@@ -22,11 +22,7 @@ from stormbreak.errors import ConfigurationError
 
 @subcommand("stormbreak doctor", "stormbreak doctor --strict --json")
 @click.argument("anything", nargs=-1, type=click.UNPROCESSED, metavar="")
-@options(
-    "Options",
-    JSON,
-    flag("--strict", "Exit with code 1 for a risk, too."),
-)
+@options("Options", JSON, flag("--strict", "Exit with code 1 for a risk, too."))
 def command(anything: tuple[str, ...], *, as_json: bool, strict: bool) -> int:
     """Check the installed SDKs and the environment; exit with code 1 if something is wrong.
 

@@ -27,11 +27,7 @@ _COLUMNS = ("member", "lease, s", "waits for", "slots", "granted, USD", "spent, 
     epilog=f"The password of the store comes from {PASSWORD}.",
 )
 @click.argument("url", metavar="URL")
-@options(
-    "Options",
-    option("--name", "NAME", "Name of the fleet.", default="default"),
-    JSON,
-)
+@options("Options", option("--name", "NAME", "Name of the fleet.", default="default"), JSON)
 def command(url: str, name: str, *, as_json: bool) -> None:
     """Print the targets and spend limits that processes share, and what each process holds of them."""
     policy = FleetPolicy(url=url, name=name)

@@ -55,11 +55,7 @@ class ReportFile:
         return cls(path)
 
     def storm(
-        self,
-        scenario: "Scenario",
-        results: "Sequence[Result]",
-        *,
-        live: bool = False,
+        self, scenario: "Scenario", results: "Sequence[Result]", *, live: bool = False
     ) -> None:
         """Write the report of a storm, simulated or `live`; its verdict is on the policy of the first result."""
         from stormbreak.report import storm_report as report  # noqa: PLC0415 - drawing code

@@ -180,9 +180,7 @@ QUEUED = Quantity(
     title="Waiting in the clients' queues", unit="calls", pick=lambda series: series.queued
 )
 OPEN = Quantity(
-    title="Circuits that are not closed",
-    unit="processes",
-    pick=lambda series: series.open_circuits,
+    title="Circuits that are not closed", unit="processes", pick=lambda series: series.open_circuits
 )
 IN_FLIGHT = Quantity(
     title="In flight, against the limit",

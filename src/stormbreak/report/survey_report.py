@@ -5,7 +5,7 @@ from math import inf
 
 from stormbreak.escape import shown
 from stormbreak.report.page import Bar, Page, Section, Table
-from stormbreak.storm.survey import NEAR, Summary, Survey
+from stormbreak.storm.survey import NEAR, Summary, Survey, loss_text
 
 _LONG = 1000  # characters of a sentence
 _WORST = 50  # storms on the page
@@ -41,9 +41,9 @@ def _worst(found: Survey) -> Section:
         rows=[
             [
                 f"{score.draw.number} {score.draw.family}",
-                _number(score.regret),
-                _number(score.values[found.policy]),
-                _number(score.values[score.best]),
+                loss_text(score.regret),
+                loss_text(score.values[found.policy]),
+                loss_text(score.values[score.best]),
                 shown(score.best),
                 shown(score.about, _LONG),
             ]
@@ -67,7 +67,7 @@ def _means(found: Survey) -> Section:
             Bar(
                 name=shown(name),
                 share=min(1.0, mean / longest),
-                figure=_number(mean) + (unit if mean < inf else ""),
+                figure=loss_text(mean) + (unit if mean < inf else ""),
             )
             for name, mean in means.items()
         ],
@@ -86,20 +86,8 @@ def _losses(found: Survey, by: str, groups: Mapping[str, Summary]) -> Table:
     near = [] if found.is_batch else [f"within {points:g}" for points in NEAR]
     return Table(
         heads=[by, "storms", "mean", "median", "p90", "worst", *near],
-        rows=[
-            [
-                key,
-                f"{each.draws}",
-                *map(_number, (each.mean, each.median, each.p90, each.worst)),
-                *(f"{100 * share:.0f} %" for share in each.within.values()),
-            ]
-            for key, each in {**groups, "all": found.summary()}.items()
-        ],
+        rows=[[key, *each.cells] for key, each in {**groups, "all": found.summary()}.items()],
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:,.1f}" if value < inf else "never"
 
 
 _TERMS = (

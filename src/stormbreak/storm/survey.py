@@ -29,6 +29,10 @@ NEAR = (1.0, 5.0)  # points of regret within which a draw counts as near the bes
 WORST = 10  # maximum number of storms that are shown and saved
 
 
+def loss_text(value: float) -> str:
+    return f"{value:,.1f}" if value < inf else "never"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """One draw: the value of each policy.
@@ -65,6 +69,12 @@ class Summary:
         shares = {f"within_{points:g}": rounded(share) for points, share in self.within.items()}
         numbers = {name: _plain(getattr(self, name)) for name in ("mean", "median", "p90", "worst")}
         return {"draws": self.draws, **numbers, **shares}
+
+    @property
+    def cells(self) -> list[str]:
+        """Its values as text, for a row of a table."""
+        lost = map(loss_text, (self.mean, self.median, self.p90, self.worst))
+        return [f"{self.draws}", *lost, *(f"{100 * each:.0f} %" for each in self.within.values())]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

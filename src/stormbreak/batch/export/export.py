@@ -70,11 +70,7 @@ def export(
     )
     with Results(files, requests, provider=_provider(run), price_of=price_of) as results:
         write_table(
-            path,
-            rows,
-            results,
-            prefix=given.prefix or "",
-            escape_formulas=given.escape_formulas,
+            path, rows, results, prefix=given.prefix or "", escape_formulas=given.escape_formulas
         )
         return results.counts()
 

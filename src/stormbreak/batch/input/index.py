@@ -212,10 +212,8 @@ class Rows(AbstractContextManager["Rows"]):
 
     def _line_at(self, index: int) -> bytes:
         begin, end = self._offsets[index], self._offsets[index + 1]
-        try:
+        with system_errors_at(self.path):
             line = os.pread(self._fd, end - begin, begin).strip()
-        except OSError as error:
-            raise ConfigurationError(f"{path_of(self.path)}: {reason(error)}") from error
         if self._hashes[index] != hash(line) & _HASH_BITS:
             what = "was changed while the run was at work; undo the change, or choose another output for the new rows"
             raise self._wrong(self._numbers[index], what)

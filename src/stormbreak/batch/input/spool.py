@@ -178,9 +178,7 @@ class Spooled:
 
 @contextmanager
 def spooled(
-    files: BatchPaths,
-    source: TableInput | RowObjects,
-    on_read: ReadProgress = lambda _: None,
+    files: BatchPaths, source: TableInput | RowObjects, on_read: ReadProgress = lambda _: None
 ) -> Iterator[Spooled]:
     """Write the requests to `files.input` (mode 0600); remove the file if no run was begun.
 

@@ -144,11 +144,8 @@ class FileBatches(BatchApi):
     def result(self, line: bytes, now: float) -> RowResult:
         found = _LINE.decode(line)
         if found.response is not None:
-            ids = (
-                {}
-                if found.response.request_id is None
-                else {"x-request-id": found.response.request_id}
-            )
+            name = found.response.request_id
+            ids = {} if name is None else {"x-request-id": name}
             status, body = found.response.status_code, bytes(found.response.body)
             return RowResult(found.custom_id, HttpResponse(status, ids, body, now))
         if found.error is None:
@@ -179,9 +176,7 @@ def _read(batch: _Batch) -> RemoteStatus:
         batch.status,
         ended=batch.status in _ENDED,
         counts=Counts(
-            total=counted.total or 0,
-            succeeded=counted.completed or 0,
-            failed=counted.failed or 0,
+            total=counted.total or 0, succeeded=counted.completed or 0, failed=counted.failed or 0
         ),
         outputs=tuple(f"files/{path_part(name)}/content" for name in files if name),
         errors=tuple(BatchError(e.code or "", e.message or "", e.line) for e in errors),

@@ -50,10 +50,7 @@ OnBatch = Callable[[RemoteBatch], None]
 
 
 def submit_job(
-    job: Job,
-    *,
-    batch_size: int | None = None,
-    on_batch: OnBatch = lambda _: None,
+    job: Job, *, batch_size: int | None = None, on_batch: OnBatch = lambda _: None
 ) -> Submission:
     """Submit what is left; `on_batch` gets each batch that the provider has taken.
 

@@ -310,8 +310,13 @@ class Runner:
         received = ended.outcome.value
         response = None
         if isinstance(received, ReceivedResponse):
-            who = _answered_by(ended) if fate.ok else None
-            response = _response(received, who, attempts=fate.attempts)
+            response = Response(
+                status_code=received.status,
+                request_id=received.parsed.request_id,
+                body=received.body,
+                answered_by=_answered_by(ended) if fate.ok else None,
+                attempts=fate.attempts,
+            )
         if fate.ok:
             assert response is not None
             self.stats.add_usage(received.parsed.usage)
@@ -560,13 +565,3 @@ def _answered_by(ended: CallResult) -> str | None:
     if ended.source == FALLBACK and ended.target is not None:
         return f"{ended.target.provider}/{ended.target.model}"
     return None if ended.source == TARGET else ended.source
-
-
-def _response(received: ReceivedResponse, answered_by: str | None, *, attempts: int) -> Response:
-    return Response(
-        status_code=received.status,
-        request_id=received.parsed.request_id,
-        body=received.body,
-        answered_by=answered_by,
-        attempts=attempts,
-    )

@@ -3,7 +3,6 @@
 Each worker reports what its attempts used. The sum goes into the run file, as the account of one process does.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -11,6 +10,7 @@ from functools import reduce
 
 from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.output_files import Store
+from stormbreak.batch.store.spend_record import future
 from stormbreak.cost.accounts import NOTHING, Account, Cost, SpendLimit
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import MICRO, PART
@@ -76,12 +76,7 @@ class SharedSpend:
     """The account of all workers and of the runs before. `cost` and `limit` are as of the last `update_cost`."""
 
     def __init__(
-        self,
-        store: Store,
-        budget: BudgetStore,
-        *,
-        price_of: PriceOf,
-        max_usd: Decimal | None,
+        self, store: Store, budget: BudgetStore, *, price_of: PriceOf, max_usd: Decimal | None
     ) -> None:
         """Under a limit of `max_usd`, count what earlier runs can have cost.
 
@@ -146,9 +141,7 @@ class SharedSpend:
 
     def _write(self, *, at_work: bool) -> None:
         with self._writing:
-            now = time.time()
-            pauses = {model: until for model, until in self._pauses.items() if until > now}
-            self._store.note(self._account(at_work=at_work), pauses)
+            self._store.note(self._account(at_work=at_work), future(self._pauses))
 
     def _account(self, *, at_work: bool) -> Account:
         account = reduce(Account.merged, list(self._accounts.values()), self._store.run.account)

@@ -5,10 +5,10 @@ room as a minute. Times are those of the monotonic clock.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import floor, log
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from stormbreak import events
 from stormbreak.batch.running.failure_reasons import FailureReasons
@@ -157,20 +157,6 @@ class RunStats:
     _backing_off: set[int] = field(default_factory=set)  # numbers of calls
     _failed: dict[int, str] = field(default_factory=dict)  # by call: verdict of its last attempt
     _hedges: set[tuple[int, int]] = field(default_factory=set)  # calls and attempts
-    _handlers: dict[type, Callable[[Any], None]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._handlers = {
-            events.Sent: self._on_sent,
-            events.Returned: self._on_returned,
-            events.CallEnded: self._on_ended,
-            events.CallCancelled: self._on_cancelled,
-            events.Hedged: self._on_hedged,
-            events.RetryPlanned: self._on_retry_planned,
-            events.Queued: self._on_queued,
-            events.CircuitChanged: self._on_circuit_changed,
-            events.CooldownStarted: self._on_cooldown_started,
-        }
 
     @property
     def backing_off(self) -> int:
@@ -186,9 +172,9 @@ class RunStats:
         return now - min(self._sent.values(), default=now)
 
     def hear(self, event: Event) -> None:
-        handler = self._handlers.get(type(event))
+        handler = self._HANDLERS.get(type(event))
         if handler is not None:
-            handler(event)
+            handler(self, event)
 
     def sample(self, snapshot: RunSnapshot) -> None:
         if self.began is not None:
@@ -287,20 +273,23 @@ class RunStats:
         self._backing_off.discard(event.call)
         self._failed.pop(event.call, None)
 
-    def _on_hedged(self, event: events.Hedged) -> None:
-        self._hedges.add((event.call, event.attempt))
-
-    def _on_retry_planned(self, event: events.RetryPlanned) -> None:
-        self._backing_off.add(event.call)
-
-    def _on_queued(self, event: events.Queued) -> None:
-        self._backing_off.discard(event.call)
-
     def _on_circuit_changed(self, event: events.CircuitChanged) -> None:
         self.circuits_opened += event.after == "open"
 
     def _on_cooldown_started(self, _: events.CooldownStarted) -> None:
         self.cooldowns += 1
+
+    _HANDLERS: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = {
+        events.Sent: _on_sent,
+        events.Returned: _on_returned,
+        events.CallEnded: _on_ended,
+        events.CallCancelled: _on_cancelled,
+        events.Hedged: lambda self, event: self._hedges.add((event.call, event.attempt)),
+        events.RetryPlanned: lambda self, event: self._backing_off.add(event.call),
+        events.Queued: lambda self, event: self._backing_off.discard(event.call),
+        events.CircuitChanged: _on_circuit_changed,
+        events.CooldownStarted: _on_cooldown_started,
+    }
 
     def _slice(self, at: float, began: float) -> Slice:
         """The slice of that time. A time before the run began is in the first."""

@@ -218,7 +218,10 @@ class RowJournal:
         path = self._files.failed
         states = self._states[:]
         if _FAILED not in states and _RETRY not in states:
-            self._drop_failed()
+            try:
+                remove(path)
+            except OSError as error:
+                raise OutputError(f"{path_of(path)}: {reason(error)}") from error
             return
         ends = array("Q", bytes(8 * len(self._rows)))
         for index, entry in placed(path, self._rows):
@@ -274,12 +277,6 @@ class RowJournal:
     def _move(self, index: int, state: int) -> None:
         self._pending.append((self._states[index], state))
         self._states[index] = state
-
-    def _drop_failed(self) -> None:
-        try:
-            remove(self._files.failed)
-        except OSError as error:
-            raise OutputError(f"{path_of(self._files.failed)}: {reason(error)}") from error
 
 
 class _EarlierTries:

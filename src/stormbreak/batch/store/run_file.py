@@ -30,7 +30,7 @@ from stormbreak.batch.store.durable_file import replacing
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cost.accounts import Account
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, plain, reason
+from stormbreak.escape import path_of, plain, reason, system_errors_at
 from stormbreak.hidden_keys import hidden
 
 VERSION = 1
@@ -86,13 +86,15 @@ _RUN = Decoder(Run)
 
 def read_run(files: BatchPaths) -> Run | None:
     """Read the run file; None if there is none."""
-    try:
-        with file_reader.opened(files.run) as file:
-            content = file.read()
-    except FileNotFoundError:
+    content = None
+    with (
+        system_errors_at(files.run),
+        suppress(FileNotFoundError),
+        file_reader.opened(files.run) as file,
+    ):
+        content = file.read()
+    if content is None:
         return None
-    except OSError as error:
-        raise ConfigurationError(f"{path_of(files.run)}: {reason(error)}") from error
     try:
         run = _decoded(content)
     except (ValueError, RecursionError):  # msgspec's errors are among them
@@ -118,10 +120,7 @@ def find_moved(path: str, beside: Path) -> Path:
 
 
 def check(
-    files: BatchPaths,
-    rows: Rows,
-    recorded: Mapping[str, Option],
-    choice: Choice = UNFINISHED_ROWS,
+    files: BatchPaths, rows: Rows, recorded: Mapping[str, Option], choice: Choice = UNFINISHED_ROWS
 ) -> Run | None:
     """Refuse a run that may not use these files, touching nothing; return the run to resume, or None for a new one.
 

@@ -80,7 +80,13 @@ class SharedAnswers(AbstractContextManager["SharedAnswers"]):
         for index, entry in placed(output, self._rows) if wanted else ():
             found = parse_result(entry.raw) if index in wanted else None
             if isinstance(found, Answered):
-                response = _response(found)
+                response = Response(
+                    status_code=found.status,
+                    request_id=found.request_id,
+                    answered_by=DUPLICATE,
+                    attempts=0,
+                    body=found.raw,
+                )
                 for twin in wanted[index]:
                     journal.succeed(self._rows.row_at(twin), response)
         journal.shared = self
@@ -90,9 +96,8 @@ class SharedAnswers(AbstractContextManager["SharedAnswers"]):
                 key = self._key(row)
                 kept = None if key is None else self._cache.get(key)
                 if kept is not None:
-                    response = Response(
-                        status_code=200, answered_by=CACHE, attempts=0, body=kept.body
-                    )
+                    body = kept.body
+                    response = Response(status_code=200, answered_by=CACHE, attempts=0, body=body)
                     journal.succeed(row, response)
         journal.flush()
 
@@ -136,16 +141,6 @@ class SharedAnswers(AbstractContextManager["SharedAnswers"]):
 
     def _text(self, row: Row) -> str:
         return (self._key(row) or f"row {row.index}".encode()).hex()
-
-
-def _response(found: Answered) -> Response:
-    return Response(
-        status_code=found.status,
-        request_id=found.request_id,
-        answered_by=DUPLICATE,
-        attempts=0,
-        body=found.raw,
-    )
 
 
 def _opened(folder: Path) -> SqliteCache:

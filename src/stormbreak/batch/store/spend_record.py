@@ -80,7 +80,7 @@ class SpendRecord:
         model = event.target.model
         if event.target == self._client.target(model):
             until = time.time() + event.until - time.monotonic()
-            self._pauses = {**_future(self._pauses), model: until}
+            self._pauses = {**future(self._pauses), model: until}
 
     def open(self) -> None:
         """Respect times that targets named to earlier runs, count what these can have cost, allow the first attempts.
@@ -89,7 +89,7 @@ class SpendRecord:
         """
         retry, now = self._client.policy.retry, time.time()
         longest = retry.max_wait * (1 + retry.retry_after_jitter)  # the clock may have changed
-        for model, until in _future(self._pauses).items():
+        for model, until in future(self._pauses).items():
             self._client.pause(model, min(until - now, longest))
         if self._bound is not None:
             spend, price_of = self._bound
@@ -117,7 +117,7 @@ class SpendRecord:
 
     def close(self) -> None:
         with self._writing:
-            self._store.note(replace(self.account, at_work=False), _future(self._pauses))
+            self._store.note(replace(self.account, at_work=False), future(self._pauses))
 
     def update_cost(self) -> None:
         """Update `cost` and `limit`. Blocks: price lists take long to load."""
@@ -131,7 +131,7 @@ class SpendRecord:
                 self._list_price = no_price
 
 
-def _future(pauses: Mapping[str, float]) -> dict[str, float]:
+def future(pauses: Mapping[str, float]) -> dict[str, float]:
     """Those that are not over."""
     now = time.time()
     return {model: until for model, until in pauses.items() if until > now}

@@ -131,13 +131,7 @@ def _line(batch: RemoteBatch) -> str:
     QUIET,
 )
 def fetch(
-    output: Path,
-    *,
-    wait: bool,
-    accept_partial: bool,
-    as_json: bool,
-    quiet: bool,
-    **given: Any,
+    output: Path, *, wait: bool, accept_partial: bool, as_json: bool, quiet: bool, **given: Any
 ) -> int:
     """Write the results of submitted batches that have ended to OUTPUT and its failed file.
 

@@ -71,9 +71,7 @@ class StatusSocket(AbstractContextManager["StatusSocket"]):
     def _open_socket(self) -> None:
         try:
             port = StatusServer(
-                self._status.pages,
-                path=BatchPaths.of(self._output).socket,
-                actions=self._actions,
+                self._status.pages, path=BatchPaths.of(self._output).socket, actions=self._actions
             )
         except ConfigurationError:
             return  # `stormbreak top` reports that there is none

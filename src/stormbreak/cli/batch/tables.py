@@ -24,12 +24,7 @@ from stormbreak.escape import path_of
 @click.argument("file", type=FILE)
 @options("Options", PREFIX, ESCAPE_FORMULAS, PRICES)
 def export(
-    output: Path,
-    file: Path,
-    *,
-    prefix: str | None,
-    escape_formulas: bool,
-    prices: tuple[str, ...],
+    output: Path, file: Path, *, prefix: str | None, escape_formulas: bool, prices: tuple[str, ...]
 ) -> None:
     """Write the rows of the batch at OUTPUT, in the order of INPUT, with what became of them, to FILE.
 

@@ -58,12 +58,7 @@ class Output:
             raise click.UsageError(f"--report {path_of(report)}: is an input of this command")
 
     def write(
-        self,
-        head: Mapping[str, object],
-        notes: Sequence[str],
-        *,
-        facts: CostFacts,
-        **sheets: Sheet,
+        self, head: Mapping[str, object], notes: Sequence[str], *, facts: CostFacts, **sheets: Sheet
     ) -> None:
         """Print the sheets, then write the report, with `facts` above them.
 

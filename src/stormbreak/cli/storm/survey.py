@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from math import inf
 from pathlib import Path
 from tempfile import TemporaryFile
 from textwrap import fill
@@ -28,7 +27,16 @@ from stormbreak.storm import policies
 from stormbreak.storm.assertions import parse_assertion
 from stormbreak.storm.policies import NamedPolicy
 from stormbreak.storm.random_storms import BATCH
-from stormbreak.storm.survey import NEAR, WORST, Figures, Summary, Survey, rivals_of, survey
+from stormbreak.storm.survey import (
+    NEAR,
+    WORST,
+    Figures,
+    Summary,
+    Survey,
+    loss_text,
+    rivals_of,
+    survey,
+)
 
 _MAX_LINE, _MAX_NAME = 1000, 40  # characters
 
@@ -178,7 +186,7 @@ def _means(found: Survey) -> Table:
     title = "Seconds to 99 %" if found.is_batch else "Mean goodput in %"
     table = _table(title, ["policy"], ["mean"])
     for name, mean in found.means.items():
-        table.add_row(_name(name), _number(mean))
+        table.add_row(_name(name), loss_text(mean))
     return table
 
 
@@ -187,9 +195,7 @@ def _losses(found: Survey, by: str, groups: Mapping[str, Summary]) -> Table:
     numbers = ["storms", "mean", "median", "p90", "worst", *near]
     table = _table(f"{_what(found)}, by {by}", [by], numbers)
     for key, each in {**groups, "all": found.summary()}.items():
-        lost = [_number(value) for value in (each.mean, each.median, each.p90, each.worst)]
-        shares = [f"{100 * share:.0f} %" for share in each.within.values()]
-        table.add_row(key, f"{each.draws}", *lost, *shares)
+        table.add_row(key, *each.cells)
     return table
 
 
@@ -203,7 +209,7 @@ def _worst(found: Survey) -> Table:
     for score in found.worst(WORST):
         numbers = (score.values[score.best], score.values[found.policy], score.regret)
         names = (f"{score.draw.number}", score.draw.family, _name(score.best))
-        table.add_row(*names, *map(_number, numbers))
+        table.add_row(*names, *map(loss_text, numbers))
     return table
 
 
@@ -213,7 +219,3 @@ def _what(found: Survey) -> str:
 
 def _name(name: str) -> str:
     return escape(plain(name, _MAX_NAME))
-
-
-def _number(value: float) -> str:
-    return f"{value:,.1f}" if value < inf else "never"
