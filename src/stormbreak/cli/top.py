@@ -201,10 +201,7 @@ def _watch(console: Console, place: ServerAddress, state: State) -> str | None:
             try:
                 state = fetch_state(place, EVERY)
                 answered_at = asked_at = time.monotonic()
-            except (
-                NoResponseError,
-                ConnectionClosedError,
-            ):  # the next request shows whether it ended
+            except (NoResponseError, ConnectionClosedError):  # the next request shows if it ended
                 asked_at = time.monotonic()
             except (NoServerError, NotStormbreakError):
                 break

@@ -74,19 +74,16 @@ class Storm(msgspec.Struct):
 
 def read_storm_result(path: Path) -> Storm:
     """Read a result. Raises ConfigurationError, which names the file."""
-    try:
-        storm = msgspec.json.decode(
-            file_reader.read_bytes(path, what=_WHAT, largest=LARGEST), type=Storm
-        )
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ConfigurationError(f"{path}: not what storm run --json prints") from None
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
-    if not storm.runs:
-        raise ConfigurationError(f"{path}: holds no run")
     with errors_at(path):
+        try:
+            raw = file_reader.read_bytes(path, what=_WHAT, largest=LARGEST)
+            storm = msgspec.json.decode(raw, type=Storm)
+        except OSError as error:
+            raise ConfigurationError(f"cannot be read: {error.strerror}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise ConfigurationError("not what storm run --json prints") from None
+        if not storm.runs:
+            raise ConfigurationError("holds no run")
         _check(storm)
     return storm
 

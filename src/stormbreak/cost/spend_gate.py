@@ -107,9 +107,7 @@ class SpendAccount:
         if lease.is_lenient and lease.is_lost(now):
             return self.allowed
         if now >= self.ends_at or (self.is_periodic and self.ends_at == inf):
-            return (
-                NOTHING  # what was allowed is for the last period: the store has to begin another
-            )
+            return NOTHING  # what was allowed is for the last period: the store begins another
         return min(self.allowed, EXACT.multiply(lease.allowance, MICRO))
 
     def lacks(self, bound: Decimal, now: float) -> bool:

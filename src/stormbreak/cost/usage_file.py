@@ -16,7 +16,7 @@ from stormbreak import file_reader
 from stormbreak.core.checks import shown
 from stormbreak.cost.token_prices import Service, Tokens
 from stormbreak.cost.usage_records import Counted, Kind, Traffic, is_line, read_answers, sum_usage
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 
 # ---------------------------------------------------------------- OpenAI usage: API pages and CSV
 # The API separates models only with `group_by=model`, and `batch` and `service_tier` only if they
@@ -151,14 +151,13 @@ def read_traffic(path: Path) -> Traffic:
 
     Raises ConfigurationError if it cannot be read, is neither, or is empty; the message names the file.
     """
-    try:
-        traffic = _read(path)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
-    if not traffic.uses:
-        raise ConfigurationError(f"{path}: holds no answer, and no use")
+    with errors_at(path):
+        try:
+            traffic = _read(path)
+        except OSError as error:
+            raise ConfigurationError(f"cannot be read: {error.strerror}") from None
+        if not traffic.uses:
+            raise ConfigurationError("holds no answer, and no use")
     return traffic
 
 

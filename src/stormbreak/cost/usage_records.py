@@ -63,10 +63,6 @@ class _Sum:
         self.tokens = Tokens(0, 0)
         self.requests = self.uncounted = self.bytes = 0
 
-    def add(self, tokens: Tokens, requests: int) -> None:
-        self.tokens = self.tokens.plus(tokens)
-        self.requests += requests
-
 
 def sum_usage(records: Iterable[Counted | Uncounted]) -> tuple[Use, ...]:
     """Sum the usage by kind, in order of appearance.
@@ -78,7 +74,8 @@ def sum_usage(records: Iterable[Counted | Uncounted]) -> tuple[Use, ...]:
     for record in records:
         total = sums.setdefault(record.kind, _Sum())
         if isinstance(record, Counted):
-            total.add(record.tokens, record.requests)
+            total.tokens = total.tokens.plus(record.tokens)
+            total.requests += record.requests
         else:
             total.uncounted += 1
             total.bytes += record.size

@@ -23,10 +23,8 @@ HOUR = 3600  # seconds
 TIMEOUT = 5.0  # seconds to wait for another process that reads or writes the file
 
 FREE = "free"
-KNOWN = (
-    "useful",
-    "wasted",
-)  # the kinds of `cost.accounts.Bill` that have a usage; the others have bounds
+KNOWN = ("useful", "wasted")
+"""The kinds of `cost.accounts.Bill` that have a usage; the others have bounds."""
 
 _SUMS = (
     "attempts", "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens",

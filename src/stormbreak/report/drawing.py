@@ -30,10 +30,8 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # a name may have a dollar in it
 }
-_HEADROOM, _HEADROOM_WITH_NAME = (
-    1.08,
-    1.2,
-)  # above the highest value; the name of a shaded span is there
+# Above the highest value; the name of a shaded span is there.
+_HEADROOM, _HEADROOM_WITH_NAME = 1.08, 1.2
 _MARKERS = 5  # on each line, approximately
 _THIN, _THICK = 1.1, 1.9  # points
 

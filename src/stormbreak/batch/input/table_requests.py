@@ -18,7 +18,7 @@ from msgspec import DecodeError
 from stormbreak import file_reader
 from stormbreak.batch.input.row import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES, RowError
 from stormbreak.batch.run_options import TableOptions, option_flag
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.escape import path_of, quoted
 
 ROW = "row"  # in a template, all columns by name: `{{ row["Product name"] }}`
@@ -65,15 +65,14 @@ class Text:
             what = "--template needs Jinja2: pip install 'stormbreak[tables]'"
             raise ConfigurationError(what) from None
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=text_of)
-        try:
+        with errors_at(path_of(path)):
             source = file_reader.read_text(path, what="a template")
+        try:
             template = environment.from_string(source)
             columns = meta.find_undeclared_variables(environment.parse(source))
         except TemplateError as error:
             where = f"{path_of(path)}:{getattr(error, 'lineno', 1)}"
             raise ConfigurationError(f"{where}: {error.message}") from None
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{path_of(path)}: {error}") from None
 
         def fill(record: Mapping[str, Any]) -> str:
             try:

@@ -51,9 +51,8 @@ class AppendFile:
         self._cut: OutputError | None = None  # some of it is gone; the rest can still be synced
         self._broken: OutputError | None = None  # takes no line any more
         self._unsure: OutputError | None = None  # and a sync may succeed without all lines
-        self._turns: BinaryIO | None = (
-            None  # where several processes append: its lock gives them turns
-        )
+        # Where several processes append: its lock gives them turns.
+        self._turns: BinaryIO | None = None
 
     @property
     def is_writable(self) -> bool:

@@ -27,9 +27,7 @@ class BatchPaths:
     lock: Path  # out.jsonl.lock: held while a run writes
     input: Path  # out.input.jsonl: requests that stand in no plain file: of a table, or from Python
     rows: Path  # out.rows: a copy of a table that can be read once only, such as stdin
-    batches: (
-        Path  # out.jsonl.batches: a folder, if rows were submitted to the provider's own batch API
-    )
+    batches: Path  # out.jsonl.batches: a folder, if rows were submitted to the provider's batch API
     socket: Path  # out.jsonl.sock: exists during a run, for `stormbreak top`
 
     @classmethod

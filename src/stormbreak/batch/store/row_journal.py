@@ -284,9 +284,8 @@ class _EarlierTries:
 
     def __init__(self, rows: int) -> None:
         self._attempts = array("I", bytes(4 * rows))
-        self._doubtful = bytearray(
-            rows
-        )  # one may have been processed: its answer may be stored under the old key
+        # One may have been processed: its answer may be stored under the old key.
+        self._doubtful = bytearray(rows)
         self._refused = bytearray(rows)  # the last one was
 
     def add(self, index: int, entry: Entry) -> None:
