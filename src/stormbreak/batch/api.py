@@ -66,7 +66,10 @@ def run(
         choice: `failed_rows()` sends the rows that failed, and no others.
         on_progress: is called with a `RunSnapshot` four times a second, in another thread; its exceptions are logged. Without it, a
             notebook shows a progress bar.
-        options: those of the command line, by the names in `Options`.
+        options: `Options`, the options of the command line: provider, base_url, api_key_env, model, policy, concurrency, rpm,
+            tpm, fleet, max_cost, max_output_tokens, prices, timeout, idle_timeout, deadline, connect_grace, ordered, fallback_base_url,
+            fallback_api_key_env, schema, repairs, check_only, dedupe, cache, flatten, prefix, escape_formulas; and those of a
+            table: prompt, system, template, body, id, url, delimiter, shard.
 
     Returns:
         The summary. `answers()` and `failures()` read the rows back; `end` says why the run ended: a wrong key, for example,
