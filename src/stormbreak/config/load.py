@@ -88,6 +88,7 @@ def names_targets(name_or_path: str) -> bool:
 
 
 def profiles_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the names of the profiles in a settings file."""
     with errors_at(hidden(str(path))):
         return tuple(_profiles(_table(path, SETTINGS)))
 
