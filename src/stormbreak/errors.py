@@ -88,7 +88,6 @@ class CallError(StormbreakError):
 
     @property
     def attempts(self) -> int:
-        """The number of attempts."""
         return self.ended.attempts
 
     @property
@@ -102,7 +101,6 @@ class RejectedError(CallError):
 
     @property
     def policy(self) -> str:
-        """The name of the policy that rejected the call."""
         rejection = self.ended.outcome.rejection
         return rejection.policy if rejection else ""
 

@@ -145,7 +145,6 @@ class Usage:
 
     @property
     def total(self) -> int:
-        """Prompt and answer together."""
         return self.input_tokens + self.output_tokens
 
 
@@ -200,7 +199,6 @@ class TenantRejection(Rejection):
 
     @property
     def text(self) -> str:
-        """The reason as the caller gets it."""
         return f"tenant {self.tenant}: {self.reason}"
 
 

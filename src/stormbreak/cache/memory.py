@@ -97,14 +97,12 @@ class MemoryCache:
         reset_in_child(self._count)
 
     def get(self, key: bytes) -> CacheEntry | None:
-        """Return the answer of that key, unless it has expired."""
         with self._lock:
             kept = self._answers.get(key)
         fresh = kept is not None and self._clock() - kept.at < self._policy.max_age
         return kept if fresh else None
 
     def put(self, key: bytes, body: bytes) -> None:
-        """Store an answer; delete the oldest to make room."""
         kept = CacheEntry(body, self._clock())
         with self._lock:
             self._drop(key)
@@ -114,7 +112,6 @@ class MemoryCache:
                 self._drop(next(iter(self._answers)))
 
     def close(self) -> None:
-        """Clear the cache."""
         with self._lock:
             self._answers.clear()
             self._bytes = 0

@@ -78,7 +78,6 @@ class SqliteCache:
         reset_in_child(self._leave_behind)
 
     def get(self, key: bytes) -> CacheEntry | None:
-        """Return the answer of that key, unless it has expired."""
         oldest = self._clock() - self._policy.max_age
 
         def look(connection: sqlite3.Connection) -> CacheEntry | None:
@@ -89,7 +88,6 @@ class SqliteCache:
         return self._with(look)
 
     def put(self, key: bytes, body: bytes) -> None:
-        """Store an answer; delete the oldest to make room."""
         self.put_all([(key, body)])
 
     def put_all(self, answers: Iterable[tuple[bytes, bytes]]) -> None:

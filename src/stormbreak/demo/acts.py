@@ -116,7 +116,6 @@ class Record:
     returned: list[tuple[float, bool]] = field(default_factory=list)
 
     def on_event(self, event: Event) -> None:
-        """Record an event."""
         if isinstance(event, Sent):
             self.sent += 1
             self.began = event.at if self.began is None else self.began

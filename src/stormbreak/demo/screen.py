@@ -29,7 +29,6 @@ class Screen:
         self._lost = 0
 
     def open(self, *, spike: tuple[float, float], speed: float) -> None:
-        """Print the introduction."""
         begins, ends = spike
         text = Text.assemble(
             ("A sale day. ", "bold"),
@@ -55,7 +54,6 @@ class Screen:
         )
 
     def act(self, number: int, title: str) -> None:
-        """Announce an act."""
         self._lost = 0
         self._print(f"\n[bold cyan]{number}[/]  [bold]{title}[/]")
 
@@ -73,7 +71,6 @@ class Screen:
         self._print(f"   [red]✗[/] {text}", highlight=False)
 
     def many_lost(self) -> None:
-        """Print the number of further lost rows."""
         if self._lost > SHOWN:
             self._print(f"   [red]✗[/] ... and {self._lost - SHOWN} more", highlight=False)
 
@@ -107,7 +104,6 @@ class Screen:
         self._print(_table(before, after, spike[1]))
 
     def close(self, after: Result, *, where: str) -> None:
-        """Print the result."""
         style = "bold green" if after.answered == ROWS else "bold red"
         self._print(
             f"\nstormbreak answered [{style}]{after.answered} of {ROWS}[/].", highlight=False

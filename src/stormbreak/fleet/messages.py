@@ -79,7 +79,6 @@ class Report(NamedTuple):
     spend: SpendReport = SpendReport()
 
     def numbers(self) -> list[float]:
-        """Return it as a flat list."""
         return [
             self.epoch, self.leaves, *self.requests, *self.tokens, *self.slots, *self.cooldown, *self.spend,
         ]  # fmt: skip
@@ -122,7 +121,6 @@ class Answer(NamedTuple):
 
     @classmethod
     def of(cls, numbers: Sequence[float | str | bytes]) -> Self:
-        """Read it from a flat list."""
         read = iter(map(float, numbers))
         return cls(
             next(read), next(read), _read(RateLease, read), _read(RateLease, read),

@@ -174,7 +174,6 @@ class ParentClient:
         self._lines: Any = None
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
-        """Send reports, and wait for their answers."""
         try:
             connection = self._connected()
             connection.sendall(msgspec.json.encode(messages) + b"\n")

@@ -154,7 +154,6 @@ class SharedLimits:
             member.lease.rest()
 
     def snapshot(self, _now: float) -> Sequence[Mapping[str, Any]]:
-        """Return whether each store answers, and since when."""
         return [carrier.snapshot() for carrier in dict.fromkeys(self._carriers.values())]
 
     def _carrier(self, policy: FleetPolicy) -> Carrier:

@@ -72,16 +72,13 @@ class StoreThread:
     # ------------------------------------------------------------ from any thread, within a step
 
     def add(self, engine: Engine, membership: Membership) -> None:
-        """Carry for another membership, which reports at once."""
         self._members[membership] = ref(engine, self._wake_up)
         self.wake(membership)
 
     def remove(self, membership: Membership) -> None:
-        """Carry no more for this one."""
         self._members.pop(membership, None)
 
     def wake(self, membership: Membership) -> None:
-        """Let it report at once."""
         membership.next_at = -inf
         self._woken.put(None)
         if not self._runs:

@@ -42,13 +42,11 @@ class VirtualStore:
     # ------------------------------------------------------------ a carrier
 
     def add(self, engine: Engine, membership: Membership) -> None:
-        """Carry for another membership, which reports at once."""
         self._engines[membership] = engine
         self._members.setdefault(engine, []).append(membership)
         self.wake(membership)
 
     def remove(self, membership: Membership) -> None:
-        """Carry no more for this one."""
         engine = self._engines.pop(membership, None)
         if engine is not None:
             self._members[engine].remove(membership)
@@ -60,7 +58,6 @@ class VirtualStore:
             self._schedule(membership, self.timeline.now)
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Return whether the store answers."""
         return {"store": "virtual", "sharing": not self.down, "since": 0.0, "members": 0}
 
     def _schedule(self, member: Membership, at: float) -> None:

@@ -99,7 +99,6 @@ class FunctionCall:
         return self.call.answer(outcome)
 
     def close(self) -> None:
-        """Give it up, unless it has ended."""
         self._error = None
         self.call.close()
 
@@ -360,7 +359,6 @@ class _Loop:
         self._attempt: Attempt | NestedAttempt | None = None
 
     def close(self) -> None:
-        """Give the call up, unless it has ended."""
         if self._function_call is not None:
             self._function_call.close()
 

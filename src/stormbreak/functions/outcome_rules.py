@@ -66,7 +66,6 @@ class Rules:
         return outcome._replace(error=error, retry_after=wait, rejection=None, committed=False)
 
     def of_result(self, result: Any) -> Outcome:
-        """Judge a result."""
         if self._failed_result is None:
             return OK
         answer = self._failed_result(result)

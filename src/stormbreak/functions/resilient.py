@@ -71,7 +71,6 @@ class Resilient:
 
     @property
     def policy(self) -> Policy:
-        """The policy of its engine."""
         return self.engine.policy
 
     @property

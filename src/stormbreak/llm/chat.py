@@ -218,7 +218,6 @@ class _Choice:
         self._rest = JsonAccumulator(joins=False)
 
     def add(self, part: dict[str, Any]) -> None:
-        """Take this choice's part of a chunk."""
         rest = {name: value for name, value in part.items() if name not in _TAKEN}
         delta = dict(self._delta_of(part, begun=self._begun))
         self.finish_reason = (

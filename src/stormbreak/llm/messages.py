@@ -103,7 +103,6 @@ class MessagesWatcher(StreamWatcher):
             self.ended = True
 
     def missing(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has its own end
-        """Return what is missing if nothing more comes."""
         if not self._begun:
             return "stream ended without message_start"
         if not self.finish_reason:

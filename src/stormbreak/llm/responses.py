@@ -127,7 +127,6 @@ class ResponsesWatcher(StreamWatcher):
 
     @staticmethod
     def quiet(block: bytes) -> bool:
-        """Whether whole events can only be output."""
         return not (  # `find` takes half the time of `in`
             block.find(b"error") >= 0 or block.find(b"[DONE]") >= 0 or _NOT_QUIET.search(block)
         )
@@ -146,7 +145,6 @@ class ResponsesWatcher(StreamWatcher):
             self.has_output = True
 
     def missing(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has its own end
-        """Return what is missing if nothing more comes."""
         if self.response is None:
             return "stream ended without response.completed"
         bare = self.response["output"] is None and not self.has_output

@@ -45,7 +45,6 @@ class JsonAccumulator:
         return grew
 
     def result(self) -> dict[str, Any]:
-        """Return the object so far."""
         return {name: field.result() for name, field in self._fields.items()}
 
 

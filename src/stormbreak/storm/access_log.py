@@ -9,15 +9,15 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from io import BufferedReader, TextIOWrapper
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from math import isfinite
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, TypeAlias
+from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 from stormbreak import file_reader
 from stormbreak.errors import ConfigurationError
@@ -159,19 +159,12 @@ def _text(file: BufferedReader) -> TextIOWrapper:
     return TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
 
 
-class _Row(NamedTuple):
-    """The values of a line; `time` is in seconds of some clock."""
-
-    time: float
-    latency: float | None
-    status: int | None
-
-
 _Values: TypeAlias = tuple[str, float | None, int | None]
 _Parse: TypeAlias = Callable[[str], _Values]  # the time as it is written, latency, status
 
 
-def _rows(file: IO[str], lines: _Lines, fields: Fields) -> Iterator[_Row]:
+def _rows(file: IO[str], lines: _Lines, fields: Fields) -> Iterator[Entry]:
+    """Yield the readable lines; their times are seconds of some clock."""
     parse: _Parse | None = None
     clock = _Clock()
     for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), ""), 1):
@@ -185,7 +178,7 @@ def _rows(file: IO[str], lines: _Lines, fields: Fields) -> Iterator[_Row]:
                     lines.count -= 1
                     continue
             time, latency, status = parse(_bounded(line))
-            row = _Row(clock.seconds(time), latency, status)
+            row = Entry(clock.seconds(time), latency, status)
         except _UnreadableError as error:
             lines.leave_out(number, str(error))
         else:
@@ -210,45 +203,36 @@ def _form(line: str, fields: Fields, where: str) -> tuple[bool, _Parse]:
     """Choose the parser by the first line; and whether that line is a header.
 
     Raises:
-        ConfigurationError: it is a header without the time.
+        ConfigurationError: it is a header without a given name.
     """
     if line.startswith("{"):
-        return False, partial(_json_row, fields)
+        return False, lambda line: _values(fields, _json_object(line))
     if _COMBINED.match(line):
         return False, partial(_combined_row, fields)
-    cells = _cells(line)
-    if fields.time is None and not any(name in cells for name in _TIMES):
+    names = _cells(line)
+    if fields.time is None and not any(name in names for name in _TIMES):
         return False, lambda line: (line, None, None)
-    places = [
-        _place(cells, given, usual, where)
-        for given, usual in (
-            (fields.time, _TIMES),
-            (fields.latency, _LATENCIES),
-            (fields.status, _STATUSES),
-        )
-    ]
-    return True, partial(_csv_row, fields, cells, places)
+    for given in (fields.time, fields.latency, fields.status):
+        if given is not None and given not in names:
+            known = ", ".join(map(quoted, names))
+            message = f"{where}: no column is named {quoted(given)}; columns: {known}"
+            raise ConfigurationError(message)
+    return True, lambda line: _values(fields, _csv_row(names, line))
 
 
 # ---------------------------------------------------------------- JSON lines and CSV
 
 
-def _json_row(fields: Fields, line: str) -> _Values:
-    try:
-        given = json.loads(line)
-    except (ValueError, RecursionError):
-        raise _UnreadableError("invalid JSON") from None
-    if not isinstance(given, dict):
-        raise _UnreadableError("must be a JSON object")
-    name = _named(given, fields.time, _TIMES)
-    if name is None:
+def _values(fields: Fields, row: Mapping[str, Any]) -> _Values:
+    time = _named(row, fields.time, _TIMES)
+    if time is None:
         raise _UnreadableError(f"has no field {quoted(fields.time or _TIMES[0])}")
-    latency = _named(given, fields.latency, _LATENCIES)
-    status = _named(given, fields.status, _STATUSES)
+    latency = _named(row, fields.latency, _LATENCIES)
+    status = _named(row, fields.status, _STATUSES)
     return (
-        str(given[name]),
-        None if latency is None else _latency(given[latency], latency, fields.unit),
-        None if status is None else _status(given[status]),
+        str(row[time]),
+        None if latency is None else _latency(row[latency], latency, fields.unit),
+        None if status is None else _status(row[status]),
     )
 
 
@@ -257,27 +241,20 @@ def _named(names: Iterable[str], given: str | None, usual: Sequence[str]) -> str
     return next((name for name in wanted if name in names), None)
 
 
-def _csv_row(fields: Fields, names: list[str], places: list[int | None], line: str) -> _Values:
-    cells = _cells(line)
-    time, latency, status = (
-        None if place is None else cells[place] if place < len(cells) else "" for place in places
-    )
-    at = places[1]
-    return (
-        time or "",
-        None if latency is None or at is None else _latency(latency, names[at], fields.unit),
-        None if status is None else _status(status),
-    )
+def _json_object(line: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        raise _UnreadableError("invalid JSON") from None
+    if not isinstance(found, dict):
+        raise _UnreadableError("must be a JSON object")
+    return found
 
 
-def _place(names: list[str], given: str | None, usual: Sequence[str], where: str) -> int | None:
-    name = _named(names, given, usual)
-    if name is not None:
-        return names.index(name)
-    if given is None:
-        return None
-    known = ", ".join(map(quoted, names))
-    raise ConfigurationError(f"{where}: no column is named {quoted(given)}; columns: {known}")
+def _csv_row(names: Sequence[str], line: str) -> Mapping[str, str]:
+    """Return the cells by column; a missing one is empty, and of columns with one name the first counts."""
+    cells = zip_longest(names, _cells(line)[: len(names)], fillvalue="")
+    return dict(reversed([*cells]))
 
 
 def _cells(line: str) -> list[str]:
@@ -333,11 +310,9 @@ class _Clock:
             number = None if self._dates else float(text)
         except ValueError:
             number = None
-        if self._dates is False and (number is None or not isfinite(number)):
-            raise _UnreadableError(f"must be a number of seconds, got {quoted(text)}")
-        if number is None:
+        if number is None and self._dates is not False:
             number, self._dates = _date(text), True
-        elif not isfinite(number):
+        elif number is None or not isfinite(number):
             raise _UnreadableError(f"must be a number of seconds, got {quoted(text)}")
         else:
             self._dates = False
@@ -390,14 +365,14 @@ _SINCE_1970 = 1e8  # seconds; smaller numbers are of another clock, and exact
 _SALT = 0x5EC0
 
 
-def _whole_seconds(rows: Sequence[_Row]) -> bool:
+def _whole_seconds(rows: Sequence[Entry]) -> bool:
     """Whether the log has dates without a fraction, some of them several times."""
-    times = {row.time for row in rows}
+    times = {row.at for row in rows}
     dates = all(time >= _SINCE_1970 and time.is_integer() for time in times)
     return dates and len(times) < len(rows)
 
 
-def _spread(rows: Sequence[_Row]) -> list[_Row]:
+def _spread(rows: Sequence[Entry]) -> list[Entry]:
     """Spread the lines of each second over it at random, in their order.
 
     Given their number, the arrivals of a Poisson process are independent and uniform (Kingman, "Poisson Processes",
@@ -405,22 +380,22 @@ def _spread(rows: Sequence[_Row]) -> list[_Row]:
     """
     seconds: dict[float, list[int]] = {}
     for place, row in enumerate(rows):
-        seconds.setdefault(row.time, []).append(place)
+        seconds.setdefault(row.at, []).append(place)
     spread = list(rows)
     for second, places in seconds.items():
         draws = sorted(uniform(mix(_SALT + mix(place))) for place in places)
         for place, draw in zip(places, draws, strict=True):
-            spread[place] = rows[place]._replace(time=second + draw)
+            spread[place] = rows[place]._replace(at=second + draw)
     return spread
 
 
-def _order(rows: Sequence[_Row], resolution: float) -> TimeIs:
+def _order(rows: Sequence[Entry], resolution: float) -> TimeIs:
     """Tell what the times are: lines are written at the ends of requests, so those are in order.
 
     With whole seconds, the sum of a start and a latency may be a second too low.
     """
-    times = [row.time for row in rows]
-    ends = [row.time + (row.latency or 0.0) for row in rows]
+    times = [row.at for row in rows]
+    ends = [row.at + (row.latency or 0.0) for row in rows]
     return "start" if _disorder(ends, resolution) < _disorder(times, 0.0) else "end"
 
 
@@ -428,8 +403,8 @@ def _disorder(times: Sequence[float], tolerance: float) -> int:
     return sum(after < before - tolerance - 1e-3 for before, after in pairwise(times))
 
 
-def _entries(rows: Sequence[_Row], time_is: TimeIs, path: str) -> tuple[Entry, ...]:
-    arrivals = [row.time - (row.latency or 0.0) if time_is == "end" else row.time for row in rows]
+def _entries(rows: Sequence[Entry], time_is: TimeIs, path: str) -> tuple[Entry, ...]:
+    arrivals = [row.at - (row.latency or 0.0) if time_is == "end" else row.at for row in rows]
     first, last = min(arrivals), max(arrivals)
     if last - first >= MAX_SECONDS:
         raise ConfigurationError(

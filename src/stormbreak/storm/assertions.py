@@ -80,7 +80,6 @@ class AndOr:
         return self.together([part.holds(measures) for part in self.parts])
 
     def names(self) -> tuple[str, ...]:
-        """The names of the measures, each once."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.names()))
 
 

@@ -99,7 +99,6 @@ class _Fluid:
 
     @property
     def waits(self) -> bool:
-        """Whether any call waits."""
         return bool(self._waiting)
 
     def arrive(self, times: Sequence[float]) -> None:

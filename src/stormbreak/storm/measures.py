@@ -203,7 +203,6 @@ class Spread:
     seeds: int
 
     def plain(self) -> dict[str, Value]:
-        """Return the values by name, rounded."""
         return {name: rounded(value) for name, value in asdict(self).items()}
 
 
@@ -214,7 +213,6 @@ def spread(several: Sequence[Measures]) -> Mapping[str, Spread]:
 
 
 def plain(spreads: Mapping[str, Spread]) -> dict[str, Any]:
-    """Return plain values."""
     return {name: each.plain() for name, each in spreads.items()}
 
 

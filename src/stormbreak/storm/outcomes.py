@@ -71,7 +71,6 @@ _OUTCOMES: Mapping[Kind, Outcome] = {
 
 
 def outcome_of(reply: Reply, *, streamed: bool = False) -> Outcome:
-    """Return the outcome of `reply`."""
     if reply.fault is None or (streamed and reply.fault.kind in _WHOLE_AS_STREAMS):
         return ANSWERED
     outcome = _OUTCOMES[reply.fault.kind]

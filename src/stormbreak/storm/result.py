@@ -56,7 +56,6 @@ class Series:
     wasted: tuple[float, ...] = ()
 
     def plain(self) -> dict[str, list[float | int | None]]:
-        """Return the values by name, rounded."""
         return {
             item.name: [rounded(value) for value in getattr(self, item.name)]
             for item in fields(self)

@@ -78,7 +78,6 @@ class Batch:
 
     @property
     def waiting(self) -> int:
-        """The number of rows without a call."""
         return len(self._arrived.rows)
 
     def add(self, number: int) -> None:

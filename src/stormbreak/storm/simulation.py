@@ -62,9 +62,9 @@ class Sampler:
         self._limited = limited
         self._active: set[int] = set()
         self._idle = {number: _state_of(target, 0.0) for number, target in enumerate(targets)}
-        self._limit = sum(state.limit for state in self._idle.values())  # of idle processes, ...
-        self._binding = sum(state.binds for state in self._idle.values())
-        self._open_circuits = sum(state.open_circuit for state in self._idle.values())
+        self._limit = self._binding = self._open_circuits = 0  # of idle processes
+        for state in self._idle.values():
+            self._count(state, 1)
 
     def wake(self, process: int) -> None:
         """Sample a process again: a call arrives in it."""
@@ -73,8 +73,8 @@ class Sampler:
             self._count(self._idle.pop(process), -1)
 
     def sample(self, now: float) -> Sample:
-        """Return the state now."""
-        in_flight = queued = limit = binding = open_circuit = 0
+        in_flight = queued = 0
+        limit, binding, open_circuits = self._limit, self._binding, self._open_circuits
         for process in list(self._active):
             target = self._targets[process]
             state = _state_of(target, now)
@@ -82,23 +82,17 @@ class Sampler:
             queued += target.admission.queued
             limit += state.limit
             binding += state.binds
-            open_circuit += state.open_circuit
+            open_circuits += state.open_circuit
             if target.idle and not (state.binds and isinstance(target.slots, AutomaticLimiter)):
                 self._active.remove(process)
                 self._idle[process] = state
                 self._count(state, 1)
-                limit, binding, open_circuit = (
-                    limit - state.limit,
-                    binding - state.binds,
-                    open_circuit - state.open_circuit,
-                )
-        binding += self._binding
         return Sample(
             in_flight=in_flight,
             queued=queued,
-            limit=limit + self._limit if self._limited and binding == len(self._targets) else None,
+            limit=limit if self._limited and binding == len(self._targets) else None,
             limited=binding if self._limited else 0,
-            open_circuits=open_circuit + self._open_circuits,
+            open_circuits=open_circuits,
             queued_at_provider=self._model.queued,
             wasted=self._model.clients.wasted_work,
         )
@@ -141,8 +135,7 @@ def simulate(
     """Play `scenario` against `policy`, in virtual time: half an hour takes seconds.
 
     Args:
-        scenario: the scenario (`stormbreak.provider.scenario_file.load` reads one by name); its load gives the number of
-            processes, their deadline and timeout.
+        scenario: its load gives the number of processes, their deadline and timeout.
         policy: its deadline, patience and attempt timeout are replaced by the scenario's.
         seed: the same seed gives the same calls, draws and events.
         shared: whether all processes share one engine.
@@ -224,14 +217,11 @@ class _Fleet:
         return VirtualDriver(Engine(self._policy, fleet=fleet), self._timeline, chance=chance)
 
     def _batch(self, policy: Policy, process: int, seed: int) -> Batch:
-        batch = Batch(
-            policy,
-            self._timeline,
-            self._targets[process],
-            chance=_chance(seed, _PAUSES, process),
-            start=partial(self._start_row, process),
-            end=self._record,
-        )
+        def start(row: RowAttempt, done: Callable[[CallResult], None]) -> None:
+            self._start(process, row.index, done, before=row.attempts, left=row.left)
+
+        target, chance = self._targets[process], _chance(seed, _PAUSES, process)
+        batch = Batch(policy, self._timeline, target, chance=chance, start=start, end=self._record)
         self._drivers[process].engine.listeners.append(batch.on_event)
         return batch
 
@@ -240,7 +230,6 @@ class _Fleet:
             driver.engine.listeners.append(listener)
 
     def run(self, duration: float, progress: Progress | None) -> None:
-        """Let all calls arrive and end."""
         if self._calls.times:
             self._timeline.at(self._calls.times[0], self._arrive)
         until = duration + self._load.deadline + _AFTERWARDS
@@ -267,7 +256,6 @@ class _Fleet:
         return records
 
     def observed(self) -> Observed:
-        """Observations of the provider and the circuits."""
         tally = self._model.clients
         openings = sum(target.openings for target in self._targets)
         wasted = tally.wasted_work / tally.work if tally.work else 0.0
@@ -310,21 +298,14 @@ class _Fleet:
         send = partial(self._world.send, number, tokens, before, driver.first_output)
         driver.start(call, send, done)
 
-    def _start_row(self, process: int, row: RowAttempt, done: Callable[[CallResult], None]) -> None:
-        self._start(process, row.index, done, before=row.attempts, left=row.left)
-
     def _end(self, number: int, ended: CallResult) -> None:
         answered = ended.outcome.verdict is VERDICT_OK
-        # The constructor of a NamedTuple is a Python function, and takes twice as long.
-        self._ended[number] = tuple.__new__(
-            Record,
-            (self._calls.times[number], self._timeline.now, answered, ended.attempts, ended.queued),
-        )
+        self._record(number, answered=answered, attempts=ended.attempts, queued=ended.queued)
 
     def _record(self, number: int, *, answered: bool, attempts: int, queued: float) -> None:
-        self._ended[number] = Record(
-            self._calls.times[number], self._timeline.now, answered, attempts, queued
-        )
+        times = self._calls.times[number], self._timeline.now
+        # The constructor of a NamedTuple is a Python function, and takes twice as long.
+        self._ended[number] = tuple.__new__(Record, (*times, answered, attempts, queued))
 
     def _sample(self) -> Sample:
         sample = self._sampler.sample(self._timeline.now)

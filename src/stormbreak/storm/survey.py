@@ -49,7 +49,6 @@ class Score:
 
     @property
     def about(self) -> str:
-        """The description of the storm."""
         return self.draw.scenario.description
 
 
@@ -111,7 +110,6 @@ class Survey:
         return self.preset == BATCH
 
     def summary(self, scores: Sequence[Score] | None = None) -> Summary:
-        """Summarise all draws, or some of them."""
         regrets = sorted(score.regret for score in (self.scores if scores is None else scores))
         near = () if self.is_batch else NEAR
         return Summary(
@@ -127,7 +125,6 @@ class Survey:
 
     @property
     def families(self) -> dict[str, Summary]:
-        """The losses by family."""
         names = sorted({score.draw.family for score in self.scores})
         return {
             name: self.summary([score for score in self.scores if score.draw.family == name])
@@ -158,7 +155,6 @@ class Survey:
 
     @property
     def figures(self) -> Figures:
-        """Compute the measures for checks."""
         total = self.summary()
         own, *others = self.means.values()
         best = (min if self.is_batch else max)(others, default=own)
@@ -176,7 +172,6 @@ class Survey:
 
     @property
     def sentence(self) -> str:
-        """Summarise the survey in one sentence."""
         total, means = self.summary(), self.means
         numbers = ", ".join(
             f"{name} {_format_number(getattr(total, name))}"
@@ -191,7 +186,6 @@ class Survey:
         )
 
     def plain(self) -> dict[str, Any]:
-        """Return the survey as plain values."""
         return {
             "policy": self.policy,
             "others": list(self.others),
@@ -216,7 +210,6 @@ class Survey:
 
 
 def rivals_of(preset: str) -> list[NamedPolicy]:
-    """Return the baselines of a survey."""
     return [BASELINES[name] for name in (BATCH_RIVALS if preset == BATCH else RIVALS)]
 
 

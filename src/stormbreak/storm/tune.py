@@ -176,7 +176,6 @@ class _Arena:
 
     @property
     def groups(self) -> list[str]:
-        """The names of the groups of storms."""
         return [SURVEY, *(scenario.name for scenario in self._scenarios)]
 
     def _storms(self, number: int) -> list[Storm]:

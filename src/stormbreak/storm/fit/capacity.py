@@ -113,7 +113,6 @@ class _Search:
         self._best: QueueFit | None = None
 
     def at(self, slots: int) -> QueueFit:
-        """Fit the service times for a number of slots."""
         if slots not in self._fits:
             self._fits[slots] = fit_service(self._jobs, slots, self._guess())
         return self._fits[slots]

@@ -35,7 +35,6 @@ class Fitted:
     unknown: tuple[str, ...]
 
     def text(self) -> str:
-        """Return what was found, and what is unknown."""
         lines = [
             f"{self.source}: {self.found[0]}",
             *self.found[1:],

@@ -60,12 +60,10 @@ class Copy(asyncio.SubprocessProtocol):
     # ------------------------------------------------------------ called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Store the pipe to its standard input."""
         # uvloop's is not a subclass
         self._transport = cast("asyncio.SubprocessTransport", transport)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
-        """Keep the end of its standard error."""
         self._tail = (self._tail + data)[-_KEPT:]
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
@@ -77,7 +75,6 @@ class Copy(asyncio.SubprocessProtocol):
 
     @property
     def transport(self) -> asyncio.SubprocessTransport:
-        """The transport of the started process."""
         assert self._transport is not None
         return self._transport
 
