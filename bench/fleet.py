@@ -32,8 +32,7 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.spend_gate import SpendAccounts
 from stormbreak.cost.token_prices import Prices, Rate, Rates, Source
 from stormbreak.drivers.virtual_time import Timeline
-from stormbreak.fleet.messages import RateReport, Report, SlotReport
-from stormbreak.fleet.store import Message
+from stormbreak.fleet.messages import Message, RateReport, Report, SlotReport
 from stormbreak.fleet.valkey import ValkeyStore, key_of
 from stormbreak.fleet.virtual import VirtualStore
 from stormbreak.provider.in_thread import serve

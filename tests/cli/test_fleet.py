@@ -7,8 +7,7 @@ import redis
 from fleet_stores import Server, free_port
 
 from stormbreak.cli.main import main
-from stormbreak.fleet.messages import RateReport, Report, SlotReport, SpendReport
-from stormbreak.fleet.store import Message
+from stormbreak.fleet.messages import Message, RateReport, Report, SlotReport, SpendReport
 from stormbreak.fleet.valkey import ValkeyStore
 
 

@@ -4,8 +4,7 @@ from rich.console import Console
 from table_test import table_test
 
 from stormbreak.cli.output import save_picture
-from stormbreak.demo.acts import Record, Result
-from stormbreak.demo.screen import Screen
+from stormbreak.demo import Record, Result, Screen
 from stormbreak.events import Returned, Sent
 from stormbreak.types import Target, Verdict
 

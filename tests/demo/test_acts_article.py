@@ -1,7 +1,7 @@
 from table_test import table_test
 
-from stormbreak.demo import acts
-from stormbreak.demo.acts import ROWS, write_documents
+from stormbreak import demo
+from stormbreak.demo import ROWS, write_documents
 from stormbreak.testing import serve
 
 CALM = """
@@ -33,7 +33,7 @@ until = 0.3
     ],
 )
 def test_article_sleep_formats_the_sleep_of_a_row(row, text):
-    assert acts.article_sleep(row) == text
+    assert demo.article_sleep(row) == text
 
 
 def test_the_first_act_sends_each_row_once_and_loses_rejected_rows(tmp_path):
@@ -41,7 +41,7 @@ def test_the_first_act_sends_each_row_once_and_loses_rejected_rows(tmp_path):
     write_documents(documents)
     lost = []
     with serve(REFUSING) as provider:
-        result = acts.article(
+        result = demo.article(
             documents, provider.base_url, 1.0, lost=lambda row, verdict: lost.append(row)
         )
         stats = provider.stats()
@@ -56,7 +56,7 @@ def test_the_second_act_answers_every_row(tmp_path):
     write_documents(documents)
     seen = []
     with serve(REFUSING) as provider:
-        result = acts.stormbreak(documents, output, provider.base_url, 1.0, seen.append)
+        result = demo.stormbreak(documents, output, provider.base_url, 1.0, seen.append)
 
     assert (result.answered, result.failed) == (ROWS, 0)
     assert len(output.read_bytes().splitlines()) == ROWS

@@ -1,7 +1,7 @@
 import pytest
 
 from stormbreak.cli.main import main
-from stormbreak.demo.acts import MARKER, ROWS, prepare
+from stormbreak.demo import MARKER, ROWS, prepare
 from stormbreak.errors import ConfigurationError
 
 

@@ -20,7 +20,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.blocking import run
 from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.thread_driver import ThreadDriver
-from stormbreak.functions.nesting import innermost
+from stormbreak.functions.function_call import innermost
 from stormbreak.functions.resilient import resilient
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 

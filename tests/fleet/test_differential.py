@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from stormbreak.fleet import parent_store, valkey
 from stormbreak.fleet.messages import (
     CooldownReport,
+    Message,
     RateReport,
     Report,
     SlotReport,
     SpendReport,
 )
 from stormbreak.fleet.parent_store import ParentClient, ParentStore
-from stormbreak.fleet.store import Message
 from stormbreak.fleet.store_rules import Scope, beat
 from stormbreak.fleet.valkey import ValkeyStore, _read, key_of
 

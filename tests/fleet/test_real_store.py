@@ -21,8 +21,7 @@ from stormbreak.core.fleet_policy import PASSWORD, FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
 from stormbreak.fleet import store_thread
-from stormbreak.fleet.messages import RateReport, Report
-from stormbreak.fleet.store import Message, StoreError
+from stormbreak.fleet.messages import Message, RateReport, Report, StoreError
 from stormbreak.fleet.valkey import ValkeyStore
 from stormbreak.provider.in_thread import serve
 

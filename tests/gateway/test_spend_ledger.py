@@ -33,9 +33,8 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.messages import Report, SpendReport
+from stormbreak.fleet.messages import Message, Report, SpendReport
 from stormbreak.fleet.parent_store import Money, ParentStore
-from stormbreak.fleet.store import Message
 from stormbreak.gateway import spending
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.limits import ClientQueues

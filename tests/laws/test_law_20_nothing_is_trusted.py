@@ -179,7 +179,7 @@ IMPORTS = frozenset(
 BY_NAME = frozenset({"lazy_import.py", "cli/command.py"})
 """These import a module by a name from a table in the code."""
 
-OWN_COMMANDS = frozenset({"demo/acts.py", "gateway/workers.py"})
+OWN_COMMANDS = frozenset({"demo.py", "gateway/workers.py"})
 """These start this program with fixed arguments."""
 
 

@@ -14,8 +14,7 @@ from stormbreak.llm.finish_reasons import FINISH_REASONS, FinishMeaning, Reason,
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.providers import PRESETS
 from stormbreak.llm.response_verdict import read_answer
-from stormbreak.llm.stream_reader import FORMATS
-from stormbreak.llm.stream_scanner import StreamScanner
+from stormbreak.llm.stream_reader import FORMATS, StreamScanner
 from stormbreak.types import TREATMENTS, Verdict
 
 

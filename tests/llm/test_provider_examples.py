@@ -8,8 +8,7 @@ from table_test import table_test
 from stormbreak.llm.endpoints import Shape, shape_of
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
-from stormbreak.llm.stream_reader import StreamAssembler
-from stormbreak.llm.stream_scanner import StreamScanner
+from stormbreak.llm.stream_reader import StreamAssembler, StreamScanner
 from stormbreak.types import TREATMENTS, Tally, Usage, Verdict
 
 MESSAGE = {"role": "assistant", "content": "Hi"}

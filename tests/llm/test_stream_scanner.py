@@ -16,8 +16,7 @@ from stormbreak.llm.messages import MessagesWatcher
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.response_verdict import read_answer
 from stormbreak.llm.responses import ResponsesWatcher
-from stormbreak.llm.stream_reader import StreamAssembler
-from stormbreak.llm.stream_scanner import MAX_UNPARSED, StreamScanner
+from stormbreak.llm.stream_reader import MAX_UNPARSED, StreamAssembler, StreamScanner
 from stormbreak.types import Usage, Verdict
 
 TEXTS = ["Hé", "llo", ' "finish_reason":"stop" ', "[DONE] error", "\n\n"]
@@ -229,7 +228,7 @@ def test_a_stream_is_bounded(monkeypatch):
     stream = b"".join(STREAMS[Shape.CHAT])
     for limit, verdict in ((len(stream), Verdict.OK), (len(stream) - 1, Verdict.BROKEN)):
         monkeypatch.setattr(module, "TOTAL_LIMIT", limit)
-        monkeypatch.setattr("stormbreak.llm.stream_scanner.TOTAL_LIMIT", limit)
+        monkeypatch.setattr("stormbreak.llm.stream_reader.TOTAL_LIMIT", limit)
         assert scan(Shape.CHAT, *STREAMS[Shape.CHAT]).verdict is verdict
 
 

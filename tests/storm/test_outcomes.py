@@ -19,7 +19,7 @@ from stormbreak.provider.fault_kinds import (
 )
 from stormbreak.provider.scenario import Burst, Fault, Load, Provider, Scenario
 from stormbreak.storm import simulate
-from stormbreak.storm.outcomes import delay_of, outcome_of, sees_retry_after
+from stormbreak.storm.simulated_provider import delay_of, is_seen, outcome_of
 from stormbreak.types import Verdict
 
 NEVER_DRAWN = {Kind.EARLY_ANSWER}  # simulated requests come whole
@@ -105,8 +105,8 @@ def test_every_kind_of_reply_has_an_outcome():
 def test_a_reply_shows_rate_limit_headers_only_if_it_has_headers(kind, begins, ends):
     fault = Fault(kind=kind)
 
-    assert sees_retry_after(Reply(1.0, 1, Part.FIRST, fault, 2.0)) is begins
-    assert sees_retry_after(Reply(2.0, 1, Part.WHOLE, fault, 2.0)) is ends
+    assert is_seen(Reply(1.0, 1, Part.FIRST, fault, 2.0)) is begins
+    assert is_seen(Reply(2.0, 1, Part.WHOLE, fault, 2.0)) is ends
 
 
 def test_a_stalled_answer_costs_a_simulated_call_its_timeout():

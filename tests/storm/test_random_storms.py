@@ -13,8 +13,8 @@ from stormbreak.provider.scenario_file import builtin_names, dump, load, parse
 from stormbreak.provider.timeline import forecast
 from stormbreak.storm.ideal import check_length, ideal_throughput, within
 from stormbreak.storm.measures import RECOVERY_WINDOW
-from stormbreak.storm.outcomes import check_playable
 from stormbreak.storm.random_storms import FAMILIES, FLEETS, MAX_CALLS, draw, families_of
+from stormbreak.storm.simulated_provider import check_playable
 from stormbreak.storm.traffic import check_measured, traffic
 
 PRESETS = ("interactive", "batch")

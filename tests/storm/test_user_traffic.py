@@ -12,8 +12,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Load, Provider, Scenario, Step
 from stormbreak.provider.scenario_file import load, parse
 from stormbreak.storm import simulate
-from stormbreak.storm.traffic import traffic
-from stormbreak.storm.user_traffic import scaled, scaled_arrivals, with_arrivals, with_batch
+from stormbreak.storm.traffic import scaled, scaled_arrivals, traffic, with_arrivals, with_batch
 
 # ------------------------------------------------------------ in a scenario
 

@@ -9,7 +9,7 @@ from math import inf
 from stormbreak.provider.capacity_model import ProviderModel
 from stormbreak.provider.fault_kinds import REFUSALS, STATUSES, Kind
 from stormbreak.storm.access_log import Entry
-from stormbreak.storm.outcomes import delay_of
+from stormbreak.storm.simulated_provider import delay_of
 from stormbreak.storm.traffic import traffic
 
 GAVE_UP = 499  # as nginx has it

@@ -8,9 +8,7 @@ from rich.console import Console
 from stormbreak.cli.command import option, options, subcommand
 from stormbreak.cli.options import DIR, FILE, seed
 from stormbreak.cli.output import save_picture
-from stormbreak.demo import acts
-from stormbreak.demo.acts import ROWS, prepare, provider
-from stormbreak.demo.screen import Screen
+from stormbreak.demo import ROWS, Screen, article, prepare, provider, stormbreak
 from stormbreak.provider.scenario_file import load
 
 SCENARIO = "incident"
@@ -38,12 +36,12 @@ def command(output: Path, seed: int, report: Path | None) -> int:
     with provider(SCENARIO, seed=seed) as stage:
         screen.act(1, "The article's batch code: one attempt a row, no retry")
         screen.sleeps()
-        before = acts.article(documents, stage.base_url, scenario.speed, lost=screen.lost)
+        before = article(documents, stage.base_url, scenario.speed, lost=screen.lost)
         screen.many_lost()
         stage.reset()
         screen.act(2, "stormbreak: the same storm, the same ten at a time")
         with screen.bar() as move:
-            after = acts.stormbreak(documents, answers, stage.base_url, scenario.speed, move)
+            after = stormbreak(documents, answers, stage.base_url, scenario.speed, move)
     if after.interrupted:
         raise click.Abort
     screen.compare(before, after, spike=spike)

@@ -13,8 +13,7 @@ from stormbreak.cli.output import draw, json_text, say
 from stormbreak.core.fleet_policy import PASSWORD, FleetPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import plain
-from stormbreak.fleet.messages import NONE
-from stormbreak.fleet.store import StoreError
+from stormbreak.fleet.messages import NONE, StoreError
 from stormbreak.fleet.store_rules import Member, Scope
 from stormbreak.fleet.valkey import ValkeyStore
 

@@ -130,3 +130,18 @@ class Answer(NamedTuple):
 
 def _read(kind: type[T], numbers: Iterator[float]) -> T:
     return kind(*(next(numbers) for _ in kind.__annotations__))
+
+
+TIMEOUT = 1.0  # seconds for which a store may take to answer; a later answer closes the connection
+
+
+class StoreError(Exception):
+    """The store has not answered; the text is short and has no secrets."""
+
+
+class Message(NamedTuple):
+    """A report of one member in one scope."""
+
+    scope: str
+    member: str
+    report: Report

@@ -20,8 +20,7 @@ import msgspec
 
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.messages import NONE, Answer, Report
-from stormbreak.fleet.store import TIMEOUT, Message, StoreError
+from stormbreak.fleet.messages import NONE, TIMEOUT, Answer, Message, Report, StoreError
 from stormbreak.fleet.store_rules import EVER, Scope, beat
 
 MAX_LINE = 16_000_000  # bytes

@@ -7,12 +7,12 @@ import _thread
 import atexit
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 from weakref import ref
 
@@ -24,9 +24,8 @@ from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet.lease_renewal import Membership, SpendMembership
-from stormbreak.fleet.messages import Answer
+from stormbreak.fleet.messages import Answer, Message, StoreError
 from stormbreak.fleet.shared_limits import SharedLimits
-from stormbreak.fleet.store import Message, Store, StoreError, open_store
 
 MIN_GAP = 0.01  # seconds between two beats
 TOGETHER = 0.02  # seconds; reports that are due within them go along
@@ -35,6 +34,38 @@ RETRY = 1.0  # seconds after a failure, up to half of it more
 GOODBYE = 0.5  # seconds for the last reports of a process
 
 _log = logging.getLogger("stormbreak")
+
+
+class Store(Protocol):
+    """A store of scopes. It is used by one thread at a time."""
+
+    def beat(self, messages: Sequence[Message]) -> list[Answer]:
+        """Process reports, and answer each of them.
+
+        Raises:
+            StoreError: it did not answer; each report may have been processed or not.
+        """
+
+    def warnings(self) -> list[str]:
+        """Say what makes limits of this store less exact; it may ask the store."""
+
+    def close(self) -> None:
+        """Close the connection, if there is one; the next beat opens another."""
+
+
+def open_store(url: str) -> Store:
+    """Return the store at `url`, which is not asked yet.
+
+    Raises:
+        ConfigurationError: a package is missing.
+    """
+    if url.startswith("parent:"):
+        from stormbreak.fleet.parent_store import ParentClient  # noqa: PLC0415 - each store loads its own
+
+        return ParentClient(url)
+    from stormbreak.fleet.valkey import ValkeyStore  # noqa: PLC0415
+
+    return ValkeyStore(url)
 
 
 class Due(NamedTuple):

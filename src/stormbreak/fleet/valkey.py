@@ -16,8 +16,7 @@ from typing import Any
 
 from stormbreak.core.fleet_policy import PASSWORD
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.messages import Answer
-from stormbreak.fleet.store import TIMEOUT, Message, StoreError
+from stormbreak.fleet.messages import TIMEOUT, Answer, Message, StoreError
 from stormbreak.fleet.store_rules import QUIET, Demand, Member, Scope
 
 PREFIX = "stormbreak:3:"  # the version of the records

@@ -24,9 +24,8 @@ from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver, Waiter
 from stormbreak.errors import ConfigurationError
 from stormbreak.fleet import fleet_for
-from stormbreak.functions.function_call import AsyncAttempts, Attempts, FunctionCall
+from stormbreak.functions.function_call import AsyncAttempts, Attempts, FunctionCall, is_nested
 from stormbreak.functions.iterators import async_streaming, streaming
-from stormbreak.functions.nesting import is_nested
 from stormbreak.functions.outcome_rules import FailureRules, Predicate, Rules
 from stormbreak.hidden_keys import quoted
 from stormbreak.http.environment import in_force, tenants_in_force

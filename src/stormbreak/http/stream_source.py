@@ -23,8 +23,7 @@ from stormbreak.http.response import (
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.llm.response_verdict import request_id_of
-from stormbreak.llm.stream_reader import FORMATS, StreamAssembler
-from stormbreak.llm.stream_scanner import StreamScanner
+from stormbreak.llm.stream_reader import FORMATS, StreamAssembler, StreamScanner
 from stormbreak.llm.whole_as_events import whole_as_events
 from stormbreak.types import Outcome, Verdict
 

@@ -68,10 +68,8 @@ class ChatWatcher(StreamWatcher):
         """Take one chunk; raise MalformedChunkError."""
         self.usage = self.usage_in(data) or self.usage
         for part in map(expect_object, expect_list(data.get("choices"))):
-            index, reason = (
-                expect_index(part.get("index")),
-                expect_finish_reason(part.get("finish_reason")),
-            )
+            index = expect_index(part.get("index"))
+            reason = expect_finish_reason(part.get("finish_reason"))
             delta = self._delta_of(part, begun=self.has_output)
             brought, before = brings_output(delta), self._reasons.get(index)
             self.has_output = self.has_output or brought
@@ -114,38 +112,7 @@ class CompletionWatcher(ChatWatcher):
     _delta_of = staticmethod(text_of)
 
 
-# ---------------------------------------------------------------- assemblies
-
-
-class ChatAssembly(ChatWatcher, StreamAssembly):
-    """Collects chunks; `result` is the completion so far."""
-
-    _object = "chat.completion"
-
-    def __init__(self, choices: int = 1) -> None:
-        super().__init__(choices)
-        self._top: dict[str, Any] = {}
-        self._choices: dict[int, _Choice] = {}
-
-    def add(self, chunk: dict[str, Any]) -> None:
-        super().add(chunk)
-        _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
-        for part in map(expect_object, expect_list(chunk.get("choices"))):
-            index = expect_index(part.get("index"))
-            choice = self._choices.get(index)
-            if choice is None:
-                choice = self._choices[index] = self._new_choice()
-            choice.add(part)
-
-    def _new_choice(self) -> "_Choice":
-        return _Choice()
-
-    def result(self) -> dict[str, Any]:
-        whole = self._top | {
-            "object": self._object,
-            "choices": [self._choices[index].result(index) for index in sorted(self._choices)],
-        }
-        return whole | {"usage": self.usage} if self.usage else whole
+# ---------------------------------------------------------------- choices
 
 
 class _ToolCall:
@@ -252,8 +219,6 @@ class _Choice:
 
 
 class _TextChoice(_Choice):
-    """One choice of a text completion."""
-
     _delta_of = staticmethod(text_of)
 
     def result(self, index: int) -> dict[str, Any]:
@@ -262,23 +227,51 @@ class _TextChoice(_Choice):
         )
 
 
-class TextAssembly(ChatAssembly):
-    """The same for a text completion."""
-
-    _object = "text_completion"
-
-    _delta_of = staticmethod(text_of)
-
-    def _new_choice(self) -> _Choice:
-        return _TextChoice()
-
-
 def _is_json(text: str) -> bool:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
     except UNREADABLE:
         return False
     return True
+
+
+# ---------------------------------------------------------------- assemblies
+
+
+class ChatAssembly(ChatWatcher, StreamAssembly):
+    """Collects chunks; `result` is the completion so far."""
+
+    _object = "chat.completion"
+    _choice = _Choice
+
+    def __init__(self, choices: int = 1) -> None:
+        super().__init__(choices)
+        self._top: dict[str, Any] = {}
+        self._choices: dict[int, _Choice] = {}
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        super().add(chunk)
+        _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
+        for part in map(expect_object, expect_list(chunk.get("choices"))):
+            index = expect_index(part.get("index"))
+            if index not in self._choices:
+                self._choices[index] = self._choice()
+            self._choices[index].add(part)
+
+    def result(self) -> dict[str, Any]:
+        whole = self._top | {
+            "object": self._object,
+            "choices": [self._choices[index].result(index) for index in sorted(self._choices)],
+        }
+        return whole | {"usage": self.usage} if self.usage else whole
+
+
+class TextAssembly(ChatAssembly):
+    """The same for a text completion."""
+
+    _object = "text_completion"
+    _choice = _TextChoice
+    _delta_of = staticmethod(text_of)
 
 
 def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.error_fields import is_error_value
-from stormbreak.llm.finish_reasons import FINISH_REASONS, reason_of, refused
+from stormbreak.llm.finish_reasons import reason_of, refused
 from stormbreak.llm.messages import read_message
 from stormbreak.llm.parsed_response import ParsedResponse, without_mark
 from stormbreak.llm.responses import read_response
@@ -41,7 +41,6 @@ _LISTS: Mapping[Shape, str] = {
     Shape.RESPONSES: "output",
     Shape.MESSAGES: "content",
 }
-_OF_NO_FORMAT = broken("of no known format", None)
 
 
 class _Message(msgspec.Struct):
@@ -144,7 +143,8 @@ def _probe(field: str) -> Callable[[bytes], bool]:
 def read_any(body: bytes) -> ParsedResponse:
     """Read the body of a success of unknown shape; one that fits no shape is not OK."""
     parsed = (read_body(body, shape, None, None) for shape in _OF_MODELS)
-    return next((each for each in parsed if each.verdict is Verdict.OK), _OF_NO_FORMAT)
+    whole = (each for each in parsed if each.verdict is Verdict.OK)
+    return next(whole, broken("of no known format", None))
 
 
 def _unreadable(body: bytes) -> str:
@@ -166,8 +166,10 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResp
     if answer.is_error():
         return broken(ERROR_INSIDE, request_id)
     if not answer.choices:
-        if answer.choices is None and isinstance(answer.request_id, str):
-            return _deferred(request_id)
+        if answer.choices is None and isinstance(answer.request_id, str):  # by xAI
+            # another attempt would start, and bill, another answer
+            detail = "the answer is deferred: deferred calls are not followed"
+            return broken(detail, request_id)._replace(verdict=Verdict.INVALID)
         return broken("no choices", request_id)
     is_refused = False
     for choice in answer.choices:
@@ -177,9 +179,8 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResp
         elif problem is not None:
             return broken(problem, request_id)
     if is_refused:
-        reason = refused(
-            [each.finish_reason for each in answer.choices], has_output=_has_output(body)
-        )
+        reasons = [each.finish_reason for each in answer.choices]
+        reason = refused(reasons, has_output=_has_output(body))
         if reason is not None:
             return refused_by(reason, answer.usage, request_id)
     first = answer.choices[0]
@@ -194,25 +195,17 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResp
     )
 
 
-def _deferred(request_id: str | None) -> ParsedResponse:
-    """Return that xAI deferred the answer: another attempt would start, and bill, another one."""
-    detail = "the answer is deferred: deferred calls are not followed"
-    return broken(detail, request_id)._replace(verdict=Verdict.INVALID)
-
-
 def _too_few(count: int, wanted: int | None) -> str | None:
     """Describe fewer choices than asked for: the server does not know `n`, so a retry would not help."""
     return f"{count} of {wanted} choices" if wanted is not None and count < wanted else None
 
 
 def _problem(choice: _Choice) -> str | None:
-    if choice.error and is_error_value(choice.error):
+    if is_error_value(choice.error):
         return ERROR_INSIDE
-    if choice.finish_reason:
-        word = choice.finish_reason
-        reason = FINISH_REASONS.get(word) or reason_of(word)
-        if reason is not None and reason.verdict is not Verdict.OK:
-            return _REFUSED
+    reason = reason_of(choice.finish_reason) if choice.finish_reason else None
+    if reason is not None and reason.verdict is not Verdict.OK:
+        return _REFUSED
     if choice.message is None:
         return "no message"
     return None if choice.finish_reason else "no finish_reason"
@@ -228,9 +221,7 @@ def _completion(body: bytes, request_id: str | None, wanted: int | None) -> Pars
     """Read a text completion. Some servers send no finish reason; old llama.cpp has its own form."""
     answer = _decode_completion(body)
     choices = answer.choices
-    if answer.is_error() or any(
-        each.error and is_error_value(each.error) for each in choices or ()
-    ):
+    if answer.is_error() or any(is_error_value(each.error) for each in choices or ()):
         return broken(ERROR_INSIDE, request_id)
     if not choices:
         if not isinstance(answer.content, str):
@@ -245,11 +236,10 @@ def _completion(body: bytes, request_id: str | None, wanted: int | None) -> Pars
         return refused_by(reason, answer.usage, request_id)
     if not all(isinstance(text, str) for text in texts):
         return broken("no text", request_id)
-    text = texts[0]
     return ParsedResponse(
         Verdict.OK,
         detail=_too_few(len(choices), wanted),
-        text=text if isinstance(text, str) else "",
+        text=texts[0],
         usage=usage_of(answer.usage),
         finish_reason=choices[0].finish_reason,
         request_id=request_id,
@@ -300,8 +290,7 @@ def _resource(body: bytes, request_id: str | None, _: int | None) -> ParsedRespo
     """Read the answer to a lookup: lists, too, and jobs in any state."""
     if not body.lstrip().startswith(b"{"):
         msgspec.json.decode(body)
-        return ParsedResponse(Verdict.OK, request_id=request_id)
-    if _decode_resource(body).is_error():
+    elif _decode_resource(body).is_error():
         return broken(ERROR_INSIDE, request_id)
     return ParsedResponse(Verdict.OK, request_id=request_id)
 

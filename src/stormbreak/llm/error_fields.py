@@ -54,7 +54,7 @@ def identifier(text: object) -> str | None:
 
 def is_error_value(error: object) -> bool:
     """Whether the value of an error field is an error: an object of empty values is none."""
-    return any(error.values()) if isinstance(error, dict) else bool(error)
+    return bool(error) and (any(error.values()) if isinstance(error, dict) else True)
 
 
 def error_next_to_result(data: Mapping[str, Any]) -> Any:
@@ -88,7 +88,7 @@ def find_error(data: object, *, is_error: bool) -> ProviderError | None:
     if not isinstance(data, dict):
         return None
     error = data.get("error")
-    if not error or not is_error_value(error):
+    if not is_error_value(error):
         error = _in_choices(data.get("choices"))
     if not error and ("x_groq" in data or "base_resp" in data):
         error = error_next_to_result(data)
@@ -106,8 +106,8 @@ def _is_of_gemini(data: object) -> bool:
 
 def _in_choices(choices: object) -> Any:
     for choice in choices if isinstance(choices, list) else ():
-        error = choice.get("error") if isinstance(choice, dict) else None
-        if error and is_error_value(error):
+        error = _object(choice).get("error")
+        if is_error_value(error):
             return error
     return None
 

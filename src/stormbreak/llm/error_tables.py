@@ -15,7 +15,7 @@ _V = Verdict
 
 
 class Code(NamedTuple):
-    """A code or type of error, in lower case, and who documents it."""
+    """A code or type of error, in lower case, and the providers that document it."""
 
     name: str
     verdict: Verdict
@@ -184,12 +184,9 @@ _NUMBER = re.compile("[45][0-9][0-9]")
 
 def is_known(code: str | None) -> bool:
     """Whether a code is in these tables, or is the number of a status: then it is no secret."""
-    return code is not None and bool(
-        code.lower() in NAMED
-        or code.lower() in BROAD
-        or code.lower() in FINISH_REASONS
-        or any(code.lower() == name for _, name in PAIRS)
-        or _NUMBER.fullmatch(code)
+    names = (NAMED, BROAD, FINISH_REASONS, {name for _, name in PAIRS})
+    return code is not None and (
+        any(code.lower() in known for known in names) or _NUMBER.fullmatch(code) is not None
     )
 
 

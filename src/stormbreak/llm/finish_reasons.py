@@ -8,7 +8,7 @@ An unknown reason counts as complete: a new word for an old thing is likelier th
 reject a good answer is to pay for it twice. Without a message the answer is broken anyway.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -44,12 +44,10 @@ class Reason(NamedTuple):
 
 def _rows(
     meaning: FinishMeaning, verdict: Verdict, by_provider: Mapping[str, str]
-) -> tuple[tuple[str, Reason], ...]:
-    return tuple(
-        (name, Reason(name, meaning, verdict, tuple(providers.split())))
-        for providers, names in by_provider.items()
-        for name in names.split()
-    )
+) -> Iterator[tuple[str, Reason]]:
+    for providers, names in by_provider.items():
+        for name in names.split():
+            yield name, Reason(name, meaning, verdict, tuple(providers.split()))
 
 
 _COMPATIBLE = (

@@ -66,6 +66,7 @@ def read_message(body: bytes, request_id: str | None, _: int | None) -> ParsedRe
 END = "message_stop"
 _INPUT = "partial_json"
 _OWN = frozenset({"type", "delta", "usage"})
+_OF_MESSAGE = ("message_start", "content_block_start", "content_block_delta", "message_delta")
 
 
 class MessagesWatcher(StreamWatcher):
@@ -86,14 +87,15 @@ class MessagesWatcher(StreamWatcher):
 
     def add(self, data: dict[str, Any]) -> None:
         kind = data.get("type")
+        if kind in _OF_MESSAGE and self._begun is (kind == "message_start"):
+            raise MalformedChunkError  # two streams in one, or the middle of one
         if kind == "message_start":
-            self._begin(expect_object(data.get("message")))
+            self._begun = True
+            self._count(expect_object(data.get("message")))
         elif kind in {"content_block_start", "content_block_delta"}:
             field = "content_block" if kind == "content_block_start" else "delta"
-            self._require_begun()
             self.has_output = brings_output(expect_object(data.get(field))) or self.has_output
         elif kind == "message_delta":
-            self._require_begun()
             reason = expect_finish_reason(expect_object(data.get("delta") or {}).get("stop_reason"))
             self.finish_reason = reason or self.finish_reason
             self._count(data)
@@ -108,16 +110,6 @@ class MessagesWatcher(StreamWatcher):
         if not self.finish_reason:
             return "stream ended without stop_reason"
         return None if self.ended else "stream ended without message_stop"
-
-    def _begin(self, message: dict[str, Any]) -> None:
-        if self._begun:  # two streams in one
-            raise MalformedChunkError
-        self._begun = True
-        self._count(message)
-
-    def _require_begun(self) -> None:
-        if not self._begun:
-            raise MalformedChunkError
 
     def _count(self, data: dict[str, Any]) -> None:
         """Take the counts: a later one replaces an earlier one."""

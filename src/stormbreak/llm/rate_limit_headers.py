@@ -68,27 +68,22 @@ def parse_rate_limits(headers: Mapping[str, str], received_at: float) -> RateLim
 
     `received_at` is unix epoch seconds; the answer's own `Date` goes before it.
     """
-    requests: RateLimitStatus | None = None
-    tokens: RateLimitStatus | None = None
+    found: dict[bool, RateLimitStatus] = {}  # by whether it is of tokens
     for is_tokens, status in _statuses(headers, received_at):
-        if is_tokens:
-            tokens = _narrower(tokens, status)
-        else:
-            requests = _narrower(requests, status)
-    return None if requests is None and tokens is None else RateLimits(requests, tokens)
+        if is_tokens not in found or _share(status) < _share(found[is_tokens]):
+            found[is_tokens] = status
+    return RateLimits(found.get(False), found.get(True)) if found else None
 
 
 def _statuses(
     headers: Mapping[str, str], received_at: float
 ) -> Iterator[tuple[bool, RateLimitStatus]]:
-    now: float | None = None
-    for name in sorted(
-        headers, key=_PARTS.__contains__
-    ):  # after the sum, which counts where both are as tight
-        if "ratelimit" not in name:
-            continue
-        if now is None:
-            now = parse_server_date(headers, received_at)
+    names = [name for name in headers if "ratelimit" in name]
+    if not names:
+        return
+    now = parse_server_date(headers, received_at)
+    names.sort(key=_PARTS.__contains__)  # after the sum, which counts where both are as tight
+    for name in names:
         dialect = _BY_REMAINING.get(name)
         if dialect is not None:
             status = _rate_limit(headers, dialect, now)
@@ -107,7 +102,9 @@ def _rate_limit(
     if remaining is None or (limit is not None and limit <= 0) or written.startswith("-"):
         return None
     reset = parse_reset(headers.get(dialect.names.format("reset"), "").strip(), now)
-    return RateLimitStatus(limit, remaining, _not_negative(reset), dialect.window, dialect.flows)
+    if reset is not None:  # one that has passed is now; an infinite one is none
+        reset = max(0.0, reset) if reset < _SANE else None
+    return RateLimitStatus(limit, remaining, reset, dialect.window, dialect.flows)
 
 
 def _ietf(headers: Mapping[str, str]) -> Iterator[RateLimitStatus]:
@@ -128,10 +125,6 @@ def _ietf(headers: Mapping[str, str]) -> Iterator[RateLimitStatus]:
             )
 
 
-def _narrower(one: RateLimitStatus | None, other: RateLimitStatus) -> RateLimitStatus:
-    return other if one is None or _share(other) < _share(one) else one
-
-
 def _share(status: RateLimitStatus) -> float:
     assert status.remaining is not None
     return status.remaining / status.limit if status.limit else float(status.remaining > 0)
@@ -144,8 +137,3 @@ def _count(text: str) -> float | None:
 
 def _float(text: str | None) -> float | None:
     return None if text is None else float(text)
-
-
-def _not_negative(seconds: float | None) -> float | None:
-    """A reset that has passed is now; an infinite one is none."""
-    return None if seconds is None or not seconds < _SANE else max(0.0, seconds)

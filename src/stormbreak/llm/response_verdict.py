@@ -63,8 +63,10 @@ def read_answer(
     """
     if not answer.succeeded:
         return read_error(answer, parse_error(answer.body, is_error=True))
-    if shape is Shape.RESOURCE and _is_file(answer.headers):
-        return ParsedResponse(Verdict.OK, request_id=request_id_of(answer.headers))
+    if shape is Shape.RESOURCE:
+        kind = _content_type(answer.headers)
+        if kind and not kind.endswith(("json", "html")):  # a file
+            return ParsedResponse(Verdict.OK, request_id=request_id_of(answer.headers))
     wanted = inputs if shape is Shape.EMBEDDINGS else choices
     parsed = read_body(answer.body, shape, request_id_of(answer.headers), wanted)
     if parsed.verdict is Verdict.OK or parsed.finish_reason is not None:
@@ -86,12 +88,13 @@ def read_error(answer: HttpResponse, found: ProviderError | None) -> ParsedRespo
     error = _with_header(found or _NO_DETAILS, answer.headers)
     status = error.status if inside else answer.status
     verdict = _verdict(status, error, answer.headers)
-    wait = None
+    wait, forbidden = None, False
     if TREATMENTS[verdict].retry:
         wait = retry_after(
             answer.headers, status=status or 0, received_at=answer.received_at, hint=error.wait
         )
-    forbidden = wait is None and _forbidden(verdict, answer.headers)
+        word = answer.headers.get("x-should-retry", "").strip().lower()
+        forbidden = wait is None and word == "false"
     if forbidden and TREATMENTS[verdict].tally is Tally.FAILURE:
         verdict = Verdict.UNREPEATABLE
     refusal = wait is not None or any(NAMED.get(name.lower()) is verdict for name in error.names)
@@ -106,15 +109,13 @@ def read_error(answer: HttpResponse, found: ProviderError | None) -> ParsedRespo
     )
 
 
-def _is_file(headers: Mapping[str, str]) -> bool:
-    """Whether the content type is neither JSON nor HTML: SDKs accept JSON whatever they ask for."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return bool(kind) and not kind.endswith(("json", "html"))
+def _content_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def is_media(headers: Mapping[str, str]) -> bool:
     """Whether the content type is audio, an image, a video or a file: nothing in it can be checked."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _content_type(headers)
     return kind.startswith(("audio/", "image/", "video/")) or kind in _FILES
 
 
@@ -150,20 +151,12 @@ def _with_header(error: ProviderError, headers: Mapping[str, str]) -> ProviderEr
     return error._replace(names=(found[0], *error.names)) if found else error
 
 
-def _forbidden(verdict: Verdict, headers: Mapping[str, str]) -> bool:
-    """Whether the server forbids a retry that would be made."""
-    word = headers.get("x-should-retry", "").strip().lower()
-    return word == "false" and TREATMENTS[verdict].retry
-
-
 def _verdict(status: int | None, error: ProviderError, headers: Mapping[str, str]) -> Verdict:
     verdict = _by_status(status, error, headers)
-    return Verdict.BILLING if verdict is Verdict.THROTTLED and _is_out_of_quota(error) else verdict
-
-
-def _is_out_of_quota(error: ProviderError) -> bool:
-    """Whether the quota of the day is used up, or there is none at all."""
-    return any(map(DAILY.search, error.quotas)) or bool(NONE_GRANTED.search(error.message))
+    if verdict is Verdict.THROTTLED:
+        is_out_of_quota = any(map(DAILY.search, error.quotas)) or NONE_GRANTED.search(error.message)
+        return Verdict.BILLING if is_out_of_quota else verdict
+    return verdict
 
 
 def _by_status(status: int | None, error: ProviderError, headers: Mapping[str, str]) -> Verdict:

@@ -25,9 +25,8 @@ _MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "o
 _YEAR = 365.2425 * 86_400
 
 _CLOCK = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
-_ZONE = (
-    r"(?: (?:GMT|UTC?|Z|(?P<sign>[+-])(?P<ahead_hours>[01]\d|2[0-3])(?P<ahead_minutes>[0-5]\d)))?"
-)
+_AHEAD = r"(?P<sign>[+-])(?P<ahead_hours>[01]\d|2[0-3])(?P<ahead_minutes>[0-5]\d)"
+_ZONE = rf"(?: (?:GMT|UTC?|Z|{_AHEAD}))?"
 _HTTP_FORMS = tuple(
     re.compile(form, re.ASCII | re.IGNORECASE)
     for form in (
@@ -94,23 +93,14 @@ def _epoch(year: int, month: int, day: int, clock: re.Match[str]) -> float | Non
 
 MAX_WAIT = 10 * 365 * 86_400.0  # ten years, the maximum of every wait: no call waits that long
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
-_UNITS = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
-    "d": 86_400.0,
-}
+_SECONDS = {
+    "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0,
+    "millisecond": 1e-3, "second": 1.0, "sec": 1.0, "minute": 60.0, "min": 60.0, "hour": 3600.0, "day": 86_400.0,
+}  # fmt: skip
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
 GO_DURATION = r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h|d))+"
 _GO = re.compile(GO_DURATION, re.ASCII)
-_WORDS = re.compile(
-    r"(\d+(?:\.\d+)?) ?(?:(millisecond)|(second|sec)|(minute|min)|(hour)|(day))s?", re.ASCII
-)
-_WORD_SECONDS = (1e-3, 1.0, 60.0, 3600.0, 86_400.0)
+_WORDS = re.compile(r"(\d+(?:\.\d+)?) ?(millisecond|second|sec|minute|min|hour|day)s?", re.ASCII)
 
 
 def number(text: str) -> float | None:
@@ -124,14 +114,9 @@ def number(text: str) -> float | None:
 def duration(text: str) -> float | None:
     """Read `1m3s`, `2m59.56s`, `12ms`, `1d2h` or `37 seconds`, in seconds."""
     if _GO.fullmatch(text):
-        return math.fsum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
+        return math.fsum(float(amount) * _SECONDS[unit] for amount, unit in _PART.findall(text))
     words = _WORDS.fullmatch(text)
-    if words is None:
-        return None
-    amount, *units = words.groups()
-    return float(amount) * next(
-        worth for unit, worth in zip(units, _WORD_SECONDS, strict=True) if unit
-    )
+    return None if words is None else float(words[1]) * _SECONDS[words[2]]
 
 
 def wait(seconds: float | None) -> float | None:

@@ -65,9 +65,8 @@ def schema_for(schema: Mapping[str, Any], shape: Shape) -> dict[str, Any] | None
     OpenAI's needs an object, all of whose properties are required; Anthropic's knows no recursion.
     """
     strict = shape is not Shape.MESSAGES
-    if not strict and _is_recursive(schema):
-        return None
-    if strict and (schema.get("type") != "object" or "anyOf" in schema):
+    is_object = schema.get("type") == "object" and "anyOf" not in schema
+    if not is_object if strict else _is_recursive(schema):
         return None
     try:
         return _Closing(_OPENAI if strict else _ANTHROPIC, all_required=strict).copy(schema)
@@ -108,11 +107,11 @@ class _Closing:
 
     def copy(self, schema: object) -> dict[str, Any]:
         """Copy a schema and those in it; raise _UnfitError."""
-        if not isinstance(schema, Mapping) or schema.keys() & (_OPENING - self._known):
-            raise _UnfitError
-        if "$ref" in schema and schema.keys() - _BESIDE_REF:
-            raise _UnfitError
-        if "anyOf" in schema and "oneOf" in schema:
+        if not isinstance(schema, Mapping) or (
+            schema.keys() & (_OPENING - self._known)
+            or ("$ref" in schema and schema.keys() - _BESIDE_REF)
+            or ("anyOf" in schema and "oneOf" in schema)
+        ):
             raise _UnfitError
         if "$ref" in schema:
             schema = {key: schema[key] for key in ("$ref", "$defs") if key in schema}

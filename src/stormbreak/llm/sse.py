@@ -40,7 +40,7 @@ class EventReader:
 
     def is_idle(self) -> bool:
         """Whether the bytes so far are whole events, and nothing of the next one."""
-        return not (self._pending or self._in_event or self._after_cr or self._data)
+        return not (self._pending or self.is_open)
 
     @property
     def is_open(self) -> bool:
@@ -101,9 +101,11 @@ class EventReader:
             self._after_cr = lines[-1].endswith(b"\r")
             self._pending = bytearray() if ended else lines.pop()
             for line in lines:
-                _check(line)
+                if len(line) > LINE_LIMIT:
+                    raise LineTooLongError
                 yield self._visible(bytes(line.rstrip(b"\r\n")))
-        _check(self._pending)
+        if len(self._pending) > LINE_LIMIT:
+            raise LineTooLongError
 
     def _visible(self, line: bytes) -> bytes:
         if not self._at_start:
@@ -129,8 +131,3 @@ class EventReader:
         self._name, self._data, self._in_event = b"", [], False
         if event.data:
             yield event
-
-
-def _check(line: bytearray) -> None:
-    if len(line) > LINE_LIMIT:
-        raise LineTooLongError

@@ -21,11 +21,7 @@ class MalformedChunkError(ValueError):
 
 
 class JsonAccumulator:
-    """An object that comes in pieces.
-
-    Args:
-        joins: whether text grows; else each text replaces the one before.
-    """
+    """An object that comes in pieces. Unless it `joins` texts, each replaces the one before."""
 
     def __init__(self, *, joins: bool = True) -> None:
         self._joins = joins
@@ -68,11 +64,9 @@ class _Field:
             return self._join(piece)
         if self._kind is list:
             self._extend(piece)
-            return bool(piece)
-        if self._kind is dict:
+        elif self._kind is dict:
             self._value.add(piece)
-            return bool(piece)
-        if piece or self._value is None:
+        elif piece or self._value is None:
             self._value = piece
         return bool(piece)
 

@@ -1,9 +1,10 @@
-"""Read the bytes of a stream as events, or as a plain body in their place; and assemble the answer.
+"""Read the bytes of a stream as events, or as a plain body in their place; assemble the answer, or watch it pass.
 
 A server may answer a streaming request with a plain body (an error, JSON, a page of HTML): what opens with a brace, a
 bracket or a tag is no event stream, whatever its content type. A watcher takes the events; one that assembles the answer keeps them.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -14,6 +15,7 @@ import msgspec
 from stormbreak.llm.chat import ChatAssembly, ChatWatcher, CompletionWatcher, TextAssembly
 from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.error_fields import ProviderError, find_error
+from stormbreak.llm.finish_reasons import FinishMeaning, refused
 from stormbreak.llm.messages import END, MessageAssembly, MessagesWatcher
 from stormbreak.llm.parsed_response import HttpResponse, ParsedResponse
 from stormbreak.llm.response_verdict import is_media, read_answer, read_error, request_id_of
@@ -25,7 +27,9 @@ from stormbreak.llm.stream_deltas import (
     StreamWatcher,
     expect_object,
 )
+from stormbreak.llm.success_body import broken, refused_by
 from stormbreak.llm.surrogates import UNREADABLE, decoded
+from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict
 
 # ---------------------------------------------------------------- formats
@@ -153,17 +157,24 @@ class StreamReader(ABC):
             self._detect_form()
         return self.whole
 
-    def _plain_body(self) -> bytes | None:
-        """Return the body that is no stream; None if this is one, or has failed."""
-        return bytes(self._plain) if self.is_plain and not self._failure else None
+    def end(self) -> tuple[ParsedResponse, bytes]:
+        """Return what the answer means, and its body.
 
-    def _finish(self) -> ParsedResponse | None:
-        """Read what the end of the stream left; return what failed, or is missing."""
+        The body of a success is that of the same answer without streaming, empty if the stream has passed; that of an
+        error, or of an answer that is no stream, is as it came; a broken stream has none.
+        """
+        if self.is_plain and not self._failure:
+            plain = bytes(self._plain)
+            return self._read(plain), plain
         if not self.over:
             self._read_rest()
         if not self._failure:
             self._check_missing()
-        return self._failure
+        return (self._failure, self._error_body) if self._failure else self._whole()
+
+    @abstractmethod
+    def _whole(self) -> tuple[ParsedResponse, bytes]:
+        """Return what a whole stream means, and its body."""
 
     def _check_missing(self) -> None:
         """Fail if a part of a complete answer is missing."""
@@ -233,20 +244,16 @@ class StreamReader(ABC):
         """Check whether this event has the final usage: without choices, after all finish reasons."""
         if data.get("choices"):
             self._has_final_usage = False
-        elif (
-            not self._has_final_usage
-            and data.get("usage")
-            and self._usage_checks < _MAX_USAGE_CHECKS
-        ):
+        elif data.get("usage") and not self._has_final_usage:
             self._usage_checks += 1
-            self._has_final_usage = self._progress is not None and self._progress.missing() is None
+            if self._usage_checks <= _MAX_USAGE_CHECKS and self._progress is not None:
+                self._has_final_usage = self._progress.missing() is None
 
     def _is_open(self) -> bool:
-        """Whether an event has begun that has not ended."""
         return self._events.is_open
 
     def _break(self, detail: str) -> None:
-        self._fail(ParsedResponse(Verdict.BROKEN, detail=detail, maybe_processed=True))
+        self._fail(broken(detail, None))
 
     def _fail(self, parsed: ParsedResponse) -> None:
         self.failed = self.over = True
@@ -274,25 +281,138 @@ class StreamAssembler(StreamReader):
         self._assembly = kind.assembly(self._choices)
         return self._assembly
 
-    def end(self) -> tuple[ParsedResponse, bytes]:
-        """Return what the stream means, and its body.
-
-        The body of a success is that of the same answer without streaming; that of an error is the error as it came; a
-        broken stream has none.
-        """
-        plain = self._plain_body()
-        if plain is not None:
-            return self._read(plain), plain
-        failure = self._finish()
-        return (failure, self._error_body) if failure else self._whole()
-
     def _whole(self) -> tuple[ParsedResponse, bytes]:
         try:
             body = msgspec.json.encode(self._assembly.result())
         except RecursionError:  # `end` may be called from deeper down than `feed` was
-            return ParsedResponse(
-                Verdict.BROKEN, detail="nested too deeply", maybe_processed=True
-            ), b""
+            return broken("nested too deeply", None), b""
         parsed = self._read(body)
         whole = parsed.verdict is Verdict.OK or parsed.finish_reason is not None
         return parsed, body if whole else b""
+
+
+# ---------------------------------------------------------------- scanner
+# Until the first output, every event is decoded: an error there can still be retried. From then on whole events are only
+# searched for what could be more than output: keys, as they stand in JSON (`"finish_reason":` with a value; in a text its
+# quotes would be escaped), names of events, `[DONE]`. Only events with such a match are decoded. So the verdict is that of
+# `StreamAssembler` wherever the events are well-formed; the caller, who reads each event, finds a single output event that
+# is no JSON. Usage may come with every event: the last one is kept as it came, and decoded at the end.
+
+MAX_UNPARSED = 2**20  # bytes of events that are only searched; longer ones are decoded
+
+_WHOLE = (b"}\n\n", b"}\r\n\r\n")  # how nearly every event ends
+_BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")  # the longest last
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+
+
+class StreamScanner(StreamReader):
+    """Watches the bytes of one answer as they pass; `end` returns what they mean."""
+
+    _watcher: StreamWatcher
+    _skims = False
+    _counted = b""  # the last quiet events with usage
+
+    def _make_watcher(self, kind: Format) -> StreamWatcher:
+        self._watcher = kind.watcher(self._choices)
+        self._open = bytearray()  # an event that has not ended yet, while skimming
+        return self._watcher
+
+    def feed(self, chunk: bytes) -> bool:
+        size = self._size + len(chunk)
+        if self._skims and not self._open and size <= TOTAL_LIMIT and self._is_quiet(chunk):
+            self._size = size
+            return self.over or self._has_final_usage
+        return super().feed(chunk)
+
+    def _read_rest(self) -> None:
+        if self._skims:
+            self._decode(bytes(self._open))
+            self._open.clear()
+        if not self.over:
+            super()._read_rest()
+
+    def _check_missing(self) -> None:
+        """Fail also if the server aborted the answer: a caller who gets the end marker would take it for a whole one."""
+        super()._check_missing()
+        if not self.failed and self._watcher.has_output and (unusable := self._refused()):
+            self._fail(unusable)
+
+    def _refused(self) -> ParsedResponse | None:
+        """Return what the finish reasons mean, if they make the answer no success."""
+        watcher, request_id = self._watcher, request_id_of(self._head.headers)
+        reason = refused(watcher.reasons, has_output=watcher.has_output)
+        if reason is not None and reason.meaning is FinishMeaning.ERROR:
+            return read_error(self._head, ProviderError())._replace(request_id=request_id)
+        return None if reason is None else refused_by(reason, self._usage(), request_id)
+
+    def _whole(self) -> tuple[ParsedResponse, bytes]:
+        complete = ParsedResponse(
+            Verdict.OK,
+            usage=usage_of(self._usage()),
+            finish_reason=self._watcher.finish_reason,
+            request_id=request_id_of(self._head.headers),
+        )
+        return self._refused() or complete, b""
+
+    def _read_events(self, chunk: bytes) -> None:
+        at = self._start_pass_through(chunk) if self._watcher.has_output and not self._skims else 0
+        if self._skims:
+            self._pass_through(chunk[at:])
+        elif not self.over:
+            self._decode(chunk[at:])
+
+    def _start_pass_through(self, chunk: bytes) -> int:
+        """Read to the end of the first event; return where that is."""
+        ends = [chunk.find(blank) + len(blank) for blank in _BLANK if chunk.find(blank) >= 0]
+        at = min(ends, default=0)
+        self._decode(chunk[:at])
+        return at
+
+    def _decode(self, events: bytes) -> None:
+        super()._read_events(events)
+        self._skims = self._watcher.has_output and self._events.is_idle() and not self.over
+
+    def _pass_through(self, chunk: bytes) -> None:
+        """Cut after the last event that is whole; what is not quiet is read."""
+        start = max(0, len(self._open) - len(_BLANK[-1]) + 1)
+        self._open += chunk
+        blanks = _BLANK if self._open.find(b"\r", start) >= 0 else _BLANK[:1]
+        found = [(self._open.rfind(blank, start), len(blank)) for blank in blanks]
+        at = max(end + size if end >= 0 else 0 for end, size in found)
+        if len(self._open) - at > MAX_UNPARSED:  # no common event: the reader bounds its lines
+            at = len(self._open)
+        block = bytes(self._open[:at])
+        del self._open[:at]
+        if not self._is_quiet(block):
+            self._decode(block)
+
+    def _is_quiet(self, block: bytes) -> bool:
+        """Whether whole events are output only; their usage is kept."""
+        if not (
+            block.endswith(_WHOLE) and len(block) <= MAX_UNPARSED and self._watcher.quiet(block)
+        ):
+            return not block
+        if block.find(b'"usage"') >= 0 and _USAGE.search(block):
+            if self._watcher.finish_reason is not None:  # it may be the last that is needed
+                return False
+            self._counted = block
+        return True
+
+    def _is_open(self) -> bool:
+        return bool(self._open) or super()._is_open()
+
+    def _take(self, event: Event) -> None:
+        before = self._watcher.usage
+        super()._take(event)
+        if self._watcher.usage is not before:
+            self._counted = b""
+
+    def _usage(self) -> Any:
+        """Decode the last usage, where it came with output."""
+        usage = self._watcher.usage
+        for event in EventReader().feed(self._counted):
+            try:
+                usage = self._watcher.usage_in(expect_object(decoded(event.data))) or usage
+            except UNREADABLE_EVENT:
+                continue
+        return usage

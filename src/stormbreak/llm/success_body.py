@@ -26,13 +26,12 @@ class SuccessBody(msgspec.Struct):
     def is_error(self) -> bool:
         """Whether it is an error, or has one beside the answer."""
         named = self.object == "error" or self.type == "error"
-        if named or (self.error and is_error_value(self.error)):
+        if named or is_error_value(self.error):
             return True
         if self.x_groq is None and self.base_resp is None:
             return False
-        return (
-            error_next_to_result({"x_groq": self.x_groq, "base_resp": self.base_resp}) is not None
-        )
+        beside = {"x_groq": self.x_groq, "base_resp": self.base_resp}
+        return error_next_to_result(beside) is not None
 
 
 def broken(detail: str, request_id: str | None) -> ParsedResponse:

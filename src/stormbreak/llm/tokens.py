@@ -155,52 +155,37 @@ _ELSEWHERE = re.compile(
 # what no encoder escapes, but any reader understands
 _ESCAPED = re.compile(rb"\\\\|\\u00([3-7][0-9A-Fa-f])")
 _KEPT = re.compile(rb'"ttl"\s*:\s*"(?!5m"|30m")')  # for longer than a cache does by default
-_NOTHING = msgspec.Raw(b"null")
-
 
 _REFERRING = (
     "previous_response_id", "conversation", "container", "mcp_servers", "prediction", "plugins", "web_search_options",
     "search_parameters", "models",
 )  # fmt: skip
+_NOTHING = msgspec.Raw(b"null")
+_CostFields = msgspec.defstruct(
+    "_CostFields",
+    [
+        *((name, msgspec.Raw, _NOTHING) for name in (*_REFERRING, "prompt")),
+        *((name, Any, None) for name in ("modalities", "service_tier", "speed", "inference_geo")),
+    ],
+)
+_decode_cost_fields = msgspec.json.Decoder(_CostFields).decode
 
 
-class _CostFields(msgspec.Struct):
-    """The fields of a body that may cost more than its text."""
-
-    previous_response_id: msgspec.Raw = _NOTHING
-    conversation: msgspec.Raw = _NOTHING
-    container: msgspec.Raw = _NOTHING
-    mcp_servers: msgspec.Raw = _NOTHING
-    prediction: msgspec.Raw = _NOTHING
-    plugins: msgspec.Raw = _NOTHING
-    web_search_options: msgspec.Raw = _NOTHING
-    search_parameters: msgspec.Raw = _NOTHING
-    models: msgspec.Raw = _NOTHING
-    prompt: msgspec.Raw = _NOTHING
-    modalities: Any = None
-    service_tier: Any = None
-    speed: Any = None
-    inference_geo: Any = None
-
-    @property
-    def expensive_field(self) -> str | None:
-        """The name of one that is set; None if there is none."""
-        for name in _REFERRING:
-            value = getattr(self, name)
-            if value is not _NOTHING and bytes(value) != b"null":
-                return name
-        if self.prompt is not _NOTHING and bytes(self.prompt).startswith(b"{"):
-            return "prompt"  # a stored one; else it is a text
-        if self.modalities not in (None, ["text"]):
-            return "modalities"
-        if self.service_tier == "priority":
-            return "service_tier"
-        if self.inference_geo not in (None, "global"):
-            return "inference_geo"
-        return "speed" if self.speed == "fast" else None
-
-
-_ASKS = msgspec.json.Decoder(_CostFields)
+def _expensive_field(body: bytes) -> str | None:
+    """Return the field of a body that may cost more than its text; None if there is none."""
+    given: Any = _decode_cost_fields(body)
+    for name in _REFERRING:
+        if bytes(getattr(given, name)) != b"null":
+            return name
+    if bytes(given.prompt).startswith(b"{"):
+        return "prompt"  # a stored one; else it is a text
+    if given.modalities not in (None, ["text"]):
+        return "modalities"
+    if given.service_tier == "priority":
+        return "service_tier"
+    if given.inference_geo not in (None, "global"):
+        return "inference_geo"
+    return "speed" if given.speed == "fast" else None
 
 
 def _unescaped(body: bytes) -> bytes:
@@ -215,7 +200,7 @@ def _unescaped(body: bytes) -> bytes:
 def unbounded_by(body: bytes) -> str | None:
     """Return the field, or the type, of a body that has no token bound because of it; None if it has one."""
     try:
-        field = _ASKS.decode(body).expensive_field
+        field = _expensive_field(body)
     except UNREADABLE:
         field = None
     if field is not None:

@@ -16,6 +16,7 @@ and a broken answer costs the slot it took. Attempt timeouts do not apply.
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import count, takewhile
 from math import fsum, inf
 from typing import NamedTuple
 
@@ -53,18 +54,16 @@ def ideal_throughput(scenario: Scenario, arrivals: Sequence[float]) -> list[Amou
     step = _step(conditions)
     fluid = _Fluid(scenario, deadline=scenario.load.deadline, step=step)
     starts = [part.at for part in conditions]
-    answers, place, number = [], 0, 0
+    answers, place = [], 0
     last = arrivals[-1] + scenario.load.deadline if arrivals else 0.0
-    while number * step <= last:
+    for number in takewhile(lambda number: number * step <= last, count()):
         now = number * step
-        after = bisect_right(arrivals, (number + 1) * step - _NEGLIGIBLE, place)
-        fluid.arrive(arrivals[place:after])
+        before, place = place, bisect_right(arrivals, (number + 1) * step - _NEGLIGIBLE, place)
+        fluid.arrive(arrivals[before:place])
         part = conditions[bisect_right(starts, now + _NEGLIGIBLE) - 1]
         started = fluid.flow(now, part)
         if started:
             answers.append(Amount(now + part.service, started))
-        place = after
-        number += 1
         if place == len(arrivals) and not fluid.waits:
             break
     return answers
@@ -163,12 +162,10 @@ def _conditions(scenario: Scenario) -> list[_Conditions]:
 def _good_slots(phase: Phase) -> float:
     if phase.down is not None:
         return 0.0
-    refused = fsum(_shares(phase, refusals=True))
-    broken = fsum(_shares(phase, refusals=False))
-    passed = 1.0 - refused
+    passed = 1.0 - fsum(_shares(phase, refusals=True))
     if passed <= _NEGLIGIBLE:
         return 0.0
-    good = max(0.0, 1.0 - broken / passed)
+    good = max(0.0, 1.0 - fsum(_shares(phase, refusals=False)) / passed)
     return phase.slots * good if good else 0.0
 
 

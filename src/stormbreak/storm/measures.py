@@ -5,7 +5,7 @@ never came is None, and so is an undefined share: of the possible answers if non
 none.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, fsum, inf
 from statistics import stdev
@@ -95,8 +95,8 @@ def measure(
         added_wait_p99=quantile(waits, 0.99) or 0.0,
         makespan=max(record.ended for record in good) - calls[0].arrived if good else None,
         makespan_99=_makespan_99(calls, good),
-        amplification=attempts / len(calls) if calls else 0.0,
-        attempts_per_sent_call=attempts / sent if sent else 0.0,
+        amplification=_share(attempts, len(calls)) or 0.0,
+        attempts_per_sent_call=_share(attempts, sent) or 0.0,
         peak_attempts=max(observed.attempts, default=0),
         shed=len(calls) - sent,
         wasted=observed.wasted,
@@ -134,20 +134,13 @@ def quantile(ordered: Sequence[float], share: float) -> float | None:
 
 def average(several: Sequence[Measures]) -> Measures:
     """Return the mean of each measure; None if it is None in any run. Recovery: the worst."""
-    tables: list[Mapping[str, float | int | None]] = [asdict(measures) for measures in several]
-    means = {name: _mean(table[name] for table in tables) for name in tables[0]}
-    recoveries = [measures.recovery for measures in several if measures.recovery is not None]
-    worst = max(recoveries) if len(recoveries) == len(several) else None
+    spreads = spread(several)
+    means = {name: each.mean for name, each in spreads.items()}
     whole = {
         name: round(means[name] or 0) for name in ("peak_attempts", "shed", "openings", "calls")
     }
-    return Measures(**{**means, **whole, "recovery": worst})  # type: ignore[arg-type]
-
-
-def _mean(values: Iterable[float | int | None]) -> float | None:
-    numbers = list(values)
-    known = [number for number in numbers if number is not None]
-    return fsum(known) / len(known) if len(known) == len(numbers) else None
+    worst = {"recovery": spreads["recovery"].worst}
+    return Measures(**{**means, **whole, **worst})  # type: ignore[arg-type]
 
 
 def _makespan_99(calls: Sequence[Record], good: Sequence[Record]) -> float | None:
@@ -162,8 +155,7 @@ def _goodput(
     records: Sequence[Record], ideal: Sequence[Amount], start: float, end: float
 ) -> float | None:
     answers = sum(record.answered and start <= record.ended < end for record in records)
-    possible = within(ideal, start, end)
-    return answers / possible if possible else None
+    return _share(answers, within(ideal, start, end))
 
 
 def _by_second(
@@ -179,7 +171,7 @@ def _by_second(
     return arrived, answered
 
 
-def _share(part: int, whole: int) -> float | None:
+def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
@@ -263,10 +255,8 @@ def value_text(name: str, value: Value) -> str:
 def mean_text(name: str, found: Spread) -> str:
     """Write the mean of a measure, with the deviation if it is not zero."""
     if found.mean is None:
-        absent = value_text(name, None)
-        return (
-            absent if found.never == found.seeds else f"{absent} in {found.never} of {found.seeds}"
-        )
+        some = "" if found.never == found.seeds else f" in {found.never} of {found.seeds}"
+        return value_text(name, None) + some
     form = FORMATS[name]
     deviation = form.number(found.deviation or 0.0)
     around = "" if deviation == form.number(0.0) else f" ±{deviation}"

@@ -63,16 +63,11 @@ def simulate_all(
     Raises:
         ConfigurationError: one of them cannot be simulated, or a process was killed.
     """
-    count = min(processes, len(runs))
+    count, report = min(processes, len(runs)), progress or (lambda _number, _share: None)
     if count <= 1:
-        report = progress or _nobody
         with collecting_less_often():
             return [run.simulate(partial(report, number)) for number, run in enumerate(runs)]
-    return _side_by_side(runs, count, progress or _nobody)
-
-
-def _nobody(_number: int, _share: float) -> None:
-    pass
+    return _side_by_side(runs, count, report)
 
 
 def _side_by_side(runs: Sequence[Run], count: int, progress: OnRunProgress) -> list[Result]:
@@ -92,7 +87,7 @@ def _side_by_side(runs: Sequence[Run], count: int, progress: OnRunProgress) -> l
             "a process of the simulation was killed; try fewer --jobs, which need less memory"
         ) from None
     except BaseException:
-        ours.close()
+        ours.close()  # ends the workers, for which the shutdown waits
         raise
     finally:
         executor.shutdown(cancel_futures=True)

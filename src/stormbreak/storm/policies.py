@@ -1,8 +1,7 @@
 """Policies to compare: today's common practice as policies of the same engine; and finding a policy by name.
 
 The baselines `none` to `decorrelated` ignore Retry-After, like the code that they represent; the simulator hides it
-from them, since no policy of the engine can ignore it. The others respect it. Every one
-is bounded by the deadline of the call. The article's also has its limit of ten in flight and its breaker.
+from them, since no policy of the engine can ignore it. Every one is bounded by the deadline of the call.
 """
 
 from collections.abc import Mapping
@@ -26,17 +25,13 @@ from stormbreak.provider.scenario import Scenario
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedPolicy:
-    """A policy with a name. With `ignores_retry_after`, the simulator hides Retry-After from it.
-
-    In a batch, one that `reschedules` sends failed rows again later, as `batch run` does. One with `own_times` keeps
-    its deadline and patience, where they are shorter than the scenario's.
-    """
+    """A policy with a name."""
 
     name: str
     policy: Policy
-    ignores_retry_after: bool = False
-    reschedules: bool = True
-    own_times: bool = False
+    ignores_retry_after: bool = False  # the simulator hides it
+    reschedules: bool = True  # sends failed rows of a batch again later, as `batch run` does
+    own_times: bool = False  # keeps a deadline and patience shorter than the scenario's
 
 
 def _retries(retries: int, backoff: Backoff) -> Policy:

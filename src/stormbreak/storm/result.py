@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stormbreak import file_reader
-from stormbreak.errors import ConfigurationError
+from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.ideal import Amount
 from stormbreak.storm.measures import Measures, Record, rounded
@@ -21,8 +21,8 @@ class Sample(NamedTuple):
 
     in_flight: int  # attempts
     queued: int  # calls in the clients' queues
-    limit: int | None  # in flight; None unless the limit of every process binds
-    limited: int  # processes whose limit binds
+    limit: int | None  # in flight, summed; None unless the limit of every process binds
+    limited: int  # processes whose limit binds, fixed or found in congestion
     open_circuits: int  # processes whose circuit is not closed
     queued_at_provider: int  # attempts in the provider's queue
     wasted: float  # cumulative seconds of work for clients who had left
@@ -33,12 +33,7 @@ class Series:
     """One number for each second, from 0 on: arrivals, attempts, answers in time, and answers of the ideal.
 
     `failed` calls ended in that second without an answer in time after an attempt, `shed` calls without an attempt.
-
-    The others are states at the end of the second, over all processes: attempts `in_flight`, calls `queued` in the
-    clients, attempts `queued_at_provider` in the queue of the provider, `open_circuits` (processes whose circuit is not
-    closed). Of `limited` processes a limit binds, fixed or found in congestion; `limit` is their sum, and None unless
-    all are limited. `wasted` are the seconds of the provider's work that ended in that second for clients who had left.
-    All of these are empty for live storms.
+    The others are those of a `Sample`, with `wasted` of that second alone; they are empty for live storms.
     """
 
     calls: tuple[int, ...]
@@ -170,13 +165,11 @@ def read(path: str | Path) -> tuple[Document, list[Result]]:
         ConfigurationError: the file cannot be read, or has other content.
     """
     try:
-        document = msgspec.json.decode(
-            file_reader.read_bytes(path, what=_WHAT, largest=LARGEST), type=Document
-        )
-        return document, document.results()
+        with errors_at(path):
+            text = file_reader.read_bytes(path, what=_WHAT, largest=LARGEST)
+            document = msgspec.json.decode(text, type=Document)
+            return document, document.results()
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not output of `storm run --json`: {error}") from None
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None

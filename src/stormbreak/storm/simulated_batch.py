@@ -1,7 +1,7 @@
-"""The rows of a simulated batch: each process sends them as `batch run` does.
+"""The rows of a simulated batch: each process sends them as `batch run` does, by the same `Schedule`.
 
-The same `Schedule` decides which row is next and when a row is sent again. A deadline begins when a row arrives, as
-for any simulated call. A run that stops later because an account is refused is not simulated: such rows fail.
+A deadline begins when a row arrives, as for any simulated call. A run that stops later because an account is refused
+is not simulated: such rows fail.
 """
 
 from collections import deque
@@ -59,11 +59,8 @@ class Batch:
         start: Start,
         end: End,
     ) -> None:
-        self._timeline = timeline
-        self._target_state = target_state
-        self._chance = chance
-        self._start = start
-        self._end = end
+        self._timeline, self._target_state, self._chance = timeline, target_state, chance
+        self._start, self._end = start, end
         self._arrived = _Arrived()
         self._schedule = Schedule(
             self._arrived,

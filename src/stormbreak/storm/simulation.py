@@ -29,11 +29,10 @@ from stormbreak.provider.chance import mix
 from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.storm.ideal import check_length, ideal_throughput
 from stormbreak.storm.measures import Observed, Record, measure
-from stormbreak.storm.outcomes import check_playable
 from stormbreak.storm.policies import NamedPolicy
 from stormbreak.storm.result import Result, Sample, series
 from stormbreak.storm.simulated_batch import Batch
-from stormbreak.storm.simulated_provider import SimulatedProvider
+from stormbreak.storm.simulated_provider import SimulatedProvider, check_playable
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 from stormbreak.types import VERDICT_OK, Call, CallResult, Target
 

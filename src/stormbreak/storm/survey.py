@@ -9,7 +9,7 @@ rows of a batch are rescheduled as `batch run` does; baselines are not.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import islice
 from math import inf
 from statistics import median
 from typing import Any
@@ -231,10 +231,10 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         policy: the surveyed policy.
         others: policies to compare with; one with the same name is left out.
         draws: the number of storms.
-        seed: of the draws. The same seed gives the same storms.
+        seed: of the draws.
         families: some of `random_storms.FAMILIES`; none means all.
         preset: "interactive" measures goodput; "batch" the time until 99 % of all rows are answered.
-        runs: runs of each storm and policy with different seeds; the mean counts.
+        runs: of each storm and policy, with different seeds; the mean counts.
         processes: runs at once; the result is the same.
         progress: gets the number of a run, the share of it that is done, and how many runs there are.
 
@@ -250,15 +250,14 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         for contender in contenders
         for seed in range(1, runs + 1)
     ]
-    report = None if progress is None else partial(_notify, progress, len(jobs))
-    results = simulate_all(jobs, processes=processes, progress=report)
-    measured = [result.measures for result in results]
+    report = None if progress is None else lambda at, share: progress(at, share, len(jobs))
+    results = iter(simulate_all(jobs, processes=processes, progress=report))
     scores = []
-    for place, each in enumerate(found):
-        values = {}
-        for rank, contender in enumerate(contenders):
-            first = (place * len(contenders) + rank) * runs
-            values[contender.name] = _value(measured[first : first + runs], preset)
+    for each in found:
+        values = {
+            contender.name: _value([result.measures for result in islice(results, runs)], preset)
+            for contender in contenders
+        }
         scores.append(score(each, policy.name, values, preset))
     return Survey(
         policy=policy.name,
@@ -267,12 +266,6 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         preset=preset,
         scores=tuple(scores),
     )
-
-
-def _notify(
-    progress: Callable[[int, float, int], None], runs: int, number: int, share: float
-) -> None:
-    progress(number, share, runs)
 
 
 def _value(several: Sequence[Measures], preset: str) -> float:
@@ -288,13 +281,12 @@ def score(of: RandomStorm, policy: str, values: Mapping[str, float], preset: str
     own = values[policy]
     if preset == BATCH:
         best = min(rivals, key=values.__getitem__, default=policy)
-        regret = own / values[best] if values[best] < inf else 1.0
-        return Score(
-            draw=of, values=values, regret=regret, best=best if values[best] < own else policy
-        )
-    best = max(rivals, key=values.__getitem__, default=policy)
-    regret = max(0.0, values[best] - own)
-    return Score(draw=of, values=values, regret=regret, best=best if regret else policy)
+        regret, loses = own / values[best] if values[best] < inf else 1.0, values[best] < own
+    else:
+        best = max(rivals, key=values.__getitem__, default=policy)
+        regret = max(0.0, values[best] - own)
+        loses = regret > 0
+    return Score(draw=of, values=values, regret=regret, best=best if loses else policy)
 
 
 def _plain(value: float) -> float | int | None:

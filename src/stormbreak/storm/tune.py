@@ -84,18 +84,14 @@ class Tuned:
     @property
     def gains(self) -> bool:
         """Whether the goodput over all groups rises by more than chance explains."""
-        total = self._total
+        total = _over([*self.goodput.values()])
         return bool(self.changes) and total.change > total.spread
 
     @property
     def loses(self) -> bool:
         """Whether it falls by more than chance explains."""
-        total = self._total
+        total = _over([*self.goodput.values()])
         return bool(self.changes) and total.change < -total.spread
-
-    @property
-    def _total(self) -> Difference:
-        return _over(list(self.goodput.values()))
 
 
 def tune(
@@ -113,9 +109,9 @@ def tune(
     Args:
         policy: as it is.
         scenarios: storms of the user; each counts as much as all random storms together.
-        storms: storms of each group in the last round, and as many others for the judgement.
+        storms: of each group in the last round, and as many others for the judgement.
         candidates: settings that are tried.
-        seed: of the storms and the candidates; the same seed gives the same result.
+        seed: of the storms and the candidates.
         processes: simulations at once; the result is the same.
         progress: gets the simulations that are done, and how many there are at least.
 
@@ -174,10 +170,6 @@ class _Arena:
         self._done = 0.0
         self._measured: dict[Run, Measures] = {}
 
-    @property
-    def groups(self) -> list[str]:
-        return [SURVEY, *(scenario.name for scenario in self._scenarios)]
-
     def _storms(self, number: int) -> list[Storm]:
         """The storms with this number, one of each group."""
         first = Storm(SURVEY, draw(number, seed=self._seed).scenario, 1)
@@ -192,15 +184,13 @@ class _Arena:
         results = simulate_all(new, processes=self._processes, progress=self._report(len(new)))
         self._measured |= {run: one.measures for run, one in zip(new, results, strict=True)}
         self._done += len(new)
-        return [
-            {
-                group: [
-                    self._measured[_run(policy, storm)] for storm in storms if storm.group == group
-                ]
-                for group in self.groups
-            }
-            for policy in policies
-        ]
+        found = []
+        for policy in policies:
+            groups: dict[str, list[Measures]] = {}
+            for storm in storms:
+                groups.setdefault(storm.group, []).append(self._measured[_run(policy, storm)])
+            found.append(groups)
+        return found
 
     def scores(self, policies: Sequence[Policy], numbers: range) -> list[float]:
         """Return the goodput of each policy: the mean over the groups."""
@@ -226,31 +216,23 @@ class _Arena:
 def _judge(policy: Policy, changes: Mapping[str, Any], arena: _Arena, candidates: int) -> Tuned:
     """Compare the winner with the policy as it is, on storms that the search did not play."""
     tuned = replace(policy, **changes)
-    several = len(changes) > 1
-    without = [
-        replace(tuned, **{taken: getattr(policy, taken)}) for taken in (changes if several else ())
-    ]
+    keys = changes if len(changes) > 1 else ()
+    without = [replace(tuned, **{key: getattr(policy, key)}) for key in keys]
     before, after, *others = arena.play(
         [policy, tuned, *without], range(arena.storms, 2 * arena.storms)
     )
-    goodput = {group: _compare(before[group], after[group], _goodput) for group in arena.groups}
-    costs = {
-        name: _over([_compare(before[group], after[group], of) for group in arena.groups])
-        for name, of in _COSTS.items()
-    }
-    alone = {
-        key: _over([_compare(after[group], other[group], _goodput) for group in arena.groups])
-        for key, other in zip(changes, others, strict=False)
-    }
     return Tuned(
         policy=tuned,
         changes=changes,
         candidates=candidates,
         searched=arena.storms,
         judged=arena.storms,
-        goodput=goodput,
-        costs=costs,
-        alone=alone,
+        goodput={group: _compare(before[group], after[group], _goodput) for group in before},
+        costs={name: _over_groups(before, after, of) for name, of in _COSTS.items()},
+        alone={
+            key: _over_groups(after, other, _goodput)
+            for key, other in zip(keys, others, strict=True)
+        },
     )
 
 
@@ -277,6 +259,14 @@ def _compare(
         fmean(changes),
         _student(len(changes) - 1) * error,
     )
+
+
+def _over_groups(
+    before: Mapping[str, Sequence[Measures]],
+    after: Mapping[str, Sequence[Measures]],
+    of: Callable[[Measures], float],
+) -> Difference:
+    return _over([_compare(before[group], after[group], of) for group in before])
 
 
 def _over(parts: Sequence[Difference]) -> Difference:

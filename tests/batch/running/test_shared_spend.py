@@ -10,8 +10,7 @@ from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
 from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.cost.accounts import Account, ModelUsage, TokenSum
 from stormbreak.cost.spend_gate import MICRO, PART
-from stormbreak.fleet.messages import Report, SpendReport
-from stormbreak.fleet.store import Message
+from stormbreak.fleet.messages import Message, Report, SpendReport
 
 LIMIT = 1_000_000  # micro-dollars
 

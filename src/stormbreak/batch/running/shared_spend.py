@@ -16,9 +16,8 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import MICRO, PART
 from stormbreak.drivers.locks import new_lock
 from stormbreak.fleet.lease_renewal import micro_dollars
-from stormbreak.fleet.messages import Answer
+from stormbreak.fleet.messages import Answer, Message
 from stormbreak.fleet.parent_store import ParentStore
-from stormbreak.fleet.store import Message
 
 NOTHING_LEFT = 1e-9  # micro-dollars; 0 would be no limit
 

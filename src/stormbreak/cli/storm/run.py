@@ -43,7 +43,7 @@ from stormbreak.storm.assertions import parse_assertion
 from stormbreak.storm.measures import average
 from stormbreak.storm.parallel import Run, simulate_all
 from stormbreak.storm.result import Result
-from stormbreak.storm.user_traffic import scaled, with_arrivals, with_batch
+from stormbreak.storm.traffic import scaled, with_arrivals, with_batch
 
 _MODEL = "storm-1"  # of rows that name none
 

@@ -26,8 +26,8 @@ from stormbreak.escape import path_of, plain, reason
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scenario_file import load
 from stormbreak.storm import policies
+from stormbreak.storm.traffic import scaled
 from stormbreak.storm.tune import Difference, Tuned, tune
-from stormbreak.storm.user_traffic import scaled
 
 
 @subcommand(

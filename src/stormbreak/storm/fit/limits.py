@@ -20,10 +20,8 @@ _GRID, _ROUNDS = 9, 4  # rates that are tried in a round, each around the best o
 _MOST = 20_000  # arrivals that are looked at
 _ORDER = ("queue", "window", "bucket")  # of rules that explain equally much, to a tenth
 _IDLE = 10.0  # times the usual gap between refusals: a longer gap is a pause
-_TOLERANCE, _SPARE = (
-    0.02,
-    0.25,
-)  # of a queue, as a share, and of a bucket, in requests: clocks are not exact
+_TOLERANCE = 0.02  # of a queue, as a share: clocks are not exact
+_SPARE = 0.25  # of a bucket, in requests
 
 
 class Arrival(NamedTuple):
@@ -114,19 +112,11 @@ def _window(arrivals: Sequence[Arrival], refused: int, period: float, phase: flo
         windows.setdefault(number, []).append(arrival.refused)
     full = [window for window in windows.values() if any(window)]
     allowed = round(median(window.index(True) for window in full))
-    wrong = 0
-    for window in windows.values():
-        good = window.count(False)
-        if good > allowed:
-            wrong += good - allowed
-        wrong += sum(window[:allowed])
-    return Rule(
-        kind="window",
-        explained=1 - wrong / refused,
-        allowed=allowed,
-        period=period,
-        seen=len(full),
+    wrong = sum(
+        max(0, window.count(False) - allowed) + sum(window[:allowed]) for window in windows.values()
     )
+    explained = 1 - wrong / refused
+    return Rule(kind="window", explained=explained, allowed=allowed, period=period, seen=len(full))
 
 
 # ---------------------------------------------------------------- bucket

@@ -37,13 +37,11 @@ class CpuLoad:
         if took < WINDOW:
             return
         self._since += took
-        now = self._read()
-        for name, seconds in now.items():
-            if name in self._before:
-                share = max(0.0, seconds - self._before[name]) / took
-                kind = name.partition(" ")[0]
-                self._max[kind] = max(share, self._max.get(kind, 0.0))
-        self._before = now
+        before, self._before = self._before, self._read()
+        for name in self._before.keys() & before.keys():
+            share = max(0.0, self._before[name] - before[name]) / took
+            kind = name.partition(" ")[0]
+            self._max[kind] = max(share, self._max.get(kind, 0.0))
 
     @property
     def busiest(self) -> PeakCpuLoad:

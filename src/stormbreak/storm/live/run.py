@@ -16,7 +16,7 @@ from stormbreak.storm.live.cpu_load import CpuLoad, PeakCpuLoad
 from stormbreak.storm.live.observations import Bounds, Observations, Prompts, waits
 from stormbreak.storm.live.programs import Copy, Program, ProgramError, environment, start, stop
 from stormbreak.storm.live.scaling import rehearsal
-from stormbreak.storm.measures import Measures, Observed, Record, measure
+from stormbreak.storm.measures import Observed, measure
 from stormbreak.storm.result import Result, series
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 
@@ -42,20 +42,12 @@ Progress = Callable[[Moment], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """The result of a live storm.
+    """The result of a live storm, with the exit codes of the copies; None: it was stopped."""
 
-    Attributes:
-        result: the measures, as of a simulation, without `openings`, which are unknown.
-        unmatched_requests: requests without a prompt of the storm.
-        exits: the exit codes of the copies; None: it was stopped.
-        latest: the maximum delay in sending a call to a program, real seconds.
-        busiest: the CPU load.
-    """
-
-    result: Result
-    unmatched_requests: int
+    result: Result  # without `openings`, which are unknown
+    unmatched_requests: int  # without a prompt of the storm
     exits: tuple[int | None, ...]
-    latest: float
+    latest: float  # the maximum delay in sending a call to a program, real seconds
     busiest: PeakCpuLoad
 
 
@@ -78,7 +70,10 @@ async def play(
     load = scenario.load
     assert load is not None
     check_length(scenario)
-    calls = _NOTHING if own_traffic else _calls(scenario, load, seed)
+    calls = _NOTHING
+    if not own_traffic:
+        calls = traffic(load, scenario.duration, seed)
+        check_measured(scenario, calls)
     server = ProviderServer(scenario, seed=seed, speed=speed)
     await server.start()
     running: list[Copy] = []
@@ -99,12 +94,6 @@ async def play(
     finally:
         await stop(running)
         await server.close()
-
-
-def _calls(scenario: Scenario, load: Load, seed: int) -> Traffic:
-    calls = traffic(load, scenario.duration, seed)
-    check_measured(scenario, calls)
-    return calls
 
 
 class _Storm:
@@ -134,8 +123,11 @@ class _Storm:
 
     def observe_rehearsal(self, prompts: Prompts) -> None:
         """Observe requests, without faults, from now on: a copy may send one before its first call, and end."""
+        self._observe(rehearsal(self._scenario), prompts)
+
+    def _observe(self, scenario: Scenario, prompts: Prompts) -> None:
         self._seen = Observations(lambda asked: prompts.number_in(asked.essence))
-        self._server.play(rehearsal(self._scenario), self._seen)
+        self._server.play(scenario, self._seen)
 
     async def send_calls(self, calls: Traffic, first: Prompts, prompts: Prompts) -> None:
         """Rehearse, then send every call when it is due, until the last has ended."""
@@ -145,8 +137,7 @@ class _Storm:
             timeout=self._load.timeout / self._server.speed,
         )
         await self._rehearse(first, bounds)
-        self._seen = Observations(lambda asked: prompts.number_in(asked.essence))
-        self._server.play(self._scenario, self._seen)
+        self._observe(self._scenario, prompts)
         self._server.begin()
         feeding = asyncio.create_task(self._feed(calls, prompts, bounds))
         try:
@@ -238,12 +229,13 @@ class _Storm:
         wasted = work["wasted_seconds"] / work["work_seconds"] if work["work_seconds"] else 0.0
         observed = Observed(attempts, wasted, openings=0)
         measures = measure(records, ideal, load, observed, duration=scenario.duration)
+        middle, most = waits(records, load.trigger_at or 0.0)
         return Played(
             result=Result(
                 scenario=scenario.name,
                 policy=program,
                 seed=seed,
-                measures=_with_waits(measures, records, load),
+                measures=replace(measures, added_wait_p50=middle, added_wait_p99=most),
                 series=series(records, ideal, attempts),
             ),
             unmatched_requests=seen.unmatched_requests,
@@ -264,13 +256,11 @@ class _Storm:
     async def _check_alive(self, when: str) -> None:
         for copy in self._copies:
             if copy.code is not None:
-                which = (
-                    f"copy {copy.number} of {len(self._copies)} " if len(self._copies) > 1 else ""
-                )
-                raise self._failed(
-                    f"{which}ended {when}, with {_describe(copy.code)}",
-                    stderr=await copy.stderr_tail(),
-                )
+                count = len(self._copies)
+                which = f"copy {copy.number} of {count} " if count > 1 else ""
+                code = f"exit code {copy.code}" if copy.code >= 0 else f"signal {-copy.code}"
+                stderr = await copy.stderr_tail()
+                raise self._failed(f"{which}ended {when}, with {code}", stderr=stderr)
 
     def _failed(self, what: str, *, stderr: str = "") -> ProgramError:
         statuses = self._server.stats()["answers"]
@@ -278,13 +268,3 @@ class _Storm:
         if refused and not self._seen.calls:
             what += f" (its requests were answered with {refused})"
         return ProgramError(f"{self._name}: {what}", stderr=stderr)
-
-
-def _with_waits(measures: Measures, records: Sequence[Record], load: Load) -> Measures:
-    """Return the measures with the waits of requested calls; those of other calls are unknown."""
-    middle, most = waits(records, load.trigger_at or 0.0)
-    return replace(measures, added_wait_p50=middle, added_wait_p99=most)
-
-
-def _describe(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {-code}"

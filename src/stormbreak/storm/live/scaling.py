@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.provider.scenario import Limit, Load, Provider, Scenario, shortened
-from stormbreak.storm.user_traffic import scaled_count, scaled_load
+from stormbreak.storm.traffic import scaled_count, scaled_load
 
 _MAX_REHEARSAL = 5.0  # seconds of service
 _ANY = Load(rate=1.0)  # deadline and timeout for scenarios without a load

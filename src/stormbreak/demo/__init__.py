@@ -1,1 +1,0 @@
-"""The demo: one storm, played against the article's code and against stormbreak."""
