@@ -54,9 +54,8 @@ IDLE = 10.0
 CROWD = 100  # members; more of them report less often, so that the store can follow ...
 MAX_GAP = 3.0  # ... but in time for their leases
 SHORT = 0.1  # seconds until a member asks again for slots or money that others hold
-FETCHED = (
-    0.5  # seconds of recent use that are leased ahead: twice what is used until the next report
-)
+FETCHED = 2 * BUSY  # seconds of recent use that are leased ahead: until the report after the next
+MIN_GAP = 0.01  # seconds between two beats
 WORTH_IT = 2.0  # per second; members that use less are calm
 USE_MEMORY = 1.0  # seconds in which 63 % of an earlier use per second are forgotten
 ROUNDING = 0.05  # seconds
@@ -72,8 +71,7 @@ class Membership(ABC):
     _gives_back_early = False  # it may have something for others whenever another report is sent
 
     def __init__(self, scope: str, name: str) -> None:
-        self.scope = scope
-        self.name = name
+        self.scope, self.name = scope, name
         self.epoch = 0.0
         self.members = 0
         self.next_at = inf  # when it looks whether there is something to report
@@ -147,6 +145,8 @@ class Membership(ABC):
         self.along_at = now if self._gives_back_early else self._early_at
         self.lease.answered(self.next_at + self.lease.patience if after < 0 else inf)
         self.pump(now)
+        if woken:
+            self.next_at = min(self.next_at, now + MIN_GAP)
 
     def _gap(self, after: float) -> float:
         """Return the seconds until the next report, where a member alone would report `after` so many."""

@@ -141,9 +141,7 @@ class ParentStore:
 
         class Server(ThreadingUnixStreamServer):
             daemon_threads = True
-            request_queue_size = (
-                1024  # all workers may connect at once: when it is full, they are refused
-            )
+            request_queue_size = 1024  # all workers may connect at once; more are refused
 
         try:
             self._server = Server(str(self._path), Handler)
@@ -198,7 +196,7 @@ class ParentClient:
 
     def close(self) -> None:
         connection, self._socket = self._socket, None
-        if connection is not None:
-            connection.close()
-            if self._lines is not None:
-                self._lines.close()
+        lines, self._lines = self._lines, None
+        for each in (connection, lines):
+            if each is not None:
+                each.close()

@@ -80,12 +80,11 @@ class SharedLimits:
     ) -> None:
         """Share the spend limit of a target, or of a tenant at it, once for each account; a limit that was replaced is shared anew."""
         account: Any = gate.account
-        limit = policy.spend
+        limit, name = policy.spend, None
         what = f"spend {limit.max_usd:.6f} USD {limit.per} {limit.max_output_tokens or ''}"
         if tenant is not None:
-            what = client_spend(tenant.title, limit)
+            what, name = client_spend(tenant.title, limit), tenant.name
         known, account_of = ref(engine), ref(account)
-        name = None if tenant is None else tenant.name
 
         def holder() -> Engine | Tenant | None:
             """Return what has the calls; a tenant may have gone, and come back."""
@@ -126,13 +125,10 @@ class SharedLimits:
         if before is not None and before.scope == scope:
             before.change_limit(limit)
             return
-        carrier = self._carrier(policy.fleet)
-        member = SpendMembership(
-            scope, self._new_name(), account, limit, bounds=bounds, on_change=on_change
-        )
-        member.lease = lease = SpendLease(
-            policy.fleet, policy.process_share, lambda: carrier.wake(member)
-        )
+        carrier, name = self._carrier(policy.fleet), self._new_name()
+        member = SpendMembership(scope, name, account, limit, bounds=bounds, on_change=on_change)
+        lease = SpendLease(policy.fleet, policy.process_share, lambda: carrier.wake(member))
+        member.lease = lease
         if before is not None:  # it takes along what is spent
             carrier.remove(before)
             lease.begin(before.lease.started)

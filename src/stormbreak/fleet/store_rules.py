@@ -41,9 +41,7 @@ MIN_AGAIN, MAX_AGAIN = 0.05, 0.25  # seconds until a member that got too little 
 CHUNK = 50.0  # a grant of money is this part of what is left
 QUIET = 5.0  # seconds of a new epoch or server in which members assert what they had, before money is granted
 EVER = 1.0  # the start of the only period of a limit without periods
-FORGOTTEN = (
-    3600.0  # seconds after its lease until the money of a lost member finally counts as spent
-)
+FORGOTTEN = 3600.0  # seconds after its lease until money of a lost member finally counts as spent
 
 
 @dataclass(slots=True)

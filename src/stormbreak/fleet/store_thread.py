@@ -23,11 +23,10 @@ from stormbreak.drivers.flow_stepper import Stepper, stepper_of
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.lease_renewal import Membership, SpendMembership
+from stormbreak.fleet.lease_renewal import MIN_GAP, Membership, SpendMembership
 from stormbreak.fleet.messages import Answer, Message, StoreError
 from stormbreak.fleet.shared_limits import SharedLimits
 
-MIN_GAP = 0.01  # seconds between two beats
 TOGETHER = 0.02  # seconds; reports that are due within them go along
 LOOK = 1.0  # seconds until the thread looks for engines that are gone
 RETRY = 1.0  # seconds after a failure, up to half of it more
@@ -201,7 +200,7 @@ class StoreThread:
                 stepper.between_steps(partial(_fail, member, after))
             return
         for (member, stepper, sent_at, _), answer in zip(due, answers, strict=True):
-            _apply(member, stepper, answer, sent_at)
+            stepper.between_steps(partial(_apply, member, answer, sent_at))
         self._note(store, None)
 
     def _due(
@@ -264,14 +263,8 @@ def _message(
     return None if report is None else (now, Message(member.scope, member.name, report))
 
 
-def _apply(member: Membership, stepper: Stepper, answer: Answer, sent_at: float) -> None:
-    def apply(_: Engine, now: float) -> None:
-        was_woken = member.next_at == -inf  # meanwhile: the answer does not know of that
-        member.apply(answer, sent_at, now)
-        if was_woken:
-            member.next_at = min(member.next_at, now + MIN_GAP)
-
-    stepper.between_steps(apply)
+def _apply(member: Membership, answer: Answer, sent_at: float, _: Engine, now: float) -> None:
+    member.apply(answer, sent_at, now)
 
 
 def _fail(member: Membership, after: float, _: Engine, now: float) -> None:

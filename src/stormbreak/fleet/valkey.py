@@ -6,8 +6,8 @@ here: the next report repeats everything.
 
 import os
 import struct
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha1
 from importlib.resources import files
 from itertools import groupby
@@ -55,9 +55,21 @@ class ValkeyStore:
         # Until when the server may have lost what members know, and which one it is; None: not asked yet.
         self._server: tuple[float, float] | None = None
 
+    @contextmanager
+    def _failing(self, foreign: str) -> Iterator[None]:
+        """Close the connection, and raise StoreError, if the server fails or answers with `foreign` data."""
+        try:
+            yield
+        except self._failures as error:
+            self.close()
+            raise StoreError(_short(error)) from None
+        except (struct.error, TypeError, ValueError):
+            self.close()
+            raise StoreError(foreign) from None
+
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
         """Process reports, and answer each of them, in one round trip."""
-        try:
+        with self._failing("its answer is not one of our script"):
             pool = self._client.connection_pool
             pool.release(pool.get_connection())  # which opens one that its server has closed
             if self._server is None:
@@ -71,12 +83,6 @@ class ValkeyStore:
                     replies[place] = reply
             pairs = zip(groups, replies, strict=True)
             return [answer for group, reply in pairs for answer in _answers(reply, len(group))]
-        except self._failures as error:
-            self.close()
-            raise StoreError(_short(error)) from None
-        except (TypeError, ValueError):
-            self.close()
-            raise StoreError("its answer is not one of our script") from None
 
     def _opened(self, connection: Any) -> None:
         self._server = None  # it may be another server, or one that has restarted
@@ -123,23 +129,15 @@ class ValkeyStore:
 
     def scopes(self, name: str) -> dict[str, Scope]:
         """Read the scopes of a fleet, by name; raise StoreError if the server does not answer."""
-        try:
+        with self._failing(_FOREIGN):
             keys = sorted(self._client.scan_iter(match=f"{PREFIX}{{{_literal(name)}}}/*"))
             return {_scope_in(key): _read(self._client.hgetall(key)) for key in keys}
-        except (struct.error, TypeError, ValueError):
-            raise StoreError(_FOREIGN) from None
-        except self._failures as error:
-            self.close()
-            raise StoreError(_short(error)) from None
 
     def now(self) -> float:
         """Return the time of the server; raise StoreError if it does not answer."""
-        try:
+        with self._failing(_FOREIGN):
             seconds, micro = self._client.time()
-        except self._failures as error:
-            self.close()
-            raise StoreError(_short(error)) from None
-        return float(seconds + micro / 1e6)
+            return float(seconds + micro / 1e6)
 
 
 def key_of(scope: str) -> str:
@@ -152,13 +150,10 @@ def _scope_in(key: bytes) -> str:
     return key.decode()[len(PREFIX) + 1 :].replace("}/", "/", 1)
 
 
-def _fleet_of(message: Message) -> str:
-    return message.scope.partition("/")[0]
-
-
 def _grouped(messages: Sequence[Message]) -> list[list[Message]]:
     """Return what goes in one command each: reports of one fleet, one after another, at most GROUP."""
-    fleets = (list(each) for _, each in groupby(messages, _fleet_of))
+    of_fleets = groupby(messages, lambda message: message.scope.partition("/")[0])
+    fleets = (list(each) for _, each in of_fleets)
     return [each[at : at + GROUP] for each in fleets for at in range(0, len(each), GROUP)]
 
 
@@ -169,11 +164,8 @@ def _literal(text: str) -> str:
 def _answers(reply: Any, count: int) -> list[Answer]:
     if isinstance(reply, Exception):
         raise reply
-    if (
-        not isinstance(reply, list)
-        or len(reply) != count * _NUMBERS
-        or not all(map(isfinite, map(float, reply)))
-    ):
+    is_whole = isinstance(reply, list) and len(reply) == count * _NUMBERS
+    if not is_whole or not all(map(isfinite, map(float, reply))):
         raise ValueError("other numbers than those of answers")
     return [Answer.of(reply[at : at + _NUMBERS]) for at in range(0, len(reply), _NUMBERS)]
 

@@ -11,13 +11,12 @@ from stormbreak.core.engine import Engine
 from stormbreak.drivers.flow_stepper import stepper_of
 from stormbreak.drivers.virtual_time import Timeline, Timer
 from stormbreak.fleet.lease_renewal import Membership
-from stormbreak.fleet.messages import Answer, Report
+from stormbreak.fleet.messages import TIMEOUT, Answer, Report
 from stormbreak.fleet.shared_limits import SharedLimits
 from stormbreak.fleet.store_rules import Scope, beat
 
-MIN_GAP = 0.01  # seconds between two beats of a member
+EPOCH = 1_000_000.0  # seconds; a store's clock is never 0
 RETRY = 1.0  # seconds after a failure
-TIMEOUT = 1.0  # seconds
 
 
 class VirtualStore:
@@ -107,13 +106,9 @@ class VirtualStore:
         timeline.at(timeline.now + self.one_way, partial(self._answer, member, answer, sent_at))
 
     def _answer(self, member: Membership, answer: Answer, sent_at: float) -> None:
-        woken = member.next_at == -inf
         self._between_steps(member, partial(member.apply, answer, sent_at))
-        self._schedule(member, self.timeline.now + MIN_GAP if woken else member.next_at)
+        self._schedule(member, member.next_at)
 
     def _fail(self, member: Membership) -> None:
         self._between_steps(member, lambda now: member.fail(now, RETRY))
         self._schedule(member, member.next_at)
-
-
-EPOCH = 1_000_000.0  # seconds; a store's clock is never 0
