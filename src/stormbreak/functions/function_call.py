@@ -7,6 +7,7 @@ of them. The call begins with the first.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -31,17 +32,15 @@ _FINAL_GATES = frozenset(("verdict", "forbidden", "committed"))
 _MAX_DEPTH = 16
 
 
+@dataclass(slots=True, eq=False)
 class RunningAttempt:
     """An attempt in progress, and the error that an inner call gave up on meanwhile."""
 
-    __slots__ = ("engine", "given_up", "live", "outer", "target")
-
-    def __init__(self, engine: Engine, target: Target, outer: "RunningAttempt | None") -> None:
-        self.engine = engine
-        self.target = target
-        self.outer = outer
-        self.live = True
-        self.given_up: BaseException | None = None
+    engine: Engine
+    target: Target
+    outer: "RunningAttempt | None"
+    live: bool = True
+    given_up: BaseException | None = None
 
 
 CURRENT: ContextVar[RunningAttempt | None] = ContextVar("stormbreak_attempt", default=None)
@@ -106,25 +105,18 @@ class FunctionHistory(AttemptHistory):
 
 def _add_history(error: BaseException, target: Target, ended: CallResult) -> None:
     """Add the attempts to the `error` of a call, if a retry was made or refused by a gate."""
-    refused = gave_up(ended)
+    refused = [f"no further retry: {ended.stopped}"] if gave_up(ended) else []
     if ended.attempts == 1 and not refused:
         return
     # An exception that takes no attributes, such as a frozen dataclass, is raised without them.
     with suppress(Exception):
-        _add_notes(error, ended, refused=refused)
+        if len(getattr(error, "__notes__", ())) < _MAX_NOTES:
+            for line in (*notes_of(ended), *refused):
+                error.add_note(line)
     # Without the outcome: an exception that refers to itself is freed late.
     bare = ended._replace(outcome=ended.outcome._replace(error=None, value=None))
     with suppress(Exception):
         setattr(error, KEPT_AS, FunctionHistory(target, bare))
-
-
-def _add_notes(error: BaseException, ended: CallResult, *, refused: bool) -> None:
-    if len(getattr(error, "__notes__", ())) >= _MAX_NOTES:
-        return
-    for line in notes_of(ended):
-        error.add_note(line)
-    if refused:
-        error.add_note(f"no further retry: {ended.stopped}")
 
 
 # ---------------------------------------------------------------- attempt
@@ -133,32 +125,19 @@ _COMMITTED = Outcome(Verdict.OK, committed=True)
 _TIMEOUTS = Timeouts()
 
 
+@dataclass(slots=True, eq=False)
 class FunctionCall:
     """The state that all attempts of one call share."""
 
-    __slots__ = (
-        "_error", "_gave_up_within", "call", "engine", "number", "retry_exhausted", "rules", "target", "timed_out",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        engine: Engine,
-        target: Target,
-        call: CallerDriven,
-        rules: Rules,
-        *,
-        number: int,
-        retry_exhausted: bool,
-    ) -> None:
-        self.number = number
-        self.engine = engine
-        self.target = target
-        self.call = call
-        self.rules = rules
-        self.retry_exhausted = retry_exhausted
-        self.timed_out: TimeoutError | None = None  # the end of the last attempt, if we cut it off
-        self._error: Exception | None = None  # of the last attempt
-        self._gave_up_within = False  # an inner call gave up on it
+    engine: Engine
+    target: Target
+    call: CallerDriven
+    rules: Rules
+    number: int
+    retry_exhausted: bool
+    timed_out: TimeoutError | None = None  # the end of the last attempt, if we cut it off
+    _error: Exception | None = None  # of the last attempt
+    _gave_up_within: bool = False  # an inner call gave up on it
 
     def answer(self, outcome: Outcome, error: Exception | None = None) -> Command | CallResult:
         """Say what came of an attempt, and learn the next command.
@@ -174,24 +153,28 @@ class FunctionCall:
         self._error = None
         self.call.close()
 
-    def forget(self) -> None:
-        """Keep no exception any longer: its traceback leads here, and it would hold itself."""
-        self._error = None
-        self.call.forget()
-
     def outcome_of(self, error: Exception, attempt: RunningAttempt) -> Outcome:
         """Judge the error of an attempt. Our own timeout is retried if the rules retry a TimeoutError."""
         outcome = self.rules.of_error(error)
         if error is self.timed_out:
-            forbidden = (
-                outcome.forbidden
-                or not self.engine.target_state(self.target).treatments[outcome.verdict].retry
-            )
+            treatment = self.engine.target_state(self.target).treatments[outcome.verdict]
+            forbidden = outcome.forbidden or not treatment.retry
             return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True, forbidden=forbidden)
         self._gave_up_within = not self.retry_exhausted and was_given_up(error, attempt)
         return outcome._replace(forbidden=True) if self._gave_up_within else outcome
 
-    def final(self) -> BaseException | None:
+    def end(self, already: Exception | None = None) -> None:
+        """Raise the exception of the call that has ended, if it has one, and it is not on its way `already`."""
+        final = self._final()
+        self._error = None  # its traceback leads here, and it would hold itself
+        self.call.forget()
+        try:
+            if final is not None and final is not already:
+                raise final
+        finally:  # its traceback holds this frame
+            del final
+
+    def _final(self) -> BaseException | None:
         """Return the exception that the call ends with, the user's or ours; None if it returned a result."""
         ended = self.call.command
         assert isinstance(ended, CallResult), "it has ended"
@@ -277,13 +260,11 @@ class Attempt:
 
     def __enter__(self) -> Self:
         if self._running is not None:
-            raise RuntimeError(
-                "an attempt can be entered only once: continue the loop for the next"
-            )
+            message = "an attempt can be entered only once: continue the loop for the next"
+            raise RuntimeError(message)
+        call = self._function_call
         try:
-            self._running = RunningAttempt(
-                self._function_call.engine, self._function_call.target, innermost()
-            )
+            self._running = RunningAttempt(call.engine, call.target, innermost())
             self.step_in()
             if self._cancellable and self._send.timeout is not None:
                 self._arm(self._send.timeout)
@@ -299,7 +280,7 @@ class Attempt:
         at: TracebackType | None,
     ) -> bool:
         self.over = True
-        call, running = self._function_call.call, self._running
+        call, running = self._function_call, self._running
         assert running is not None
         running.live = False  # `innermost` skips it where a context still has it
         try:
@@ -307,33 +288,24 @@ class Attempt:
                 self.step_out()
             if self._timer is not None:
                 error = self.disarm(kind, error)
-            if call.flow is None:  # cancelled
+            if call.call.flow is None:  # cancelled
                 return False
             if error is None:
-                self._function_call.answer(self._outcome)
+                call.answer(self._outcome)
                 return False
             if not isinstance(error, Exception):
-                self._function_call.close()
+                call.close()
                 return False
-            outcome = self._function_call.outcome_of(error, running)
-            command = self._function_call.answer(outcome, error)
+            command = call.answer(call.outcome_of(error, running), error)
         except BaseException:  # from a rule or a listener
-            self._function_call.close()
+            call.close()
             raise
         finally:
             running.given_up = None
-        return not isinstance(command, CallResult) or self._end(error)
-
-    def _end(self, error: Exception) -> bool:
-        """End the call with the user's exception, or with ours after a timeout. Returns False to re-raise."""
-        final = self._function_call.final()
-        self._function_call.forget()
-        try:
-            if final is None or final is error:
-                return False
-            raise final
-        finally:  # its traceback holds this frame
-            del final
+        if isinstance(command, CallResult):
+            call.end(already=error)
+            return False
+        return True
 
     def step_in(self) -> None:
         """Make this attempt the running one in the present context."""
@@ -452,16 +424,6 @@ class _Loop:
         attempt = self._attempt
         return attempt if isinstance(attempt, NestedAttempt) and not attempt.over else None
 
-    def _end(self, function_call: FunctionCall) -> None:
-        """End the loop: no further attempt may leave. Raises the exception of the call, if it has one."""
-        final = function_call.final()
-        function_call.forget()
-        try:
-            if final is not None:
-                raise final
-        finally:  # its traceback holds this frame
-            del final
-
 
 class Attempts(_Loop):
     """The attempts of blocking code."""
@@ -485,7 +447,7 @@ class Attempts(_Loop):
                 return nested
             send = self._driver.wait_to_send(function_call.call)
             if send is None:
-                self._end(function_call)
+                function_call.end()
                 raise StopIteration  # noqa: TRY301
             self._attempt = attempt = Attempt(function_call, send, cancellable=False)
         except BaseException:  # an interrupt, perhaps: then nobody else closes it soon
@@ -519,7 +481,7 @@ class AsyncAttempts(_Loop):
         else:
             send = await self._driver.wait_to_send(function_call.call)
         if send is None:
-            self._end(function_call)
+            function_call.end()
             raise StopAsyncIteration
         self._attempt = attempt = Attempt(function_call, send, cancellable=True)
         return attempt
