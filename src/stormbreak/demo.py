@@ -40,8 +40,7 @@ _INSTRUCTION = "You answer questions about products from the catalogue."
 def prepare(directory: Path) -> tuple[Path, Path]:
     """Write the job into `directory`, without files of earlier demos; return the input and output file.
 
-    Raises:
-        ConfigurationError: files of those names exist and are not from a demo.
+    Raises ConfigurationError if files of those names exist and are not from a demo.
     """
     directory.mkdir(parents=True, exist_ok=True)
     marker = directory / MARKER

@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any
 
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 
@@ -122,16 +122,11 @@ class CooldownError(RejectedError):
 
 
 class ClientClosedError(CallError):
-    """The client was closed before or during the call.
-
-    The last of the `attempts` may have been processed.
-    """
+    """The client was closed before or during the call; the last of the `attempts` may have been processed."""
 
 
 class UpstreamError(CallError):
     """The last attempt failed at the target or on the network."""
-
-    verdicts: ClassVar[tuple[Verdict, ...]] = ()
 
     @property
     def status(self) -> int | None:
@@ -147,25 +142,17 @@ class UpstreamError(CallError):
 class ThrottledError(UpstreamError):
     """Too many requests or tokens."""
 
-    verdicts = (Verdict.THROTTLED,)
-
 
 class OverloadedError(UpstreamError):
     """The provider has no capacity."""
-
-    verdicts = (Verdict.OVERLOADED,)
 
 
 class ServerError(UpstreamError):
     """The provider failed."""
 
-    verdicts = (Verdict.SERVER_ERROR, Verdict.UNREPEATABLE)
-
 
 class BrokenAnswerError(UpstreamError):
     """The answer was cut, malformed, empty or not an answer."""
-
-    verdicts = (Verdict.BROKEN,)
 
 
 class StreamBrokenError(UpstreamError):
@@ -183,61 +170,41 @@ class StreamBrokenError(UpstreamError):
 class ConnectionLostError(UpstreamError):
     """The connection was refused or reset."""
 
-    verdicts = (Verdict.RESET, Verdict.CONNECT_FAILED)
-
 
 class AttemptTimeoutError(UpstreamError):
     """No answer in time."""
-
-    verdicts = (Verdict.TIMEOUT,)
 
 
 class BillingError(UpstreamError):
     """Quota or credit is used up."""
 
-    verdicts = (Verdict.BILLING,)
-
 
 class AuthenticationError(UpstreamError):
     """The key was rejected, or lacks permission."""
-
-    verdicts = (Verdict.AUTH,)
 
 
 class NotFoundError(UpstreamError):
     """No such model or path."""
 
-    verdicts = (Verdict.NOT_FOUND,)
-
 
 class PromptTooLongError(UpstreamError):
     """The prompt exceeds the model's context."""
-
-    verdicts = (Verdict.TOO_LONG,)
 
 
 class InvalidRequestError(UpstreamError):
     """The request itself is wrong."""
 
-    verdicts = (Verdict.INVALID,)
-
 
 class FilteredError(UpstreamError):
     """A content filter rejected the prompt or the answer."""
-
-    verdicts = (Verdict.FILTERED,)
 
 
 class SchemaMismatchError(UpstreamError):
     """The answer does not fit the schema of the call, nor did those after a repair."""
 
-    verdicts = (Verdict.SCHEMA_MISMATCH,)
-
 
 class RedirectedError(UpstreamError):
     """The response was a redirect; stormbreak never follows it."""
-
-    verdicts = (Verdict.REDIRECTED,)
 
 
 _REJECTIONS: dict[str, type[RejectedError]] = {
@@ -247,7 +214,22 @@ _REJECTIONS: dict[str, type[RejectedError]] = {
     "cooldown": CooldownError,
 }
 _FAILURES: dict[Verdict, type[UpstreamError]] = {
-    verdict: kind for kind in UpstreamError.__subclasses__() for verdict in kind.verdicts
+    Verdict.THROTTLED: ThrottledError,
+    Verdict.OVERLOADED: OverloadedError,
+    Verdict.SERVER_ERROR: ServerError,
+    Verdict.UNREPEATABLE: ServerError,
+    Verdict.BROKEN: BrokenAnswerError,
+    Verdict.RESET: ConnectionLostError,
+    Verdict.CONNECT_FAILED: ConnectionLostError,
+    Verdict.TIMEOUT: AttemptTimeoutError,
+    Verdict.BILLING: BillingError,
+    Verdict.AUTH: AuthenticationError,
+    Verdict.NOT_FOUND: NotFoundError,
+    Verdict.TOO_LONG: PromptTooLongError,
+    Verdict.INVALID: InvalidRequestError,
+    Verdict.FILTERED: FilteredError,
+    Verdict.SCHEMA_MISMATCH: SchemaMismatchError,
+    Verdict.REDIRECTED: RedirectedError,
 }
 
 
@@ -300,10 +282,7 @@ def _portable(ended: CallResult) -> CallResult:
 
 
 def _travels(value: object) -> bool:
-    """Whether it can be pickled and unpickled: some exceptions can only be pickled.
-
-    False if another process could not import its class.
-    """
+    """Whether it can be pickled and unpickled, which some exceptions cannot, and another process can import its class."""
     token = _nested.set(True)
     try:
         deepcopy(value)

@@ -304,11 +304,7 @@ def _columns(batch: Any) -> dict[str, Sequence[Any]]:
 
 
 def _plain(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row without arrays and scalars of numpy, in which Ray hands over lists and numbers.
-
-    Raises:
-        RowError: a value has no plain form.
-    """
+    """The row without arrays and scalars of numpy, in which Ray hands over lists and numbers; raise RowError if there is none."""
     try:
         plain: dict[str, Any] = msgspec.to_builtins(row, enc_hook=plain_value)
     except (NotImplementedError, TypeError, ValueError) as error:

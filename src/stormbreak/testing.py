@@ -56,13 +56,10 @@ def serve(
         seed: the same seed gives the same faults.
         speed: scenario seconds in one real second; by default that of the scenario.
         port: 0 picks a free one.
-        answers: what it answers, by a text in the newest messages of a request: a text, or a table with the
-            keys `text`, `choices`, `reasoning`, `tool_calls`, `requests` (see docs/provider.md). The first that fits
-            counts; "" fits every request.
+        answers: what it answers, by a text in the newest messages of a request (see docs/provider.md).
 
     Returns:
-        A context, whose value has `base_url` (with "/v1"), `port`, `scenario`, `stats()` (see
-        docs/provider.md) and `reset()` (restart the scenario).
+        A context, whose value has `base_url` (with "/v1"), `port`, `scenario`, `stats()` and `reset()`.
 
     Raises:
         ConfigurationError: the scenario is invalid, or the port is not available.
@@ -93,7 +90,7 @@ def storm(
     shared: bool = False,
     first_output: bool = False,
 ) -> Sequence[Result]:
-    """Simulate a storm under a policy and check the measures, as `stormbreak storm run` does.
+    """Simulate a storm under a policy and check the measures, as `stormbreak storm run` does; return a result for each seed.
 
     Args:
         scenario: a name, a path, TOML text (anything with a line break in it) or a value.
@@ -104,9 +101,6 @@ def storm(
         processes: parallel runs.
         shared: whether all processes of the scenario share one engine.
         first_output: whether answers are streamed.
-
-    Returns:
-        One result for each seed.
 
     Raises:
         AssertionError: the condition does not hold; has the verdict and the values.

@@ -76,9 +76,7 @@ TREATMENTS: Mapping[Verdict, Treatment] = {
     Verdict.FILTERED: _FINAL,
     Verdict.SCHEMA_MISMATCH: _FINAL._replace(tally=Tally.SUCCESS),  # the target has answered
     Verdict.REDIRECTED: _FINAL,
-    Verdict.UNREPEATABLE: _ILL._replace(
-        retry=False, cools=False
-    ),  # failed, and must not be retried
+    Verdict.UNREPEATABLE: _FINAL._replace(tally=Tally.FAILURE),  # must not be retried
     Verdict.REJECTED: _FINAL,
     Verdict.CANCELLED: _FINAL,
 }
@@ -132,9 +130,8 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 class Usage:
     """Tokens of one attempt as the provider counted them, or their upper bounds.
 
-    `input_tokens` is the whole prompt, `output_tokens` the answer with its reasoning. Part of the input was read from a
-    cache (`cached_input_tokens`), and part of the rest was written to one (`cache_write_tokens`), some of that for an
-    hour (`cache_write_1h_tokens`).
+    `input_tokens` is the whole prompt, `output_tokens` the answer with its reasoning. Cached input was read from a cache;
+    part of the rest was written to one (`cache_write_tokens`), some of that for an hour (`cache_write_1h_tokens`).
     """
 
     input_tokens: int = 0
@@ -166,12 +163,8 @@ class Call(NamedTuple):
     streams: bool = False  # the sender reports the first output of each attempt
     tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
     delivers: bool = False  # the caller reads the answer as a stream
-    fallbacks: tuple[
-        Any, ...
-    ] = ()  # of `core.fallback_policy.Step`, in the order in which they are tried
-    stream_deadline_at: float | None = (
-        None  # of a streamed answer; then `deadline_at` bounds only its first output
-    )
+    fallbacks: tuple[Any, ...] = ()  # of `core.fallback_policy.Step`, in their order
+    stream_deadline_at: float | None = None  # of a stream; `deadline_at` bounds its first output
     races: bool = False  # its driver can run several attempts at once, for hedges
     labels: Labels = ()
     bound: Usage | None = None  # maximum tokens of one attempt; None: unknown
@@ -234,9 +227,7 @@ class Outcome(NamedTuple):
     error: BaseException | None = None
     status: int | None = None
     code: str | None = None  # the provider's error code or type; never its message
-    detail: str | None = (
-        None  # our words: "cut after 812 bytes"; never text of a prompt or an answer
-    )
+    detail: str | None = None  # our words: "cut after 812 bytes"; no text of a prompt or answer
     retry_after: float | None = None  # seconds from now, named by the server
     maybe_processed: bool = False  # the server may have done (and billed) the work
     forbidden: bool = False  # the server, or the user, forbids a retry
@@ -245,9 +236,7 @@ class Outcome(NamedTuple):
     rejection: Rejection | None = None
     usage: Usage | None = None  # if the provider reported it
     rate_limits: RateLimits | None = None  # what the headers reported
-    repair: Repair | None = (
-        None  # of an answer that does not fit its schema, while repairs are left
-    )
+    repair: Repair | None = None  # of an answer that does not fit its schema, if any is left
 
     @property
     def used(self) -> int | None:
@@ -278,9 +267,7 @@ class CallResult(NamedTuple):
     unconnected: int = 0  # attempts that never got a connection
     target: Target | None = None  # the last target that answered or failed
     source: str = TARGET  # source of the answer
-    maybe_processed: int = (
-        0  # attempts that may have been processed, and billed, besides the answer
-    )
+    maybe_processed: int = 0  # attempts that may have been processed and billed besides the answer
     of_tenant: bool = False  # `stopped` by a limit of its tenant
 
 
@@ -314,12 +301,8 @@ class Answer:
 
     `text` is that of the first choice, empty for embeddings and tool calls. `raw` is the provider's JSON body,
     unchanged; a streamed answer is assembled into the body of the same call without streaming. `parsed` is the answer
-    to a call with a `schema`. `usage` is zero where the provider reports none. `target` answered, and `source` says
-    whether it is that of the call: `target`, `fallback`, `cache` or `degraded`.
-
-    `attempts` counts all attempts, `maybe_processed` those that may have been processed, and billed, besides the answer;
-    `waited` is seconds spent unserved. `detail` says what is unusual, such as "1 of 3 choices" if the server ignored
-    `n`.
+    to a call with a `schema`. `usage` is zero where the provider reports none. `detail` says what is unusual, such as
+    "1 of 3 choices" if the server ignored `n`. The other fields are as in `CallResult`.
 
     The repr has neither text nor body: answers end up in logs, and an answer may repeat a prompt. A notebook keeps what
     it shows in its file: it shows the text only after `Answer.show_in_notebooks = True`.
@@ -342,15 +325,13 @@ class Answer:
     costs: Cost = field(default=Cost(), repr=False, compare=False)
 
     def _repr_html_(self) -> str | None:
-        """Return the text for a notebook; None, which means the repr, unless `show_in_notebooks`."""
         return html_of(self.text)
 
     @property
     def cost(self) -> Decimal | None:
-        """The cost of its usage in US dollars, at the prices of its client; computed on access, never a guess.
+        """The cost of its usage in US dollars, at the prices of its client; other attempts are not included.
 
-        Zero for an answer without a target. None if the usage is unknown, or the price at the target that answered: it
-        is not listed, or the list prices (the extra `cost`) are not installed. Other attempts are not included.
+        None if the usage is unknown, or the price: it is not listed, or the extra `cost` is not installed.
         """
         return self.costs.usd
 

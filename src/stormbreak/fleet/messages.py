@@ -15,10 +15,9 @@ HOLD, LIFT = 1.0, 2.0  # news of a cooldown
 
 
 class RateReport(NamedTuple):
-    """A rate limit, and what a member wants of it. `per_minute` 0: it has none.
+    """A rate limit (`per_minute` 0: none), and what a member wants of it: `want` units, of which `least` at one instant.
 
-    It wants `want` units, of which at least `least` at one instant. `owed` counts, since it joined, what it has used
-    without a lease, less what it gives back.
+    `owed` counts, since it joined, what it has used without a lease, less what it gives back.
     """
 
     per_minute: float = 0.0
@@ -46,13 +45,11 @@ class CooldownReport(NamedTuple):
 
 
 class SpendReport(NamedTuple):
-    """A spend limit (0: none) in every `period`, and the account of one member in the period `started`.
+    """A spend limit (0: none), and the account of one member in the period `started`.
 
-    0: ever; less: minus the place of an hour, day or month among the `CALENDARS`, from 1.
-
-    `granted`, `returned` and `spent` only ever rise. `needed` is what it needs now: an allowance, that is granted less
-    returned, of that much. 0: nothing. `noted` and `elsewhere` are of the last answer: what the store knew to be spent by
-    this member, and by others.
+    A `period` of 0 never ends; a negative one is minus the place of an hour, day or month among the `CALENDARS`, from 1.
+    `granted`, `returned` and `spent` only ever rise. `needed` is the allowance (granted less returned) that it needs now.
+    `noted` and `elsewhere` are of the last answer: what the store knew to be spent by this member, and by others.
     """
 
     limit: float = 0.0

@@ -51,10 +51,7 @@ class SpendRecord(Protocol):
 class ParentStore:
     """The store itself. As a context manager it serves its `url` to other processes, on a socket that only this user may open.
 
-    With a `record`, what it grants survives it.
-
-    Raises:
-        ConfigurationError: no temporary folder can be written, or its path is too long for a socket.
+    With a `record`, what it grants survives it. Raises ConfigurationError if no folder can be written, or its path is too long.
     """
 
     def __init__(

@@ -119,8 +119,7 @@ def beat(
 ) -> Answer:
     """Process the report of member `name`, and answer it. No money is granted before `quiet_until`.
 
-    `wall` is the time of day, in unix epoch seconds, if `now` is by another clock.
-    Another `server` than before may not have received the last grants, which members assert again.
+    `wall` is unix epoch seconds, if `now` is by another clock. Another `server` than before may have lost the last grants.
     """
     if scope.epoch == 0:
         scope.epoch = now

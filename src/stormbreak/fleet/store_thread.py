@@ -39,11 +39,7 @@ class Store(Protocol):
     """A store of scopes. It is used by one thread at a time."""
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
-        """Process reports, and answer each of them.
-
-        Raises:
-            StoreError: it did not answer; each report may have been processed or not.
-        """
+        """Process reports, and answer each of them; StoreError: each may have been processed or not."""
 
     def warnings(self) -> list[str]:
         """Say what makes limits of this store less exact; it may ask the store."""
@@ -53,11 +49,7 @@ class Store(Protocol):
 
 
 def open_store(url: str) -> Store:
-    """Return the store at `url`, which is not asked yet.
-
-    Raises:
-        ConfigurationError: a package is missing.
-    """
+    """Return the store at `url`, which is not asked yet; raise ConfigurationError if a package is missing."""
     if url.startswith("parent:"):
         from stormbreak.fleet.parent_store import ParentClient  # noqa: PLC0415 - each store loads its own
 
@@ -300,11 +292,7 @@ def leave(url: str) -> None:
 
 
 def shared_limits(urls: Iterable[str]) -> SharedLimits:
-    """Make the fleet of an engine that runs in real time, with the stores at `urls`.
-
-    Raises:
-        ConfigurationError: the package of a store is missing.
-    """
+    """Make the fleet of an engine that runs in real time; raise ConfigurationError if the package of a store is missing."""
     for url in urls:
         _thread_for(url)  # loads its package, which takes a while
     return SharedLimits(_carrier_for, draw)

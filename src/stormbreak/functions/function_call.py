@@ -324,11 +324,7 @@ class Attempt:
         CURRENT.set(self._before)
 
     def expect_next(self, now: float, stall: float | None) -> None:
-        """Wait for the next item, for `stall` seconds at most, and not beyond the deadline of the call.
-
-        Raises:
-            TimeoutError: the deadline has passed.
-        """
+        """Wait for the next item, for `stall` seconds at most, but raise TimeoutError at the deadline of the call."""
         seconds = stall
         if self._until is not None:
             left = self._until - now

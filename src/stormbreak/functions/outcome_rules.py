@@ -140,11 +140,7 @@ def _read(error: Exception) -> Outcome:
 
 
 def _outcome(answer: RuleResult, read: Outcome) -> Outcome:
-    """Make an outcome of a rule's answer; status and retry-after stay those that were `read`.
-
-    Raises:
-        ConfigurationError: the answer is not a failure.
-    """
+    """Make an outcome of a rule's answer, with the status and retry-after `read`; raise ConfigurationError if it is no failure."""
     if answer is None or isinstance(answer, bool):
         return read if answer else UNCOUNTED
     outcome = answer if isinstance(answer, Outcome) else read._replace(verdict=answer)

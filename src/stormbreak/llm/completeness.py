@@ -93,8 +93,7 @@ def read_body(
 ) -> ParsedResponse:
     """Read the body of a success: OK if it is complete, else what is wrong with it.
 
-    A byte order mark at its start is ignored. `wanted`: how many choices or embeddings were asked for; None if not
-    known.
+    `wanted`: how many choices or embeddings were asked for; None if not known.
     """
     if body.startswith(BOM_UTF8):
         body = without_mark(body)

@@ -69,12 +69,7 @@ def error_next_to_result(data: Mapping[str, Any]) -> Any:
 
 
 def parse_error(body: bytes, *, is_error: bool) -> ProviderError | None:
-    """Find the error in a body; None if it holds none.
-
-    Args:
-        body: the body as it came.
-        is_error: it is known to be an error, so that looser forms count.
-    """
+    """Find the error in a body; None if it holds none. If it is known to be one, looser forms count."""
     try:
         data = msgspec.json.decode(without_mark(body))
     except UNREADABLE:

@@ -31,10 +31,7 @@ _NEVER_SUCCESS = frozenset({FinishMeaning.ABORTED, FinishMeaning.ERROR})
 
 
 class Reason(NamedTuple):
-    """A finish reason, in lower case.
-
-    `verdict` is that of an empty answer; of an aborted one, in any case.
-    """
+    """A finish reason, in lower case. `verdict` is that of an empty answer; of an aborted one, in any case."""
 
     name: str
     meaning: FinishMeaning
@@ -162,8 +159,7 @@ FINISH_REASONS: Mapping[str, Reason] = dict(
 def reason_of(word: str) -> Reason | None:
     """Find a finish reason by the word of a provider, in any case; None if it is not listed.
 
-    Gemini puts its own word after that of chat completions: ``content_filter: PROHIBITED_CONTENT``. Its own word counts,
-    or else the other one.
+    Gemini puts its own word, which counts first, after that of chat completions: ``content_filter: PROHIBITED_CONTENT``.
     """
     found = FINISH_REASONS.get(word)
     if found is not None:
@@ -173,11 +169,9 @@ def reason_of(word: str) -> Reason | None:
 
 
 def refused(words: Iterable[str | None], *, has_output: bool) -> Reason | None:
-    """Return the finish reason that makes an answer no success; None if it is one.
+    """Return the finish reason, of those of all choices, that makes an answer no success; None if it is one.
 
-    Args:
-        words: the finish reason of every choice.
-        has_output: whether any choice has text, reasoning, a refusal or a tool call.
+    `has_output`: whether any choice has text, reasoning, a refusal or a tool call.
     """
     empty: Reason | None = None
     for word in words:

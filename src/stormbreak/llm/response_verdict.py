@@ -53,13 +53,9 @@ _HOST = re.compile(
 def read_answer(
     answer: HttpResponse, shape: Shape, *, choices: int = 1, inputs: int | None = None
 ) -> ParsedResponse:
-    """Return what a response means. OK is only a complete and well-formed answer to that very call.
+    """Return what a response to a call for `shape` means. OK is only a complete and well-formed answer to that very call.
 
-    Args:
-        answer: the response.
-        shape: what the call asked for.
-        choices: how many choices it asked for (`n`).
-        inputs: how many inputs were to be embedded; None if not known.
+    `choices` is how many were asked for (`n`), `inputs` how many texts were to be embedded; None if not known.
     """
     if not answer.succeeded:
         return read_error(answer, parse_error(answer.body, is_error=True))

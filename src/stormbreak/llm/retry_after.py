@@ -136,10 +136,7 @@ _EPOCH_MS_FROM = 1e11  # the year 5138 in seconds, 1973 in milliseconds
 
 
 def parse_reset(text: str, now: float) -> float | None:
-    """Read a reset; `now` is unix epoch seconds by the server's clock.
-
-    None if it is none; zero or less where it has passed.
-    """
+    """Read a reset, zero or less where it has passed; `now` is unix epoch seconds by the server's clock."""
     seconds = number(text)
     if seconds is None:
         at = rfc3339(text)
@@ -162,11 +159,7 @@ def retry_after(
 ) -> float | None:
     """Return the seconds to wait after a failure; None if the server named no time.
 
-    Args:
-        headers: by lower-case name.
-        status: the HTTP status; resets count on a 429 only.
-        received_at: unix epoch seconds, used for dates if the answer has no `Date`.
-        hint: seconds that the body asked for.
+    `received_at` is unix epoch seconds, for an answer without `Date`; `hint` is the seconds that the body asked for.
     """
     named = _named(headers, received_at) or wait(hint)
     if named is None and status == 429:

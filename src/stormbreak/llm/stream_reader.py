@@ -70,13 +70,7 @@ class _Form(Enum):
 class StreamReader(ABC):
     """Takes the bytes of one answer as they come.
 
-    Args:
-        shape: what the call asked for; chat completions, responses and messages may come as events.
-        status: HTTP status of the answer.
-        headers: its headers, by lower-case name.
-        received_at: when the headers came, in unix epoch seconds.
-        choices: how many choices the call asked for (`n`).
-        inputs: how many inputs it gave to be embedded; None if that is not known.
+    The arguments are as of `HttpResponse` and `read_answer`; chat completions, responses and messages may come as events.
     """
 
     def __init__(

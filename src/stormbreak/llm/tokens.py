@@ -115,11 +115,8 @@ _BASE64 = re.compile(rb'[",][A-Za-z0-9+/=\\]{512,}"')
 def estimate(body: bytes, *, bound: Any = None, choices: int = 1, answers: bool = True) -> int:
     """Estimate the tokens of prompt and answer together.
 
-    Args:
-        body: the request.
-        bound: the output limit of one answer, as the request has it; anything but a count is none.
-        choices: how many answers are asked for.
-        answers: whether the answer is text; embeddings have no output tokens.
+    `bound` is the output limit of one answer, as the request has it: anything but a count is none. Embeddings have no
+    output tokens: no `answers`.
     """
     size = len(body)
     data = 0

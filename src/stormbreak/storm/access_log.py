@@ -89,10 +89,10 @@ class Log:
 def read_log(
     path: str | Path, fields: Fields | None = None, *, time_is: TimeIs | None = None
 ) -> Log:
-    """Read a log.
+    """Read a log, which may be gzipped.
 
     Args:
-        path: of a text file, or of a gzipped one.
+        path: of the file.
         fields: names of fields, in JSON lines, CSV, and `name=value` at the end of combined lines.
         time_is: "end" if the time of a line is that of the answer, as in nginx; "start" as in Apache. By default,
             the order of the lines decides: servers write a line when a request ends.
@@ -200,11 +200,7 @@ def _bounded(line: str) -> str:
 
 
 def _form(line: str, fields: Fields, where: str) -> tuple[bool, _Parse]:
-    """Choose the parser by the first line; and whether that line is a header.
-
-    Raises:
-        ConfigurationError: it is a header without a given name.
-    """
+    """Choose the parser by the first line, and whether that is a header; raise ConfigurationError if it lacks a given name."""
     if line.startswith("{"):
         return False, lambda line: _values(fields, _json_object(line))
     if _COMBINED.match(line):

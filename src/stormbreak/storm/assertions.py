@@ -87,11 +87,7 @@ Assertion: TypeAlias = Comparison | AndOr
 
 
 def parse_assertion(text: str, *, source: str = "--assert", about: type = Measures) -> Assertion:
-    """Parse a condition on the fields of the dataclass `about`; `source` names the option.
-
-    Raises:
-        ConfigurationError: it cannot be parsed; suggests the nearest measure for a misspelt one.
-    """
+    """Parse a condition on the fields of the dataclass `about`, given by option `source`; raise ConfigurationError."""
     try:
         return _Reader(text, about).read()
     except _SyntaxError as error:

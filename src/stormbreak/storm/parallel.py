@@ -58,10 +58,9 @@ class Run:
 def simulate_all(
     runs: Sequence[Run], *, processes: int = 1, progress: OnRunProgress | None = None
 ) -> list[Result]:
-    """Do all `runs` in at most `processes` processes; the results are in the order of the runs.
+    """Do all `runs`, in at most `processes` processes; the results are in their order.
 
-    Raises:
-        ConfigurationError: one of them cannot be simulated, or a process was killed.
+    Raises ConfigurationError if one of them cannot be simulated, or a process was killed.
     """
     count, report = min(processes, len(runs)), progress or (lambda _number, _share: None)
     if count <= 1:

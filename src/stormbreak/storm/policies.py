@@ -125,11 +125,7 @@ def in_fleet(named: NamedPolicy) -> NamedPolicy:
 
 
 def find(name: str) -> NamedPolicy:
-    """Return the policy named `name`.
-
-    Raises:
-        ConfigurationError: there is none, or the file is invalid.
-    """
+    """Return the policy of that name or file; raise ConfigurationError if there is none, or the file is invalid."""
     if name in BASELINES:
         return BASELINES[name]
     if name not in PRESETS and not _may_be_a_file(name):
@@ -143,21 +139,13 @@ def find(name: str) -> NamedPolicy:
 
 
 def own(scenario: Scenario, *, source: str) -> NamedPolicy:
-    """Return the policy that the scenario names; `source` is the user's name of the scenario.
-
-    Raises:
-        ConfigurationError: there is no such policy.
-    """
+    """Return the policy that the scenario names; `source` is the user's name of the scenario. Raises ConfigurationError."""
     with errors_at(f"{source}: load.preset"):
         return find(scenario.load.preset if scenario.load else "interactive")
 
 
 def given(policy: str | Path | Policy | NamedPolicy) -> NamedPolicy:
-    """Return a named policy from a name, a path or a value.
-
-    Raises:
-        ConfigurationError: there is none, or the file is invalid.
-    """
+    """Return a named policy from a name, a path or a value; raise ConfigurationError."""
     if isinstance(policy, NamedPolicy):
         return policy
     if isinstance(policy, Policy):

@@ -134,16 +134,9 @@ class _Site:
 def draw(
     number: int, *, seed: int, families: Sequence[str] = (), preset: str = "interactive"
 ) -> RandomStorm:
-    """Draw the storm with that number.
+    """Draw the storm with that number, from 0; `families` are names in `FAMILIES`, none means all.
 
-    Args:
-        number: from 0.
-        seed: of the whole survey.
-        families: names in `FAMILIES`; none means all.
-        preset: "interactive", or "batch": all rows arrive at once and the faults last.
-
-    Raises:
-        ConfigurationError: there is no such family.
+    All rows of a "batch" arrive at once, and the faults last. Raises ConfigurationError if there is no such family.
     """
     known = families_of(preset)
     names = tuple(families) or known

@@ -159,11 +159,7 @@ class Document(msgspec.Struct, kw_only=True):
 
 
 def read(path: str | Path) -> tuple[Document, list[Result]]:
-    """Read the output of `storm run --json`.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or has other content.
-    """
+    """Read the output of `storm run --json`; raise ConfigurationError if the file cannot be read, or has other content."""
     try:
         with errors_at(path):
             text = file_reader.read_bytes(path, what=_WHAT, largest=LARGEST)

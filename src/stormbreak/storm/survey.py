@@ -225,21 +225,9 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     processes: int = 1,
     progress: Callable[[int, float, int], None] | None = None,
 ) -> Survey:
-    """Play a policy and others in random storms.
+    """Play a policy and others in random storms, as `stormbreak.testing.survey` does.
 
-    Args:
-        policy: the surveyed policy.
-        others: policies to compare with; one with the same name is left out.
-        draws: the number of storms.
-        seed: of the draws.
-        families: some of `random_storms.FAMILIES`; none means all.
-        preset: "interactive" measures goodput; "batch" the time until 99 % of all rows are answered.
-        runs: of each storm and policy, with different seeds; the mean counts.
-        processes: runs at once; the result is the same.
-        progress: gets the number of a run, the share of it that is done, and how many runs there are.
-
-    Raises:
-        ConfigurationError: there is no such family, or a policy cannot be simulated.
+    `progress` gets the number of a run, the share of it that is done, and how many runs there are. Raises ConfigurationError.
     """
     rivals = {each.name: each for each in others if each.name != policy.name}
     found = [draw(number, seed=seed, families=families, preset=preset) for number in range(draws)]

@@ -33,8 +33,7 @@ class Traffic(NamedTuple):
 def traffic(load: Load, duration: float, seed: int) -> Traffic:
     """Draw every call before `duration`, in order, or use the load's arrival times.
 
-    Raises:
-        ConfigurationError: there are too many calls or processes.
+    Raises ConfigurationError if there are too many calls or processes.
     """
     _check(load, duration)
     times = list(load.arrival_times) or _drawn(load, duration, seed)
@@ -143,11 +142,7 @@ def with_batch(scenario: Scenario, tokens: Sequence[int]) -> Scenario:
 
 
 def scaled(scenario: Scenario, factor: float) -> Scenario:
-    """Return the scenario with `factor` times its calls; the provider stays.
-
-    Raises:
-        ConfigurationError: it has no load, or no calls are left.
-    """
+    """Return the scenario with `factor` times its calls; raise ConfigurationError if it has no load, or no calls are left."""
     if scenario.load is None:
         raise ConfigurationError(f"{scenario.name}: --scale needs a [load] or --arrivals")
     return replace(scenario, load=scaled_load(scenario.load, factor))

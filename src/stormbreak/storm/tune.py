@@ -106,17 +106,9 @@ def tune(
 ) -> Tuned:
     """Search better numbers for `policy`.
 
-    Args:
-        policy: as it is.
-        scenarios: storms of the user; each counts as much as all random storms together.
-        storms: of each group in the last round, and as many others for the judgement.
-        candidates: settings that are tried.
-        seed: of the storms and the candidates.
-        processes: simulations at once; the result is the same.
-        progress: gets the simulations that are done, and how many there are at least.
-
-    Raises:
-        ConfigurationError: a scenario cannot be simulated.
+    Each of the `scenarios` counts as much as all random storms together. Each group has so many `storms` in the last round,
+    and as many others for the judgement. `progress` gets the simulations that are done, and how many there are at least.
+    Raises ConfigurationError if a scenario cannot be simulated.
     """
     arena = _Arena(scenarios, storms, seed, processes, progress)
     settings = _candidates(policy, candidates, seed)

@@ -135,10 +135,8 @@ class Evidence:
 def evidence(entries: Sequence[Entry], *, resolution: float = 0.0) -> Evidence:
     """Estimate everything from `entries`, in order of arrival. Without statuses, all count as answered.
 
-    With times of this `resolution` in seconds, waits up to twice as long may be none: they bound no slots.
-
-    Raises:
-        ConfigurationError: there are too few answered requests.
+    With times of this `resolution` in seconds, waits up to twice as long may be none: they bound no slots. Raises
+    ConfigurationError with too few answered requests.
     """
     # of requests in one instant, those that were served came first
     entries = sorted(entries, key=lambda entry: (entry.at, entry.status == _THROTTLED))

@@ -53,11 +53,7 @@ class Fitted:
 
 
 def fit(log: Log, *, name: str | None = None) -> Fitted:
-    """Estimate a scenario; by default it is named after the log.
-
-    Raises:
-        ConfigurationError: the log has no latencies, or too few answers.
-    """
+    """Estimate a scenario, named after the log; raise ConfigurationError without latencies, or with too few answers."""
     if all(entry.latency is None for entry in log.entries):
         raise ConfigurationError(
             f"{log.path}: has no latencies: in nginx, add $request_time to the end of log_format, in Apache %D;"

@@ -20,8 +20,7 @@ def staged(
 ) -> Scenario:
     """Return the scenario as played: counts times `scale`, no background traffic, one process a copy.
 
-    Raises:
-        ConfigurationError: it has no load, or is too short or too small to be measured.
+    Raises ConfigurationError if it has no load, or is too short or too small to be measured.
     """
     if until is not None:
         scenario = shortened(scenario, until)
