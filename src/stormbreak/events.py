@@ -224,23 +224,7 @@ class WouldHave(NamedTuple):
 
 
 Event = (
-    Labelled
-    | Queued
-    | Sent
-    | Returned
-    | Committed
-    | Hedged
-    | HedgeRefused
-    | Overtaken
-    | RetryPlanned
-    | RetryRefused
-    | FellBack
-    | FallbackRefused
-    | CallRejected
-    | CallEnded
-    | CallCancelled
-    | CircuitChanged
-    | CooldownStarted
-    | SpendReached
-    | WouldHave
-)
+    Labelled | Queued | Sent | Returned | Committed | Hedged | HedgeRefused | Overtaken | RetryPlanned
+    | RetryRefused | FellBack | FallbackRefused | CallRejected | CallEnded | CallCancelled | CircuitChanged
+    | CooldownStarted | SpendReached | WouldHave
+)  # fmt: skip

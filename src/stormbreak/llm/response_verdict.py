@@ -14,21 +14,10 @@ No input raises. No free text of a provider gets into a `ParsedResponse`, except
 import re
 from collections.abc import Mapping
 
+from stormbreak.llm import error_tables as tables
 from stormbreak.llm.completeness import read_body
 from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.error_fields import ProviderError, parse_error
-from stormbreak.llm.error_tables import (
-    BROAD,
-    DAILY,
-    NAMED,
-    NONE_GRANTED,
-    OVERSIZED,
-    PAIRS,
-    PHRASES,
-    RETRYABLE_BUDGET,
-    STATUSES,
-    UNTOUCHED,
-)
 from stormbreak.llm.parsed_response import HttpResponse, ParsedResponse
 from stormbreak.llm.retry_after import WAITS, retry_after
 from stormbreak.llm.success_body import ERROR_INSIDE
@@ -37,7 +26,7 @@ from stormbreak.types import TREATMENTS, Tally, Verdict
 _NO_DETAILS = ProviderError()
 _KINDS_OF_5XX = frozenset({Verdict.SERVER_ERROR, Verdict.OVERLOADED})
 _DECIDED_BY_STATUS = frozenset(Verdict).difference(
-    *(phrase.on for phrase in PHRASES), {Verdict.THROTTLED}
+    *(phrase.on for phrase in tables.PHRASES), {Verdict.THROTTLED}
 )
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 # bytes of a success in which an error is looked for: to decode more takes seconds
@@ -93,7 +82,9 @@ def read_error(answer: HttpResponse, found: ProviderError | None) -> ParsedRespo
         forbidden = wait is None and word == "false"
     if forbidden and TREATMENTS[verdict].tally is Tally.FAILURE:
         verdict = Verdict.UNREPEATABLE
-    refusal = wait is not None or any(NAMED.get(name.lower()) is verdict for name in error.names)
+    refusal = wait is not None or any(
+        tables.NAMED.get(name.lower()) is verdict for name in error.names
+    )
     return ParsedResponse(
         verdict,
         retry_after=wait,
@@ -117,7 +108,7 @@ def is_media(headers: Mapping[str, str]) -> bool:
 
 def verdict_of_status(status: int) -> Verdict:
     """Return what a status alone means."""
-    known = STATUSES.get(status)
+    known = tables.STATUSES.get(status)
     if known is not None:
         return known
     if 300 <= status <= 399:
@@ -135,7 +126,7 @@ def may_be_processed(status: int, verdict: Verdict, *, refusal: bool) -> bool:
     """
     if verdict is Verdict.UNREPEATABLE or status == 408:
         return True
-    if not 500 <= status <= 599 or status in UNTOUCHED:
+    if not 500 <= status <= 599 or status in tables.UNTOUCHED:
         return False
     refused = verdict in {Verdict.OVERLOADED, Verdict.THROTTLED} and refusal
     return TREATMENTS[verdict].retry and not refused
@@ -150,7 +141,9 @@ def _with_header(error: ProviderError, headers: Mapping[str, str]) -> ProviderEr
 def _verdict(status: int | None, error: ProviderError, headers: Mapping[str, str]) -> Verdict:
     verdict = _by_status(status, error, headers)
     if verdict is Verdict.THROTTLED:
-        is_out_of_quota = any(map(DAILY.search, error.quotas)) or NONE_GRANTED.search(error.message)
+        is_out_of_quota = any(map(tables.DAILY.search, error.quotas)) or tables.NONE_GRANTED.search(
+            error.message
+        )
         return Verdict.BILLING if is_out_of_quota else verdict
     return verdict
 
@@ -159,12 +152,16 @@ def _by_status(status: int | None, error: ProviderError, headers: Mapping[str, s
     if error.verdict is not None:
         return error.verdict
     names = [name.lower() for name in error.names]
-    named = next((NAMED[name] for name in names if name in NAMED), None)
+    named = next((tables.NAMED[name] for name in names if name in tables.NAMED), None)
     if status is None:
-        broad = next((BROAD[name] for name in names if name in BROAD), Verdict.SERVER_ERROR)
+        broad = next(
+            (tables.BROAD[name] for name in names if name in tables.BROAD), Verdict.SERVER_ERROR
+        )
         return named or _by_message(broad, error.message)
     pairs = ((status, name) for name in names)
-    base = next((PAIRS[pair] for pair in pairs if pair in PAIRS), verdict_of_status(status))
+    base = next(
+        (tables.PAIRS[pair] for pair in pairs if pair in tables.PAIRS), verdict_of_status(status)
+    )
     if status in {402, 403} and (error.limit_source or error.flagged):
         return _openrouter(error, headers)
     if base is Verdict.REDIRECTED or named is None:
@@ -177,7 +174,9 @@ def _openrouter(error: ProviderError, headers: Mapping[str, str]) -> Verdict:
     """Distinguish the meanings of 402 and 403 at OpenRouter."""
     if error.flagged:
         return Verdict.FILTERED
-    temporary = error.limit_source == RETRYABLE_BUDGET and any(name in headers for name in WAITS)
+    temporary = error.limit_source == tables.RETRYABLE_BUDGET and any(
+        name in headers for name in WAITS
+    )
     return Verdict.THROTTLED if temporary else Verdict.BILLING
 
 
@@ -185,10 +184,10 @@ def _by_message(base: Verdict, message: str) -> Verdict:
     """Refine a verdict by the message, if it can be about the request or the account."""
     if not message or base in _DECIDED_BY_STATUS:
         return base
-    oversized = OVERSIZED.search(message)
+    oversized = tables.OVERSIZED.search(message)
     if oversized and base is not Verdict.AUTH and int(oversized[2]) > int(oversized[1]):
         return Verdict.TOO_LONG
-    found = (each for each in PHRASES if base in each.on and each.pattern.search(message))
+    found = (each for each in tables.PHRASES if base in each.on and each.pattern.search(message))
     return next((each.verdict for each in found), base)
 
 

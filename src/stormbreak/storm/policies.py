@@ -7,6 +7,7 @@ from them, since no policy of the engine can ignore it. Every one is bounded by 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from os.path import exists
 from pathlib import Path
 
 from stormbreak.config import resolve_policy
@@ -128,7 +129,8 @@ def find(name: str) -> NamedPolicy:
     """Return the policy of that name or file; raise ConfigurationError if there is none, or the file is invalid."""
     if name in BASELINES:
         return BASELINES[name]
-    if name not in PRESETS and not _may_be_a_file(name):
+    is_file = "/" in name or name.endswith(".toml") or exists(name)  # noqa: PTH110 - never raises
+    if name not in PRESETS and not is_file:
         known = list(dict.fromkeys([*PRESETS, *BASELINES]))
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -151,10 +153,3 @@ def given(policy: str | Path | Policy | NamedPolicy) -> NamedPolicy:
     if isinstance(policy, Policy):
         return NamedPolicy(name="the policy", policy=policy)
     return find(str(policy))
-
-
-def _may_be_a_file(name: str) -> bool:
-    try:
-        return "/" in name or name.endswith(".toml") or Path(name).exists()
-    except (OSError, ValueError):
-        return False

@@ -7,7 +7,7 @@ with the same calls and luck.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import sqrt
 from statistics import fmean, stdev
@@ -143,44 +143,37 @@ def _candidates(policy: Policy, count: int, seed: int) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- storms
 
 
+@dataclass(slots=True, eq=False)
 class _Arena:
     """Plays policies in storms by number: of the survey and of the user's scenarios."""
 
-    def __init__(
-        self,
-        scenarios: Sequence[Scenario],
-        storms: int,
-        seed: int,
-        processes: int,
-        progress: Progress | None,
-    ) -> None:
-        self.storms = storms
-        self._scenarios = scenarios
-        self._seed = seed
-        self._processes = processes
-        self._progress = progress
-        self._done = 0.0
-        self._measured: dict[Run, Measures] = {}
+    scenarios: Sequence[Scenario]
+    storms: int
+    seed: int
+    processes: int
+    progress: Progress | None
+    done: float = 0.0
+    measured: dict[Run, Measures] = field(default_factory=dict)
 
     def _storms(self, number: int) -> list[Storm]:
         """The storms with this number, one of each group."""
-        first = Storm(SURVEY, draw(number, seed=self._seed).scenario, 1)
-        own = [Storm(each.name, each, self._seed + number) for each in self._scenarios]
+        first = Storm(SURVEY, draw(number, seed=self.seed).scenario, 1)
+        own = [Storm(each.name, each, self.seed + number) for each in self.scenarios]
         return [first, *own]
 
     def play(self, policies: Sequence[Policy], numbers: range) -> list[dict[str, list[Measures]]]:
         """Return the measures of each policy, by group, in order of the numbers."""
         storms = [storm for number in numbers for storm in self._storms(number)]
         runs = [_run(policy, storm) for policy in policies for storm in storms]
-        new = [run for run in runs if run not in self._measured]
-        results = simulate_all(new, processes=self._processes, progress=self._report(len(new)))
-        self._measured |= {run: one.measures for run, one in zip(new, results, strict=True)}
-        self._done += len(new)
+        new = [run for run in runs if run not in self.measured]
+        results = simulate_all(new, processes=self.processes, progress=self._report(len(new)))
+        self.measured |= {run: one.measures for run, one in zip(new, results, strict=True)}
+        self.done += len(new)
         found = []
         for policy in policies:
             groups: dict[str, list[Measures]] = {}
             for storm in storms:
-                groups.setdefault(storm.group, []).append(self._measured[_run(policy, storm)])
+                groups.setdefault(storm.group, []).append(self.measured[_run(policy, storm)])
             found.append(groups)
         return found
 
@@ -196,8 +189,8 @@ class _Arena:
 
         def report(number: int, share: float) -> None:
             shares[number] = share
-            if self._progress is not None:
-                self._progress(self._done + sum(shares.values()), self._done + count)
+            if self.progress is not None:
+                self.progress(self.done + sum(shares.values()), self.done + count)
 
         return report
 

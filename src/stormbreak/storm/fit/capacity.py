@@ -16,6 +16,7 @@ are not exact, and requests are not all alike: a share `_ODD` of them may be any
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heappop, heappush
 from math import erfc, exp, inf, log, pi, sqrt
 from statistics import median
@@ -79,14 +80,11 @@ def fit_capacity(jobs: Sequence[Job]) -> Capacity:
     if lost := len(jobs) - len(answered):  # in no slot, but each with the same probability
         other = _Search(answered, gone_work_on=False)
         chance = lost * log(lost / len(jobs)) + len(answered) * log(len(answered) / len(jobs))
-        if other.best().likelihood + chance > search.best().likelihood:
+        if other.best.likelihood + chance > search.best.likelihood:
             search = other
-    best = search.best()
+    fewest, most = search.fewest(), search.most()
     return Capacity(
-        best=best,
-        fewest_slots=search.fewest(),
-        most_slots=search.most(),
-        gone_work_on=search.gone_work_on,
+        best=search.best, fewest_slots=fewest, most_slots=most, gone_work_on=search.gone_work_on
     )
 
 
@@ -110,7 +108,6 @@ class _Search:
         self.gone_work_on = gone_work_on
         self.top = max(concurrency(jobs))
         self._fits: dict[int, QueueFit] = {}
-        self._best: QueueFit | None = None
 
     def at(self, slots: int) -> QueueFit:
         if slots not in self._fits:
@@ -124,34 +121,30 @@ class _Search:
         logs = [log(max(job.left - job.arrived, _SMALLEST)) for job in self._jobs if job.answered]
         return median(logs), 0.7
 
+    @cached_property
     def best(self) -> QueueFit:
-        """Return the fit with the largest likelihood; of equal ones, that with the most slots."""
-        if self._best is None:
-            low, high = 1, self.top
-            while high > low:
-                grid = _grid(low, high)
-                place = max(range(len(grid)), key=lambda at: (self.at(grid[at]).likelihood, at))
-                new = grid[max(0, place - 1)], grid[min(len(grid) - 1, place + 1)]
-                if new == (low, high):
-                    break
-                low, high = new
-            self._best = max(
-                self._fits.values() or [self.at(1)], key=lambda fit: (fit.likelihood, fit.slots)
-            )
-        return self._best
+        """The fit with the largest likelihood; of equal ones, that with the most slots."""
+        low, high = 1, self.top
+        while high > low:
+            grid = _grid(low, high)
+            place = max(range(len(grid)), key=lambda at: (self.at(grid[at]).likelihood, at))
+            new = grid[max(0, place - 1)], grid[min(len(grid) - 1, place + 1)]
+            if new == (low, high):
+                break
+            low, high = new
+        fits = self._fits.values() or [self.at(1)]
+        return max(fits, key=lambda fit: (fit.likelihood, fit.slots))
 
     def fewest(self) -> int:
         """Return the smallest number of slots that the log allows."""
-        return self._edge(self.best().slots, 0)
+        return self._edge(self.best.slots, 0)
 
     def most(self) -> int | None:
         """Return the largest number of slots that the log allows; None: any."""
-        if self._allows(self.top):
-            return None
-        return self._edge(self.best().slots, self.top)
+        return None if self._allows(self.top) else self._edge(self.best.slots, self.top)
 
     def _allows(self, slots: int) -> bool:
-        return slots > 0 and self.at(slots).likelihood >= self.best().likelihood - _CONFIDENT
+        return slots > 0 and self.at(slots).likelihood >= self.best.likelihood - _CONFIDENT
 
     def _edge(self, inside: int, outside: int) -> int:
         while abs(outside - inside) > 1:

@@ -11,6 +11,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from os.path import isfile
 from pathlib import Path
 from shutil import which
 from typing import NamedTuple, cast
@@ -188,7 +189,7 @@ def environment(base_url: str) -> dict[str, str]:
 
 def name_of(words: Sequence[str]) -> str:
     """Return the name of a command without a given name: its script, else its program."""
-    scripts = [Path(word).stem for word in words if _is_file(word)]
+    scripts = [Path(word).stem for word in words if isfile(word)]  # noqa: PTH113 - never raises
     return scripts[-1] if scripts else Path(words[0]).name if words else ""
 
 
@@ -196,10 +197,3 @@ def _named(word: str) -> str:
     """Quote a program. A path can look like a key, so its parts are checked one by one."""
     is_path = "/" in word and not any(map(looks_like_key, word.split("/")))
     return repr(word) if is_path else quoted(word)
-
-
-def _is_file(word: str) -> bool:
-    try:
-        return Path(word).is_file()
-    except (OSError, ValueError):
-        return False

@@ -5,7 +5,7 @@ The provider runs in this process and starts scenario time with the storm; calls
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from stormbreak.provider.chance import mix
@@ -96,49 +96,41 @@ async def play(
         await server.close()
 
 
+@dataclass(slots=True, eq=False)
 class _Storm:
     """The state of a running storm."""
 
-    def __init__(
-        self,
-        server: ProviderServer,
-        name: str,
-        copies: Sequence[Copy],
-        scenario: Scenario,
-        load: Load,
-        progress: Progress | None,
-    ) -> None:
-        self._server = server
-        self._name = name
-        self._copies = copies
-        self._scenario = scenario
-        self._load = load
-        self._progress = progress
-        self._seen = Observations(lambda asked: asked.digest)
-        self._busiest = PeakCpuLoad()
-        self._sent = 0
-        self._latest = 0.0
+    server: ProviderServer
+    name: str
+    copies: Sequence[Copy]
+    scenario: Scenario
+    load: Load
+    progress: Progress | None
+    seen: Observations = field(default_factory=lambda: Observations(lambda asked: asked.digest))
+    busiest: PeakCpuLoad = field(default_factory=PeakCpuLoad)
+    sent: int = 0
+    latest: float = 0.0
 
     # ------------------------------------------------------------ calls sent to the program
 
     def observe_rehearsal(self, prompts: Prompts) -> None:
         """Observe requests, without faults, from now on: a copy may send one before its first call, and end."""
-        self._observe(rehearsal(self._scenario), prompts)
+        self._observe(rehearsal(self.scenario), prompts)
 
     def _observe(self, scenario: Scenario, prompts: Prompts) -> None:
-        self._seen = Observations(lambda asked: prompts.number_in(asked.essence))
-        self._server.play(scenario, self._seen)
+        self.seen = Observations(lambda asked: prompts.number_in(asked.essence))
+        self.server.play(scenario, self.seen)
 
     async def send_calls(self, calls: Traffic, first: Prompts, prompts: Prompts) -> None:
         """Rehearse, then send every call when it is due, until the last has ended."""
         bounds = Bounds(
-            model=next(iter(self._scenario.provider.models), "storm-1"),
-            deadline=self._load.deadline / self._server.speed,
-            timeout=self._load.timeout / self._server.speed,
+            model=next(iter(self.scenario.provider.models), "storm-1"),
+            deadline=self.load.deadline / self.server.speed,
+            timeout=self.load.timeout / self.server.speed,
         )
         await self._rehearse(first, bounds)
-        self._observe(self._scenario, prompts)
-        self._server.begin()
+        self._observe(self.scenario, prompts)
+        self.server.begin()
         feeding = asyncio.create_task(self._feed(calls, prompts, bounds))
         try:
             await self._watch(feeding)
@@ -152,44 +144,44 @@ class _Storm:
         It has the deadline and timeout of the storm, since programs configure themselves by their first line. A copy
         that starts so slowly that it gives up the call gets it again.
         """
-        seen = self._seen
+        seen = self.seen
         loop = asyncio.get_running_loop()
         end, send_at = loop.time() + PATIENCE, 0.0
-        while seen.answers < len(self._copies):
+        while seen.answers < len(self.copies):
             if loop.time() >= send_at:
-                for copy in self._copies:
+                for copy in self.copies:
                     if not seen.has_answered(copy.number):
                         copy.feed(prompts.line(copy.number, bounds, called=0))
                 send_at = loop.time() + bounds.deadline + _SLOW_START
             await self._check_alive("before the storm began")
             if loop.time() > end:
-                asked = f"{len(seen.calls)} of {len(self._copies)} copies sent a request for their first call"
+                asked = f"{len(seen.calls)} of {len(self.copies)} copies sent a request for their first call"
                 raise self._failed(f"{asked}, and {seen.answers} got its answer, in {PATIENCE:g} s")
             await asyncio.sleep(_LOOK)
 
     async def _feed(self, calls: Traffic, prompts: Prompts, bounds: Bounds) -> None:
-        server, copies = self._server, self._copies
+        server, copies = self.server, self.copies
         for number, (at, process, tokens) in enumerate(zip(*calls, strict=True), 1):
             await asyncio.sleep(max(0.0, at - server.now) / server.speed)
             line = prompts.line(number, bounds, called=number, tokens=tokens)
             copies[process % len(copies)].feed(line)
-            self._sent = number
-            self._latest = max(self._latest, (server.now - at) / server.speed)
+            self.sent = number
+            self.latest = max(self.latest, (server.now - at) / server.speed)
         for copy in copies:
             copy.finish()
 
     async def _watch(self, feeding: asyncio.Task[None] | None = None) -> None:
         """Watch until all calls have ended, or the last deadline has passed."""
-        end = self._scenario.duration + self._load.deadline + _AFTERWARDS
-        busy = CpuLoad(copy.pid for copy in self._copies)
-        while self._server.now < end:
+        end = self.scenario.duration + self.load.deadline + _AFTERWARDS
+        busy = CpuLoad(copy.pid for copy in self.copies)
+        while self.server.now < end:
             if feeding is None or feeding.done():
-                if all(copy.code is not None for copy in self._copies):
+                if all(copy.code is not None for copy in self.copies):
                     return
             else:
-                await self._check_alive(f"after {self._server.now:.1f} s of the storm")
+                await self._check_alive(f"after {self.server.now:.1f} s of the storm")
             busy.sample()
-            self._busiest = busy.busiest
+            self.busiest = busy.busiest
             self._notify()
             await asyncio.sleep(_LOOK)
 
@@ -197,14 +189,14 @@ class _Storm:
 
     def observe(self) -> None:
         """Observe every request from now on: a copy may send one while the next copy starts."""
-        self._server.play(self._scenario, self._seen)
+        self.server.play(self.scenario, self.seen)
 
     async def wait_for(self) -> None:
         """Wait for the program's first request, which begins the storm; then watch."""
         loop = asyncio.get_running_loop()
         end = loop.time() + PATIENCE
-        while not self._seen.calls:
-            if all(copy.code is not None for copy in self._copies):
+        while not self.seen.calls:
+            if all(copy.code is not None for copy in self.copies):
                 await self._check_alive("without a request")
             if loop.time() > end:
                 raise self._failed(f"it sent no request in {PATIENCE:g} s")
@@ -214,7 +206,7 @@ class _Storm:
     # ------------------------------------------------------------ result
 
     def played(self, program: str, seed: int, calls: Traffic) -> Played:
-        scenario, load, seen = self._scenario, self._load, self._seen
+        scenario, load, seen = self.scenario, self.load, self.seen
         records = (
             seen.for_sent_calls(calls.times, load.deadline)
             if calls.times
@@ -225,7 +217,7 @@ class _Storm:
         ideal = ideal_throughput(scenario, [record.arrived for record in records])
         last = 1 + int(max(record.ended for record in records))
         attempts = seen.attempts[:last]
-        work = self._server.stats()["clients"]
+        work = self.server.stats()["clients"]
         wasted = work["wasted_seconds"] / work["work_seconds"] if work["work_seconds"] else 0.0
         observed = Observed(attempts, wasted, openings=0)
         measures = measure(records, ideal, load, observed, duration=scenario.duration)
@@ -239,32 +231,32 @@ class _Storm:
                 series=series(records, ideal, attempts),
             ),
             unmatched_requests=seen.unmatched_requests,
-            exits=tuple(copy.code for copy in self._copies),
-            latest=self._latest,
-            busiest=self._busiest,
+            exits=tuple(copy.code for copy in self.copies),
+            latest=self.latest,
+            busiest=self.busiest,
         )
 
     # ------------------------------------------------------------ checks
 
     def _notify(self) -> None:
-        if self._progress is not None:
-            seen, until = self._seen, self._scenario.duration
-            calls = self._sent or len(seen.calls)
-            moment = Moment(self._server.now, until, calls, sum(seen.attempts), seen.answers)
-            self._progress(moment)
+        if self.progress is not None:
+            seen, until = self.seen, self.scenario.duration
+            calls = self.sent or len(seen.calls)
+            moment = Moment(self.server.now, until, calls, sum(seen.attempts), seen.answers)
+            self.progress(moment)
 
     async def _check_alive(self, when: str) -> None:
-        for copy in self._copies:
+        for copy in self.copies:
             if copy.code is not None:
-                count = len(self._copies)
+                count = len(self.copies)
                 which = f"copy {copy.number} of {count} " if count > 1 else ""
                 code = f"exit code {copy.code}" if copy.code >= 0 else f"signal {-copy.code}"
                 stderr = await copy.stderr_tail()
                 raise self._failed(f"{which}ended {when}, with {code}", stderr=stderr)
 
     def _failed(self, what: str, *, stderr: str = "") -> ProgramError:
-        statuses = self._server.stats()["answers"]
+        statuses = self.server.stats()["answers"]
         refused = ", ".join(sorted(status for status in statuses if status in {"400", "401"}))
-        if refused and not self._seen.calls:
+        if refused and not self.seen.calls:
             what += f" (its requests were answered with {refused})"
-        return ProgramError(f"{self._name}: {what}", stderr=stderr)
+        return ProgramError(f"{self.name}: {what}", stderr=stderr)
