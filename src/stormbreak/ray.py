@@ -19,7 +19,6 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from decimal import Decimal
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from stormbreak.errors import AuthenticationError, BillingError, CallError, Conf
 from stormbreak.escape import path_of
 from stormbreak.events import Event, Queued, RetryPlanned, Sent
 from stormbreak.http.client import AsyncClient
-from stormbreak.types import FALLBACK, TARGET, Answer
+from stormbreak.types import FALLBACK, TARGET
 
 ADDED = ("answer", "error", "verdict", "input_tokens", "output_tokens", "cost", "attempts")
 """The columns that are added. `error` is None for an answer; `cost` is in US dollars, None where it is not known."""
@@ -121,7 +120,12 @@ class Ask:
         self._has_ids = id is not None
         self._journal = None if journal is None else _Journal(Path(journal))
         self._asked: dict[bytes, asyncio.Task[_Answer]] = {}
-        self._calls = _calls_of(self._client)
+        self._calls = RowCalls(self._client)
+        self._client.subscribe(self._hear)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Sent | Queued | RetryPlanned):
+            self._calls.hear(event)
 
     async def __call__(self, batch: Any) -> dict[str, Any]:
         """Answer the rows of a batch: columns as a dict, a pandas frame or an Arrow table.
@@ -185,9 +189,13 @@ class Ask:
             else:
                 if answer.source in (TARGET, FALLBACK):
                     self._calls.answered(call)
-                found = _Answer.of(answer)
-                found.attempts += given_up
-                return found
+                return _Answer(
+                    answer=answer.text,
+                    input_tokens=answer.usage.input_tokens,
+                    output_tokens=answer.usage.output_tokens,
+                    cost=None if answer.cost is None else float(answer.cost),
+                    attempts=answer.attempts + given_up,
+                )
             finally:
                 del self._calls[task]
 
@@ -208,18 +216,6 @@ class Ask:
             ending.cancel()
 
 
-def _calls_of(client: AsyncClient) -> RowCalls:
-    """Follow the calls of a client that are added to it."""
-    calls = RowCalls(client)
-
-    def hear(event: Event) -> None:
-        if isinstance(event, Sent | Queued | RetryPlanned):
-            calls.hear(event)
-
-    client.subscribe(hear)
-    return calls
-
-
 class _Answer(msgspec.Struct, omit_defaults=True):
     """What is added to a row."""
 
@@ -230,17 +226,6 @@ class _Answer(msgspec.Struct, omit_defaults=True):
     output_tokens: int | None = None
     cost: float | None = None
     attempts: int = 0
-
-    @classmethod
-    def of(cls, answer: Answer) -> "_Answer":
-        cost: Decimal | None = answer.cost
-        return cls(
-            answer=answer.text,
-            input_tokens=answer.usage.input_tokens,
-            output_tokens=answer.usage.output_tokens,
-            cost=None if cost is None else float(cost),
-            attempts=answer.attempts,
-        )
 
 
 class _Line(msgspec.Struct):

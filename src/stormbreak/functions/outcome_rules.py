@@ -66,9 +66,7 @@ class Rules:
         return outcome._replace(error=error, retry_after=wait, rejection=None, committed=False)
 
     def of_result(self, result: Any) -> Outcome:
-        if self._failed_result is None:
-            return OK
-        answer = self._failed_result(result)
+        answer = None if self._failed_result is None else self._failed_result(result)
         return _outcome(answer, FAILED) if answer else OK
 
 
@@ -101,17 +99,12 @@ def _any_of(rules: tuple[Rule, ...]) -> Callable[[Exception], Outcome]:
     def judge(error: Exception) -> Outcome:
         if isinstance(error, classes):
             return _read(error)
-        return _by_predicate(predicates, error)
+        for predicate in predicates:
+            if answer := predicate(error):
+                return _outcome(answer, _read(error))
+        return UNCOUNTED
 
     return judge
-
-
-def _by_predicate(predicates: tuple[Predicate, ...], error: Exception) -> Outcome:
-    for predicate in predicates:
-        answer = predicate(error)
-        if answer:
-            return _outcome(answer, _read(error))
-    return UNCOUNTED
 
 
 def _by_class(

@@ -20,7 +20,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 _KEYLIKE = re.compile(
     r"(?:[sp]k|gsk|hs|xai)[-_]|aiza|(?:[^0-9]*[0-9]){8}", re.IGNORECASE | re.ASCII
 )
-_HINT = re.compile(
+_HINT = re.compile(  # "try again in 1m3s", "retry after 37 seconds"
     rf"(?:try again|retry) (?:in|after) ((?:{GO_DURATION}(?![a-z0-9]))|\d+(?:\.\d+)? ?[a-z]{{3,12}})",
     re.ASCII,
 )
@@ -78,8 +78,10 @@ def parse_error(body: bytes, *, is_error: bool) -> ProviderError | None:
 
 
 def find_error(data: object, *, is_error: bool) -> ProviderError | None:
-    if isinstance(data, list) and data and (is_error or _is_of_gemini(data[0])):
-        data = data[0]
+    if isinstance(data, list) and data:  # of Gemini: the first item is an error and nothing else
+        first = _object(data[0])
+        if is_error or (len(first) == 1 and isinstance(first.get("error"), dict)):
+            data = data[0]
     if not isinstance(data, dict):
         return None
     error = data.get("error")
@@ -92,11 +94,6 @@ def find_error(data: object, *, is_error: bool) -> ProviderError | None:
     if is_error or data.get("object") == "error" or data.get("type") == "error":
         return _provider_error(data, {})
     return None
-
-
-def _is_of_gemini(data: object) -> bool:
-    """Whether the first item of a list is an error and nothing else."""
-    return isinstance(data, dict) and len(data) == 1 and isinstance(data.get("error"), dict)
 
 
 def _in_choices(choices: object) -> Any:
@@ -116,9 +113,9 @@ def _provider_error(error: object, beside: dict[str, Any]) -> ProviderError:
         error = inner  # of Groq, and of gateways that pass errors on
     metadata, details = _object(error.get("metadata")), error.get("details")
     status = _status(error.get("code")) or _status(error.get("status"))
-    message = _message(
-        error.get("message"), error.get("detail"), error.get("status_msg"), metadata.get("raw")
-    )
+    texts = *map(error.get, ("message", "detail", "status_msg")), metadata.get("raw")
+    message = " ".join(text[:_MESSAGE_LIMIT] for text in texts if isinstance(text, str)).lower()
+    hint = _HINT.search(message)
     own = error.get("status_code")
     return ProviderError(
         names=tuple(_names(error, details)),
@@ -126,7 +123,7 @@ def _provider_error(error: object, beside: dict[str, Any]) -> ProviderError:
         message=message,
         limit_source=identifier(metadata.get("limit_source")),
         flagged="flagged_input" in metadata,
-        wait=_retry_delay(details) or _hint(message),
+        wait=_retry_delay(details) or (duration(hint[1]) if hint else None),
         quotas=tuple(_quotas(details)),
         verdict=MINIMAX_CODES.get(own) if type(own) is int else None,
     )
@@ -141,11 +138,6 @@ def _names(error: dict[str, Any], details: object) -> list[str]:
     named += [str(own)] if type(own) is int else []
     words = (name.rpartition("#")[2] for name in named if isinstance(name, str))
     return [word for word in words if not _status(word)]
-
-
-def _message(*parts: object) -> str:
-    words = (part[:_MESSAGE_LIMIT] for part in parts if isinstance(part, str))
-    return " ".join(words).lower()
 
 
 def _status(value: object) -> int | None:
@@ -170,12 +162,6 @@ def _quotas(details: object) -> Iterator[str]:
             name = _object(violation).get("quotaId")
             if isinstance(name, str):
                 yield name[:_MESSAGE_LIMIT].lower()
-
-
-def _hint(message: str) -> float | None:
-    """Read "try again in 1m3s" and "retry after 37 seconds"."""
-    found = _HINT.search(message)
-    return duration(found[1]) if found else None
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def read_response(body: bytes, request_id: str | None, _: int | None) -> ParsedR
         return broken("no status", request_id)
     if answer.output is None:
         return broken("no output", request_id)
-    ended = _reason(answer)
+    details = answer.incomplete_details if answer.status == "incomplete" else None
+    ended = (details.reason if details else None) or answer.status
     reason = refused([ended], has_output=any(map(_brings, answer.output)))
     if reason is not None:
         return refused_by(reason, answer.usage, request_id)
@@ -70,11 +71,6 @@ def read_response(body: bytes, request_id: str | None, _: int | None) -> ParsedR
         finish_reason=ended,
         request_id=request_id,
     )
-
-
-def _reason(answer: _Response) -> str | None:
-    details = answer.incomplete_details if answer.status == "incomplete" else None
-    return (details.reason if details else None) or answer.status
 
 
 def _brings(item: _Item) -> bool:

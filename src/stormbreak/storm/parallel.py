@@ -135,10 +135,5 @@ def _end_with(pipe: Connection) -> None:
 
 
 def _simulate(number: int) -> Result:
-    shares = _given["shares"]
-
-    def progress(share: float) -> None:
-        shares[number] = share
-
     run: Run = _given["runs"][number]
-    return run.simulate(progress)
+    return run.simulate(partial(_given["shares"].__setitem__, number))

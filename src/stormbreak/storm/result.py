@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +73,7 @@ def series(
             flow[int(at)] += calls
     columns = zip(*samples[:length], strict=True)
     states: dict[str, tuple[Any, ...]] = dict(zip(Sample._fields, columns, strict=False))
+    wasted = states.get("wasted", ())
     return Series(
         calls=_counted((record.arrived for record in records), length),
         attempts=(*attempts, *[0] * (length - len(attempts))),
@@ -79,7 +81,7 @@ def series(
         ideal=tuple(flow),
         failed=_counted((record.ended for record in lost if record.attempts), length),
         shed=_counted((record.ended for record in lost if not record.attempts), length),
-        **states | {"wasted": _differences(states.get("wasted", ()))},
+        **states | {"wasted": tuple(after - before for before, after in pairwise([0.0, *wasted]))},
     )
 
 
@@ -88,10 +90,6 @@ def _counted(times: Iterable[float], length: int) -> tuple[int, ...]:
     for at in times:
         counts[int(at)] += 1
     return tuple(counts)
-
-
-def _differences(sums: Sequence[float]) -> tuple[float, ...]:
-    return tuple(after - before for before, after in zip([0.0, *sums], sums, strict=False))
 
 
 # ---------------------------------------------------------------- result and document

@@ -173,9 +173,9 @@ class Survey:
     @property
     def sentence(self) -> str:
         total, means = self.summary(), self.means
+        values = ((name, getattr(total, name)) for name in ("mean", "median", "p90", "worst"))
         numbers = ", ".join(
-            f"{name} {_format_number(getattr(total, name))}"
-            for name in ("mean", "median", "p90", "worst")
+            f"{name} {f'{value:.1f}' if value < inf else 'never'}" for name, value in values
         )
         head = f"{self.policy} in {total.draws} random {'batches' if self.is_batch else 'storms'}"
         if self.is_batch:
@@ -280,7 +280,3 @@ def score(of: RandomStorm, policy: str, values: Mapping[str, float], preset: str
 def _plain(value: float) -> float | int | None:
     """Round a number for output; None if 99 % of the rows are never answered."""
     return rounded(value) if value < inf else None
-
-
-def _format_number(value: float) -> str:
-    return f"{value:.1f}" if value < inf else "never"

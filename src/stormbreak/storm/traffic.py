@@ -6,7 +6,7 @@ Each has a separate random stream, so that all are the same for every policy.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from heapq import merge
-from itertools import takewhile
+from itertools import chain, takewhile
 from math import floor, fsum, inf
 from statistics import fmean, pstdev
 from typing import NamedTuple
@@ -97,12 +97,8 @@ def _flow(load: Load, salt: int) -> Iterator[float]:
 
 
 def _herds(herds: tuple[Burst, ...]) -> list[float]:
-    return sorted(
-        herd.at + herd.every * time
-        for herd in herds
-        for time in range(herd.repeat)
-        for _ in range(herd.calls)
-    )
+    times = ([herd.at + herd.every * n for n in range(herd.repeat)] * herd.calls for herd in herds)
+    return sorted(chain.from_iterable(times))
 
 
 # ---------------------------------------------------------------- user traffic
@@ -115,12 +111,8 @@ _COPIES, _PLACES = 0xE5, 0xF6  # keys of the random streams
 def with_arrivals(scenario: Scenario, times: Sequence[float]) -> Scenario:
     """Return the scenario with calls at these times, in order; it lasts until the last arrival."""
     given = tuple(times)
-    if scenario.load is None:
-        load = Load(arrival_times=given)
-    else:
-        load = replace(
-            scenario.load, rate=0.0, steps=(), bursts=(), arrival_times=given, arrival_tokens=()
-        )
+    load = scenario.load or Load(arrival_times=given)
+    load = replace(load, rate=0.0, steps=(), bursts=(), arrival_times=given, arrival_tokens=())
     return replace(scenario, load=load, duration=max(scenario.duration, floor(times[-1]) + 1.0))
 
 
@@ -129,14 +121,14 @@ def with_batch(scenario: Scenario, tokens: Sequence[int]) -> Scenario:
 
     All of it is measured, not only the time after the trigger.
     """
-    mine = scenario.load is not None and scenario.load.preset == "batch"
+    own = scenario.load if scenario.load is not None and scenario.load.preset == "batch" else None
     load = Load(
         arrival_times=(0.0,) * len(tokens),
         arrival_tokens=tuple(tokens),
         tokens=fmean(tokens),
         preset="batch",
-        deadline=scenario.load.deadline if mine and scenario.load else BATCH_DEADLINE,
-        timeout=scenario.load.timeout if mine and scenario.load else BATCH_TIMEOUT,
+        deadline=own.deadline if own else BATCH_DEADLINE,
+        timeout=own.timeout if own else BATCH_TIMEOUT,
     )
     return replace(scenario, load=load)
 
@@ -151,29 +143,18 @@ def scaled(scenario: Scenario, factor: float) -> Scenario:
 def scaled_load(load: Load, factor: float) -> Load:
     """Return the load with `factor` times its calls; raise ConfigurationError if none is left."""
     if load.arrival_times and factor != 1:
-        times = scaled_arrivals(load.arrival_times, factor)
-        tokens, variation = _typical_tokens(load)
-        load = replace(
-            load,
-            arrival_times=tuple(times),
-            arrival_tokens=(),
-            tokens=tokens,
-            tokens_variation=variation,
-        )
+        times = tuple(scaled_arrivals(load.arrival_times, factor))
+        if load.arrival_tokens:  # other calls have no place in a list
+            mean = fmean(load.arrival_tokens)
+            variation = pstdev(load.arrival_tokens, mean) / (mean or 1.0)
+            load = replace(load, arrival_tokens=(), tokens=mean, tokens_variation=variation)
+        load = replace(load, arrival_times=times)
     return replace(
         load,
         rate=load.rate * factor,
         steps=tuple(replace(step, rate=step.rate * factor) for step in load.steps),
         bursts=tuple(replace(each, calls=scaled_count(each.calls, factor)) for each in load.bursts),
     )
-
-
-def _typical_tokens(load: Load) -> tuple[float, float]:
-    """The mean of the tokens, and how they vary: other calls have no place in a list."""
-    if not load.arrival_tokens:
-        return load.tokens, load.tokens_variation
-    mean = fmean(load.arrival_tokens)
-    return mean, pstdev(load.arrival_tokens, mean) / (mean or 1.0)
 
 
 def scaled_count(count: int, factor: float) -> int:

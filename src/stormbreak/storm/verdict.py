@@ -35,7 +35,7 @@ def verdict(scenario: Scenario, results: Sequence[Result]) -> str:
     if len(results) > 1:
         subject += f" (seeds {results[0].seed}-{results[-1].seed})"
     known = any(result.series.ideal for result in results)
-    if known and not any(_possible(result, load) for result in results):
+    if known and not any(any(result.series.ideal[_start(load) :]) for result in results):
         return f"{subject}: no answer in time was possible, for any client."
     if load is None or load.trigger_until is None:
         sentence = f"{subject} {_answers(spreads)}, {_last(spreads)}; it {_harm(spreads)}"
@@ -46,11 +46,6 @@ def verdict(scenario: Scenario, results: Sequence[Result]) -> str:
             f"{subject} {_recovery(spreads['recovery'], watched)} and {_answers(spreads)}, {during}"
         )
     return f"{sentence}; {_weakness(weakest(results, load))}." if known else f"{sentence}."
-
-
-def _possible(result: Result, load: Load | None) -> float:
-    """The answers of the ideal in the measured seconds."""
-    return fsum(result.series.ideal[_start(load) :])
 
 
 def _start(load: Load | None) -> int:
@@ -141,9 +136,8 @@ def _recovery(found: Spread, watched: float) -> str:
     if found.never == found.seeds:
         return f"does not recover in the {watched:,.0f} s after the trigger"
     if found.never:
-        return (
-            f"recovers from the trigger in only {found.seeds - found.never} of {found.seeds} runs"
-        )
+        recover = found.seeds - found.never
+        return f"recovers from the trigger in only {recover} of {found.seeds} runs"
     worst = f"{found.worst:g} s"
     if found.deviation:
         around = f"{found.mean:.1f} ±{found.deviation:.1f} s"

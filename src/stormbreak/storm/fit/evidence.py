@@ -38,6 +38,7 @@ _MOST = 5  # outages
 
 GAVE_UP = frozenset({0, 408, 499, 504})
 """Statuses of requests that were not answered in time: none, by the server, of nginx for a client that left, of a gateway."""
+_WRONG = {*range(400, 500)} - {_THROTTLED, *GAVE_UP}
 
 
 class Outage(NamedTuple):
@@ -162,7 +163,7 @@ def evidence(entries: Sequence[Entry], *, resolution: float = 0.0) -> Evidence:
         answered=len(answered),
         gone=len(jobs) - len(answered),
         throttled=statuses[_THROTTLED],
-        others=sum(entry.status is not None and _is_wrong(entry.status) for entry in entries),
+        others=sum(count for status, count in statuses.items() if status in _WRONG),
         used=len(used),
         capacity=capacity,
         concurrency=max(concurrency(used)),
@@ -184,10 +185,6 @@ def _job(entry: Entry) -> Job | None:
     if entry.status is None or 200 <= entry.status < 400:
         return Job(entry.at, entry.at + entry.latency, True)
     return Job(entry.at, entry.at + entry.latency, False) if entry.status in GAVE_UP else None
-
-
-def _is_wrong(status: int) -> bool:
-    return 400 <= status < 500 and status != _THROTTLED and status not in GAVE_UP
 
 
 def _busiest(jobs: Sequence[Job]) -> Sequence[Job]:

@@ -90,11 +90,8 @@ class Observations:
         name = self._matched_by(request)
         if name is None:
             self.unmatched_requests += 1
-            return
-        call = self.calls.get(name)
-        if call is None:
-            call = self.calls[name] = ObservedCall(at)
-        call.attempts += 1
+        else:
+            self.calls.setdefault(name, ObservedCall(at)).attempts += 1
 
     def answered(self, request: ParsedRequest, at: float) -> None:
         name = self._matched_by(request)
@@ -104,8 +101,7 @@ class Observations:
             self.answers += 1
 
     def has_answered(self, name: Name) -> bool:
-        call = self.calls.get(name)
-        return call is not None and call.answered_at is not None
+        return name in self.calls and self.calls[name].answered_at is not None
 
     def for_sent_calls(self, times: Sequence[float], deadline: float) -> list[Record]:
         """Return the calls that were given to the program at `times`; numbers start at 1."""
