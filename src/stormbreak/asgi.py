@@ -1,9 +1,7 @@
 """For web applications: a rejected call becomes a 503 with `Retry-After`, and requests set deadlines.
 
-`Rejections` is an ASGI middleware without a framework::
-
-    app.add_middleware(Rejections)                      # Starlette, FastAPI
-    application = Rejections(application)               # anything else
+`Rejections` is an ASGI middleware without a framework: `app.add_middleware(Rejections)` in Starlette and FastAPI,
+`application = Rejections(application)` in anything else.
 
 An exception of a client, or of an SDK over our transport, counts as a rejection if nothing was sent, if
 the request's deadline ended the call, or if the time to retry is known. Other exceptions, and all that are raised after
@@ -37,13 +35,8 @@ _LONGEST = 20  # characters of a deadline; more is not a sensible number
 class Rejections:
     """Wraps an ASGI application.
 
-    Args:
-        app: the application.
-        deadline_header: the request header with the milliseconds that its caller still waits; all calls
-            end by then. None: no such header.
-
-    Raises:
-        ConfigurationError: it is not a valid header name.
+    `deadline_header` has the milliseconds that the caller of a request still waits; all calls end by then. None: no such
+    header. Raises ConfigurationError if it is not a valid header name.
     """
 
     def __init__(self, app: App, *, deadline_header: str | None = HEADER) -> None:

@@ -1,8 +1,7 @@
 """The user's rules: which exceptions and results of a function are failures.
 
-Rules are exception classes, functions of an exception, a mapping from classes to verdicts, or a `Judge`. An exception
-without a rule is not retried and does not count for the breaker. Without any rule nothing is retried, and the failures
-of a `Judge` count.
+An exception without a rule is not retried and does not count for the breaker. Without any rule nothing is retried, and
+the failures of a `Judge` count.
 """
 
 from collections.abc import Callable, Mapping

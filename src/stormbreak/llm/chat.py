@@ -1,9 +1,8 @@
 """Chat and text completions: assembled from the chunks of a stream, or watched while they arrive.
 
 Chunks carry deltas, which a `JsonAccumulator` joins; tool calls are joined by their index. Fields beside the delta of a
-choice are replaced, not joined. A whole message replaces the deltas of a choice that had none. The result has the form
-of the same answer without streaming; unknown fields are kept. Around the choices, the first real value wins: some
-streams begin with an empty chunk.
+choice are replaced. A whole message replaces the deltas of a choice that had none. Around the choices, the first real
+value wins: some streams begin with an empty chunk. Unknown fields are kept.
 """
 
 import re

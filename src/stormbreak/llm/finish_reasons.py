@@ -1,11 +1,11 @@
 """Why an answer ended: every finish reason that a provider documents, as data, and what it means for the answer.
 
-An answer that is complete, reached its limit or ended at a tool call is a success. A *filtered* one is a success if it
-has content, since its caller may want that; an empty one is `filtered`: final, since the same request would be filtered
-again. The same holds for output that the model *malformed*. One that the server *aborted* is never a success.
+An answer that is complete, reached its limit or ended at a tool call is a success. A *filtered* or *malformed* one is a
+success if it has content, since its caller may want that; an empty one is final, since the same request would end so again.
+One that the server *aborted* is never a success.
 
-An unknown reason counts as complete: a new word for an old thing is likelier than a failure without an error, and to
-reject a good answer is to pay for it twice. Without a message the answer is broken anyway.
+An unknown reason counts as complete: to reject a good answer is to pay for it twice. Without a message the answer is
+broken anyway.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

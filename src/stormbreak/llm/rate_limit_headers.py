@@ -1,20 +1,9 @@
-"""Rate-limit headers: every dialect in one table, read into one structure.
-
-| provider | names | reset |
-|---|---|---|
-| OpenAI, Groq, Azure, Together, ... | `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` | `6m0s`, `12ms`; Azure: seconds |
-| OpenAI | also `x-ratelimit-{limit,remaining,reset}-tokens_usage_based` | the same |
-| Cerebras | the same, followed by `-minute`, `-hour` or `-day` | seconds |
-| Mistral | `x-ratelimit-{limit,remaining}-{req,tokens}-minute` | none: a minute |
-| Anthropic | `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}` | RFC 3339 |
-| OpenRouter, gateways | `x-ratelimit-{limit,remaining,reset}` | seconds, or a point in time, also in ms |
-| IETF draft -06 | `ratelimit-{limit,remaining,reset}` | seconds |
-| IETF draft -11 | `ratelimit`, `ratelimit-policy` | `t`, seconds |
+"""Rate-limit headers: every dialect in one table, read into one structure (docs/quotas.md lists them). No input raises.
 
 A limit of zero or less, or a negative remainder, means that the server does not know it (-1): it is ignored, as garbage
 is. Of several limits of one thing (per minute and per day, of input, of output and of their sum) the one with the
 smallest share left is returned. Output is the exception: beside a sum its limit counts only when it is used up, since a
-call reserves mostly input. No input raises.
+call reserves mostly input.
 """
 
 import re

@@ -1,12 +1,8 @@
-"""From an HTTP response to its verdict: the tables, applied in one order.
+"""From an HTTP response to its verdict: the tables, applied in one order, which docs/verdicts.md explains.
 
-1. A success is read by its shape (`completeness`); an error inside it counts as the error that it names.
-2. The status of an error gives the verdict, or the default for an unknown status.
-3. A code may turn any verdict into a final one, since it says why. It may distinguish the kinds of 5xx. It never
-   makes a final 4xx retryable, and never turns a 429 into a failure.
-4. Where no code decides, a few messages do, for providers that have nothing else.
-5. A throttle by a quota that is not refilled within the day is final. So is a failure that the server forbids to
-   retry without naming a time. A throttle that it forbids to retry is `forbidden`.
+A success is read by its shape (`completeness`); an error inside it counts as the error that it names. The status of an
+error gives the verdict. A code may turn any verdict into a final one, and distinguish the kinds of 5xx; it never makes a
+final 4xx retryable, nor a 429 a failure. Where no code decides, a few messages do.
 
 No input raises. No free text of a provider gets into a `ParsedResponse`, except the answer itself.
 """

@@ -1,8 +1,7 @@
 """The Responses API: read a complete answer; assemble or watch a streamed one.
 
-`completed` and `incomplete` are answers; the second has the reason why it ended early. A response that is not finished
-yet, or was cancelled, belongs to a background call: it is not followed here, and another attempt would start, and bill,
-another one.
+`completed` and `incomplete` are answers. A response that is not finished yet, or was cancelled, belongs to a background
+call: it is not followed here, and another attempt would start, and bill, another one.
 """
 
 import re

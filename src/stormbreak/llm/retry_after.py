@@ -1,13 +1,9 @@
 """Parse the wait that a server names: `Retry-After` in all its forms, reset headers, the hint in the body.
 
-Sources, in this order: `retry-after-ms`, `x-ms-retry-after-ms`, `x-amz-retry-after` (milliseconds), `retry-after`, the
-hint of the body, and, on a 429 alone, the reset of a limit that is used up. The first that can be read decides. Resets
-come last, since they say when a limit is full again, which is later than when the next call fits.
-
-A wait that is zero, negative, in the past or garbage is None: the caller backs off by itself. Dates are compared with
-the response's own `Date`, so that a wrong clock on either side does no harm. Some servers write a point in time instead
-of a span (`Retry-After: 1795557602`): a bare number that is a time within 30 days of now, in seconds or milliseconds, is
-read as one. As a span it would be too long to wait for anyway. There is no clock here, and no time zone data.
+docs/verdicts.md has the sources in their order; the first that can be read decides. Resets come last, since they say when
+a limit is full again, which is later than when the next call fits. Dates are compared with the response's own `Date`, so
+that a wrong clock on either side does no harm. A bare number may be a point in time (`Retry-After: 1795557602`): as a span
+it would be too long to wait for anyway.
 """
 
 import math

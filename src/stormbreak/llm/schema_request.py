@@ -1,11 +1,9 @@
 """How an API is asked for JSON of a schema, and how a model is asked to repair an answer that does not fit.
 
-The APIs constrain an answer to a part of JSON Schema only, and refuse the rest. So they get a copy of the schema:
-objects without other properties, and rules that they do not know as words in the description. What comes back is
-checked against the schema itself. Where a schema cannot be written like that, OpenAI's API gets it as it is, as a wish
-(`strict` is false), and Anthropic's gets none.
-
-Sources: the schema helpers of the SDKs openai 3.57 (`lib/_pydantic.py`) and anthropic 2.14 (`lib/_parse/_transform.py`).
+The APIs constrain an answer to a part of JSON Schema only, and refuse the rest. So they get a copy of the schema: objects
+without other properties, and rules that they do not know as words in the description. What comes back is checked against
+the schema itself. A schema that cannot be written like that is a wish at OpenAI's API (`strict` is false), and left out at
+Anthropic's. Sources: the helpers of the SDKs openai 3.57 (`lib/_pydantic.py`) and anthropic 2.14 (`lib/_parse/_transform.py`).
 """
 
 from collections.abc import Mapping

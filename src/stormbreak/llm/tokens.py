@@ -1,8 +1,7 @@
 """Token counts: the usage of an answer; an estimate and an upper bound for a request.
 
-The estimate is a quarter of the bytes, plus the output limit (`max_tokens` and its other names) for each of `n`
-choices: what providers reserve themselves. The real usage is settled afterwards. Images and other data in base64 count
-as `DATA` tokens each, whatever their size. Without an output limit, `ANSWER` is assumed.
+The estimate is a quarter of the bytes, plus the output limit, or `ANSWER`, for each of `n` choices: what providers reserve
+themselves. The real usage is settled afterwards. Images and other data in base64 count as `DATA` tokens each.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""The ideal throughput: the best that any client could do, the reference of goodput.
+"""The ideal throughput: the best that any client could do, the reference of goodput (docs/storms.md).
 
-A fluid optimum: calls are a continuous amount. It knows the capacity at every moment, keeps all
-calls in one queue, oldest first, and drops only calls that cannot meet their deadline. In short steps:
+A fluid optimum: calls are a continuous amount in one queue, oldest first, which knows the capacity at every moment. In
+short steps:
 
 - calls in service leave at `in service / service time` per second, and each is an answer one service time after it
   started;
@@ -9,8 +9,8 @@ calls in one queue, oldest first, and drops only calls that cannot meet their de
 - a call starts only if it will be answered by its deadline; one that cannot at the present service time waits
   for a shorter one, if the scenario has one later, and is dropped if not.
 
-It needs no retries: a random refusal costs it nothing unless every request is refused,
-and a broken answer costs the slot it took. Attempt timeouts do not apply.
+It needs no retries: a random refusal costs it nothing unless every request is refused, and a broken answer costs the
+slot it took. Attempt timeouts do not apply.
 """
 
 from bisect import bisect_right

@@ -1,8 +1,7 @@
 """Run simulations in sequence or in parallel processes, with the same results.
 
-Workers are spawned: they share with this process only the runs, an array with the progress of each run,
-and a pipe whose other end this process holds. When that end closes, a worker ends at once,
-so none is left after Ctrl-C or when this process is killed.
+Workers are spawned. They share with this process an array with the progress of each run, and a pipe: when its other end
+closes, a worker ends at once, so none is left after Ctrl-C or when this process is killed.
 """
 
 import os

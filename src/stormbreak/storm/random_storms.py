@@ -1,8 +1,8 @@
 """Random storms for surveys. Pure; the same seed and number give the same storm.
 
-A draw starts from a random site: a provider with its slots and service time, a fleet of clients with its traffic,
-timeout and deadline. A family then adds its faults. Sizes are chosen so that a draw has at most `MAX_CALLS` calls
-and takes a few seconds to simulate. The ranges are wide on purpose: nobody knows the next incident.
+A draw starts from a random site: a provider, and a fleet of clients with its traffic. A family then adds its faults.
+Sizes are chosen so that a draw has at most `MAX_CALLS` calls and takes a few seconds to simulate. The ranges are wide on
+purpose: nobody knows the next incident.
 """
 
 from collections.abc import Callable, Mapping, Sequence

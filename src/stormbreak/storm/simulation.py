@@ -1,9 +1,8 @@
 """Simulate one scenario with one policy and one seed.
 
 Every process is a real engine under a virtual driver; all share one timeline and one provider model. `[load]` replaces
-the background traffic. In a batch, calls are rows, which are rescheduled as `batch run` does; baselines are not
-rescheduled. Arrivals, the process of each call, the provider and each engine have separate random streams,
-so that policies are compared on the same calls, which get the same draws at their first, second, third attempt.
+the background traffic. In a batch, calls are rows. Arrivals, the process of each call, the provider and each engine have
+separate random streams: policies are compared on the same calls, with the same draws at each of their attempts.
 """
 
 import random

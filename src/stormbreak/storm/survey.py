@@ -1,10 +1,8 @@
-"""A survey: one policy in many random storms, compared with today's common practice.
+"""A survey: one policy in many random storms, compared with today's common practice (docs/storms.md).
 
-A policy can be tuned to win a single storm. A survey measures what it loses in unforeseen
-storms. Every policy gets the same calls and random draws. The measure of a draw is *regret*: by how many points of
-goodput the best of the others is better (0 if none is). The measure of a batch is its makespan: seconds until
-99 % of the rows are answered, divided by those of the fastest of the others that answers as many. The
-rows of a batch are rescheduled as `batch run` does; baselines are not.
+Every policy gets the same calls and random draws. The measure of a draw is *regret*: by how many points of goodput the
+best of the others is better (0 if none is). The measure of a batch is its makespan, divided by that of the fastest of the
+others that answers as many. Its rows are rescheduled as `batch run` does; baselines are not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,11 +33,10 @@ def loss_text(value: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One draw: the value of each policy.
+    """One draw: the value of each policy, which is the mean over its runs.
 
-    `values` are the means over the runs: goodput in points (100 is all that was possible), or for a batch seconds
-    until 99 % of the rows are answered (inf: never). `regret` is in points; for a batch the ratio of
-    makespans: below 1 if the policy is faster than all others, 1 if no policy answers 99 %.
+    It is goodput in points, or for a batch seconds until 99 % of the rows are answered (inf: never). `regret` of a batch is
+    the ratio of makespans: below 1 if the policy is faster than all others, 1 if no policy answers 99 %.
     """
 
     draw: RandomStorm

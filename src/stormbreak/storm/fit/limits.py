@@ -1,8 +1,7 @@
 """Tell from a log which rule refuses requests with a 429: a full queue, a fixed window, a token bucket, or none. Pure.
 
-Each rule predicts, request by request, whether it is refused. The figures of a rule are those that predict best;
-the rule that predicts best is the estimate. A rule is believed if it is wrong about few requests, compared with the
-number of refusals; else the 429s count as random.
+Each rule predicts, request by request, whether it is refused; its figures are those that predict best. It is believed if
+it is wrong about few requests, compared with the number of refusals; else the 429s count as random.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,9 +1,4 @@
-"""The calls of a live storm: the prompts that a program is given, and what the provider saw of each call.
-
-A call is a line of JSON on the program's standard input: `call` (its number; 0 before the storm), `prompt`, `model`,
-`deadline` and `timeout` (real seconds from now, for the call and for an attempt), and `max_tokens` where the scenario
-says how long calls are.
-"""
+"""The calls of a live storm: the prompts that a program is given (docs/live.md), and what the provider saw of each call."""
 
 import re
 from collections.abc import Callable, Sequence
