@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -118,16 +119,10 @@ def storm(
     played = scenario_of(scenario)
     named = None if policy is None else policies.given(policy)
     contender = named or policies.own(played, source=played.name)
-    runs = [
-        Run(
-            scenario=played,
-            contender=contender,
-            seed=number,
-            shared=shared,
-            first_output=first_output,
-        )
-        for number in range(seed, seed + seeds)
-    ]
+    first = Run(
+        scenario=played, contender=contender, seed=seed, shared=shared, first_output=first_output
+    )
+    runs = [replace(first, seed=number) for number in range(seed, seed + seeds)]
     results = simulate_all(runs, processes=processes)
     mean = average([result.measures for result in results])
     if claim is not None and not claim.holds(mean):

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -67,12 +67,9 @@ def cache_key(
         return None
     if not isinstance(payload, dict):
         return None
-    return _digest(secret, payload, base_url.rstrip("/"), endpoint.strip("/"), api_key or "")
-
-
-def _digest(secret: bytes, payload: Mapping[str, object], *words: str) -> bytes:
-    digest = blake2b(key=secret, digest_size=32)
+    words = base_url.rstrip("/"), endpoint.strip("/"), api_key or ""
     essence = _encode({name: value for name, value in payload.items() if name not in _DELIVERY})
+    digest = blake2b(key=secret, digest_size=32)
     for part in (*(word.encode() for word in words), essence):
         digest.update(len(part).to_bytes(8, "big"))  # so that parts cannot be confused
         digest.update(part)

@@ -119,9 +119,7 @@ class SqliteCache:
     def _with(self, do: Callable[[sqlite3.Connection], T]) -> T | None:
         try:
             with self._lock:
-                if (
-                    self._connection is None or self._busy
-                ):  # busy: a finalizer in the middle of another use
+                if self._connection is None or self._busy:  # by a finalizer, amid another use
                     return None
                 self._busy = True
                 try:

@@ -221,19 +221,17 @@ class TargetMembership(Membership):
         """Return what the target uses, what its queue waits for, and its news."""
         self._begin_report(now, holds=False)
         state, lease = self._state(), self.lease
-        leaves = leaves or state is None or (lease.rests and state.idle)
-        self._has_left = leaves
+        self._has_left = leaves = leaves or state is None or (lease.rests and state.idle)
         queued, tokens = (0, 0) if state is None or leaves else _waiting(state, now)
         ahead = not leaves
         requests = _rate_report(lease.requests, ahead * self._requests.ahead, queued, 1, now)
         money = _rate_report(lease.tokens, ahead * self._tokens.ahead, queued, tokens, now)
         slots = SlotReport() if state is None or leaves else self._slots(queued, now)
         self._asked = requests.want, money.want, slots.want
-        if queued or slots.in_flight:
+        rates = ((lease.requests, self._requests), (lease.tokens, self._tokens))
+        learnt = [use.learn(rate.used, now) for rate, use in rates if rate is not None]
+        if queued or slots.in_flight or any(learnt):
             self.used_at = now
-        for rate, use in ((lease.requests, self._requests), (lease.tokens, self._tokens)):
-            if rate is not None and use.learn(rate.used, now):
-                self.used_at = now
         news = CooldownReport() if state is None else self._news(state, now)
         return Report(self.epoch, float(leaves), requests, money, slots, news)
 
@@ -284,9 +282,8 @@ class TargetMembership(Membership):
             for rate, want in ((answer.requests, requests), (answer.tokens, tokens))
             if rate.lump + rate.units < want
         ]
-        changed = False
+        changed = lease.slots is not None and lease.slots.cap != answer.cap
         if lease.slots is not None:
-            changed = lease.slots.cap != answer.cap
             lease.slots.fresh_until = now + BUSY
             lease.slots.set_cap(int(answer.cap), sent_at + LEASE)
             if answer.cap < slots and state.admission.queued:

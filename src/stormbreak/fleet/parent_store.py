@@ -87,9 +87,7 @@ class ParentStore:
     def lost(self, scope: str) -> float:
         """Return the micro-dollars of members that are gone, or of processes before this one."""
         with self._turn:
-            known, now = self.scopes.get(scope), self._clock()
-            if known is None:
-                return 0.0
+            known, now = self.scopes.get(scope, Scope()), self._clock()
             gone = (each.money for each in known.members.values() if each.until <= now)
             return known.unclaimed + sum(gone)
 

@@ -129,8 +129,9 @@ class ValkeyStore:
 
     def scopes(self, name: str) -> dict[str, Scope]:
         """Read the scopes of a fleet, by name; raise StoreError if the server does not answer."""
+        literal = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in name)
         with self._failing(_FOREIGN):
-            keys = sorted(self._client.scan_iter(match=f"{PREFIX}{{{_literal(name)}}}/*"))
+            keys = sorted(self._client.scan_iter(match=f"{PREFIX}{{{literal}}}/*"))
             return {_scope_in(key): _read(self._client.hgetall(key)) for key in keys}
 
     def now(self) -> float:
@@ -155,10 +156,6 @@ def _grouped(messages: Sequence[Message]) -> list[list[Message]]:
     of_fleets = groupby(messages, lambda message: message.scope.partition("/")[0])
     fleets = (list(each) for _, each in of_fleets)
     return [each[at : at + GROUP] for each in fleets for at in range(0, len(each), GROUP)]
-
-
-def _literal(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
 
 
 def _answers(reply: Any, count: int) -> list[Answer]:

@@ -203,17 +203,14 @@ class Resilient:
             return self._async_streaming(function)
         if _is(inspect.isgeneratorfunction, function):
             return self._streaming(function)
-        if _is(inspect.iscoroutinefunction, function):
 
-            async def guarded_async(*args: Any, **kwargs: Any) -> Any:
-                return await self.async_call(function, *args, **kwargs)
-
-            return guarded_async
+        async def guarded_async(*args: Any, **kwargs: Any) -> Any:
+            return await self.async_call(function, *args, **kwargs)
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
             return self.call(function, *args, **kwargs)
 
-        return guarded
+        return guarded_async if _is(inspect.iscoroutinefunction, function) else guarded
 
     def _streaming(self, make: Callable[..., Any]) -> Callable[..., Generator[Any, Any, Any]]:
         begin = partial(self._begin, streams=True)

@@ -203,51 +203,37 @@ _OF_REQUEST = frozenset({_V.INVALID, _V.SERVER_ERROR})
 _OF_ACCOUNT = frozenset({_V.INVALID, _V.AUTH, _V.THROTTLED, _V.SERVER_ERROR})
 
 
-def _phrases(
-    verdict: Verdict, on: frozenset[Verdict], by_pattern: Mapping[str, str]
-) -> tuple[Phrase, ...]:
-    return tuple(
-        Phrase(re.compile(pattern), verdict, on, tuple(providers.split()))
-        for pattern, providers in by_pattern.items()
-    )
-
-
-PHRASES: tuple[Phrase, ...] = (
-    *_phrases(
-        _V.TOO_LONG,
-        _OF_REQUEST,
-        {
-            "maximum context length": "openai deepseek groq mistral local",
-            "prompt is too long": "anthropic fireworks",
-            "context (?:window|length|size)[^.]{0,40} exceeded": "openrouter together local",
-            "exceeds? [^.]{0,40}context (?:window|length|size)": "mistral together local",
-            "please reduce the length of the (?:messages|prompt)": "openai groq cerebras",
-            "exceeds? context limit": "anthropic",
-            "input token count[^.]{0,40} exceeds the maximum": "gemini",
-            "input is too long": "bedrock",
-        },
-    ),
-    *_phrases(_V.BILLING, _OF_REQUEST, {"credit balance is too low": "anthropic"}),
-    *_phrases(
-        _V.BILLING,
-        _OF_ACCOUNT,
-        {
-            "used all available credits or reached its monthly spending limit": "xai",
-            "doesn't have any credits": "xai",
-            "account [^.]{0,80}is suspended": "fireworks",
-        },
-    ),
-    *_phrases(
-        _V.FILTERED,
-        _OF_REQUEST,
-        {"content exists risk": "deepseek", "output blocked by content filter": "anthropic"},
-    ),
-    *_phrases(_V.FILTERED, _OF_REQUEST | {_V.AUTH}, {"content violates usage guidelines": "xai"}),
-    *_phrases(
-        _V.NOT_FOUND,
-        _OF_REQUEST,
-        {"model not exist": "deepseek", "is not a valid model id": "openrouter"},
-    ),
+_PHRASES: Mapping[tuple[Verdict, frozenset[Verdict]], Mapping[str, str]] = {
+    (_V.TOO_LONG, _OF_REQUEST): {
+        "maximum context length": "openai deepseek groq mistral local",
+        "prompt is too long": "anthropic fireworks",
+        "context (?:window|length|size)[^.]{0,40} exceeded": "openrouter together local",
+        "exceeds? [^.]{0,40}context (?:window|length|size)": "mistral together local",
+        "please reduce the length of the (?:messages|prompt)": "openai groq cerebras",
+        "exceeds? context limit": "anthropic",
+        "input token count[^.]{0,40} exceeds the maximum": "gemini",
+        "input is too long": "bedrock",
+    },
+    (_V.BILLING, _OF_REQUEST): {"credit balance is too low": "anthropic"},
+    (_V.BILLING, _OF_ACCOUNT): {
+        "used all available credits or reached its monthly spending limit": "xai",
+        "doesn't have any credits": "xai",
+        "account [^.]{0,80}is suspended": "fireworks",
+    },
+    (_V.FILTERED, _OF_REQUEST): {
+        "content exists risk": "deepseek",
+        "output blocked by content filter": "anthropic",
+    },
+    (_V.FILTERED, _OF_REQUEST | {_V.AUTH}): {"content violates usage guidelines": "xai"},
+    (_V.NOT_FOUND, _OF_REQUEST): {
+        "model not exist": "deepseek",
+        "is not a valid model id": "openrouter",
+    },
+}
+PHRASES = tuple(
+    Phrase(re.compile(pattern), verdict, on, tuple(providers.split()))
+    for (verdict, on), by_pattern in _PHRASES.items()
+    for pattern, providers in by_pattern.items()
 )
 """Errors that are described in the message only; used where nothing better is known."""
 

@@ -8,7 +8,7 @@ An unknown reason counts as complete: to reject a good answer is to pay for it t
 broken anyway.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -39,117 +39,79 @@ class Reason(NamedTuple):
     providers: tuple[str, ...]
 
 
-def _rows(
-    meaning: FinishMeaning, verdict: Verdict, by_provider: Mapping[str, str]
-) -> Iterator[tuple[str, Reason]]:
-    for providers, names in by_provider.items():
-        for name in names.split():
-            yield name, Reason(name, meaning, verdict, tuple(providers.split()))
-
-
+_M, _V = FinishMeaning, Verdict
 _COMPATIBLE = (
     "openai azure holysheep deepseek groq openrouter gemini mistral xai together fireworks"
     " cerebras local"
 )
 
-FINISH_REASONS: Mapping[str, Reason] = dict(
-    (
-        *_rows(
-            FinishMeaning.COMPLETE,
-            Verdict.OK,
-            {
-                _COMPATIBLE: "stop",
-                "openai xai": "completed",
-                "anthropic xai": "end_turn",
-                "anthropic local cohere": "stop_sequence",
-                "together": "eos",
-                "local": "eos_token",
-                "xai": "reason_stop",
-                "gemini": "finish_reason_unspecified",
-                "cohere": "complete",
-            },
-        ),
-        *_rows(
-            FinishMeaning.TRUNCATED,
-            Verdict.OK,
-            {
-                _COMPATIBLE: "length",
-                "openai xai": "incomplete max_output_tokens",
-                "openai": "max_messages steered",
-                "anthropic gemini cohere": "max_tokens",
-                "anthropic bedrock": "model_context_window_exceeded",
-                "anthropic": "pause_turn compaction",
-                "mistral": "model_length",
-                "gemini": "continuation too_many_tool_calls",
-                "xai": "reason_max_len reason_max_context reason_time_limit",
-                "local": "repetition",
-                "cohere": "error_limit",
-            },
-        ),
-        *_rows(
-            FinishMeaning.TOOL_CALL,
-            Verdict.OK,
-            {
-                _COMPATIBLE: "tool_calls",
-                "openai azure groq together fireworks": "function_call",
-                "anthropic": "tool_use",
-                "cohere": "tool_call",
-                "xai": "reason_tool_calls",
-            },
-        ),
-        *_rows(
-            FinishMeaning.FILTERED,
-            Verdict.FILTERED,
-            {
-                "openai azure holysheep deepseek groq openrouter gemini cerebras local": """
-                        content_filter
-                    """,
-                "anthropic": "refusal",
-                "gemini": """
-                        safety recitation blocklist prohibited_content spii language other
-                        image_safety image_prohibited_content image_recitation image_other
-                        no_image escalation jailbreak model_armor
-                    """,
-                "bedrock": "content_filtered guardrail_intervened",
-                "cohere": "error_toxic",
-                "zhipu": "sensitive",
-            },
-        ),
-        *_rows(FinishMeaning.FILTERED, Verdict.AUTH, {"gemini": "pup_limited_disabled"}),
-        *_rows(
-            FinishMeaning.MALFORMED,
-            Verdict.BROKEN,
-            {
-                "gemini": """
-                        malformed_function_call unexpected_tool_call malformed_response
-                    """,
-                "bedrock": "malformed_model_output malformed_tool_use",
-            },
-        ),
-        *_rows(FinishMeaning.MALFORMED, Verdict.INVALID, {"gemini": "missing_thought_signature"}),
-        *_rows(
-            FinishMeaning.ABORTED,
-            Verdict.OVERLOADED,
-            {"deepseek": "insufficient_system_resource"},
-        ),
-        *_rows(
-            FinishMeaning.ABORTED,
-            Verdict.SERVER_ERROR,
-            {
-                "local": "abort cancelled",
-                "zhipu": "network_error",
-                "xai": "reason_invalid",
-                "cohere": "user_cancel",
-            },
-        ),
-        *_rows(FinishMeaning.ABORTED, Verdict.TIMEOUT, {"cohere": "timeout"}),
-        *_rows(
-            FinishMeaning.ERROR,
-            Verdict.SERVER_ERROR,
-            {"openrouter mistral together fireworks local cohere": "error"},
-        ),
-    )
-)
+_MEANINGS: Mapping[tuple[FinishMeaning, Verdict], Mapping[str, str]] = {
+    (_M.COMPLETE, _V.OK): {
+        _COMPATIBLE: "stop",
+        "openai xai": "completed",
+        "anthropic xai": "end_turn",
+        "anthropic local cohere": "stop_sequence",
+        "together": "eos",
+        "local": "eos_token",
+        "xai": "reason_stop",
+        "gemini": "finish_reason_unspecified",
+        "cohere": "complete",
+    },
+    (_M.TRUNCATED, _V.OK): {
+        _COMPATIBLE: "length",
+        "openai xai": "incomplete max_output_tokens",
+        "openai": "max_messages steered",
+        "anthropic gemini cohere": "max_tokens",
+        "anthropic bedrock": "model_context_window_exceeded",
+        "anthropic": "pause_turn compaction",
+        "mistral": "model_length",
+        "gemini": "continuation too_many_tool_calls",
+        "xai": "reason_max_len reason_max_context reason_time_limit",
+        "local": "repetition",
+        "cohere": "error_limit",
+    },
+    (_M.TOOL_CALL, _V.OK): {
+        _COMPATIBLE: "tool_calls",
+        "openai azure groq together fireworks": "function_call",
+        "anthropic": "tool_use",
+        "cohere": "tool_call",
+        "xai": "reason_tool_calls",
+    },
+    (_M.FILTERED, _V.FILTERED): {
+        "openai azure holysheep deepseek groq openrouter gemini cerebras local": "content_filter",
+        "anthropic": "refusal",
+        "gemini": """
+            safety recitation blocklist prohibited_content spii language other image_safety
+            image_prohibited_content image_recitation image_other no_image escalation jailbreak
+            model_armor
+        """,
+        "bedrock": "content_filtered guardrail_intervened",
+        "cohere": "error_toxic",
+        "zhipu": "sensitive",
+    },
+    (_M.FILTERED, _V.AUTH): {"gemini": "pup_limited_disabled"},
+    (_M.MALFORMED, _V.BROKEN): {
+        "gemini": "malformed_function_call unexpected_tool_call malformed_response",
+        "bedrock": "malformed_model_output malformed_tool_use",
+    },
+    (_M.MALFORMED, _V.INVALID): {"gemini": "missing_thought_signature"},
+    (_M.ABORTED, _V.OVERLOADED): {"deepseek": "insufficient_system_resource"},
+    (_M.ABORTED, _V.SERVER_ERROR): {
+        "local": "abort cancelled",
+        "zhipu": "network_error",
+        "xai": "reason_invalid",
+        "cohere": "user_cancel",
+    },
+    (_M.ABORTED, _V.TIMEOUT): {"cohere": "timeout"},
+    (_M.ERROR, _V.SERVER_ERROR): {"openrouter mistral together fireworks local cohere": "error"},
+}
+
+FINISH_REASONS: Mapping[str, Reason] = {
+    name: Reason(name, meaning, verdict, tuple(providers.split()))
+    for (meaning, verdict), by_provider in _MEANINGS.items()
+    for providers, names in by_provider.items()
+    for name in names.split()
+}
 """Every known finish reason, stop reason and reason of an incomplete response, by its name.
 
 `completed` and `incomplete` are the status of a response; `abort` comes from vLLM and SGLang.

@@ -145,7 +145,7 @@ class MessageAssembly(MessagesWatcher, StreamAssembly):
     def _start(self, index: int, start: dict[str, Any]) -> None:
         """Begin a block. Ollama gives one index to several: one that has grown, or differs, is another block."""
         blocks = self._blocks.setdefault(index, [])
-        if not (blocks and blocks[-1].is_begun_by(start)):
+        if not (blocks and blocks[-1].start == start):
             blocks.append(_StreamedBlock(start))
 
     def result(self) -> dict[str, Any]:
@@ -161,15 +161,11 @@ class _StreamedBlock:
         self._pieces = JsonAccumulator()
         self._pieces.add(start)
         self._input: list[str] = []
-        self._start: dict[str, Any] | None = start
+        self.start: dict[str, Any] | None = start  # until something is added
         self._is_text = False
 
-    def is_begun_by(self, start: dict[str, Any]) -> bool:
-        """Whether this block begins like that, and nothing was added to it yet."""
-        return self._start == start
-
     def add(self, delta: dict[str, Any]) -> None:
-        self._start = None
+        self.start = None
         self._is_text |= delta.get("type") == "text_delta"
         more = {name: piece for name, piece in delta.items() if name != "type"}
         if "citation" in more:

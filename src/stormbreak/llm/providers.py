@@ -42,12 +42,10 @@ PRESETS: Mapping[str, KnownProvider] = {
 
 def preset(name: str) -> KnownProvider:
     """Find a provider by name; raise ConfigurationError with the known names."""
-    known = PRESETS.get(name)
-    if known is None:
-        raise ConfigurationError(
-            f"provider must be one of {', '.join(PRESETS)}; got {quoted(name)}"
-        )
-    return known
+    if name not in PRESETS:
+        names = ", ".join(PRESETS)
+        raise ConfigurationError(f"provider must be one of {names}; got {quoted(name)}")
+    return PRESETS[name]
 
 
 # ---------------------------------------------------------------- key headers

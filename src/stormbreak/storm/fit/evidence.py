@@ -214,24 +214,18 @@ def _services(jobs: Sequence[Job], capacity: Capacity) -> list[Service | None]:
 
 def _busy(jobs: Sequence[Job], services: Sequence[Service | None]) -> Busy | None:
     waits = [
-        (job.arrived, service.starts)
+        Job(job.arrived, service.starts, True)
         for job, service in zip(jobs, services, strict=True)
         if service is not None and service.waited
     ]
     if not waits:
         return None
-    seconds, until = 0.0, waits[0][0]
-    starts: list[float] = []
-    most = 0
-    for arrived, start in waits:
+    seconds, until = 0.0, waits[0].arrived
+    for arrived, start, _ in waits:
         seconds += max(0.0, start - max(arrived, until))
         until = max(until, start)
-        while starts and starts[0] <= arrived:
-            heappop(starts)
-        heappush(starts, start)
-        most = max(most, len(starts))
-    longest = max(start - arrived for arrived, start in waits)
-    return Busy(waits[0][0], until, seconds, most, longest)
+    longest = max(start - arrived for arrived, start, _ in waits)
+    return Busy(waits[0].arrived, until, seconds, max(concurrency(waits)), longest)
 
 
 def _drift(jobs: Sequence[Job], services: Sequence[Service | None], sigma: float) -> Drift | None:
