@@ -80,7 +80,7 @@ class Ask:
         actors: int = 1,
         fleet: FleetPolicy | str | None = None,
     ) -> None:
-        """Make it, in each actor.
+        """Make it, in each actor; raise ConfigurationError with the argument that is wrong.
 
         Args:
             model: the model that is asked.
@@ -98,9 +98,6 @@ class Ask:
             journal: a folder that all actors share, with their answers: a row that any of them has is not sent again.
             actors: how many divide the counted limits of the policy; with a fleet, only while its store is silent.
             fleet: the store of a fleet, or a `FleetPolicy`: actors share limits (docs/fleet.md).
-
-        Raises:
-            ConfigurationError: names the argument that is wrong.
         """
         options = TableOptions(
             prompt=prompt, system=system, template=template, body=body, id=id, url=url

@@ -16,7 +16,7 @@ slot it took. Attempt timeouts do not apply.
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import count, takewhile
+from itertools import count
 from math import fsum, inf
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ MAX_STEPS = 20_000_000  # maximum steps: some minutes of work
 
 
 class Amount(NamedTuple):
-    """`amount` answers at about `at`."""
+    """So many `calls` are answered at about `at`."""
 
     at: float
     calls: float
@@ -56,8 +56,10 @@ def ideal_throughput(scenario: Scenario, arrivals: Sequence[float]) -> list[Amou
     starts = [part.at for part in conditions]
     answers, place = [], 0
     last = arrivals[-1] + scenario.load.deadline if arrivals else 0.0
-    for number in takewhile(lambda number: number * step <= last, count()):
+    for number in count():
         now = number * step
+        if now > last:
+            break
         before, place = place, bisect_right(arrivals, (number + 1) * step - _NEGLIGIBLE, place)
         fluid.arrive(arrivals[before:place])
         part = conditions[bisect_right(starts, now + _NEGLIGIBLE) - 1]
