@@ -245,7 +245,8 @@ def _lease_rate(scope: Scope, kind: int, name: str, asked: RateReport, now: floa
     tat = scope.tats[kind]
     if tat == 0:
         tat = now + depth  # unknown: as if a burst had just been used
-    mine = _demand(scope.members[name], kind)
+    demands = {other: (each.requests, each.tokens)[kind] for other, each in scope.members.items()}
+    mine = demands[name]
     tat = max(tat, now) + (asked.owed - mine.owed) * seconds
     tat = min(max(tat, now), now + max(depth, MAX_DEBT))
     mine.owed = asked.owed
@@ -254,12 +255,11 @@ def _lease_rate(scope: Scope, kind: int, name: str, asked: RateReport, now: floa
     whole = max(1.0, floor(depth / seconds))  # units of a full bucket
     wanters = [
         Wanter(each.served_at, other, each.want, min(each.least, each.want, whole))
-        for other, member in scope.members.items()
-        if (each := _demand(member, kind)).want > 0 and each.asked_at + DEMAND > now
+        for other, each in demands.items()
+        if each.want > 0 and each.asked_at + DEMAND > now
     ]
     part = divide(max(room, 0.0), wanters, name)
-    lump = 0.0
-    lump_in = first_in = 0.0
+    lump = lump_in = first_in = count = 0.0
     if part > 0:
         mine.served_at = now
         lump = min(asked.least, asked.want)  # more than a full bucket is paid off afterwards
@@ -269,8 +269,6 @@ def _lease_rate(scope: Scope, kind: int, name: str, asked: RateReport, now: floa
         first_in = tat - depth + seconds - now
         tat += count * seconds
         mine.want = max(0.0, asked.want - lump - count)
-    else:
-        count = 0.0
     scope.tats[kind] = tat
     ahead = sum(
         each.need for each in wanters if each.name != name and each.served_at <= mine.served_at
@@ -278,10 +276,6 @@ def _lease_rate(scope: Scope, kind: int, name: str, asked: RateReport, now: floa
     again = tat + (ahead + min(max(asked.least, 1.0), whole)) * seconds - depth - HORIZON - now
     again = min(max(again, MIN_AGAIN), MAX_AGAIN)
     return RateLease(lump_in, lump, first_in, seconds, count, again)
-
-
-def _demand(member: Member, kind: int) -> Demand:
-    return member.requests if kind == 0 else member.tokens
 
 
 # ---------------------------------------------------------------- slots in flight

@@ -25,6 +25,7 @@ BATCH_RIVALS = ("loop_naive", "loop_exponential", "loop_full_jitter")
 
 NEAR = (1.0, 5.0)  # points of regret within which a draw counts as near the best
 WORST = 10  # maximum number of storms that are shown and saved
+_LOSSES = ("mean", "median", "p90", "worst")  # of a `Summary`
 
 
 def loss_text(value: float) -> str:
@@ -63,7 +64,7 @@ class Summary:
     def plain(self) -> dict[str, Any]:
         """Return plain values; shares of draws by the points of regret that they stay within."""
         shares = {f"within_{points:g}": rounded(share) for points, share in self.within.items()}
-        numbers = {name: _plain(getattr(self, name)) for name in ("mean", "median", "p90", "worst")}
+        numbers = {name: _plain(getattr(self, name)) for name in _LOSSES}
         return {"draws": self.draws, **numbers, **shares}
 
     @property
@@ -123,17 +124,17 @@ class Survey:
     @property
     def families(self) -> dict[str, Summary]:
         names = sorted({score.draw.family for score in self.scores})
-        return {
-            name: self.summary([score for score in self.scores if score.draw.family == name])
-            for name in names
-        }
+        return self._grouped(lambda draw: draw.family, names)
 
     @property
     def fleets(self) -> dict[str, Summary]:
         """The losses by size of process."""
-        found = {
-            name: [score for score in self.scores if score.draw.fleet == name] for name in FLEETS
-        }
+        return self._grouped(lambda draw: draw.fleet, FLEETS)
+
+    def _grouped(
+        self, of: Callable[[RandomStorm], str], names: Sequence[str]
+    ) -> dict[str, Summary]:
+        found = {name: [score for score in self.scores if of(score.draw) == name] for name in names}
         return {name: self.summary(scores) for name, scores in found.items() if scores}
 
     @property
@@ -159,10 +160,7 @@ class Survey:
         return Figures(
             goodput=None if self.is_batch else own / 100.0,
             ahead=-behind if self.is_batch else behind,
-            regret_mean=total.mean,
-            regret_median=total.median,
-            regret_p90=total.p90,
-            regret_worst=total.worst,
+            **{f"regret_{name}": getattr(total, name) for name in _LOSSES},
             within_1=total.within.get(1.0),
             within_5=total.within.get(5.0),
         )
@@ -170,7 +168,7 @@ class Survey:
     @property
     def sentence(self) -> str:
         total, means = self.summary(), self.means
-        values = ((name, getattr(total, name)) for name in ("mean", "median", "p90", "worst"))
+        values = ((name, getattr(total, name)) for name in _LOSSES)
         numbers = ", ".join(
             f"{name} {f'{value:.1f}' if value < inf else 'never'}" for name, value in values
         )
