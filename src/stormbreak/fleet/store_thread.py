@@ -94,7 +94,8 @@ class StoreThread:
     # ------------------------------------------------------------ from any thread, within a step
 
     def add(self, engine: Engine, membership: Membership) -> None:
-        self._members[membership] = ref(engine, self._wake_up)
+        # Once the engine is collected, the thread looks at once.
+        self._members[membership] = ref(engine, lambda _: self._woken.put(None))
         self.wake(membership)
 
     def remove(self, membership: Membership) -> None:
@@ -106,10 +107,6 @@ class StoreThread:
         if not self._runs:
             self._runs = True
             _thread.start_new_thread(self._run, ())  # `Thread.start` would wait for it, in a step
-
-    def _wake_up(self, _: object) -> None:
-        """Look at once: an engine was collected."""
-        self._woken.put(None)
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return whether the store answers, and since when; as yet unknown counts as no."""

@@ -7,7 +7,6 @@ bracket or a tag is no event stream, whatever its content type. A watcher takes 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import Any, NamedTuple
 
 import msgspec
@@ -61,12 +60,6 @@ _MAX_USAGE_CHECKS = 64  # each takes longer with each choice that a server inven
 UNREADABLE_EVENT = (*UNREADABLE, MalformedChunkError)
 
 
-class _Form(Enum):
-    UNKNOWN = "unknown"
-    EVENTS = "events"
-    PLAIN = "plain"
-
-
 class StreamReader(ABC):
     """Takes the bytes of one answer as they come.
 
@@ -88,7 +81,7 @@ class StreamReader(ABC):
         self._choices = choices
         self._inputs = inputs
         plain = not self._head.succeeded or is_media(self._head.headers)
-        self._form = _Form.PLAIN if plain else _Form.UNKNOWN
+        self._is_plain: bool | None = plain or None  # None: not known yet
         self._plain = bytearray()  # a plain body, or the start of one that is not known yet
         self._size = 0
         self._events = EventReader()
@@ -135,7 +128,7 @@ class StreamReader(ABC):
     @property
     def is_plain(self) -> bool:
         """Whether this is no event stream, but one body."""
-        return self._form is not _Form.EVENTS
+        return self._is_plain is not False
 
     def feed(self, chunk: bytes) -> bool:
         """Take the next bytes, and return whether the result is final (`whole`): then they are ignored."""
@@ -144,7 +137,7 @@ class StreamReader(ABC):
         self._size += len(chunk)
         if self._size > TOTAL_LIMIT:
             self._break(f"longer than {TOTAL_LIMIT} bytes")
-        elif self._form is _Form.EVENTS:
+        elif self._is_plain is False:
             self._read_events(chunk)
         else:
             self._plain += chunk
@@ -178,15 +171,13 @@ class StreamReader(ABC):
 
     def _detect_form(self) -> None:
         """Detect the form by the first visible character."""
-        if self._form is _Form.PLAIN:
+        if self._is_plain:
             return
         self._plain = self._plain.lstrip(INVISIBLE)
-        if not self._plain:
+        if self._plain:
+            self._is_plain = self._plain.startswith((b"{", b"[", b"<"))
+        if self._is_plain is not False:
             return
-        if self._plain.startswith((b"{", b"[", b"<")):
-            self._form = _Form.PLAIN
-            return
-        self._form = _Form.EVENTS
         if self._format:
             start, self._plain = bytes(self._plain), bytearray()
             self._read_events(start)
