@@ -25,6 +25,10 @@ from stormbreak.functions.outcome_rules import Rules
 from stormbreak.types import VERDICT_OK, CallResult, Outcome, Target, Verdict
 
 # ---------------------------------------------------------------- nesting
+# A call to the same target of the same engine, from within one of its attempts, is part of that attempt: as a call of its
+# own it would wait for a slot that its own caller holds. An outer call does not retry what an inner call gave up on: three
+# times three attempts make a storm. The running attempt is in a context variable: tasks and `to_thread` inherit it, a bare
+# thread pool does not.
 
 _FINAL_GATES = frozenset(("verdict", "forbidden", "committed"))
 """Gates that never retry an error at that level; an outer level may."""

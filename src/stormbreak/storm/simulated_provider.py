@@ -24,6 +24,9 @@ from stormbreak.provider.throttle_headers import limit_headers
 from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, RateLimits, Usage, Verdict
 
 # ---------------------------------------------------------------- outcomes
+# A reply of the provider model as the client would see it on a socket: `tests/storm/test_outcomes.py` compares each kind of
+# fault. Faults of idle connections (`unasked`, `quiet_close`, `close_race`) do not apply: simulated calls have no
+# connections, and no bodies in which a text could be found.
 
 _EPOCH = 1.7e9  # unix seconds at which a simulation begins: some headers name points in time
 ANSWERED = Outcome(Verdict.OK, status=200)
@@ -37,6 +40,7 @@ _WHOLE_AS_STREAMS = frozenset({Kind.ENDLESS_BODY, Kind.LONG_LENGTH})
 """Only the end of the body is missing: a stream ends when its format says so."""
 
 _WITHOUT_OUTPUT = frozenset({Kind.STALL_EARLY, Kind.HEARTBEATS, Kind.ERROR_EARLY})
+"""They come before the first output."""
 
 
 def _refused(status: int) -> Outcome:

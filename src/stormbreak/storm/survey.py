@@ -170,7 +170,7 @@ class Survey:
         total, means = self.summary(), self.means
         values = ((name, getattr(total, name)) for name in _LOSSES)
         numbers = ", ".join(
-            f"{name} {f'{value:.1f}' if value < inf else 'never'}" for name, value in values
+            f"{name} {value:.1f}" if value < inf else f"{name} never" for name, value in values
         )
         head = f"{self.policy} in {total.draws} random {'batches' if self.is_batch else 'storms'}"
         if self.is_batch:

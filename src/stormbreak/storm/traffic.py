@@ -102,6 +102,7 @@ def _herds(herds: tuple[Burst, ...]) -> list[float]:
 
 
 # ---------------------------------------------------------------- user traffic
+
 BATCH_DEADLINE = 3600.0  # seconds of each call, unless the scenario is a batch
 BATCH_TIMEOUT = 60.0
 _NEIGHBOURS = 20  # arrivals on each side that bound a copy
