@@ -194,14 +194,12 @@ def _site(chance: _Chance) -> _Site:
     slots = int(max(10.0, min(chance.scale(10.0, 400.0), max_slots)))
     rate = _short(use * slots / service)
     timeout = _short(service * chance.between(3.0, 10.0))
+    provider = _provider(chance, slots, service)
+    processes = int(chance.scale(1.0, 500.0))
+    deadline = _short(timeout * chance.between(1.5, 10.0))
     return _Site(
-        provider=_provider(chance, slots, service),
-        load=Load(
-            rate=rate,
-            processes=int(chance.scale(1.0, 500.0)),
-            timeout=timeout,
-            deadline=_short(timeout * chance.between(1.5, 10.0)),
-        ),
+        provider=provider,
+        load=Load(rate=rate, processes=processes, timeout=timeout, deadline=deadline),
         at=float(int(at)),
         length=_short(max(10.0, min(length, MAX_CALLS / rate - at - tail))),
         tail=tail,
@@ -233,14 +231,8 @@ def _batch(chance: _Chance) -> _Site:
         bursts=(Burst(at=0.0, calls=rows),),
     )
     length = _short(chance.scale(10.0, 600.0))
-    return replace(
-        site,
-        provider=_provider(chance, slots, service),
-        load=load,
-        at=0.0,
-        length=length,
-        tail=600.0,
-    )
+    provider = _provider(chance, slots, service)
+    return replace(site, provider=provider, load=load, at=0.0, length=length, tail=600.0)
 
 
 # ---------------------------------------------------------------- families
@@ -438,11 +430,8 @@ def _ramp(chance: _Chance, site: _Site) -> _Site:
 
 def _sustained_overload(chance: _Chance, site: _Site) -> _Site:
     """More calls than the capacity for minutes, from the first second or after a calm, at a target with a bounded queue."""
-    in_calm, use, length = (
-        site.load.rate / site.capacity,
-        chance.scale(1.1, 4.0),
-        chance.scale(60.0, 600.0),
-    )
+    in_calm = site.load.rate / site.capacity
+    use, length = chance.scale(1.1, 4.0), chance.scale(60.0, 600.0)
     at = chance.pick((0.0, site.at))
     max_capacity = MAX_CALLS / (in_calm * (at + site.tail) + use * length)
     service = _short(max(site.provider.service, 10.0 / max_capacity))
