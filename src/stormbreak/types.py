@@ -11,6 +11,8 @@ from enum import Enum, IntEnum, StrEnum
 from html import escape
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
+import msgspec
+
 
 class Verdict(StrEnum):
     """The result of one attempt, or of one call."""
@@ -271,13 +273,10 @@ class CallResult(NamedTuple):
     of_tenant: bool = False  # `stopped` by a limit of its tenant
 
 
-class Cost:
+class Cost(msgspec.Struct, eq=False):  # its constructor is not written in Python
     """The cost of an answer; `find` computes it on demand."""
 
-    __slots__ = ("_find",)
-
-    def __init__(self, find: Callable[[], Decimal | None] = lambda: None) -> None:
-        self._find = find
+    _find: Callable[[], Decimal | None] = lambda: None
 
     @property
     def usd(self) -> Decimal | None:

@@ -3,7 +3,7 @@
 import pytest
 from stage import OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, Stage, policy, retry_in
 
-from stormbreak.core import engine
+from stormbreak.core import call, engine
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.breaker_policy import BreakerPolicy, State
@@ -23,7 +23,8 @@ FRAGILE = BreakerPolicy(
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(engine, "MAX_TARGETS", FEW)
+    for module in (call, engine):
+        monkeypatch.setattr(module, "MAX_TARGETS", FEW)
 
 
 def ask_many(stage, models=100, outcome=OK):

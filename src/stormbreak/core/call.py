@@ -9,7 +9,7 @@ A driver runs the flow: it executes each command that the flow yields (`flow`) a
 
 from stormbreak.core.attempt import Attempt, hold
 from stormbreak.core.call_state import CallState
-from stormbreak.core.engine import Engine
+from stormbreak.core.engine import MAX_TARGETS, Engine
 from stormbreak.core.fallback import FallbackRun
 from stormbreak.core.flow import Flow
 from stormbreak.core.retry_loop import end_rejected, run_target
@@ -29,7 +29,7 @@ def run_call(
         if engine.tenants and call.tenant in engine.tenants:
             return _run_for_tenant(engine.tenants[call.tenant], state, now, uniform)
     target_state = engine.target_state(call.target)
-    if engine.crowded:
+    if len(engine.targets) > MAX_TARGETS:
         engine.make_room(now)
         target_state = engine.target_state(call.target)  # `make_room` may have marked it as unused
     if target_state.budget is not None:

@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
+import msgspec
+
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryAllowance
 from stormbreak.core.tenant import Tenant
@@ -14,38 +16,31 @@ MAX_EVENTS = 64  # that a call keeps
 NO_VERDICTS = frozenset[Verdict]()
 
 
-class CallState:
+class CallState(msgspec.Struct, eq=False):  # its constructor is not written in Python
     """Counts attempts and unserved seconds, and keeps the last events of a call for `explain`.
 
     A call that succeeds at once keeps no events unless there are listeners.
     """
 
-    __slots__ = (
-        "_events", "attempts", "call", "delay", "earlier_attempts", "ended_at", "engine", "fallback_verdicts",
-        "later_verdicts", "may_move", "maybe_processed", "queued", "retried_late", "sent_at", "source", "tenant",
-        "unconnected", "waited", "was_told",
-    )  # fmt: skip
-
-    def __init__(self, engine: Engine, call: Call) -> None:
-        self.engine = engine
-        self.call = call
-        self.attempts = 0
-        self.earlier_attempts = 0  # at earlier targets
-        self.unconnected = 0  # attempts without a connection
-        self.maybe_processed = 0  # failed attempts that may have been processed
-        self.waited = 0.0  # seconds unserved: in the queue and in backoff
-        self.queued = 0.0  # seconds of these in the queue
-        self.delay = 0.0  # the last backoff in seconds
-        self.retried_late = False
-        self.was_told = False  # by this target, when to make the last retry
-        self.sent_at = 0.0  # when the last attempt left
-        self.ended_at = 0.0  # when the call ended at its last target
-        self.source = TARGET  # where the answer comes from
-        self.fallback_verdicts = NO_VERDICTS  # for which another target takes the call
-        self.later_verdicts = NO_VERDICTS  # for which a later step may answer the call
-        self.tenant: Tenant | None = None  # which pays for its attempts
-        self.may_move = False  # then an end at one target is not the end of the call
-        self._events: deque[Event] | None = None
+    engine: Engine
+    call: Call
+    attempts: int = 0
+    earlier_attempts: int = 0  # at earlier targets
+    unconnected: int = 0  # attempts without a connection
+    maybe_processed: int = 0  # failed attempts that may have been processed
+    waited: float = 0.0  # seconds unserved: in the queue and in backoff
+    queued: float = 0.0  # seconds of these in the queue
+    delay: float = 0.0  # the last backoff in seconds
+    retried_late: bool = False
+    was_told: bool = False  # by this target, when to make the last retry
+    sent_at: float = 0.0  # when the last attempt left
+    ended_at: float = 0.0  # when the call ended at its last target
+    source: str = TARGET  # where the answer comes from
+    fallback_verdicts: frozenset[Verdict] = NO_VERDICTS  # for which another target takes the call
+    later_verdicts: frozenset[Verdict] = NO_VERDICTS  # for which a later step may answer the call
+    tenant: Tenant | None = None  # which pays for its attempts
+    may_move: bool = False  # then an end at one target is not the end of the call
+    _events: deque[Event] | None = None
 
     def move(
         self,

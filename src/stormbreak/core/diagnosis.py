@@ -62,44 +62,11 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always READY; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_at",
-        "_by_rate",
-        "_chosen_at",
-        "_compared_at",
-        "_failing",
-        "_first_answered_at",
-        "_first_output_estimate",
-        "_is_luck",
-        "_late",
-        "_late_answers",
-        "_late_share",
-        "_limited",
-        "_looked_for",
-        "_on_time_sent_at",
-        "_on_time_took",
-        "_overdue",
-        "_overloaded_at",
-        "_plain",
-        "_stalls",
-        "_streamed",
-        "_streamed_at",
-        "_watched",
-        "answers",
-        "changes",
-        "dead_at",
-        "evidence_at",
-        "failed_at",
-        "hangs",
-        "judge",
-        "late_at",
-        "look_at",
-        "on_time_at",
-        "probed",
-        "refusals",
-        "run",
-        "throttled_at",
-        "timeouts",
-        "treatments",
+        "_answered_at", "_by_rate", "_chosen_at", "_compared_at", "_failing", "_first_answered_at",
+        "_first_output_estimate", "_is_luck", "_late", "_late_answers", "_late_share", "_limited", "_looked_for",
+        "_on_time_sent_at", "_on_time_took", "_overdue", "_overloaded_at", "_plain", "_stalls", "_streamed",
+        "_streamed_at", "_watched", "answers", "changes", "dead_at", "evidence_at", "failed_at", "hangs", "judge",
+        "late_at", "look_at", "on_time_at", "probed", "refusals", "run", "throttled_at", "timeouts", "treatments",
     )  # fmt: skip
     name = "diagnosis"
     takes = True
@@ -164,12 +131,12 @@ class Diagnosis:
 
     def take(self, call: Call | None, now: float) -> InFlight:
         """Register an attempt that leaves. Without a call, its first output is not reported."""
-        if call is not None and call.streams:
+        streams = call is not None and call.streams
+        flight = InFlight(now, streams)
+        if streams:
             self._streamed_at = now
-            flight = InFlight(now, streams=True)
             self._streamed.on_send(flight)
         else:
-            flight = InFlight(now)
             self._plain.on_send(flight)
         watched = self._watched
         while watched and watched[0].completion is not None:  # not looked at for long

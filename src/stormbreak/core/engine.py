@@ -303,11 +303,6 @@ class Engine:
         target_state = self.targets.get(target)
         return target_state is not None and target_state.is_open(now)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether there are more targets than MAX_TARGETS."""
-        return len(self.targets) > MAX_TARGETS
-
     def make_room(self, now: float) -> None:
         """Forget targets beyond MAX_TARGETS: of those not needed, the least recently used.
 
@@ -315,7 +310,7 @@ class Engine:
         of page caches).
         """
         for _ in range(EVICTION_CHECKS):
-            if not self.crowded:
+            if len(self.targets) <= MAX_TARGETS:
                 break
             target, target_state = next(iter(self.targets.items()))
             if target_state.recently_used or target_state.is_needed(now):

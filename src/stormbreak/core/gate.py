@@ -9,6 +9,8 @@ from enum import Enum
 from math import inf
 from typing import Any, Protocol
 
+import msgspec
+
 from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.events import Event
 from stormbreak.types import TREATMENTS, Call, Outcome, Rejection, Target, Verdict
@@ -162,16 +164,13 @@ class Issuer(Protocol):
         ...
 
 
-class Permit:
+class Permit(msgspec.Struct, eq=False):  # its constructor is not written in Python
     """The tokens of all gates. One frame owns it and settles it once; a second time does nothing."""
 
-    __slots__ = ("first_output_at", "issuer", "sent_at", "tokens")
-
-    def __init__(self, issuer: Issuer, tokens: list[Any], sent_at: float) -> None:
-        self.issuer = issuer
-        self.tokens: list[Any] | None = tokens  # None once it is settled
-        self.sent_at = sent_at
-        self.first_output_at: float | None = None
+    issuer: Issuer
+    tokens: list[Any] | None  # None once it is settled
+    sent_at: float
+    first_output_at: float | None = None
 
     def first_output(self, now: float) -> None:
         """Note that the attempt produces its first output; does nothing once it has been settled."""
@@ -199,24 +198,19 @@ class Completion(Enum):
 ANSWERED = Completion.ANSWERED
 
 
-class InFlight:
+class InFlight(msgspec.Struct, eq=False):  # its constructor is not written in Python
     """One attempt in flight: the token of the diagnosis. With `streams`, its first output is reported.
 
     `block` belongs to the latency baseline, `counted` and `stalled` to the diagnosis.
     """
 
-    __slots__ = (
-        "block", "completion", "counted", "first_output_at", "sent_at", "stalled", "streams",
-    )  # fmt: skip
-
-    def __init__(self, sent_at: float, *, streams: bool = False) -> None:
-        self.sent_at = sent_at
-        self.streams = streams
-        self.first_output_at: float | None = None
-        self.completion: Completion | None = None
-        self.block: Any = None
-        self.counted = False
-        self.stalled = False
+    sent_at: float
+    streams: bool = False
+    first_output_at: float | None = None
+    completion: Completion | None = None
+    block: Any = None
+    counted: bool = False
+    stalled: bool = False
 
     def complete(self, outcome: Outcome) -> Completion:
         """End the attempt; return what its outcome says about load."""

@@ -132,7 +132,7 @@ class Stepper(TurnLock[Flow, _Left]):
             self.close(unowned)
 
     def first_output(self, send: Send) -> None:
-        """Record the first output of the attempt of `send`; does nothing once it has ended."""
+        """Record the first output of the attempt of `send`, of a call that `streams`; does nothing once it has ended."""
         if self._delivering:
             self._refuse_reentry()
         if send.permit is None:
@@ -346,24 +346,9 @@ class Driver:
     ) -> None:
         self.engine = engine
         self.clock = clock
-        self._stepper = shared_stepper(engine, clock=clock, chance=chance)
-
-    def first_output(self, send: Send) -> None:
-        """Report the first output of an attempt of a call that `streams`. Thread-safe."""
-        self._stepper.first_output(send)
-
-    def between_steps(self, do: Callable[[Engine, float], R]) -> R:
-        """Change the engine between two steps; affected calls are woken. Thread-safe.
-
-        Raises:
-            RuntimeError: a listener calls it within an event.
-        """
-        return self._stepper.between_steps(do)
-
-    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
-        """Return a snapshot between two steps, and what each `pending` call waits for. Thread-safe."""
-        return self._stepper.snapshot(pending=pending)
-
-    def rest(self) -> None:
-        """Give back what a fleet has lent, until a call needs it: its user was closed. Thread-safe."""
-        self._stepper.rest()
+        self._stepper = stepper = shared_stepper(engine, clock=clock, chance=chance)
+        # From any thread.
+        self.first_output = stepper.first_output
+        self.between_steps = stepper.between_steps
+        self.snapshot = stepper.snapshot
+        self.rest = stepper.rest

@@ -167,13 +167,12 @@ class GatewayCall:
         route, steps = config.route_and_steps(self.lead.model)
         if request.streamed:  # a local answer is no stream
             steps = tuple(step for step in steps if step.targets)
-        template.prepare(route)
         return make_call(
             self._driver.engine,
             template,
-            route.target,
-            policy=config.policy,
-            reserves=config.reserves or bool(self.key.spends),
+            config,
+            route,
+            reserves=bool(self.key.spends),
             scope=self.key.scope,
             steps=steps,
             deadline_at=deadline,

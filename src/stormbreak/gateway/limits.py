@@ -92,8 +92,7 @@ def _enter_at_once(call: Call, engine: Engine, now: float) -> Permit | None:
     """Let a call begin that need not wait, as nearly all: a flow for it would take twice as long."""
     if call.deadline_at is not None and now >= call.deadline_at:
         return None
-    if engine.crowded:
-        engine.make_room(now)
+    engine.make_room(now)
     permit = engine.target_state(call.target).admission.try_enter(call, now)
     if permit is not None:
         engine.lent.add(permit)

@@ -5,10 +5,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
 from stormbreak.core.concurrency_limit import Limit
@@ -43,7 +43,7 @@ from stormbreak.http.request import (
 )
 from stormbreak.http.resource import Resource, ResourceSender
 from stormbreak.http.response import answer_of, outcome_of, parse_response
-from stormbreak.http.routing import Route, Routes, SingleTarget, TargetConfig, TargetResolver
+from stormbreak.http.routing import Routes, SingleTarget, TargetConfig, TargetResolver
 from stormbreak.http.session import (
     BufferedSender,
     StreamSender,
@@ -69,8 +69,6 @@ from stormbreak.types import (
     Target,
     Verdict,
 )
-
-S = TypeVar("S")
 
 
 class _CallOptions(NamedTuple):
@@ -368,7 +366,9 @@ class AsyncClient(ClientControls):
         template = RequestTemplate(endpoint, body, fields=fields_of(payload, body))
         config = self._resolver.resolve(template.model)
         call = self._call(config, template, options, delivers=True)
-        sender = self._sender(StreamSender, template, config)
+        sender = StreamSender(
+            template, config.routes, self.engine.policy, self._driver.first_output, self.blocks
+        )
         asker = asker_of(config, template) if call.fallbacks else None
         opened = await self._driver.open(call, sender, asker)
         target, source = sender.target or call.target, sender.stream_source
@@ -427,14 +427,7 @@ class AsyncClient(ClientControls):
         """
         config = self._resolver.resolve(template.model)
         route, _ = config.route_and_steps(template.model)
-        return self._prepare(config, template, route, current().tenant or "")
-
-    def _prepare(
-        self, config: TargetConfig, template: RequestTemplate, route: Route, tenant: str
-    ) -> PreparedRequest:
-        spend = config.policy.spend
-        if self.engine.tenants or (config.reserves and spend.acts):
-            limit_output(self.engine, template, route.target, spend, tenant)
+        limit_output(self.engine, template, config, route, current().tenant or "")
         return template.prepare(route)
 
     def outcome_of(self, response: HttpResponse, request: PreparedRequest) -> Outcome:
@@ -453,20 +446,19 @@ class AsyncClient(ClientControls):
             ConfigurationError: its endpoint is no path.
         """
         config = self._resolver.first
-        policy, route = config.policy, config.routes.first(NO_MODEL)
-        resource.prepare(route)
+        span = config.policy.deadline
         call = make_call(
             self.engine,
             resource,
-            route.target,
-            policy=policy,
-            reserves=config.reserves,
+            config,
+            config.routes.first(NO_MODEL),
             scope=current(),
-            steps=(),
-            deadline_at=None if policy.deadline is None else time.monotonic() + policy.deadline,
+            deadline_at=None if span is None else time.monotonic() + span,
             attempts=attempts,
         )
-        sender = self._sender(ResourceSender, resource, config)
+        sender = ResourceSender(
+            resource, config.routes, self.engine.policy, self._driver.first_output, self.blocks
+        )
         return await self._driver.run(call, sender)
 
     def _run(
@@ -475,16 +467,12 @@ class AsyncClient(ClientControls):
         if config.stream_on_wire:
             template.stream_on_wire()
         call = self._call(config, template, options)
-        sender = self._sender(BufferedSender, template, config)
+        sender = BufferedSender(
+            template, config.routes, self.engine.policy, self._driver.first_output, self.blocks
+        )
         asker = asker_of(config, template) if call.fallbacks else None
         running = self._driver.run(call, sender, asker)  # not awaited: a frame less in every call
         return _cached(config, template, running) if config.local_answers.caches else running
-
-    def _sender(
-        self, kind: Callable[..., S], source: RequestTemplate | Resource, config: TargetConfig
-    ) -> S:
-        on_output = self._driver.first_output
-        return kind(source, config.routes, self.engine.policy, on_output, blocks=self.blocks)
 
     def _call(
         self,
@@ -494,24 +482,18 @@ class AsyncClient(ClientControls):
         *,
         delivers: bool = False,
     ) -> Call:
-        policy, model = config.policy, template.model
-        route, steps = config.route_and_steps(model)
-        scope = current()
-        tenant = options.tenant or scope.tenant or ""
-        # Kept in the template, or fails before it waits.
-        self._prepare(config, template, route, tenant)
-        span = policy.deadline if options.deadline is None else options.deadline
+        route, steps = config.route_and_steps(template.model)
+        span = config.policy.deadline if options.deadline is None else options.deadline
         return make_call(
             self.engine,
             template,
-            route.target,
-            policy=policy,
-            reserves=config.reserves,
-            scope=scope,
+            config,
+            route,
+            scope=current(),
             steps=steps,
             deadline_at=None if span is None or options.queue_is_free else time.monotonic() + span,
             priority=None if options.priority is None else checked_priority(options.priority),
-            tenant=tenant,
+            tenant=options.tenant,
             attempts=options.attempts,
             span=span if options.queue_is_free else None,
             delivers=delivers,

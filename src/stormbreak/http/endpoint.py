@@ -10,7 +10,6 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from hashlib import blake2s
 from ipaddress import ip_address
 from typing import Any, TypeAlias
@@ -20,8 +19,8 @@ from stormbreak.drivers.blocking import foreign
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import has_key_prefix, holds_token, quoted
 from stormbreak.http.h1.address import PORTS
-from stormbreak.http.prepared_request import FixedHeaders
-from stormbreak.llm.endpoints import Shape
+from stormbreak.http.prepared_request import FixedHead
+from stormbreak.llm.endpoints import Shape, shape_of
 from stormbreak.llm.providers import key_headers
 from stormbreak.types import Outcome, Verdict
 
@@ -55,7 +54,7 @@ class Origin:
     base_url: str
     api_key: str | None = field(default=None, repr=False)
     headers: Mapping[Shape, dict[str, str]] = field(init=False, repr=False, compare=False)
-    _fixed: dict[tuple[Shape, Passed], FixedHeaders] = field(
+    _fixed: dict[tuple[str, Passed], FixedHead] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -64,14 +63,14 @@ class Origin:
         made = {shape: _OWN_HEADERS | key_headers(host, self.api_key, shape) for shape in Shape}
         object.__setattr__(self, "headers", made)
 
-    def fixed_headers(self, shape: Shape, more: Passed) -> FixedHeaders:
-        """Return the headers of all requests of a shape that have these, too."""
-        fixed = self._fixed.get((shape, more))
+    def fixed_head(self, endpoint: str, more: Passed) -> FixedHead:
+        """Return what all requests to an endpoint share that have these headers, too; raise as `url_of` does."""
+        fixed = self._fixed.get((endpoint, more))
         if fixed is None:
             if len(self._fixed) >= _ENDPOINTS:
                 self._fixed.clear()
-            made = FixedHeaders({**self.headers[shape], **dict(more)})
-            fixed = self._fixed[shape, more] = made
+            headers = {**self.headers[shape_of(endpoint)], **dict(more)}
+            fixed = self._fixed[endpoint, more] = FixedHead(self.url_of(endpoint), headers)
         return fixed
 
     @property
@@ -91,19 +90,16 @@ class Origin:
         Raises:
             ConfigurationError: the endpoint is anything but a path below the base URL.
         """
-        return f"{self.base_url}/{_below(endpoint)}"
-
-
-@lru_cache(maxsize=_ENDPOINTS)
-def _below(endpoint: str) -> str:
-    """Return the path and query of an endpoint, as they follow a base URL."""
-    path, _, query = endpoint.partition("?")
-    path = path.removeprefix("/")
-    climbs = any(part in (".", "..") for part in path.split("/"))
-    if climbs or not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
-        raise ConfigurationError(f"endpoint must be a path below the base URL, got {quoted(path)}")
-    query = "&".join(pair for pair in query.split("&") if not _names_key(pair))
-    return f"{path}?{query}" if query else path
+        path, _, query = endpoint.partition("?")
+        path = path.removeprefix("/")
+        climbs = any(part in (".", "..") for part in path.split("/"))
+        if climbs or not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
+            raise ConfigurationError(
+                f"endpoint must be a path below the base URL, got {quoted(path)}"
+            )
+        query = "&".join(pair for pair in query.split("&") if not _names_key(pair))
+        url = f"{self.base_url}/{path}"
+        return f"{url}?{query}" if query else url
 
 
 def _names_key(pair: str) -> bool:

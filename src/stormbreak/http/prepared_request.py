@@ -9,12 +9,13 @@ from stormbreak.llm.parsed_response import Value
 CONNECT_TIMEOUT = 10.0  # seconds
 
 
-class FixedHeaders:
-    """Headers that all requests to an endpoint have, checked and encoded once for each address (`heads`)."""
+class FixedHead:
+    """The URL of an endpoint and the headers that all requests there have, encoded once for each address (`heads`)."""
 
-    __slots__ = ("headers", "heads")
+    __slots__ = ("headers", "heads", "url")
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        self.url = url
         self.headers = headers
         self.heads: dict[Address, bytes] = {}
 
@@ -30,7 +31,7 @@ class KeyedHeaders(dict[str, str]):
     """Headers that are `fixed` but for one line, its `own`. It is not changed."""
 
     __slots__ = ("fixed", "own")
-    fixed: FixedHeaders
+    fixed: FixedHead
     own: str
 
 
@@ -53,15 +54,6 @@ class PreparedRequest(Value, frozen=True):
     streamed: bool = False
     choices: int = 1
     inputs: int | None = None
-
-    def within(
-        self, *, idle: float | None, connect: float, attempt: float | None
-    ) -> "PreparedRequest":
-        """Return the request with other timeouts: `_replace`, in less time."""
-        return PreparedRequest(
-            self.url, self.headers, self.body, idle, connect, self.method, self.max_bytes, attempt,
-            self.shape, self.streamed, self.choices, self.inputs,
-        )  # fmt: skip
 
     def __repr__(self) -> str:
         size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "a stream"

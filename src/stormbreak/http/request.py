@@ -382,9 +382,8 @@ class RequestTemplate:
 
     def _head(self, route: Route, accept: Passed, key: str) -> tuple[str, Mapping[str, str], float]:
         """Return the URL and the headers of the request to a target, and the seconds in which to connect."""
-        fixed = route.origin.fixed_headers(self.shape, accept + self._passed)
-        url = route.origin.url_of(self.endpoint)
-        return url, fixed.with_own(IDEMPOTENCY_KEY, key), CONNECT_TIMEOUT
+        fixed = route.origin.fixed_head(self.endpoint, accept + self._passed)
+        return fixed.url, fixed.with_own(IDEMPOTENCY_KEY, key), CONNECT_TIMEOUT
 
     def _body_for(self, target: Target) -> bytes:
         """Return the body that goes to a target, before any repair."""

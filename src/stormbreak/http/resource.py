@@ -81,14 +81,13 @@ class Resource(Lookup):
 class ResourceSender(Sender):
     """Sends a `Resource`."""
 
-    _template: Resource
-
     async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
         _, connection, request, policy, api_key = attempt
         stream = await connection.open(request)
         if isinstance(stream, Outcome):
             return stream
-        into = self._template.into
+        assert isinstance(self.template, Resource), "no other is sent by this"
+        into = self.template.into
         result: Parsed | Outcome
         if into is None or not stream.head.succeeded:
             result = await read_whole(stream, request)

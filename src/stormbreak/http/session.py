@@ -4,11 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
+import msgspec
+from msgspec.structs import replace
+
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback_policy import Step
 from stormbreak.core.flow import Ask, Send
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.drivers.asyncio_driver import Asker
 from stormbreak.drivers.scope import Scope
 from stormbreak.drivers.timeouts import AnsweredError
@@ -16,7 +18,7 @@ from stormbreak.http.h1.connection import Connection
 from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
 from stormbreak.http.request import Lookup, RequestTemplate, headers_for
 from stormbreak.http.response import Parsed, WholeAnswer, assemble_stream, outcome_of
-from stormbreak.http.routing import Routes, TargetConfig
+from stormbreak.http.routing import Route, Routes, TargetConfig
 from stormbreak.http.stream_source import Source, open_source
 from stormbreak.llm.endpoints import OPERATIONS
 from stormbreak.types import Call, CallResult, Outcome, Priority, Target, Verdict
@@ -27,13 +29,13 @@ CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that the connection 
 def make_call(  # noqa: PLR0913 - keywords are cheap to read
     engine: Engine,
     template: RequestTemplate | Lookup,
-    target: Target,
+    config: TargetConfig,
+    route: Route,
     *,
-    policy: Policy,
-    reserves: bool,
     scope: Scope,
-    steps: tuple[Step, ...],
     deadline_at: float | None,
+    steps: tuple[Step, ...] = (),
+    reserves: bool = False,
     priority: Priority | None = None,
     tenant: str = "",
     attempts: int | None = None,
@@ -42,22 +44,28 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
     stream_deadline_at: float | None = None,
     tells_bound: bool = True,
 ) -> Call:
-    """Make a call. The scope extends neither the deadline nor the policy.
+    """Prepare the request to the first target, and make the call. The scope extends neither the deadline nor the policy.
 
-    `reserves`: tokens or dollars are reserved for it, also without limits of its tenant. `priority`, `tenant` and
-    `attempts` go before the scope's.
+    `reserves`: tokens or dollars are reserved for it, also without limits of its targets and its tenant. `priority`,
+    `tenant` and `attempts` go before the scope's.
     `tells_bound`: listeners learn the most tokens that an attempt can use.
+
+    Raises:
+        ConfigurationError: the endpoint is no path.
     """
-    tenant = tenant or scope.tenant or ""
+    policy, tenant = config.policy, tenant or scope.tenant or ""
     limited = engine.tenants.get(tenant)
-    reserves = reserves or (limited is not None and limited.limits.reserves)
+    if config.reserves or limited is not None:
+        limit_output(engine, template, config, route, tenant)
+    template.prepare(route)  # kept in the template, or fails before it waits
+    reserves = reserves or config.reserves or (limited is not None and limited.limits.reserves)
     needs_bound = reserves or (tells_bound and engine.listeners)
     bound = template.token_bound() if needs_bound else None
     if priority is None:
         priority = policy.priority if scope.priority is None else scope.priority
     return Call(
         engine.number(),
-        target,
+        route.target,
         deadline_at=deadline_at if scope.deadline_at is None else scope.earlier(deadline_at),
         patience=policy.patience,
         priority=priority,
@@ -97,58 +105,50 @@ def cache_answer(config: TargetConfig, template: RequestTemplate, ended: CallRes
 def limit_output(
     engine: Engine,
     template: RequestTemplate | Lookup,
-    target: Target,
-    spend: SpendPolicy,
+    config: TargetConfig,
+    route: Route,
     tenant: str,
 ) -> None:
-    """Limit the output of a body that sets no limit itself, by the spend limits of a policy and of a tenant of the engine."""
-    limited = engine.tenants.get(tenant)
-    spends = [spend] if limited is None else [spend, limited.limits.spend]
+    """Limit the output of a body that sets no limit itself, by the spend limits of its first target and of its tenant."""
+    spends, limited = [config.policy.spend], engine.tenants.get(tenant)
+    if limited is not None:
+        spends.append(limited.limits.spend)
     limits = [each.max_output_tokens for each in spends if each.acts and each.max_output_tokens]
-    template.limit_output(min(limits, default=None), target.provider)
+    template.limit_output(min(limits, default=None), route.target.provider)
 
 
 PreparedAttempt: TypeAlias = tuple[Send, Connection, PreparedRequest, Policy, str | None]
 """One attempt, ready to be sent, and the API key to redact."""
 
 
-class Sender:
+class Sender(
+    msgspec.Struct, eq=False
+):  # made for each call, and its constructor is not written in Python
     """Sends the attempts of one call. The driver calls it for each `Send` that the call's flow yields.
 
-    `idle_timeout`, in seconds, is by default that of the policy. Of a delivered call, `stream_source` is the stream that
-    succeeded, or the last one, from `target`.
+    `on_output` is called at the first output of an assembled stream. `idle_timeout`, in seconds, is by default that of the
+    policy. `blocks`: it runs on a thread that blocks. Of a delivered call, `stream_source` is the stream that succeeded,
+    or the last one, from `target`.
     """
 
+    template: RequestTemplate | Lookup
+    routes: Routes
+    policy: Policy
+    on_output: Callable[[Send], None]
+    blocks: bool = False
+    idle_timeout: float | None = None
     target: Target | None = None
     stream_source: Source | None = None
-
-    def __init__(
-        self,
-        template: RequestTemplate | Lookup,
-        routes: Routes,
-        policy: Policy,
-        on_output: Callable[[Send], None],
-        *,
-        idle_timeout: float | None = None,
-        blocks: bool = False,
-    ) -> None:
-        """`on_output` is called at the first output of an assembled stream; `blocks`: it runs on a thread that blocks."""
-        self._template = template
-        self._routes = routes
-        self._policy = policy
-        self._on_output = on_output
-        self._idle_timeout = idle_timeout
-        self._blocks = blocks
 
     async def __call__(self, command: Send) -> Outcome:
         """Send once. The driver ends it after `command.timeout` seconds.
 
         What has no connection shortly before that has failed to connect: nothing can have been processed.
         """
-        found = self._template.prepared.get(command.target)
+        found = self.template.prepared.get(command.target)
         if found is None:
-            route = self._routes.route(command.target)
-            request = self._template.prepare(route)
+            route = self.routes.route(command.target)
+            request = self.template.prepare(route)
         else:
             route, request = found
         api_key = route.origin.api_key
@@ -158,13 +158,15 @@ class Sender:
                 return origin
             api_key = origin.api_key
             request = request._replace(headers=headers_for(origin, request))
-        policy, timeout = route.policy or self._policy, command.timeout
-        connection = route.connection.blocking if self._blocks else route.connection
+        policy, timeout = route.policy or self.policy, command.timeout
+        connection = route.connection.blocking if self.blocks else route.connection
         connect = request.connect_timeout
         if timeout is not None:
             connect = min(connect, CONNECT_SHARE * timeout)
-        idle = policy.idle_timeout if self._idle_timeout is None else self._idle_timeout
-        request = request.within(idle=idle, connect=connect, attempt=timeout)
+        idle = policy.idle_timeout if self.idle_timeout is None else self.idle_timeout
+        request = replace(  # `_replace` is another call
+            request, idle_timeout=idle, connect_timeout=connect, attempt_timeout=timeout
+        )
         outcome = await self._attempt((command, connection, request, policy, api_key))
         if outcome.verdict is Verdict.CONNECT_FAILED and _is_too_short(outcome, timeout, policy):
             return outcome._replace(own_deadline=True)
@@ -189,14 +191,14 @@ class BufferedSender(Sender):
             stream = await connection.open(request)
             if isinstance(stream, Outcome):
                 return stream
-            first = partial(self._on_output, command)
-            on_output = first if self._template.reports_output else None
+            first = partial(self.on_output, command)
+            on_output = first if self.template.reports_output else None
             result, cancel = await assemble_stream(stream, request, policy.stall_timeout, on_output)
         if isinstance(result, Outcome):
             return result
         outcome = outcome_of(result, request, api_key, learn=learn)
-        if self._template.schema is not None:
-            outcome = self._template.check(outcome, command.target)
+        if self.template.schema is not None:
+            outcome = self.template.check(outcome, command.target)
         if cancel is not None:
             raise AnsweredError(outcome, cancel)
         return outcome
@@ -205,7 +207,7 @@ class BufferedSender(Sender):
 class StreamSender(Sender):
     """Waits for the first output of each answer."""
 
-    _has_succeeded = False
+    has_succeeded: bool = False
 
     async def _attempt(self, attempt: PreparedAttempt) -> Outcome:
         command, connection, request, policy, api_key = attempt
@@ -221,9 +223,9 @@ class StreamSender(Sender):
         return outcome
 
     def _take(self, command: Send, source: Source | None, *, succeeded: bool) -> None:
-        if not self._has_succeeded:  # attempts may race: one that comes too late changes nothing
+        if not self.has_succeeded:  # attempts may race: one that comes too late changes nothing
             self.target, self.stream_source = command.target, source
-            self._has_succeeded = succeeded
+            self.has_succeeded = succeeded
 
 
 def _is_too_short(outcome: Outcome, timeout: float | None, policy: Policy) -> bool:

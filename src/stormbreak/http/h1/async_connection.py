@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import cached_value
-from stormbreak.http.h1.address import Address, address_of
+from stormbreak.http.h1.address import address_of
 from stormbreak.http.h1.async_exchange import AsyncExchange, Socket
 from stormbreak.http.h1.async_pool import AsyncPool
 from stormbreak.http.h1.blocking_connection import BlockingConnection
@@ -55,7 +55,8 @@ class AsyncConnection:
     ) -> ExchangeResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         pool = self._pool() or await self._new_pool()
-        begun = self._begin_now(pool, request) or await self._begin(pool, request)
+        socket = pool.idle() or await self._connected(pool, request)
+        begun = socket if isinstance(socket, Outcome) else self._send(socket, request)
         if isinstance(begun, Outcome):
             return begun
         while begun.parser.status is None and begun.failure is None:  # here: each frame costs
@@ -65,7 +66,8 @@ class AsyncConnection:
     async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         pool = self._pool() or await self._new_pool()
-        begun = self._begin_now(pool, request) or await self._begin(pool, request)
+        socket = pool.idle() or await self._connected(pool, request)
+        begun = socket if isinstance(socket, Outcome) else self._send(socket, request)
         return begun if isinstance(begun, Outcome) else await open_response(begun, request, pool)
 
     async def close(self) -> None:
@@ -74,27 +76,18 @@ class AsyncConnection:
         if pool is not None:
             await pool.close()
 
-    def _begin_now(
-        self, pool: AsyncPool, request: PreparedRequest
-    ) -> AsyncExchange | Outcome | None:
-        """Send over a socket that is free; None if there is none."""
-        socket = pool.idle()
-        return None if socket is None else self._send(socket, request, address_of(request.url))
-
-    async def _begin(self, pool: AsyncPool, request: PreparedRequest) -> AsyncExchange | Outcome:
+    async def _connected(self, pool: AsyncPool, request: PreparedRequest) -> Socket | Outcome:
         proxy = self._proxy
         try:
             address = address_of(request.url)
-            socket = await pool.take(address, proxy, self._tls, request.connect_timeout)
+            return await pool.take(address, proxy, self._tls, request.connect_timeout)
         except PoolClosedError:
             return NOT_SENT
         except (OSError, UnicodeError, RuntimeError) as error:
             return connect_outcome(error, proxied=proxy is not None)
-        return self._send(socket, request, address)
 
-    def _send(
-        self, socket: Socket, request: PreparedRequest, address: Address
-    ) -> AsyncExchange | Outcome:
+    def _send(self, socket: Socket, request: PreparedRequest) -> AsyncExchange | Outcome:
+        address = address_of(request.url)
         exchange = AsyncExchange(asyncio.get_running_loop(), socket, request)
         socket.exchange = exchange
         try:
@@ -107,7 +100,12 @@ class AsyncConnection:
     def _pool(self) -> AsyncPool | None:
         """Return the pool of the running loop, if there is one that is open."""
         pool = self._pools.get(asyncio.get_running_loop())
-        return pool if pool is not None and pool.is_open else None
+        if pool is None or pool.closed:
+            return None
+        is_open = (
+            getattr(pool.closer, "ag_frame", None) is not None
+        )  # the end of a loop closes it, too
+        return pool if is_open else None
 
     async def _new_pool(self) -> AsyncPool:
         for known in self._pools.keyrefs():  # other threads add theirs meanwhile

@@ -42,11 +42,6 @@ class AsyncPool:
         self.closer = _closing(self.sockets)
         self.closed = False
 
-    @property
-    def is_open(self) -> bool:
-        """Whether neither `close` nor the end of its loop has closed it."""
-        return not self.closed and getattr(self.closer, "ag_frame", None) is not None
-
     def idle(self) -> Socket | None:
         """A connection that is free."""
         while self._idle:
@@ -115,7 +110,7 @@ class AsyncPool:
     def put(self, socket: Socket) -> None:
         """Keep a socket for the next request, or give it to the one that has waited longest."""
         socket.idle_since = time.monotonic()
-        if self._wake(socket):
+        if self._waiting and self._wake(socket):
             return
         self._idle.append(socket)
         if self._timer is None or len(self._idle) == MAX_IDLE + 1:

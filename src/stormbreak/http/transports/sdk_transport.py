@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from stormbreak.config.load import names_targets
 from stormbreak.core.engine import Engine
-from stormbreak.core.fallback_policy import Step
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
@@ -43,7 +42,6 @@ from stormbreak.http.session import (
     StreamSender,
     asker_of,
     cache_answer,
-    limit_output,
     make_call,
 )
 from stormbreak.http.settings import LiveSettings
@@ -263,15 +261,12 @@ class SdkTransport:
         scope: Scope,
     ) -> Any:
         """Return the response that a call ends with or begins; or how it failed without one."""
-        route, steps = config.route_and_steps(model)
-        target, spend = route.target, config.policy.spend
-        if spend.acts or self.engine.tenants:
-            limit_output(self.engine, source, target, spend, scope.tenant or "")
-        source.prepare(route)  # its own target is the first
-        call = self._make_call(source, target, config, steps, sdk_request.timeouts, scope)
-        driver = self._driver
+        call = self._make_call(source, config, model, sdk_request.timeouts, scope)
+        driver, target = self._driver, call.target
         sender = self._sender(source, config, sdk_request.timeouts)
-        asker = asker_of(config, source) if steps and isinstance(source, ModelCall) else None
+        asker = None
+        if call.fallbacks and isinstance(source, ModelCall):
+            asker = asker_of(config, source)
         opened = await driver.open(call, sender, asker)
         stream_source = sender.stream_source
         if isinstance(opened, Delivery):
@@ -299,24 +294,22 @@ class SdkTransport:
     def _make_call(
         self,
         source: ModelCall | Lookup,
-        target: Target,
         config: TargetConfig,
-        steps: tuple[Step, ...],
+        model: str,
         timeouts: SdkTimeouts,
         scope: Scope,
     ) -> Call:
         """Make the call. The SDK's own timeout bounds all of a plain call, and of a stream the time to its first output."""
-        policy, now = config.policy, time.monotonic()
+        route, steps = config.route_and_steps(model)
         if source.delivers:  # a local answer is no stream
             steps = tuple(step for step in steps if step.targets)
-        whole, read = policy.deadline or inf, timeouts.read or inf
-        deadline = min(whole, read)
+        now, whole = time.monotonic(), config.policy.deadline or inf
+        deadline = min(whole, timeouts.read or inf)
         return make_call(
             self.engine,
             source,
-            target,
-            policy=policy,
-            reserves=config.reserves,
+            config,
+            route,
             scope=scope,
             steps=steps,
             deadline_at=None if deadline == inf else now + deadline,
@@ -330,12 +323,10 @@ class SdkTransport:
         """Make the sender; after the first output of a stream the SDK's own timeout bounds silence."""
         policy, routes, on_output = config.policy, config.routes, self._driver.first_output
         if not source.delivers:
-            return BufferedSender(source, routes, policy, on_output, blocks=self.blocks)
+            return BufferedSender(source, routes, policy, on_output, self.blocks)
         given = [each for each in (timeouts.read, policy.idle_timeout) if each is not None]
         idle = min(given, default=None)
-        return StreamSender(
-            source, routes, policy, on_output, idle_timeout=idle, blocks=self.blocks
-        )
+        return StreamSender(source, routes, policy, on_output, self.blocks, idle_timeout=idle)
 
     def _stream_response(
         self,
