@@ -30,17 +30,12 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any
 
+from stormbreak.core.breaker import Breaker
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import (
-    READY,
-    CircuitGate,
-    Gate,
-    PacingGate,
-    Permit,
-    SlotGate,
-    SpendingGate,
-)
+from stormbreak.core.gate import READY, Gate, Permit, SlotGate, SpendingGate
 from stormbreak.core.queue_order import Queue, QueuePolicy, Ticket
+from stormbreak.core.rate_limit_gate import RateLimitGate
+from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.types import VERDICT_OK, Call, Outcome, Priority, Rejection
 
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
@@ -64,8 +59,8 @@ class TargetQueue:
         policy: QueuePolicy,
         wake: Callable[[Ticket], None],
         *,
-        pacing: Sequence[PacingGate] = (),
-        circuit: CircuitGate | None = None,
+        pacing: Sequence[AdaptiveSendRate | RateLimitGate] = (),
+        circuit: Breaker | None = None,
         spending: SpendingGate | None = None,
         is_calm: Callable[[float], bool] = lambda _: False,
         ask_fleet: Callable[[Call, float], float] | None = None,

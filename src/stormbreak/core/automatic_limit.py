@@ -34,7 +34,7 @@ from typing import Literal
 
 from stormbreak.core.checks import check_types, require_at_least
 from stormbreak.core.diagnosis import RECENTLY, Diagnosis
-from stormbreak.core.gate import NEVER, READY
+from stormbreak.core.gate import NEVER, READY, SlotGate
 from stormbreak.core.window import DecayingMean
 from stormbreak.types import Outcome, Verdict
 
@@ -174,16 +174,14 @@ class AutomaticLimit:
         require_at_least(self, 0, "headroom")
 
 
-class AutomaticLimiter:
+class AutomaticLimiter(SlotGate):
     """The gate that counts slots, with an automatic limit."""
-
-    name = "limit"
-    takes = True
 
     def __init__(
         self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]
     ) -> None:
         """`paused(now)`: whether a cooldown holds; then silence is not evidence."""
+        super().__init__(policy.max_in_flight)
         self._policy = policy
         self._diagnosis = diagnosis
         self._paused = paused
@@ -197,9 +195,11 @@ class AutomaticLimiter:
         self._held_at = -inf
         self._full_at = -inf  # until when no slot was free
         self._stood_at = -inf  # when a queue that stands, or 429s, were last evidence
-        self.max_limit: float = policy.max_in_flight  # the ceiling, raised by what was proven
-        self.in_flight = 0
-        self.limit = policy.max_in_flight
+        self._ceiling: float = policy.max_in_flight  # raised by what was proven
+
+    @property
+    def max_limit(self) -> float:
+        return self._ceiling
 
     def binds(self, now: float) -> bool:
         """Whether the limit is below the ceiling."""
@@ -215,7 +215,7 @@ class AutomaticLimiter:
         evidence_at, stood_at = diagnosis.evidence_at, self._stood_at
         if stood_at > evidence_at:
             evidence_at = stood_at
-        if now - evidence_at >= BINDS_FOR or self.in_flight >= self.max_limit:
+        if now - evidence_at >= BINDS_FOR or self.in_flight >= self._ceiling:
             return NEVER
         base = max(MIN_LIMIT, self._control, self._held)
         opens_at = evidence_at + HOLD
@@ -242,7 +242,6 @@ class AutomaticLimiter:
         return suspicious and short
 
     def tick(self, now: float, waited: float) -> None:
-        """Update the limit; the oldest queued call has waited `waited` seconds."""
         diagnosis = self._diagnosis
         if now >= diagnosis.look_at:
             diagnosis.look(now)
@@ -262,18 +261,12 @@ class AutomaticLimiter:
         ):
             self._look(now)
 
-    def take(self, _call: object, _now: float) -> None:
-        """Occupy a slot."""
-        self.in_flight += 1
-
-    def settle(self, _token: None, outcome: Outcome, now: float, _uniform: float) -> None:
-        """Free the slot."""
+    def settle(self, _token: None, outcome: Outcome, now: float, _uniform: float, /) -> None:
         self.on_success(None, outcome, now, 0.0)
         if self._is_too_much(outcome, now):
             self._stood_at = now
 
-    def on_success(self, _token: None, _outcome: Outcome, now: float, _uniform: float) -> None:
-        """Free the slot."""
+    def on_success(self, _token: None, _outcome: Outcome, now: float, _uniform: float, /) -> None:
         if self.in_flight >= self.limit:
             self._full_at = now
         self.in_flight -= 1
@@ -307,7 +300,7 @@ class AutomaticLimiter:
         plus, least = (min(1.0, policy.headroom), 1.0) if dead else (policy.headroom, MIN_LIMIT)
         control, ceiling = gain * proven + plus, policy.max_in_flight
         self._control = control if control > least else least
-        self.max_limit = self._control if proven and self._control > ceiling else ceiling
+        self._ceiling = self._control if proven and self._control > ceiling else ceiling
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now, binds=binds)
@@ -317,13 +310,13 @@ class AutomaticLimiter:
             limit = before
         if now - diagnosis.late_at >= HOLD:
             limit += diagnosis.lost
-        self.limit = floor(limit if limit < self.max_limit else self.max_limit)
+        self.limit = floor(limit if limit < self._ceiling else self._ceiling)
 
     def _limit(self, now: float, evidence_at: float, floor_: float) -> float:
         """Return the limit of the phase; `ready_at` solves it for the time."""
         quiet = now - evidence_at - HOLD
         if quiet >= FADE:
-            return self.max_limit
+            return self._ceiling
         limit = self._control
         if quiet > 0:
             limit = max(limit, self._held) * 2 ** (quiet / DOUBLING)

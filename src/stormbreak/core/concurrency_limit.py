@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias, assert_never
 from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.checks import check_types, require, require_at_least, require_positive
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import NEVER, READY
+from stormbreak.core.gate import SlotGate
 from stormbreak.types import Outcome, Verdict
 
 LEARNED_FOR = 120.0  # seconds for which a fall is remembered
@@ -63,44 +63,26 @@ class AimdLimit:
         )
 
 
-class AimdLimiter:
+class AimdLimiter(SlotGate):
     """The gate that counts slots. The token is the epoch in which the attempt left, and when."""
 
-    name = "limit"
-    takes = True
-
     def __init__(self, policy: AimdLimit) -> None:
+        super().__init__(policy.initial_in_flight)
         self._policy = policy
         self._slow = inf if policy.slow_call_threshold is None else policy.slow_call_threshold
         self._exact = float(policy.initial_in_flight)
         self._epoch = 0
         self._fell_at = -inf  # never yet
         self._full_at = -inf  # when the limit was last seen to be reached
-        self.limit = policy.initial_in_flight
-        self.in_flight = 0
 
     @property
     def max_limit(self) -> float:
-        """The maximum of the limit."""
         return self._policy.max_in_flight
 
-    def ready_at(self, _call: object, _now: float) -> float:
-        """READY while a slot is free."""
-        return READY if self.in_flight < self.limit else NEVER
-
-    def binds(self, _now: float) -> bool:
-        """Always true: the limit always binds."""
-        return True
-
     def learned(self, now: float) -> bool:
-        """Whether it fell recently."""
         return now - self._fell_at < LEARNED_FOR
 
-    def tick(self, _now: float, _waited: float) -> None:
-        """Nothing changes with time."""
-
     def take(self, _call: object, now: float) -> tuple[int, float]:
-        """Occupy a slot."""
         self.in_flight += 1
         if self.in_flight >= self.limit:
             self._full_at = now
@@ -112,6 +94,7 @@ class AimdLimiter:
         outcome: Outcome,
         now: float,
         _uniform: float,
+        /,
     ) -> None:
         """Free the slot, and adapt the limit if the attempt belongs to this epoch."""
         self.in_flight -= 1
@@ -159,49 +142,15 @@ class FixedLimit:
         require_at_least(self, 1, "max_in_flight")
 
 
-class FixedLimiter:
+class FixedLimiter(SlotGate):
     """The gate that counts slots."""
 
-    name = "limit"
-    takes = True
-
     def __init__(self, policy: FixedLimit) -> None:
-        self.limit = policy.max_in_flight
-        self.in_flight = 0
+        super().__init__(policy.max_in_flight)
 
     def resize(self, max_in_flight: int, share: float) -> None:
         """Keep another limit from now on: this process's `share` of it."""
         self.limit = max(1, int(max_in_flight * share))
-
-    @property
-    def max_limit(self) -> float:
-        """The limit: it grows by hand only."""
-        return self.limit
-
-    def ready_at(self, _call: object, _now: float) -> float:
-        """READY while a slot is free."""
-        return READY if self.in_flight < self.limit else NEVER
-
-    def binds(self, _now: float) -> bool:
-        """Always true: a fixed limit always binds."""
-        return True
-
-    def learned(self, _now: float) -> bool:
-        """Always false: it learns nothing."""
-        return False
-
-    def tick(self, _now: float, _waited: float) -> None:
-        """Nothing changes with time."""
-
-    def take(self, _call: object, _now: float) -> None:
-        """Occupy a slot."""
-        self.in_flight += 1
-
-    def settle(self, _token: None, _outcome: Outcome, _now: float, _uniform: float, /) -> None:
-        """Free the slot."""
-        self.in_flight -= 1
-
-    on_success = settle
 
 
 # ---------------------------------------------------------------- limiter for a policy

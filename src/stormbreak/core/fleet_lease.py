@@ -278,7 +278,7 @@ class LeasedLimiter(FixedLimiter):
         share = max(1, int(self.whole * lease.share))
         return share if now >= lease.lost_at else max(cap, share)
 
-    def settle(self, _token: None, _outcome: Outcome, now: float, _uniform: float) -> None:
+    def settle(self, _token: None, _outcome: Outcome, now: float, _uniform: float, /) -> None:
         """Free the slot. The last one goes back to the fleet at once, unless it has just reported and may be used again."""
         self.in_flight -= 1
         if self.in_flight:

@@ -48,40 +48,42 @@ class Gate(Protocol):
         ...
 
 
-class SlotGate(Gate, Protocol):
-    """The gate that counts attempts in flight."""
+class SlotGate:
+    """The gate that counts attempts in flight. This one has a fixed limit; others learn theirs."""
 
-    limit: int
-    in_flight: int
+    name = "limit"
+    takes = True
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_flight = 0
 
     @property
     def max_limit(self) -> float:
-        """The largest value that `limit` may grow to."""
-        ...
+        """The largest value that `limit` may grow to by itself."""
+        return self.limit
 
-    def binds(self, now: float, /) -> bool:
+    def ready_at(self, _call: object, _now: float) -> float:
+        return READY if self.in_flight < self.limit else NEVER
+
+    def binds(self, _now: float, /) -> bool:
         """Whether congestion or the user has set the limit."""
-        ...
+        return True
 
-    def learned(self, now: float, /) -> bool:
+    def learned(self, _now: float, /) -> bool:
         """Whether recent congestion has taught it a limit that a new gate would have to learn again."""
-        ...
+        return False
 
-    def tick(self, now: float, waited: float, /) -> None:
+    def tick(self, _now: float, _waited: float, /) -> None:
         """Update the limit. `waited` is the time in seconds that the oldest queued call has waited."""
-        ...
 
+    def take(self, _call: object, _now: float) -> Any:
+        self.in_flight += 1
 
-class PacingGate(Gate, Protocol):
-    """A gate that spaces out sends."""
+    def settle(self, _token: Any, _outcome: Outcome, _now: float, _uniform: float, /) -> None:
+        self.in_flight -= 1
 
-    def paces(self, call: Call, now: float, /) -> bool:
-        """Whether a send rate is in force for calls like this one."""
-        ...
-
-    def time_to_send(self, sends: float, now: float) -> float:
-        """Seconds until this many more calls have been sent; 0 where no rate is in force."""
-        ...
+    on_success = settle
 
 
 class SpendingGate(Gate, Protocol):
@@ -133,14 +135,6 @@ class SpendLimits(Protocol):
 
     def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:
         """Return the state of each account."""
-        ...
-
-
-class CircuitGate(Gate, Protocol):
-    """The circuit breaker."""
-
-    def state_text(self, now: float) -> str:
-        """The state in force: closed, open, half-open or isolated."""
         ...
 
 

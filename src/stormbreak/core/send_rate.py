@@ -85,7 +85,6 @@ class AdaptiveSendRate:
         return now < self.ends_at
 
     def paces(self, _call: object, now: float) -> bool:
-        """Whether a rate is in force."""
         return self.in_force(now)
 
     def is_random(self, now: float) -> bool:

@@ -18,13 +18,13 @@ class Stalls:
     __slots__ = ("_beat_at", "_runs", "_stalled_at")
 
     def __init__(self) -> None:
+        self._beat_at = inf
         self._runs: Callable[[], bool] = bool  # False
         self._stalled_at = -inf  # when the last stall ended
-        self.rest()
 
     def beat(self, now: float, runs: Callable[[], bool]) -> None:
         """Note that an event loop runs; `runs()` says later whether it still does, or has ended without a `rest`."""
-        if self._is_overdue(now):
+        if now - self._beat_at > STALL and self._runs():
             self._stalled_at = now
         self._beat_at, self._runs = now, runs
 
@@ -34,7 +34,5 @@ class Stalls:
 
     def is_recent(self, now: float) -> bool:
         """Whether what is heard now may have waited for this process."""
-        return now - self._stalled_at < STALL or self._is_overdue(now)
-
-    def _is_overdue(self, now: float) -> bool:
-        return now - self._beat_at > STALL and self._runs()
+        has_just_ended = now - self._stalled_at < STALL
+        return has_just_ended or (now - self._beat_at > STALL and self._runs())

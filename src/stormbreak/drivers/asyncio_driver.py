@@ -202,7 +202,7 @@ class AsyncioDriver(Driver):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         ticket = command.ticket if isinstance(command, WaitFor) else None
-        waker = _Waker(self._stepper, flow, loop, future)
+        waker = partial(_wake, self._stepper, flow, loop, future)
         if ticket is not None and not self._stepper.arm(ticket, waker):
             return
         timer, seconds = None, command.until - self.clock()
@@ -239,28 +239,14 @@ def in_context(sender: Sender, context_listener: ContextListener, number: int) -
     return send
 
 
-class _Waker:
-    """Wakes one waiting flow, from any thread."""
-
-    __slots__ = ("_flow", "_future", "_loop", "_stepper")
-
-    def __init__(
-        self,
-        stepper: Stepper,
-        flow: Flow,
-        loop: asyncio.AbstractEventLoop,
-        future: "asyncio.Future[None]",
-    ) -> None:
-        self._stepper = stepper
-        self._flow = flow
-        self._loop = loop
-        self._future = future
-
-    def __call__(self) -> None:
-        if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - the public form raises
-            wake(self._future)
-            return
-        try:
-            self._loop.call_soon_threadsafe(wake, self._future)
-        except RuntimeError:  # that loop is closed, its callers are gone: pass the grant on
-            self._stepper.abandon(self._flow)
+def _wake(
+    stepper: Stepper, flow: Flow, loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]"
+) -> None:
+    """Wake one waiting flow, from any thread."""
+    if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the public form raises
+        wake(future)
+        return
+    try:
+        loop.call_soon_threadsafe(wake, future)
+    except RuntimeError:  # that loop is closed, its callers are gone: pass the grant on
+        stepper.abandon(flow)

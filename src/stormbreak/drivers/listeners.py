@@ -55,6 +55,19 @@ class Attached:
         self.detach()
 
 
+class Observable:
+    """Something with an engine, whose events can be heard."""
+
+    engine: Engine
+
+    def subscribe(self, listener: Listener) -> Attached:
+        """Call `listener` with every event, on any thread, until the returned handle's `detach()` is called.
+
+        It may not make calls here.
+        """
+        return Attached(self.engine, listener)
+
+
 # One attaches or detaches at a time. What a `watch` does in its turn may do so, too.
 _turn = new_lock()
 

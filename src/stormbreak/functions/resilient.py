@@ -15,11 +15,10 @@ from typing import Any, ParamSpec, TypeVar, cast
 from stormbreak.core.checks import shown
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.target_state import Listener
 from stormbreak.core.tenant import TenantLimits, check_tenants
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.chance import draw
-from stormbreak.drivers.listeners import Attached
+from stormbreak.drivers.listeners import Observable
 from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver, Waiter
 from stormbreak.errors import ConfigurationError
@@ -38,7 +37,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FUNCTION = Target("function", "")  # the target without a name
 
 
-class Resilient:
+class Resilient(Observable):
     """One target and its engine; made by `resilient`.
 
     As a decorator it keeps the kind of a function: blocking, asynchronous, or a generator of either. One object serves
@@ -165,13 +164,6 @@ class Resilient:
     def __aiter__(self) -> AsyncAttempts:
         """The attempts of one call: ``async for attempt in ...: with attempt: ...``."""
         return AsyncAttempts(self._loops, self._begin)
-
-    def subscribe(self, listener: Listener) -> Attached:
-        """Call `listener` with every event of the engine, until the returned handle is detached.
-
-        The listener may not make calls on the engine.
-        """
-        return Attached(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the circuit, queue, limit and cooldown of every target, and the retry budget."""

@@ -25,8 +25,8 @@ from stormbreak.gateway.usage_ledger import MeteredSender, UsageLedger
 from stormbreak.http.request import REPORTS_USAGE, RequestTemplate, with_fields
 from stormbreak.http.session import BufferedSender, StreamSender, asker_of, cache_answer, make_call
 from stormbreak.http.stream import Stream
-from stormbreak.http.transports.sdk_response import is_filtered
-from stormbreak.types import CANCELLED, Call, CallResult, Outcome, Target, Verdict
+from stormbreak.http.transports.sdk_response import begun_stream
+from stormbreak.types import CANCELLED, Call, CallResult, Outcome, Target
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -100,21 +100,15 @@ class GatewayCall:
         sender = self._sender(template)
         asker = asker_of(self.lead.config, template) if call.fallbacks else None
         opened = await self._driver.open(call, self._counted(sender, call, template), asker)
-        source = sender.stream_source
+        stream = begun_stream(sender, call, opened)
         if isinstance(opened, LoopDelivery):
-            assert source is not None
-            target = sender.target or call.target
-            stream = Stream(target, source, opened)
-            return Opened(self._history(target, opened.command), stream, None)
+            assert stream is not None
+            return Opened(self._history(stream.target, opened.command), stream, None)
         self._outcome, self._sent = opened.outcome, opened.attempts > opened.unconnected
         history = self._history(opened.target or call.target, opened)
-        if source is not None and is_filtered(opened.outcome):
-            opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
-        if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
-            source.make_events(opened.outcome)
-            return Opened(history, Stream(history.target, source, opened), opened)
-        cache_answer(self.lead.config, template, opened)
-        return Opened(history, None, opened)
+        if stream is None:
+            cache_answer(self.lead.config, template, opened)
+        return Opened(history, stream, opened)
 
     def ended(self, outcome: Outcome) -> None:
         self._outcome = outcome

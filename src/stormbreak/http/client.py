@@ -16,13 +16,12 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.explain import add_attempt_notes
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
-from stormbreak.core.target_state import Listener
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import allow_spending, spend_accounts
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking_driver import BlockingDriver
-from stormbreak.drivers.listeners import Attached
+from stormbreak.drivers.listeners import Observable
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Repairs, Schema, schema_of
@@ -81,10 +80,9 @@ class _CallOptions(NamedTuple):
     attempts: int | None = None
 
 
-class ClientControls:
+class ClientControls(Observable):
     """What both clients offer besides calls: observe the engine, control its circuits, shut down. Thread-safe."""
 
-    engine: Engine
     _resolver: TargetResolver
     _driver: AsyncioDriver | BlockingDriver
 
@@ -101,13 +99,6 @@ class ClientControls:
     def target(self, model: str) -> Target:
         """Return the first target of calls for `model`; of a pool, that of its first member."""
         return self._resolver.first.target(model)
-
-    def subscribe(self, listener: Listener) -> Attached:
-        """Call `listener` with every event, on any thread, until the returned handle's `detach()` is called.
-
-        It may not make calls on this client.
-        """
-        return Attached(self.engine, listener)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget.

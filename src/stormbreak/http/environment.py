@@ -22,12 +22,7 @@ from stormbreak.core.presets import OFF, is_off
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import VARIABLE, has_key_prefix, holds_token, is_constant, quoted
-from stormbreak.http.endpoint import (
-    DynamicKey,
-    Origin,
-    origin_of,
-    same_origin,
-)
+from stormbreak.http.endpoint import DynamicKey, Origin, origin_of, same_origin
 from stormbreak.llm.providers import PRESETS, KnownProvider, preset
 
 

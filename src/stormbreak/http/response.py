@@ -7,13 +7,7 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from stormbreak.cost.price_source import PriceOf
-from stormbreak.http.h1.connection import (
-    FREE,
-    MALFORMED,
-    Held,
-    ResponseStream,
-    collect,
-)
+from stormbreak.http.h1.connection import FREE, MALFORMED, Held, ResponseStream, collect
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.pricing import cost_of
 from stormbreak.http.redact import redact, repeats

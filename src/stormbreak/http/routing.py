@@ -105,8 +105,8 @@ class Routes:
         self.route = self._table.route
         self._first: dict[str, Route] = {}  # by model
         self._steps: dict[str, tuple[Step, ...]] = {}
-        self._rules = [(rule, tuple(_fallback_endpoints(rule, endpoint))) for rule in rules]
-        endpoints = (endpoint, *(each for _, several in self._rules for each in several))
+        self.rules = [(rule, tuple(_fallback_endpoints(rule, endpoint))) for rule in rules]
+        endpoints = (endpoint, *(each for _, several in self.rules for each in several))
         addresses = {each.origin.base_url: each.origin for each in endpoints}
         self._connections = {address: connect(origin) for address, origin in addresses.items()}
         for each in endpoints:
@@ -122,8 +122,6 @@ class Routes:
 
     def steps(self, model: str) -> tuple[Step, ...]:
         """Return the fallbacks of a call for `model`."""
-        if not self._rules:
-            return ()
         steps = self._steps.get(model)
         if steps is None:
             make_room(self._steps)
@@ -141,7 +139,7 @@ class Routes:
         return tuple(self._connections.values())
 
     def _steps_for(self, model: str) -> Iterator[Step]:
-        for rule, endpoints in self._rules:
+        for rule, endpoints in self.rules:
             on, after, source = frozenset(rule.on), rule.max_wait, _SOURCES[rule.kind]
             if isinstance(rule, ToTargets):
                 targets = tuple(
@@ -256,7 +254,8 @@ class TargetConfig:
 
     def route_and_steps(self, model: str) -> tuple[Route, tuple[Step, ...]]:
         """Return the route of a call for `model` to its first target, and its fallbacks."""
-        own = self.routes.steps(model)  # of the rules that these routes were made for
+        # Of the rules that these routes were made for.
+        own = self.routes.steps(model) if self.routes.rules else ()
         if self.pool_step is None:
             return self.routes.first(model), own
         return self.routes.first(self._model_for(model)), (self.pool_step(model), *own)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from decimal import Decimal
 from functools import wraps
+from operator import attrgetter
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from stormbreak.drivers.blocking import run
@@ -88,6 +89,11 @@ class Client(ClientControls):
         self.close()
 
 
+def _of_stream(name: str) -> Any:
+    """Make a property of `BlockingStream` that is that of its `Stream`."""
+    return property(attrgetter(f"_stream.{name}"), doc=getattr(Stream, name).__doc__)
+
+
 class BlockingStream:
     """A `Stream` for blocking code: iterate over its events, over `texts()` or `raw()`, or ask for the `answer()`.
 
@@ -103,30 +109,11 @@ class BlockingStream:
         self._stream = stream
         self._ready: deque[StreamEvent] = deque()
 
-    @property
-    def attempts(self) -> int:
-        """How many attempts were sent."""
-        return self._stream.attempts
-
-    @property
-    def waited(self) -> float:
-        """Seconds spent unserved: queue, cooldown, backoff."""
-        return self._stream.waited
-
-    @property
-    def maybe_processed(self) -> int:
-        """How many earlier attempts may have been processed, and billed."""
-        return self._stream.maybe_processed
-
-    @property
-    def usage(self) -> Usage | None:
-        """Tokens as the provider counted them; None until the stream is complete."""
-        return self._stream.usage
-
-    @property
-    def cost(self) -> Decimal | None:
-        """The cost in US dollars; None until the stream is complete, and where it is not known."""
-        return self._stream.cost
+    attempts: int = _of_stream("attempts")
+    waited: float = _of_stream("waited")
+    maybe_processed: int = _of_stream("maybe_processed")
+    usage: Usage | None = _of_stream("usage")
+    cost: Decimal | None = _of_stream("cost")
 
     def __iter__(self) -> Self:
         self._stream.__aiter__()

@@ -7,12 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.h1.server_connection import (
-    LINGER,
-    Application,
-    ServerBounds,
-    ServerConnection,
-)
+from stormbreak.http.h1.server_connection import LINGER, Application, ServerBounds, ServerConnection
 
 BACKLOG = 4096
 _TURNS = 3  # of an event loop, until what it has accepted is a connection

@@ -10,14 +10,17 @@ from typing import NamedTuple
 import msgspec
 
 from stormbreak.core.spend_policy import COST
+from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
 from stormbreak.http.response import Response
+from stormbreak.http.session import Sender
+from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_request import without_hops
 from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.llm.surrogates import UNREADABLE
-from stormbreak.types import TREATMENTS, CallResult, Outcome, Rejection, Target, Verdict
+from stormbreak.types import TREATMENTS, Call, CallResult, Outcome, Rejection, Target, Verdict
 
 FINAL = {"x-should-retry": "false"}
 
@@ -91,6 +94,20 @@ def response_for(
             shape, status, outcome.code, f"the answer is not usable: {outcome.detail}"
         )
     return Reply(status, headers | {"content-type": _JSON}, body)
+
+
+def begun_stream(sender: Sender, call: Call, opened: Delivery | CallResult) -> Stream | None:
+    """Return the stream that a call has begun, or that came whole; None where there is none, or it has failed."""
+    source = sender.stream_source
+    if isinstance(opened, Delivery):
+        assert source is not None
+        return Stream(sender.target or call.target, source, opened)
+    outcome = opened.outcome
+    if source is None or not (outcome.verdict is Verdict.OK or is_filtered(outcome)):
+        return None
+    source.make_events(outcome)
+    ended = opened._replace(outcome=outcome._replace(verdict=Verdict.OK))
+    return Stream(opened.target or call.target, source, ended)
 
 
 def is_filtered(outcome: Outcome) -> bool:

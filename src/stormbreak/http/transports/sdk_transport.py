@@ -20,14 +20,13 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
-from stormbreak.core.target_state import Listener
 from stormbreak.core.tenant import TenantLimits
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.blocking import LateError, in_time
 from stormbreak.drivers.blocking_driver import BlockingDriver
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.explain import AttemptHistory
-from stormbreak.drivers.listeners import Attached
+from stormbreak.drivers.listeners import Observable
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import same_origin
@@ -37,16 +36,9 @@ from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import NO_MODEL, Lookup
 from stormbreak.http.routing import OriginConnections, Routes, TargetConfig
-from stormbreak.http.session import (
-    BufferedSender,
-    StreamSender,
-    asker_of,
-    cache_answer,
-    make_call,
-)
+from stormbreak.http.session import BufferedSender, StreamSender, asker_of, cache_answer, make_call
 from stormbreak.http.settings import LiveSettings
 from stormbreak.http.stream import Stream
-from stormbreak.http.stream_source import Source
 from stormbreak.http.transports.library import Library
 from stormbreak.http.transports.origin_resolver import KeptRoutes, OriginResolver
 from stormbreak.http.transports.pass_through import pass_through, redirects_to_other_origin
@@ -60,7 +52,7 @@ from stormbreak.http.transports.sdk_request import (
 from stormbreak.http.transports.sdk_response import (
     Failure,
     Reply,
-    is_filtered,
+    begun_stream,
     response_for,
     response_headers,
 )
@@ -88,7 +80,7 @@ def _with_own_cookies(
     return {name: value for name, value in headers.items() if name != "set-cookie"}
 
 
-class SdkTransport:
+class SdkTransport(Observable):
     """A transport: one engine for all the hosts, keys and models that are called through it."""
 
     library: ClassVar[Library]
@@ -262,27 +254,17 @@ class SdkTransport:
     ) -> Any:
         """Return the response that a call ends with or begins; or how it failed without one."""
         call = self._make_call(source, config, model, sdk_request.timeouts, scope)
-        driver, target = self._driver, call.target
+        driver = self._driver
         sender = self._sender(source, config, sdk_request.timeouts)
         asker = None
         if call.fallbacks and isinstance(source, ModelCall):
             asker = asker_of(config, source)
         opened = await driver.open(call, sender, asker)
-        stream_source = sender.stream_source
-        if isinstance(opened, Delivery):
-            assert stream_source is not None
-            history = AttemptHistory(sender.target or target, opened.command)
-            return self._stream_response(
-                stream_source, config.routes, history, opened, sdk_request, request
-            )
-        history = AttemptHistory(opened.target or target, opened)
-        if stream_source is not None and is_filtered(opened.outcome):
-            opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
-        if stream_source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
-            stream_source.make_events(opened.outcome)
-            return self._stream_response(
-                stream_source, config.routes, history, opened, sdk_request, request
-            )
+        stream = begun_stream(sender, call, opened)
+        if stream is not None:
+            return self._stream_response(stream, opened, config.routes, sdk_request, request)
+        assert isinstance(opened, CallResult), "what has begun is a stream"
+        history = AttemptHistory(opened.target or call.target, opened)
         if isinstance(source, ModelCall):
             cache_answer(config, source, opened)
         result = response_for(source.shape, history, opened, driver.clock())
@@ -330,20 +312,20 @@ class SdkTransport:
 
     def _stream_response(
         self,
-        source: Source,
-        routes: Routes,
-        history: AttemptHistory,
+        stream: Stream,
         opened: Delivery | CallResult,
+        routes: Routes,
         sdk_request: SdkRequest,
         request: Any,
     ) -> Any:
         """Return the response to a stream that has begun, or came whole."""
-        stream = Stream(history.target, source, opened)
+        result = opened.command if isinstance(opened, Delivery) else opened
+        history, head = AttemptHistory(stream.target, result), stream.head
         body = self.library.stream_bodies[self.blocks](stream, history, self.library, request)
         headers = _with_own_cookies(
-            response_headers(source.head, history), routes, history.target, sdk_request
+            response_headers(head, history), routes, history.target, sdk_request
         )
-        return self.library.response(source.head.status, headers, history=history, stream=body)
+        return self.library.response(head.status, headers, history=history, stream=body)
 
     def _exceeds_spend_limit(self, sdk_request: SdkRequest) -> bool:
         """Whether it calls a model, but would only pass through, while there is a spend limit."""
@@ -428,13 +410,6 @@ class SdkTransport:
     def trust_env(self) -> bool:
         """Whether proxies and certificates in the environment count."""
         return self._connecting.trust_env
-
-    def subscribe(self, listener: Listener) -> Attached:
-        """Call `listener` with every event, until the returned handle's `detach()` is called.
-
-        It may not make calls through this transport.
-        """
-        return Attached(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget."""
