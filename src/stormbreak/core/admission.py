@@ -103,7 +103,6 @@ class TargetQueue:
 
     @property
     def queued(self) -> int:
-        """The number of waiting calls."""
         return self._queue.size
 
     def enter(self, call: Call, now: float, expires_at: float) -> Permit | Ticket | Rejection:

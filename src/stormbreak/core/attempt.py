@@ -346,7 +346,6 @@ class _HedgedAttempt:
         self._failures: list[Outcome] = []
 
     def run(self, now: float, uniform: float) -> Attempt:
-        """Run it to the end."""
         make_attempt = run_attempt if self._state.tenant is None else run_paid
         rival = _Rival(make_attempt(self._target_state, self._state, now, uniform))
         self._rivals.append(rival)

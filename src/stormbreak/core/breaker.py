@@ -106,7 +106,6 @@ class Breaker:
         return NEVER if self._open_is_idle is State.ISOLATED else READY
 
     def ready_at(self, _call: object, now: float) -> float:
-        """Return when a call may leave: see `Gate`."""
         if self.state is CLOSED:
             return READY
         ready_at = self._probe_ready_at(now)
@@ -138,7 +137,6 @@ class Breaker:
         return max(0.0, ready_at - now)
 
     def counts(self, now: float) -> Counts:
-        """Return what the trip rule has counted in its windows."""
         return self._trip.counts(now)
 
     def is_needed(self, now: float) -> bool:

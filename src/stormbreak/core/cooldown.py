@@ -68,11 +68,9 @@ class Cooldown:
         self.news: CooldownNews | None = None  # the latest change by an attempt of this process
 
     def ready_at(self, _call: object, now: float) -> float:
-        """Return the end of the cooldown, or READY."""
         return self.until if self.until > now else READY
 
     def take(self, _call: object, now: float) -> float:
-        """Return the time at which the attempt leaves."""
         return now
 
     def settle(self, token: float, outcome: Outcome, now: float, uniform: float) -> None:
@@ -96,7 +94,6 @@ class Cooldown:
             self._on_change(now=now, until=self.until)
 
     def on_success(self, token: float, _outcome: Outcome, now: float, _uniform: float) -> None:
-        """Lift the cooldown."""
         if self.until > now and token >= self._refused_sent_at:
             self.news = CooldownNews(token, None)
             self.lift(now)
@@ -109,7 +106,6 @@ class Cooldown:
             self._on_change(now=now, until=until)
 
     def lift(self, now: float) -> None:
-        """End the cooldown, if there is one."""
         if self.until > now:
             self.until = READY
             self._on_change(now=now, until=None)
@@ -150,7 +146,6 @@ class Pace:
         self._vacant = self._group
 
     def stop(self) -> None:
-        """Let all calls leave."""
         self._next_at = self.ends_at = READY
 
     def ready_at(self, _call: object, now: float) -> float:

@@ -126,7 +126,6 @@ class Diagnosis:
     # ------------------------------------------------------------ a gate: attempts leave and end
 
     def ready_at(self, _call: object, _now: float) -> float:
-        """Always READY."""
         return READY
 
     def take(self, call: Call | None, now: float) -> InFlight:
@@ -149,7 +148,6 @@ class Diagnosis:
         return flight
 
     def first_output(self, flight: InFlight, now: float) -> None:
-        """Record the first output of an attempt."""
         if (
             not flight.streams
             or flight.first_output_at is not None
@@ -163,7 +161,6 @@ class Diagnosis:
         self._first_output_estimate.first(now)
 
     def settle(self, token: InFlight, outcome: Outcome, now: float, _uniform: float) -> None:
-        """Record the end of an attempt."""
         if outcome.verdict is VERDICT_OK:
             self.on_success(token, outcome, now, _uniform)
             return
@@ -184,7 +181,6 @@ class Diagnosis:
             self.look_at = -inf
 
     def on_success(self, token: InFlight, _outcome: Outcome, now: float, _uniform: float) -> None:
-        """Record an answer."""
         flight, sent_at = token, token.sent_at
         flight.completion = ANSWERED
         if self._overdue:
@@ -333,7 +329,6 @@ class Diagnosis:
     # ------------------------------------------------------------ failures
 
     def _count(self, flight: InFlight, now: float, *, quick: bool) -> None:
-        """Add to the run of failures."""
         if self.run.count(flight, quick=quick):
             self.dead_at = self.evidence_at = now
             if self._late_answers.end_trial(now):  # too late to be answered at all
@@ -357,7 +352,6 @@ class Diagnosis:
     # ------------------------------------------------------------ what gates ask
 
     def cause(self, now: float) -> Cause:
-        """Return the cause now."""
         if self.is_dead(now):
             return Cause.DEAD
         late_at = self.late_at

@@ -127,7 +127,6 @@ class Engine:
     # ------------------------------------------------------------ policies, budgets, spend limits
 
     def policy_of(self, target: Target) -> Policy:
-        """Return the policy of a new state of `target`."""
         if not target.name:
             return self.policy
         account = target.account
@@ -287,13 +286,11 @@ class Engine:
             target_state.isolate(now, duration=duration)
 
     def reset(self, target: Target, now: float) -> None:
-        """Close the circuit of `target`, and lift its cooldown."""
         self.target_state(target)  # a snapshot shows what was reset
         for target_state in self._states_of(target):
             target_state.reset(now)
 
     def pause(self, target: Target, seconds: float, now: float) -> None:
-        """Send nothing to `target` for `seconds`."""
         self.target_state(target)
         for target_state in self._states_of(target):
             target_state.cooldown.hold(now + seconds, now)
@@ -357,7 +354,6 @@ class Engine:
             admission.recover(waiting, len(taken), now)
 
     def emit(self, event: Event) -> None:
-        """Queue an event for the listeners, if any."""
         if self.listeners:
             self.events.append(event)
 

@@ -74,7 +74,6 @@ class FailureRun:
         return len(self.sent_at)
 
     def start(self) -> None:
-        """Forget the run."""
         self.sent_at, self._quick = [], []
 
     @property

@@ -118,7 +118,6 @@ class LeasedRate:
         self._own: tuple[float, Bucket] | None = None  # this process's share, and its bucket
 
     def add(self, ramp: Ramp) -> None:
-        """Hold further units."""
         if ramp.count > 0:
             self._ramps.append(ramp)
 
@@ -138,7 +137,6 @@ class LeasedRate:
         return at if late_at == inf else min(at, max(late_at, self._bucket(now).ready_at(amount)))
 
     def turn_at(self, ahead: float, now: float) -> float:
-        """Return the time from which one may be taken after `ahead` others, at the earliest."""
         return now + max(0.0, ahead - self.held(now)) / self.rate
 
     def take(self, amount: float, now: float) -> float:
@@ -257,7 +255,6 @@ class LeasedLimiter(FixedLimiter):
 
     @property
     def max_limit(self) -> float:
-        """The limit of the whole fleet."""
         return self.whole
 
     def set_cap(self, cap: int, until: float) -> None:
@@ -330,7 +327,6 @@ class TargetLease(Lease):
         return leased
 
     def limiter(self, policy: FixedLimit) -> LeasedLimiter:
-        """Make the limiter of slots."""
         self.slots = LeasedLimiter(policy, self)
         return self.slots
 

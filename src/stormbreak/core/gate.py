@@ -167,13 +167,11 @@ class Permit(msgspec.Struct, eq=False):  # its constructor is not written in Pyt
     first_output_at: float | None = None
 
     def first_output(self, now: float) -> None:
-        """Note that the attempt produces its first output; does nothing once it has been settled."""
         if self.tokens is not None:
             self.first_output_at = now
             self.issuer.first_output(self.tokens, now)
 
     def settle(self, outcome: Outcome, now: float, uniform: float) -> None:
-        """Give every gate its token back, with the outcome of the attempt."""
         self.issuer.settle(self, outcome, now, uniform)
 
 

@@ -41,7 +41,6 @@ class LateAnswers:
         self.times.clear()
 
     def answered(self, sent_at: float, took: float) -> None:
-        """Record an answer, late or not."""
         if sent_at >= self._began_at and took > 0.0:
             self.times.append(took)
 

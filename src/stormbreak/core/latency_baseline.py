@@ -67,7 +67,6 @@ class LatencyBaseline:
         self.mean: float | None = None
 
     def on_send(self, flight: InFlight) -> None:
-        """Register an attempt that leaves."""
         block = self._filling
         if block.sent == BLOCK:
             block = self._filling = _Block(flight.sent_at, streams=self.streams)

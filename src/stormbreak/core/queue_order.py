@@ -127,7 +127,6 @@ class Queue:
         return ticket in self._queues[ticket.call.priority]
 
     def push(self, ticket: Ticket) -> None:
-        """Add a ticket."""
         self._queues[ticket.call.priority].push(ticket)
         self.size += 1
 
@@ -137,14 +136,12 @@ class Queue:
         return self._queues[priority].peek(newest_first=newest_first and priority is _INTERACTIVE)
 
     def serve(self, ticket: Ticket) -> None:
-        """Remove the next ticket, as served."""
         served = ticket.call.priority
         if self.size > len(self._queues[served]):  # other priorities wait, too
             self._add_credit(served)
         self._remove(ticket, as_served=True)
 
     def discard(self, ticket: Ticket) -> None:
-        """Remove a ticket that was not served."""
         self._remove(ticket, as_served=False)
 
     def oldest_at(self) -> float:
@@ -281,7 +278,6 @@ class TenantQueue:
         return (len(self._by_tenant.get(tenant, ())) + more) / self._shares.weight(tenant)
 
     def heaviest(self) -> str:
-        """Return the tenant with the most waiting calls, by its weight. The queue must not be empty."""
         return self._heaviest.find()
 
     def last_of(self, tenant: str, *, newest_first: bool) -> Ticket:

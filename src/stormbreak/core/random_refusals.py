@@ -72,7 +72,6 @@ class RandomRefusals:
         self.is_limit = False  # whether the last trial found that sending less helps
 
     def on_trial(self, now: float) -> bool:
-        """Whether a trial is running."""
         self._turn(now)
         return self._trial is not None
 
@@ -93,13 +92,11 @@ class RandomRefusals:
         self._sent = self._refused = 0
 
     def on_send(self, now: float) -> None:
-        """Count an attempt."""
         if now >= self._second + 1:
             self._turn(now)
         self._sent += 1
 
     def refused(self, now: float) -> None:
-        """Count a refusal."""
         self._turn(now)
         self._refused += 1
 

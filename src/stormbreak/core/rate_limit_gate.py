@@ -100,7 +100,6 @@ class RateLimitGate:
         return self._rpm, self._tpm
 
     def ready_at(self, call: Call, now: float) -> float:
-        """READY, or when the call fits into every limit."""
         ready_at = READY
         if self._rpm is not None:
             ready_at = self._rpm.ready_at(1, now)
@@ -146,7 +145,6 @@ class RateLimitGate:
             limit.share = share
 
     def take(self, call: Call, now: float) -> Reserved:
-        """Reserve for one attempt."""
         reserved = call.tokens
         rpm = 0.0 if self._rpm is None else self._rpm.take(1, now)
         if self._tpm is not None:
@@ -294,16 +292,13 @@ class Bucket:
         return self._seconds, self._depth
 
     def ready_at(self, amount: float, _now: float = 0.0) -> float:
-        """Return the time from which `amount` may be taken without refunds."""
         spare = self._depth - amount * self._seconds
         return self.full_at - spare if spare > 0 else self.full_at
 
     def turn_at(self, ahead: float, _now: float = 0.0) -> float:
-        """Return the time from which one may be taken after `ahead` others."""
         return self.ready_at(1) + ahead * self._seconds
 
     def take(self, amount: float, now: float) -> float:
-        """Take `amount`, and return a receipt for `refund`."""
         full_at = max(self.full_at, now) + amount * self._seconds
         self.full_at = full_at
         return full_at + self._returned_unused

@@ -101,7 +101,6 @@ class Budget:
         self._survived: deque[tuple[float, int]] = deque(maxlen=ROWS)
 
     def earn(self, now: float) -> None:
-        """Earn for a call."""
         policy = self._policy
         tokens, since_then = self._tokens, now - self._since
         if since_then > 0:
@@ -117,7 +116,6 @@ class Budget:
         return self._tokens * exp(-max(0.0, now - self._since) / self._policy.decay_time)
 
     def record(self, outcome: Outcome, now: float) -> None:
-        """Take note of how an attempt ended."""
         if outcome.verdict is VERDICT_OK:
             if self._in_a_row:
                 self._survive(now)

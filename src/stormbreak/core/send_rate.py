@@ -81,14 +81,12 @@ class AdaptiveSendRate:
         self._counted_since = -inf  # ... or since the target was last dead
 
     def in_force(self, now: float) -> bool:
-        """Whether a rate is in force."""
         return now < self.ends_at
 
     def paces(self, _call: object, now: float) -> bool:
         return self.in_force(now)
 
     def is_random(self, now: float) -> bool:
-        """Whether refusals are bad luck."""
         return self._random_refusals.holds(now)
 
     def rate_at(self, now: float) -> float:
@@ -132,14 +130,12 @@ class AdaptiveSendRate:
         return min(seconds, self.ends_at - now)
 
     def ready_at(self, _call: object, now: float) -> float:
-        """READY, or when the next send has been earned."""
         if now >= self.ends_at:
             return READY
         earned_at = self._earned_at + (1 - self._credit) / self._earning
         return READY if now >= earned_at else min(earned_at, self.ends_at)
 
     def take(self, _call: object, now: float) -> None:
-        """Let one call leave."""
         if now - self._sent_at > WINDOW:
             self._busy_since = now
         self._sent_at = now

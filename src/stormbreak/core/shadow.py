@@ -153,7 +153,6 @@ class ShadowGate:
             self.would(now, "retry", "retry_later" if later else "retry_sooner", shadow.until)
 
     def would(self, now: float, mechanism: str, what: str, until: float | None) -> None:
-        """Count and report it."""
         self.counts[f"{mechanism}.{what}"] += 1
         self._report(now, mechanism, what, None if until == NEVER else until)
 

@@ -306,7 +306,6 @@ class TargetState:
     # ------------------------------------------------------------ state of the gates
 
     def is_random(self, now: float) -> bool:
-        """Whether refusals are known to be random."""
         return self.rate is not None and self.rate.is_random(now)
 
     @property

@@ -191,7 +191,6 @@ class Tenant:
 
     @property
     def states(self) -> tuple[TargetState, ...]:
-        """All of its queues."""
         calls = () if self.calls is None else (self.calls,)
         return (*calls, *self.targets.values(), *self._replaced)
 

@@ -22,18 +22,15 @@ class FirstOutputEstimate:
         self._peaks: deque[int] = deque([0] * SLICES, maxlen=SLICES)
 
     def first(self, now: float) -> None:
-        """Record the first output of an attempt."""
         self._roll(now)
         self.serving += 1
         self._peaks[-1] = max(self._peaks[-1], self.serving)
 
     def ended(self, now: float) -> None:
-        """Record the end of an attempt with output."""
         self._roll(now)
         self.serving -= 1
 
     def at(self, now: float) -> float:
-        """Return the peak."""
         self._roll(now)
         return max(self._peaks)
 
@@ -71,7 +68,6 @@ class RateEstimate:
         self._min_duration: float | None = None
 
     def answered(self, now: float, took: float, mean: float | None) -> None:
-        """An attempt was answered after `took` seconds."""
         shortest = self._min_duration
         if shortest is None or took < shortest:
             self._min_duration = took

@@ -233,7 +233,6 @@ class ConsecutiveFailures:
         require_at_least(self, 1, "failure_threshold")
 
     def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
-        """Make a fresh counter."""
         return ConsecutiveCounter(self.failure_threshold)
 
 
@@ -249,7 +248,6 @@ class DeadTarget:
     kind: Literal["dead_target"] = "dead_target"
 
     def counter(self, diagnosis: Diagnosis) -> TripCounter:
-        """Make a counter that asks the diagnosis."""
         return DeadTargetCounter(diagnosis)
 
 
@@ -272,7 +270,6 @@ class FailureRate:
         _check_rate(self)
 
     def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
-        """Make a fresh counter."""
         return RateCounter(_window(self), self.ratio, self.min_calls)
 
 
@@ -297,7 +294,6 @@ class SlowRate:
         require_positive(self, "slow_call_threshold")
 
     def counter(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
-        """Make a fresh counter."""
         return RateCounter(_window(self), self.ratio, self.min_calls, self.slow_call_threshold)
 
 
@@ -339,7 +335,6 @@ class AnyRule:
         object.__setattr__(self, "rules", tuple(self.rules))
 
     def counter(self, diagnosis: Diagnosis) -> TripCounter:
-        """Make fresh counters."""
         return AnyCounter([rule.counter(diagnosis) for rule in self.rules])
 
 

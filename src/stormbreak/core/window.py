@@ -46,7 +46,6 @@ class TimeWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Reset the counts."""
         self._slices = [(0, 0)] * self._buckets  # calls and failures of all but the newest
         self._before = 0, 0  # of all but the newest together
         self._head = LONG_AGO
@@ -93,7 +92,6 @@ class CountWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Reset the counts."""
         self._outcomes.clear()
         self.calls = 0
         self.failures = 0

@@ -221,12 +221,9 @@ class AsyncioDriver(Driver):
 def _give_up(stepper: Stepper | HedgeTasks, flow: Flow, error: BaseException) -> None:
     if isinstance(error, AnsweredError):
         if not isinstance(stepper.step(flow, error.outcome)[1], CallResult):
-            stepper.close(flow)
+            stepper.give_up(flow, error)
         raise error.cancel from None
-    if isinstance(error, GeneratorExit):  # the coroutine was dropped: the garbage collector came
-        stepper.drop(flow)
-    else:
-        stepper.close(flow)
+    stepper.give_up(flow, error)
 
 
 def in_context(sender: Sender, context_listener: ContextListener, number: int) -> Sender:

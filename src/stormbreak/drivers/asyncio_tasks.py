@@ -36,14 +36,9 @@ class HedgeTasks:
         self._keep(command.sends if isinstance(command, Race) else ())
         return flow, command
 
-    def close(self, flow: Flow) -> None:
+    def give_up(self, flow: Flow, error: BaseException) -> None:
         """Close `flow`, and cancel all attempts."""
-        self._stepper.close(flow)
-        self._keep(())
-
-    def drop(self, flow: Flow) -> None:
-        """The same in a finalizer."""
-        self._stepper.drop(flow)
+        self._stepper.give_up(flow, error)
         self._keep(())
 
     async def until_first(self, race: Race) -> Outcome | None:
@@ -163,7 +158,6 @@ class ActiveCalls:
             delivery.cut_off()
 
     def drain(self) -> None:
-        """Reject waiting calls, now and later."""
         self.ending = self._drained = True
         self._wake(None)
 
@@ -184,7 +178,6 @@ class ActiveCalls:
             on_loop(delivery.loop, loop, delivery.cut_off)
 
     def forget(self) -> None:
-        """Forget all calls in a child process."""
         self.timeouts.forget()
         self._waits.clear()
         self._streams = LiveSet()

@@ -154,7 +154,6 @@ class Strand(Generic[T]):
             del error
 
     def close(self) -> None:
-        """Give it up."""
         self.over = True
         self._coroutine.close()
 
@@ -275,7 +274,6 @@ class Signal:
             self.close()
 
     def close(self) -> None:
-        """Close it."""
         with self._lock:
             self._here.close()
             self._there.close()

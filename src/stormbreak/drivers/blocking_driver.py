@@ -100,7 +100,7 @@ class BlockingDriver(Driver):
             if isinstance(command, DeliverStream):
                 return cast("CallResult", self._delivery(flow, command))  # to `open`
         except BaseException as error:
-            self._give_up(flow, error)
+            self._stepper.give_up(flow, error)
             running.keep(())
             if isinstance(error, StreamCutError):
                 return error.ended
@@ -170,13 +170,6 @@ class BlockingDriver(Driver):
         """
         if not self._threads.wait(command) or self._closed:
             raise RejectedWhileClosingError
-
-    def _give_up(self, flow: Flow, error: BaseException) -> None:
-        # the coroutine was dropped: the garbage collector came
-        if isinstance(error, GeneratorExit):
-            self._stepper.drop(flow)
-        else:
-            self._stepper.close(flow)
 
     def _forget(self) -> None:
         self.attempts.clear()

@@ -151,7 +151,7 @@ class Delivery:
                 raise
 
     def drop(self, outcome: Outcome | None = None) -> None:
-        """Close it in a finalizer; with an outcome, end with that."""
+        """Close it in a finalizer, on any thread; with an outcome, end with that."""
         flow, self._flow = self._flow, None
         if flow is not None:
             self._stepper.drop(flow, outcome)
@@ -214,7 +214,6 @@ class LoopDelivery(Delivery):
             self._timer = call_at(self.loop, self.loop.time() + left, over)
 
     def drop(self, outcome: Outcome | None = None) -> None:
-        """Close it in a finalizer, on any thread; with an outcome, end with that."""
         open_, timer = not self.over, self._timer
         super().drop(outcome)
         if open_:

@@ -24,7 +24,6 @@ class AttemptHistory:
 
     @property
     def attempts(self) -> int:
-        """The number of attempts."""
         return self._result.attempts
 
     @property
@@ -33,7 +32,6 @@ class AttemptHistory:
         return self._result if isinstance(self._result, CallResult) else None
 
     def end(self, ended: CallResult) -> None:
-        """Record the result."""
         self._result = ended
 
     def lines(self) -> Iterator[str]:
@@ -78,7 +76,6 @@ def _chain(what: object) -> Iterator[object]:
 
 
 def history_of(what: object) -> AttemptHistory | None:
-    """Return the history of this object, if any."""
     if isinstance(what, CallError):
         return AttemptHistory(what.target, what.ended)
     story: Any = getattr(what, KEPT_AS, None)

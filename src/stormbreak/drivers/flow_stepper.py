@@ -176,6 +176,13 @@ class Stepper(TurnLock[Flow, _Left]):
         self.abandon(flow)
         self._catch_up()
 
+    def give_up(self, flow: Flow, error: BaseException) -> None:
+        """Close `flow` after an exception in what runs it; a GeneratorExit comes from the garbage collector."""
+        if isinstance(error, GeneratorExit):
+            self.drop(flow)
+        else:
+            self.close(flow)
+
     def drop(self, flow: Flow, last: Outcome | None = None) -> None:
         """Close `flow` in a finalizer: its permits are freed at once, and listeners get its events with the next step.
 

@@ -83,7 +83,6 @@ class Judge:
         return FAILED if read is None else read
 
     def of_result(self, result: Any) -> Outcome:
-        """Judge a result."""
         failed = self.failed_result is not None and self.failed_result(result)
         return FAILED if failed else OK
 

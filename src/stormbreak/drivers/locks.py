@@ -56,7 +56,6 @@ class LiveSet(Generic[T]):
         self._refs.add(ref(one, self._refs.discard))
 
     def discard(self, one: T) -> None:
-        """Remove it, if it is there."""
         self._refs.discard(ref(one))
 
     def __contains__(self, one: T) -> bool:

@@ -40,7 +40,6 @@ class ParkedThread:
         self._lock.acquire()
 
     def wait(self, timeout: float, /) -> None:
-        """Wait until it is set, or for `timeout` seconds."""
         self._lock.acquire(timeout=timeout)
 
     def set(self) -> None:

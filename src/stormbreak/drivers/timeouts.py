@@ -205,7 +205,6 @@ class _OnLoop:
             stalls.rest()
 
     def end(self) -> None:
-        """Fire them all."""
         for timeout in [each for some in (self.exact, *self.due.values()) for each in some]:
             timeout.fire()
 

@@ -136,7 +136,6 @@ class VirtualDriver:
         return run.cancel
 
     def first_output(self, send: Send) -> None:
-        """Report the first output of an attempt."""
         self.stepper.first_output(send)
 
 

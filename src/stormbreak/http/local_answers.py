@@ -75,7 +75,6 @@ class LocalAnswers:
         self._warned: set[str] = set()
 
     async def find(self, ask: Ask, request: LocalRequest) -> Outcome | None:
-        """Find the answer for a fallback step; None if there is none."""
         is_cached = ask.step.source == CACHE
         try:
             body = await (self._cached(request) if is_cached else self._degrade(ask, request))

@@ -524,7 +524,6 @@ class RequestTemplate:
         return bound
 
     def unbounded_reason(self) -> str:
-        """Say why there is no token bound."""
         field = unbounded_by(self._body)
         if field is not None:
             return f"its {field} may cost more than can be known"
@@ -576,13 +575,10 @@ class Lookup:
         """Nothing to do: no model answers."""
 
     def estimated_tokens(self) -> int:
-        """It uses no tokens."""
         return 0
 
     def token_bound(self) -> Usage:
-        """It uses no tokens."""
         return Usage()
 
     def unbounded_reason(self) -> str:
-        """It has a bound."""
         return ""

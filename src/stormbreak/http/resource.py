@@ -24,9 +24,7 @@ class Upload(AsyncIterable[bytes], Protocol):
     """A body that is read piece by piece: each iteration starts at its beginning, for the next attempt."""
 
     @property
-    def size(self) -> int:
-        """Its bytes."""
-        ...
+    def size(self) -> int: ...
 
 
 class Resource(Lookup):

@@ -272,7 +272,6 @@ class StreamedBody:
         return chunk
 
     def release(self) -> None:
-        """Give back the memory of what was kept."""
         self._held.release()
 
     def _take(self, reader: StreamReader) -> bytes | Outcome | None:

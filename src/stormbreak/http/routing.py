@@ -77,7 +77,6 @@ class RouteTable:
         return route
 
     def targets(self) -> tuple[Target, ...]:
-        """Return the targets that are remembered."""
         return tuple(self._routes)
 
     def _forget(self) -> None:
@@ -135,7 +134,6 @@ class Routes:
         return tuple({*first, *kept})
 
     def connections(self) -> tuple[Connection, ...]:
-        """Return all of them."""
         return tuple(self._connections.values())
 
     def _steps_for(self, model: str) -> Iterator[Step]:
@@ -280,9 +278,7 @@ class TargetResolver(Protocol):
         """The config that describes the client."""
         ...
 
-    def resolve(self, model: str) -> TargetConfig:
-        """Return the config of a call for this model."""
-        ...
+    def resolve(self, model: str) -> TargetConfig: ...
 
     def owned(self) -> tuple[LocalAnswers | Connection, ...]:
         """Return what is closed with the client."""
@@ -296,7 +292,6 @@ class SingleTarget:
     first: TargetConfig
 
     def resolve(self, _model: str) -> TargetConfig:
-        """Return the only one."""
         return self.first
 
     def owned(self) -> tuple[LocalAnswers | Connection, ...]:
@@ -330,7 +325,6 @@ class Pool:
         return self._choose is TargetOrder.IN_ORDER
 
     def resolve(self, model: str) -> TargetConfig:
-        """Return the config of the member whose turn it is."""
         if self.is_fixed:
             return self.members[0]
         first = self._order(self.step(model))[0]

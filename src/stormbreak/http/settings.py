@@ -179,7 +179,6 @@ class LiveSettings:
         self._driver.between_steps(apply)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the state of every target, and every call in progress."""
         return self._driver.snapshot()
 
     @property

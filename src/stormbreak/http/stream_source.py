@@ -235,23 +235,19 @@ class LocalSource:
         self.size = len(response.body)
 
     def take(self) -> bytes | Outcome | None:
-        """Never called: it has ended."""
         raise AssertionError("a local answer has ended")
 
     def wait(self) -> Awaitable[None]:
-        """Never called: it has ended."""
         raise AssertionError("a local answer has ended")
 
     def assemble(self) -> None:
         """Nothing to do: it is whole."""
 
     def whole(self) -> Response:
-        """Return the answer."""
         response: Response = self._response
         return response
 
     def malformed(self) -> Outcome:
-        """Never called: it was read as an answer before."""
         raise AssertionError("a local answer is well-formed")
 
     def complete(self) -> Outcome | None:

@@ -116,7 +116,6 @@ class AsyncExchange(Exchange):
     # ------------------------------------------------------------ from the reader
 
     async def wait(self) -> None:
-        """Wait until something has come, if nothing has. Cancelling closes the connection."""
         if self.parser.unread or self.parser.complete or self.failure is not None:
             return
         if self._waiter is not None:  # it would never wake
@@ -178,7 +177,6 @@ class Socket(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio read `data`."""
         if self.exchange is None:
             self.abort()
         else:
@@ -216,12 +214,10 @@ class Socket(asyncio.Protocol):
                 exchange.received(data)
 
     def pause_writing(self) -> None:
-        """Asyncio's buffer is full."""
         if self._drained is None:
             self._drained = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
-        """Asyncio's buffer has room again."""
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
@@ -232,20 +228,17 @@ class Socket(asyncio.Protocol):
             await asyncio.shield(self._drained)
 
     def pause(self) -> None:
-        """Read no more for now."""
         if not self._paused and not self.closed:
             self._paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Read again."""
         if self._paused:
             self._paused = False
             if not self.closed:
                 self.transport.resume_reading()
 
     def free(self, *, reusable: bool) -> None:
-        """The exchange is over: wait for another one, or close."""
         self.exchange = None
         owner = self._owner()
         if owner is None or owner.closed or self.closed or self.spent or not reusable:
@@ -256,7 +249,6 @@ class Socket(asyncio.Protocol):
             owner.put(self)
 
     def abort(self) -> None:
-        """Close at once."""
         if not self.closed:
             self._forget()
             with suppress(RuntimeError):  # a loop that is closed

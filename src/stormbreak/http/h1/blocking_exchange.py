@@ -83,7 +83,6 @@ class BlockingExchange(Exchange):
                 self._take()
 
     async def wait(self) -> None:
-        """Wait until something has come, if nothing has. Cancelling closes the connection."""
         if self.parser.unread or self._is_done:  # then another thread may use the socket
             return
         self._enter()

@@ -64,7 +64,6 @@ class PooledSocket:
             return not self.closed
 
     def free(self, *, reusable: bool) -> None:
-        """The exchange is over: wait for another one, or close."""
         pool = self._pool()
         if pool is None or self.spent or not reusable or not self.rest():
             self.abort()

@@ -155,12 +155,10 @@ class ThreadsMemory(BodyMemory):
                 self.waiting.remove(entry)
 
     def give_back(self, held: "Held") -> None:
-        """Take back all that a body holds."""
         with self._lock:
             super().give_back(held)
 
     def wake(self) -> None:
-        """Serve those bodies that the budget allows."""
         with self._lock:
             while self.waiting:
                 ahead = (each for each in self.waiting if each[0] is self.beyond)

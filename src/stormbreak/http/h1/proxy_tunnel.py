@@ -40,5 +40,4 @@ class Tunnel:
         return parser.complete
 
     def close(self) -> None:
-        """Let go of the parser."""
         self._parser.close()

@@ -297,7 +297,6 @@ class RequestParser:
             raise self._refuse(431, f"more than {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
-        """Check the head."""
         assert self._parsed is not None
         assert self._llhttp is not None
         method, _, _, version = self._parsed
@@ -319,7 +318,6 @@ class RequestParser:
         self.continue_wanted = left != 0 and headers.get(b"expect", b"").lower() == b"100-continue"
 
     def on_body(self, piece: bytes) -> None:
-        """Keep a piece of the body."""
         self._body_size += len(piece)
         if self._body_size > self._max_body:
             raise self._refuse(413, self._too_large)

@@ -114,7 +114,6 @@ class ResponseParser:
             self.reusable = False
 
     def on_status(self, reason: bytes) -> None:
-        """Check the reason."""
         if _CONTROL.search(reason):
             raise MalformedResponseError
 
@@ -166,7 +165,6 @@ class ResponseParser:
             self.complete = True
 
     def on_body(self, piece: bytes) -> None:
-        """Keep a piece of the body."""
         if self._interim:  # it has none (RFC 9110, section 15.2), and none would take it
             raise MalformedResponseError
         if not self.complete:

@@ -52,7 +52,6 @@ class HttpServer:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
         return len(self._connections)
 
     @property

@@ -190,7 +190,6 @@ class ServerConnection(asyncio.Protocol):
         self._write(head if is_head else head + body)
 
     def begin(self, status: int, media: str, headers: Iterable[tuple[str, str]]) -> None:
-        """Begin an answer in pieces."""
         assert not self.begun, "a request has one response"
         assert self._request is not None
         self.begun = True
@@ -210,7 +209,6 @@ class ServerConnection(asyncio.Protocol):
             await asyncio.shield(self._drained)
 
     def end(self) -> None:
-        """End an answer in pieces."""
         if self._request is not None and self._request.version == "1.1":
             self._write(_LAST_CHUNK)
 
@@ -230,7 +228,6 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered."""
         return self._request is not None
 
     def check(self, now: float) -> None:
@@ -267,7 +264,6 @@ class ServerConnection(asyncio.Protocol):
             self._cancel()
 
     def abort(self) -> None:
-        """End the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 

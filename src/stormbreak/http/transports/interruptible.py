@@ -101,7 +101,6 @@ class _Blocking(Generic[T]):
         self.is_interrupted = self.is_given_up = False
 
     def run(self) -> T:
-        """Do the work on this thread."""
         with self._lock:
             self._thread = threading.get_ident()
         try:

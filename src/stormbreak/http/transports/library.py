@@ -46,7 +46,6 @@ class BufferedBody:
         return body
 
     def read(self) -> bytes:
-        """Read the body, and close the response."""
         response: Any = self
         if self.ready is not None and self._use_ready(response):
             response.close()
@@ -299,7 +298,6 @@ class StreamBody(Body):
         self._request = request
 
     async def next_chunk(self) -> bytes | None:
-        """Wait for the next bytes; None at the end."""
         try:
             return await self._stream.next_chunk()
         except StreamBrokenError as broken:
@@ -329,7 +327,6 @@ class PassThroughBody(Body):
         self._request = request
 
     async def next_chunk(self) -> bytes | None:
-        """Wait for the next bytes; None at the end."""
         try:
             chunk = await in_time(self._stream.read(), self._until)
         except LateError:

@@ -196,12 +196,7 @@ class SdkTransport(Observable):
         return WrappedConnection(self.library, inner)
 
     async def _run(self, source: ModelCall | Lookup, sdk_request: SdkRequest, request: Any) -> Any:
-        """Run a call to its end, or to the first output of a stream: return its response, or raise an exception.
-
-        Raises:
-            ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
-                of ours is invalid.
-        """
+        """Run a call to its end, or to the first output of a stream: return its response, or raise an exception."""
         scope = scope_from_headers(sdk_request.headers)
         known = self._recent_failures.find(sdk_request, request.content)
         if known is not None:

@@ -40,12 +40,7 @@ class SyncSdkTransport(SdkTransport):
     blocks = True
 
     def handle_request(self, request: Any) -> Any:
-        """Answer a request of the library with its response, or raise its exception.
-
-        Raises:
-            ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
-                of ours is invalid.
-        """
+        """Answer a request of the library, as `AsyncSdkTransport.handle_async_request` does."""
         sdk_request = self.library.read(request)
         source = None
         if sdk_request.is_model_call or sdk_request.is_lookup:

@@ -139,7 +139,6 @@ class WrappedBody:
         return chunk
 
     def spoil(self) -> None:
-        """Let no other request use the connection."""
         if self._parser is not None:
             self._parser.send_failed()  # an h11 connection with an error is not reused
 
@@ -149,7 +148,6 @@ class WrappedBody:
         self.close()
 
     def release_on_loop(self) -> Coroutine[Any, Any, None]:
-        """Do the same, on a loop."""
         self._is_held = False
         return self.aclose()
 

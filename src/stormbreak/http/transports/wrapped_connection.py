@@ -71,7 +71,6 @@ class _WrappedConnection(ABC):
         """Send once, and wait for the head of the response. Cancelling closes the connection."""
 
     def _made(self, request: PreparedRequest) -> Any:
-        """Make the library's request."""
         idle = request.idle_timeout
         pool = None
         if request.attempt_timeout is not None:  # also if no socket is found to be shut
@@ -171,7 +170,6 @@ class _WrappedResponse(ABC):
         self._got: bytes | Outcome | None = None
 
     def take(self) -> bytes | Outcome | None:
-        """Return what `wait` has read."""
         got, self._got = self._got, None
         return got
 
