@@ -104,7 +104,7 @@ class Engine:
         self.listeners: list[Listener] = []
         self.context_listener: ContextListener | None = None
         # Returns the `snapshot` of the stepper, which alone knows the time; None while no driver runs the engine.
-        self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _no_stepper
+        self.look: Callable[[], Callable[..., dict[str, Any]] | None] = lambda: None
         self.number: Callable[[], int] = count(1).__next__  # returns that of a new call
         self.start_over()
 
@@ -399,7 +399,3 @@ class Engine:
             **({"tenants": tenants} if tenants else {}),
             **({"fleet": fleet} if fleet else {}),
         }
-
-
-def _no_stepper() -> None:
-    return None

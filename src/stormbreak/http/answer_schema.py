@@ -115,19 +115,13 @@ def schema_of(source: Schema, repairs: int, *, asks: bool = True) -> AnswerSchem
     """Make the schema of a call; one that is given as an `AnswerSchema` stays as it is."""
     if isinstance(source, AnswerSchema):
         return source
-    if isinstance(source, Mapping):
-        return _of_json(_encoded(source), repairs, asks)
-    return _of_model(source, repairs, asks)
+    return _made(_encoded(source) if isinstance(source, Mapping) else source, repairs, asks)
 
 
 @lru_cache(maxsize=_KEPT)
-def _of_json(schema: bytes, repairs: int, asks: bool) -> AnswerSchema:  # noqa: FBT001 - a cache's key
-    return AnswerSchema(msgspec.json.decode(schema), repairs=repairs, asks=asks)
-
-
-@lru_cache(maxsize=_KEPT)
-def _of_model(model: type, repairs: int, asks: bool) -> AnswerSchema:  # noqa: FBT001 - a cache's key
-    return AnswerSchema(model, repairs=repairs, asks=asks)
+def _made(source: bytes | type, repairs: int, asks: bool) -> AnswerSchema:  # noqa: FBT001 - a cache's key
+    schema = msgspec.json.decode(source) if isinstance(source, bytes) else source
+    return AnswerSchema(schema, repairs=repairs, asks=asks)
 
 
 def read_schema(path: Path, *, repairs: int = REPAIRS, asks: bool = True) -> AnswerSchema:
