@@ -168,7 +168,6 @@ class Engine:
     def share_spending(
         self, policy: Policy, gate: SpendingGate, tenant: Tenant | None = None
     ) -> None:
-        """Share the account of a gate with the fleet, if there is one."""
         if self.fleet is not None and policy.fleet.acts and policy.fleet.spend:
             self.fleet.share_spending(self, policy, gate, tenant)
 

@@ -156,7 +156,6 @@ class Timeouts:
         self._luck_at = -inf
 
     def are_luck(self, now: float) -> bool:
-        """Whether those of the last minutes were bad luck."""
         return now - self._luck_at <= REMEMBERED
 
     @property

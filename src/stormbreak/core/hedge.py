@@ -61,7 +61,6 @@ class HedgeTimer:
 
     @property
     def max_hedges(self) -> int:
-        """Hedges of one attempt."""
         return self._policy.max_hedges
 
     def delay(self, *, streams: bool) -> float:

@@ -89,7 +89,6 @@ class Ticket:
 
     @property
     def issuer(self) -> object:
-        """The queue that it stands in."""
         return getattr(self._withdraw, "__self__", None)
 
     def settle(self, outcome: Outcome, now: float, uniform: float) -> None:

@@ -76,7 +76,6 @@ class RandomRefusals:
         return self._trial is not None
 
     def holds(self, now: float) -> bool:
-        """Whether refusals count as bad luck."""
         return now < self._until
 
     def suppose(self, share: float, now: float) -> bool:
@@ -87,7 +86,6 @@ class RandomRefusals:
         return True
 
     def restart(self) -> None:
-        """Forget what was sent in the last seconds."""
         self._sent_before.clear()
         self._sent = self._refused = 0
 

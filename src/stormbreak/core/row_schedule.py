@@ -113,7 +113,6 @@ class Schedule:
 
     @property
     def waiting(self) -> int:
-        """The number of rows that wait to be sent again."""
         return len(self._later)
 
     @property

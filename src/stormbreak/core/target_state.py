@@ -310,7 +310,6 @@ class TargetState:
 
     @property
     def idle(self) -> bool:
-        """Whether no call is in flight or queued."""
         return not (self.slots.in_flight or self.admission.queued)
 
     def is_needed(self, now: float) -> bool:

@@ -196,7 +196,6 @@ class Tenant:
 
     @property
     def idle(self) -> bool:
-        """Whether none of its calls is under way."""
         return all(state.idle for state in self.states)
 
     def payer(self, target: Target) -> TargetState | None:

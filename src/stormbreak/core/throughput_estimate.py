@@ -35,7 +35,6 @@ class FirstOutputEstimate:
         return max(self._peaks)
 
     def forget(self, now: float) -> None:
-        """Drop all but the last slices."""
         self._roll(now)
         for place in range(SLICES - RECENT):
             self._peaks[place] = 0

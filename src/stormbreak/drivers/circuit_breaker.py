@@ -306,5 +306,4 @@ class Attempt:
         self._outcome = self._breaker.judge.of_result(result)
 
     def cancel(self) -> None:
-        """Count it neither as success nor as failure."""
         self._outcome = CANCELLED

@@ -1,6 +1,6 @@
 """Subscribe listeners to the events of an engine, and detach them."""
 
-from typing import Self
+from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.target_state import Listener
@@ -56,7 +56,7 @@ class Attached:
 
 
 class Observable:
-    """Something with an engine, whose events can be heard."""
+    """Something with an engine, which a driver runs."""
 
     engine: Engine
 
@@ -66,6 +66,13 @@ class Observable:
         It may not make calls here.
         """
         return Attached(self.engine, listener)
+
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget.
+
+        With `pending`, also what each call waits for, which is much where many wait.
+        """
+        return self.engine.snapshot(pending=pending)
 
 
 # One attaches or detaches at a time. What a `watch` does in its turn may do so, too.

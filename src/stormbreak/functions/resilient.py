@@ -165,10 +165,6 @@ class Resilient(Observable):
         """The attempts of one call: ``async for attempt in ...: with attempt: ...``."""
         return AsyncAttempts(self._loops, self._begin)
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the circuit, queue, limit and cooldown of every target, and the retry budget."""
-        return self._loops.snapshot()
-
     @property
     def attempts(self) -> int:
         """The maximum number of attempts: 1 if nothing is retried."""

@@ -100,13 +100,6 @@ class ClientControls(Observable):
         """Return the first target of calls for `model`; of a pool, that of its first member."""
         return self._resolver.first.target(model)
 
-    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
-        """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget.
-
-        With `pending`, also what each call waits for, which is much where many wait.
-        """
-        return self._driver.snapshot(pending=pending)
-
     def isolate(self, target: Target | str, *, duration: float | None = None) -> None:
         """Open the circuit of a target, or of a model, manually: no call passes.
 

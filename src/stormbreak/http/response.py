@@ -95,7 +95,6 @@ class WholeAnswer:
 
 
 async def read_whole(stream: ResponseStream, request: PreparedRequest) -> Parsed | Outcome:
-    """Read a response to its end, and what it means."""
     answer = WholeAnswer(request)
     got = await collect(stream, answer)
     return got if isinstance(got, Outcome) else answer.parsed

@@ -101,20 +101,21 @@ class LiveSettings:
             has_prices=prices is not None,
             limits_tenants=limits_tenants,
         )
-        self._now = builder.read(text=text)
-        unknown = next((name for name in keys if name not in self._now.configs), None)
+        self.now = builder.read(text=text)
+        """What is in force."""
+        unknown = next((name for name in keys if name not in self.now.configs), None)
         if unknown is not None:
             raise builder.wrong(f"keys names {quoted(str(unknown))}, which is no target")
-        price_of = prices or builder.price_of(self._now.settings)
-        self.engine = Engine(self._now.policy, SpendAccounts(price_of), self._now.fleet())
+        price_of = prices or builder.price_of(self.now.settings)
+        self.engine = Engine(self.now.policy, SpendAccounts(price_of), self.now.fleet())
         self._driver = AsyncioDriver(self.engine)
         self._clients: LiveSet[AsyncClient] = LiveSet()
-        self.apply(self._now)
+        self.apply(self.now)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the targets and pools."""
-        return self._now.settings.names
+        return self.now.settings.names
 
     def client(self, name: str) -> AsyncClient:
         """Make a client of a target or a pool, which follows every reload. The settings close its connections.
@@ -122,14 +123,14 @@ class LiveSettings:
         Raises:
             ConfigurationError: no target or pool has that name.
         """
-        self._now.find(name)
+        self.now.find(name)
         client = AsyncClient.on(self.engine, _NamedTarget(self, name))
         self._clients.add(client)
         return client
 
     def blocking_client(self, name: str) -> Client:
         """Make the same for blocking code."""
-        self._now.find(name)
+        self.now.find(name)
         client = AsyncClient.on(self.engine, _NamedTarget(self, name), blocks=True)
         self._clients.add(client)
         return Client.of(client)
@@ -152,7 +153,7 @@ class LiveSettings:
         Raises:
             ConfigurationError: as `reload` does.
         """
-        generation = self._builder.read(self._now, text)
+        generation = self._builder.read(self.now, text)
         generation.fleet()  # its package may be missing
         return generation
 
@@ -165,7 +166,7 @@ class LiveSettings:
         fleet = self.engine.fleet or generation.fleet()
 
         def apply(engine: Engine, now: float) -> None:
-            moved = generation.moved_since(self._now)
+            moved = generation.moved_since(self.now)
             engine.fleet = fleet
             engine.govern(
                 generation.policy,
@@ -174,17 +175,12 @@ class LiveSettings:
                 anew=moved,
                 tenants=generation.tenants,
             )
-            self._now = generation
+            self.now = generation
 
         self._driver.between_steps(apply)
 
     def snapshot(self) -> dict[str, Any]:
         return self._driver.snapshot()
-
-    @property
-    def now(self) -> "Generation":
-        """What is in force."""
-        return self._now
 
     async def close(self) -> None:
         """End every call of its clients on the running loop, now or later, and close the connections there."""
@@ -193,7 +189,7 @@ class LiveSettings:
             if not client.blocks:
                 client.stop(loop)
         self._driver.rest()
-        for config in self._now.configs.values():
+        for config in self.now.configs.values():
             await config.local_answers.close()
         for connection in tuple(self._builder.connections.values()):
             await connection.close()

@@ -47,13 +47,11 @@ class AsyncConnection:
 
     @cached_value
     def blocking(self) -> BlockingConnection:
-        """The same for code that blocks."""
         return BlockingConnection(limit=self._limit, proxy=self._proxy, tls=self._tls)
 
     async def exchange(
         self, request: PreparedRequest, judge: Judge | None = None
     ) -> ExchangeResult:
-        """Send once and read the whole answer. Cancelling closes the connection."""
         pool = self._pool() or await self._new_pool()
         socket = pool.idle() or await self._connected(pool, request)
         begun = socket if isinstance(socket, Outcome) else self._send(socket, request)
@@ -64,7 +62,6 @@ class AsyncConnection:
         return came_whole(begun, judge) or await whole_response(begun, request, pool, judge)
 
     async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
-        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         pool = self._pool() or await self._new_pool()
         socket = pool.idle() or await self._connected(pool, request)
         begun = socket if isinstance(socket, Outcome) else self._send(socket, request)

@@ -36,7 +36,6 @@ class BlockingConnection:
     async def exchange(
         self, request: PreparedRequest, judge: Judge | None = None
     ) -> ExchangeResult:
-        """Send once and read the whole answer. Cancelling closes the connection."""
         pool = self._pool
         begun = await self._begin(pool, request)
         if isinstance(begun, Outcome):
@@ -44,7 +43,6 @@ class BlockingConnection:
         return await whole_response(begun, request, pool, judge)
 
     async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
-        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         pool = self._pool
         begun = await self._begin(pool, request)
         return begun if isinstance(begun, Outcome) else await open_response(begun, request, pool)

@@ -44,12 +44,11 @@ class ConnectionFactory:
         trust_env: bool,
         http2: bool,
     ) -> None:
-        self.inner = inner
         self._wrapped = None if inner is None else wrap_inner(inner)
         self._proxy = proxy
         self._verify = verify
         self._cert = cert
-        self.trust_env = trust_env
+        self._trust_env = trust_env
         given = [
             name
             for name, odd in {
@@ -84,7 +83,7 @@ class ConnectionFactory:
         if self._wrapped is not None:
             return self._wrapped
         proxy = self._proxy
-        if proxy is None and self.trust_env:
+        if proxy is None and self._trust_env:
             proxy = proxy_for(origin)
         secure = origin.base_url.startswith("https:")
         return AsyncConnection(limit=POOL_LIMIT, proxy=proxy, tls=self._tls if secure else None)
@@ -108,7 +107,7 @@ class ConnectionFactory:
     def _certificates(self) -> ssl.SSLContext:
         if isinstance(self._verify, ssl.SSLContext):
             return self._verify
-        context = tls_context() if self.trust_env else tls_context({})
+        context = tls_context() if self._trust_env else tls_context({})
         if not self._verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -156,7 +156,6 @@ class ServerConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Cancel the answer, unless it is to be finished."""
         self._transport = None
         self.left = True
         self._parser.close()
@@ -170,7 +169,6 @@ class ServerConnection(asyncio.Protocol):
             self._cancel()
 
     def pause_writing(self) -> None:
-        """Note that the client does not read."""
         self.is_full = True
         self._since = self._loop.time()
 

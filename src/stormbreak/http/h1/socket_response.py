@@ -44,13 +44,11 @@ class SocketResponse:
         pool.streams.add(self)
 
     async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes: none at the end of the body, the outcome where there is no good end."""
         while (got := self.take()) is None:
             await self.wait()
         return got
 
     def wait(self) -> Awaitable[None]:
-        """Wait until there may be something to take; not where there is. Cancelling closes the connection."""
         return self._exchange.wait() if self._decoder is None else self._wait_for_packed()
 
     async def _wait_for_packed(self) -> None:
@@ -58,7 +56,6 @@ class SocketResponse:
             await self._exchange.wait()
 
     def take(self) -> bytes | Outcome | None:
-        """Return what `read` returns, if it has come; else None."""
         if self._closed:
             return self._exchange.failure or broken_body(self.head.status)
         decoder = self._decoder
@@ -80,7 +77,6 @@ class SocketResponse:
         return got
 
     def limit_silence(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
         self._exchange.limit_silence(seconds)
 
     def spoil(self) -> None:

@@ -134,6 +134,7 @@ class SdkTransport(Observable):
             http2=http2,
         )
         self._check_inner(inner)
+        self.inner, self.trust_env = inner, trust_env
         connections = OriginConnections(self._connecting.connection_to)
         self.engine, self._settings = self._engine_of(policy, connections, degraded, fleet, tenants)
         self._driver = driver = self._new_driver()
@@ -395,20 +396,6 @@ class SdkTransport(Observable):
     def policy(self) -> Policy:
         """The policy of requests that no settings lead, as of the latest reload; its fallbacks stay those of the beginning."""
         return self.engine.policy
-
-    @property
-    def inner(self) -> Any:
-        """The transport that it sends through; None: our own connections."""
-        return self._connecting.inner
-
-    @property
-    def trust_env(self) -> bool:
-        """Whether proxies and certificates in the environment count."""
-        return self._connecting.trust_env
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget."""
-        return self._driver.snapshot()
 
     async def _close(self) -> None:
         """Close the connections of the running loop."""

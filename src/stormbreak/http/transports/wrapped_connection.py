@@ -62,7 +62,6 @@ class _WrappedConnection(ABC):
     async def exchange(
         self, request: PreparedRequest, judge: Judge | None = None
     ) -> ExchangeResult:
-        """Send once and read the whole response. Cancelling closes the connection."""
         stream = await self.open(request)
         return stream if isinstance(stream, Outcome) else await collect(stream, judge)
 
@@ -178,7 +177,6 @@ class _WrappedResponse(ABC):
         self._got = await self.read()
 
     async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes: none at the end of the body, an outcome where it ended badly."""
         if self._closed:
             return broken_body(self.head.status)
         got = await self._next()
@@ -192,7 +190,6 @@ class _WrappedResponse(ABC):
         return got
 
     def limit_silence(self, seconds: float) -> None:
-        """From now on wait at most `seconds` for the next bytes."""
         self._patience = min(self._patience, seconds)
 
     def spoil(self) -> None:
