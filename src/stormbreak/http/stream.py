@@ -8,7 +8,6 @@ import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from decimal import Decimal
-from enum import Enum
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 from stormbreak.core.explain import add_attempt_notes
@@ -28,6 +27,7 @@ from stormbreak.types import TARGET, Answer, CallResult, Target, Usage, Verdict
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
+_ANSWER = "an answer"
 
 
 class StreamEvent(NamedTuple):
@@ -42,13 +42,6 @@ class StreamEvent(NamedTuple):
 
     def __repr__(self) -> str:
         return f"StreamEvent({self.name!r}, {len(self.data)} bytes)"
-
-
-class _Reading(Enum):
-    EVENTS = "events"
-    TEXTS = "texts"
-    RAW = "raw bytes"
-    ANSWER = "an answer"
 
 
 class Stream:
@@ -87,7 +80,7 @@ class Stream:
         self._at_end = False
         self._has_text = False
         self._is_plain = source.is_plain
-        self._as: _Reading | None = None
+        self._as = ""  # what it is read as
         self._reader: EventReader | None = EventReader()
         self._ready: deque[StreamEvent] = deque()
         if self._delivery is not None:
@@ -131,7 +124,7 @@ class Stream:
         return self._source.failed
 
     def __aiter__(self) -> Self:
-        self._read_as(_Reading.EVENTS)
+        self._read_as("events")
         return self
 
     async def __anext__(self) -> StreamEvent:
@@ -159,12 +152,12 @@ class Stream:
 
     def texts(self) -> AsyncIterator[str]:
         """Iterate over the pieces of text of the first choice."""
-        self._read_as(_Reading.TEXTS)
+        self._read_as("texts")
         return _Iterator(self._next_text)
 
     def raw(self) -> AsyncIterator[bytes]:
         """Iterate over the bytes as they come, in chunks of any size."""
-        self._read_as(_Reading.RAW)
+        self._read_as("raw bytes")
         return _Iterator(self._next_raw)
 
     async def next_chunk(self) -> bytes | None:
@@ -236,9 +229,9 @@ class Stream:
         """
         delivery = self._delivery
         late = delivery is None or delivery.over  # nothing was assembled in time
-        if self._as is None and not late:
+        if not self._as and not late:
             self._source.assemble()
-        self._read_as(_Reading.ANSWER)
+        self._read_as(_ANSWER)
         while await self.next_chunk() is not None:
             pass
         assert self._ended is not None
@@ -286,11 +279,11 @@ class Stream:
         assert self._delivery is not None
         return self._delivery.command[2:5]
 
-    def _read_as(self, reading: _Reading) -> None:
-        if self._as not in (None, reading):
-            raise RuntimeError(f"the stream is already read as {self._as.value}")
+    def _read_as(self, reading: str) -> None:
+        if self._as not in ("", reading):
+            raise RuntimeError(f"the stream is already read as {self._as}")
         self._as = reading
-        if reading is not _Reading.ANSWER and self._delivery is not None:
+        if reading != _ANSWER and self._delivery is not None:
             self._source.held = []
 
     def _raise_if_failed(self) -> None:

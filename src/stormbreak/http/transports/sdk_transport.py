@@ -364,7 +364,12 @@ class SdkTransport(Observable):
         self, sdk_request: SdkRequest, request: Any, send: Callable[[Any], Coroutine[Any, Any, Any]]
     ) -> Any:
         """Send once, through the inner transport and past the engine."""
-        ready, until = self._prepare_pass(sdk_request, request)
+        until = scope_from_headers(sdk_request.headers).deadline_at
+        # Raises if the key would travel in the clear.
+        self._resolver.origin(sdk_request.place[0], sdk_request.key)
+        ready, left = self.library.without_our_headers(request), seconds_to(until)
+        if left is not None:
+            ready = self.library.with_timeout(ready, left)
         try:
             response = await in_time(send(ready), until)
         except LateError:
@@ -372,22 +377,6 @@ class SdkTransport(Observable):
         if redirects_to_other_origin(response.headers, sdk_request.url):
             del response.headers["location"]
         return self.library.wrap_response(response, until, partial(self._late, request))
-
-    def _prepare_pass(self, sdk_request: SdkRequest, request: Any) -> tuple[Any, float | None]:
-        """Return the request for the inner transport, to be sent once; and its deadline.
-
-        Raises:
-            ConfigurationError: the key would travel in the clear to another machine, or a header of ours is invalid.
-        """
-        until = scope_from_headers(sdk_request.headers).deadline_at
-        self._resolver.origin(sdk_request.place[0], sdk_request.key)
-        ready = self.library.without_our_headers(request)
-        if until is None:
-            return ready, until
-        left = seconds_to(until)
-        if not left:
-            raise self._late(request)
-        return self.library.with_timeout(ready, left), until
 
     def _late(self, request: Any) -> Exception:
         return self.library.error(LATE, request)
