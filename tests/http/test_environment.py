@@ -7,9 +7,10 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import BATCH
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.endpoint import origin_of
-from stormbreak.http.environment import find_endpoint, in_force, is_disabled, tls_context
+from stormbreak.http.endpoint import find_endpoint, origin_of
+from stormbreak.http.h1.connection_factory import tls_context
 from stormbreak.http.h1.proxy import proxy_for
+from stormbreak.http.policy_in_force import in_force, is_disabled
 from stormbreak.llm.providers import PRESETS
 
 OPENAI = "https://api.openai.com/v1"

@@ -9,7 +9,7 @@ from table_test import table_test
 from stormbreak.core.fallback_policy import Place, TargetOrder, ToCache, ToDegraded, ToTargets
 from stormbreak.errors import ConfigurationError
 from stormbreak.http import routing as module
-from stormbreak.http.environment import find_endpoint
+from stormbreak.http.endpoint import find_endpoint
 from stormbreak.http.routing import Routes
 from stormbreak.types import Verdict
 

@@ -32,8 +32,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import CallError, ConfigurationError
 from stormbreak.hidden_keys import may_be_secret
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.endpoint import is_loopback, origin_of, same_origin
-from stormbreak.http.environment import find_endpoint
+from stormbreak.http.endpoint import find_endpoint, is_loopback, origin_of, same_origin
 from stormbreak.http.redact import SECRET, redact
 from stormbreak.httpx2 import AsyncTransport
 from stormbreak.llm.parsed_response import ParsedResponse

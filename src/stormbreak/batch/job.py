@@ -52,7 +52,7 @@ from stormbreak.escape import path_of
 from stormbreak.hidden_keys import hidden
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, read_schema, schema_of
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.environment import is_disabled
+from stormbreak.http.policy_in_force import is_disabled
 from stormbreak.http.pricing import list_price
 from stormbreak.http.request import NO_BOUND, RequestTemplate
 

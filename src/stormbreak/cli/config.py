@@ -16,8 +16,7 @@ from stormbreak.config import (
 )
 from stormbreak.config.settings import TargetSettings
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.http.endpoint import origin_of
-from stormbreak.http.environment import key_variables
+from stormbreak.http.endpoint import key_variables, origin_of
 from stormbreak.llm.providers import PRESETS
 
 

@@ -9,7 +9,7 @@ from stormbreak.doctor.discovery import RequestPath, class_name, find_paths, lea
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
 from stormbreak.doctor.retries import check_retries, retrier
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.environment import is_disabled
+from stormbreak.http.policy_in_force import is_disabled
 
 MAX_CLIENTS = 16  # open clients of one class; one per host and event loop is enough
 

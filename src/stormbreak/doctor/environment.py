@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 from stormbreak.doctor.findings import Finding, Severity
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import origin_of, same_origin
-from stormbreak.http.environment import is_disabled, tls_context
+from stormbreak.http.h1.connection_factory import tls_context
 from stormbreak.http.h1.proxy import proxy_for
+from stormbreak.http.policy_in_force import is_disabled
 from stormbreak.llm.providers import PRESETS
 
 _ANY_ORIGIN = origin_of(PRESETS["openai"].base_url, None)

@@ -27,7 +27,7 @@ from stormbreak.functions.function_call import AsyncAttempts, Attempts, Function
 from stormbreak.functions.iterators import async_streaming, streaming
 from stormbreak.functions.outcome_rules import FailureRules, Predicate, Rules
 from stormbreak.hidden_keys import quoted
-from stormbreak.http.environment import in_force, tenants_in_force
+from stormbreak.http.policy_in_force import in_force, tenants_in_force
 from stormbreak.types import Call, Priority, Target
 
 P = ParamSpec("P")

@@ -31,8 +31,8 @@ from stormbreak.gateway.spend_ledger import LedgerRecord
 from stormbreak.gateway.worker import Reply, Start
 from stormbreak.gateway.workers import CHANGE_TIMEOUT, WorkerGoneError, WorkerProcess, Workers
 from stormbreak.hidden_keys import hidden
-from stormbreak.http.environment import SHARE, share
 from stormbreak.http.h1.server import listen
+from stormbreak.http.policy_in_force import SHARE, share
 from stormbreak.telemetry.gauges import Rule
 from stormbreak.telemetry.live_state import LiveState
 from stormbreak.telemetry.merged_metrics import counts_of, merged_metrics

@@ -25,13 +25,12 @@ from stormbreak.drivers.listeners import Observable
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_for
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Repairs, Schema, schema_of
-from stormbreak.http.endpoint import DynamicKey, KeyFunction
-from stormbreak.http.environment import find_endpoint
+from stormbreak.http.endpoint import DynamicKey, KeyFunction, find_endpoint
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.h1.connection_factory import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
+from stormbreak.http.policy_in_force import engine_for
 from stormbreak.http.prepared_request import PreparedRequest
-from stormbreak.http.pricing import engine_for
 from stormbreak.http.request import (
     NO_MODEL,
     RequestFields,

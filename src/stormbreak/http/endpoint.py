@@ -2,26 +2,32 @@
 
 A key belongs to one origin and is never sent to another. Redirects are not followed, so the origin of a
 request is known before it is sent.
+
+Keys come from, in this order: the variable the user named; the named provider's own variable, for its own
+address only; `STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_API_KEY`, but only together with
+`OPENAI_BASE_URL` or for OpenAI's own address, so that no key gets to another host.
 """
 
 import asyncio
 import inspect
+import os
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2s
 from ipaddress import ip_address
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 
+from stormbreak.core.policy import Policy
 from stormbreak.drivers.blocking import foreign
 from stormbreak.errors import ConfigurationError
-from stormbreak.hidden_keys import has_key_prefix, holds_token, quoted
+from stormbreak.hidden_keys import VARIABLE, has_key_prefix, holds_token, is_constant, quoted
 from stormbreak.http.h1.address import PORTS
 from stormbreak.http.prepared_request import FixedHead
 from stormbreak.llm.endpoints import Shape, shape_of
-from stormbreak.llm.providers import key_headers
+from stormbreak.llm.providers import PRESETS, KnownProvider, key_headers, preset
 from stormbreak.types import Outcome, Verdict
 
 _SALT = secrets.token_bytes(16)  # digests distinguish the keys of one process only
@@ -251,3 +257,130 @@ class DynamicKey:
 
 def _failed(why: str) -> Outcome:
     return Outcome(Verdict.AUTH, detail=f"the key function failed: {why}")
+
+
+# ---------------------------------------------------------------- an endpoint, as the environment says
+
+
+class ProviderEndpoint(NamedTuple):
+    """A provider's name, as it appears in targets, and its origin.
+
+    In a settings file it has a `name`, and its own `policy`. A `key` function is called before each attempt.
+    """
+
+    provider: str
+    origin: Origin
+    name: str = ""
+    policy: Policy | None = None
+    key: DynamicKey | None = None
+    allow_http: bool = False
+
+
+def find_endpoint(
+    provider: str | None = None,
+    *,
+    base_url: str | None = None,
+    api_key: str | DynamicKey | None = None,
+    api_key_env: str | None = None,
+    allow_http: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> ProviderEndpoint:
+    """Find where to send, and the key; `provider` names a preset, `base_url` overrides its address.
+
+    Raises:
+        ConfigurationError: there is no address, or a needed key is missing; names the variable.
+    """
+    known = preset(provider) if provider else None
+    if base_url is None:
+        base_url = known.base_url if known else _base_url(environ)
+    dynamic = api_key if isinstance(api_key, DynamicKey) else None
+    if isinstance(api_key, DynamicKey):
+        api_key = api_key.stand_in
+    elif api_key is None:
+        api_key = _key(known, base_url, api_key_env, environ)
+    origin = origin_of(base_url, api_key, allow_http=allow_http)
+    if api_key is None and known is not None and known.key_env is not None:
+        raise ConfigurationError(_no_key(known, origin))
+    name = known.name if known else _name_of(origin)
+    return ProviderEndpoint(name, origin, key=dynamic, allow_http=allow_http)
+
+
+def _base_url(environ: Mapping[str, str]) -> str:
+    for name in ("STORMBREAK_BASE_URL", "OPENAI_BASE_URL"):
+        if environ.get(name):
+            return environ[name]
+    if environ.get("OPENAI_API_KEY"):
+        return PRESETS["openai"].base_url
+    raise ConfigurationError(
+        "no provider: name one, or give a base URL, or set STORMBREAK_BASE_URL"
+    )
+
+
+def _key(
+    known: KnownProvider | None, base_url: str, named: str | None, environ: Mapping[str, str]
+) -> str | None:
+    if named is not None:
+        return _value_of(named, environ)
+    candidates = _candidates(known, base_url, environ)
+    return next((environ[name] for name in candidates if environ.get(name)), None)
+
+
+def key_variables(
+    provider: str | None, base_url: str | None, environ: Mapping[str, str] = os.environ
+) -> list[str]:
+    """Return the variables that may hold the key, in their order; raise ConfigurationError if there is no address."""
+    known = preset(provider) if provider else None
+    if base_url is None:
+        base_url = known.base_url if known else _base_url(environ)
+    return _candidates(known, base_url, environ)
+
+
+def _candidates(
+    known: KnownProvider | None, base_url: str, environ: Mapping[str, str]
+) -> list[str]:
+    candidates: list[str] = []
+    if known is not None and known.key_env and same_origin(base_url, known.base_url):
+        candidates.append(known.key_env)
+    if _is_that_of(environ.get("STORMBREAK_BASE_URL"), base_url):
+        candidates.append("STORMBREAK_API_KEY")
+    openai = PRESETS["openai"].base_url
+    if _is_that_of(environ.get("OPENAI_BASE_URL"), base_url) or same_origin(base_url, openai):
+        candidates.append("OPENAI_API_KEY")
+    return [*dict.fromkeys(candidates)]
+
+
+def _value_of(named: str, environ: Mapping[str, str]) -> str:
+    """Return the variable of that name; an error never shows it, since it may be the key itself."""
+    is_name = VARIABLE.fullmatch(named) is not None
+    if is_name and environ.get(named):
+        return environ[named]
+    if has_key_prefix(named) or (holds_token(named) and not is_constant(named)):
+        raise ConfigurationError(
+            "api_key_env looks like a key, not like the name of a variable: put the key into a variable"
+        )
+    if not is_name:
+        raise ConfigurationError(
+            "api_key_env must be the name of a variable: letters, digits and _, no digit first"
+        )
+    raise ConfigurationError(f"no API key: the environment variable {named} is not set")
+
+
+def _is_that_of(other: str | None, base_url: str) -> bool:
+    return same_origin(base_url, other) if other else False
+
+
+def _no_key(known: KnownProvider, origin: Origin) -> str:
+    if same_origin(origin.base_url, known.base_url):
+        return f"no API key: set {known.key_env}"
+    return (
+        f"no API key for {origin.host}: {known.key_env} belongs to {urlsplit(known.base_url).hostname};"
+        " name the variable (api_key_env) that holds the key of this address"
+    )
+
+
+def _name_of(origin: Origin) -> str:
+    """Return the name of the preset with this base URL, else the host and port."""
+    for known in PRESETS.values():
+        if known.base_url == origin.base_url:
+            return known.name
+    return urlsplit(origin.base_url).netloc

@@ -1,18 +1,10 @@
 """The cost of answers, and the default prices: today's list prices."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
 
-from stormbreak.core.engine import Engine
-from stormbreak.core.fleet_policy import FleetPolicy
-from stormbreak.core.policy import Policy
-from stormbreak.core.tenant import TenantLimits, check_tenants
 from stormbreak.cost.price_source import PriceOf, PriceTable, known_cost, known_prices
-from stormbreak.cost.spend_gate import SpendAccounts
-from stormbreak.fleet import fleet_for
-from stormbreak.http.environment import in_force, tenants_in_force
 from stormbreak.types import CACHE, DEGRADED, Target, Usage
 
 _NOTHING = Decimal(0)
@@ -59,32 +51,3 @@ def check_installed() -> None:
     from stormbreak.cost.list_prices import ListPrices  # noqa: PLC0415 - it is slow to load
 
     ListPrices().check()
-
-
-def check_prices(
-    policy: Policy, tenants: Mapping[str, TenantLimits] = MappingProxyType({})
-) -> None:
-    """Load the list prices if `policy` or a tenant has a spend limit, so that no call waits for that.
-
-    Raises:
-        ConfigurationError: they are not installed, or the limits of a tenant are invalid.
-    """
-    check_tenants(tenants)
-    if policy.spend.acts or any(each.spend.acts for each in tenants.values()):
-        list_price("openai", "")
-
-
-def engine_for(
-    policy: Policy | str,
-    fleet: FleetPolicy | str | None = None,
-    tenants: Mapping[str, TenantLimits] | None = None,
-    prices: PriceOf | None = None,
-) -> Engine:
-    """Make an engine for a policy, or a preset, as it is in force here; raise as `check_prices` and `fleet_for` do.
-
-    `prices` are by default today's list prices.
-    """
-    chosen, limits = in_force(policy, fleet), tenants_in_force(tenants)
-    if prices is None:
-        check_prices(chosen, limits)
-    return Engine(chosen, SpendAccounts(prices or list_price), fleet_for(chosen), limits)

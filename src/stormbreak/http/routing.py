@@ -19,8 +19,7 @@ from stormbreak.core.fallback_policy import (
 )
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.http.endpoint import DynamicKey, Origin
-from stormbreak.http.environment import ProviderEndpoint, find_endpoint
+from stormbreak.http.endpoint import DynamicKey, Origin, ProviderEndpoint, find_endpoint
 from stormbreak.http.h1.connection import Connection
 from stormbreak.http.local_answers import LocalAnswers
 from stormbreak.types import CACHE, DEGRADED, FALLBACK, Target, Verdict

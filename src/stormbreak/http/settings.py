@@ -32,12 +32,12 @@ from stormbreak.file_reader import read_text
 from stormbreak.fleet import fleet_for
 from stormbreak.hidden_keys import hidden, quoted
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.endpoint import DynamicKey, KeyFunction
-from stormbreak.http.environment import ProviderEndpoint, find_endpoint, in_force, tenants_in_force
+from stormbreak.http.endpoint import DynamicKey, KeyFunction, ProviderEndpoint, find_endpoint
 from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.h1.connection_factory import connect
 from stormbreak.http.local_answers import Degraded, LocalAnswers
-from stormbreak.http.pricing import check_prices, list_price, prices_in
+from stormbreak.http.policy_in_force import check_prices, in_force, tenants_in_force
+from stormbreak.http.pricing import list_price, prices_in
 from stormbreak.http.routing import OriginConnections, Pool, Routes, RouteTable, TargetConfig
 from stormbreak.http.sync_client import Client
 from stormbreak.types import Target

@@ -21,7 +21,7 @@ from stormbreak.batch.store.run_file import Run, TableRef, find_moved, read_exis
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
-from stormbreak.http.environment import find_endpoint
+from stormbreak.http.endpoint import find_endpoint
 
 
 def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: PriceOf) -> RowCounts:

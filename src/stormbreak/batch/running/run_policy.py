@@ -11,8 +11,8 @@ from stormbreak.core.fleet_policy import FleetPolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.environment import in_force
 from stormbreak.http.h1.connection import POOL_LIMIT
+from stormbreak.http.policy_in_force import in_force
 
 
 def policy_of_run(policy: Policy, options: BatchOptions, *, store: str | None = None) -> Policy:

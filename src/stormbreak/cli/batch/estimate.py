@@ -30,7 +30,7 @@ from stormbreak.cost.price_lookup import load_lookup
 from stormbreak.cost.sheet import Column, Kind, Sheet
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
-from stormbreak.http.environment import find_endpoint
+from stormbreak.http.endpoint import find_endpoint
 from stormbreak.llm.tokens import ANSWER
 from stormbreak.report.cost_facts import CostFacts
 

@@ -1,13 +1,14 @@
 """Make connections: with the proxy and the certificates of the environment, or those that a transport is given."""
 
+import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from stormbreak.drivers.locks import cached_value
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import Origin
-from stormbreak.http.environment import tls_context
 from stormbreak.http.h1.connection import POOL_LIMIT, Connection
 from stormbreak.http.h1.proxy import is_proxy, proxy_for
 
@@ -24,6 +25,28 @@ def connect(limit: int, origin: Origin) -> Connection:
         proxy=proxy_for(origin),
         tls=tls_context() if origin.base_url.startswith("https:") else None,
     )
+
+
+def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+    """Return the trusted certificates: those in SSL_CERT_FILE, or those of this machine, or if it has none, certifi's.
+
+    Raises:
+        ConfigurationError: SSL_CERT_FILE holds no certificates that can be read.
+    """
+    path = environ.get("SSL_CERT_FILE")
+    try:
+        context = ssl.create_default_context(cafile=path or None)
+    except OSError as error:
+        reason = error.strerror or "no certificates in it"
+        raise ConfigurationError(f"SSL_CERT_FILE {path}: {reason}") from None
+    places = ssl.get_default_verify_paths()
+    known = path or places.cafile or places.capath or context.cert_store_stats()["x509_ca"]
+    if not known:  # as some builds of Python
+        with suppress(ImportError):
+            import certifi  # noqa: PLC0415 - comes with the SDKs' HTTP libraries
+
+            context.load_verify_locations(certifi.where())
+    return context
 
 
 class ConnectionFactory:

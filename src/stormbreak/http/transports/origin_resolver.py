@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 from stormbreak.core.fallback_policy import Fallback
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
-from stormbreak.http.endpoint import Origin, origin_of
-from stormbreak.http.environment import ProviderEndpoint
+from stormbreak.http.endpoint import Origin, ProviderEndpoint, origin_of
 from stormbreak.http.h1.connection import Connection
 from stormbreak.http.routing import OriginConnections, Routes, TargetConfig
 from stormbreak.llm.providers import PRESETS

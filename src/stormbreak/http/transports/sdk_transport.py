@@ -33,7 +33,7 @@ from stormbreak.http.endpoint import same_origin
 from stormbreak.http.h1.connection import Connection, RepeatableHeaders, with_repeats
 from stormbreak.http.h1.connection_factory import Cert, ConnectionFactory, Verify
 from stormbreak.http.local_answers import Degraded, LocalAnswers
-from stormbreak.http.pricing import engine_for
+from stormbreak.http.policy_in_force import engine_for
 from stormbreak.http.request import NO_MODEL, Lookup
 from stormbreak.http.routing import OriginConnections, Routes, TargetConfig
 from stormbreak.http.session import BufferedSender, StreamSender, asker_of, cache_answer, make_call

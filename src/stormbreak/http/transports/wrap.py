@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.pricing import engine_for
+from stormbreak.http.policy_in_force import engine_for
 from stormbreak.http.settings import LiveSettings
 from stormbreak.http.transports.sdk_transport import SdkTransport
 
