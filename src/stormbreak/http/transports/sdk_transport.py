@@ -134,11 +134,10 @@ class SdkTransport(Observable):
             http2=http2,
         )
         self._check_inner(inner)
-        self.inner, self.trust_env = inner, trust_env
         connections = OriginConnections(self._connecting.connection_to)
         self.engine, self._settings = self._engine_of(policy, connections, degraded, fleet, tenants)
         self._driver = driver = self._new_driver()
-        self._stream_on_wire = stream_on_wire
+        self.inner, self.trust_env, self._stream_on_wire = inner, trust_env, stream_on_wire
         self._resolver = OriginResolver(
             self.engine.policy.fallback,
             allow_http=allow_http,
