@@ -55,7 +55,6 @@ class OnChange(Protocol):
 
     def __call__(self, before: State, after: State, *, now: float, until: float | None) -> None:
         """`until` is the end of the open time, or of a timed isolation."""
-        ...
 
 
 class Breaker:

@@ -38,7 +38,6 @@ class OnCooldown(Protocol):
 
     def __call__(self, *, now: float, until: float | None) -> None:
         """`until` is its end; None when it is lifted."""
-        ...
 
 
 class Cooldown:

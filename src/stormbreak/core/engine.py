@@ -41,14 +41,12 @@ class ContextListener(Protocol):
 
     def begins(self, call: Call, now: float) -> None:
         """Handle the start of `call`. An exception is logged once, and fails no call."""
-        ...
 
     def around(self, number: int, sent: Send) -> AbstractContextManager[object]:
         """Return the context of one attempt of that call: entered before it is sent, left when its sender is done.
 
         It must not raise.
         """
-        ...
 
 
 class Fleet(Protocol):
@@ -56,25 +54,20 @@ class Fleet(Protocol):
 
     def start_over(self) -> None:
         """Forget all leases, as in a forked child."""
-        ...
 
     def lease(self, engine: "Engine", state: TargetState) -> TargetLease:
         """Make the leases of a target, and renew them while its state lives."""
-        ...
 
     def share_spending(
         self, engine: "Engine", policy: Policy, gate: SpendingGate, tenant: Tenant | None = None
     ) -> None:
         """Share the spend limit of a target, or of a tenant at it, once for each account."""
-        ...
 
     def rest(self) -> None:
         """Give all leases back soon, until a call needs them again."""
-        ...
 
     def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:
         """Return whether each store answers, and since when."""
-        ...
 
 
 class Engine:

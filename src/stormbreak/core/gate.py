@@ -32,20 +32,16 @@ class Gate(Protocol):
 
     def ready_at(self, call: Call, now: float, /) -> float:
         """READY, the time at which it makes sense to ask again, or NEVER. Changes nothing."""
-        ...
 
     def take(self, call: Call, now: float, /) -> Any:
         """Let one attempt pass and return a token for `settle`. Only for a gate that is READY for this call."""
-        ...
 
     def settle(self, token: Any, outcome: Outcome, now: float, uniform: float, /) -> None:
         """Take back `token` and learn from `outcome`. CANCELLED frees the token and teaches nothing."""
-        ...
 
     @property
     def on_success(self) -> Callable[[Any, Outcome, float, float], None] | None:
         """The same as `settle`, for a success only; None if it does nothing then."""
-        ...
 
 
 class SlotGate:
@@ -93,19 +89,15 @@ class SpendingGate(Gate, Protocol):
 
     def veto(self, call: Call, now: float) -> Rejection | None:
         """Why `call`, which cannot leave now, never will; None if it may still leave."""
-        ...
 
     def is_current(self, token: Any, now: float) -> bool:
         """Whether what was reserved with `token` belongs to the present period."""
-        ...
 
     def recheck_at(self) -> float:
         """When to look again although the gate said NEVER; inf: not before an event."""
-        ...
 
     def ask_fleet(self, call: Call, now: float) -> None:
         """Ask the fleet for the money that `call` lacks."""
-        ...
 
 
 class SpendLimits(Protocol):
@@ -113,11 +105,9 @@ class SpendLimits(Protocol):
 
     def start_over(self) -> None:
         """Forget all that was spent, as in a forked child."""
-        ...
 
     def of_tenant(self, name: str, policy: SpendPolicy) -> "SpendLimits":
         """Return those of a tenant, which shares no account; what it spent in the same period counts under another limit."""
-        ...
 
     def gate(
         self,
@@ -127,15 +117,12 @@ class SpendLimits(Protocol):
         on_settled: Callable[[float, SpendingGate], None],
     ) -> SpendingGate | None:
         """Make the gate of a target; None where there is no limit. `on_settled` is called after each attempt."""
-        ...
 
     def replace(self, changes: Sequence[tuple[Target | None, SpendPolicy, SpendPolicy]]) -> None:
         """Replace limits: of a target (None: of all), that of before by another one."""
-        ...
 
     def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:
         """Return the state of each account."""
-        ...
 
 
 # ---------------------------------------------------------------- permit
@@ -147,15 +134,12 @@ class Issuer(Protocol):
     @property
     def slots(self) -> object:
         """The gate that counts its permits."""
-        ...
 
     def settle(self, permit: "Permit", outcome: Outcome, now: float, uniform: float) -> None:
         """Give every gate its token back, with the outcome of the attempt; a second time does nothing."""
-        ...
 
     def first_output(self, tokens: list[Any], now: float) -> None:
         """Note that the attempt produces its first output."""
-        ...
 
 
 class Permit(msgspec.Struct, eq=False):  # its constructor is not written in Python

@@ -247,23 +247,18 @@ class Rate(Protocol):
 
     def ready_at(self, amount: float, now: float, /) -> float:
         """Return the time from which `amount` may be taken without refunds."""
-        ...
 
     def turn_at(self, ahead: float, now: float, /) -> float:
         """Return the time from which one may be taken after `ahead` others."""
-        ...
 
     def take(self, amount: float, now: float) -> float:
         """Take `amount`, and return a receipt for `refund`."""
-        ...
 
     def settle(self, amount: float, *, latest: float) -> None:
         """Give back `amount` that was not used; a negative one was used beyond what was taken."""
-        ...
 
     def refund(self, amount: float, receipt: float, now: float) -> None:
         """Give back an amount that was taken for nothing."""
-        ...
 
 
 class Bucket:

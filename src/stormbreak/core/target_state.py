@@ -49,31 +49,24 @@ class Shared(Protocol):
 
     def policy_of(self, target: Target) -> Policy:
         """Return the policy of a target."""
-        ...
 
     def is_gone(self, target: Target) -> bool:
         """Whether no new call may go there."""
-        ...
 
     def budgets(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
         """Return the retry budget of a policy, and that of its shadow."""
-        ...
 
     def spend_gate(self, policy: Policy, target: Target) -> SpendingGate | None:
         """Make the spend gate of a target; None where its policy has no spend limit."""
-        ...
 
     def lease(self, state: "TargetState") -> TargetLease | None:
         """Make the leases of a target; None where its policy shares nothing with a fleet."""
-        ...
 
     def wake(self, ticket: Ticket) -> None:
         """Ask the driver to resume a waiting call."""
-        ...
 
     def emit(self, event: Event) -> None:
         """Leave an event for the listeners."""
-        ...
 
 
 class TargetState:

@@ -114,7 +114,6 @@ class Host(Shared, Protocol):
         self, policy: Policy, gate: SpendingGate, tenant: "Tenant | None" = None
     ) -> None:
         """Share the account of a gate with the fleet, if there is one."""
-        ...
 
 
 class Tenant:

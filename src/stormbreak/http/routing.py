@@ -275,13 +275,11 @@ class TargetResolver(Protocol):
     @property
     def first(self) -> TargetConfig:
         """The config that describes the client."""
-        ...
 
     def resolve(self, model: str) -> TargetConfig: ...
 
     def owned(self) -> tuple[LocalAnswers | Connection, ...]:
         """Return what is closed with the client."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,27 +256,21 @@ class ResponseStream(Protocol):
 
         Cancelling closes the connection.
         """
-        ...
 
     def take(self) -> bytes | Outcome | None:
         """Return the same, if it has come; else None."""
-        ...
 
     def wait(self) -> Awaitable[None]:
         """Wait until there may be something to take; not where there is. Cancelling closes the connection."""
-        ...
 
     def limit_silence(self, seconds: float) -> None:
         """From now on wait at most `seconds` for the next bytes."""
-        ...
 
     def spoil(self) -> None:
         """Let no other request use the connection: what came is no answer to this one. Before `close`."""
-        ...
 
     def close(self) -> None:
         """Close the connection, unless the body was read to its end. A waiting reader wakes."""
-        ...
 
 
 async def collect(stream: ResponseStream, judge: Judge | None = None) -> ExchangeResult:
@@ -318,18 +312,14 @@ class Connection(Protocol):
     @property
     def blocking(self) -> "Connection":
         """The same for coroutines that block their thread (`drivers.blocking`)."""
-        ...
 
     async def exchange(
         self, request: PreparedRequest, judge: Judge | None = None
     ) -> ExchangeResult:
         """Send once and read the whole response. Cancelling closes the socket, and so does a response that `judge` refuses."""
-        ...
 
     async def open(self, request: PreparedRequest) -> ResponseStream | Outcome:
         """Send once, and wait for the head of the response. Cancelling closes the socket."""
-        ...
 
     async def close(self) -> None:
         """Close the sockets of the running loop."""
-        ...

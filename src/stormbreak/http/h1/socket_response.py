@@ -23,7 +23,6 @@ class ResponseOwner(Protocol):
     @property
     def streams(self) -> "LiveSet[SocketResponse]":
         """Responses whose body may still be read."""
-        ...
 
 
 class SocketResponse:
