@@ -17,6 +17,8 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import TypeAlias
 
+import msgspec
+
 from stormbreak.core.checks import check_types, require, require_at_least, require_positive
 from stormbreak.core.gate import Permit
 from stormbreak.types import Call, Outcome, Priority, Rejection
@@ -59,7 +61,7 @@ class QueuePolicy:
 Withdraw: TypeAlias = Callable[["Ticket", float], None]
 
 
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """The place of one call in the queue of its target.
 
     The queue puts a `permit` or a `rejection` on it, never both; until then its owner waits, at the latest
@@ -67,20 +69,15 @@ class Ticket:
     which touches them only under the engine's lock.
     """
 
-    __slots__ = (
-        "_withdraw", "call", "check_at", "due", "expires_at", "permit", "queued_at", "rejection", "waker",
-    )  # fmt: skip
-
-    def __init__(self, withdraw: Withdraw, call: Call, queued_at: float, expires_at: float) -> None:
-        self._withdraw = withdraw
-        self.call = call
-        self.queued_at = queued_at
-        self.expires_at = expires_at
-        self.check_at: float | None = None  # set for the one ticket that keeps time for its queue
-        self.permit: Permit | None = None
-        self.rejection: Rejection | None = None
-        self.due = False
-        self.waker: Callable[[], None] | None = None
+    _withdraw: Withdraw
+    call: Call
+    queued_at: float
+    expires_at: float
+    check_at: float | None = None  # set for the one ticket that keeps time for its queue
+    permit: Permit | None = None
+    rejection: Rejection | None = None
+    due: bool = False
+    waker: Callable[[], None] | None = None
 
     @property
     def decided(self) -> bool:

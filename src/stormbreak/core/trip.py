@@ -73,14 +73,12 @@ class TripCounter(ABC):
         """Reset the counts, as when a circuit closes."""
 
 
+@dataclass(slots=True, eq=False)
 class ConsecutiveCounter(TripCounter):
     """Failures in a row."""
 
-    __slots__ = ("_failures", "_threshold")
-
-    def __init__(self, threshold: int) -> None:
-        self._threshold = threshold
-        self._failures = 0
+    _threshold: int
+    _failures: int = 0
 
     def record(self, now: float, failed: int, took: float) -> bool:  # noqa: ARG002
         self._failures = self._failures + 1 if failed else 0
@@ -138,22 +136,14 @@ class DeadTargetCounter(TripCounter):
         self._counted_since = inf
 
 
+@dataclass(slots=True, eq=False)
 class RateCounter(TripCounter):
     """The share of failures in a window; with a threshold of slow calls, failed, answered or cut."""
 
-    __slots__ = ("_min_calls", "_ratio", "_slow_call_threshold", "_window")
-
-    def __init__(
-        self,
-        window: TimeWindow | CountWindow,
-        ratio: float,
-        min_calls: int,
-        slow_call_threshold: float | None = None,
-    ) -> None:
-        self._window = window
-        self._ratio = ratio
-        self._min_calls = min_calls
-        self._slow_call_threshold = slow_call_threshold
+    _window: TimeWindow | CountWindow
+    _ratio: float
+    _min_calls: int
+    _slow_call_threshold: float | None = None
 
     def record(self, now: float, failed: int, took: float) -> bool:
         counted = failed if self._slow_call_threshold is None else self.is_slow(took)

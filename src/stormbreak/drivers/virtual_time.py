@@ -13,6 +13,8 @@ from itertools import count
 from math import inf
 from typing import Any, TypeAlias
 
+import msgspec
+
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, Command, DeliverStream, Flow, Race, Send, WaitFor
 from stormbreak.drivers.flow_stepper import Stepper
@@ -139,42 +141,31 @@ class VirtualDriver:
         self.stepper.first_output(send)
 
 
-class _Rival:
+class _Rival(msgspec.Struct, eq=False):
     """One of several attempts of a call that are under way at the same time."""
 
-    __slots__ = ("give_up", "timer")
-
-    def __init__(self) -> None:
-        self.give_up: Callable[[], None] | None = None
-        self.timer: Timer | None = None
+    give_up: Callable[[], None] | None = None
+    timer: Timer | None = None
 
 
-class _Run:
+class _Run(msgspec.Struct, eq=False):
     """One call under way. `_turn` tells apart what it waits for now from what it no longer waits for.
 
     In a `_race` the `_rivals` are under way; the `_winner` may have more to say.
     """
 
-    __slots__ = (
-        "_delivering", "_done", "_driver", "_ended", "_give_up", "_race", "_rivals", "_sender",
-        "_timer", "_turn", "_winner", "flow",
-    )  # fmt: skip
-
-    def __init__(
-        self, driver: VirtualDriver, sender: VirtualSender, done: Callable[[CallResult], None]
-    ) -> None:
-        self._driver = driver
-        self._sender = sender
-        self._done = done
-        self._turn = 0
-        self._delivering: int | None = None  # the turn of the attempt that is being delivered
-        self._ended = False
-        self.flow: Flow | None = None
-        self._give_up: Callable[[], None] | None = None
-        self._timer: Timer | None = None
-        self._race: Race | None = None
-        self._rivals: dict[Send, _Rival] = {}
-        self._winner: Send | None = None
+    _driver: VirtualDriver
+    _sender: VirtualSender
+    _done: Callable[[CallResult], None]
+    _turn: int = 0
+    _delivering: int | None = None  # the turn of the attempt that is being delivered
+    _ended: bool = False
+    flow: Flow | None = None
+    _give_up: Callable[[], None] | None = None
+    _timer: Timer | None = None
+    _race: Race | None = None
+    _rivals: dict[Send, _Rival] = {}
+    _winner: Send | None = None
 
     def cancel(self) -> None:
         if self._ended or self.flow is None:

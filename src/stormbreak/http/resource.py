@@ -5,6 +5,7 @@ No tokens are reserved for them.
 """
 
 from collections.abc import AsyncIterable
+from dataclasses import KW_ONLY, dataclass, field
 from math import inf
 from typing import BinaryIO, Protocol
 
@@ -17,7 +18,7 @@ from stormbreak.http.session import PreparedAttempt, Sender
 from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.response_verdict import request_id_of
-from stormbreak.types import Outcome, Verdict
+from stormbreak.types import Outcome, Target, Verdict
 
 
 class Upload(AsyncIterable[bytes], Protocol):
@@ -27,6 +28,7 @@ class Upload(AsyncIterable[bytes], Protocol):
     def size(self) -> int: ...
 
 
+@dataclass(eq=False, repr=False)
 class Resource(Lookup):
     """A request about a file or a job, which may change it. Every attempt has the same idempotency `key`.
 
@@ -34,42 +36,32 @@ class Resource(Lookup):
     into the file `into`, from its current position on, where there is one.
     """
 
-    def __init__(
-        self,
-        method: str,
-        endpoint: str,
-        *,
-        body: bytes | Upload = b"",
-        content_type: str = "application/json",
-        dialect: Shape = Shape.RESOURCE,
-        key: str = "",
-        into: BinaryIO | None = None,
-    ) -> None:
-        self.prepared = {}
-        self.into = into
-        self._method = method
-        self._endpoint = endpoint
-        self._body = body
-        self._content_type = content_type
-        self._dialect = dialect
-        self._key = key
+    method: str
+    endpoint: str
+    _: KW_ONLY
+    body: bytes | Upload = b""
+    content_type: str = "application/json"
+    dialect: Shape = Shape.RESOURCE
+    key: str = ""
+    into: BinaryIO | None = None
+    prepared: dict[Target, tuple[Route, PreparedRequest]] = field(default_factory=dict, init=False)
 
     def prepare(self, route: Route) -> PreparedRequest:
         """Prepare the request, once; raise ConfigurationError if the endpoint is no path."""
         found = self.prepared.get(route.target)
         if found is not None:
             return found[1]
-        headers = {**route.origin.headers[self._dialect], "Accept": ACCEPT_ANY}
-        headers["Content-Type"] = self._content_type
-        if self._key:
-            headers[IDEMPOTENCY_KEY] = self._key
-        if not isinstance(self._body, bytes):
-            headers["Content-Length"] = str(self._body.size)
+        headers = {**route.origin.headers[self.dialect], "Accept": ACCEPT_ANY}
+        headers["Content-Type"] = self.content_type
+        if self.key:
+            headers[IDEMPOTENCY_KEY] = self.key
+        if not isinstance(self.body, bytes):
+            headers["Content-Length"] = str(self.body.size)
         request = PreparedRequest(
-            route.origin.url_of(self._endpoint),
+            route.origin.url_of(self.endpoint),
             headers,
-            self._body,
-            method=self._method,
+            self.body,
+            method=self.method,
             max_bytes=None if self.into is None else inf,
         )
         self.prepared[route.target] = route, request
