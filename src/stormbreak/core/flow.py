@@ -21,6 +21,8 @@ from collections.abc import Generator
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import msgspec
+
 from stormbreak.core.fallback_policy import Step
 from stormbreak.core.gate import Permit
 from stormbreak.core.queue_order import Ticket
@@ -52,7 +54,7 @@ class Send(NamedTuple):
     permit: Permit | None = None
 
 
-class Race:
+class Race(msgspec.Struct, eq=False):
     """Run all of `sends` until the first of them ends, or until `until` (inf: no limit).
 
     Attempts in flight go on, the others start now. The driver cancels an attempt in flight that the next command
@@ -60,12 +62,9 @@ class Race:
     at `until` with None. Only for calls whose driver supports races.
     """
 
-    __slots__ = ("first", "sends", "until")
-
-    def __init__(self, sends: tuple[Send, ...], until: float) -> None:
-        self.sends = sends
-        self.until = until
-        self.first: Send | None = None
+    sends: tuple[Send, ...]
+    until: float
+    first: Send | None = None
 
 
 class DeliverStream(NamedTuple):

@@ -13,6 +13,8 @@
 from enum import Enum
 from math import ceil, inf
 
+import msgspec
+
 from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.gate import NEVER, READY, InFlight
 from stormbreak.core.trip import ROUNDING
@@ -34,16 +36,13 @@ class Decision(Enum):
     UNHEALTHY = "unhealthy"
 
 
-class Probe:
+class Probe(msgspec.Struct, eq=False):
     """One place in a trial. `flight` belongs to the breaker."""
 
-    __slots__ = ("flight", "lease_until", "sent_at", "trial")
-
-    def __init__(self, trial: "Trial", sent_at: float, lease_until: float) -> None:
-        self.trial = trial
-        self.sent_at = sent_at
-        self.lease_until = lease_until
-        self.flight: InFlight | None = None
+    trial: "Trial"
+    sent_at: float
+    lease_until: float
+    flight: InFlight | None = None
 
 
 class Trial:

@@ -11,6 +11,8 @@ from math import inf
 from types import TracebackType
 from typing import NamedTuple
 
+import msgspec
+
 from stormbreak.core.checks import require
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import quoted
@@ -55,15 +57,12 @@ class Scope(NamedTuple):
         )
 
 
-class _Frame:
+class _Frame(msgspec.Struct, eq=False):
     """A scope that was entered; `ended` if it was left in another context than that which it was entered in."""
 
-    __slots__ = ("ended", "outer", "scope")
-
-    def __init__(self, scope: Scope, outer: "_Frame | None") -> None:
-        self.scope = scope
-        self.outer = outer
-        self.ended = False
+    scope: Scope
+    outer: "_Frame | None"
+    ended: bool = False
 
 
 _NOTHING = Scope()

@@ -12,6 +12,8 @@ from hashlib import blake2b
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import msgspec
+
 from stormbreak.core.fallback_policy import Fallback
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
@@ -131,19 +133,16 @@ class OriginResolver:
         return tuple(self._connections.values())
 
 
-class KeptRoutes:
+class KeptRoutes(msgspec.Struct, eq=False):
     """Routes, and how many calls use them; changed under the lock of the resolver.
 
     `config` is that of the last call. It refers to the routes: if these knew it, they would keep their connections.
     """
 
-    __slots__ = ("_lock", "calls", "config", "routes")
-
-    def __init__(self, routes: Routes, lock: Any) -> None:
-        self.routes = routes
-        self.config: TargetConfig | None = None
-        self.calls = 0
-        self._lock = lock
+    routes: Routes
+    _lock: Any
+    config: TargetConfig | None = None
+    calls: int = 0
 
     def __enter__(self) -> Self:
         return self
