@@ -410,7 +410,8 @@ class AsyncClient(ClientControls):
         """
         config = self._resolver.resolve(template.model)
         route, _ = config.route_and_steps(template.model)
-        limit_output(self.engine, template, config, route, current().tenant or "")
+        if config.reserves or self.engine.tenants:
+            limit_output(self.engine, template, config, route, current().tenant or "")
         return template.prepare(route)
 
     def outcome_of(self, response: HttpResponse, request: PreparedRequest) -> Outcome:

@@ -99,10 +99,8 @@ class AsyncConnection:
         pool = self._pools.get(asyncio.get_running_loop())
         if pool is None or pool.closed:
             return None
-        is_open = (
-            getattr(pool.closer, "ag_frame", None) is not None
-        )  # the end of a loop closes it, too
-        return pool if is_open else None
+        has_loop = getattr(pool.closer, "ag_frame", None) is not None  # else its end closed it
+        return pool if has_loop else None
 
     async def _new_pool(self) -> AsyncPool:
         for known in self._pools.keyrefs():  # other threads add theirs meanwhile
