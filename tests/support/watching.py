@@ -42,7 +42,7 @@ def port_of(process):
     )
 
 
-def asked(path, page="/state"):
+def http_get(path, page="/state"):
     """Send a GET to a socket or a port; return the status and the text."""
     connection = http.client.HTTPConnection("127.0.0.1", path if isinstance(path, int) else 80)
     if not isinstance(path, int):
@@ -56,7 +56,7 @@ def asked(path, page="/state"):
 
 
 def state_at(path):
-    status, text = asked(path)
+    status, text = http_get(path)
     assert status == 200
     return json.loads(text)
 

@@ -16,7 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.httpx2 import AsyncTransport, Transport
 
-KEY = "sk-door-canary-0123456789"
+KEY = "sk-canary-0123456789"
 SAY = [{"role": "user", "content": "hello"}]
 QUICK = Policy(
     retry_budget=None,
@@ -146,7 +146,7 @@ each_way = table_test("sdk", WAYS)
 
 
 @asynccontextmanager
-async def door(sdk, base_url, policy=QUICK, **more):
+async def sdk_client(sdk, base_url, policy=QUICK, **more):
     """Yield a client of an SDK and its transport; at the end, no attempt may be in flight."""
     given = {name: more.pop(name) for name in ("timeout", "max_retries") if name in more}
     transport = sdk.transport(policy, **more)
