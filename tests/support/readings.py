@@ -62,7 +62,7 @@ class Reader(NamedTuple):
         assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
 
     def check_first_output(self, stream, before, after):
-        """So many events come before the first output, and so many with it and after; then all is over."""
+        """`before` events precede the first output, `after` events are or follow it; then the stream is over."""
         assembler, seen = self.fed(*stream)
         assert seen == [False] * before + [True] * after
         assert assembler.over
