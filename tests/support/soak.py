@@ -90,9 +90,7 @@ class Soak:
         """Use a client of each kind in a child process, while the threads continue."""
         child = os.fork()
         if child == 0:
-            faulthandler.register(
-                signal.SIGALRM, chain=True
-            )  # a timer thread would not survive the fork
+            faulthandler.register(signal.SIGALRM, chain=True)  # timer threads die in a fork
             code = 1
             try:
                 for part in self.lazy:  # a fork keeps the locks of other threads
