@@ -19,8 +19,8 @@ import httpx2
 import openai
 import pytest
 from canary import KEY, PROMPT, SHOW_KEYS, WORD, assert_clean, everything_logged_to, shown_by
-from doors import SDKS
 from exporters import Exporters
+from sdk_clients import SDKS
 from sockets import End, answer, served
 
 from stormbreak import AsyncClient, Policy, explain

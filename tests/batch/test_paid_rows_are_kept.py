@@ -22,8 +22,8 @@ from batches import (
     wait_until,
     write,
 )
+from odd_servers import post_server
 from sockets import BODY
-from strangers import posted_to
 
 from stormbreak.batch import run
 from stormbreak.batch.job import Job, run_job
@@ -161,7 +161,7 @@ def test_requests_in_flight_are_not_given_up_as_unreachable(run_rows, output, mo
             release.set()
 
     began = time.monotonic()
-    with posted_to(answer) as url:
+    with post_server(answer) as url:
         place = SimpleNamespace(base_url=f"{url}/v1")
         summary = run_rows(chat_rows(3), place, tick=tick, connect_grace=0.5)
     assert (summary.end, summary.successful) == ("finished", 3)
@@ -182,7 +182,7 @@ def test_a_pause_of_the_provider_survives_a_kill(tmp_path, output):
         return 200, BODY
 
     source = write(tmp_path / "in.jsonl", chat_rows(30))
-    with posted_to(answer, **{"retry-after": "4"}) as url:
+    with post_server(answer, **{"retry-after": "4"}) as url:
         place = f"{url}/v1"
         args = run_args(source, output, place)
         with started(*args, "--concurrency", "1", "--quiet") as process:

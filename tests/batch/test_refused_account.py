@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 from batches import chat_rows, read, write
+from odd_servers import post_server
 from sockets import BODY
-from strangers import posted_to
 
 from stormbreak.batch import run
 from stormbreak.batch.running.failure_reasons import AccountErrors
@@ -55,7 +55,7 @@ class Provider:
 @contextmanager
 def provided(refuses):
     provider = Provider(refuses)
-    with posted_to(provider.answer) as url:
+    with post_server(provider.answer) as url:
         provider.base_url = f"{url}/v1"
         yield provider
 
@@ -110,7 +110,7 @@ def test_rows_in_flight_at_an_account_error_are_answered_and_written(run_rows, o
             return got
 
         provider.answer = answer
-        with posted_to(answer) as url:
+        with post_server(answer) as url:
             place = SimpleNamespace(base_url=f"{url}/v1")
             summary = run_rows(chat_rows(200), place, concurrency=WIDTH)
     assert (summary.end, summary.refused_by) == (End.REFUSED.value, Verdict.AUTH)
@@ -136,7 +136,7 @@ def test_one_ctrl_c_cuts_off_no_row_of_a_run_that_stops_by_itself(run_rows, outp
         elif runner.interrupted:
             release.set()
 
-    with posted_to(answer) as url:
+    with post_server(answer) as url:
         place = SimpleNamespace(base_url=f"{url}/v1")
         summary = run_rows(chat_rows(200), place, concurrency=WIDTH, tick=tick)
     assert (summary.end, summary.successful) == ("refused", 31)
@@ -163,7 +163,7 @@ def test_fast_account_errors_among_slow_answers_do_not_stop_the_run(run_rows):
             time.sleep(0.2)
         return 200, BODY
 
-    with posted_to(answer) as url:
+    with post_server(answer) as url:
         place = SimpleNamespace(base_url=f"{url}/v1")
         summary = run_rows(chat_rows(200), place, concurrency=60)
     assert (summary.end, summary.successful, summary.failed) == ("finished", 140, 60)
@@ -182,7 +182,7 @@ def test_account_errors_of_requests_sent_at_once_do_not_stop_the_run(run_rows):
             time.sleep(0.2)
         return refusal("invalid") if 60 < number <= 90 else (200, BODY)
 
-    with posted_to(answer) as url:
+    with post_server(answer) as url:
         place = SimpleNamespace(base_url=f"{url}/v1")
         summary = run_rows(chat_rows(200), place, concurrency=60)
     assert (summary.end, summary.successful, summary.failed) == ("finished", 140, 60)
@@ -200,7 +200,7 @@ def test_a_revoked_key_of_the_fallback_stops_the_run(tmp_path, output, stormbrea
         status = missing(_, body)
         return status, BODY if status == 200 else b'{"error": {"code": "model_not_found"}}'
 
-    with posted_to(first) as url, provided(lambda n, _: "auth" if n > 30 else None) as second:
+    with post_server(first) as url, provided(lambda n, _: "auth" if n > 30 else None) as second:
         words = ["batch", "run", str(source), "--output", str(output), "--json", "--quiet"]
         words += ["--base-url", f"{url}/v1", "--fallback-base-url", second.base_url]
         code = main([*words, "--concurrency", "4"])

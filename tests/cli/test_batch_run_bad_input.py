@@ -17,7 +17,7 @@ from batches import (
     wait_until,
     write,
 )
-from strangers import talked_to
+from odd_servers import socket_server
 from table_test import table_test
 
 from stormbreak.batch.store.lock import locked
@@ -205,7 +205,7 @@ def ssh_server():
         peer.sendall(b"SSH-2.0-OpenSSH_9.7\r\n")
         peer.recv(1 << 16)
 
-    return talked_to(greet)
+    return socket_server(greet)
 
 
 # ------------------------------------------------------------ checks before INPUT is read

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 from batches import one_line, read, scenario, write
+from odd_servers import post_server
 from sockets import BODY
-from strangers import posted_to
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
@@ -138,7 +138,7 @@ def echoing(bodies):
         bodies.append(json.loads(asked))
         return 200, BODY
 
-    return posted_to(answer)
+    return post_server(answer)
 
 
 def test_the_article_preset_fills_missing_fields_of_rows(batch_run, source, output):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from batches import assert_answered, chat_rows, read, scenario, size_of, write
+from odd_servers import post_server
 from sockets import BODY
-from strangers import posted_to
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
@@ -110,7 +110,7 @@ def misplaced(status):
     def answer(path, _):
         return (200, BODY) if path.startswith("/v1/") else (status, b"")
 
-    return posted_to(answer, location="https://elsewhere.example/login")
+    return post_server(answer, location="https://elsewhere.example/login")
 
 
 @pytest.mark.parametrize(

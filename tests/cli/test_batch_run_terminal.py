@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 from batches import PATIENCE, chat_row, one_line, run, run_args, scenario, started, write
-from strangers import talked_to
+from odd_servers import socket_server
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
@@ -125,4 +125,4 @@ def hostile_server():
         peer.recv(1 << 16)
         peer.sendall(head.encode() + body)
 
-    return talked_to(refuse)
+    return socket_server(refuse)

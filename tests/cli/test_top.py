@@ -21,7 +21,7 @@ from batches import (
     write,
 )
 from canary import KEY, PROMPT, WORD, assert_clean
-from watching import STORM, asked, batch_at_work, on_terminal, port_of, state_at
+from watching import STORM, batch_at_work, http_get, on_terminal, port_of, state_at
 
 from stormbreak.telemetry.state import Counts, State, encoded
 from stormbreak.telemetry.status_server import MAX_REQUESTS, StatusServer
@@ -106,7 +106,7 @@ def test_top_prints_the_state_as_json(watched):
     decisions = {"retry.scheduled", "cooldown.started", "circuit.changed"}
     assert {it["name"] for it in state["decisions"]} <= decisions
     # By default the socket serves nothing that needs an extra.
-    assert asked(sock(output), "/metrics")[0] == 404
+    assert http_get(sock(output), "/metrics")[0] == 404
 
 
 def test_top_writes_a_frame_as_svg(watched, tmp_path):
@@ -257,7 +257,7 @@ def test_metrics_port_serves_metrics_and_the_state(stormbreak_provider, tmp_path
     provider = stormbreak_provider(STORM)
     with batch_at_work(provider, tmp_path, "--metrics-port", "0", "--quiet") as (process, _):
         port = port_of(process)
-        wait_until(lambda: 'verdict="overloaded"' in asked(port, "/metrics")[1], "a verdict")
+        wait_until(lambda: 'verdict="overloaded"' in http_get(port, "/metrics")[1], "a verdict")
         for where in (port, f"localhost:{port}", f"http://127.0.0.1:{port}/state"):
             assert run("top", where, "--once").returncode == 0
         assert state_at(port)["pid"] == process.pid
@@ -269,7 +269,7 @@ def test_a_metrics_port_on_all_addresses_prints_a_warning(stormbreak_provider, t
     with batch_at_work(provider, tmp_path, *flags) as (process, _):
         message = process.stderr.readline()
         assert "every machine that reaches this address can read it" in message
-        assert asked(port_of(process), "/health") == (200, "ok\n")
+        assert http_get(port_of(process), "/health") == (200, "ok\n")
 
 
 def test_a_metrics_port_in_use_is_an_error_before_the_input_is_read(tmp_path):
@@ -301,7 +301,7 @@ def test_metrics_without_the_extra_respond_501(stormbreak_provider, tmp_path):
     with subprocess.Popen(without, **pipes) as batch:
         try:
             port = port_of(batch)
-            status, message = asked(port, "/metrics")
+            status, message = http_get(port, "/metrics")
             assert status == 501
             assert "stormbreak[metrics]" in message
             assert message.count("\n") == 1
@@ -356,7 +356,12 @@ def test_top_and_metrics_show_no_key_and_no_prompt(stormbreak_provider, tmp_path
             terminal.wait_for("q quits")
             terminal.press(b"q")
             terminal.wait_for_end()
-        shown = [terminal.text, asked(port)[1], asked(port, "/metrics")[1], asked(sock(output))[1]]
+        shown = [
+            terminal.text,
+            http_get(port)[1],
+            http_get(port, "/metrics")[1],
+            http_get(sock(output))[1],
+        ]
         for more in ("--once", "--json"):
             done = run("top", output, more)
             assert (done.returncode, done.stderr) == (0, "")

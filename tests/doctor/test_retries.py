@@ -10,7 +10,7 @@ import pytest
 import stamina
 import tenacity
 from canary import KEY
-from doors import QUICK
+from sdk_clients import QUICK
 from sockets import failing, served
 
 from stormbreak import resilient

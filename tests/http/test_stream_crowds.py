@@ -8,7 +8,7 @@ import warnings
 from contextlib import suppress
 
 import pytest
-from doors import until
+from sdk_clients import until
 from sockets import End, answer, served
 from table_test import table_test
 

@@ -10,9 +10,9 @@ import time
 from dataclasses import replace
 
 import pytest
-from doors import ONCE
 from hypothesis import given
 from hypothesis import strategies as st
+from sdk_clients import ONCE
 from sockets import CHUNKED, End, answer, served, tls
 from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, retry_in
 from table_test import table_test

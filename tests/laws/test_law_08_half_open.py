@@ -3,7 +3,7 @@ circuit; decided as soon as the outcome of the N is certain. The open time can g
 server; half-open has a longest time. A permit carries the
 epoch of the state that gave it: results of an earlier state move nothing. A probe later than its lease has lost
 its place only, or a target slower than the lease would never be let back in. One that tells nothing gives its place
-back, 3 N times at the most for answers and 10 N times for cancels (tests/issues/test_a_trial_without_end.py).
+back, 3 N times at the most for answers and 10 N times for cancels (tests/issues/test_endless_half_open_period.py).
 """
 
 from math import ceil, inf

@@ -10,8 +10,8 @@ from importlib import import_module
 
 import h11
 import pytest
-from doors import ONCE
 from doubles import PAUSE, Doubles, ask_all
+from sdk_clients import ONCE
 from sockets import answer, served, tls
 from table_test import table_test
 from wrapped import INNER, OWN_BLOCKING, WRAPPED, asking, inner_of

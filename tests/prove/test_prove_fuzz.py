@@ -36,8 +36,8 @@ def test_broken_responses_neither_hang_nor_leak_nor_count_as_answers(blocks, cap
                 break
     with capsys.disabled():
         grown = (now.rss - before.rss) / 2**20
-        told = dict(rig.told.most_common())
-        print(f"\n{rig.told.total()} calls, seeds {first} to {number}: {told}")
+        verdicts = dict(rig.verdicts.most_common())
+        print(f"\n{rig.verdicts.total()} calls, seeds {first} to {number}: {verdicts}")
         print(f"the slowest took {rig.slowest:.2f} s; memory grew by {grown:.1f} MiB")
 
 
@@ -54,7 +54,7 @@ def test_a_decompression_bomb_is_a_broken_answer(way):
             runner.run(rig.run(bomb))
     took, now = time.perf_counter() - began, Footprint()
 
-    assert rig.told == {"broken": 5}
+    assert rig.verdicts == {"broken": 5}
     assert took < 5 * DEADLINE
     assert before.files >= now.files
     assert before.rss + 3 * GROWTH >= now.rss

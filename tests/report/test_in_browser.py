@@ -69,7 +69,7 @@ def test_a_page_makes_no_requests_fits_the_screen_and_is_readable(browser, repor
     )
 
     assert [report.as_uri()] == seen.requests
-    assert seen.said == []
+    assert seen.console == []
     assert seen.found["wide"] <= width
     assert seen.found["page"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 20, 25)"}[theme]
     texts = seen.found["texts"]
@@ -90,7 +90,7 @@ def test_hostile_names_are_shown_as_text(browser, report):
     assert EVIL.removesuffix("\u202e") in seen.found["text"]
     assert "\\u202e" in seen.found["text"]
     assert "\u202e" not in seen.found["text"]
-    assert seen.said == []
+    assert seen.console == []
 
 
 @pytest.mark.parametrize(("kind", "least"), KINDS.items())

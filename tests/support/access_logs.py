@@ -12,11 +12,11 @@ from stormbreak.storm.access_log import Entry
 from stormbreak.storm.simulated_provider import delay_of
 from stormbreak.storm.traffic import traffic
 
-GAVE_UP = 499  # as nginx has it
+GAVE_UP = 499  # the status of nginx
 
 
 def provider_log(scenario, seed=1):
-    """The entries of a log, in order of the ends of requests."""
+    """The entries of a log, ordered by the end of requests."""
     load = scenario.load
     background = scenario.background_traffic if load.keep_background_traffic else None
     model = ProviderModel(replace(scenario, background_traffic=background), seed)
@@ -83,7 +83,7 @@ def as_json(entries):
 
 
 def as_nginx(entries):
-    """The combined form of nginx: whole seconds of the end, and $request_time behind it."""
+    """The combined format of nginx: the end in whole seconds, and $request_time after it."""
     lines = []
     for entry in entries:
         when = datetime.fromtimestamp(_EPOCH + int(entry.at + entry.latency), UTC)

@@ -1,7 +1,7 @@
-"""Models of what the code of the founding article does, as docs/background/article.md describes it.
+"""Models of the code of the founding article, as docs/background/article.md describes it.
 
-Written anew, each as short as the behaviour allows: they are here to fail in the described way, beside stormbreak. Times are
-seconds on the clock that is given.
+Each is as short as its behaviour allows and fails in the described way, beside stormbreak. Times are seconds on the given
+clock.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ import aiohttp
 
 RECOVERY = 30.0  # seconds that a circuit stays open
 THRESHOLD = 5  # failures in a row that open it
-TRIES = 6  # sends of one call, the first included
+TRIES = 6  # attempts of one call, including the first
 
 
 class LooseBreaker:
-    """Any result moves it, whenever it was sent; to ask whether a call may pass moves it, too."""
+    """Any result changes the state, whenever it was sent; asking for permission changes it, too."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -38,7 +38,7 @@ class LooseBreaker:
 
 
 class RatedBreaker:
-    """Half-open, it closes by the share of its probes that succeeded; `call` counts probes, `async_call` does not."""
+    """A half-open circuit closes by the share of successful probes; `call` counts probes, `async_call` does not."""
 
     PROBES, SHARE = 3, 0.5
 
@@ -98,7 +98,7 @@ class RatedBreaker:
 
 
 async def at_once(seconds):
-    """Sleep no time, whatever was asked for."""
+    """Return at once instead of sleeping."""
 
 
 async def retrying(session, url, payload, *, breaker=None, sleep=at_once, backoff=1.0, key="key"):
@@ -127,7 +127,7 @@ async def retrying(session, url, payload, *, breaker=None, sleep=at_once, backof
 
 
 async def nested(session, url, payload, left=TRIES - 1):
-    """Retry from within the context of the answer before."""
+    """Retry inside the context of the previous response."""
     async with session.post(url, json=payload) as response:
         if response.status != 200 and left:
             return await nested(session, url, payload, left - 1)
@@ -135,7 +135,7 @@ async def nested(session, url, payload, left=TRIES - 1):
 
 
 class Batch:
-    """All rows at once as tasks behind a semaphore, one attempt each; a refused row sleeps by its number, in its slot."""
+    """All rows as tasks behind a semaphore, one attempt each; a rejected row sleeps by its number in its slot."""
 
     def __init__(self, send, *, at_once=10):
         self._send = send  # of (index, row): a result, "refused", or TimeoutError

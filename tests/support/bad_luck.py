@@ -1,11 +1,11 @@
-"""A batch in bad luck and in an outage, on real sockets.
+"""A batch with random errors and in an outage, on real sockets.
 
-In bad luck our command and a plain loop run at the same time, each before a provider of its own: they have the same
-machine. The luck of an attempt depends on the seed, the row and how often it was sent before, so all meet the same.
-Programs are timed from their start until so many lines stand in their OUTPUT.
+With random errors, the command and a plain loop run at the same time on one machine, each with its own provider. The fault
+of an attempt depends on the seed, the row and its number of attempts, so all programs get the same faults. A program is
+timed from its start until its OUTPUT has a number of lines.
 
-A row is sent ten times at most. All ten meet bad luck in 0.25 % of the rows (0.55^10): 1.3 of 500 on average, more than five
-with 0.2 % of the seeds. Which rows these are is known beforehand (`unlucky`).
+A row has at most ten attempts. All ten fail for 0.25 % of the rows (0.55^10): 1.3 of 500 on average, more than five for
+0.2 % of the seeds. `unlucky` computes these rows in advance.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from stormbreak.provider.scenario_file import parse
 from stormbreak.provider.server import ProviderServer
 
 ROWS, WIDTH, TIMEOUT = 500, 64, 6.0
-TROUBLES = (  # 55 % of all attempts
+FAULTS = (  # 55 % of all attempts
     {"kind": "429", "share": 0.08, "retry_after": 1},
     {"kind": "429", "share": 0.05},
     {"kind": "503", "share": 0.10},
@@ -38,15 +38,15 @@ TROUBLES = (  # 55 % of all attempts
     {"kind": "cut_body", "share": 0.13},
 )
 LUCK = scenario(
-    *TROUBLES, slots=200, service=0.3, variation=0.5, queue=800, max_requests_per_second=3000
+    *FAULTS, slots=200, service=0.3, variation=0.5, queue=800, max_requests_per_second=3000
 )
 LOOP = Path(__file__).parent / "jitter_loop.py"
-LOOK = 0.02  # seconds between two looks at the files
-AT_MOST = 300.0  # seconds; whatever takes longer takes for ever
+LOOK = 0.02  # seconds between two checks of the files
+AT_MOST = 300.0  # seconds; longer counts as endless
 
 
 def unlucky(rows, seed, *, storm=LUCK, sends=ATTEMPTS):
-    """The custom_ids of the rows that no client gets answered within so many sends."""
+    """The custom_ids of the rows that no client gets answered within this number of attempts."""
     model = ProviderModel(parse(storm), seed)
     moments = count(0, 2 * int(TIMEOUT))
 
@@ -63,7 +63,7 @@ def unlucky(rows, seed, *, storm=LUCK, sends=ATTEMPTS):
 
 
 class Racer:
-    """A program on its way, `words`; killed after `kill_after` seconds and started again, if it is to be."""
+    """A running program; with `kill_after`, it is killed after these seconds and started again."""
 
     def __init__(self, words, output, *, enough, kill_after=None):
         self._words = words
@@ -79,7 +79,7 @@ class Racer:
         self._process = subprocess.Popen(self._words, env=environment(), **quiet)
 
     def look(self):
-        """Look whether there is enough; return the seconds that it took, without the pause, or None."""
+        """Check the number of lines; return the seconds that they took, without the pause, or None."""
         ran, code = time.monotonic() - self._began, self._process.poll()
         if self._output.exists() and self._output.read_bytes().count(b"\n") >= self._enough:
             return self._ran_before + ran
@@ -96,22 +96,22 @@ class Racer:
 
 
 def loop(source, output, url, *, width=WIDTH):
-    """The words that start the plain loop."""
+    """The command line of the plain loop."""
     words = (sys.executable, LOOP, source, output, url, width, TIMEOUT)
     return [str(word) for word in words]
 
 
 def ours(source, output, url, *more):
-    """The words that start our command."""
+    """The command line of `batch run`."""
     return command(*run_args(source, output, url), "--timeout", TIMEOUT, "--quiet", *more)
 
 
 def race(folder, seed, programs, *, rows=ROWS, storm=LUCK, share=0.99, kill_after=None):
-    """Run `programs` side by side; the seconds that each took for that share of the rows, by name; inf after `AT_MOST`.
+    """Run `programs` side by side; return the seconds of each for this share of the rows, by name; inf after `AT_MOST`.
 
-    Where ten sends answer fewer rows, it is for all that they do answer.
+    If ten attempts answer fewer rows, the time is for all of these.
 
-    A program is a function of INPUT, OUTPUT and the address that gives its words. `kill_after` is by name.
+    A program is a function of INPUT, OUTPUT and the address that returns a command line. `kill_after` is by name.
     """
     all_rows = chat_rows(rows)
     enough = min(ceil(share * rows), rows - len(unlucky(all_rows, seed, storm=storm)))
@@ -145,7 +145,7 @@ def race(folder, seed, programs, *, rows=ROWS, storm=LUCK, share=0.99, kill_afte
 
 @contextmanager
 def busy_beside(count):
-    """So many processes that never rest."""
+    """Run `count` busy processes."""
     with ExitStack() as stack:
         for _ in range(count):
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while 1: pass"]))
@@ -155,20 +155,20 @@ def busy_beside(count):
 
 # ------------------------------------------------------------ an outage
 
-REMEMBER_FOR = 8.0  # seconds
+OUTAGE = 8.0  # seconds
 NARROW = 20  # attempts in flight
-LONG_ENOUGH = 3_000  # rows, so that some are left when it is over
+LONG_ENOUGH = 3_000  # rows, so that some are left at the end of the outage
 
 
 class Outage(NamedTuple):
-    """What the provider saw: requests sent into it, and seconds from its end to the first answer after it."""
+    """Requests during the outage, and seconds from its end to the first answer."""
 
     sent: int
     answered_after: float
 
 
 class _Moments:
-    """A witness of when requests came in and answers had been written."""
+    """An observer that records the times of requests and of written answers."""
 
     def __init__(self):
         self.received_at = []
@@ -182,13 +182,13 @@ class _Moments:
 
 
 def outage(calm):
-    """A scenario that goes down `calm` seconds after its first request, and when it is up again."""
-    down = {"kind": "down", "at": calm, "until": calm + REMEMBER_FOR}
-    return scenario(down, slots=200, service=0.2, variation=0.5), calm + REMEMBER_FOR
+    """A scenario with an outage `calm` seconds after its first request, and the end of the outage."""
+    down = {"kind": "down", "at": calm, "until": calm + OUTAGE}
+    return scenario(down, slots=200, service=0.2, variation=0.5), calm + OUTAGE
 
 
 async def outlived(folder, *, calm, seed=0):
-    """Let a batch with `NARROW` in flight live through an outage that begins `calm` seconds after its first request."""
+    """Run a batch with `NARROW` in flight through an outage that begins `calm` seconds after its first request."""
     source = write(folder / "in.jsonl", chat_rows(LONG_ENOUGH))
     text, over = outage(calm)
     playing, seen = parse(text), _Moments()

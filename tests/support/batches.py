@@ -1,4 +1,4 @@
-"""Batches for tests: inputs, scenarios, the command here or as a process of its own, and what must hold afterwards."""
+"""Batches for tests: inputs, scenarios, the command in this or a child process, and checks of the results."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from stormbreak.testing import answer_text
 
 KEYS = [preset.key_env for preset in PRESETS.values() if preset.key_env]
 OWN = ("STORMBREAK_", *(name.removesuffix("API_KEY") for name in KEYS))
-PATIENCE = 180.0  # seconds: what takes longer hangs, on a machine with eight busy processes beside the suite, too
+PATIENCE = 180.0  # seconds; longer counts as a hang, also beside eight busy processes
 
 
 def chat_row(number, **more):
@@ -50,18 +50,18 @@ def read(path):
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
-def scenario(*troubles, service=0.0, variation=0.0, **provider):
-    """A scenario in TOML, in real seconds; a trouble is a dict."""
+def scenario(*faults, service=0.0, variation=0.0, **provider):
+    """A scenario in TOML, in real seconds; a fault is a dict."""
     lines = ["duration = 3600", "[provider]", f"service = {service}", f"variation = {variation}"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in provider.items()]
-    for trouble in troubles:
+    for fault in faults:
         lines.append("[[faults]]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in trouble.items()]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in fault.items()]
     return "\n".join(lines) + "\n"
 
 
 def assert_answered(rows, output):
-    """Each custom_id stands there once, each with the answer to that very request."""
+    """Check that each custom_id has exactly one line, with the answer to its request."""
     lines = read(output)
     counted = Counter(line["custom_id"] for line in lines)
     assert counted == Counter(row["custom_id"] for row in rows)
@@ -70,12 +70,12 @@ def assert_answered(rows, output):
         response = line["response"]
         assert line["error"] is None
         assert response["status_code"] == 200
-        said = response["body"]["choices"][0]["message"]["content"]
-        assert said == answer_text(bodies[line["custom_id"]])
+        text = response["body"]["choices"][0]["message"]["content"]
+        assert text == answer_text(bodies[line["custom_id"]])
 
 
 def environment(**more):
-    """This one without any word about providers."""
+    """The environment of this process without variables about providers."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN)}
     return clean | {"COLUMNS": "100", "TERM": "xterm-256color"} | more
 
@@ -85,7 +85,7 @@ def command(*args):
 
 
 def run(*args, **env):
-    """Run the command to its end in this process; its exit code and what it printed."""
+    """Run the command in this process; return its exit code, stdout and stderr."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with (
         patch.dict(os.environ, environment(**env), clear=True),
@@ -99,7 +99,7 @@ def run(*args, **env):
 
 @contextmanager
 def started(*args, **options):
-    """Start the command; it is gone when the context ends."""
+    """Start the command; it is killed when the context ends."""
     env = environment(**options.pop("env", {}))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     with ForkedPopen(command(*args), env=env, **pipes) as process:
@@ -111,7 +111,7 @@ def started(*args, **options):
 
 
 def wait_until(fact, what="it"):
-    """Look until `fact()` is true."""
+    """Wait until `fact()` is true."""
     give_up_at = time.monotonic() + PATIENCE
     while not fact():
         assert time.monotonic() < give_up_at, f"{what} did not happen in {PATIENCE:g} s"
@@ -124,13 +124,13 @@ def size_of(path):
 
 @contextmanager
 def provider_process(*args):
-    """The embedded provider in a process of its own; gives its base URL."""
+    """Run the embedded provider in a child process; yield its base URL."""
     with started("provider", "serve", "--port", "0", *args) as process:
         yield process.stdout.readline().split()[-1]
 
 
 def line_size(output):
-    """Bytes of the first line; endless while there is none."""
+    """The bytes of the first line; infinite without a line."""
     if not size_of(output):
         return float("inf")
     with output.open("rb") as file:
@@ -138,18 +138,18 @@ def line_size(output):
 
 
 def stats(url):
-    """What a provider in a process of its own has counted."""
+    """The counts of a provider in another process."""
     with urlopen(url.removesuffix("/v1") + "/_provider/stats") as answer:
         return json.load(answer)
 
 
 def run_args(source, output, url):
-    """The words of a run, for `run` and `started`."""
+    """The arguments of a batch run, for `run` and `started`."""
     return ("batch", "run", source, "--output", output, "--base-url", url)
 
 
 def one_line(errors):
-    """The complaint of a command; fails if it is not just one clear line."""
+    """The error message of a command; fails unless it is exactly one line."""
     assert errors.startswith("stormbreak: ")
     assert errors.count("\n") == 1
     assert errors.endswith("\n")
@@ -157,7 +157,7 @@ def one_line(errors):
 
 
 def a_snapshot(at=0.0, **changes):
-    """A snapshot of a run that has done nothing, but for the changes."""
+    """A snapshot of an idle run with these changes."""
     counts = (
         "total", "done", "failed", "in_flight", "width", "limit", "waiting", "retries", "open_circuits", "cooling",
         "input_tokens", "output_tokens",

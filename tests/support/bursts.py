@@ -1,4 +1,4 @@
-"""Many calls in one instant to an idle provider, on real sockets."""
+"""Many concurrent calls to an idle provider, on real sockets."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ variation = 0
 
 
 async def burst(base_url, **options):
-    """Two hundred calls in one instant: the answers, and the seconds that the last of them took."""
+    """Make two hundred concurrent calls; return the answers and the seconds of the slowest."""
     async with AsyncClient(base_url=base_url, model="m", **options) as client:
         began = time.monotonic()
         answers = await asyncio.gather(

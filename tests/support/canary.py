@@ -1,10 +1,10 @@
-"""A key and a prompt that are easy to find again, and where to look for them."""
+"""A key and a prompt that are easy to find in any output, and functions that search for them."""
 
 import logging
 import traceback
 from contextlib import contextmanager
 
-KEY = "canary.key.Zx81qL0v"  # looks like an identifier, which a careless filter would let pass
+KEY = "canary.key.Zx81qL0v"  # looks like an identifier, which a weak filter would not redact
 PROMPT = "canaryprompt what is our secret plan"
 WORD = PROMPT.split(maxsplit=1)[0]
 CANARIES = (KEY, KEY.lower(), WORD, f"Bearer {KEY}")
@@ -13,7 +13,7 @@ SHOW_KEYS = ("authorization", "x-api-key", "api-key")
 
 @contextmanager
 def everything_logged_to(path):
-    """Every logger at DEBUG, into a file."""
+    """Log every logger at DEBUG into a file."""
     handler = logging.FileHandler(path)
     root = logging.getLogger()
     before = root.level
@@ -28,7 +28,7 @@ def everything_logged_to(path):
 
 
 def shown_by(error):
-    """All that an error of a call shows, in every way in which errors are shown."""
+    """All texts of an error of a call, in every form in which errors are shown."""
     ended = error.ended
     parts = [str(error), repr(error), repr(error.args), repr(ended), str(ended.outcome)]
     parts += [repr(vars(error)), repr(ended.outcome.value), repr(ended.outcome.error)]
@@ -39,7 +39,7 @@ def shown_by(error):
 
 
 def assert_clean(text, where, canaries=CANARIES):
-    """None of them is in it."""
+    """Check that the text contains no canary."""
     for canary in canaries:
         at = text.find(canary)
         assert at < 0, f"{canary} in {where}: {text[max(0, at - 300) : at + 100]}"

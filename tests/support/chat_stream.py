@@ -1,4 +1,4 @@
-"""One chat completion that says "hello there", as a stream: whole, in its parts, and cut after its first output."""
+"""A streamed chat completion with the text "hello there": whole, in parts, and cut after its first output."""
 
 import json
 
@@ -8,8 +8,8 @@ from streamed import DONE
 
 def chunk(content=None, finish=None, **more):
     delta = {"role": "assistant"} if content is None else {"content": content}
-    said = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
-    return b"data: " + json.dumps(said).encode() + b"\n\n"
+    data = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
 OPENING = chunk()
@@ -20,6 +20,6 @@ HEAD = answer(b"", **EVENTS | {"content_length": len(WHOLE)})
 WHOLE_ANSWER = HEAD + WHOLE
 
 ENDLESS = answer(b"", **EVENTS | {"content_length": 10**7})
-"""The head of a stream that is never as long as it says."""
+"""The head of a stream that is always shorter than its content length."""
 
 CUT = ENDLESS + OPENING + HELLO

@@ -1,4 +1,4 @@
-"""A real Chromium that looks at files. It lives in a thread of its own: Playwright keeps an event loop in its thread."""
+"""A real Chromium that opens files. It runs in its own thread, because Playwright keeps an event loop in its thread."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ _QUIET = [
 
 @dataclass
 class Visit:
-    """What a page asked for, what it said on its console, and what scripts of the test found there."""
+    """The requests of a page, its console messages, and the results of the test's scripts."""
 
     requests: list = field(default_factory=list)
-    said: list = field(default_factory=list)
+    console: list = field(default_factory=list)
     found: dict = field(default_factory=dict)
 
 
@@ -37,11 +37,11 @@ class Chromium:
         self._pages = {}
 
     def visit(self, path, width, theme, picture=None, **scripts):
-        """Open a file on a screen of that width, and run scripts in it; perhaps save a picture of the whole page."""
+        """Open a file on a screen of this width and run scripts in it; optionally save a picture of the whole page."""
         return self._thread.submit(self._visit, path, width, theme, picture, scripts).result()
 
     def _visit(self, path, width, theme, picture, scripts):
-        """Open it once: a screen of another width or theme shows the same page."""
+        """Open the file once; other widths and themes use the same page."""
         if path not in self._pages:
             self._pages[path] = self._open(path, width, theme)
         page, seen = self._pages[path]
@@ -56,8 +56,8 @@ class Chromium:
         seen = Visit()
         page = self._browser.new_page(viewport={"width": width, "height": 800}, color_scheme=theme)
         page.on("request", lambda request: seen.requests.append(request.url))
-        page.on("console", lambda message: seen.said.append(message.text))
-        page.on("pageerror", lambda error: seen.said.append(str(error)))
+        page.on("console", lambda message: seen.console.append(message.text))
+        page.on("pageerror", lambda error: seen.console.append(str(error)))
         page.add_init_script("window.boom = () => console.log('boom')")
         page.goto(path.as_uri())
         return page, seen
@@ -65,7 +65,7 @@ class Chromium:
 
 @contextmanager
 def chromium():
-    """Start it. Where there is none, the test is skipped, unless STORMBREAK_BROWSER=required."""
+    """Start Chromium. Without it, skip the test, unless STORMBREAK_BROWSER=required."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         assert not REQUIRED, "no chromium is installed"

@@ -1,4 +1,4 @@
-"""Chunks of a streamed chat completion, as values, and what is put together from them."""
+"""Chunks of a streamed chat completion as values, and the answer assembled from them."""
 
 from stormbreak.llm.chat import ChatAssembly
 

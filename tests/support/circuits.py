@@ -1,4 +1,4 @@
-"""A circuit breaker of its own, with a clock by hand."""
+"""A standalone circuit breaker with a manual clock."""
 
 import pytest
 

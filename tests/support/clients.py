@@ -1,4 +1,4 @@
-"""A client of a server that plays scripts, policies that are quick to try again, and something to say."""
+"""A client of a scripted server, policies with short retries, and a payload."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def target_state_of(client):
 
 
 def has_answered(target_state):
-    """Let a target have answered just now: no other attempt is sent beside one at a target that is not known to be well."""
+    """Record a successful answer of a target now; a target without one gets no hedges."""
     now = time.monotonic()
     target_state.diagnosis.settle(
         target_state.diagnosis.take(None, now), Outcome(Verdict.OK), now, 0.5
@@ -45,19 +45,19 @@ def has_answered(target_state):
 
 
 def hedging(server, policy, **more):
-    """A client that hedges from its first call on."""
+    """A client that hedges from its first call."""
     client = client_of(server, policy, **more)
     has_answered(target_state_of(client))
     return client
 
 
 def sent_by(server):
-    """The bodies that came to a server."""
+    """The request bodies that a server received."""
     return [json.loads(request.body) for request in server.requests]
 
 
 async def closed(asking):
-    """What a call ends with; it may not hang."""
+    """Return the ClientClosedError of a call, which must not hang."""
     async with asyncio.timeout(30):
         with pytest.raises(ClientClosedError) as caught:
             await asking

@@ -1,7 +1,7 @@
-"""Uses everything that has a lock, while each lock has a dropped client collected by whichever thread takes it.
+"""Use everything that has a lock, while each lock collects a dropped client on the thread that takes it.
 
-A program, since locks are made when modules are imported. It prints the modules whose locks were taken, and dumps all
-threads where one stands still.
+It is a program, because locks are created when modules are imported. It prints the modules whose locks were taken, and
+dumps all threads on a deadlock.
 """
 
 import faulthandler
@@ -97,7 +97,7 @@ ASK = {"model": "m", "messages": [{"role": "user", "content": "Hello?"}]}
 
 
 class SdkClient:
-    """Closed by its finalizer, as those of openai and anthropic."""
+    """A client that its finalizer closes, like those of openai and anthropic."""
 
     def __init__(self, http):
         self.http = http
@@ -139,10 +139,10 @@ def use_caches(folder):
 
 
 def main():
-    global ready  # noqa: PLW0603 - nothing is collected before all is ready
+    global ready  # noqa: PLW0603 - set once the clients exist
     logging.getLogger("stormbreak").addHandler(logging.NullHandler())
     gc.collect()
-    gc.freeze()  # what is collected is little, and quick
+    gc.freeze()  # later collections are small and fast
     dropped.extend(
         SdkClient(httpx2.Client(transport=Transport(inner=Inner()) if i % 2 else Transport()))
         for i in range(100)

@@ -1,4 +1,4 @@
-"""A crowd of calls on one engine, from two event loops or many threads, watched for what it leaves behind."""
+"""Many calls on one engine, from two event loops or many threads, with a check for leaks."""
 
 import asyncio
 import threading
@@ -28,7 +28,7 @@ POLICY = policy(
 
 
 class Unlocked:
-    """Awaits a call, and sees to it that its thread does not hold the lock when it is suspended."""
+    """Await a call, and check that its thread does not hold the lock when it is suspended."""
 
     def __init__(self, call, stepper):
         self._steps = call.__await__()
@@ -44,20 +44,20 @@ class Unlocked:
             assert not self._stepper._lock._is_owned(), "the lock is held across an await"
             try:
                 step, value = self._steps.send, (yield waits_for)
-            except BaseException as error:  # noqa: BLE001 - handed on
+            except BaseException as error:  # noqa: BLE001 - passed on
                 step, value = self._steps.throw, error
 
 
 class Interrupted(BaseException):
-    """Raised where a thread sends, as KeyboardInterrupt would be."""
+    """Raised in a sending thread, like KeyboardInterrupt."""
 
 
 class BackgroundTraffic:
-    """Counts what was started, sent and ended, on both sides of the driver."""
+    """Counts started, sent and ended calls on both sides of the driver."""
 
     def __init__(self):
         self.engine = Engine(POLICY)
-        self.told = Counter()
+        self.events = Counter()
         self.seen = Counter()
         self.inside = self.most = 0
         self._counting = threading.Lock()
@@ -65,7 +65,7 @@ class BackgroundTraffic:
 
     def _listen(self, event):
         with self._counting:
-            self.told[type(event)] += 1
+            self.events[type(event)] += 1
 
     def _count(self, what, inside=0):
         with self._counting:
@@ -74,7 +74,7 @@ class BackgroundTraffic:
             self.most = max(self.most, self.inside)
 
     def run(self, tasks, seconds=0.0):
-        """Two loops, each with so many tasks at a time, again and again for so many seconds."""
+        """Run two loops, each with this number of concurrent tasks, repeatedly for these seconds."""
         threads = [
             threading.Thread(target=asyncio.run, args=(self._loop(seed, tasks, seconds),))
             for seed in range(2)
@@ -85,7 +85,7 @@ class BackgroundTraffic:
             thread.join()
 
     def run_threads(self, threads, seconds=0.0, least=20):
-        """So many threads, each with one call after the other for so many seconds."""
+        """Run threads that each make one call after the other for these seconds."""
         driver = ThreadDriver(self.engine)
         working = [
             threading.Thread(target=self._work, args=(driver, Random(seed), seconds, least))
@@ -156,8 +156,8 @@ class BackgroundTraffic:
         return await Unlocked(driver.run(Call(self.engine.number(), TARGET), send), stepper)
 
     def check(self, started):
-        """Nothing is in flight, no permit is out, and the counters add up."""
-        target_state, seen, told = self.engine.target_state(TARGET), self.seen, self.told
+        """Check that no call is in flight, no permit is held, and the counters agree."""
+        target_state, seen, events = self.engine.target_state(TARGET), self.seen, self.events
         assert (target_state.slots.in_flight, target_state.admission.queued, self.inside) == (
             0,
             0,
@@ -166,7 +166,7 @@ class BackgroundTraffic:
         assert (self.engine.woken, self.engine.events) == ([], [])
         assert self.most <= LIMIT
         assert seen["ended"] + seen["cancelled"] == started
-        assert seen["ended"] == told[CallEnded]
-        assert seen["sent"] == seen["landed"] <= told[Sent]
-        assert seen["answered"] == told[Returned]
+        assert seen["ended"] == events[CallEnded]
+        assert seen["sent"] == seen["landed"] <= events[Sent]
+        assert seen["answered"] == events[Returned]
         assert min(seen["cancelled"], seen["ended"] - seen["cancelled"]) > 0

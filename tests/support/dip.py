@@ -1,7 +1,7 @@
-"""One dip, lived through twice: on real sockets with the client, and in virtual time with the simulator's world.
+"""One dip, played twice: on real sockets with the client, and in virtual time with the simulator.
 
-The clock of the wall is the scenario's (speed 1), since the engine's own times are seconds. The target has `SLOTS`
-slots for answers of `SERVICE` seconds; from `FALL` to `RETURN` it has a fifth of them. Calls come evenly.
+The scenario runs in real seconds (speed 1), like the engine. The target has `SLOTS` slots for answers of `SERVICE`
+seconds; from `FALL` to `RETURN` it has a fifth of them. Calls arrive evenly.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ SLOTS, SERVICE, RATE, DEADLINE = 50, 1.0, 40.0, 10.0
 FALL, RETURN, END = 20.0, 40.0, 60.0
 LEFT = SLOTS / 5
 GOAL = 1.3 * LEFT  # of the limit, while the capacity is down
-RULE = 1.5 * LEFT + 2  # what the automatic limit makes of what is left, once it knows it
-EVERY = 0.05  # seconds between two looks at the limit
+RULE = 1.5 * LEFT + 2  # the automatic limit after it has adapted to the remaining slots
+EVERY = 0.05  # seconds between two samples of the limit
 POLICY = replace(INTERACTIVE, deadline=DEADLINE, patience=DEADLINE, attempt_timeout=DEADLINE)
 SCENARIO = f"""
 name = "fifth"
@@ -47,7 +47,7 @@ until = {RETURN}
 
 
 class CallResult(NamedTuple):
-    """A call: when it came, when it ended, and whether it was answered."""
+    """A call: its arrival, its end, and whether it was answered."""
 
     came: float
     at: float
@@ -56,13 +56,13 @@ class CallResult(NamedTuple):
 
 @dataclass
 class Observations:
-    """What was seen: the limit every so often, and how each call ended."""
+    """Samples of the limit, and the end of each call."""
 
     limits: list[tuple[float, int]]
     ended: list[CallResult]
 
     def settled(self, bound: float) -> float | None:
-        """Seconds from the fall until the limit is within `bound` for good; None: it never is."""
+        """Seconds from the fall until the limit stays within `bound`; None if never."""
         down = [(at, limit) for at, limit in self.limits if FALL <= at < RETURN]
         above = [at for at, limit in down if limit > bound]
         if not above:
@@ -70,7 +70,7 @@ class Observations:
         return above[-1] + EVERY - FALL if above[-1] < down[-1][0] else None
 
     def down(self, after: float) -> list[int]:
-        """The limits while the capacity was down, from so many seconds after the fall on."""
+        """The limits while the capacity was down, starting `after` seconds after the fall."""
         return [limit for at, limit in self.limits if FALL + after <= at < RETURN]
 
     def lowest(self) -> int:
@@ -78,23 +78,23 @@ class Observations:
         return min(limit for at, limit in self.limits if FALL <= at < RETURN)
 
     def back(self) -> float | None:
-        """Seconds from the return to the first whole one from which 90 % of the usual is answered, over each 3 s."""
+        """Whole seconds from the return until 90 % of the usual rate is answered in each 3 s."""
         needed, second = 0.9 * RATE * 3, int(END) - 2
         while second > RETURN and self.answers(second - 1, second + 2) >= needed:
             second -= 1
         return None if second == int(END) - 2 else second - RETURN
 
     def answers(self, begins: float, ends: float) -> int:
-        """How many were answered between two times."""
+        """The number of answers between two times."""
         return sum(call.ok and begins <= call.at < ends for call in self.ended)
 
     def goodput(self) -> float:
-        """Answers while the capacity was down, of what it could give."""
+        """Answers while the capacity was down, relative to the possible ones."""
         return self.answers(FALL, RETURN) / (LEFT / SERVICE * (RETURN - FALL))
 
 
 def simulated(seed=0, *, streamed=True):
-    """Live through it in virtual time."""
+    """Play the dip in virtual time."""
     timeline = Timeline()
     driver = VirtualDriver(Engine(POLICY), timeline)
     world = SimulatedProvider(ProviderModel(parse(SCENARIO), seed), timeline, streamed=streamed)
@@ -121,7 +121,7 @@ def simulated(seed=0, *, streamed=True):
 
 
 def live(seed=0, *, streamed=True):
-    """Live through it on sockets."""
+    """Play the dip on sockets."""
     with serve(parse(SCENARIO), seed=seed) as provider:
         return asyncio.run(_live(provider.base_url, streamed))
 
@@ -134,7 +134,7 @@ async def _live(base_url, streamed):
         await asyncio.sleep(began + came - time.monotonic())
         try:
             await client.chat([{"role": "user", "content": str(number)}])
-        except Exception:  # noqa: BLE001 - however it failed
+        except Exception:  # noqa: BLE001 - any failure counts
             ok = False
         else:
             ok = True

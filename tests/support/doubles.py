@@ -1,4 +1,4 @@
-"""A server that answers some calls twice on one connection, and clients that look whether an answer is their own."""
+"""A server that answers some calls twice on one connection, and clients that check that an answer is their own."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConnectionLostError
 
 LATE = (0.005, 0.05)
-"""Seconds until a second answer comes, when its connection is idle."""
+"""Seconds until the second answer on an idle connection."""
 
 LOST = (
     ConnectionLostError,
@@ -27,19 +27,19 @@ LOST = (
     openai.APIConnectionError,
     anthropic.APIConnectionError,
 )
-"""What a call may raise whose connection ends as it begins."""
+"""The exceptions of a call whose connection closes as it begins."""
 
 PAUSE = 0.1
-"""Seconds in which all of those have come."""
+"""Seconds in which all late answers arrive."""
 
 SHARE = 0.05
-"""Of the answers, that are sent twice in one write; and as many late."""
+"""Share of the answers that are sent twice at once, and share that is repeated late."""
 
 
 class Doubles:
-    """Answers each call with what it asked; of some calls, a second time, at once.
+    """Answers each call with its own text, and some calls a second time at once.
 
-    With `late`, so many calls wait for each other, each on its own connection, and some are answered late, too.
+    With `late`, this number of calls wait for each other, each on its own connection, and some are also answered late.
     """
 
     def __init__(self, seed, *, late=0, share=SHARE):
@@ -72,7 +72,7 @@ class Doubles:
 
 
 def plain(text, *, as_message=False):
-    """An answer in one piece."""
+    """A plain answer."""
     if as_message:
         parts = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
         usage = {"input_tokens": 1, "output_tokens": 1}
@@ -83,9 +83,9 @@ def plain(text, *, as_message=False):
 
 
 async def ask_all(base_url, *, calls, at_once, pause=None, way=None, verify=True):
-    """Make so many calls over so many connections; how many were answered, and what the others came to.
+    """Make `calls` calls over `at_once` connections; return the number of answers and the errors.
 
-    They go over connections of the kind `way` (`wrapped`), by default over our own. With a `pause` in seconds they come in rounds, between which every connection is idle; else one after the other.
+    They use connections of the kind `way` (`wrapped`), by default those of stormbreak. With a `pause` in seconds they come in rounds, between which every connection is idle; otherwise one after the other.
     """
     policy = Policy(
         limit=FixedLimit(max_in_flight=at_once),
@@ -114,5 +114,5 @@ async def ask_all(base_url, *, calls, at_once, pause=None, way=None, verify=True
             while numbers := list(islice(left, at_once)):
                 await asyncio.gather(*(work(ask, [number]) for number in numbers))
                 await asyncio.sleep(pause)
-                await asyncio.sleep(pause / 10)  # what was written as the pause ended is read
+                await asyncio.sleep(pause / 10)  # reads what was written at the end of the pause
     return answered, failed

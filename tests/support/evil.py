@@ -1,4 +1,4 @@
-"""A name that no page and no picture may take for more than text."""
+"""A name that every page and picture must show as text."""
 
-# An element, an attribute, an entity, a comment's end, a formula.
+# An element, an attribute, an entity, the end of a comment, a formula.
 EVIL = "<img src=x onerror=boom()>&lt;\"'$x$-->\u202e"

@@ -1,4 +1,4 @@
-"""All that tells others of events, at once."""
+"""All exporters of events together."""
 
 from traces import Traces
 
@@ -6,22 +6,22 @@ from stormbreak.telemetry import Logs, Metrics, attach
 
 
 class Exporters:
-    """Everything that tells of events, attached to all that a test looks at; logs go where everything is logged."""
+    """All listeners that export events: a plain one, logs, metrics and traces."""
 
     def __init__(self):
-        self._heard = []
+        self._events = []
         self._logs = Logs(every=0)
         self._metrics = Metrics()
         self._traces = Traces()
 
     def attach(self, what):
-        hear = lambda event: self._heard.append(repr(event))  # noqa: E731 - another each time
-        attach(what, hear, self._logs, self._metrics, self._traces.listener)
+        listen = lambda event: self._events.append(repr(event))  # noqa: E731 - a new one each time
+        attach(what, listen, self._logs, self._metrics, self._traces.listener)
 
     def shown(self):
-        """All that was told in another way than by lines of a log."""
+        """All exported text except log lines."""
         text = self._metrics.exposition()[1].decode()
         assert "stormbreak_attempts_sent_total{" in text
         traces = self._traces.shown()
         assert any('"gen_ai.operation.name": "chat"' in span for span in traces)
-        return [*self._heard, text, *traces]
+        return [*self._events, text, *traces]

@@ -1,7 +1,7 @@
-"""Every row of what is known of LLM APIs, each under its provider: hold it beside docs/verdicts.md.
+"""The known facts about LLM APIs, by provider; compare with docs/verdicts.md.
 
-A row: provider, status, what names it (a code or type, or a body as it comes), verdict, the wait that is named,
-and headers. `RA` stands for a `Retry-After` of seven seconds, which counts exactly where waiting may help.
+A row: provider, status, its identification (a code, a type or a body), verdict, the named wait, and headers. `RA` stands
+for a `Retry-After` of seven seconds, which counts only if waiting may help.
 """
 
 from stormbreak.types import Verdict
@@ -76,7 +76,7 @@ FACTS = [
     ("azure", 429, {"code": "429", "message": "x"}, V.THROTTLED, 0.25, {"retry-after-ms": "250"}),
     ("azure", 429, {"code": "429", "message": AZURE}, V.THROTTLED, 37.0, {}),
     ("azure", 429, {"message": "System is experiencing high demand"}, V.THROTTLED, None, {}),
-    # a day: told as it is; no policy waits so long, see docs/verdicts.md
+    # a day, unchanged: no policy waits that long, see docs/verdicts.md
     ("azure", 429, {"message": "x"}, V.THROTTLED, 86_400.0, {"retry-after": "86400"}),
     ("azure", 400, "content_filter", V.FILTERED, None, {}),
     (

@@ -1,4 +1,4 @@
-"""A wire without sockets, on which streams come as a test wrote them down."""
+"""A connection without sockets that plays streams from a test."""
 
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
@@ -7,7 +7,7 @@ CUT = Outcome(Verdict.BROKEN, status=200, detail="body was cut", maybe_processed
 
 
 class FakeIncoming:
-    """Gives out pieces, then an outcome, or a right end."""
+    """Returns pieces, then an outcome or a regular end."""
 
     def __init__(self, pieces, end=b"", status=200):
         self.head = HttpResponse(status, {"content-type": "text/event-stream"}, b"", 0.0)
@@ -38,7 +38,7 @@ class FakeIncoming:
 
 
 class FakeWire:
-    """Opens one incoming after the other."""
+    """Opens one response after the other."""
 
     def __init__(self, *incoming):
         self.left = list(incoming)

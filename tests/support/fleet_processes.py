@@ -1,4 +1,4 @@
-"""Start processes of a fleet, and read how their calls ended."""
+"""Start processes of a fleet and read the results of their calls."""
 
 import json
 import os
@@ -12,7 +12,7 @@ SUPPORT = Path(__file__).parent
 
 
 class Worker:
-    """One process, with a clock that is `hours` wrong."""
+    """One process whose clock is `hours` wrong."""
 
     def __init__(self, *, hours=0, **options):
         self.process = ForkedPopen(
@@ -28,12 +28,12 @@ class Worker:
         )
 
     def ready(self):
-        """Wait until it begins to make calls."""
+        """Wait until the process makes calls."""
         assert self.process.stdout.readline() == "ready\n", self.process.stderr.read()
         return self
 
     def ended(self):
-        """Wait for its end; return how its calls ended."""
+        """Wait for the end of the process; return the results of its calls."""
         line = self.process.stdout.readline()
         _, err = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, err

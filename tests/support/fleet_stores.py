@@ -1,4 +1,4 @@
-"""Real servers for the tests of the fleet: Valkey and Redis, each on a port and in a folder of its own."""
+"""Real servers for the tests of the fleet: Valkey and Redis, each on its own port and folder."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ INSTALL = "install the Debian packages valkey-server and redis-server"
 
 
 class Server:
-    """A server that can be frozen, killed and started again. With `durable`, it keeps all that it has answered."""
+    """A server that can be frozen, killed and restarted. With `durable`, it loses no answered write."""
 
     def __init__(self, kind, folder, *, durable=False):
         self._command = f"{kind}-server"
@@ -75,12 +75,12 @@ class Server:
 
 
 class SlowProxy:
-    """Passes bytes to a server, each group after `delay` seconds; while `drops`, it keeps them."""
+    """Passes bytes to a server, each group after `delay` seconds; while `drops` is set, it drops them."""
 
     def __init__(self, port, delay):
         self.delay = delay
         self.drops = False
-        self.to_port = port  # of connections from now on
+        self.to_port = port  # for new connections
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}"

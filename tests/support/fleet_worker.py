@@ -1,4 +1,4 @@
-"""One process of a fleet: makes calls to a provider, and prints how they ended as a line of JSON.
+"""One process of a fleet: makes calls to a provider and prints their results as a line of JSON.
 
 `python fleet_worker.py '{"fleet": URL, "base_url": URL, "calls": 10, ...}'`
 """
@@ -42,7 +42,7 @@ def policy_of(options):
 
 
 async def work(options):
-    """Make the calls, at once or one every `every` seconds; with `until`, no more after an error that says so."""
+    """Make the calls at once or one every `every` seconds; with `until`, stop after an error with this text."""
     waits, errors, started = [], [], time.time()
 
     async def call(client):

@@ -1,9 +1,9 @@
-"""The command line, or a program beside this file, as a process of its own, forked from one that has imported it.
+"""The command line, or a program in this folder, as a child process forked from one that has imported it.
 
-It takes a quarter of a second less than a start.
+This saves a quarter of a second per start.
 
-Pid, signals, streams and exit code are those of any `subprocess.Popen`. What an interpreter takes over only when it
-starts (its variables, limits, `preexec_fn`, `pass_fds`) is left to a real start. So is another system than Linux.
+Pid, signals, streams and exit code are those of `subprocess.Popen`. Settings that apply only at the start of an
+interpreter (its variables, limits, `preexec_fn`, `pass_fds`) use a real start, as does every system except Linux.
 """
 
 import atexit
@@ -43,21 +43,21 @@ LOADED_FOR = {
     "gateway": ("stormbreak.gateway.parent", "stormbreak.gateway.process"),
     "storm": ("stormbreak.cli.storm.run", "stormbreak.cli.storm.live", "stormbreak.storm.parallel"),
 }
-"""More that is imported before the first process of that program or command."""
+"""Further imports before the first process of a program or command."""
 
-SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: the children of a child that has ended become ours
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: adopt the children of an ended child
 
 _lock = threading.Lock()
 _server = None
 
 
 def own_terminal():
-    """For `preexec_fn`: make its stdin the terminal of its session, so that Ctrl-C reaches it."""
+    """For `preexec_fn`: make stdin the terminal of the session, so that Ctrl-C reaches the process."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class ForkedPopen(subprocess.Popen):
-    """`subprocess.Popen`, whose `PROGRAM` is forked, and whose program beside this file."""
+    """A `subprocess.Popen` that forks `PROGRAM` or a program in this folder."""
 
     def _execute_child(self, *given):
         options = dict(zip(PARAMETERS, given, strict=True))
@@ -88,7 +88,7 @@ class ForkedPopen(subprocess.Popen):
 
 
 def _fork(server, request, fds):
-    """Let the server fork, and adopt the child: its pid."""
+    """Let the server fork, adopt the child, and return its pid."""
     prctl = ctypes.CDLL(None).prctl
     prctl(SUBREAPER, 1, 0, 0, 0)
     try:
@@ -99,7 +99,7 @@ def _fork(server, request, fds):
 
 
 def _server_like(env):
-    """The server of this process, if its interpreter is what a new one would be."""
+    """The server of this process, if its interpreter equals a new one."""
     global _server  # noqa: PLW0603 - one for each process
     same = {name: value for name, value in env.items() if name.startswith(BY_THE_INTERPRETER)}
     here = (os.getpid(), same, *map(resource.getrlimit, LIMITS))
@@ -117,7 +117,7 @@ def _server_like(env):
 
 
 def _serve(requests):
-    """Fork for each request; return it in the child, whose parent is gone."""
+    """Fork for each request; return the request in the child, whose parent has ended."""
     while True:
         request, fds, _, _ = socket.recv_fds(requests, 1 << 20, 3)
         if not request:
@@ -157,14 +157,14 @@ def _become(words, cwd, env, *, new_session, terminal, fds):
 
 
 def _opened(fd, stream):
-    """A standard stream as the interpreter opens it."""
+    """Open a standard stream like the interpreter."""
     is_by_line = fd == 2 or os.isatty(fd) or stream.write_through
     file = open(fd, "wb" if fd else "rb", closefd=False)  # noqa: SIM115 - to the end of the process
     return io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=is_by_line)
 
 
 def _run(program, name=None):
-    """Run a program or a module: the exit code."""
+    """Run a program or a module; return its exit code."""
     try:
         if program == "-m":
             runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -186,11 +186,11 @@ if __name__ == "__main__":
     _become(**wanted[0], fds=wanted[1])
     gc.enable()
     code = _run(*wanted[0]["words"][:2])
-    gc.collect()  # what is left open is an error
+    gc.collect()  # an unclosed resource is an error
     threading._shutdown()
     atexit._run_exitfuncs()
-    with suppress(OSError, ValueError):  # then the interpreter complains
+    with suppress(OSError, ValueError):  # then the interpreter reports it
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # to take all modules apart takes twice as long as a short command
+        os._exit(code)  # freeing all modules takes twice as long as a short command
     sys.exit(code)

@@ -1,10 +1,10 @@
 """Run the tests in several processes that are forked after the collection: `pytest --forks 8`.
 
 All tests are imported and collected once. A process takes the next few tests of one module from a pipe until none is
-left, and reports to the first process. A test of a process that died is a failure, and so is one that nobody ran.
+left, and reports to the first process. A test whose process died is a failure, and so is a test that never ran.
 
-The longest tests start first, then those that share a fixture, which stay together. The others start in a mixed order: one room of the suite waits
-for sockets and processes, another computes, and side by side they use all cores.
+The longest tests start first, then those that share a fixture, which stay together. The others start in a mixed order: some modules wait for
+sockets and processes, others compute, and together they use all cores.
 """
 
 import gc
@@ -21,25 +21,25 @@ from selectors import EVENT_READ, DefaultSelector
 import pytest
 
 AT_ONCE = 12  # tests of a module that one process takes
-SPREAD = 0.618034  # of all units lie between one and the next of its room: they are spread evenly
+SPREAD = 0.618034  # step of the golden ratio, which spreads the units of a module evenly
 LONG = {
     "test_in_nearly_all_storms_the_diagnosis_is_wrong_for_ten_seconds_at_most",
     "test_python_in_the_documents_runs",
     "test_the_commands_of_the_batch_api_section_run",
     "test_the_tests_in_the_documents_pass",
 }
-"""Tests of ten seconds and more for which all processes would wait at the end."""
+"""Tests of ten seconds and more, which would delay the end if they started late."""
 USED_LATE = (
     "genai_prices.data", "httpcore", "httpcore2", "matplotlib.backends.backend_svg", "matplotlib.style", "openai.resources.chat",
     "openai.resources.responses", "rich._emoji_codes", "uvloop",
 )  # fmt: skip
-"""Modules that are imported when they are used, and by tests in all processes: once, before these are forked."""
+"""Modules with late imports that tests in all processes need: imported once before the fork."""
 
 _INDEX = 4  # bytes
 
 
 class AfterTheFork:
-    """A module that is imported when it is used: its threads would not live in a forked process."""
+    """A module that is imported at its first use, because its threads would not survive a fork."""
 
     def __init__(self, name):
         self._name = name
@@ -49,7 +49,7 @@ class AfterTheFork:
 
 
 class ForkedTests:
-    """The loop over all tests, with so many processes."""
+    """The loop over all tests in `count` processes."""
 
     def __init__(self, count):
         self._count = count
@@ -89,7 +89,7 @@ class ForkedTests:
 
 
 def _units(items):
-    """What a process takes at once, in the order in which it is taken."""
+    """The groups of tests that a process takes at once, in their order."""
     together, others = {}, []
     for item in sorted(items, key=lambda item: item.originalname not in LONG):
         if item.originalname in LONG:
@@ -131,11 +131,11 @@ def _work(session, units, number, tasks, results):
             item = unit.pop(0)
             unit = unit or _next_unit(
                 units, tasks
-            )  # known now: a test tears down what it does not use
+            )  # needed now: a test tears down the fixtures that the next one does not use
             config.hook.pytest_runtest_protocol(item=item, nextitem=unit[0] if unit else None)
         results.send(None)
         status = 0
-    except BaseException:  # noqa: BLE001 - the first process says what was not run
+    except BaseException:  # noqa: BLE001 - the first process reports the tests that did not run
         traceback.print_exc(file=sys.__stderr__)
     finally:
         os._exit(status)
@@ -159,7 +159,7 @@ def _begin(config, number):
 
 
 class _Reporter:
-    """Sends what happens to the first process, all of a test at once."""
+    """Sends the reports of a test to the first process at once."""
 
     def __init__(self, config, results):
         self._config = config
@@ -175,7 +175,7 @@ class _Reporter:
 
 
 def _report(session, pids):
-    """Report what the processes send, until the last has ended."""
+    """Report the results of the processes until the last one has ended."""
     config, hook = session.config, session.config.hook
     config.pluginmanager.getplugin("terminalreporter").showfspath = False  # it changes all the time
     left = {item.nodeid: item for item in session.items}

@@ -1,4 +1,4 @@
-"""Checks and programs in a child process that is forked from this one."""
+"""Checks and programs in a forked child process."""
 
 import atexit
 import os
@@ -10,32 +10,32 @@ import warnings
 
 
 def in_child(check, *, seconds=20):
-    """Run `check()` in a child process; whether it returned True."""
+    """Run `check()` in a child process; return whether it returned True."""
     return exit_code_of(check, seconds=seconds) == 0
 
 
 def exit_code_of(check, *, seconds=20):
-    """Run `check()` in a child process: 0 if it returned True, 1 if not, and less for a signal that ended it."""
+    """Run `check()` in a child process; return 0 if it returned True, 1 if not, or the negative signal."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
         )  # there are threads: that is what is tested
         child = os.fork()
     if child == 0:
-        well = False
+        is_true = False
         signal.alarm(seconds)  # so that a deadlock is a failure
         try:
-            well = check()
-        except BaseException:  # noqa: BLE001 - it is seen where the output of the test is shown
+            is_true = check()
+        except BaseException:  # noqa: BLE001 - printed with the output of the test
             traceback.print_exc()
         finally:
-            os._exit(0 if well else 1)
+            os._exit(0 if is_true else 1)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
 
 
 def runs(path):
-    """Run a program in its folder, with all that is imported here; whether it ended well within two minutes."""
+    """Run the program `path` in its folder, with the modules imported here; return whether it ended without error."""
 
     def program():
         atexit._clear()

@@ -1,4 +1,4 @@
-"""What a fuzzed server may have meant to say: whole answers of every format, and the errors that providers really send."""
+"""The intended responses of a fuzzed server: whole answers of every format, and real errors of providers."""
 
 import gzip
 import json
@@ -55,7 +55,7 @@ WELL_FORMED = frozenset(ODD) - {
 
 @dataclass(frozen=True)
 class Meant:
-    """An answer before anything breaks it; `text` is what it says, None where it is no success."""
+    """A response before it is broken; `text` is its text, None for an error."""
 
     status: int
     body: bytes
@@ -65,9 +65,9 @@ class Meant:
 
 
 def plain(endpoint, texts):
-    said = "".join(texts)
+    text = "".join(texts)
     if endpoint == CHAT:
-        message = {"role": "assistant", "content": said}
+        message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return {"id": "c", "choices": [choice], "usage": streamed.CHAT_USAGE}
     if endpoint == RESPONSES:
@@ -76,12 +76,12 @@ def plain(endpoint, texts):
         return streamed.whole_message(texts)
     if endpoint == EMBEDDINGS:
         return {"object": "list", "data": [{"index": 0, "embedding": [0.1, -2e-3, 7]}]}
-    return {"id": "m", "results": [{"flagged": False, "of": said}]}
+    return {"id": "m", "results": [{"flagged": False, "of": text}]}
 
 
 @st.composite
 def meant(draw, endpoint, *, wants_stream):
-    """A good answer most of the time; else what a provider, or something in front of it, says instead."""
+    """A valid answer most of the time; otherwise an error of a provider or of a proxy."""
     texts = draw(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=4))
     kind = draw(st.sampled_from(["good", "good", "good", "other way", "error", "page"]))
     streams = endpoint in STREAMED and (wants_stream != (kind == "other way"))
@@ -109,7 +109,7 @@ def packed(body, coding):
 
 
 def framed(meant, body, notes, *, framing, coding):
-    """The bytes of a whole HTTP answer; `body` may be cut or broken already, and is framed as it is."""
+    """The bytes of a whole HTTP response; `body` may already be cut or broken, and is framed unchanged."""
     body = packed(body, coding)
     named = [("content-type", "text/event-stream" if meant.streamed else "application/json")]
     named += notes

@@ -1,4 +1,4 @@
-"""Ways to break bytes: each takes them and gives others."""
+"""Ways to break bytes: each maps bytes to other bytes."""
 
 import re
 
@@ -77,7 +77,7 @@ def broken(data, kind, where, size, intruder):
 
 @st.composite
 def breaks(draw, most):
-    """So many ways to break bytes, or fewer; no way at all often enough."""
+    """At most this number of ways to break bytes, often none."""
     ways = st.tuples(
         st.sampled_from(KINDS),
         st.floats(0.0, 1.0),

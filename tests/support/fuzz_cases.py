@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 @st.composite
 def cases(draw):
-    """Draw one: an answer, what breaks its body, how it is framed, what breaks the frame, and how it arrives."""
+    """Draw a case: an answer, the damage to its body, its framing, the damage to the frame, and its arrival."""
     way = draw(st.sampled_from(WAYS))
     streams = way != "request"
     endpoint = draw(st.sampled_from(tuple(STREAMED) if streams else ENDPOINTS))

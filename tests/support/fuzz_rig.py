@@ -1,4 +1,4 @@
-"""A client and a raw server on one loop: each case is one call to what the case says, and one more to see what is left of it."""
+"""A client and a raw server on one loop: each case is one call with its response, and one more call to find leftovers."""
 
 import asyncio
 import gc
@@ -25,9 +25,9 @@ from stormbreak.errors import CallError, ConnectionLostError, StreamBrokenError
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.sync_client import Client
 
-IDLE = 0.2  # seconds of silence that a client bears
+IDLE = 0.2  # seconds of silence that a client accepts
 DEADLINE = 5.0  # seconds
-TRICKLING = 0.2  # seconds to the deadline where the server takes its time
+TRICKLING = 0.2  # seconds to the deadline with a slow server
 WAYS = ("request", "streamed", "events", "texts", "raw", "answer", "dropped")
 ENDS = (*("keep",) * 9, *("close",) * 4, "reset", "silence", "trickle")
 BLOCK = 200  # cases on one client
@@ -44,9 +44,9 @@ POLICY = Policy(
 
 @dataclass(frozen=True)
 class Case:
-    """One call, the bytes that answer it, in pieces, and what the server does then.
+    """One call, the bytes of its response in pieces, and the end of the connection.
 
-    `meant` is what they would have said; `harm` tells whether anything but their tail was touched.
+    `meant` is the intended response; `harm` is true if more than the tail was changed.
     """
 
     endpoint: str
@@ -57,7 +57,7 @@ class Case:
     end: str = "keep"
     cut: bool = False  # bytes are missing at the end
     harm: bool = False  # bytes were changed elsewhere
-    hurried: bool = False  # the next call is made before what is left of this one has been read
+    hurried: bool = False  # the next call is made before the rest of this response is read
 
     @property
     def wants_stream(self) -> bool:
@@ -73,20 +73,20 @@ class Case:
             size = self.sizes[turn % len(self.sizes)] if self.sizes else len(self.sent)
             size = max(
                 size, len(self.sent) // 400
-            )  # thousands of tiny pieces tell no more than hundreds
+            )  # thousands of tiny pieces test no more than hundreds
             yield self.sent[at : at + size]
             at, turn = at + size, turn + 1
 
 
 class Rig:
-    """Make one call after the other; `run` raises AssertionError where one ended as it must not.
+    """Make one call after the other; `run` raises AssertionError if a call ends incorrectly.
 
     The client runs on the loop, or blocks a thread.
     """
 
     def __init__(self, *, blocks=False):
         self._blocks = blocks
-        self.told = Counter()
+        self.verdicts = Counter()
         self.slowest = 0.0
         self._case = None
         self._played = asyncio.Event()
@@ -100,7 +100,7 @@ class Rig:
         self._url = f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/v1"
 
     async def stop(self):
-        """Whatever happened before."""
+        """Stop the server and close the client after any failure."""
         if self._client is not None:
             await self._do(self._client.close())
         self._listener.close()
@@ -109,7 +109,7 @@ class Rig:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def run(self, case):
-        """One case, and what must hold after it."""
+        """Run one case and check the invariants after it."""
         if self._count % BLOCK == 0:
             await self.end_block()
             self._client = self._new_client()
@@ -118,24 +118,24 @@ class Rig:
         self._played.clear()
         began = time.perf_counter()
         try:
-            said = await asyncio.wait_for(self._do(self._call(case)), case.deadline + 1.0)
+            result = await asyncio.wait_for(self._do(self._call(case)), case.deadline + 1.0)
         except CallError as error:
-            said = error
+            result = error
             self._look_at_error(case, error)
         took = time.perf_counter() - began
         self.slowest = max(self.slowest, took)
         assert took < DEADLINE, "silence went unnoticed until the deadline"
-        self.told[str(said.verdict) if isinstance(said, CallError) else "ok"] += 1
-        if not isinstance(said, CallError):
-            self._look_at_answer(case, *said)
+        self.verdicts[str(result.verdict) if isinstance(result, CallError) else "ok"] += 1
+        if not isinstance(result, CallError):
+            self._look_at_answer(case, *result)
         try:
             await self._look_at_the_next()
         except ConnectionLostError:
-            assert case.end == "silence"  # a server that says no more on this connection
+            assert case.end == "silence"  # a server that is silent on this connection
             await self._look_at_the_next()
 
     async def end_block(self):
-        """Nothing may be left of the calls of a client, nor, once it is closed, of its connections."""
+        """Check that a client has no calls left and, after its close, no connections."""
         client, self._client = self._client, None
         if client is None:
             return
@@ -145,7 +145,7 @@ class Rig:
         await self._do(client.close())
         del client
         async with asyncio.timeout(PATIENCE):
-            while self.open:  # noqa: ASYNC110 - the server hears of it at once
+            while self.open:  # noqa: ASYNC110 - the server sees the close at once
                 await asyncio.sleep(0.001)
 
     # ------------------------------------------------------------ the calls
@@ -155,11 +155,11 @@ class Rig:
         return Client(**settings)._client if self._blocks else AsyncClient(**settings)
 
     async def _do(self, coroutine):
-        """Run what a client does where it runs."""
+        """Run a coroutine of the client on its loop or thread."""
         return await (asyncio.to_thread(run, coroutine) if self._blocks else coroutine)
 
     async def _call(self, case):
-        """Give what came to the caller as a success: the text, and what kind of text it is."""
+        """Return the successful result of the caller: the kind of text, and the text."""
         assert self._client is not None
         payload = {"model": f"m-{self._count % BLOCK}", "input": "hi", "messages": []}
         if case.way in ("request", "streamed"):
@@ -172,10 +172,10 @@ class Rig:
             return stream.run(reading) if self._blocks else await reading
 
     async def _look_at_the_next(self):
-        """The call after it gets its own answer, whatever is left on the connection."""
+        """Check that the next call gets its own answer."""
         await asyncio.wait_for(self._played.wait(), PATIENCE)
         if not (self._case.hurried and self._case.end == "keep"):
-            await asyncio.sleep(0.002)  # what is left of it arrives
+            await asyncio.sleep(0.002)  # the rest of the response arrives
         token = f"token {self._count}"
         payload = {"model": "next", "messages": [{"role": "user", "content": token}]}
         asking = self._do(self._client.request(CHAT, payload))
@@ -190,18 +190,18 @@ class Rig:
         whole = case.meant.text is not None and not (case.cut or case.harm)
         assert not whole or case.end in ("reset", "trickle"), f"a whole answer failed: {error}"
 
-    def _look_at_answer(self, case, kind, said):
+    def _look_at_answer(self, case, kind, result):
         if kind == "dropped":
             return
         found = may_be(case.sent, case.endpoint)
-        assert found, "what is complete in no reading was taken for an answer"
+        assert found, "an incomplete response counted as an answer"
         if kind in ("text", "deltas"):
-            texts = {None, said}
+            texts = {None, result}
             assert any(
                 {one.text, one.deltas if case.wants_stream else one.text} & texts for one in found
             )
         if not case.harm and case.meant.text is not None and kind == "text":
-            assert case.meant.text == said, "a part was taken for the whole"
+            assert case.meant.text == result, "a part counted as the whole"
 
     # ------------------------------------------------------------ the server
 
@@ -215,7 +215,7 @@ class Rig:
                 while await self._answer(reader, writer):
                     pass
         except asyncio.CancelledError:
-            pass  # it is stopped
+            pass  # the rig is stopped
         finally:
             self.open -= 1
             self._tasks.discard(task)
@@ -245,7 +245,7 @@ class Rig:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
         if case.end == "silence":
-            self._played.set()  # else the next call would wait for it
+            self._played.set()  # otherwise the next call would wait for it
             await reader.read(1)
         return case.end in ("keep", "trickle")
 
@@ -288,7 +288,7 @@ def _echo(token):
 
 
 class Footprint:
-    """What a process holds: file descriptors, and bytes of memory at rest."""
+    """The file descriptors and the memory of a process at rest."""
 
     def __init__(self):
         gc.collect()

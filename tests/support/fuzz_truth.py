@@ -1,7 +1,7 @@
-"""Whether bytes that were sent may be taken for an answer: judged by a simple parser that shares nothing with ours.
+"""Decide whether sent bytes may count as an answer, with a simple parser that shares no code with stormbreak.
 
-It is lenient: each way in which an HTTP client may cut a body out of the bytes counts, and what is complete in any of
-them may be accepted. What is complete in none of them may not.
+It is lenient: every way in which an HTTP client may find a body in the bytes counts. A response that is complete in one
+of these ways may be accepted; one that is complete in none may not.
 """
 
 import json
@@ -18,31 +18,31 @@ _SIZE = re.compile(rb"\s*([0-9a-fA-F]+)")
 UNREADABLE = (ValueError, RecursionError)
 
 
-class Said(NamedTuple):
-    """What a complete answer says: the answer as a whole, and as its deltas say it; None where nobody can tell."""
+class AnswerText(NamedTuple):
+    """The text of a complete answer, as a whole and from its deltas; None if unknown."""
 
     text: str | None
     deltas: str | None = None
 
 
 def may_be(sent, endpoint, *, choices=1):
-    """Every complete answer that can be read out of the bytes of one HTTP answer, or of several.
+    """Every complete answer in the bytes of one or more HTTP responses.
 
-    A stream may be one whether or not it was asked for.
+    A stream may be one even if it was not requested.
     """
     found = []
     for body in bodies(sent):
         stripped = body.lstrip(b"\xef\xbb\xbf \t\r\n")
         if endpoint in _STREAMS and stripped[:1] not in (b"{", b"[", b"<", b""):
-            said = _STREAMS[endpoint](_events(body), choices)
+            value = _STREAMS[endpoint](_events(body), choices)
         else:
-            said = _plain(stripped, endpoint, choices)
-        found += [said] if said else []
+            value = _plain(stripped, endpoint, choices)
+        found += [value] if value else []
     return found
 
 
 def bodies(sent):
-    """Every body that a client may find: framed by its length, by chunks, or by the end; packed or not."""
+    """Every body that a client may find: framed by length, by chunks, or by the end; compressed or not."""
     for start in _starts(sent):
         rest = sent[start:]
         head = sent[:start].lower()
@@ -58,7 +58,7 @@ def bodies(sent):
 
 
 def _starts(sent):
-    """Where a body may begin: after any empty line of what may be heads."""
+    """Possible starts of a body: after any empty line that may end a head."""
     found = [match.end() for match in re.finditer(rb"\r?\n\r?\n|\r\r", sent[:20_000])]
     return found[:3]
 
@@ -89,15 +89,15 @@ def _unpacked(body, bits):
 
 
 def loads(data):
-    """Decode JSON, big numbers and halves of characters included."""
+    """Decode JSON, including big numbers and lone surrogates."""
     number = lambda text: int(text) if len(text) < 20 else float("inf")  # noqa: E731
     return json.loads(data.decode(errors="replace"), strict=False, parse_int=number)
 
 
-def _has_error(said):
-    errors = [said.get("error"), *(c.get("error") for c in _objects(said.get("choices")))]
+def _has_error(value):
+    errors = [value.get("error"), *(c.get("error") for c in _objects(value.get("choices")))]
     speak = (any(e.values()) if isinstance(e, dict) else e for e in errors)
-    return any(speak) or "error" in (said.get("object"), said.get("type"))
+    return any(speak) or "error" in (value.get("object"), value.get("type"))
 
 
 def _objects(value):
@@ -119,52 +119,52 @@ def _joined(values):
 
 def _plain(body, endpoint, choices):
     try:
-        said = loads(body)
+        value = loads(body)
     except UNREADABLE:
         return None
-    if not isinstance(said, dict) or _has_error(said):
+    if not isinstance(value, dict) or _has_error(value):
         return None
     if endpoint == CHAT:
-        return _completion(said, choices)
+        return _completion(value, choices)
     read = {RESPONSES: _response, MESSAGES: _message, EMBEDDINGS: _embedding}.get(endpoint)
-    return read(said) if read else Said("")
+    return read(value) if read else AnswerText("")
 
 
-def _completion(said, choices):
-    of = _objects(said.get("choices"))
+def _completion(value, choices):
+    of = _objects(value.get("choices"))
     ends = [isinstance(c.get("message"), dict) and c.get("finish_reason") for c in of]
     whole = of and len(of) >= choices and all(ends)
-    return Said(_text(of[0]["message"].get("content"))) if whole else None
+    return AnswerText(_text(of[0]["message"].get("content"))) if whole else None
 
 
-def _message(said):
-    whole = isinstance(said.get("content"), list) and said.get("stop_reason")
-    parts = (b.get("text") for b in _objects(said.get("content")) if b.get("type") == "text")
-    return Said(_joined(parts)) if whole else None
+def _message(value):
+    whole = isinstance(value.get("content"), list) and value.get("stop_reason")
+    parts = (b.get("text") for b in _objects(value.get("content")) if b.get("type") == "text")
+    return AnswerText(_joined(parts)) if whole else None
 
 
-def _embedding(said):
-    data = _objects(said.get("data"))
-    return Said("") if len(data) == 1 and data[0].get("embedding") else None
+def _embedding(value):
+    data = _objects(value.get("data"))
+    return AnswerText("") if len(data) == 1 and data[0].get("embedding") else None
 
 
-def _response(said, items=()):
-    if said.get("status") not in ("completed", "incomplete"):
+def _response(value, items=()):
+    if value.get("status") not in ("completed", "incomplete"):
         return None
-    if said.get("output") is None and not items:
+    if value.get("output") is None and not items:
         return None
-    output = said["output"] or items if "output" in said else items
+    output = value["output"] or items if "output" in value else items
     parts = (
         p
         for i in _objects(output)
         if i.get("type") == "message"
         for p in _objects(i.get("content"))
     )
-    return Said(_joined(p.get("text") for p in parts if p.get("type") == "output_text"))
+    return AnswerText(_joined(p.get("text") for p in parts if p.get("type") == "output_text"))
 
 
 def _events(body):
-    """The data of each event, decoded; what cannot be decoded is left out; nothing after `[DONE]`."""
+    """The decoded data of each event up to `[DONE]`, without undecodable data."""
     data = []
     for line in [*_LINES.split(body.removeprefix(b"\xef\xbb\xbf")), b""]:
         if line.startswith(b"data:"):
@@ -176,17 +176,17 @@ def _events(body):
             if joined.strip() == b"[DONE]":
                 return
             with suppress(*UNREADABLE):
-                said = loads(joined)
-                if isinstance(said, dict):
-                    yield said
+                value = loads(joined)
+                if isinstance(value, dict):
+                    yield value
 
 
 def _chat_stream(events, choices):
     texts, reasons = {}, {}
-    for said in events:
-        if _has_error(said):
+    for value in events:
+        if _has_error(value):
             return None
-        for part in _objects(said.get("choices")):
+        for part in _objects(value.get("choices")):
             index = part.get("index") or 0
             if type(index) is not int:
                 continue
@@ -194,52 +194,52 @@ def _chat_stream(events, choices):
             reasons[index] = part.get("finish_reason") or reasons.get(index)
     if sum(map(bool, reasons.values())) < choices:
         return None
-    return Said(_joined(texts[min(texts)]), _joined(texts.get(0, [])))
+    return AnswerText(_joined(texts[min(texts)]), _joined(texts.get(0, [])))
 
 
 def _response_stream(events, _):
     deltas, items = [], {}
-    for said in events:
-        kind = said.get("type")
-        if _has_error(said) or kind in ("response.failed", "error"):
+    for value in events:
+        kind = value.get("type")
+        if _has_error(value) or kind in ("response.failed", "error"):
             return None
         if kind == "response.output_text.delta":
-            deltas.append(said.get("delta"))
+            deltas.append(value.get("delta"))
         elif kind == "response.output_item.done":
-            index = said.get("output_index", len(items))
-            items[index if isinstance(index, int) else -1] = said.get("item")
+            index = value.get("output_index", len(items))
+            items[index if isinstance(index, int) else -1] = value.get("item")
         elif kind in ("response.completed", "response.incomplete"):
-            last = _object(said.get("response"))
+            last = _object(value.get("response"))
             last |= {"status": last.get("status") or kind.removeprefix("response.")}
             whole = _response(last, [items[at] for at in sorted(items)])
             if whole is None and last.get("output") is None and any(deltas):
-                whole = Said(_joined(deltas))  # all that there is of it
+                whole = AnswerText(_joined(deltas))  # the deltas are the whole text
             return whole and whole._replace(deltas=_joined(deltas))
     return None
 
 
 def _message_stream(events, _):
     blocks, deltas, begun, reason = {}, [], False, None
-    for said in events:
-        kind = said.get("type")
-        if _has_error(said) or kind == "error":
+    for value in events:
+        kind = value.get("type")
+        if _has_error(value) or kind == "error":
             return None
         if kind == "message_start":
             begun = True
         elif kind == "content_block_start":
-            blocks.setdefault(said.get("index"), []).append(
-                _object(said.get("content_block")).get("text")
+            blocks.setdefault(value.get("index"), []).append(
+                _object(value.get("content_block")).get("text")
             )
         elif kind == "content_block_delta":
-            text = _object(said.get("delta")).get("text")
-            blocks.setdefault(said.get("index"), []).append(text)
+            text = _object(value.get("delta")).get("text")
+            blocks.setdefault(value.get("index"), []).append(text)
             deltas.append(text)
         elif kind == "message_delta":
-            reason = _object(said.get("delta")).get("stop_reason") or reason
+            reason = _object(value.get("delta")).get("stop_reason") or reason
         elif kind == "message_stop":
             whole = begun and reason
             texts = [text for block in blocks.values() for text in block]
-            return Said(_joined(texts), _joined(deltas)) if whole else None
+            return AnswerText(_joined(texts), _joined(deltas)) if whole else None
     return None
 
 

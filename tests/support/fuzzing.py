@@ -1,4 +1,4 @@
-"""Runs of the fuzzer: so many cases of one seed, on one loop."""
+"""Runs of the fuzzer: a number of cases of one seed, on one loop."""
 
 import asyncio
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from fuzz_cases import cases  # isort: skip
 
 @contextmanager
 def rigged(*, blocks=False):
-    """A loop and a rig on it. At the end, nothing may be left of its calls."""
+    """Yield a loop and a rig on it; at the end, no resource of its calls may be left."""
     with asyncio.Runner() as runner:
         rig = Rig(blocks=blocks)
         runner.run(rig.start())
@@ -23,7 +23,7 @@ def rigged(*, blocks=False):
 
 
 def fuzz(runner, rig, *, number, examples):
-    """Make calls; raise, with the smallest case that can be found, where one ended as it must not."""
+    """Make calls; if one breaks a rule, raise with the smallest case found that breaks it."""
 
     @seed(number)
     @settings(

@@ -1,4 +1,4 @@
-"""`stormbreak gateway` in processes of its own, with workers, and a provider whose streams can be held."""
+"""`stormbreak gateway` as a process with workers, and a provider whose streams can be held open."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\nda
 
 
 class Process:
-    """`stormbreak gateway` with two workers, as a process of its own."""
+    """A process `stormbreak gateway` with two workers."""
 
     def __init__(self, running, reading, url, admin):
         self.running = running
@@ -53,7 +53,7 @@ class Process:
         return [int(pid) for pid in found.split()]
 
     async def ended(self):
-        """Wait for its end; return its status and its log."""
+        """Wait until the process ends; return its status and its log."""
         log = await asyncio.wait_for(self._reading, PATIENCE)
         return await self.running.wait(), log.decode()
 
@@ -69,7 +69,7 @@ def get(url):
 
 @asynccontextmanager
 async def gateway(path, text=None, workers=2):
-    """Start one on a settings file; without `text`, on that of before."""
+    """Start a gateway with the settings `text`; without `text`, with the file of the last start."""
     if text is not None:
         path.write_text(text.replace('admin_port = "none"', "admin_port = 0"))
     program = (*PROGRAM, "gateway", path, "--workers", str(workers))
@@ -91,7 +91,7 @@ async def gateway(path, text=None, workers=2):
 
 
 class Streams:
-    """A provider whose streams go on until they may `end`."""
+    """A provider whose streams continue until `end` is set."""
 
     def __init__(self):
         self.end = asyncio.Event()
@@ -119,7 +119,7 @@ def priced(text):
 
 
 async def wait_for(value, *arguments):
-    """Wait until it is at least the last argument, if that is a number; else until it is true."""
+    """Wait until the value is at least the last argument, if that is a number; else until it is true."""
     *arguments, least = arguments if isinstance(arguments[-1], int) else (*arguments, 1)
     end = time.monotonic() + PATIENCE
     while await value(*arguments) < least:

@@ -1,4 +1,4 @@
-"""A gateway in the loop of a test, its settings file, and a provider that notes what comes."""
+"""A gateway in the loop of a test, its settings file, and a provider that records requests."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ def settings(provider, *, gateway="", key="", more="", top=""):
 
 
 class Reply:
-    """An HTTP response as it came, and how the connection ended: "kept", "closed" or "cut" (in the body)."""
+    """An HTTP response as received, and the end of its connection: "kept", "closed" or "cut" (in the body)."""
 
     def __init__(self, status, headers, body, ending):
         self.status = status
@@ -118,7 +118,7 @@ def request_bytes(path, payload, *, key=KEY, method="POST", headers=()):
 
 
 class Running:
-    """A gateway that listens."""
+    """A listening gateway."""
 
     def __init__(self, gateway, path):
         self.gateway = gateway
@@ -126,7 +126,7 @@ class Running:
         self.url = f"http://127.0.0.1:{gateway.port}"
 
     async def ask(self, payload=CHAT, path="/v1/chat/completions", **more):
-        """Send one request on a connection of its own, and read the response."""
+        """Send one request on a new connection, and read the response."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.gateway.port)
         try:
             writer.write(request_bytes(path, payload, **more))
@@ -135,7 +135,7 @@ class Running:
             writer.close()
 
     def metric(self, name):
-        """The value of a metric line, by its beginning."""
+        """The value of the metric line that starts with a text."""
         return sum(
             float(line.rpartition(" ")[2])
             for line in self.gateway.metrics_text().decode().splitlines()
@@ -163,7 +163,7 @@ ANSWER = {
 
 
 class Upstream:
-    """A provider that notes requests; `reply` is what it answers: a response, or a function of the request."""
+    """A provider that records requests; `reply` is its response, or a function from request to response."""
 
     def __init__(self):
         self.seen = []
@@ -190,7 +190,7 @@ class Upstream:
 
 @asynccontextmanager
 async def upstream():
-    """Serve an `Upstream`; its `url` ends in /v1."""
+    """Yield a listening `Upstream`; its `url` ends in /v1."""
     app = Upstream()
     server = HttpServer(app)
     await server.start("127.0.0.1", 0)
@@ -202,14 +202,14 @@ async def upstream():
 
 
 async def until(holds, patience=30.0):
-    """Wait until something holds."""
+    """Wait until a condition is true."""
     end = time.monotonic() + patience
     while not holds():
         assert time.monotonic() < end, "it never came to hold"
         await asyncio.sleep(0.005)
 
 
-# ------------------------------------------------------------------ money
+# ------------------------------------------------------------------ spend
 
 LEDGER = 'ledger = "spent.db"'
 USED = {"prompt_tokens": 10, "completion_tokens": 90, "total_tokens": 100}
@@ -218,7 +218,7 @@ ASKED = {**CHAT, "max_tokens": 90}
 
 
 class Prices:
-    """A tenth of a cent for each token, if nothing else is said."""
+    """Prices of the model; the default is a tenth of a cent per token."""
 
     def __init__(self, usd="0.001"):
         self._usd = Decimal(usd)
@@ -241,7 +241,7 @@ def spend(usd, period=None):
 
 @asynccontextmanager
 async def priced_process(path):
-    """Run a gateway with these prices in a process of its own, which is killed in the end; its port."""
+    """Run a gateway with these prices as a process, killed at the end; yield its port."""
     program = (*PROGRAM[:3], __file__, path)
     with patch("subprocess.Popen", ForkedPopen):
         process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
@@ -267,7 +267,7 @@ USAGE = Usage(input_tokens=10, output_tokens=5)
 
 
 def opened(path, price_of=prices, **settings):
-    """The ledger beside a settings file."""
+    """Open the ledger beside a settings file."""
     return UsageLedger(path.with_name("spent.db"), price_of, **settings)
 
 

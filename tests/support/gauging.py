@@ -1,9 +1,9 @@
-"""A process whose metrics are to be put together with those of others. It does what its standard input says, line by line:
+"""A process whose metrics are merged with those of other processes. It runs commands from its standard input, one a line:
 
-`call TARGET [TENANT]`, `end`, `cool SECONDS`, `limit TENANT RPM` (0: none), `detach`, `scrape`, `fork` (the child reads on).
+`call TARGET [TENANT]`, `end`, `cool SECONDS`, `limit TENANT RPM` (0: none), `detach`, `scrape`, `fork` (the child continues to read).
 Each is answered with a line.
 
-With an argument its files are named by that number, and not by the process.
+With an argument, its files are named by that number and not by its pid.
 """
 
 import os
@@ -66,5 +66,5 @@ if __name__ == "__main__":
     print("ready", flush=True)
     for line in iter(sys.stdin.readline, ""):
         name, *words = line.split()
-        said = getattr(worker, name)(*words)
-        print(repr(said), flush=True)
+        answer = getattr(worker, name)(*words)
+        print(repr(answer), flush=True)

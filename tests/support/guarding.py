@@ -1,4 +1,4 @@
-"""`Resilient` in virtual time, in threads and on a loop, around functions that do what a script says."""
+"""`Resilient` in virtual time, in threads and on a loop, around scripted functions."""
 
 import asyncio
 
@@ -23,11 +23,11 @@ QUICK = policy(
 
 
 class DownError(Exception):
-    """What is worth a retry in most tests."""
+    """The error that most tests retry."""
 
 
 class Script:
-    """Steps, one for each attempt: what it returns, or raises, and after how many seconds."""
+    """Steps, one per attempt: the value that it returns or the error that it raises, and after how many seconds."""
 
     def __init__(self, *steps):
         self.left = list(steps)
@@ -59,7 +59,7 @@ def made(rules=QUICK, *, on=DownError, failed_result=None, retry_after=None, eng
 
 
 def in_threads(main, rules, **more):
-    """Run `main(guard, sleep)` on a thread of virtual time; what it returned, and the events."""
+    """Run `main(guard, sleep)` on a thread in virtual time; return its value and the events."""
     threads, events, results = Threads(), [], []
     guard = made(rules, clock=threads.time, chance=_odd, parking=threads.parking, **more)
     guard.subscribe(events.append)
@@ -69,7 +69,7 @@ def in_threads(main, rules, **more):
 
 
 def on_a_loop(main, rules, **more):
-    """Run `await main(guard)` on a loop of virtual time; what it returned, and the events."""
+    """Run `await main(guard)` on a loop in virtual time; return its value and the events."""
     events = []
 
     async def body():
@@ -82,11 +82,11 @@ def on_a_loop(main, rules, **more):
 
 
 def _odd():
-    """A chance that lets nothing happen at the very edge of something else: worlds round differently."""
+    """A chance that keeps events from the edge of a limit: threads and loop round differently."""
     return 0.4871
 
 
 def at_rest(guard):
-    """Whether nothing is held, and nobody waits."""
+    """Whether no slot is held and no call waits."""
     state = guard.snapshot()["targets"].values()
     return all((one["in_flight"], one["queued"]) == (0, 0) for one in state)

@@ -1,4 +1,4 @@
-"""Ctrl-C, as the main thread gets it."""
+"""Ctrl-C in the main thread."""
 
 import signal
 import sys
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 
 def main_waits():
-    """Whether the main thread waits for another, or for a time."""
+    """Whether the main thread waits for a lock or for a time."""
     frame = sys._current_frames()[threading.main_thread().ident]
     return frame.f_code.co_filename == threading.__file__
 
 
 @contextmanager
 def interrupted(once=main_waits):
-    """Interrupt what runs within, by a real signal, a moment after `once()` is true for the first time."""
+    """Interrupt the body with a real signal, shortly after `once()` is true for the first time."""
     main = threading.main_thread().ident
     over = threading.Event()
 

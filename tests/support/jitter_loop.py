@@ -1,7 +1,7 @@
-"""A plain retry loop, as people write it: what `batch run` is compared with. Nothing of stormbreak's.
+"""A plain retry loop without stormbreak, for comparison with `batch run`.
 
-Arguments: INPUT, OUTPUT, base URL, attempts in flight at most, seconds that an attempt may take. Every row is sent until it
-is answered, with full jitter between its attempts. An answer is appended to OUTPUT as it comes.
+Arguments: INPUT, OUTPUT, base URL, maximum of attempts in flight, seconds per attempt. Every row is sent until it is
+answered, with full jitter between its attempts. Answers are appended to OUTPUT as they arrive.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import httpx2
 
-BASE, CAP = 1.0, 60.0  # seconds, as the baseline `loop_full_jitter` has them
+BASE, CAP = 1.0, 60.0  # seconds, as in the baseline `loop_full_jitter`
 
 
 async def answer(client, row, slots, at_most):
-    """Send a row until it is answered; no slot is held between two attempts."""
+    """Send a row until it is answered; it holds no slot between two attempts."""
     delay = BASE
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Journals for tests: rows without a file, answers, failures, and what stands in the files."""
+"""Journals for tests: rows without a file, answers, failures, and the contents of the files."""
 
 import json
 

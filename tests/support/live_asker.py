@@ -1,6 +1,6 @@
-"""A program for live storms: a thread for each line of standard input. Nothing but the standard library.
+"""A program for live storms: one thread per line of standard input, only the standard library.
 
-Arguments: how often to try (1), and seconds until an attempt is given up (the line's timeout).
+Arguments: attempts (1), and seconds per attempt (the line's timeout).
 """
 
 import http.client
@@ -16,8 +16,8 @@ BASE = urlsplit(os.environ["OPENAI_BASE_URL"])
 
 
 def ask(call):
-    said = [{"role": "user", "content": call["prompt"]}]
-    body = json.dumps({"model": call["model"], "messages": said})
+    messages = [{"role": "user", "content": call["prompt"]}]
+    body = json.dumps({"model": call["model"], "messages": messages})
     headers = {
         "authorization": f"Bearer {os.environ['OPENAI_API_KEY']}",
         "content-type": "application/json",

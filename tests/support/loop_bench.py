@@ -1,4 +1,4 @@
-"""The asyncio driver on the virtual loop, and a target that answers as told."""
+"""The asyncio driver on the virtual loop, and a target with scripted outcomes."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from stormbreak.types import Call
 
 
 class Bench:
-    """Starts calls to one target, and looks what is left of them."""
+    """Starts calls to one target, and checks what they leave behind."""
 
     def __init__(self, rules):
         self.engine = Engine(rules)
@@ -23,22 +23,22 @@ class Bench:
 
     def call(self, *outcomes, takes=1.0, within=None, **call):
         """Start a call whose attempts end in `outcomes`, each after `takes` seconds."""
-        return self.run(self._told(outcomes or (OK,), takes), within=within, **call)
+        return self.run(self._scripted(outcomes or (OK,), takes), within=within, **call)
 
     def run(self, sender, *, within=None, **call):
         return asyncio.create_task(self.driver.run(self._numbered(within, call), sender))
 
     async def open(self, *outcomes, takes=1.0, within=None):
-        """Have an answer delivered while it comes; its attempts end, or begin to be read, in `outcomes`."""
+        """Open a streamed answer; its attempts end in `outcomes`, or start to be read with them."""
         call = self._numbered(within, {"delivers": True, "streams": True})
-        return await self.driver.open(call, self._told(outcomes, takes))
+        return await self.driver.open(call, self._scripted(outcomes, takes))
 
     @property
     def in_flight(self):
         return self.state.slots.in_flight
 
     async def assert_at_rest(self):
-        """Nothing is held, nobody waits, and the next call goes through."""
+        """No slot is held, no call waits, and the next call succeeds."""
         breaker = self.state.breaker
         assert (self.in_flight, self.state.admission.queued) == (0, 0)
         assert breaker is None or breaker.trial is None or not breaker.trial.probes
@@ -51,7 +51,7 @@ class Bench:
         deadline_at = None if within is None else now() + within
         return Call(self.engine.number(), TARGET, deadline_at=deadline_at, **call)
 
-    def _told(self, outcomes, takes):
+    def _scripted(self, outcomes, takes):
         answers = iter(outcomes)
 
         async def sender(send):

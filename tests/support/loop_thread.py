@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, for servers of tests that block."""
+"""An event loop on a separate thread, for servers of blocking tests."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ class LoopThread:
         self._thread.start()
 
     def run(self, coroutine):
-        """Run it there, and wait for what it returns or raises."""
+        """Run a coroutine on the loop; wait for its result or error."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
 
     def stop(self):

@@ -1,4 +1,4 @@
-"""Requests that a strict server refuses, with the reason."""
+"""Requests that a strict server rejects, with the reason."""
 
 
 def head(*lines, first=b"POST / HTTP/1.1", host=b"Host: h"):

@@ -1,4 +1,4 @@
-"""Bytes that are not the HTTP/1.1 response to one request."""
+"""Bytes that are no valid HTTP/1.1 response to one request."""
 
 OK = b"HTTP/1.1 200 OK\r\n"
 LENGTH = OK + b"Content-Length: 5\r\n\r\nhello"

@@ -1,4 +1,4 @@
-"""Measures of a storm that went well, for tests that say what differs."""
+"""Measures of a storm without failures; tests change single fields."""
 
 from stormbreak.storm.measures import Measures
 

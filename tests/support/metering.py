@@ -1,4 +1,4 @@
-"""A stage with a meter, and prices that are easily reckoned: 1 dollar per million of input, 10 of output."""
+"""A stage with a meter and simple prices: 1 dollar per million tokens of input, 10 of output."""
 
 from decimal import Decimal
 
@@ -14,7 +14,7 @@ RETRIES = RetryPolicy(max_attempts=3, backoff=Backoff(kind="constant", initial_d
 
 
 def prices(provider, model, *, into="1", out="10", cached="0.1", written=None, hour=None):
-    """What `provider` asks."""
+    """The prices of `provider`."""
     rates = Rates(
         input=Rate(Decimal(into)),
         output=Rate(Decimal(out)),
@@ -28,7 +28,7 @@ def prices(provider, model, *, into="1", out="10", cached="0.1", written=None, h
 
 
 def price_of(provider, model):
-    """`small` costs a tenth, and of `secret` nobody knows."""
+    """The price of a target: `small` costs a tenth, `secret` has no price."""
     if model == "secret":
         return None
     if model == "small":

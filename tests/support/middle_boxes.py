@@ -1,4 +1,4 @@
-"""Real proxies on free ports of this machine, as processes: haproxy and nginx in front of a server, tinyproxy for clients."""
+"""Real proxies on free local ports: haproxy and nginx in front of a server, tinyproxy for clients."""
 
 import os
 import shutil
@@ -70,7 +70,7 @@ DisableViaHeader Yes
 
 
 class Box(NamedTuple):
-    """How to start one: its program, package, configuration and arguments."""
+    """A proxy: its program, package, configuration and arguments."""
 
     program: str
     package: str
@@ -86,7 +86,7 @@ BOXES = {
 
 
 class Running:
-    """A middle box that can be restarted; it listens on the ports `plain` and, if it serves TLS, `secure`."""
+    """A proxy that can be restarted; it listens on the ports `plain` and, if it serves TLS, `secure`."""
 
     def __init__(self, name, place, backend, certificate):
         self._box = BOXES[name]
@@ -101,18 +101,18 @@ class Running:
         config.write_text(self._box.config.format(plain=self.plain, secure=self.secure, **settings))
         arguments = [each.format(place=place) for each in self._box.arguments]
         self._command = [found, *arguments, config]
-        self._said = place / "said"
+        self._output = place / "output"
 
     def start(self):
-        with self._said.open("ab") as said:
-            self._process = subprocess.Popen(self._command, stdout=said, stderr=said)
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(self._command, stdout=output, stderr=output)
         end = time.monotonic() + PATIENCE
         while True:
-            assert self._process.poll() is None, self._said.read_text()
+            assert self._process.poll() is None, self._output.read_text()
             try:
                 socket.create_connection(("127.0.0.1", self.plain), 1.0).close()
             except OSError:
-                assert time.monotonic() < end, self._said.read_text()
+                assert time.monotonic() < end, self._output.read_text()
                 time.sleep(0.01)
             else:
                 return
@@ -124,7 +124,7 @@ class Running:
 
 @contextmanager
 def running(name, place, backend, certificate):
-    """Run a middle box in front of the port `backend`; skip the test where it is not installed."""
+    """Run a proxy in front of the port `backend`; skip the test if it is not installed."""
     box = Running(name, place, backend, certificate)
     box.start()
     try:

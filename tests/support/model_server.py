@@ -1,4 +1,4 @@
-"""A real model behind a real server, as a process of its own: llama-cpp-python with SmolLM2-135M (`make test-real`)."""
+"""A real model behind a real server, as a process: llama-cpp-python with SmolLM2-135M (`make test-real`)."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ KEY = "real.key.canary"
 
 
 class ModelServer:
-    """Starts, is killed and starts again, always on the same port. It serves one request at a time."""
+    """A server that can be killed and restarted on the same port. It serves one request at a time."""
 
     def __init__(self, log, *, interrupts):
         self._log = log
@@ -28,8 +28,8 @@ class ModelServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
-    def said(self):
-        """What it has written so far."""
+    def output(self):
+        """The log so far."""
         return self._log.read_text()
 
     def start(self):
@@ -40,7 +40,7 @@ class ModelServer:
             "host": "127.0.0.1",
             "port": self.port,
             "n_ctx": 1024,
-            "n_threads": 1,  # more of them spin, and starve on a busy machine
+            "n_threads": 1,  # more threads would spin on a busy machine
             "n_threads_batch": 1,
             "seed": 1,
             "api_key": KEY,
@@ -54,21 +54,21 @@ class ModelServer:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=clean)
         give_up_at = time.monotonic() + UP_WITHIN
         while not self._is_up():
-            assert self._process.poll() is None, self.said
-            assert time.monotonic() < give_up_at, f"not up in {UP_WITHIN:g} s: {self.said}"
+            assert self._process.poll() is None, self.output
+            assert time.monotonic() < give_up_at, f"not up in {UP_WITHIN:g} s: {self.output}"
             time.sleep(0.05)
 
     def kill(self):
-        """As `kill -9` does."""
+        """Kill the server with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
     def _is_up(self):
-        asked = urllib.request.Request(
+        probe = urllib.request.Request(
             f"{self.base_url}/models", headers={"Authorization": f"Bearer {KEY}"}
         )
         try:
-            with urllib.request.urlopen(asked, timeout=2.0) as answer:
+            with urllib.request.urlopen(probe, timeout=2.0) as answer:
                 return answer.status == 200
         except OSError:
             return False
@@ -76,7 +76,7 @@ class ModelServer:
 
 @contextmanager
 def running(log, *, interrupts=True):
-    """A server that is gone when the context ends; with `interrupts` a new request ends the stream before it."""
+    """Run a server, killed at the end; with `interrupts`, a new request ends the stream before it."""
     server = ModelServer(log, interrupts=interrupts)
     try:
         server.start()

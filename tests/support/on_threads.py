@@ -1,4 +1,4 @@
-"""Blocking code of ours as asynchronous code: each call blocks a thread."""
+"""Blocking code of stormbreak as asynchronous code: each call blocks a thread."""
 
 import asyncio
 import threading
@@ -46,7 +46,7 @@ class ClientOnThreads:
 
 
 def within_time(scene):
-    """Run it on a thread; whether it ended within 20 seconds."""
+    """Run a function on a thread; return whether it ended within 20 seconds."""
     thread = threading.Thread(target=scene, daemon=True)
     thread.start()
     thread.join(20.0)

@@ -1,4 +1,4 @@
-"""A server whose first connection is one answer behind: an answer that nobody requested came first."""
+"""A server whose first connection is one answer behind: it starts with an unrequested answer."""
 
 import json
 
@@ -8,24 +8,24 @@ from sockets import EVENTS, answer
 from streamed import DONE
 
 
-def said(request):
+def prompt(request):
     """The text of the last message of a request."""
     return json.loads(request.body)["messages"][-1]["content"]
 
 
 def streamed(text):
-    """The same as a stream."""
+    """The same answer as a stream."""
     return answer(OPENING + HELLO.replace(b"hello", text.encode()) + STOP + DONE, **EVENTS)
 
 
 class OneBehind:
-    """Answers what it was asked; on its first connection `ahead`, and then always the request before."""
+    """Answers each request; on the first connection it sends `ahead` first, and then always the answer to the previous request."""
 
     def __init__(self, ahead):
         self._next = {1: ahead}
 
     async def __call__(self, request, writer):
-        text = f"to {said(request)}"
+        text = f"to {prompt(request)}"
         if json.loads(request.body).get("stream"):
             own = streamed(text)
         else:

@@ -38,8 +38,8 @@ class Prometheus:
 
     def query(self, expression):
         """The values of an expression now, by labels."""
-        asked = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        with urllib.request.urlopen(asked, timeout=10) as response:
+        address = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+        with urllib.request.urlopen(address, timeout=10) as response:
             answer = json.load(response)
         assert answer["status"] == "success", answer
         found = answer["data"]["result"]

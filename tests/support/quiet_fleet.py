@@ -1,10 +1,10 @@
-"""A fleet whose store never answers: it knows what it was asked for."""
+"""A fleet whose store never answers, but records its requests."""
 
 from stormbreak.core.fleet_lease import TargetLease
 
 
 class QuietFleet:
-    """`woken` counts how often the leases of targets wanted to report."""
+    """`woken` counts how often the leases of targets asked to report."""
 
     def __init__(self):
         self.woken = 0

@@ -1,4 +1,4 @@
-"""A stage on which attempts race."""
+"""A stage with racing attempts."""
 
 from stage import OK, TARGET, Stage, policy
 
@@ -12,7 +12,7 @@ AFTER = 0.5
 
 
 def scene(*, most=1, **changes):
-    """A stage on which an attempt is slow after half a second, and one call has been answered."""
+    """A stage where an attempt is slow after half a second, after one answered call."""
     hedge = HedgePolicy(delay=AFTER, percentile=None, max_hedges=most)
     retry = RetryPolicy(max_attempts=5, backoff=Backoff(kind="constant", initial_delay=0.1))
     stage = Stage(policy(**{"hedge": hedge, "retry": retry, **changes})).listen()
@@ -21,13 +21,13 @@ def scene(*, most=1, **changes):
 
 
 def answered(stage, target=TARGET):
-    """One call has been answered in time."""
+    """Make one call that is answered in time."""
     diagnosis = stage.engine.target_state(target).diagnosis
     diagnosis.settle(diagnosis.take(None, stage.now), OK, stage.now, 0.5)
 
 
 def slow(stage, **call):
-    """A call that has been unanswered for long enough."""
+    """Start a call and wait until it is slow."""
     run = stage.start(races=True, **call)
     stage.pass_time(AFTER)
     return run

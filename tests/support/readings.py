@@ -1,4 +1,4 @@
-"""Answers of one format as the client reads them, plain and streamed, and what must be so in every format."""
+"""Answers of one format as the client reads them, plain and streamed, and checks for every format."""
 
 import json
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from stormbreak.types import Verdict
 
 
 class Reader(NamedTuple):
-    """Reads one shape; the checks are about what was read."""
+    """Reads one shape, and checks the readings."""
 
     shape: Shape
 
@@ -21,7 +21,7 @@ class Reader(NamedTuple):
         return read_answer(HttpResponse(200, {}, json.dumps(body).encode(), 0.0), self.shape)
 
     def fed(self, *events):
-        """The assembler that was given them, and of each event whether the first output had come with it."""
+        """Feed the events; return the assembler and, per event, whether the first output had arrived."""
         assembler = StreamAssembler(self.shape)
         seen = []
         for one in events:
@@ -30,29 +30,29 @@ class Reader(NamedTuple):
         return assembler, seen
 
     def streamed(self, *events):
-        """The reading of a stream, and the answer that was put together from it."""
+        """The reading of a stream, and its assembled answer."""
         reading, body = self.fed(*events)[0].end()
         return reading, json.loads(body) if body else None
 
     def check_plain(self, body, text, finish_reason, usage):
         reading = self.plain(body)
-        told = (reading.verdict, reading.text, reading.finish_reason)
-        assert told == (Verdict.OK, text, finish_reason)
+        found = (reading.verdict, reading.text, reading.finish_reason)
+        assert found == (Verdict.OK, text, finish_reason)
         assert reading.usage == usage
 
     def check_none(self, body, detail):
-        """A plain answer that is none, and says why."""
+        """A body that is no answer is broken, with the reason."""
         reading = self.plain(body)
         assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
 
     def check_becomes(self, stream, whole):
-        """A stream is read as the plain answer that it would have been."""
+        """A stream has the reading of the same plain answer."""
         reading, body = self.streamed(*stream)
         assert reading == self.plain(body)
         assert (reading.verdict, body) == (Verdict.OK, whole)
 
     def check_cut(self, events):
-        """What lacks its end is broken, and the end of another format is none."""
+        """A stream without its end, or with the end of another format, is broken."""
         reading, body = self.streamed(*events)
         assert (reading.verdict, body) == (Verdict.BROKEN, None)
         assert self.streamed(*events, DONE)[0].verdict is Verdict.BROKEN
@@ -62,7 +62,7 @@ class Reader(NamedTuple):
         assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
 
     def check_first_output(self, stream, before, after):
-        """So many events come before the first output, and so many with it and after; then all is over."""
+        """`before` events precede the first output, `after` events are or follow it; then the stream is over."""
         assembler, seen = self.fed(*stream)
         assert seen == [False] * before + [True] * after
         assert assembler.over

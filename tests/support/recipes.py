@@ -1,4 +1,4 @@
-"""The recipes of docs/sdks: the code of a page, run as it stands there but for the addresses in it."""
+"""The recipes of docs/sdks: the code of a page, run unchanged except for its addresses."""
 
 import ast
 import asyncio
@@ -19,14 +19,14 @@ _BLOCK = re.compile(r"^```python sdk\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 class Recipe(NamedTuple):
-    """A page: the environment it runs in, and what its users catch (by names that are on the page)."""
+    """A page: its environment, and the exceptions that its users catch (by their names on the page)."""
 
     name: str
     environment: str
     limited: str  # when there are too many requests
     used_up: str  # when the credit is used up
     cut: tuple[str, ...]  # when a stream breaks
-    parses: bool = False  # wants answers that the embedded provider cannot give
+    parses: bool = False  # needs answers that the embedded provider cannot give
 
     @property
     def page(self):
@@ -37,20 +37,20 @@ class Recipe(NamedTuple):
         return "\n\n".join(_BLOCK.findall(self.page))
 
     def ways(self, kind):
-        """Names of the functions on the page that `ask`, or that `stream`."""
+        """Names of the functions on the page that start with `kind`, "ask" or "stream"."""
         functions = ast.FunctionDef | ast.AsyncFunctionDef
         named = [each.name for each in ast.parse(self.code).body if isinstance(each, functions)]
         return [name for name in named if name.partition("_")[0] == kind]
 
     @asynccontextmanager
     async def over(self, base_url):
-        """What the page defines, for a provider at this address; in the end nothing may be in flight."""
+        """Run the page for a provider at this address; at the end, no attempt may be in flight."""
         code = self.code.replace(OPENAI, base_url).replace(GEMINI, base_url)
         code = code.replace(ANTHROPIC, base_url.removesuffix("/v1"))
         names = {"__name__": "recipe"}
         exec(compile(code, f"docs/sdks/{self.name}.md", "exec"), names)
         running = Running(names)
-        assert running.doors
+        assert running.sdk_transports
         try:
             yield running
         finally:
@@ -59,21 +59,21 @@ class Recipe(NamedTuple):
 
 
 class Running:
-    """The names of a page whose code has run, as attributes, and the transports among them."""
+    """The names of a page after its code ran, as attributes, and the transports among them."""
 
     def __init__(self, names):
         self.__dict__.update(names)
-        self.doors = [each for each in names.values() if isinstance(each, SdkTransport)]
+        self.sdk_transports = [each for each in names.values() if isinstance(each, SdkTransport)]
 
     async def ask(self, way, prompt="Hello?"):
-        """Call a function of the page that asks."""
+        """Call an `ask` function of the page."""
         function = getattr(self, way)
         if iscoroutinefunction(function):
             return await function(prompt)
         return await asyncio.to_thread(self._blocking, function, prompt)
 
     async def read(self, way, pieces, prompt="Hello?"):
-        """Put what a function of the page streams into `pieces`: those of a stream that breaks, too."""
+        """Append the pieces of a `stream` function of the page to `pieces`, also if the stream breaks."""
         function = getattr(self, way)
         if isasyncgenfunction(function):
             async for piece in function(prompt):
@@ -82,34 +82,34 @@ class Running:
             await asyncio.to_thread(self._blocking, lambda: pieces.extend(function(prompt)))
 
     def _blocking(self, function, *args):
-        """On a thread that has a loop, as the first thread of a script does: some run asynchronous calls on it."""
+        """Call on a thread with a loop, as in the main thread of a script: some functions run asynchronous calls on it."""
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         try:
             return function(*args)
         finally:
-            for door in self.doors:
-                if isinstance(door, AsyncSdkTransport):
-                    loop.run_until_complete(door.aclose())
+            for transport in self.sdk_transports:
+                if isinstance(transport, AsyncSdkTransport):
+                    loop.run_until_complete(transport.aclose())
             asyncio.set_event_loop(None)
             loop.close()
 
     def in_flight(self):
-        """Permits that are out."""
+        """The number of permits held."""
         target_states = [
             target_state
-            for door in self.doors
-            for target_state in door.snapshot()["targets"].values()
+            for transport in self.sdk_transports
+            for target_state in transport.snapshot()["targets"].values()
         ]
         return sum(target_state["in_flight"] for target_state in target_states)
 
     async def close(self):
-        """Close the connections of this loop, and those of the loop in the background."""
-        for door in self.doors:
-            if isinstance(door, AsyncSdkTransport):
-                await door.aclose()
+        """Close the connections of this loop and of the background loop."""
+        for transport in self.sdk_transports:
+            if isinstance(transport, AsyncSdkTransport):
+                await transport.aclose()
             else:
-                await asyncio.to_thread(door.close)
+                await asyncio.to_thread(transport.close)
 
 
 RECIPES = [

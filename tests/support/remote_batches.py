@@ -1,4 +1,4 @@
-"""Batches at a provider's own batch API, for tests."""
+"""Batches at a provider's batch API, for tests."""
 
 import json
 import urllib.request
@@ -9,7 +9,7 @@ QUICK = "duration = 3600\n[provider]\nservice = 0\n[batches]\nseconds = 0\n"
 
 
 def rows_for(url, count):
-    """Requests for `count` rows; those for Anthropic name their maximum."""
+    """Requests for `count` rows; those for Anthropic have a maximum of tokens."""
     more = {"max_tokens": 100} if url == "/v1/messages" else {}
     return [
         {
@@ -27,7 +27,7 @@ def rows_for(url, count):
 
 
 def text_of(line):
-    """The text of an answer in OUTPUT, of either API."""
+    """The text of an answer in OUTPUT, for both APIs."""
     body = line["response"]["body"]
     if "choices" in body:
         return body["choices"][0]["message"]["content"]
@@ -35,7 +35,7 @@ def text_of(line):
 
 
 def listed(base_url, url):
-    """The batches that the provider has, newest first."""
+    """The batches at the provider, newest first."""
     place = "messages/batches" if url == "/v1/messages" else "batches"
     request = urllib.request.Request(f"{base_url}/{place}?limit=1000")
     with urllib.request.urlopen(request) as answer:

@@ -1,4 +1,4 @@
-"""What a scrape says, read by the official parser."""
+"""The contents of a scrape, read by the official parser."""
 
 import re
 
@@ -8,7 +8,7 @@ OURS = re.compile(r"stormbreak_\w+")
 
 
 def read(text):
-    """The samples of stormbreak's in a scrape: their values by name and labels."""
+    """The samples of stormbreak in a scrape: values by name and labels."""
     text = text.decode() if isinstance(text, bytes) else text
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -27,17 +27,17 @@ def value(samples, name, **labels):
 
 
 def by(samples, name, label):
-    """Sums of the samples of `name` by what `label` says."""
+    """Sums of the samples of `name` by the value of `label`."""
     found = {}
     for (named, has), amount in samples.items():
         if named == name:
-            said = dict(has)[label]
-            found[said] = found.get(said, 0) + amount
+            shown = dict(has)[label]
+            found[shown] = found.get(shown, 0) + amount
     return found
 
 
 def labels_of(samples):
-    """The names of labels of each metric."""
+    """The label names of each metric."""
     found = {}
     for name, has in samples:
         found.setdefault(name, set()).update(label for label, _ in has)

@@ -1,4 +1,4 @@
-"""A settings file that a test writes again and again, and the variables with the keys that it names."""
+"""A settings file that a test rewrites, and the environment variables with its keys."""
 
 from textwrap import dedent
 
@@ -9,7 +9,7 @@ FIRST_KEY, SECOND_KEY = "first-canary-key-0123456789", "second-canary-key-987654
 
 
 class SettingsFile:
-    """At `path`; `{first}` and `{second}` in a text stand for the addresses of two servers."""
+    """A file at `path`; `{first}` and `{second}` in a text stand for the addresses of two servers."""
 
     def __init__(self, path, **servers):
         self.path = path
@@ -27,5 +27,5 @@ class SettingsFile:
 
 
 def cache_key(request):
-    """The key with which a request came."""
+    """The key of a request."""
     return request.headers["authorization"].removeprefix("Bearer ")

@@ -1,4 +1,4 @@
-"""The automatic limit and the diagnosis that it asks, with a clock, by hand."""
+"""The automatic limit and its diagnosis, with a clock that the test moves."""
 
 from stage import OK, SERVER_ERROR, TARGET, retry_in
 
@@ -8,7 +8,7 @@ from stormbreak.types import TREATMENTS, Call
 
 
 class SlotGate:
-    """The gate with a clock; whoever changes it ticks, as the queue does."""
+    """The gate with a clock; every change ticks, as in the queue."""
 
     def __init__(self, **policy):
         self.paused = False
@@ -45,7 +45,7 @@ class SlotGate:
         self.tick()
 
     def serve(self, seconds, rate=10, took=2.0):
-        """A steady load."""
+        """Serve a steady load."""
         flying = []
         for _ in range(int(seconds * rate)):
             flying.append((self.now + took, *self.take()))
@@ -57,19 +57,19 @@ class SlotGate:
             self.settle([flight])
 
     def stand(self, *, age=0.0):
-        """A 429 `age` seconds ago, so that it is not certain that all is well, and a queue that stands for want of slots."""
+        """Simulate a 429 `age` seconds ago, so that the target is in doubt, and a queue that waits for slots."""
         self.settle(self.take(), retry_in(1.0))
         self.diagnosis.throttled_at -= age
         self.wait(2.0)
 
     def wait(self, seconds):
-        """A call has waited so long, and no slot is free until now."""
+        """Simulate a call that has waited this long without a free slot."""
         in_flight, self.gate.in_flight = self.gate.in_flight, self.gate.limit
         self.tick(0.0, waited=seconds)
         self.gate.in_flight = in_flight
 
     def fail(self, count=8):
-        """Fail as often in a row as chance does not explain where nothing had failed before."""
+        """Fail more often in a row than chance explains after no failure."""
         self.settle(self.take(count), SERVER_ERROR)
 
 

@@ -1,8 +1,8 @@
-"""A small storm as its file: an outage of a provider with five slots, at times with a herd as it begins."""
+"""The file of a small storm: an outage of a provider with five slots, optionally with a herd at its start."""
 
 
 def small_storm(head="", *, duration=40, down=(5, 8), rate=3, herd=0, processes=1):
-    """`head` stands before the rest; a `herd` so large arrives with the outage, beside `rate` calls a second."""
+    """The text of the file after `head`; a herd of `herd` calls arrives with the outage, beside `rate` calls a second."""
     begins, ends = down
     herds = f"bursts = [{{ at = {begins}, calls = {herd} }}]" if herd else ""
     return f"""

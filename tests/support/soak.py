@@ -1,6 +1,6 @@
 """Threads that make, use and drop wrapped clients of openai and anthropic, while the process forks.
 
-A program: `soak.py SECONDS`. It fails, and dumps all threads, where a thread or a child makes no progress for `PATIENCE`
+A program: `soak.py SECONDS`. It fails, and dumps all threads, if a thread or a child makes no progress for `PATIENCE`
 seconds. It prints how many calls the threads and how many the children made.
 """
 
@@ -31,7 +31,7 @@ SAY = [{"role": "user", "content": "Hello?"}]
 
 
 def made(kind, base_url):
-    """A wrapped client that nobody will close."""
+    """A wrapped client that is never closed."""
     if issubclass(kind, openai.OpenAI | openai.AsyncOpenAI):
         return wrap(kind(base_url=base_url, api_key="any", max_retries=0, timeout=60.0))
     root = base_url.removesuffix("/v1")
@@ -39,14 +39,14 @@ def made(kind, base_url):
 
 
 def call(client):
-    """Make a call: what it returns, or a coroutine of that."""
+    """Make a call; return its result, or a coroutine of it."""
     if isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
         return client.chat.completions.create(model="m", messages=SAY)
     return client.messages.create(model="m", messages=SAY, max_tokens=100)
 
 
 def use(kind, base_url):
-    """Make a client, use it, drop it."""
+    """Make a client, use it and drop it."""
     client = made(kind, base_url)
     if not issubclass(kind, openai.AsyncOpenAI | anthropic.AsyncAnthropic):
         assert call(client).id
@@ -59,8 +59,9 @@ def use(kind, base_url):
 
 
 def lazy_parts():
-    """The lazy attributes of the SDKs that have a lock: those of Python 3.11 have one for all clients."""
-    found = [each for each in gc.get_objects() if type(each) is cached_property]  # asks no proxy
+    """The lazy attributes of the SDKs that have a lock: in Python 3.11 all clients share one."""
+    # `isinstance` would call proxies
+    found = [each for each in gc.get_objects() if type(each) is cached_property]
     return [each for each in found if hasattr(each, "lock")]
 
 
@@ -86,16 +87,16 @@ class Soak:
             raise
 
     def fork(self):
-        """Have a child process use a client of each kind, while the threads go on."""
+        """Use a client of each kind in a child process, while the threads continue."""
         child = os.fork()
         if child == 0:
-            faulthandler.register(signal.SIGALRM, chain=True)  # a timer's thread is not forked
+            faulthandler.register(signal.SIGALRM, chain=True)  # timer threads die in a fork
             code = 1
             try:
-                for part in self.lazy:  # no fork gives them back what another thread holds
+                for part in self.lazy:  # a fork keeps the locks of other threads
                     part.lock = threading.RLock()
                 for kind in KINDS:
-                    signal.alarm(int(PATIENCE))  # each is progress
+                    signal.alarm(int(PATIENCE))  # each iteration is progress
                     use(kind, self.base_url)
                 signal.alarm(int(PATIENCE))
                 gc.collect()
@@ -116,7 +117,7 @@ class Soak:
             thread.start()
         seen, since = list(self.calls), [time.monotonic()] * THREADS
         while any(thread.is_alive() for thread in threads):
-            faulthandler.dump_traceback_later(3 * PATIENCE, exit=True)  # of this very thread
+            faulthandler.dump_traceback_later(3 * PATIENCE, exit=True)  # of this thread
             if time.monotonic() < self.until:
                 self.fork()
             time.sleep(0.05)
@@ -132,19 +133,15 @@ class Soak:
 
 
 def main(seconds):
-    warnings.simplefilter(
-        "ignore"
-    )  # that there are threads, and that clients are dropped, is the point
-    logging.getLogger("asyncio").setLevel(
-        logging.CRITICAL
-    )  # async clients are closed on any loop, by their SDK
+    warnings.simplefilter("ignore")  # threads and dropped clients are the subject here
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # SDKs close async clients on any loop
     with serve(QUICK) as provider:
-        for kind in KINDS:  # whatever is imported late is imported now: a child cannot finish it
+        for kind in KINDS:  # lazy imports run now: a child cannot finish them
             use(kind, provider.base_url)
         lazy = lazy_parts()
         gc.collect()
-        gc.freeze()  # a collection goes through little, and is quick
-        gc.set_threshold(50, 5, 5)  # and comes often, and so in the middle of everything
+        gc.freeze()  # collections are small and fast
+        gc.set_threshold(50, 5, 5)  # and frequent, so they run in the middle of calls
         soak = Soak(provider.base_url, seconds, lazy)
         soak.run()
     assert min(soak.calls) > 0
@@ -156,7 +153,7 @@ def main(seconds):
 if __name__ == "__main__":
     try:
         main(float(sys.argv[1]))
-    except BaseException:  # noqa: BLE001 - also what ends a process
+    except BaseException:  # noqa: BLE001 - also SystemExit
         traceback.print_exc()
         sys.stderr.flush()
-        os._exit(1)  # a thread that stands still would hold up the end of the process
+        os._exit(1)  # a blocked thread would delay the end of the process

@@ -1,4 +1,4 @@
-"""A server on a raw socket that plays what a test wrote down, byte by byte."""
+"""A server on a raw socket that plays scripts, byte by byte."""
 
 import asyncio
 import json
@@ -28,17 +28,17 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 class End(Enum):
     CLOSE = "close"
     RESET = "reset"
-    HANG = "hang"  # say nothing more until the client leaves
+    HANG = "hang"  # send nothing more until the client leaves
 
 
 def answer(body=BODY, status=200, **headers):
-    """A whole answer; header names with `_` for `-`."""
+    """A complete answer; header names with `_` for `-`."""
     named = {"content_type": "application/json", "content_length": len(body)} | headers
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in named.items()]
     return "\r\n".join([f"HTTP/1.1 {status} So", *lines, "", ""]).encode() + body
 
 
-HALF = answer()[:-10]  # the whole head, and a part of the body
+HALF = answer()[:-10]  # the head and part of the body
 
 
 def failing(status, error=None, **headers):
@@ -53,7 +53,7 @@ class Request(NamedTuple):
 
 
 class Server:
-    """Plays one script per request, and the last of them for ever. A script is bytes, pauses and an `End`."""
+    """Plays one script per request, and then always the last. A script is bytes, pauses and an `End`."""
 
     def __init__(self, scripts):
         self._scripts = list(scripts)
@@ -68,13 +68,13 @@ class Server:
         return f"http://127.0.0.1:{self.port}/v1"
 
     async def all_closed(self):
-        """Wait until every client has left."""
+        """Wait until all connections are closed."""
         async with asyncio.timeout(PATIENCE):
             while self.closed < self.opened:  # noqa: ASYNC110 - seldom more than once
                 await asyncio.sleep(0.005)
 
     async def asked(self, count=1):
-        """Wait until so many requests have come."""
+        """Wait until `count` requests have arrived."""
         async with asyncio.timeout(PATIENCE):
             while len(self.requests) < count:  # noqa: ASYNC110 - seldom more than once
                 await asyncio.sleep(0.005)
@@ -126,7 +126,7 @@ class Server:
         if end is End.HANG:
             await reader.read()
         elif end is End.RESET:
-            await asyncio.sleep(0.02)  # so that what was written has left
+            await asyncio.sleep(0.02)  # so that the written bytes are sent
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
@@ -135,7 +135,7 @@ class Server:
 
 @asynccontextmanager
 async def served(*scripts, **options):
-    """A `Server` on this loop; `options` go to `asyncio.start_server` (such as ssl)."""
+    """Run a `Server` on this loop; `options` go to `asyncio.start_server` (such as ssl)."""
     server = Server(scripts or [answer()])
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, **options)
     server.port = listener.sockets[0].getsockname()[1]
@@ -143,7 +143,7 @@ async def served(*scripts, **options):
         yield server
     finally:
         try:
-            for _ in range(10):  # asyncio leaks whom it has let in and not yet begun to serve
+            for _ in range(10):  # asyncio leaks connections that it accepted but does not serve yet
                 await asyncio.sleep(0)
         finally:
             listener.close()
@@ -151,14 +151,14 @@ async def served(*scripts, **options):
 
 
 def tls(certificate):
-    """What serves `ssl` with a certificate and its key."""
+    """The `ssl` context of a server with this certificate and key."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     return context
 
 
 def until(is_so):
-    """Wait for it, on a thread that may block."""
+    """Wait for a coroutine of the server, on a thread that may block."""
     end = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < end
@@ -167,7 +167,7 @@ def until(is_so):
 
 @contextmanager
 def served_aside(*scripts):
-    """A `Server` on a loop and a thread of its own."""
+    """Run a `Server` on a loop of a separate thread."""
     ready, over = threading.Event(), threading.Event()
     found = []
 
@@ -188,7 +188,7 @@ def served_aside(*scripts):
 
 
 def free_port():
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Drives flows by hand: no driver, no clock but a number, no chance but a number."""
+"""Drives flows by hand: the clock and the chance are numbers, and there is no driver."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def retry_in(seconds: float, verdict: Verdict = Verdict.THROTTLED) -> Outcome:
 
 
 class Spaced:
-    """A send rate that holds."""
+    """A fixed send rate."""
 
     def __init__(self, per_second: float) -> None:
         self.per_second = per_second
@@ -42,7 +42,7 @@ class Spaced:
 
 
 class Run:
-    """One call under way: its last command, and how it ended."""
+    """One running call: its last command, and its result."""
 
     def __init__(self, stage: "Stage", call: Call) -> None:
         self.stage = stage
@@ -65,25 +65,25 @@ class Run:
         self.stage.take_away()
 
     def step(self, outcome: Outcome | None = None) -> "Run":
-        """Resume with what came of the last command."""
+        """Resume with the outcome of the last command."""
         with self._stepping():
             self.command = self._flow.send((outcome, self.stage.now, self.stage.chance))
         return self
 
     def cross(self, attempt: int, outcome: Outcome) -> "Run":
-        """Resume a race with what came of one of its attempts."""
+        """Resume a race with the outcome of one attempt."""
         assert isinstance(self.command, Race)
         self.command.first = next(send for send in self.command.sends if send.attempt == attempt)
         return self.step(outcome)
 
     def close(self) -> None:
-        """Close as a driver does."""
+        """Close the flow as a driver does."""
         self.command, self.closed = None, True
         close(self._flow, self.stage.now, self.stage.chance)
         self.stage.take_away()
 
     def drop(self) -> None:
-        """Close as the garbage collector does: nobody says when."""
+        """Close the flow as the garbage collector does, without a time."""
         self.command, self.closed = None, True
         self._flow.close()
         self.stage.take_away()
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def racing(self) -> list[int]:
-        """The numbers of the attempts that are under way at the same time."""
+        """The numbers of the attempts in flight."""
         race = self.command
         return [send.attempt for send in race.sends] if isinstance(race, Race) else []
 
@@ -125,7 +125,7 @@ class Run:
 
 
 class Stage:
-    """One engine, and the calls that were started on it."""
+    """One engine, and the calls started on it."""
 
     def __init__(self, policy: Policy | None = None, *, now: float = 100.0, chance: float = 0.0):
         self.engine = Engine(policy or Policy())
@@ -158,17 +158,17 @@ class Stage:
         self.engine.events.clear()
 
     def settle(self) -> None:
-        """Resume every flow that is due, until none is."""
+        """Resume due flows until none is due."""
         while due := next((run for run in self.runs if run.due), None):
             due.step()
 
     def tick(self, seconds: float) -> None:
-        """Let time pass in one jump."""
+        """Move the clock in one jump."""
         self.now += seconds
         self.settle()
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass from one thing that is due to the next."""
+        """Move the clock from one due flow to the next."""
         until = self.now + seconds
         self.settle()
         while (due_at := self._due_at()) <= until:
@@ -193,7 +193,7 @@ class Stage:
 
 
 def policy(**changes) -> Policy:
-    """A policy of a fixed limit and nothing else, but for `changes`."""
+    """A policy with a fixed limit, no other part, and `changes`."""
     bare = Policy(
         deadline=None,
         patience=None,

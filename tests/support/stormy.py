@@ -1,6 +1,6 @@
-"""Real clients against the embedded provider, for a few seconds, with every kind of decision in it.
+"""Real clients against the embedded provider, for a few seconds, with every kind of decision.
 
-In a storm; against a provider so slow that attempts get others beside them; and with a circuit that is open.
+In a storm; against a provider so slow that attempts are hedged; and with an open circuit.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.testing import serve
 
 CALLS, AT_ONCE, SLOTS = 120, 20, 12
-TROUBLES = {
+FAULTS = {
     "429": ("throttled", 'retry_after = 0.1\nretry_after_form = "ms"'),
     "500": ("server_error", ""),
     "529": ("overloaded", ""),
     "reset": ("reset", ""),
     "cut_body": ("broken", ""),
 }
-"""Verdicts that they come to, and what else there is to say of them."""
+"""Kind of a fault: its verdict, and further lines of its settings."""
 
 STORM = "duration = 3600\n[provider]\nservice = 0.01\nvariation = 0.0\n" + "".join(
-    f'[[faults]]\nkind = "{kind}"\nshare = 0.06\n{more}\n' for kind, (_, more) in TROUBLES.items()
+    f'[[faults]]\nkind = "{kind}"\nshare = 0.06\n{more}\n' for kind, (_, more) in FAULTS.items()
 )
 SLOW = "duration = 3600\n[provider]\nservice = 0.3\nvariation = 0.0\n"
 
@@ -47,22 +47,22 @@ FALLING = Policy(
 )
 
 
-class Told(NamedTuple):
-    """How the calls ended in the storm, and what the providers say of themselves."""
+class StormResult(NamedTuple):
+    """The ends of the calls in the storm, and the statistics of the providers."""
 
     ends: list[Any]
     storm: dict[str, Any]
     slow: dict[str, Any]
     targets: dict[str, str]  # their labels
-    clients: list[AsyncClient]  # for as long as they are kept, there is something to look at
+    clients: list[AsyncClient]  # the state exists as long as the clients
 
 
-def played(*listeners, **said):
-    """Play it all to these listeners."""
+def played(*listeners, **texts):
+    """Make all the calls with these listeners; `texts` are a key and a prompt."""
     with serve(STORM) as storm, serve(SLOW) as slow:
-        ends, clients = asyncio.run(_play(storm.base_url, slow.base_url, listeners, **said))
+        ends, clients = asyncio.run(_play(storm.base_url, slow.base_url, listeners, **texts))
         targets = {"storm": f"127.0.0.1:{storm.port}/m", "slow": f"127.0.0.1:{slow.port}/m"}
-        return Told(ends, storm.stats(), slow.stats(), targets, clients)
+        return StormResult(ends, storm.stats(), slow.stats(), targets, clients)
 
 
 async def _play(storm, slow, listeners, *, key="sk-canary-0123456789", prompt="hello"):
@@ -93,13 +93,13 @@ async def _play(storm, slow, listeners, *, key="sk-canary-0123456789", prompt="h
     return ends, clients
 
 
-async def _ask(client, said, *, streams=False):
-    """How a call ended: its text, or its error."""
-    told = [{"role": "user", "content": said}]
+async def _ask(client, prompt, *, streams=False):
+    """The text of the answer, or the error."""
+    messages = [{"role": "user", "content": prompt}]
     try:
         if not streams:
-            return (await client.chat(told)).text
-        async with client.stream("chat/completions", {"messages": told}) as stream:
+            return (await client.chat(messages)).text
+        async with client.stream("chat/completions", {"messages": messages}) as stream:
             return "".join([text async for text in stream.texts()])
     except StormbreakError as error:
         return error

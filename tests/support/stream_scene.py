@@ -1,11 +1,11 @@
-"""A client that reads streams of a server that plays scripts; and that nothing of them stays behind."""
+"""A client that reads the streams of a scripted server, and a check that no resource of them is left."""
 
 from clients import PAYLOAD, THRICE, client_of, target_state_of
 from sockets import served
 
 
 class StreamScene:
-    """Serves scripts to a client; when it is left nothing may be in flight, and no connection be open."""
+    """Serves scripts to a client; at the end, no attempt may be in flight and no connection open."""
 
     async def of(self, *scripts, policy=THRICE):
         self.serving = served(*scripts)
@@ -27,7 +27,7 @@ class StreamScene:
 
 
 async def pieces_of(iterator, upto=None):
-    """All that comes, or the first so many."""
+    """All pieces of a stream, or the first `upto`."""
     got = []
     async for each in iterator:
         got.append(each)

@@ -1,4 +1,4 @@
-"""Streams of each format as their providers send them, event by event, for whoever reads them."""
+"""Streams of each format as their providers send them, event by event."""
 
 import json
 

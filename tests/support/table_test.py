@@ -1,4 +1,4 @@
-"""Table-driven tests: one test goes through all rows of a table."""
+"""Table-driven tests: one test runs all rows of a table."""
 
 import functools
 import inspect

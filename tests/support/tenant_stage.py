@@ -1,4 +1,4 @@
-"""A stage whose tenants have limits."""
+"""A stage with limits for tenants."""
 
 from decimal import Decimal
 
@@ -20,9 +20,9 @@ COMMITTED = Outcome(Verdict.OK, committed=True)
 
 
 def limited(of=None, /, **tenants):
-    """A stage whose tenants have these limits."""
+    """A stage with these limits for its tenants."""
     stage = Stage(of or policy(retry=RETRIES, patience=20.0))
-    noon = 12 * 3600.0  # unix epoch seconds: no call may wait for the next day of the calendar
+    noon = 12 * 3600.0  # unix epoch seconds: no call waits for the next calendar day
     accounts = SpendAccounts(price_of, wall=lambda: noon)
     stage.engine = Engine(stage.engine.policy, accounts, tenants=tenants)
     return stage

@@ -1,11 +1,11 @@
-"""Run a call on this thread with a `ThreadDriver`: whoever holds the call makes its attempts, as `resilient` does."""
+"""Run a call on this thread with a `ThreadDriver`: the caller makes the attempts, as in `resilient`."""
 
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.types import Outcome, Verdict
 
 
 def run_call(driver, call, sender):
-    """Run a call to its end; `sender` makes one attempt, in its context. What it raises closes the call."""
+    """Run a call to its end; `sender` makes one attempt, in its context. An exception of it closes the call."""
     held = driver.begin(call)
     try:
         while (send := driver.wait_to_send(held)) is not None:

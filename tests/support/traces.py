@@ -1,4 +1,4 @@
-"""What OpenTelemetry's own SDK receives: spans as a tree, numbers by name and labels."""
+"""The data that the OpenTelemetry SDK receives: spans as a tree, metrics by name and labels."""
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -10,7 +10,7 @@ from stormbreak.telemetry import Tracing
 
 
 class Traces:
-    """An SDK that keeps everything, and the `listener` that fills it."""
+    """An SDK that stores all data, and the `listener` that fills it."""
 
     def __init__(self, **more):
         self._exporter = InMemorySpanExporter()
@@ -23,28 +23,28 @@ class Traces:
 
     @property
     def spans(self):
-        """Those that have ended, in the order of their beginnings."""
+        """The ended spans, in the order of their starts."""
         return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time)
 
     def below(self, parent):
-        """The spans right below one, or those without a parent."""
+        """The children of a span, or the spans without a parent."""
         wanted = None if parent is None else parent.context.span_id
         return [
             span for span in self.spans if (span.parent.span_id if span.parent else None) == wanted
         ]
 
     def only(self):
-        """The one call there is, and its attempts."""
+        """The only call, and its attempts."""
         (call,) = self.below(None)
         return call, self.below(call)
 
     def tree(self, parent=None):
-        """The names of all spans: each with those below it, or alone where there are none."""
-        told = []
+        """The names of all spans; a span with children is a pair of its name and their tree."""
+        found = []
         for span in self.below(parent):
             under = self.tree(span)
-            told.append((span.name, under) if under else span.name)
-        return told
+            found.append((span.name, under) if under else span.name)
+        return found
 
     def metrics(self):
         """The metrics by name."""
@@ -65,16 +65,16 @@ class Traces:
         return {frozenset(point.attributes.items()): point for point in points}
 
     def shown(self):
-        """All there is, as an exporter would write it."""
+        """All spans and metrics, as an exporter would write them."""
         data = self._reader.get_metrics_data()
         return [span.to_json() for span in self.spans] + ([data.to_json()] if data else [])
 
 
 def events_of(span):
-    """Names and attributes of the events on a span."""
+    """Names and attributes of the events of a span."""
     return [(event.name, dict(event.attributes)) for event in span.events]
 
 
 def attributes_of(span, *names):
-    """What a span says under these names, without what they begin with."""
+    """The attributes of a span under these names, without their prefix."""
     return tuple(span.attributes.get(name) for name in names)

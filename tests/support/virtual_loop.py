@@ -1,4 +1,4 @@
-"""An asyncio event loop whose time jumps: hours pass in milliseconds, and every run is the same."""
+"""An asyncio event loop in virtual time: hours pass in milliseconds, and every run is the same."""
 
 import asyncio
 import selectors
@@ -9,14 +9,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 TURN = 1e-9
-"""Seconds that a turn of the loop takes: were it nothing, a timer asked for again and again would never pass."""
+"""Seconds that one iteration of the loop takes; with 0, a timer set again and again would never pass."""
 
 MOMENT = 0.01
 """Real seconds in which what was written to a socket of this process can be read from it."""
 
 
 class _Jumping(selectors.SelectSelector):
-    """Never sleeps: it moves the clock to the next timer instead."""
+    """A selector that moves the clock to the next timer instead of sleeping."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Jumping(selectors.SelectSelector):
 
 
 class _JumpingWithSockets(_Jumping):
-    """Moves the clock when no socket of this process has had anything for a moment."""
+    """A selector that moves the clock when no socket of this process has been ready for a moment."""
 
     def select(self, timeout: float | None = None):
         ready = selectors.SelectSelector.select(self, MOMENT if timeout else timeout)
@@ -39,7 +39,7 @@ class _JumpingWithSockets(_Jumping):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its `time` is virtual, and so are all its timers."""
+    """A loop whose `time` and timers are virtual."""
 
     kind = _Jumping
 
@@ -52,7 +52,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualLoopWithSockets(VirtualLoop):
-    """For real sockets whose two ends are on this loop: however long the process stands still, no timer is early."""
+    """For real sockets with both ends on this loop: no timer is early, even if the process pauses."""
 
     kind = _JumpingWithSockets
 
@@ -66,7 +66,7 @@ def run(main: Callable[[], Awaitable[T]], loop: type[VirtualLoop] = VirtualLoop)
 def on_virtual_loop(
     test: Callable[..., Awaitable[None]], loop: type[VirtualLoop] = VirtualLoop
 ) -> Callable[..., None]:
-    """A test that runs to its end in virtual time."""
+    """Make a coroutine test run in virtual time."""
 
     @wraps(test)
     def wrapped(*args: object, **kwargs: object) -> None:
@@ -76,7 +76,7 @@ def on_virtual_loop(
 
 
 def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test on real sockets, in virtual time."""
+    """Make a coroutine test with real sockets run in virtual time."""
     return on_virtual_loop(test, VirtualLoopWithSockets)
 
 

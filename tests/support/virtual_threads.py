@@ -1,4 +1,4 @@
-"""Real threads in virtual time: one runs at a time, the clock jumps when none can, and every run is the same."""
+"""Real threads in virtual time: one runs at a time, the clock jumps when all wait, and every run is the same."""
 
 import heapq
 import threading
@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 
-PATIENCE = 60.0  # seconds of real time after which something hangs
+PATIENCE = 60.0  # seconds of real time; longer counts as a hang
 
 
 class Cancelled(BaseException):
-    """Thrown into a thread where it waits, as KeyboardInterrupt would be."""
+    """Raised in a waiting thread, as KeyboardInterrupt would be."""
 
 
 class Sleeper:
@@ -42,7 +42,7 @@ class Waiter:
 
 
 class Threads:
-    """Runs each thread until it waits or ends, in the order in which their times come."""
+    """Runs each thread until it waits or ends, in the order of their times."""
 
     def __init__(self) -> None:
         self.now = 0.0

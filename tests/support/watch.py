@@ -1,4 +1,4 @@
-"""A diagnosis with a clock, by hand."""
+"""A diagnosis with a clock that the test moves."""
 
 from stage import OK, SERVER_ERROR, TARGET
 
@@ -8,7 +8,7 @@ from stormbreak.types import TREATMENTS, Call
 
 
 class Watch:
-    """A diagnosis with a clock, and attempts that are sent and ended by hand."""
+    """A diagnosis with a clock, and attempts that the test sends and ends."""
 
     def __init__(self, treatments=TREATMENTS, *, limited=False):
         self.stalls = Stalls()
@@ -28,7 +28,7 @@ class Watch:
             self.diagnosis.first_output(flight, self.now)
 
     def stall(self, *, stalled):
-        """Make this process one that has not run for a second, or one that runs."""
+        """Set whether this process has not run for a second."""
         if stalled:
             self.stalls.beat(self.now - 1.0, lambda: True)
         else:
@@ -40,14 +40,14 @@ class Watch:
         return self
 
     def fail(self, count=1, outcome=SERVER_ERROR):
-        """So many, one after the other, that fail at once."""
+        """`count` attempts, one after the other, that fail at once."""
         for _ in range(count):
             self.now += 0.01
             self.end(self.send(), outcome)
         return self
 
     def answer(self, count=1, *, took=0.1):
-        """So many, one after the other."""
+        """`count` answered attempts, one after the other."""
         for _ in range(count):
             self.now += 0.01
             flights = self.send()
@@ -56,7 +56,7 @@ class Watch:
         return self
 
     def know(self, *, streams=False):
-        """Learn what is usual: whole answers take a second, and first outputs 0.3 s."""
+        """Learn the usual times: a second for a whole answer, 0.3 s for a first output."""
         flights = self.send(32, streams=streams)
         self.now += 0.3
         self.first(flights)
@@ -65,7 +65,7 @@ class Watch:
         return self.wait(1.0)
 
     def late(self, count, *, streams=False):
-        """Answers that all come late."""
+        """`count` late answers."""
         flights = self.send(count, streams=streams)
         self.now += 2.0
         self.first(flights)

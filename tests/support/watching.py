@@ -1,4 +1,4 @@
-"""A batch at work, and `stormbreak top` on a terminal of its own, as a user has them."""
+"""A running batch, and `stormbreak top` on a pseudo-terminal."""
 
 import fcntl
 import http.client
@@ -24,7 +24,7 @@ STORM = scenario(
 
 @contextmanager
 def batch_at_work(provider, folder, *flags, rows=5_000, env=None):
-    """A batch that has answered some rows and goes on for long; its process, and OUTPUT."""
+    """Run a long batch until it has answered some rows; yield its process and OUTPUT."""
     source, output = folder / "in.jsonl", folder / "out.jsonl"
     if not source.exists():
         write(source, chat_rows(rows))
@@ -35,13 +35,15 @@ def batch_at_work(provider, folder, *flags, rows=5_000, env=None):
 
 
 def port_of(process):
-    """Where a batch says that it serves."""
-    said = process.stderr.readline()
-    return int(said.removeprefix("serving http://").removesuffix("/metrics\n").rpartition(":")[2])
+    """The port that a batch prints."""
+    announcement = process.stderr.readline()
+    return int(
+        announcement.removeprefix("serving http://").removesuffix("/metrics\n").rpartition(":")[2]
+    )
 
 
-def asked(path, page="/state"):
-    """One GET at a socket, or at a port; status and text."""
+def http_get(path, page="/state"):
+    """Send a GET to a socket or a port; return the status and the text."""
     connection = http.client.HTTPConnection("127.0.0.1", path if isinstance(path, int) else 80)
     if not isinstance(path, int):
         connection.sock = SocketFile(path).connected(5)
@@ -54,18 +56,18 @@ def asked(path, page="/state"):
 
 
 def state_at(path):
-    status, text = asked(path)
+    status, text = http_get(path)
     assert status == 200
     return json.loads(text)
 
 
 class Terminal:
-    """What a command shows on a terminal, whose keys and size the test has."""
+    """The output of a command on a terminal; the test controls its keys and size."""
 
     def __init__(self, process, screen, before):
         self.process = process
         self._screen = screen
-        self.before = before  # the settings that the command found
+        self.before = before  # the settings before the command
         self.seen = b""
 
     def press(self, keys):
@@ -84,7 +86,7 @@ class Terminal:
         return b""
 
     def wait_for(self, words):
-        """Read until these words stand in the last frame; that frame, as lines."""
+        """Read until these words are in the last frame; return the lines of that frame."""
         give_up_at = time.monotonic() + PATIENCE
         while words not in "\n".join(self.frame):
             assert time.monotonic() < give_up_at, "\n".join(self.frame)
@@ -113,18 +115,18 @@ class Terminal:
 
     @property
     def modes(self):
-        """The terminal's settings, to see that they are left as they were."""
+        """The settings of the terminal, to check that they are restored."""
         return termios.tcgetattr(self._screen)
 
 
 @contextmanager
 def on_terminal(*args, columns=80, lines=24, **options):
-    """Run the command on a terminal, keyboard included."""
+    """Run the command on a terminal with a keyboard."""
     screen, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     before = termios.tcgetattr(screen)
     env = {"COLUMNS": "", "LINES": ""} | options.pop("env", {})
-    # In a session of its own whose terminal it is, or Ctrl-C would reach nobody.
+    # In a new session with this terminal, or Ctrl-C would reach no process.
     options |= {"start_new_session": True, "preexec_fn": own_terminal}
     with started(
         *args, stdin=end, stdout=end, stderr=end, text=False, env=env, **options

@@ -1,4 +1,4 @@
-"""A real server for an ASGI application, and somebody who asks it."""
+"""A real server for an ASGI application, and a client for it."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ import uvicorn
 
 @asynccontextmanager
 async def serving(app):
-    """A real server that serves `app`, and somebody who asks it: gives the status, the headers and the text."""
+    """Serve `app`; yield a function that sends a request and returns the status, the headers and the text."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="off", http="h11")

@@ -1,7 +1,7 @@
-"""10,000 connections opened and closed, then 1,000 streams held, by a client of one kind: what is left of them.
+"""10,000 connections opened and closed, then 1,000 streams held, by a client of one kind: checks for leaks.
 
-A program: `wire_soak.py loop|threads SECONDS`. It prints its figures, and fails where something is left. The server is
-a process of its own.
+A program: `wire_soak.py loop|threads SECONDS`. It prints its figures, and fails on a leak. The server is a
+separate process.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ CALLS = 10_000
 AT_ONCE = 50
 STREAMS = 1_000
 THREADS = 200
-GROWTH = 8 * 2**20  # bytes that the memory of a process may differ by
+GROWTH = 8 * 2**20  # bytes of memory that a process may grow by
 POLICY = Policy(
     deadline=None,
-    attempt_timeout=None,  # its timers, one in a quarter of a second, stay until they fire
+    attempt_timeout=None,  # its timers, one per quarter of a second, stay until they fire
     retry_budget=None,
     breaker=None,
     retry=RetryPolicy(max_attempts=1),
     limit=FixedLimit(max_in_flight=STREAMS),
 )
 SAY = [{"role": "user", "content": "hello"}]
-PIECES = 60  # of a stream, beside its end
+PIECES = 60  # of a stream, without its end
 
 # ---------------------------------------------------------------- the server
 
@@ -65,7 +65,7 @@ END = (
 
 
 async def serve(pause):
-    """Close the connection behind each answer; stream slowly, and keep it, where that is asked for."""
+    """Close the connection after each answer; for a stream request, stream slowly and keep it open."""
 
     async def each(reader, writer):
         try:
@@ -95,7 +95,7 @@ async def serve(pause):
 
 
 def left_on_loop():
-    """What a loop holds: tasks, and timers that are still to fire."""
+    """The tasks and pending timers of a loop."""
     loop = asyncio.get_running_loop()
     timers = [each for each in getattr(loop, "_scheduled", ()) if not each.cancelled()]
     return {"tasks": len(asyncio.all_tasks()), "timers": len(timers)}
@@ -132,7 +132,7 @@ class OnLoop:
 
 
 class OnThreads:
-    """200 threads, which read 5 streams each, in turn."""
+    """200 threads that read 5 streams each in turn."""
 
     def __init__(self, url):
         self.client = Client(base_url=url, model="m", policy=POLICY)
@@ -195,7 +195,7 @@ def _in_threads(count, work):
 
 
 class Figures:
-    """What a process holds at some points in time: nothing may become more after the first."""
+    """Resources of a process at some points in time: none may grow after the first."""
 
     def __init__(self, side):
         self._side = side
@@ -218,7 +218,7 @@ class Figures:
 
 
 async def soak(side, seconds):
-    """Raise AssertionError where something is left, or memory grows."""
+    """Raise AssertionError if a resource leaks or memory grows."""
     figures = Figures(side)
     await side.calls(CALLS // 10)
     figures.take("1,000 calls")

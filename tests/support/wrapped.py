@@ -1,4 +1,4 @@
-"""Every kind of connection that a call may go over: our own, one of an HTTP library inside ours, a wrapped client of an SDK."""
+"""Every kind of connection for a call: our own, an HTTP library inside ours, a wrapped client of an SDK."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ KEY = "sk-wrapped-canary-0123456789"
 
 
 class RequestPath(NamedTuple):
-    """`sdk` is the module whose client is wrapped; without one, the library's transport is `inner` to ours."""
+    """A kind of connection: `sdk` is the module of the wrapped client; without it, the library's transport is `inner` to ours."""
 
     lib: str
     blocks: bool
@@ -42,21 +42,21 @@ WRAPPED = [
 
 
 def inner_of(way, **options):
-    """The library's own transport; reading the certificates of authorities would take longer than a test."""
+    """The library's transport, without certificates: reading them would take longer than a test."""
     lib = import_module(way.lib)
     kind = lib.HTTPTransport if way.blocks else lib.AsyncHTTPTransport
     return kind(**{"verify": False} | options)
 
 
 def wire_of(way, **options):
-    """The wire of ours over it."""
+    """Our wire over the inner transport."""
     library = import_module(f"stormbreak.{way.lib}").Transport.library
     inner = inner_of(way, **options)
     return (BlockingWrappedConnection if way.blocks else WrappedConnection)(library, inner)
 
 
 async def done(way, coroutine):
-    """What a coroutine of ours returns, run where a call of that kind runs."""
+    """Run a coroutine of ours where a call of that kind runs; return its result."""
     if way is not None and way.blocks:
         return await asyncio.to_thread(run, coroutine)
     return await coroutine
@@ -64,7 +64,7 @@ async def done(way, coroutine):
 
 @asynccontextmanager
 async def asking(way, base_url, policy, *, verify=False):
-    """A function that asks for a chat completion, and returns its text, over a connection of that kind; None, OWN_BLOCKING: our own."""
+    """Yield a function that returns the text of a chat completion over a connection of that kind; None, OWN_BLOCKING: our own."""
     if way in (None, OWN_BLOCKING):
         if way is not None:
             _widen()
@@ -97,7 +97,7 @@ async def asking(way, base_url, policy, *, verify=False):
 
 
 def _widen():
-    """As many threads as there may be calls."""
+    """Allow as many threads as calls."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
 
 
@@ -113,14 +113,14 @@ async def _ask_client(client, text):
 
 async def _ask_library(way, http, base_url, text):
     payload = {"model": "m", "messages": [{"role": "user", "content": text}]}
-    said = await _call(way, http.post, f"{base_url}/chat/completions", json=payload)
-    return said.raise_for_status().json()["choices"][0]["message"]["content"]
+    response = await _call(way, http.post, f"{base_url}/chat/completions", json=payload)
+    return response.raise_for_status().json()["choices"][0]["message"]["content"]
 
 
 async def _ask_sdk(way, client, text):
     given = {"model": "m", "messages": [{"role": "user", "content": text}], "timeout": 60}
     if way.sdk is anthropic:
-        said = await _call(way, client.messages.create, **given, max_tokens=9)
-        return said.content[0].text
-    said = await _call(way, client.chat.completions.create, **given)
-    return said.choices[0].message.content
+        response = await _call(way, client.messages.create, **given, max_tokens=9)
+        return response.content[0].text
+    response = await _call(way, client.chat.completions.create, **given)
+    return response.choices[0].message.content

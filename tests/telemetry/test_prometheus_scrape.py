@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from scrapes import by, read, value
-from stormy import CALLS, TROUBLES
+from stormy import CALLS, FAULTS
 from web import serving
 
 from stormbreak.events import CallEnded, Queued, Returned, Sent
@@ -44,16 +44,14 @@ def test_a_scrape_equals_the_counts_of_the_provider(run):
     sent = by(samples, "stormbreak_attempts_sent_total", "target")
     ended = {
         verdict: value(samples, "stormbreak_attempts_total", target=target, verdict=verdict)
-        for verdict, _ in TROUBLES.values()
+        for verdict, _ in FAULTS.values()
     }
 
     assert sent == {
         target: facts.storm["arrivals"],
         facts.targets["slow"]: facts.slow["arrivals"],
     }
-    assert ended == {
-        verdict: facts.storm["faults"][kind] for kind, (verdict, _) in TROUBLES.items()
-    }
+    assert ended == {verdict: facts.storm["faults"][kind] for kind, (verdict, _) in FAULTS.items()}
     assert min(ended.values()) > 0
     assert (
         value(samples, "stormbreak_attempts_total", target=target, verdict="ok")

@@ -10,7 +10,7 @@ import pytest
 from batches import scenario
 from canary import KEY, PROMPT, assert_clean
 from table_test import table_test
-from watching import asked, state_at
+from watching import http_get, state_at
 
 from stormbreak import AsyncClient, Client, resilient
 from stormbreak.core.engine import Engine
@@ -30,7 +30,7 @@ async def test_state_and_metrics_equal_the_counts_of_the_provider(stormbreak_pro
         with serve(client) as serving:
             await asyncio.gather(*(client.chat(SAY) for _ in range(40)), return_exceptions=True)
             state = state_at(serving.port)
-            metrics = asked(serving.port, "/metrics")[1]
+            metrics = http_get(serving.port, "/metrics")[1]
     sent = provider.stats()["arrivals"]
     (target,) = state["targets"]
     assert state["counts"]["calls"] == 40
@@ -69,8 +69,8 @@ def test_another_address_serves_only_metrics_and_health_to_any_host(caplog):
             request = urllib.request.Request(url, headers={"Host": "pod-7.internal"})
             with urllib.request.urlopen(request, timeout=30) as answer:
                 assert answer.status == 200
-            assert asked(serving.port, "/health") == (200, "ok\n")
-            assert asked(serving.port, "/state")[0] == 404
+            assert http_get(serving.port, "/health") == (200, "ok\n")
+            assert http_get(serving.port, "/state")[0] == 404
     with pytest.raises(ConfigurationError, match=r"cannot listen on 203\.0\.113\.7 port 0: "):
         serve(guarded, host="203.0.113.7")
 
@@ -99,7 +99,7 @@ def test_one_port_serves_several_engines():
 )
 def test_serve_accepts_every_object_with_an_engine(make):
     with serve(make()) as serving:
-        assert asked(serving.port, "/metrics")[0] == 200
+        assert http_get(serving.port, "/metrics")[0] == 200
 
 
 @table_test("what", [(), (3,), (Engine(Policy()), "text")])

@@ -23,8 +23,8 @@ from batches import (
     scenario,
     write,
 )
+from odd_servers import post_server
 from sockets import BODY
-from strangers import posted_to
 from table_test import table_test
 
 from stormbreak import AsyncClient, RejectedError
@@ -201,7 +201,7 @@ def test_rows_without_a_free_file_descriptor_wait_and_lose_no_attempt(run_rows, 
         return answer(path, body)
 
     try:
-        with posted_to(slow, connection="close") as url:
+        with post_server(slow, connection="close") as url:
             place = SimpleNamespace(base_url=f"{url}/v1")
             summary = run_rows(chat_rows(60), place, limit=4, tick=tick)
     finally:
@@ -214,7 +214,7 @@ def test_rows_without_a_free_file_descriptor_wait_and_lose_no_attempt(run_rows, 
 
 
 async def test_a_client_reports_too_many_open_files_and_blames_no_target():
-    with posted_to(lambda *_: (200, BODY)) as url:
+    with post_server(lambda *_: (200, BODY)) as url:
         async with AsyncClient(base_url=f"{url}/v1", model="m") as client:
             with none_left(), pytest.raises(RejectedError) as raised:
                 await client.chat([{"role": "user", "content": "hi"}])
@@ -284,7 +284,7 @@ def test_a_failed_file_that_cannot_be_written_drains_the_rows_in_flight(run_rows
         if not failed.exists():
             failed.mkdir()
 
-    with posted_to(answer) as url:
+    with post_server(answer) as url:
         place = SimpleNamespace(base_url=f"{url}/v1")
         with pytest.raises(OutputError, match=r"out\.failed\.jsonl"):
             run_rows(chat_rows(200), place, limit=8, tick=tick)

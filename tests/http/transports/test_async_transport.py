@@ -11,7 +11,7 @@ from importlib import import_module
 import httpx2
 import pytest
 from canary import KEY, PROMPT, assert_clean
-from doors import ONCE, QUICK, in_flight, until
+from sdk_clients import ONCE, QUICK, in_flight, until
 from sockets import End, answer, failing, served
 
 from stormbreak import ConfigurationError, explain

@@ -2,7 +2,7 @@
 
 import httpx2
 import pytest
-from doors import QUICK, SAY
+from sdk_clients import QUICK, SAY
 from sockets import served
 from table_test import table_test
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx2
 import pytest
 from chat_stream import CUT
-from doors import QUICK, SAY
+from sdk_clients import QUICK, SAY
 from sockets import End, served
 
 from stormbreak.core.breaker_policy import BreakerPolicy

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import openai
 import pytest
-from doors import KEY, MESSAGE, SDKS, each_sdk
 from metering import prices
+from sdk_clients import KEY, MESSAGE, SDKS, each_sdk
 from settings_file import FIRST_KEY, SECOND_KEY, SettingsFile, cache_key
 from sockets import PATIENCE, End, answer, failing, free_port, served
 

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import openai
 import pytest
-from doors import KEY, QUICK, SDKS, until
+from sdk_clients import KEY, QUICK, SDKS, until
 from sockets import CHUNKED, End, answer, served
 
 from stormbreak import ConfigurationError, scope

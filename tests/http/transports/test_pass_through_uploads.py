@@ -6,7 +6,7 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
-from doors import QUICK
+from sdk_clients import QUICK
 from sockets import answer, failing, served
 
 MINE = KeyError("mine")

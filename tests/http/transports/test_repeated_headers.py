@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 from chat_stream import WHOLE
-from doors import QUICK
+from sdk_clients import QUICK
 from sockets import End, answer, served
 
 PAYLOAD = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}

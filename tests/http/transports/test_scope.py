@@ -7,7 +7,7 @@ import threading
 import anthropic
 import openai
 import pytest
-from doors import QUICK, SAY, SDKS, door, each_sdk, each_way, until
+from sdk_clients import QUICK, SAY, SDKS, each_sdk, each_way, sdk_client, until
 from sockets import End, answer, failing, served
 
 from stormbreak import ConfigurationError, Policy, Priority, scope
@@ -57,7 +57,10 @@ async def order_of(sdk, calls):
         with scope(**options, labels={"name": name}):
             await sdk.ask(client)
 
-    async with served(gate) as server, door(sdk, server.base_url, NARROW) as (client, transport):
+    async with (
+        served(gate) as server,
+        sdk_client(sdk, server.base_url, NARROW) as (client, transport),
+    ):
         transport.subscribe(listen)
         tasks = []
         for place, (name, options) in enumerate(calls):
@@ -93,7 +96,7 @@ async def test_tenants_get_fair_shares(sdk):
 async def test_the_deadline_of_a_scope_bounds_a_call(sdk):
     async with (
         served([End.HANG]) as server,
-        door(sdk, server.base_url, max_retries=0, timeout=60) as (client, _),
+        sdk_client(sdk, server.base_url, max_retries=0, timeout=60) as (client, _),
     ):
         async with asyncio.timeout(30):
             with scope(deadline=0.2), pytest.raises(sdk.errors):
@@ -108,7 +111,7 @@ async def test_the_deadline_of_a_scope_bounds_a_stream(sdk, begun):
     begin = answer(hello, content_type="text/event-stream", content_length=10**7)
     async with (
         served([begin if begun else b"", End.HANG]) as server,
-        door(sdk, server.base_url, max_retries=0, timeout=60) as (client, _),
+        sdk_client(sdk, server.base_url, max_retries=0, timeout=60) as (client, _),
     ):
         async with asyncio.timeout(30):
             with scope(deadline=0.3), pytest.raises(sdk.errors):
@@ -119,7 +122,7 @@ async def test_the_deadline_of_a_scope_bounds_a_stream(sdk, begun):
 @each_way
 @pytest.mark.parametrize(("retries", "sent"), [(0, 1), (1, 2), (99, 4)])
 async def test_retries_of_a_scope_bound_the_attempts(sdk, retries, sent):
-    async with served(failing(503)) as server, door(sdk, server.base_url) as (client, _):
+    async with served(failing(503)) as server, sdk_client(sdk, server.base_url) as (client, _):
         with scope(retries=retries), pytest.raises(sdk.errors):
             await sdk.ask(client)
         assert len(server.requests) == sent
@@ -130,7 +133,7 @@ async def test_a_scope_sends_no_tenant_or_label_to_the_provider(sdk):
     events = []
     async with (
         served(failing(503), FINE) as server,
-        door(sdk, server.base_url) as (client, transport),
+        sdk_client(sdk, server.base_url) as (client, transport),
     ):
         transport.subscribe(events.append)
         with scope(tenant=CANARIES[0], labels={CANARIES[1]: CANARIES[2]}, priority=Priority.BATCH):
@@ -164,7 +167,7 @@ def test_each_thread_has_its_own_scope(stormbreak_provider):
 
 @each_sdk
 async def test_an_sdk_takes_headers_for_a_call_and_for_a_client(sdk):
-    async with served(failing(503)) as server, door(sdk, server.base_url) as (client, _):
+    async with served(failing(503)) as server, sdk_client(sdk, server.base_url) as (client, _):
         with pytest.raises(sdk.errors):
             await sdk.ask(client, extra_headers={"x-stormbreak-retries": "1"})
         assert len(server.requests) == 2
@@ -177,7 +180,7 @@ async def test_an_sdk_takes_headers_for_a_call_and_for_a_client(sdk):
 @each_sdk
 async def test_an_invalid_scope_header_raises_configuration_error(sdk):
     """The SDK of openai raises it unchanged; that of anthropic raises its own error with it as the cause."""
-    async with served() as server, door(sdk, server.base_url, max_retries=0) as (client, _):
+    async with served() as server, sdk_client(sdk, server.base_url, max_retries=0) as (client, _):
         with pytest.raises((ConfigurationError, anthropic.APIConnectionError)) as caught:
             await sdk.ask(client, extra_headers={"x-stormbreak-priority": "hi"})
         assert not server.requests

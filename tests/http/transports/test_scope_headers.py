@@ -4,8 +4,8 @@ import time
 from importlib import import_module
 
 import pytest
-from doors import QUICK
 from loop_thread import LoopThread
+from sdk_clients import QUICK
 from sockets import answer, served
 from table_test import table_test
 

@@ -6,8 +6,8 @@ from itertools import permutations
 import anthropic
 import openai
 import pytest
-from door_streams import HEAD, hello
-from doors import KEY, QUICK, WAYS, door, each_way, in_flight
+from sdk_clients import KEY, QUICK, WAYS, each_way, in_flight, sdk_client
+from sdk_stream_events import HEAD, hello
 from sockets import End, failing, served
 
 from stormbreak import explain
@@ -35,7 +35,7 @@ async def test_a_call_succeeds_after_two_429s_and_a_503_with_three_retries(storm
     async def through(sdk, order):
         scenario = "".join(fault(number, status) for number, status in enumerate(order, 1))
         provider = stormbreak_provider(f"[provider]\nservice = 0.01\n{scenario}")
-        async with door(sdk, provider.base_url, "interactive") as (client, _):
+        async with sdk_client(sdk, provider.base_url, "interactive") as (client, _):
             got = await sdk.ask(client)
         assert sdk.text(got).startswith("Answer "), (sdk, order)
         stats = provider.stats()
@@ -48,7 +48,7 @@ async def test_a_call_succeeds_after_two_429s_and_a_503_with_three_retries(storm
 async def test_a_permanent_429_is_retried_as_often_as_the_policy_allows(sdk):
     async with (
         served(failing(429, retry_after=0)) as server,
-        door(sdk, server.base_url) as (client, _),
+        sdk_client(sdk, server.base_url) as (client, _),
     ):
         with pytest.raises(sdk.errors) as caught:
             await sdk.ask(client)
@@ -64,7 +64,7 @@ async def test_a_permanent_429_is_retried_as_often_as_the_policy_allows(sdk):
 async def test_an_exhausted_quota_is_not_retried(stormbreak_provider, sdk):
     kind = "spend_limit" if sdk.module is anthropic else "quota"
     provider = stormbreak_provider(f'[[faults]]\nkind = "{kind}"\n')
-    async with door(sdk, provider.base_url, "interactive") as (client, _):
+    async with sdk_client(sdk, provider.base_url, "interactive") as (client, _):
         with pytest.raises(sdk.errors) as caught:
             await sdk.ask(client)
     assert provider.stats()["arrivals"] == 1
@@ -77,7 +77,7 @@ async def test_an_exhausted_quota_is_not_retried(stormbreak_provider, sdk):
 async def test_an_open_circuit_sends_nothing(sdk):
     async with (
         served(failing(500)) as server,
-        door(sdk, server.base_url, TRIPPED) as (client, _),
+        sdk_client(sdk, server.base_url, TRIPPED) as (client, _),
     ):
         for _ in range(2):
             with pytest.raises(sdk.errors) as caught:
@@ -96,7 +96,7 @@ async def test_an_open_circuit_sends_nothing(sdk):
 async def test_a_cut_stream_raises(sdk, end):
     async with (
         served([HEAD, hello(sdk), end]) as server,
-        door(sdk, server.base_url) as (client, transport),
+        sdk_client(sdk, server.base_url) as (client, transport),
     ):
         stream = await sdk.ask(client, stream=True)
         with pytest.raises(sdk.errors) as caught:
@@ -110,7 +110,7 @@ async def test_a_cut_stream_raises(sdk, end):
 async def test_an_abandoned_call_frees_its_slot_and_connection(sdk):
     async with (
         served([End.HANG]) as server,
-        door(sdk, server.base_url) as (client, transport),
+        sdk_client(sdk, server.base_url) as (client, transport),
     ):
         asking = asyncio.create_task(sdk.ask(client))
         await server.asked()
@@ -124,7 +124,7 @@ async def test_an_abandoned_call_frees_its_slot_and_connection(sdk):
 async def test_a_stream_abandoned_while_read_frees_its_slot_and_connection(sdk):
     async with (
         served([HEAD, hello(sdk), End.HANG]) as server,
-        door(sdk, server.base_url) as (client, transport),
+        sdk_client(sdk, server.base_url) as (client, transport),
     ):
         stream = await sdk.ask(client, stream=True)
         reading = asyncio.create_task(sdk.read(stream))
@@ -139,7 +139,7 @@ async def test_a_stream_abandoned_while_read_frees_its_slot_and_connection(sdk):
 async def test_a_closed_stream_frees_its_slot_and_connection(sdk):
     async with (
         served([HEAD, hello(sdk), End.HANG]) as server,
-        door(sdk, server.base_url) as (client, transport),
+        sdk_client(sdk, server.base_url) as (client, transport),
     ):
         stream = await sdk.ask(client, stream=True)
         for _ in range(2):

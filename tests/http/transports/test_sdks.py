@@ -7,7 +7,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from doors import KEY, MESSAGE, ONCE, QUICK, SAY, SDKS, door, each_sdk
+from sdk_clients import KEY, MESSAGE, ONCE, QUICK, SAY, SDKS, each_sdk, sdk_client
 from sockets import End, answer, failing, free_port, served
 
 from stormbreak import explain
@@ -41,7 +41,7 @@ async def test_an_error_has_the_message_of_the_provider(sdk):
     error = {"message": "hello is no such model", "type": "invalid_request_error"}
     async with (
         served(failing(400, error, x_request_id="req_1")) as server,
-        door(sdk, server.base_url) as (client, _),
+        sdk_client(sdk, server.base_url) as (client, _),
     ):
         with pytest.raises(sdk.module.BadRequestError, match="hello is no such model") as caught:
             await sdk.ask(client)
@@ -52,7 +52,7 @@ async def test_an_error_has_the_message_of_the_provider(sdk):
 async def test_a_cooldown_that_is_too_long_is_a_rate_limit_error(sdk):
     async with (
         served(failing(429, retry_after=600)) as server,
-        door(sdk, server.base_url) as (client, _),
+        sdk_client(sdk, server.base_url) as (client, _),
     ):
         for _ in range(2):
             with pytest.raises(sdk.module.RateLimitError) as caught:
@@ -69,7 +69,7 @@ async def test_a_lost_connection_is_not_retried_by_the_sdk(sdk):
     )
     async with (
         served([End.CLOSE]) as server,
-        door(sdk, server.base_url, policy, max_retries=1) as (client, _),
+        sdk_client(sdk, server.base_url, policy, max_retries=1) as (client, _),
     ):
         with pytest.raises(sdk.module.APIConnectionError) as caught:
             await sdk.ask(client)
@@ -82,7 +82,7 @@ async def test_a_lost_connection_is_not_retried_by_the_sdk(sdk):
 @each_sdk
 async def test_a_refused_connection_raises_connect_error(sdk):
     url = f"http://127.0.0.1:{free_port()}/v1"
-    async with door(sdk, url, ONCE, max_retries=0) as (client, _):
+    async with sdk_client(sdk, url, ONCE, max_retries=0) as (client, _):
         with pytest.raises(sdk.module.APIConnectionError) as caught:
             await sdk.ask(client)
     assert type(caught.value.__cause__).__name__ == "ConnectError"
@@ -92,7 +92,7 @@ async def test_a_refused_connection_raises_connect_error(sdk):
 async def test_the_timeout_of_the_sdk_bounds_the_whole_plain_call(sdk):
     async with (
         served([End.HANG]) as server,
-        door(sdk, server.base_url, timeout=0.3, max_retries=1) as (client, _),
+        sdk_client(sdk, server.base_url, timeout=0.3, max_retries=1) as (client, _),
     ):
         with pytest.raises(sdk.module.APITimeoutError):
             await sdk.ask(client)
@@ -106,7 +106,7 @@ async def test_the_timeout_of_the_sdk_bounds_the_whole_plain_call(sdk):
 async def test_the_connect_timeout_of_the_sdk_is_respected(sdk, full_port):
     spans = httpx2.Timeout(60, connect=0.2)
     url = f"http://127.0.0.1:{full_port}/v1"
-    async with door(sdk, url, ONCE, timeout=spans, max_retries=0) as (client, _):
+    async with sdk_client(sdk, url, ONCE, timeout=spans, max_retries=0) as (client, _):
         async with asyncio.timeout(30):
             with pytest.raises(sdk.module.APITimeoutError) as caught:
                 await sdk.ask(client)
@@ -124,7 +124,7 @@ async def test_the_connect_timeout_of_the_sdk_is_respected(sdk, full_port):
 async def test_an_error_inside_a_200_is_raised(sdk, inside, raised):
     async with (
         served(answer(json.dumps({"error": inside}).encode())) as server,
-        door(sdk, server.base_url) as (client, _),
+        sdk_client(sdk, server.base_url) as (client, _),
     ):
         with pytest.raises(getattr(sdk.module, raised), match=inside["message"]):
             await sdk.ask(client)
@@ -134,7 +134,7 @@ async def test_an_error_inside_a_200_is_raised(sdk, inside, raised):
 @each_sdk
 async def test_html_in_place_of_an_answer_raises_a_502(sdk):
     html = answer(b"<html>hello", content_type="text/html")
-    async with served(html) as server, door(sdk, server.base_url) as (client, _):
+    async with served(html) as server, sdk_client(sdk, server.base_url) as (client, _):
         with pytest.raises(sdk.module.InternalServerError) as caught:
             await sdk.ask(client)
     assert caught.value.status_code == 502
@@ -145,14 +145,14 @@ async def test_html_in_place_of_an_answer_raises_a_502(sdk):
 @each_sdk
 async def test_a_cut_body_is_retried(sdk):
     cut = [good(sdk)[:-5], End.CLOSE]
-    async with served(cut, good(sdk)) as server, door(sdk, server.base_url) as (client, _):
+    async with served(cut, good(sdk)) as server, sdk_client(sdk, server.base_url) as (client, _):
         assert sdk.text(await sdk.ask(client)) == "fine"
     assert len(server.requests) == 2
 
 
 @each_sdk
 async def test_headers_are_passed_on(sdk):
-    async with served(good(sdk)) as server, door(sdk, server.base_url) as (client, _):
+    async with served(good(sdk)) as server, sdk_client(sdk, server.base_url) as (client, _):
         own = {"x-mine": "1", "x-stormbreak-priority": "batch", "connection": "close"}
         await sdk.ask(client, extra_headers=own)
         await sdk.ask(client, extra_headers={"idempotency-key": "mine"})
@@ -168,7 +168,7 @@ async def test_headers_are_passed_on(sdk):
 async def test_attempts_share_an_idempotency_key(sdk):
     async with (
         served(failing(500), good(sdk)) as server,
-        door(sdk, server.base_url) as (client, _),
+        sdk_client(sdk, server.base_url) as (client, _),
     ):
         await sdk.ask(client)
     assert len({request.headers["idempotency-key"] for request in server.requests}) == 1
@@ -178,7 +178,7 @@ async def test_attempts_share_an_idempotency_key(sdk):
 async def test_a_redirect_is_not_followed_by_transport_or_sdk():
     async with (
         served(failing(307, location="http://localhost:1/v1/chat/completions")) as server,
-        door(SDKS[0], server.base_url) as (client, _),
+        sdk_client(SDKS[0], server.base_url) as (client, _),
     ):
         with pytest.raises(openai.APIStatusError) as caught:
             await SDKS[0].ask(client)
@@ -188,7 +188,7 @@ async def test_a_redirect_is_not_followed_by_transport_or_sdk():
 
 async def test_a_call_streamed_on_the_wire_is_a_plain_answer_for_the_sdk(stormbreak_provider):
     provider = stormbreak_provider("calm", speed=20)
-    async with door(SDKS[0], provider.base_url, stream_on_wire=True) as (client, _):
+    async with sdk_client(SDKS[0], provider.base_url, stream_on_wire=True) as (client, _):
         raw = await client.chat.completions.with_raw_response.create(model="m", messages=SAY)
         assert raw.headers["content-type"] == "application/json"
         parsed = raw.parse()
@@ -200,7 +200,7 @@ async def test_a_call_streamed_on_the_wire_is_a_plain_answer_for_the_sdk(stormbr
 async def test_a_call_streamed_on_the_wire_accepts_an_event_stream():
     async with (
         served(failing(400)) as server,
-        door(SDKS[0], server.base_url, stream_on_wire=True) as (client, _),
+        sdk_client(SDKS[0], server.base_url, stream_on_wire=True) as (client, _),
     ):
         with pytest.raises(openai.BadRequestError):
             await SDKS[0].ask(client)
@@ -213,7 +213,7 @@ async def test_address_key_and_model_make_separate_targets():
     async with (
         served(answer(FINE)) as one,
         served(answer(FINE)) as other,
-        door(SDKS[0], one.base_url) as (client, transport),
+        sdk_client(SDKS[0], one.base_url) as (client, transport),
     ):
         await SDKS[0].ask(client)
         for changed in ({"base_url": other.base_url}, {"api_key": "another-key-987654321"}):

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import httpx2
 import pytest
-from door_streams import HEAD, chunk
-from doors import KEY, ONCE, QUICK, SAY, in_flight
 from interrupts import interrupted
 from loop_thread import LoopThread
+from sdk_clients import KEY, ONCE, QUICK, SAY, in_flight
+from sdk_stream_events import HEAD, chunk
 from sockets import PATIENCE, End, answer, failing, served, until
 
 from stormbreak.core.breaker_policy import BreakerPolicy

@@ -6,7 +6,7 @@ from weakref import ref
 
 import httpx2
 import pytest
-from doors import ONCE, QUICK, SAY, in_flight, until
+from sdk_clients import ONCE, QUICK, SAY, in_flight, until
 from sockets import End, answer, failing, served
 
 from stormbreak.core.backoff import Backoff

@@ -6,7 +6,7 @@ import httpx
 import httpx2
 import openai
 import pytest
-from doors import KEY, ONCE, QUICK, SAY, each_way, in_flight
+from sdk_clients import KEY, ONCE, QUICK, SAY, each_way, in_flight
 from sockets import answer, failing, served
 from table_test import table_test
 

@@ -3,7 +3,7 @@
 import httpx
 import httpx2
 import pytest
-from doors import QUICK, SAY
+from sdk_clients import QUICK, SAY
 from sockets import answer, served
 from table_test import table_test
 

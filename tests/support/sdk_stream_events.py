@@ -1,4 +1,4 @@
-"""Streams as the SDKs expect them: a head, a first output, and whatever comes then."""
+"""Streams in the format of the SDKs: a head, a first output, and further pieces."""
 
 import json
 
@@ -10,13 +10,13 @@ HEAD = answer(b"", **EVENTS | {"content_length": 10**7})
 
 def chunk(content, finish=None):
     choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
-    said = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return b"data: " + json.dumps(said | {"choices": [choice]}).encode() + b"\n\n"
+    data = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return b"data: " + json.dumps(data | {"choices": [choice]}).encode() + b"\n\n"
 
 
 def event(kind, **more):
-    said = json.dumps({"type": kind, **more})
-    return f"event: {kind}\ndata: {said}\n\n".encode()
+    data = json.dumps({"type": kind, **more})
+    return f"event: {kind}\ndata: {data}\n\n".encode()
 
 
 MESSAGE = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": []}
@@ -27,7 +27,7 @@ START = event("message_start", message=MESSAGE) + event(
 
 
 def hello(sdk):
-    """The start of a stream, and its first output."""
+    """The start of a stream with its first output."""
     if sdk.module is not anthropic:
         return chunk("hello")
     return START + event(

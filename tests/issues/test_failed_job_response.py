@@ -7,7 +7,7 @@ import json
 import httpx2
 import openai
 import pytest
-from doors import QUICK, SDKS, door
+from sdk_clients import QUICK, SDKS, sdk_client
 from sockets import answer, served
 from table_test import table_test
 
@@ -22,7 +22,7 @@ RESPONSE |= {"error": {"code": "server_error", "message": "it failed"}}
 async def test_a_failed_job_is_a_successful_response():
     async with (
         served(answer(json.dumps(JOB).encode()), answer(json.dumps(RESPONSE).encode())) as server,
-        door(SDKS[0], server.base_url) as (client, _),
+        sdk_client(SDKS[0], server.base_url) as (client, _),
     ):
         job = await client.fine_tuning.jobs.retrieve("ftjob-1")
         response = await client.responses.retrieve("resp_1")
@@ -35,7 +35,7 @@ async def test_an_error_body_instead_of_a_job_is_retried():
     error = {"error": {"message": "busy", "type": "server_error", "code": 500}}
     async with (
         served(answer(json.dumps(error).encode())) as server,
-        door(SDKS[0], server.base_url) as (client, _),
+        sdk_client(SDKS[0], server.base_url) as (client, _),
     ):
         with pytest.raises(openai.InternalServerError, match="busy"):
             await client.fine_tuning.jobs.retrieve("ftjob-1")
@@ -46,7 +46,7 @@ async def test_a_file_requested_as_json_is_returned():
     lines = b'{"custom_id": "1"}\n{"custom_id": "2"}\n'
     async with (
         served(answer(lines, content_type="application/octet-stream")) as server,
-        door(SDKS[0], server.base_url) as (client, _),
+        sdk_client(SDKS[0], server.base_url) as (client, _),
     ):
         with pytest.warns(DeprecationWarning, match="content"):
             assert await client.files.retrieve_content("f") == lines.decode()
@@ -56,7 +56,7 @@ async def test_a_file_requested_as_json_is_returned():
 async def test_an_html_page_of_a_proxy_is_a_server_error():
     async with (
         served(answer(b"<html>", content_type="text/html; charset=utf-8")) as server,
-        door(SDKS[0], server.base_url) as (client, _),
+        sdk_client(SDKS[0], server.base_url) as (client, _),
     ):
         with pytest.raises(openai.InternalServerError):
             await client.models.list()

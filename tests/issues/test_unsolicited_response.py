@@ -12,11 +12,11 @@ from importlib import import_module
 import pytest
 from chat_stream import HELLO, OPENING, STOP
 from clients import SAY
-from doors import ONCE, until
 from doubles import plain
 from gateways import CHAT, running, settings
 from on_threads import ConnectionOnThreads
 from one_behind import OneBehind, streamed
+from sdk_clients import ONCE, until
 from sockets import BODY, CHUNKED, EVENTS, answer, failing, served, tls
 from streamed import DONE
 from table_test import table_test

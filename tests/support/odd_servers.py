@@ -1,4 +1,4 @@
-"""Servers that are no LLM API, or hardly: each on a thread, for a command that runs in the test's own."""
+"""Servers that are not quite an LLM API, each on a thread, for commands in the thread of the test."""
 
 import socket
 import threading
@@ -11,16 +11,16 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def posted_to(answer, **headers):
-    """Answer every POST with `answer(path, body)`, a status and a body, and these headers; gives the origin."""
+def post_server(answer, **headers):
+    """Answer every POST with `answer(path, body)`, a status and a body, and these headers; yield the origin."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1
 
         def do_POST(self):
-            asked = self.rfile.read(int(self.headers["content-length"]))
-            status, body = answer(self.path, asked)
+            body = self.rfile.read(int(self.headers["content-length"]))
+            status, body = answer(self.path, body)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -40,8 +40,8 @@ def posted_to(answer, **headers):
 
 
 @contextmanager
-def talked_to(talk):
-    """Do `talk(peer)` on each connection, one after the other, and close it; gives the base URL."""
+def socket_server(talk):
+    """Call `talk(peer)` for each connection in turn, and close it; yield the base URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def listen():

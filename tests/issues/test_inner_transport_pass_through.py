@@ -7,7 +7,7 @@ from importlib import import_module
 
 import anthropic
 import pytest
-from doors import KEY, QUICK
+from sdk_clients import KEY, QUICK
 from sockets import answer, failing, served
 
 from stormbreak import ConfigurationError

@@ -1,4 +1,4 @@
-"""A front door for tests: a client of an SDK on a transport of ours, and what must be so when it is closed."""
+"""A client of an SDK over a transport, and the checks when it is closed."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.httpx2 import AsyncTransport, Transport
 
-KEY = "sk-door-canary-0123456789"
+KEY = "sk-canary-0123456789"
 SAY = [{"role": "user", "content": "hello"}]
 QUICK = Policy(
     retry_budget=None,
@@ -39,7 +39,7 @@ MESSAGE = answer(
 
 
 class Sdk:
-    """An SDK: how its client is made and asked, what it raises. One that blocks does so on threads of its own."""
+    """An SDK: how to make and call its client, and its exceptions. A blocking client runs on threads."""
 
     def __init__(self, module, client, *, blocks=False):
         self.module = module
@@ -59,14 +59,14 @@ class Sdk:
         return self._client(base_url=base_url, api_key=KEY, http_client=http, **more)
 
     async def do(self, function, *args, **more):
-        """Call what blocks for one that blocks."""
+        """Call a function of the client; of a blocking client, on a thread."""
         if self.blocks:
             return await asyncio.to_thread(function, *args, **more)
         return await function(*args, **more)
 
     @property
     def errors(self):
-        """What may be raised for a failure; a stream's of anthropic come as they are."""
+        """The exceptions of a failure; anthropic passes those of a stream on unchanged."""
         return (getattr(self.module, "APIError", httpx2.HTTPError), httpx2.HTTPError)
 
     async def ask(self, client, **more):
@@ -84,7 +84,7 @@ class Sdk:
         return [each async for each in stream]
 
     async def give_up(self, asking, transport):
-        """Cancel a call or a reading that is under way; of one that blocks, from another thread."""
+        """Cancel a running call or read; of a blocking client, from another thread."""
         if self.blocks:
             await asyncio.to_thread(transport.close)
         else:
@@ -96,10 +96,10 @@ class Sdk:
         """Close a stream or a client."""
         await self.do(closed.close)
 
-    def text(self, said):
+    def text(self, response):
         if self.module is anthropic:
-            return said.content[0].text
-        return said.choices[0].message.content
+            return response.content[0].text
+        return response.choices[0].message.content
 
     def __str__(self):
         return self.module.__name__ + (", blocking" if self.blocks else "")
@@ -115,7 +115,7 @@ each_sdk = table_test("sdk", SDKS)
 
 
 class Bare(Sdk):
-    """The HTTP library by itself, asked for the chat completions of openai."""
+    """The bare HTTP library, used for chat completions in the format of openai."""
 
     def __init__(self, *, blocks=False):
         super().__init__(httpx2, None, blocks=blocks)
@@ -123,7 +123,7 @@ class Bare(Sdk):
     def over(self, base_url, http, **more):
         http.base_url = base_url
         http.headers["authorization"] = f"Bearer {KEY}"
-        http.timeout = 30  # its own 5 s bound a call, its retries included
+        http.timeout = 30  # its default of 5 s would limit a call including its retries
         return http
 
     async def ask(self, client, *, stream=False):
@@ -137,8 +137,8 @@ class Bare(Sdk):
     async def close(self, closed):
         await self.do(closed.close if self.blocks else closed.aclose)
 
-    def text(self, said):
-        return said.json()["choices"][0]["message"]["content"]
+    def text(self, response):
+        return response.json()["choices"][0]["message"]["content"]
 
 
 WAYS = [*SDKS, Bare(), Bare(blocks=True)]
@@ -146,8 +146,8 @@ each_way = table_test("sdk", WAYS)
 
 
 @asynccontextmanager
-async def door(sdk, base_url, policy=QUICK, **more):
-    """A client of an SDK and the transport below it; in the end nothing may be in flight."""
+async def sdk_client(sdk, base_url, policy=QUICK, **more):
+    """Yield a client of an SDK and its transport; at the end, no attempt may be in flight."""
     given = {name: more.pop(name) for name in ("timeout", "max_retries") if name in more}
     transport = sdk.transport(policy, **more)
     client = sdk.client(base_url, transport, **given)
@@ -159,14 +159,14 @@ async def door(sdk, base_url, policy=QUICK, **more):
 
 
 def in_flight(transport):
-    """Permits that are out."""
+    """The number of permits held."""
     return sum(
         target_state["in_flight"] for target_state in transport.snapshot()["targets"].values()
     )
 
 
 async def until(fact):
-    """Wait until it is so."""
+    """Wait until `fact()` is true."""
     async with asyncio.timeout(PATIENCE):
         while not fact():  # noqa: ASYNC110 - seldom more than once
             await asyncio.sleep(0.005)

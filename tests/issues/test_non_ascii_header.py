@@ -5,7 +5,7 @@ was lost.
 from importlib import import_module
 
 import pytest
-from doors import QUICK, SAY
+from sdk_clients import QUICK, SAY
 from sockets import answer, served
 
 PAYLOAD = {"model": "m", "messages": SAY}

@@ -7,7 +7,7 @@ import pickle
 from importlib import import_module
 
 import pytest
-from doors import QUICK, SAY, SDKS, door
+from sdk_clients import QUICK, SAY, SDKS, sdk_client
 from sockets import BODY, answer, served
 from table_test import table_test
 
@@ -71,6 +71,6 @@ async def test_a_closed_or_consumed_response_cannot_be_read_again(name):
 
 
 async def test_a_response_of_an_sdk_has_its_elapsed_time():
-    async with served() as server, door(SDKS[0], server.base_url) as (client, _):
+    async with served() as server, sdk_client(SDKS[0], server.base_url) as (client, _):
         response = await client.chat.completions.with_raw_response.create(**PAYLOAD)
     assert response.elapsed.total_seconds() > 0

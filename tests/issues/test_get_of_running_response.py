@@ -4,7 +4,7 @@ a 502.
 
 import json
 
-from doors import SDKS, door
+from sdk_clients import SDKS, sdk_client
 from sockets import EVENTS, answer, served
 
 RESPONSE = {"id": "resp_1", "object": "response", "created_at": 1, "status": "in_progress"}
@@ -16,7 +16,7 @@ BEGUN = f"event: response.created\ndata: {json.dumps(CREATED)}\n\n".encode()
 async def test_a_running_response_is_read_as_a_stream():
     async with (
         served(answer(BEGUN, **EVENTS)) as server,
-        door(SDKS[0], server.base_url) as (client, _),
+        sdk_client(SDKS[0], server.base_url) as (client, _),
     ):
         stream = await client.responses.retrieve("resp_1", stream=True)
         assert [event.type async for event in stream] == ["response.created"]
