@@ -26,6 +26,7 @@ ALLOWED = {
     "telemetry/gauges.py WeakKeyDictionary": "under a lock of `new_lock`; single operations only",
     "telemetry/prometheus.py Lock": "takes the place of one of prometheus_client in a child",
     "http/h1/async_connection.py WeakKeyDictionary": "each loop has its own entry; single operations only",
+    "storm/fit/capacity.py cached_property": "of one thread, in a command",
     "doctor/discovery.py cached_property": "of one thread, in a process of its own",
 }
 
