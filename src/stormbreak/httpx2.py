@@ -13,7 +13,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.explain import explain
 from stormbreak.http.local_answers import Degraded
-from stormbreak.http.transports.library import BufferedBody, Library
+from stormbreak.http.transports.httpx_classes import BufferedBody, Library
 from stormbreak.http.transports.sdk_transport import AsyncSdkTransport
 from stormbreak.http.transports.sync_transport import SyncSdkTransport
 from stormbreak.http.transports.wrap import Client, put_under

@@ -13,7 +13,7 @@ from stormbreak.config import describe, load_policy
 from stormbreak.config.write_policy import UNITS
 from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import FIELDS, Backoff
-from stormbreak.core.breaker_policy import BreakerPolicy, Mode
+from stormbreak.core.breaker_policy import COUNTABLE, BreakerPolicy, Mode
 from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback_policy import (
     POSSIBLE,
@@ -35,7 +35,6 @@ from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend_policy import CALENDARS, SpendPolicy
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, DeadTarget, FailureRate, SlowRate
-from stormbreak.core.verdict_table import COUNTABLE
 from stormbreak.hidden_keys import is_token
 from stormbreak.types import Priority
 

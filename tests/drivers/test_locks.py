@@ -17,7 +17,7 @@ BANNED = {
 MODULES = {"threading", "_thread", "weakref", "functools"}
 ALLOWED = {
     "drivers/locks.py RLock": "of `new_lock`",
-    "batch/api.py Event": "wakes the reader of results; no child has that thread",
+    "batch/from_python.py Event": "wakes the reader of results; no child has that thread",
     "gateway/admin.py Event": "waits for the loop on the thread of one status request; no child serves",
     "drivers/circuit_breaker.py Lock": "a flag: never waited for",
     "http/h1/connection.py WeakKeyDictionary": "each loop has its own entry; single operations only",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from stormbreak.lazy_import import on_demand
 
 if TYPE_CHECKING:
-    from stormbreak.batch.api import aresults as aresults
-    from stormbreak.batch.api import arun as arun
-    from stormbreak.batch.api import results as results
-    from stormbreak.batch.api import run as run
     from stormbreak.batch.export.export import read_table as read_table
+    from stormbreak.batch.from_python import aresults as aresults
+    from stormbreak.batch.from_python import arun as arun
+    from stormbreak.batch.from_python import results as results
+    from stormbreak.batch.from_python import run as run
     from stormbreak.batch.run_options import Options as Options
     from stormbreak.batch.run_options import failed_rows as failed_rows
     from stormbreak.batch.running.snapshot import RunSnapshot as RunSnapshot
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stormbreak.batch.store.reader import read_failures as read_failures
 
 _HOMES = {
-    "stormbreak.batch.api": "aresults arun results run",
+    "stormbreak.batch.from_python": "aresults arun results run",
     "stormbreak.batch.export.export": "read_table",
     "stormbreak.batch.run_options": "Options failed_rows",
     "stormbreak.batch.running.snapshot": "RunSnapshot",

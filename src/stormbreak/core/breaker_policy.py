@@ -1,10 +1,12 @@
-"""The policy of a circuit breaker, and its states."""
+"""The policy of a circuit breaker, its states, and the verdicts that it counts."""
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from stormbreak.core.checks import check_types, require, require_at_least, require_positive
 from stormbreak.core.trip import DeadTarget, TripRule
+from stormbreak.types import TREATMENTS, Tally, Treatment, Verdict
 
 
 class State(StrEnum):
@@ -87,3 +89,33 @@ class BreakerPolicy:
     def longer(self, open_for: float) -> float:
         """The open time that follows upon `open_duration`, before jitter."""
         return min(open_for * self.open_duration_factor, self.open_duration_limit)
+
+
+# ---------------------------------------------------------------- which verdicts count
+
+_OUR_OWN = (Verdict.REJECTED, Verdict.CANCELLED)
+
+COUNTABLE = tuple(verdict for verdict in Verdict if verdict not in (Verdict.OK, *_OUR_OWN))
+"""Verdicts that a policy can count as failures or ignore: no success, and none that we caused."""
+
+
+def check_verdict_lists(failures: Collection[Verdict], ignored: Collection[Verdict]) -> None:
+    """Check the `failures` and `ignored` of a policy.
+
+    Raises:
+        ConfigurationError: a verdict cannot count, or is in both.
+    """
+    for name, verdicts in ("failures", failures), ("ignored", ignored):
+        odd = [str(verdict) for verdict in verdicts if verdict not in COUNTABLE]
+        require(not odd, f"{name} must name only verdicts that can count", ", ".join(odd))
+    both = [str(verdict) for verdict in ignored if verdict in failures]
+    require(not both, "ignored must name none of failures", ", ".join(both))
+
+
+def tallied(failures: Iterable[Verdict], ignored: Iterable[Verdict]) -> Mapping[Verdict, Treatment]:
+    """Return the verdict table with `failures` counted as failures and `ignored` not counted."""
+    table = dict(TREATMENTS)
+    for tally, verdicts in (Tally.FAILURE, failures), (Tally.NOTHING, ignored):
+        for verdict in verdicts:
+            table[verdict] = table[verdict]._replace(tally=tally)
+    return table

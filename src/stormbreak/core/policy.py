@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from stormbreak.core.automatic_limit import AutomaticLimit
-from stormbreak.core.breaker_policy import BreakerPolicy
+from stormbreak.core.breaker_policy import BreakerPolicy, check_verdict_lists, tallied
 from stormbreak.core.checks import check_types, require, require_positive
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback_policy import CachePolicy, Fallback
@@ -17,7 +17,6 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.core.verdict_table import check_verdict_lists, tallied
 from stormbreak.types import Priority, Treatment, Verdict
 
 # ---------------------------------------------------------------- bounds of numbers

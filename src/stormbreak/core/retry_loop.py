@@ -6,9 +6,10 @@
 from collections.abc import Callable, Generator
 from functools import partial
 
-from stormbreak.core.attempt import Attempt, run_attempt, run_hedged, run_paid
+from stormbreak.core.attempt import Attempt, run_attempt, run_paid
 from stormbreak.core.call_state import CallState
 from stormbreak.core.flow import Command, Flow, Resume, Wait
+from stormbreak.core.hedged_attempt import run_hedged
 from stormbreak.core.retry import NoRetry, Retry, decide
 from stormbreak.core.retry_budget import was_invited_by_server
 from stormbreak.core.target_state import TargetState

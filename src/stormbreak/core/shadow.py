@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.breaker_policy import BreakerPolicy, State
+from stormbreak.core.breaker_policy import BreakerPolicy, State, check_verdict_lists
 from stormbreak.core.checks import check_types
 from stormbreak.core.concurrency_limit import Limit, Limiter, limiter
 from stormbreak.core.diagnosis import Diagnosis
@@ -26,7 +26,6 @@ from stormbreak.core.rate_limit_gate import RateLimitGate, RateLimitPolicy
 from stormbreak.core.retry import NoRetry, Retry, RetryPolicy
 from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.send_rate import AdaptiveSendRate
-from stormbreak.core.verdict_table import check_verdict_lists
 from stormbreak.types import Call, Outcome, Verdict
 
 DIFFERENT = 0.001  # seconds; two times further apart differ

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.breaker_policy import CLOSED, BreakerPolicy, State
+from stormbreak.core.breaker_policy import CLOSED, BreakerPolicy, State, tallied
 from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, Limiter, limiter
 from stormbreak.core.cooldown import Cooldown, Pace
@@ -29,7 +29,6 @@ from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.stalls import Stalls
 from stormbreak.core.trip import Counts
-from stormbreak.core.verdict_table import tallied
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
 from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Target
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, TypeAlias
 
+from stormbreak.core.breaker_policy import COUNTABLE
 from stormbreak.core.checks import shown
-from stormbreak.core.verdict_table import COUNTABLE
 from stormbreak.drivers.judge import FAILED, OK, UNCOUNTED, Judge, check_function, outcome_of
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Outcome, Verdict

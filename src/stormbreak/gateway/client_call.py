@@ -23,7 +23,7 @@ from stormbreak.gateway.settled_sender import SettledSender
 from stormbreak.gateway.spending import ClientBudgets, SpendingSender
 from stormbreak.gateway.usage_ledger import MeteredSender, UsageLedger
 from stormbreak.http.request import REPORTS_USAGE, RequestTemplate, with_fields
-from stormbreak.http.session import BufferedSender, StreamSender, asker_of, cache_answer, make_call
+from stormbreak.http.sender import BufferedSender, StreamSender, asker_of, cache_answer, make_call
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_response import begun_stream
 from stormbreak.types import CANCELLED, Call, CallResult, Outcome, Target

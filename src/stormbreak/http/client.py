@@ -42,7 +42,7 @@ from stormbreak.http.request import (
 from stormbreak.http.resource import Resource, ResourceSender
 from stormbreak.http.response import answer_of, outcome_of, parse_response
 from stormbreak.http.routing import Routes, SingleTarget, TargetConfig, TargetResolver
-from stormbreak.http.session import (
+from stormbreak.http.sender import (
     BufferedSender,
     StreamSender,
     asker_of,

@@ -14,7 +14,7 @@ from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.request import ACCEPT_ANY, IDEMPOTENCY_KEY, Lookup
 from stormbreak.http.response import Parsed, outcome_of, read_whole
 from stormbreak.http.routing import Route
-from stormbreak.http.session import PreparedAttempt, Sender
+from stormbreak.http.sender import PreparedAttempt, Sender
 from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.response_verdict import request_id_of

@@ -14,7 +14,7 @@ from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.explain import AttemptHistory
 from stormbreak.http.h1.connection import RepeatableHeaders, with_repeats
 from stormbreak.http.response import Response
-from stormbreak.http.session import Sender
+from stormbreak.http.sender import Sender
 from stormbreak.http.stream import Stream
 from stormbreak.http.transports.sdk_request import without_hops
 from stormbreak.llm.endpoints import Shape

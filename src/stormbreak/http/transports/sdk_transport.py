@@ -36,10 +36,10 @@ from stormbreak.http.local_answers import Degraded, LocalAnswers
 from stormbreak.http.policy_in_force import engine_for
 from stormbreak.http.request import NO_MODEL, Lookup
 from stormbreak.http.routing import OriginConnections, Routes, TargetConfig
-from stormbreak.http.session import BufferedSender, StreamSender, asker_of, cache_answer, make_call
+from stormbreak.http.sender import BufferedSender, StreamSender, asker_of, cache_answer, make_call
 from stormbreak.http.settings import LiveSettings
 from stormbreak.http.stream import Stream
-from stormbreak.http.transports.library import Library
+from stormbreak.http.transports.httpx_classes import Library
 from stormbreak.http.transports.origin_resolver import KeptRoutes, OriginResolver
 from stormbreak.http.transports.pass_through import pass_through, redirects_to_other_origin
 from stormbreak.http.transports.sdk_request import (

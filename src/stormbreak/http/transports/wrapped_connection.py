@@ -26,8 +26,8 @@ from stormbreak.http.h1.connection import (
     silent_body,
 )
 from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.http.transports.httpx_classes import Library
 from stormbreak.http.transports.interruptible import KEPT, do_soon, interruptible
-from stormbreak.http.transports.library import Library
 from stormbreak.http.transports.wrapped_body import WrappedBody
 from stormbreak.types import Outcome
 
