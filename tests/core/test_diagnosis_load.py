@@ -10,7 +10,7 @@ from watch import Watch
 
 from stormbreak.core.diagnosis import Cause
 from stormbreak.core.failure_evidence import REMEMBERED
-from stormbreak.core.latency_baseline import RESET_AFTER
+from stormbreak.core.late_answers import RESET_AFTER
 from stormbreak.types import Outcome, Verdict
 
 OVERLOADED = Outcome(Verdict.OVERLOADED)

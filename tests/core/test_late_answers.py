@@ -5,8 +5,8 @@ from math import inf
 
 from table_test import table_test
 
-from stormbreak.core.late_answers import KEPT, LateAnswers
-from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
+from stormbreak.core.late_answers import KEPT, RESET_AFTER, LateAnswers
+from stormbreak.core.latency_baseline import ENOUGH
 
 CALM = 0.5  # seconds
 

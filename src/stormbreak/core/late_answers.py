@@ -17,9 +17,10 @@ from itertools import pairwise
 from math import exp, fsum, inf, log, sqrt
 from statistics import median
 
-from stormbreak.core.latency_baseline import ENOUGH, RESET_AFTER
+from stormbreak.core.latency_baseline import ENOUGH
 
 KEPT = 256  # times
+RESET_AFTER = 120.0  # seconds of evidence after which the present may become usual
 
 
 class LateAnswers:

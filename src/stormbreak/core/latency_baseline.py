@@ -3,8 +3,7 @@
 Attempts are grouped in the order they were *sent*, sixteen to a block, and a block counts when all of them
 have ended. The order of sending matters: of a burst, the shortest answers come first and the longest last,
 so any estimate in the order of completion is fooled. Blocks that overlap evidence of congestion are dropped,
-or congestion would become the new usual; only who knows nothing yet takes them after two minutes. `restart` takes given
-samples for usual at once, until `roll_back`.
+or congestion would become the new usual. `restart` takes given samples for usual at once, until `roll_back`.
 
 A block keeps samples, not attempts: an attempt that hangs holds back its own block and nothing else.
 """
@@ -20,7 +19,6 @@ BLOCK = 16  # attempts
 MIN_SAMPLES = 8  # samples that make a block worth keeping
 KEPT = 16  # blocks
 ENOUGH = 20  # samples for an opinion
-RESET_AFTER = 120.0  # seconds of evidence after which the present may become usual
 CLEAR = 5.0  # seconds that evidence must be older than a block
 EVERY = 0.25  # seconds; an opinion is formed no more often
 TOTAL_QUANTILE, FIRST_QUANTILE = 0.75, 0.90  # of the samples, still usual
@@ -57,7 +55,6 @@ class LatencyBaseline:
         self._filling = _Block(0.0, streams=streams)
         self._filling.sent = BLOCK  # the first attempt opens one
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
-        self._began_at: float | None = None  # the first attempt
         self._former: tuple[list[_Kept], list[float], float | None] = [], [], None
         self._learned_at = -inf
         self.streams = streams
@@ -70,8 +67,6 @@ class LatencyBaseline:
         block = self._filling
         if block.sent == BLOCK:
             block = self._filling = _Block(flight.sent_at, streams=self.streams)
-            if self._began_at is None:
-                self._began_at = flight.sent_at
         block.sent += 1
         flight.block = block
 
@@ -113,9 +108,7 @@ class LatencyBaseline:
             return
         if self.mean is None and block.totals:
             self.mean = fsum(block.totals) / len(block.totals)
-        clean = evidence_at < block.opened_at - CLEAR
-        waits = self._began_at is None or now - self._began_at < RESET_AFTER
-        if not clean and (waits or self.usual is not None):
+        if evidence_at >= block.opened_at - CLEAR:
             return
         block.samples.sort()
         self._kept.append(_Kept(block.samples, fsum(block.totals)))
