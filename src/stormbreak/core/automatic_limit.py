@@ -33,7 +33,7 @@ from math import exp, floor, inf, log2
 from typing import Literal
 
 from stormbreak.core.checks import check_types, require_at_least
-from stormbreak.core.diagnosis import RECENTLY, Diagnosis
+from stormbreak.core.diagnosis import LOOK, RECENTLY, Diagnosis
 from stormbreak.core.gate import NEVER, READY, SlotGate
 from stormbreak.core.window import DecayingMean
 from stormbreak.types import Outcome, Verdict
@@ -50,7 +50,7 @@ TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
 ENOUGH = 1 - exp(-1.0)
 STEP = 10.0  # seconds in which the floor doubles or halves
 PROBE_BELOW = 0.75  # of the usual answers per second
-GRACE = 10.0  # seconds before the floor moves; at least
+GRACE = 10.0  # seconds before the floor moves, at least; and without a floor since failures stood out, or a 429
 GRACE_TIMES = 3.0  # ... and so many times the usual time of an answer
 GAIN, PLUS = 1.25, 2.0  # the floor at first, beside what was usually in flight
 
@@ -151,10 +151,8 @@ FADE = 120.0  # seconds of growth
 BINDS_FOR = HOLD + FADE
 FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
 NEARLY_FULL = 1.2  # ... and the gain is no more than this: a larger one only makes it longer
-FAILING = 10.0  # seconds since failures stood out, or a 429 came
 MIN_LIMIT = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue
-LOOK = 1.0  # seconds between two looks while all is quiet
 RETRY_LOOK = 0.05  # seconds; the shortest wait before another look
 
 
@@ -329,5 +327,5 @@ class AutomaticLimiter(SlotGate):
             self._limit_floor.quiet(now, answers, self.in_flight)
             return 0.0
         trouble_at = max(diagnosis.failed_at, diagnosis.throttled_at)
-        failing = now - trouble_at < FAILING or self._paused(now)
+        failing = now - trouble_at < GRACE or self._paused(now)
         return self._limit_floor.floor(now, answers, diagnosis.mean or 0.0, failing=failing)

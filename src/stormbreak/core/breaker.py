@@ -41,8 +41,7 @@ from stormbreak.core.half_open import Decision, Probe, Trial
 from stormbreak.core.trip import Counts
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
-MAX_RETRY_AFTER = 900.0  # maximum seconds of a Retry-After, before its jitter
-REMEMBERED = 900.0  # seconds for which an unprobed circuit is remembered after its open time
+MAX_RETRY_AFTER = 900.0  # maximum seconds of a Retry-After, before its jitter; so long is an unprobed circuit remembered
 
 Pass: TypeAlias = tuple[int, float, InFlight | None]
 """Epoch, time it left, and for its own diagnosis."""
@@ -146,7 +145,7 @@ class Breaker:
         if self.state is self._open_is_idle:
             return False
         ready_at = self.ready_at(None, now)
-        return ready_at > now or now - self.until < REMEMBERED
+        return ready_at > now or now - self.until < MAX_RETRY_AFTER
 
     def take(self, _call: object, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""

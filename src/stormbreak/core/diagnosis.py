@@ -44,7 +44,7 @@ RECENTLY = 30.0  # seconds since an answer, lateness or a 429
 RECOVERY_WINDOW = 1_024
 TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
 JUDGED = 120.0  # seconds since an attempt that streams left
-LOOK = 1.0  # seconds between two choices of who judges, and between two looks at the spread of late answers
+LOOK = 1.0  # seconds between two choices of who judges, two looks at the spread of late answers, or at a quiet limit
 LATE_FOR = 10.0  # seconds since lateness was evidence
 SUSPICIOUS_RATIO = 1 / 3  # share of failures
 
