@@ -45,20 +45,19 @@ def test_exactly_one_pays_a_retry():
 
 
 @table_test("outcome", [SERVER_ERROR, Outcome(Verdict.RESET), THROTTLED, TIMEOUT])
-@table_test("timed_out", [False, True])
 @table_test("outcomes", [1, 9, 10])
-def test_a_late_retry_needs_low_traffic_and_a_quick_failure(outcome, timed_out, outcomes):
-    budget, load = earned(0), Load(timed_out=timed_out)
+def test_a_late_retry_needs_low_traffic_and_a_quick_failure(outcome, outcomes):
+    budget = earned(0)
     for _ in range(outcomes):
         budget.record(outcome, 0.0)
-    hung = timed_out or outcome in (THROTTLED, TIMEOUT)
+    hung = outcome in (THROTTLED, TIMEOUT)
 
-    assert budget.may_retry_late(outcome, 0.0, load) is (outcomes < 10 and not hung)
+    assert budget.may_retry_late(outcome, 0.0) is (outcomes < 10 and not hung)
 
 
 @table_test("changes", [{"no_free_retries": True}, {"low_traffic_retries": 0}])
 def test_a_policy_without_free_retries_allows_no_late_retry(changes):
-    assert not earned(0, **changes).may_retry_late(SERVER_ERROR, 0.0, UNKNOWN)
+    assert not earned(0, **changes).may_retry_late(SERVER_ERROR, 0.0)
 
 
 def test_a_refused_retry_costs_nothing():

@@ -2,7 +2,7 @@
 named the time, unless it is next to none; where answers come and most are on time (after a timeout only if an attempt that left later
 was answered on time; after a 429 only if 429s slow us down, or most beside it are served); when this process's own gates hold the traffic (after a timeout only gates that follow what is served); while the target is new and not dead, when a learned limit is in force (ADR 82); and in a
 process with fewer than 10 recent calls. There timeouts are paid whatever the gates say, and after three failures in a row everything is;
-but a call may make one late retry, at a random time, unless attempts time out (ADR 77), and returns at a random time if it is retry_in to twice (ADR 79).
+but a call may make one late retry, at a random time, unless it timed out (ADR 77), and returns at a random time if it is told to twice (ADR 79).
 Everything else, timeouts first, is paid.
 """
 
@@ -132,31 +132,6 @@ def test_a_lone_process_has_no_free_retry_after_three_failures_in_a_row(verdict,
         budget.record(outcome, 0.0)
 
     assert not budget.is_free(outcome, 0.0, load)
-
-
-@table_test("load", LOADS)
-@table_test(("now", "failures"), [(0.0, 4), (0.0, 5), (179.9, 4), (180.0, 3), (180.0, 2)])
-def test_a_healthy_lone_process_may_exceed_its_longest_recent_run_by_one(now, failures, load):
-    budget = Budget(BudgetPolicy())
-    for outcome in [SERVER_ERROR] * 3 + [OK] + [SERVER_ERROR] * failures:
-        budget.record(outcome, 0.0)
-    most = 4 if load.healthy and now < 180.0 else 2
-
-    assert budget.is_free(SERVER_ERROR, now, load) is (failures <= most)
-    assert budget.is_free(THROTTLED, now, load) is (failures <= 2)  # it may be a limit
-
-
-def test_the_longest_run_of_the_last_three_minutes_counts():
-    budget, now = Budget(BudgetPolicy()), 0.0
-    for row in (5, *[1] * 40):
-        now += 4.0
-        for outcome in [SERVER_ERROR] * row + [OK]:
-            budget.record(outcome, now)
-    for _ in range(6):
-        budget.record(SERVER_ERROR, 200.0)
-
-    assert budget.is_free(SERVER_ERROR, 183.9, Load(healthy=True))
-    assert not budget.is_free(SERVER_ERROR, 184.0, Load(healthy=True))
 
 
 @table_test("overtaken", [False, True])

@@ -140,7 +140,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     wait = max(delay, ASK_AGAIN)
     if wait < longest < inf and budget.may_ask_again(now, load):
         return NoRetry("budget", retry_at, now + wait)
-    if left.late and delay < latest and longest < inf and budget.may_retry_late(outcome, now, load):
+    if left.late and delay < latest and longest < inf and budget.may_retry_late(outcome, now):
         return Retry(now + late, free=True, late=True)
     return NoRetry("budget", retry_at)
 

@@ -17,12 +17,11 @@ A retry is free if there is evidence that it does no harm. `Load` has the eviden
 A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. Its gates say
 nothing, not even of a `new` target. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone script
 could not retry at all; after timeouts only by the table. Beyond that it pays for all, since free retries of thousands of
-small processes keep an overload alive. While the target is healthy, it may fail once more in a row than it lately did
-before an answer (but not with 429s): a row that it survived was bad luck.
+small processes keep an overload alive.
 
 Everything else costs budget. Where a lone call cannot pay, it may make one *late retry* (`retry`): by itself, and at a
-random time, so that these never come together. Not after a timeout within the last minutes: where calls hang, more of
-them may be what keeps the target overloaded.
+random time, so that these never come together. Not after a timeout: where calls hang, more of them may be what keeps
+the target overloaded.
 
 Only retryable failures count as failures in a row. Timeouts count although they are hardly ever free: they are the
 strongest sign of an overload, and if one ended the row, errors between timeouts would always be free. Failures with a
@@ -30,18 +29,15 @@ Retry-After do not count: a client that returns on time has used up nothing (ADR
 wrong key) neither count nor end the row: they say nothing about the target's load.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from math import exp
 from typing import NamedTuple
 
 from stormbreak.core.checks import check_types, require_at_least, require_positive, require_window
-from stormbreak.core.failure_evidence import REMEMBERED
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, Verdict
 
 SHORT_WAIT = 0.5  # seconds; a shorter named time makes no retry free
-ROWS = 16  # of failures that an answer ended: so many are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +76,6 @@ class Load(NamedTuple):
     # no answer to this process is older than half a minute; only with an automatic limit
     new: bool = False
     limited: bool = False  # that limit is in force, and the target is not dead
-    timed_out: bool = False  # an attempt of the last minutes did
 
 
 UNKNOWN = Load()
@@ -89,7 +84,7 @@ UNKNOWN = Load()
 class Budget:
     """The account of one process: calls pay in, retries draw out."""
 
-    __slots__ = ("_in_a_row", "_policy", "_recent", "_since", "_survived", "_tokens")
+    __slots__ = ("_in_a_row", "_policy", "_recent", "_since", "_tokens")
 
     def __init__(self, policy: BudgetPolicy) -> None:
         self._policy = policy
@@ -97,8 +92,6 @@ class Budget:
         self._since = 0.0
         self._recent = TimeWindow(policy.low_traffic_window)
         self._in_a_row = 0
-        # When, and how many failures in a row; fewer and fewer.
-        self._survived: deque[tuple[float, int]] = deque(maxlen=ROWS)
 
     def earn(self, now: float) -> None:
         policy = self._policy
@@ -117,46 +110,27 @@ class Budget:
 
     def record(self, outcome: Outcome, now: float) -> None:
         if outcome.verdict is VERDICT_OK:
-            if self._in_a_row:
-                self._survive(now)
+            self._in_a_row = 0
         elif outcome.verdict is Verdict.CANCELLED:
             return
         elif TREATMENTS[outcome.verdict].retry and not was_invited_by_server(outcome):
             self._in_a_row += 1
         self._recent.add(now)  # only its calls are asked for
 
-    def _survive(self, now: float) -> None:
-        """Keep a row of failures that an answer ended, and the longer ones before it: the longest is the first."""
-        row, survived, self._in_a_row = self._in_a_row, self._survived, 0
-        while survived and survived[-1][1] <= row:
-            survived.pop()
-        survived.append((now, row))
-
     def _is_lone(self, now: float) -> bool:
         """Whether this process has hardly any traffic."""
         self._recent.roll(now)
         return self._recent.calls < self._policy.low_traffic_calls
-
-    def _free_in_a_row(self, failure: Outcome, now: float, load: Load) -> int:
-        """Return the number of failures in a row after which a process with hardly any traffic may still retry for free.
-
-        429s stay at the least: they may stand for a limit that many such processes share, and do not keep it from being healthy.
-        """
-        least = self._policy.low_traffic_retries
-        if not least or not load.healthy or failure.verdict is Verdict.THROTTLED:
-            return least
-        lately = (row for survived_at, row in self._survived if now - survived_at < REMEMBERED)
-        return max(least, 1 + next(lately, 0))
 
     def may_ask_again(self, now: float, load: Load) -> bool:
         """Whether a retry that it cannot pay may wait for it: early or with hardly any traffic, while others may bring news."""
         waits = load.busy and not self._policy.no_free_retries
         return waits and (load.new or self._is_lone(now))
 
-    def may_retry_late(self, outcome: Outcome, now: float, load: Load) -> bool:
+    def may_retry_late(self, outcome: Outcome, now: float) -> bool:
         """Whether a retry that it cannot pay may be made late: with hardly any traffic, after errors that come at once."""
         policy = self._policy
-        hung = load.timed_out or outcome.verdict in (Verdict.TIMEOUT, Verdict.THROTTLED)
+        hung = outcome.verdict in (Verdict.TIMEOUT, Verdict.THROTTLED)
         allowed = policy.low_traffic_retries and not policy.no_free_retries
         return bool(allowed) and not hung and self._is_lone(now)
 
@@ -172,7 +146,7 @@ class Budget:
         if was_invited_by_server(outcome):
             return True
         lone = self._is_lone(now)
-        if lone and self._in_a_row > self._free_in_a_row(outcome, now, load):
+        if lone and self._in_a_row > self._policy.low_traffic_retries:
             return False
         if load.new and load.limited and not lone:
             return True

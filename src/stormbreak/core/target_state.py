@@ -17,7 +17,6 @@ from stormbreak.core.circuit_snapshot import CircuitSnapshot
 from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter, Limit, Limiter, limiter
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.failure_evidence import REMEMBERED
 from stormbreak.core.fleet_lease import TargetLease
 from stormbreak.core.gate import NEVER, READY, Gate, SpendingGate
 from stormbreak.core.hedge import HedgeTimer
@@ -339,7 +338,6 @@ class TargetState:
             busy=not self.idle,
             new=self.policy.limit.finds_itself and self.diagnosis.is_new(now),
             limited=learned and not self.diagnosis.is_dead(now),
-            timed_out=now - self.diagnosis.timeouts.last_at <= REMEMBERED,
         )
 
     def is_straggler(self, now: float, sent_at: float, *, alone: bool) -> bool:
