@@ -13,6 +13,6 @@ def test_fuzzed_answers_cause_no_hang_no_leak_and_no_false_success(blocks):
     with rigged(blocks=blocks) as (runner, rig):
         fuzz(runner, rig, number=1, examples=CASES)
 
-    assert rig.told.total() > CASES / 2
-    assert {"ok", "broken"} < set(rig.told)
+    assert rig.verdicts.total() > CASES / 2
+    assert {"ok", "broken"} < set(rig.verdicts)
     assert before.files >= Footprint().files

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stage import TARGET
 from table_test import table_test
 
-from stormbreak.core import admission, attempt, retry, shadow
+from stormbreak.core import admission, hedged_attempt, retry, shadow
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate_limit_gate import RateLimitPolicy
@@ -48,7 +48,7 @@ def test_the_label_sets_equal_the_names_in_core():
 
     assert gates | {"queue"} == labels.QUEUE_GATES  # the diagnosis queues no call
     assert words_in(retry, "decide") == labels.RETRY_GATES
-    assert words_in(attempt, "_refusing_gate") & labels.HEDGE_GATES == {
+    assert words_in(hedged_attempt, "_refusing_gate") & labels.HEDGE_GATES == {
         "attempts",
         "deadline",
         "load",
