@@ -68,7 +68,7 @@ def test_foreign_data_in_the_store_is_an_error_of_one_line(url, capsys, fields):
             client.hset(key, mapping=fields)
     assert main(["fleet", "status", url, "--name", "foreign"]) == 2
     err = capsys.readouterr().err
-    assert "other data than ours is under its keys stormbreak:3:*" in err
+    assert "its keys stormbreak:3:* hold data of another program" in err
     assert err.count("\n") == 1
 
 

@@ -278,7 +278,7 @@ REFUSALS = {
         ("CONFIG", "SET", "maxmemory", "0"),
     ),
     "it is a read-only replica": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
-    "it refuses to write, since it has too few replicas": (
+    "it refuses writes because it has too few replicas": (
         ("CONFIG", "SET", "min-replicas-to-write", "1"),
         ("CONFIG", "SET", "min-replicas-to-write", "0"),
     ),

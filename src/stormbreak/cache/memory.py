@@ -28,7 +28,7 @@ class CacheEntry(NamedTuple):
 
 
 class Cache(Protocol):
-    """Keeps the last answer of each key. Thread-safe; its errors never fail a call."""
+    """Keeps the last answer for each key. Thread-safe; its errors never fail a call."""
 
     blocks: bool
     """Whether it may block on a disk."""
@@ -38,7 +38,7 @@ class Cache(Protocol):
         """The secret of request digests: see `cache_key`."""
 
     def get(self, key: bytes) -> CacheEntry | None:
-        """Return the answer of that key, unless it has expired."""
+        """Return the answer for a key, unless it has expired."""
 
     def put(self, key: bytes, body: bytes) -> None:
         """Store an answer; delete the oldest to make room."""
@@ -71,7 +71,7 @@ def cache_key(
     essence = _encode({name: value for name, value in payload.items() if name not in _DELIVERY})
     digest = blake2b(key=secret, digest_size=32)
     for part in (*(word.encode() for word in words), essence):
-        digest.update(len(part).to_bytes(8, "big"))  # so that parts cannot be confused
+        digest.update(len(part).to_bytes(8, "big"))  # keeps the boundaries of the parts unambiguous
         digest.update(part)
     return digest.digest()
 
@@ -114,7 +114,7 @@ class MemoryCache:
             self._bytes = 0
 
     def _count(self) -> None:
-        """Recount in a child process: a thread of the parent may have been changing it."""
+        """Recount in a child process: at the fork, a thread of the parent may have been changing the cache."""
         self._bytes = sum(len(kept.body) for kept in self._answers.values())
 
     def _drop(self, key: bytes) -> None:

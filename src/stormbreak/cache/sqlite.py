@@ -44,7 +44,7 @@ class SqliteCache:
     """A cache in the file `path`, created if missing. `clock` returns unix epoch seconds.
 
     Raises:
-        ConfigurationError: it cannot be opened, or is not a cache of stormbreak.
+        ConfigurationError: the file cannot be opened, or is not a stormbreak cache.
     """
 
     blocks = True
@@ -119,7 +119,7 @@ class SqliteCache:
     def _with(self, do: Callable[[sqlite3.Connection], T]) -> T | None:
         try:
             with self._lock:
-                if self._connection is None or self._busy:  # by a finalizer, amid another use
+                if self._connection is None or self._busy:  # a finalizer interrupted another use
                     return None
                 self._busy = True
                 try:
@@ -134,7 +134,7 @@ class SqliteCache:
             return None
 
     def _leave_behind(self) -> None:
-        """Neither use nor close the parent's connection in a child: see "How To Corrupt" in SQLite's manual."""
+        """Neither use nor close the parent's connection in a child process: see "How To Corrupt" in SQLite's manual."""
         connection, self._connection = self._connection, None
         _PARENTS.append(connection)
         self._busy = False
@@ -195,7 +195,7 @@ def _prepare(connection: sqlite3.Connection) -> bytes:
         found = connection.execute("SELECT secret.bytes FROM secret, size").fetchone()
     secret = None if found is None else found[0]
     if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
-        raise ValueError("a part of it is missing")
+        raise ValueError("its contents are incomplete")
     return secret
 
 

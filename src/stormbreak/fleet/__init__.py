@@ -5,7 +5,7 @@ from stormbreak.core.policy import Policy
 
 
 def fleet_for(*policies: Policy) -> Fleet | None:
-    """Return the fleet of an engine with these policies; None where none shares anything. Raises ConfigurationError."""
+    """Return the fleet of an engine with these policies; None if none shares anything. Raises ConfigurationError."""
     urls = [policy.fleet.url for policy in policies if policy.fleet.url is not None]
     if not urls:
         return None

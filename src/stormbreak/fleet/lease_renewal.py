@@ -1,16 +1,16 @@
-"""Renew the leases of one target or one spend limit: write reports, and apply answers. Pure; `store_thread` carries them.
+"""Renew the leases of one target or one spend limit: write reports and apply answers. Pure; `store_thread` sends them.
 
-| a member | reports again after |
+| a member whose state is | reports again after |
 |---|---|
 | a call waits for an answer | at once |
-| wants more than it got | 0.05 to 0.25 s, as the store decides |
+| it wants more than it got | 0.05 to 0.25 s, as the store decides |
 | its last attempt ended, and it holds slots | at once, if its last report is older than BUSY, or in a CROWD |
-| used what it leases since its last report | BUSY; money: UNUSED seconds after its last use, or after the last report |
+| it has used its lease since its last report | BUSY; money: UNUSED seconds after its last use or last report |
 | in use at all | LEASED, or HELD with slots; money, and cooldowns alone: CALM |
-| (all of these) among more than CROWD members | longer in proportion |
-| not used for IDLE seconds, and holds nothing | never: the next call that waits wakes it |
+| any of these, among more than CROWD members | longer in proportion |
+| not used for IDLE seconds, and it holds nothing | never: the next waiting call wakes it |
 | its engine was closed, and no call needs it | never: the next call wakes it; a spend limit after FORGOTTEN / 2 |
-| sends a report anyway, and a quarter of this time is over | then: the store is called once for all of them |
+| another report is sent, and a quarter of this time is over | at once: one call to the store serves all of them |
 """
 
 from abc import ABC, abstractmethod
@@ -45,42 +45,42 @@ from stormbreak.fleet.messages import (
 from stormbreak.fleet.store_rules import CHUNK, FORGOTTEN, LEASE, QUIET
 
 BUSY = 0.25  # seconds
-CALM = QUIET * 0.8  # in time for a store that was restarted empty
+CALM = QUIET * 0.8  # soon enough for a store that was restarted empty
 HELD = LEASE / 2  # a report may be lost
 LEASED = LEASE * 0.75  # a report may be lost, and repeated a little later
-SOON = 1.0  # seconds; what is due later is reported earlier, if another report is sent anyway, ...
-EARLY = 0.25  # ... from this part of its time
+SOON = 1.0  # seconds; a report due later than this may go early with another report, ...
+EARLY = 0.25  # ... after this part of its time
 IDLE = 10.0
-CROWD = 100  # members; more of them report less often, so that the store can follow ...
-MAX_GAP = 3.0  # ... but in time for their leases
-SHORT = 0.1  # seconds until a member asks again for slots or money that others hold
-FETCHED = 2 * BUSY  # seconds of recent use that are leased ahead: until the report after the next
+CROWD = 100  # members; above this number each reports less often, to spare the store ...
+MAX_GAP = 3.0  # ... but in time to keep its leases
+SHORT = 0.1  # seconds until a member asks again for slots or money held by others
+FETCHED = 2 * BUSY  # seconds of recent use to lease ahead: until the report after the next
 MIN_GAP = 0.01  # seconds between two beats
 WORTH_IT = 2.0  # per second; members that use less are calm
-USE_MEMORY = 1.0  # seconds in which 63 % of an earlier use per second are forgotten
+USE_MEMORY = 1.0  # time constant of the average use, in seconds
 ROUNDING = 0.05  # seconds
-UNUSED = 1.0  # seconds after which money that is granted and not used is given back
+UNUSED = 1.0  # seconds after which granted, unused money is given back
 MICRO = Decimal(1_000_000)
 
 
 class Membership(ABC):
-    """One member of one scope. It reports at `next_at`; the clock is that of its engine."""
+    """One member of one scope. It reports at `next_at`, by the clock of its engine."""
 
     lease: Lease
     away_for = inf  # seconds until the next report while it is away
-    _gives_back_early = False  # it may have something for others whenever another report is sent
+    _gives_back_early = False  # it may give something back whenever another report is sent
 
     def __init__(self, scope: str, name: str) -> None:
         self.scope, self.name = scope, name
         self.epoch = 0.0
         self.members = 0
-        self.next_at = inf  # when it looks whether there is something to report
-        self.along_at = inf  # when it looks if another report is sent anyway
-        self._due_at = -inf  # when it reports, whether or not there is something new ...
-        self._early_at = inf  # ... if another report is sent anyway
+        self.next_at = inf  # when to check for something to report
+        self.along_at = inf  # when to check if another report is sent anyway
+        self._due_at = -inf  # when to report even without news ...
+        self._early_at = inf  # ... and when, if another report is sent anyway
         self._reported_at = -inf
-        self._has_left = False  # with its last report
-        self.restarts = 0  # how often the store had forgotten the scope
+        self._has_left = False  # the last report gave all leases back
+        self.restarts = 0  # how often the store has lost the scope
 
     @property
     @abstractmethod
@@ -93,10 +93,10 @@ class Membership(ABC):
         return self._has_left and self.lease.rests
 
     def due_report(self, now: float, *, along: bool = False) -> Report | None:
-        """Return the report of now; None if nothing is new: then it looks again. `along`: another one is sent anyway."""
+        """Return a report; None if nothing is new. `along`: another report is sent anyway."""
         due_at = self._early_at if along else self._due_at
         is_due = self.next_at == -inf or now >= due_at
-        self.next_at = now + LEASE  # unless it is answered, or woken, before
+        self.next_at = now + LEASE  # unless an answer or a call changes it before
         look_at = None if is_due else self._look_again_at(now)
         if look_at is None:
             self.along_at = inf
@@ -106,14 +106,14 @@ class Membership(ABC):
 
     @abstractmethod
     def _look_again_at(self, now: float) -> float | None:
-        """Return when to look again, as nothing is new; None if something is."""
+        """Return when to check again if nothing is new; None if there is something to report."""
 
     @abstractmethod
     def report(self, now: float, *, leaves: bool = False) -> Report:
-        """Return the report of now."""
+        """Return a report."""
 
     def _begin_report(self, now: float, *, holds: bool) -> None:
-        """Forget the epoch after a long silence: the store drops a scope that nobody uses, which is no loss.
+        """Forget the epoch after a long silence: the store drops unused scopes, and that is not a loss of data.
 
         `holds`: the member knows something that the store must not lose.
         """
@@ -123,15 +123,18 @@ class Membership(ABC):
 
     @abstractmethod
     def _apply(self, answer: Answer, sent_at: float, now: float) -> tuple[float, float]:
-        """Take over the leases; return the seconds until it looks for news, negative where not all was granted, and until it reports anyway."""
+        """Take over the leases. Return the seconds until the next check for news and until the next report.
+
+        The first is negative if not all was granted. The report goes out even without news.
+        """
 
     @abstractmethod
     def pump(self, now: float) -> None:
-        """Let calls leave that waited for the answer."""
+        """Start calls that waited for the answer."""
 
     def apply(self, answer: Answer, sent_at: float, now: float) -> None:
-        """Take over an answer to the report of `sent_at`, and let calls leave."""
-        woken = self.next_at == -inf  # meanwhile: the answer does not know of that
+        """Take over an answer to the report of `sent_at`, and start waiting calls."""
+        woken = self.next_at == -inf  # since the report: the answer does not cover it
         if self.epoch not in (0.0, answer.epoch):
             self.restarts += 1
         self.epoch, self.members = answer.epoch, int(answer.members)
@@ -149,7 +152,7 @@ class Membership(ABC):
             self.next_at = min(self.next_at, now + MIN_GAP)
 
     def _gap(self, after: float) -> float:
-        """Return the seconds until the next report, where a member alone would report `after` so many."""
+        """Return the seconds until the next report; `after` are those of a member without a crowd."""
         if self.is_away:
             return self.away_for
         if self.lease.rests:
@@ -159,9 +162,9 @@ class Membership(ABC):
         return max(after, min(after * self.members / CROWD, MAX_GAP))
 
     def fail(self, now: float, retry_after: float) -> None:
-        """There was no answer: calls do not wait for the next one. What was given back ends by time."""
+        """Handle a missing answer: calls do not wait for the next one. Leases that were given back end by time."""
         self.lease.failed(now)
-        self._due_at = -inf  # what it had to report is still news
+        self._due_at = -inf  # the report is still news
         self.next_at = now + (self.away_for if self.is_away else retry_after)
         self.pump(now)
 
@@ -170,14 +173,14 @@ class Membership(ABC):
 
 
 class _Use:
-    """How much of a rate was used per second, lately."""
+    """The recent use of a rate, per second."""
 
     def __init__(self) -> None:
         self.per_second = 0.0
         self._used, self._at = 0.0, -inf
 
     def learn(self, used: float, now: float) -> bool:
-        """Learn what was used in all; return whether that is more than before."""
+        """Record the total use; return whether it has grown."""
         span, more = now - self._at, used - self._used
         if span > 0:
             weight = 1 - exp(-span / USE_MEMORY)
@@ -203,7 +206,7 @@ class TargetMembership(Membership):
         self._chance = chance
         self.used_at = -inf
         self._requests, self._tokens = _Use(), _Use()
-        self._reported: object = None  # the newest news of a cooldown that have been reported
+        self._reported: object = None  # the last reported news of a cooldown
         self._shared_until = -inf  # the end of a cooldown that the store knows
         self._asked: tuple[float, float, float] = (0.0, 0.0, 0.0)  # requests, tokens, slots
 
@@ -218,7 +221,7 @@ class TargetMembership(Membership):
             state.admission.pump(now)
 
     def report(self, now: float, *, leaves: bool = False) -> Report:
-        """Return what the target uses, what its queue waits for, and its news."""
+        """Report the use of the target, the wants of its queue, and news of its cooldown."""
         self._begin_report(now, holds=False)
         state, lease = self._state(), self.lease
         self._has_left = leaves = leaves or state is None or (lease.rests and state.idle)
@@ -240,7 +243,7 @@ class TargetMembership(Membership):
         if slots is None:
             return SlotReport()
         want = self._slots_wanted(slots, queued, now)
-        if want < slots.cap:  # another may have the rest before the answer comes
+        if want < slots.cap:  # another member may get the rest before the answer comes
             slots.set_cap(want, slots.cap_until)
         known = float(slots.known_cap(now))
         return SlotReport(float(slots.whole), float(slots.in_flight), float(want), known)
@@ -250,7 +253,7 @@ class TargetMembership(Membership):
         return min(slots.whole, slots.in_flight + queued + spare)
 
     def _look_again_at(self, now: float) -> float | None:
-        """Only slots make it look early: it may hold some that no call uses, or more than the store knows."""
+        """Check early only for slots: the member may hold unused slots, or more than the store knows."""
         slots = self.lease.slots
         if slots is None or self._state() is None:
             return None
@@ -301,7 +304,7 @@ class TargetMembership(Membership):
         return (inf, inf) if self._is_idle(now) else (calm, calm)
 
     def fail(self, now: float, retry_after: float) -> None:
-        """There was no answer: calls do not wait for the next one, and news are reported again."""
+        """Handle a missing answer: calls do not wait for the next one, and news is reported again."""
         self._reported = None
         super().fail(now, retry_after)
 
@@ -330,7 +333,7 @@ class TargetMembership(Membership):
 
 
 def _waiting(state: TargetState, now: float) -> tuple[int, int]:
-    """Return how many calls wait for leases, and the tokens of the first of them."""
+    """Return the number of calls that wait for leases, and the tokens of the first."""
     queued = state.admission.queued
     if not queued or state.blocked_until(now) > now:
         return 0, 0
@@ -361,7 +364,7 @@ def _lease(rate: LeasedRate | None, lease: RateLease, now: float) -> None:
 
 
 class Account(Protocol):
-    """What a fleet has to know of a spend account (`cost.spend_gate.SpendAccount`)."""
+    """The part of a spend account that a fleet needs (`cost.spend_gate.SpendAccount`)."""
 
     limit: Decimal
     ends_at: float
@@ -371,17 +374,17 @@ class Account(Protocol):
 
     @property
     def taken(self) -> Decimal:
-        """US dollars that are spent or reserved in the period."""
+        """US dollars spent or reserved in the period."""
 
     def begin_period(self) -> None:
         """Begin another period."""
 
 
 class SpendMembership(Membership):
-    """The allowance of one account. `bounds` are the costs of calls that wait for it; `on_change` lets them leave."""
+    """The allowance of one account. `bounds` yields the costs of calls that wait for it; `on_change` starts them."""
 
     lease: SpendLease
-    # The store must not forget whose money it is, or it would count it twice.
+    # The store must not forget which member has the money, or it would count it twice.
     away_for = FORGOTTEN / 2
 
     def __init__(
@@ -401,20 +404,20 @@ class SpendMembership(Membership):
         self._period = -1.0 - CALENDARS.index(period) if isinstance(period, str) else period
         self._bounds = bounds
         self._on_change = on_change
-        self._over = NONE  # the period that has ended here, and perhaps not yet in the store
+        self._over = NONE  # the period that has ended here, but perhaps not yet in the store
         self._needed = 0
-        self._spent = 0  # as it reported last
-        self._chunk = 0  # what the store grants at once
+        self._spent = 0  # as last reported
+        self._chunk = 0  # the amount that the store grants at once
         self._denied = False
         self.ended = False  # nothing uses the account any more
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has ended; else an account lives as long as its engine."""
+        """Whether the account has ended; otherwise it lives as long as its engine."""
         return self.ended
 
     def change_limit(self, policy: SpendPolicy) -> None:
-        """Give back what no call holds if the limit is lower now: it was granted by the higher one."""
+        """Change the limit. If it is lower, give back unreserved money, which was granted under the higher limit."""
         before, self._max_usd = self._max_usd, policy.max_usd
         if before is not None and policy.max_usd is not None and policy.max_usd < before:
             lease = self.lease
@@ -426,7 +429,7 @@ class SpendMembership(Membership):
         self._on_change(now)
 
     def _look_again_at(self, now: float) -> float | None:
-        """It reports what was spent, and what it gives back, once a call is over for a while, or calls never are."""
+        """Report spent and returned money once no call has run for UNUSED seconds, or regularly if calls never stop."""
         account = self._account
         if now >= account.ends_at:
             return None
@@ -438,13 +441,13 @@ class SpendMembership(Membership):
         return inf if taken == spent else now + UNUSED
 
     def _is_unused(self, now: float) -> bool:
-        """Whether it may give back what no call holds: a process that calls seldom needs it no more."""
+        """Whether it may give back unreserved money: a process with few calls does not need it."""
         return self._gives_back_early or now >= self._account.used_at + UNUSED
 
     def report(self, now: float, *, leaves: bool = False) -> Report:
-        """Return what was granted, returned and spent, and what is needed."""
+        """Report the granted, returned and spent money, and the money needed."""
         account, lease = self._account, self.lease
-        # A call that was settled later may have begun another period of the account.
+        # Settling a late call may have begun another period of the account.
         is_rolled = lease.started > 0 and self._period != 0 and account.ends_at == inf
         if now >= account.ends_at or is_rolled:
             account.begin_period()
@@ -459,9 +462,9 @@ class SpendMembership(Membership):
         if bounds:
             self._gives_back_early = now >= account.used_at + UNUSED
         unused = not bounds and taken == spent and self._is_unused(now)
-        if unused or leaves or self._denied:  # others may need it
+        if unused or leaves or self._denied:  # other members may need it
             lease.returned = max(lease.returned, lease.granted - taken)
-        elif not bounds:  # less is in use than there was
+        elif not bounds:  # less money is in use than before
             spare = max(taken - spent, spent - self._spent, self._chunk)
             lease.returned = max(lease.returned, lease.granted - taken - spare)
         self._spent = spent
@@ -482,7 +485,7 @@ class SpendMembership(Membership):
 
     def _apply(self, answer: Answer, sent_at: float, now: float) -> tuple[float, float]:  # noqa: ARG002 - as above
         account, lease, spend = self._account, self.lease, answer.spend
-        if spend.started == self._over:  # a little later there
+        if spend.started == self._over:  # the store's period ends slightly later
             return (-SHORT, SHORT) if self._needed else (BUSY, BUSY)
         if spend.started > 0:
             if spend.started == lease.started:
@@ -500,7 +503,7 @@ class SpendMembership(Membership):
         lease.withholds = self._denied and spend.left >= lack
         if self._denied:
             return -SHORT, SHORT
-        # What was spent is known to this process alone, if the store forgets it.
+        # If the store loses its data, only this process knows its own spending.
         due = CALM if lease.granted or account.spent else inf
         return min(UNUSED, due), due
 

@@ -9,15 +9,15 @@ from typing import NamedTuple, Self, TypeVar
 
 T = TypeVar("T")
 
-NONE = -1.0  # no such time
+NONE = -1.0  # stands for a missing time
 
 HOLD, LIFT = 1.0, 2.0  # news of a cooldown
 
 
 class RateReport(NamedTuple):
-    """A rate limit (`per_minute` 0: none), and what a member wants of it: `want` units, of which `least` at one instant.
+    """A rate limit (`per_minute` 0: none), and the wish of a member: `want` units, of which `least` at one instant.
 
-    `owed` counts, since it joined, what it has used without a lease, less what it gives back.
+    `owed` are the units used without a lease since the member joined, less those given back.
     """
 
     per_minute: float = 0.0
@@ -28,7 +28,7 @@ class RateReport(NamedTuple):
 
 
 class SlotReport(NamedTuple):
-    """A limit of attempts in flight (0: none), how many are, how many are wanted, and the cap that the member knows."""
+    """A limit of attempts in flight (0: none), the numbers in flight and wanted, and the cap that the member knows."""
 
     limit: float = 0.0
     in_flight: float = 0.0
@@ -48,8 +48,9 @@ class SpendReport(NamedTuple):
     """A spend limit (0: none), and the account of one member in the period `started`.
 
     A `period` of 0 never ends; a negative one is minus the place of an hour, day or month among the `CALENDARS`, from 1.
-    `granted`, `returned` and `spent` only ever rise. `needed` is the allowance (granted less returned) that it needs now.
-    `noted` and `elsewhere` are of the last answer: what the store knew to be spent by this member, and by others.
+    `granted`, `returned` and `spent` never decrease. `needed` is the allowance (granted less returned) needed now.
+    `noted` and `elsewhere` come from the last answer: the spending that the store knew of this member, and of the
+    others.
     """
 
     limit: float = 0.0
@@ -65,7 +66,7 @@ class SpendReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The state and the wants of one member. `epoch` is that of the last answer; `leaves`: its last report."""
+    """The state and the wants of one member. `epoch` is that of the last answer; `leaves`: this is its last report."""
 
     epoch: float = 0.0
     leaves: float = 0.0
@@ -84,7 +85,7 @@ class Report(NamedTuple):
 class RateLease(NamedTuple):
     """Units of a rate: `lump` of them at one instant in `lump_in` s, then `units`, one every `spacing` s from `first_in`.
 
-    A time that has passed is negative. It makes sense to ask for the rest after `again` seconds.
+    A time in the past is negative. Ask for the rest after `again` seconds, not earlier.
     """
 
     lump_in: float = 0.0
@@ -96,7 +97,7 @@ class RateLease(NamedTuple):
 
 
 class SpendAnswer(NamedTuple):
-    """What a member is `granted` in all, what others spent for certain, and what is left to grant."""
+    """The money `granted` to a member in total, the known spending of others, and the rest to grant."""
 
     started: float = 0.0
     ends_in: float = NONE
@@ -129,11 +130,11 @@ def _read(kind: type[T], numbers: Iterator[float]) -> T:
     return kind(*(next(numbers) for _ in kind.__annotations__))
 
 
-TIMEOUT = 1.0  # seconds for which a store may take to answer; a later answer closes the connection
+TIMEOUT = 1.0  # seconds until a store must answer; a later answer closes the connection
 
 
 class StoreError(Exception):
-    """The store has not answered; the text is short and has no secrets."""
+    """The store did not answer; the text is short and has no secrets."""
 
 
 class Message(NamedTuple):

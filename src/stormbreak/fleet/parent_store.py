@@ -1,7 +1,7 @@
 """The store in a parent process, on a Unix socket, for the processes of one machine.
 
-A message is a line of JSON. The parent decides alone, with its own clock; a store ends with its process. Money can be
-kept over its end: a `SpendRecord` notes what may be spent before it is granted.
+A message is a line of JSON. The parent decides alone, with its own clock; the store ends with the parent process. A
+`SpendRecord` keeps money over restarts: it records the money that may be spent before the store grants it.
 """
 
 import os
@@ -25,7 +25,7 @@ from stormbreak.fleet.store_rules import EVER, Scope, beat
 
 MAX_LINE = 16_000_000  # bytes
 
-# Made here: msgspec prepares a type when it is first used, and two threads that do crash the process.
+# Made at import: msgspec prepares a type on first use, and two threads that do so at once crash the process.
 _READ_MESSAGES = msgspec.json.Decoder(list[Message]).decode
 _READ_ANSWERS = msgspec.json.Decoder(list[Answer]).decode
 
@@ -39,19 +39,19 @@ class Money(NamedTuple):
 
 
 class SpendRecord(Protocol):
-    """Keeps the money of scopes over restarts. Used by one thread at a time."""
+    """Keeps the money of scopes over restarts. One thread at a time uses it."""
 
     def restored(self, scope: str) -> Money | None:
-        """Return what may have been spent in a period that is not over."""
+        """Return the money that may have been spent in the present period."""
 
     def note(self, scope: str, money: Money, limit: float) -> bool:
-        """Note what may be spent, before it is granted; return whether it is noted."""
+        """Record the money that may be spent, before it is granted; return whether it is recorded."""
 
 
 class ParentStore:
-    """The store itself. As a context manager it serves its `url` to other processes, on a socket that only this user may open.
+    """The store. As a context manager it serves its `url` to other processes, on a socket that only this user may open.
 
-    With a `record`, what it grants survives it. Raises ConfigurationError if no folder can be written, or its path is too long.
+    With a `record`, grants survive it. Raises ConfigurationError if no folder is writable, or its path is too long.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ParentStore:
         if money is None or self._record.note(name, money, asserted.limit):
             return answer
         known = asserted.granted if asserted.started == scope.started else 0.0
-        scope.members[member].granted = known  # it has not heard of more
+        scope.members[member].granted = known  # the member does not know of a larger grant
         return answer._replace(spend=answer.spend._replace(granted=known))
 
     def _opened(self, name: str, report: Report, now: float) -> Scope:
@@ -186,7 +186,7 @@ class ParentClient:
         return self._socket
 
     def warnings(self) -> list[str]:
-        """Nothing: the processes end with their store."""
+        """Return no warnings: the processes end with their store."""
         return []
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The shared limits of one engine: a membership for each target and spend limit that it shares.
+"""The shared limits of one engine: a membership for each shared target and spend limit.
 
 `SharedLimits` is the fleet of one engine. Real ones use the `store_thread` of their process, simulated ones a timeline.
 """
@@ -28,16 +28,16 @@ from stormbreak.fleet.lease_renewal import (
 
 
 class Carrier(Protocol):
-    """Carries reports and answers between memberships and one store. From any thread, also within a step of an engine."""
+    """Carries reports and answers between memberships and one store. Thread-safe, also within a step of an engine."""
 
     def add(self, engine: Engine, membership: Membership) -> None:
-        """Carry for another membership."""
+        """Begin to carry for a membership."""
 
     def remove(self, membership: Membership) -> None:
-        """Carry no more for this one."""
+        """Stop carrying for a membership."""
 
     def wake(self, membership: Membership) -> None:
-        """Let it report at once."""
+        """Make a membership report at once."""
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return whether the store answers, and since when."""
@@ -59,13 +59,13 @@ class SharedLimits:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget all leases, as in a forked child; the memberships of the parent are not its own."""
+        """Forget all leases, as in a forked child: the memberships belong to the parent."""
         self._carriers: dict[FleetPolicy, Carrier] = {}
         self._targets: LiveSet[TargetMembership] = LiveSet()
         self._members: dict[int, SpendMembership] = {}  # by the id of their account
 
     def lease(self, engine: Engine, state: TargetState) -> TargetLease:
-        """Make the leases of a target, and renew them while its state lives."""
+        """Make the leases of a target, and renew them as long as its state lives."""
         policy = state.policy
         carrier = self._carrier(policy.fleet)
         scope = scope_of(policy, f"target {state.target.place}")
@@ -78,7 +78,7 @@ class SharedLimits:
     def share_spending(
         self, engine: Engine, policy: Policy, gate: SpendingGate, tenant: Tenant | None = None
     ) -> None:
-        """Share the spend limit of a target, or of a tenant at it, once for each account; a limit that was replaced is shared anew."""
+        """Share the spend limit of a target, or of a tenant at it, once for each account and after each replacement."""
         account: Any = gate.account
         limit, name = policy.spend, None
         what = f"spend {limit.max_usd:.6f} USD {limit.per} {limit.max_output_tokens or ''}"
@@ -87,7 +87,7 @@ class SharedLimits:
         known, account_of = ref(engine), ref(account)
 
         def holder() -> Engine | Tenant | None:
-            """Return what has the calls; a tenant may have gone, and come back."""
+            """Return the holder of the calls; a tenant may have gone and come back."""
             alive = known()
             return alive if alive is None or name is None else alive.tenants.get(name)
 
@@ -115,10 +115,10 @@ class SharedLimits:
         bounds: Callable[[float], Iterable[Decimal]],
         on_change: Callable[[float], None],
     ) -> None:
-        """Share an account under the name `what` in the fleet of `policy`; what it has spent goes along to another name.
+        """Share an account as `what` in the fleet of `policy`. If it had another name, its spending moves along.
 
-        `bounds` are the costs of calls that wait for it. `on_change` is called within a step of the engine after each
-        answer of the store.
+        `bounds` yields the costs of calls that wait for it. `on_change` is called after each answer of the store,
+        within a step of the engine.
         """
         scope = scope_of(policy, what)
         before = self._members.get(id(account)) if account.lease is not None else None
@@ -129,7 +129,7 @@ class SharedLimits:
         member = SpendMembership(scope, name, account, limit, bounds=bounds, on_change=on_change)
         lease = SpendLease(policy.fleet, policy.process_share, lambda: carrier.wake(member))
         member.lease = lease
-        if before is not None:  # it takes along what is spent
+        if before is not None:  # the spending moves along
             carrier.remove(before)
             lease.begin(before.lease.started)
             lease.granted = micro_dollars(account.taken)
@@ -138,7 +138,7 @@ class SharedLimits:
         carrier.add(engine, member)
 
     def end_account(self, account: Account) -> None:
-        """Give back what an account was granted and has not spent: nothing is reserved in it any more."""
+        """Give back the granted and unspent money of an account in which nothing is reserved any more."""
         member = self._members.pop(id(account), None)
         if member is not None:
             member.ended = True
@@ -170,7 +170,7 @@ def scope_of(policy: Policy, what: str) -> str:
 
 
 def _bounds(states: Iterable[TargetState], account: "ref[Any]", now: float) -> Iterator[Decimal]:
-    """Yield what the first call in each queue may cost that waits for this account."""
+    """Yield, for each queue, the bound on the cost of the first call that waits for this account."""
     for state in states:
         gate: Any = state.spending
         if gate is None or gate.account is not account() or not state.admission.queued:

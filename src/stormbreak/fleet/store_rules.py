@@ -1,20 +1,20 @@
-"""How a store divides a shared limit among the members of a fleet, as a pure model. `store_rules.lua` does the same.
+"""Divide a shared limit among the members of a fleet: a pure model. `store_rules.lua` does the same.
 
-`beat` processes the report of one member, and answers it.
+`beat` processes the report of one member and answers it.
 
-A scope is what one limit holds for: a target, or a spend limit. Its members lease parts of it. A lease is a promise that
-the store keeps without the member: it ends by time, or when the member has acknowledged another one.
+A scope is the range of one limit: a target, or an account with a spend limit. Its members lease parts of the limit. The
+store keeps a lease without hearing from the member: it ends by time, or when the member acknowledges another one.
 
-- Rates: the generic cell rate algorithm (`core.rate_limit_gate.Bucket`), ahead of time by HORIZON. The answer says at which
-  times units may leave. The member that has waited longest is served first, then all by their demand (max-min).
-- Slots in flight: a cap for each member, max-min by demand. What a member may still hold is never given to another.
-- Money: three numbers for each member and period, granted, returned and spent, which only ever rise. So a report that
-  comes twice, late, or to a store that has forgotten all, changes nothing. Such a store also learns from its members what
-  all of them had spent. What nobody asserts of it counts as spent.
-  A period of the calendar ends by the time of day, also if that is set back; then no other begins before that end.
-- Cooldowns: the newest news hold.
+- Rates: the generic cell rate algorithm (`core.rate_limit_gate.Bucket`), ahead of time by HORIZON. The answer says when
+  units may be used. The member that has waited longest is served first, then all by their demand (max-min).
+- Slots in flight: a cap for each member, max-min by demand. A slot that a member may still hold goes to no other.
+- Money: three numbers for each member and period, granted, returned and spent, which never decrease. So a report that
+  arrives twice, late, or at a store that lost its data, does no harm. A store that lost its data learns from its
+  members how much all of them had spent. The part that no member claims counts as spent. A calendar period ends by the
+  time of day. If that clock is set back, no other period begins before that end.
+- Cooldowns: the newest news wins.
 
-Numbers are floats, and operations stand in the same order as in the script, so that both give equal results.
+Numbers are floats, and operations have the same order as in the script, so that both give equal results.
 """
 
 from dataclasses import dataclass, field
@@ -33,20 +33,20 @@ from stormbreak.fleet.messages import (
     SpendAnswer,
 )
 
-LEASE = 10.0  # seconds after its last report that a member counts
-HORIZON = 0.5  # seconds ahead for which units are given
+LEASE = 10.0  # seconds for which a member counts after its last report
+HORIZON = 0.5  # seconds ahead for which units are granted
 DEMAND = 1.0  # seconds for which a member's demand counts
 MAX_DEBT = 60.0  # seconds of a rate that may be owed
 MIN_AGAIN, MAX_AGAIN = 0.05, 0.25  # seconds until a member that got too little asks again
-CHUNK = 50.0  # a grant of money is this part of what is left
-QUIET = 5.0  # seconds of a new epoch or server in which members assert what they had, before money is granted
+CHUNK = 50.0  # a grant of money is this fraction of the rest: 1/CHUNK
+QUIET = 5.0  # seconds of a new epoch or server in which members report their money, before any is granted
 EVER = 1.0  # the start of the only period of a limit without periods
-FORGOTTEN = 3600.0  # seconds after its lease until money of a lost member finally counts as spent
+FORGOTTEN = 3600.0  # seconds after its lease until a lost member's money counts as spent
 
 
 @dataclass(slots=True)
 class Demand:
-    """What a member wants of a rate: when it asked, how much, at least; when it was last served; what it owes."""
+    """A member's demand for a rate: when it asked, how much, the minimum; when it was last served; the debt."""
 
     asked_at: float = 0.0
     want: float = 0.0
@@ -57,7 +57,7 @@ class Demand:
 
 @dataclass(slots=True)
 class Member:
-    """What the store knows of a member, until `until`."""
+    """The store's knowledge of a member, whose lease ends at `until`."""
 
     until: float = 0.0
     requests: Demand = field(default_factory=Demand)
@@ -71,7 +71,7 @@ class Member:
 
     @property
     def money(self) -> float:
-        """What it may have spent, or may still spend."""
+        """The money that it may have spent, or may still spend."""
         return max(self.granted - self.returned, self.spent)
 
 
@@ -83,27 +83,27 @@ class Scope:
     at: float = 0.0  # the time of the last report
     quiet_until: float = 0.0
     tats: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    cooldown_at: float = 0.0  # when the attempt left that brought the news
+    cooldown_at: float = 0.0  # when the attempt that brought the news was sent
     cooldown_until: float = 0.0
-    started: float = 0.0  # of the period; 0: none has begun
-    ends_at: float = NONE  # of it, or of the last one of a calendar
+    started: float = 0.0  # start of the period; 0: none has begun
+    ends_at: float = NONE  # end of the period, or of the last calendar period
     folded: float = 0.0  # money of members that were lost long ago
-    forgotten: float = 0.0  # what all had spent before the store forgot it, as a member knows ...
-    asserted: float = 0.0  # ... and how much of that those had spent that have reported since
-    server: float = 0.0  # which one keeps it; 0: it does not say
+    forgotten: float = 0.0  # total spending before a loss of data, as a member knows it ...
+    asserted: float = 0.0  # ... and the part of it that members have claimed since
+    server: float = 0.0  # id of the server that keeps the scope; 0: unknown
     members: dict[str, Member] = field(default_factory=dict)
-    # These follow from the members: a report need not look at thousands of them to find that no lease has ended.
-    lost: int = field(default=0, compare=False)  # members that are kept for their money alone
+    # Derived from the members, so that a report need not examine thousands of them to see that no lease has ended.
+    lost: int = field(default=0, compare=False)  # members kept only for their money
     next_loss: float = field(default=-inf, compare=False)  # no lease ends before
-    period: float = field(default=0.0, compare=False)  # as all members report it
+    period: float = field(default=0.0, compare=False)  # from the reports
 
     @property
     def unclaimed(self) -> float:
-        """Money of members that were lost, long ago or with what the store has forgotten."""
+        """Money of members that were lost long ago, or with the store's data."""
         return self.folded + max(0.0, self.forgotten - self.asserted)
 
     def money_time(self, now: float, wall: float | None) -> float:
-        """Return the time by which its periods end: of a calendar, that of day."""
+        """Return the time of the clock for its periods: the time of day for calendar periods."""
         return now if wall is None or self.period >= 0 else wall
 
 
@@ -117,9 +117,9 @@ def beat(
     server: float = 0.0,
     wall: float | None = None,
 ) -> Answer:
-    """Process the report of member `name`, and answer it. No money is granted before `quiet_until`.
+    """Process the report of member `name` and answer it. No money is granted before `quiet_until`.
 
-    `wall` is unix epoch seconds, if `now` is by another clock. Another `server` than before may have lost the last grants.
+    `wall` is unix epoch seconds, if `now` is from another clock. A changed `server` may have lost the last grants.
     """
     if scope.epoch == 0:
         scope.epoch = now
@@ -159,7 +159,7 @@ def beat(
 
 
 def _be_quiet_after_loss(scope: Scope, report: Report, now: float, server: float) -> None:
-    """Grant no money for a while if the store has lost what this member knows, or perhaps did so with its server."""
+    """Grant no money for a while if the store has lost data that this member knows, or may have with its server."""
     if report.epoch not in (0, scope.epoch):
         scope.quiet_until = max(scope.quiet_until, scope.epoch + QUIET)
     if server not in (0, scope.server):
@@ -185,7 +185,7 @@ def _set_back(scope: Scope, seconds: float) -> None:
 
 
 def _drop_lost(scope: Scope, now: float) -> None:
-    """Forget members whose lease is over; their money stays."""
+    """Forget members whose lease has ended; keep their money."""
     for name, member in list(scope.members.items()):
         if member.until <= now and (member.money == 0 or member.until + FORGOTTEN <= now):
             scope.folded += member.money
@@ -196,7 +196,7 @@ def _drop_lost(scope: Scope, now: float) -> None:
 
 
 def _kept_until(member: Member, now: float) -> float:
-    """Return the end of its lease, or the time at which a lost one is forgotten."""
+    """Return the end of a member's lease, or the time at which a lost member is forgotten."""
     return member.until if member.until > now else member.until + FORGOTTEN
 
 
@@ -204,7 +204,7 @@ def _kept_until(member: Member, now: float) -> float:
 
 
 class Wanter(NamedTuple):
-    """A member that wants some units, and needs some of them at least."""
+    """A member that wants some units, and needs a minimum of them."""
 
     served_at: float
     name: str
@@ -213,9 +213,10 @@ class Wanter(NamedTuple):
 
 
 def divide(room: float, wanters: list[Wanter], name: str) -> float:
-    """Return the part of `name` of `room` whole units.
+    """Divide `room` whole units; return the part of `name`.
 
-    Each gets what it needs, the longest unserved first, and nobody overtakes it; the rest is divided max-min by demand.
+    Each member gets its minimum, the longest unserved first, and no member overtakes it. The rest is divided max-min by
+    demand.
     """
     part, rest = 0.0, []
     for each in sorted(wanters):
@@ -227,7 +228,7 @@ def divide(room: float, wanters: list[Wanter], name: str) -> float:
         if each.name == name:
             part = each.need
     for place, (more, whose) in enumerate(sorted(rest)):
-        more = min(more, floor(room / (len(rest) - place)))  # noqa: PLW2901 - what it gets
+        more = min(more, floor(room / (len(rest) - place)))  # noqa: PLW2901 - its share
         room -= more
         if whose == name:
             part += more
@@ -240,7 +241,7 @@ def divide(room: float, wanters: list[Wanter], name: str) -> float:
 def _lease_rate(scope: Scope, kind: int, name: str, asked: RateReport, now: float) -> RateLease:
     if asked.per_minute == 0:
         return RateLease()
-    seconds = 60 / asked.per_minute  # that one unit is worth
+    seconds = 60 / asked.per_minute  # of one unit
     depth = max(asked.burst, seconds)
     tat = scope.tats[kind]
     if tat == 0:
@@ -262,7 +263,7 @@ def _lease_rate(scope: Scope, kind: int, name: str, asked: RateReport, now: floa
     lump = lump_in = first_in = count = 0.0
     if part > 0:
         mine.served_at = now
-        lump = min(asked.least, asked.want)  # more than a full bucket is paid off afterwards
+        lump = min(asked.least, asked.want)  # an excess over a full bucket is paid off afterwards
         lump_in = max(tat - max(0.0, depth - lump * seconds), now) - now
         tat += lump * seconds
         count = max(0.0, part - lump)
@@ -340,7 +341,7 @@ def _ends_at(period: float, started: float, at: float) -> float:
 
 
 def _is_of_period(scope: Scope, report: Report, at: float, now: float) -> bool:
-    """Whether the member is in the present period, which is its own if the store has forgotten it, not if it has ended it."""
+    """Whether the member is in the present period. A store that lost the period takes that of the member."""
     asked = report.spend
     period = asked.period
     is_on = asked.started > 0 and (period == 0 or asked.ends_in > 0)
@@ -352,10 +353,10 @@ def _is_of_period(scope: Scope, report: Report, at: float, now: float) -> bool:
 
 
 def _remember(scope: Scope, report: Report, at: float, now: float) -> None:
-    """Learn what all had spent before the store forgot it, from a member that reports for the first time since.
+    """Restore knowledge from a member's first report after a loss.
 
-    Or take back what finally counted as spent of a member that reports again, if the store has never lost anything: it had
-    recorded at least that much.
+    If the store lost its data, learn how much all members had spent. If it only gave the member up as lost, take back
+    the money that counted as spent: the store had recorded at least that much.
     """
     asked = report.spend
     if asked.limit == 0 or not _is_of_period(scope, report, at, now):

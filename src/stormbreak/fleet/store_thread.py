@@ -1,6 +1,6 @@
-"""Carry reports and answers between the engines of this process and one store, on a thread of its own.
+"""Carry reports and answers between the engines of this process and one store, on a separate thread.
 
-The thread alone owns the connection. It starts with the first membership, and starts again in a forked child.
+Only the thread uses the connection. It starts with the first membership, and again in a forked child.
 """
 
 import _thread
@@ -27,29 +27,29 @@ from stormbreak.fleet.lease_renewal import MIN_GAP, Membership, SpendMembership
 from stormbreak.fleet.messages import Answer, Message, StoreError
 from stormbreak.fleet.shared_limits import SharedLimits
 
-TOGETHER = 0.02  # seconds; reports that are due within them go along
-LOOK = 1.0  # seconds until the thread looks for engines that are gone
-RETRY = 1.0  # seconds after a failure, up to half of it more
+TOGETHER = 0.02  # seconds; reports due within this time are sent together
+LOOK = 1.0  # seconds between checks for engines that are gone
+RETRY = 1.0  # seconds to the next try after a failure, plus up to half of it
 GOODBYE = 0.5  # seconds for the last reports of a process
 
 _log = logging.getLogger("stormbreak")
 
 
 class Store(Protocol):
-    """A store of scopes. It is used by one thread at a time."""
+    """A store of scopes. One thread at a time uses it."""
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
-        """Process reports, and answer each of them; StoreError: each may have been processed or not."""
+        """Process reports and answer each of them. After a StoreError each may have been processed or not."""
 
     def warnings(self) -> list[str]:
-        """Say what makes limits of this store less exact; it may ask the store."""
+        """Return settings that make limits of this store less exact; may ask the store."""
 
     def close(self) -> None:
         """Close the connection, if there is one; the next beat opens another."""
 
 
 def open_store(url: str) -> Store:
-    """Return the store at `url`, which is not asked yet; raise ConfigurationError if a package is missing."""
+    """Return the store at `url` without connecting; raise ConfigurationError if a package is missing."""
     if url.startswith("parent:"):
         from stormbreak.fleet.parent_store import ParentClient  # noqa: PLC0415 - each store loads its own
 
@@ -60,7 +60,7 @@ def open_store(url: str) -> Store:
 
 
 class Due(NamedTuple):
-    """A report, when it was written, and whose it is."""
+    """A report, the time it was written, and its membership."""
 
     member: Membership
     stepper: Stepper
@@ -69,7 +69,7 @@ class Due(NamedTuple):
 
 
 class StoreThread:
-    """The carrier of one store: `membership` decides what is reported, and what an answer means."""
+    """The carrier of one store. Memberships write the reports and apply the answers."""
 
     def __init__(self, url: str) -> None:
         self.place = _place(url)
@@ -79,10 +79,10 @@ class StoreThread:
         atexit.register(self.leave)
 
     def _begin(self) -> None:
-        self._store = open_store(self._url)  # not on the thread: to load its package takes a while
+        self._store = open_store(self._url)  # here, since loading its package takes a while
         self._members: dict[Membership, ref[Engine]] = {}
         self._orphans: list[Membership] = []  # their engines are gone
-        # Reentrant, as an Event is not: the garbage collector may end a call on any thread, at any line.
+        # Reentrant, unlike an Event: the garbage collector may end a call on any thread, at any line.
         self._woken: SimpleQueue[None] = SimpleQueue()
         self._ended: SimpleQueue[None] = SimpleQueue()
         self._runs = False
@@ -94,7 +94,7 @@ class StoreThread:
     # ------------------------------------------------------------ from any thread, within a step
 
     def add(self, engine: Engine, membership: Membership) -> None:
-        # Once the engine is collected, the thread looks at once.
+        # When the engine is collected, the thread checks at once.
         self._members[membership] = ref(engine, lambda _: self._woken.put(None))
         self.wake(membership)
 
@@ -106,10 +106,10 @@ class StoreThread:
         self._woken.put(None)
         if not self._runs:
             self._runs = True
-            _thread.start_new_thread(self._run, ())  # `Thread.start` would wait for it, in a step
+            _thread.start_new_thread(self._run, ())  # `Thread.start` would wait within the step
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Return whether the store answers, and since when; as yet unknown counts as no."""
+        """Return whether the store answers, and since when; False until the first answer."""
         members = [each.members for each in tuple(self._members)]
         return {
             "store": self.place,
@@ -119,7 +119,7 @@ class StoreThread:
         }
 
     def leave(self) -> None:
-        """At the end of the process: give back the leases, if the store answers soon."""
+        """Give back the leases at the end of the process, if the store answers soon."""
         if self._runs and self._sharing and (self._members or self._orphans):
             self._leaving = True
             self._woken.put(None)
@@ -148,14 +148,14 @@ class StoreThread:
         self._ended.put(None)
 
     def _seconds_to_next(self) -> float:
-        """Return how long nothing is due, at most LOOK."""
+        """Return the seconds until the next report, at most LOOK."""
         left = LOOK
         for member, stepper in self._alive():
             left = min(left, member.next_at - stepper.clock())
         return max(0.0, left)
 
     def _alive(self) -> list[tuple[Membership, Stepper]]:
-        """Return the memberships of engines that live."""
+        """Return the memberships of live engines."""
         found = []
         for member, known in list(self._members.items()):
             engine = known()
@@ -199,7 +199,7 @@ class StoreThread:
         *,
         along: bool = False,
     ) -> list[Due]:
-        """Return what is to be reported of the members whose time has come."""
+        """Return the reports of the members whose time has come."""
         due = []
         for member, stepper in alive:
             if at(member) <= stepper.clock() + TOGETHER:
@@ -211,7 +211,7 @@ class StoreThread:
         return due
 
     def _send_last_reports(self, store: Store) -> None:
-        """Give back what is not used any more."""
+        """Give back the leases of engines that are gone."""
         orphans = [member for member in self._orphans if not member.is_away]
         self._orphans = []
         now = time.monotonic()  # as the clocks of engines in real time
@@ -220,11 +220,11 @@ class StoreThread:
             for member in orphans
         ]
         if messages:
-            with suppress(StoreError):  # their leases end by themselves
+            with suppress(StoreError):  # the leases then end by time
                 store.beat(messages)
 
     def _note(self, store: Store, error: str | None) -> None:
-        """Write one line when the store begins or ceases to answer, or has forgotten everything."""
+        """Log one line when the store connects, disconnects, or has lost all data."""
         members = tuple(self._members)
         restarts = sum(member.restarts for member in members)
         if (error is None) != self._sharing:
@@ -239,7 +239,7 @@ class StoreThread:
                 _log.warning("fleet store %s: disconnected, %s", self.place, error)
         if restarts > self._restarts:
             _log.warning(
-                "fleet store %s: it was restarted empty; money that only lost members knew of is not counted",
+                "fleet store %s: restarted empty; money that only lost members knew of is not counted",
                 self.place,
             )
         self._restarts = restarts
@@ -276,7 +276,7 @@ _threads: dict[str, StoreThread] = {}
 def _thread_for(url: str) -> StoreThread:
     known = _threads.get(url)
     if known is None:
-        with _making:  # two threads that are the first must not get one each
+        with _making:  # two first threads must not get a store each
             known = _threads.get(url)
             if known is None:
                 known = _threads[url] = StoreThread(url)
@@ -284,7 +284,7 @@ def _thread_for(url: str) -> StoreThread:
 
 
 def leave(url: str) -> None:
-    """Give back what this process holds of the store at `url`, which it uses no more."""
+    """Give back all leases of this process from the store at `url`, when the process stops using it."""
     _thread_for(url).leave()
 
 

@@ -1,7 +1,7 @@
 """The store in a Valkey or Redis server: each scope is a hash, and `store_rules.lua` its only operation.
 
-A late answer would be read as that to the next command, so every failure closes the connection. Nothing is repeated
-here: the next report repeats everything.
+A late answer would be read as the answer to the next command, so every failure closes the connection. Nothing is
+retried here: the next report contains everything.
 """
 
 import os
@@ -52,7 +52,7 @@ class ValkeyStore:
         )
         self._script = (files("stormbreak.fleet") / "store_rules.lua").read_text()
         self._digest = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        # Until when the server may have lost what members know, and which one it is; None: not asked yet.
+        # The end of the time in which the server may have lost data that members know, and its id; None: not asked yet.
         self._server: tuple[float, float] | None = None
 
     @contextmanager
@@ -71,7 +71,7 @@ class ValkeyStore:
         """Process reports, and answer each of them, in one round trip."""
         with self._failing("its answer is not one of our script"):
             pool = self._client.connection_pool
-            pool.release(pool.get_connection())  # which opens one that its server has closed
+            pool.release(pool.get_connection())  # reconnects if the server closed the connection
             if self._server is None:
                 self._server = self._asked_server()
             groups = _grouped(messages)
@@ -85,7 +85,7 @@ class ValkeyStore:
             return [answer for group, reply in pairs for answer in _answers(reply, len(group))]
 
     def _opened(self, connection: Any) -> None:
-        self._server = None  # it may be another server, or one that has restarted
+        self._server = None  # it may be another server, or a restarted one
         connection.on_connect()
 
     def _run(self, command: str, script: str, groups: Sequence[Sequence[Message]]) -> list[Any]:
@@ -100,7 +100,7 @@ class ValkeyStore:
         return replies
 
     def _asked_server(self) -> tuple[float, float]:
-        """Return the end of its first QUIET seconds, by its own clock, and a number of its process; 0 if it does not say."""
+        """Return the end of the server's first QUIET seconds, by its clock, and an id of its process; 0 if unknown."""
         with suppress(self._refused, KeyError, ValueError):
             seconds, micro = self._client.time()
             info = self._client.info("server")
@@ -109,7 +109,7 @@ class ValkeyStore:
         return 0.0, 0.0
 
     def warnings(self) -> list[str]:
-        """Say which settings of the server could lose money that was granted."""
+        """Return settings of the server that could lose granted money."""
         try:
             known: dict[str, str] = self._client.config_get("append*", "maxmemory*")
         except self._failures:
@@ -152,7 +152,7 @@ def _scope_in(key: bytes) -> str:
 
 
 def _grouped(messages: Sequence[Message]) -> list[list[Message]]:
-    """Return what goes in one command each: reports of one fleet, one after another, at most GROUP."""
+    """Group the reports by command: consecutive reports of one fleet, at most GROUP."""
     of_fleets = groupby(messages, lambda message: message.scope.partition("/")[0])
     fleets = (list(each) for _, each in of_fleets)
     return [each[at : at + GROUP] for each in fleets for at in range(0, len(each), GROUP)]
@@ -163,7 +163,7 @@ def _answers(reply: Any, count: int) -> list[Answer]:
         raise reply
     is_whole = isinstance(reply, list) and len(reply) == count * _NUMBERS
     if not is_whole or not all(map(isfinite, map(float, reply))):
-        raise ValueError("other numbers than those of answers")
+        raise ValueError("numbers that are not those of answers")
     return [Answer.of(reply[at : at + _NUMBERS]) for at in range(0, len(reply), _NUMBERS)]
 
 
@@ -171,17 +171,17 @@ _NUMBERS = sum(len(part) if isinstance(part, tuple) else 1 for part in Answer())
 
 
 def _short(error: BaseException) -> str:
-    """Say what failed, without what a server or library writes."""
+    """Describe a failure without text of the server or a library."""
     kind, code = type(error).__name__, str(error).partition(" ")[0]
     if code in _CODES:
         return _CODES[code]
     return next((text for word, text in _FAILURES.items() if kind.startswith(word)), kind)
 
 
-_FOREIGN = f"other data than ours is under its keys {PREFIX}*: choose another database or name"
+_FOREIGN = f"its keys {PREFIX}* hold data of another program: choose another database or name"
 _CLUSTER = "it is a cluster, which is not supported: use one primary"
 _FAILURES = {
-    "Response": f"it refuses the command, perhaps since {_FOREIGN}",
+    "Response": f"it refuses the command, perhaps because {_FOREIGN}",
     "Timeout": "no answer in time",
     "Connection": "no connection",
     "Authentication": "it refuses the user or the password",
@@ -194,10 +194,10 @@ _FAILURES = {
     "ClusterDown": _CLUSTER,
 }
 _CODES = {
-    "BUSY": "another script keeps it busy",
-    "MISCONF": "it refuses to write, since it cannot save its data",
-    "NOREPLICAS": "it refuses to write, since it has too few replicas",
-    "unknown": "it does not know the command EVALSHA or EVAL",
+    "BUSY": "another script is running",
+    "MISCONF": "it refuses writes because it cannot save its data",
+    "NOREPLICAS": "it refuses writes because it has too few replicas",
+    "unknown": "it does not support the command EVALSHA or EVAL",
 }
 
 

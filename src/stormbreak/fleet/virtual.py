@@ -51,7 +51,7 @@ class VirtualStore:
             self._members[engine].remove(membership)
 
     def wake(self, membership: Membership) -> None:
-        """Let it report at once, or after the answer that is on its way."""
+        """Make a membership report at once, or after the pending answer."""
         if membership.next_at != -inf:
             membership.next_at = -inf
             self._schedule(membership, self.timeline.now)
@@ -72,7 +72,7 @@ class VirtualStore:
         return None if stepper is None else stepper.between_steps(lambda _, now: do(now))
 
     def _beat(self, member: Membership) -> None:
-        """Report of a member, and with it of those of its engine whose time has almost come."""
+        """Report a member, and with it the members of the same engine that are almost due."""
         now = self.timeline.now
         if not self._report(member):
             return
@@ -82,7 +82,7 @@ class VirtualStore:
                 self._report(other, along=True)
 
     def _report(self, member: Membership, *, along: bool = False) -> bool:
-        """Report, if there is something; return whether there was."""
+        """Report if there is something new; return whether there was."""
         known = self._timers.pop(member, None)
         if known is not None:
             self.timeline.cancel(known)

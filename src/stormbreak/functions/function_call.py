@@ -1,7 +1,7 @@
-"""A call to a user's function: its attempts as context managers, one after the other, and their history.
+"""A call to a user's function: its attempts as context managers, one after another, and their history.
 
-`for attempt in ...` and `async for attempt in ...` go through the attempts of one call. The engine decides between two
-of them. The call begins with the first.
+`for attempt in ...` and `async for attempt in ...` iterate over the attempts of one call, which begins with the first.
+Between attempts the engine decides whether another one follows.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,20 +25,20 @@ from stormbreak.functions.outcome_rules import Rules
 from stormbreak.types import VERDICT_OK, CallResult, Outcome, Target, Verdict
 
 # ---------------------------------------------------------------- nesting
-# A call to the same target of the same engine, from within one of its attempts, is part of that attempt: as a call of its
-# own it would wait for a slot that its own caller holds. An outer call does not retry what an inner call gave up on: three
-# times three attempts make a storm. The running attempt is in a context variable: tasks and `to_thread` inherit it, a bare
+# A call from within an attempt to the same target of the same engine is part of that attempt: as a separate call it
+# would wait for a slot that its own caller holds. If an inner call gave up, the outer call does not retry: three times
+# three attempts make a storm. The running attempt is in a context variable: tasks and `to_thread` inherit it, a bare
 # thread pool does not.
 
 _FINAL_GATES = frozenset(("verdict", "forbidden", "committed"))
-"""Gates that never retry an error at that level; an outer level may."""
+"""Gates that stop retries at their own level only; an outer call may retry."""
 
 _MAX_DEPTH = 16
 
 
 @dataclass(slots=True, eq=False)
 class RunningAttempt:
-    """An attempt in progress, and the error that an inner call gave up on meanwhile."""
+    """An attempt in progress, and the error on which an inner call gave up meanwhile."""
 
     engine: Engine
     target: Target
@@ -69,7 +69,7 @@ def is_nested(engine: Engine, target: Target) -> bool:
 
 
 def gave_up(ended: CallResult) -> bool:
-    """Whether a call ended with a failure that only a gate did not retry."""
+    """Whether a call ended with a retryable failure, because a gate refused the retry."""
     return ended.stopped is not None and ended.stopped not in _FINAL_GATES
 
 
@@ -86,7 +86,7 @@ def was_given_up(error: BaseException, attempt: RunningAttempt) -> bool:
 
 
 def _results_from(error: BaseException) -> Iterator[CallResult]:
-    """The results of client and transport calls that an error carries.
+    """Yield the results of client and transport calls that an error carries.
 
     Calls of functions record it in the `RunningAttempt` instead: the same exception object may be raised many times.
     """
@@ -108,11 +108,11 @@ class FunctionHistory(AttemptHistory):
 
 
 def _add_history(error: BaseException, target: Target, ended: CallResult) -> None:
-    """Add the attempts to the `error` of a call, if a retry was made or refused by a gate."""
+    """Add the attempts to the `error` of a call, if a retry was made or a gate refused one."""
     refused = [f"no further retry: {ended.stopped}"] if gave_up(ended) else []
     if ended.attempts == 1 and not refused:
         return
-    # An exception that takes no attributes, such as a frozen dataclass, is raised without them.
+    # An exception that accepts no attributes, such as a frozen dataclass, is raised without the history.
     with suppress(Exception):
         if len(getattr(error, "__notes__", ())) < _MAX_NOTES:
             for line in (*notes_of(ended), *refused):
@@ -139,14 +139,15 @@ class FunctionCall:
     rules: Rules
     number: int
     retry_exhausted: bool
-    timed_out: TimeoutError | None = None  # the end of the last attempt, if we cut it off
+    timed_out: TimeoutError | None = None  # the error of the last attempt, if we cut it off
     _error: Exception | None = None  # of the last attempt
-    _gave_up_within: bool = False  # an inner call gave up on it
+    _gave_up_within: bool = False  # an inner call gave up on this error
 
     def answer(self, outcome: Outcome, error: Exception | None = None) -> Command | CallResult:
-        """Say what came of an attempt, and learn the next command.
+        """Report the outcome of an attempt, and return the next command.
 
-        The engine does not get the `error`: its traceback leads here, and would keep the call alive without an owner.
+        The engine does not get the `error`: its traceback refers to this call, and would keep it alive without an
+        owner.
         """
         self._error = error
         if outcome.error is not None:
@@ -168,9 +169,9 @@ class FunctionCall:
         return outcome._replace(forbidden=True) if self._gave_up_within else outcome
 
     def end(self, already: Exception | None = None) -> None:
-        """Raise the exception of the call that has ended, if it has one, and it is not on its way `already`."""
+        """Raise the exception of the ended call, if any, unless it is `already` being raised."""
         final = self._final()
-        self._error = None  # its traceback leads here, and it would hold itself
+        self._error = None  # its traceback refers to this call: avoid a cycle
         self.call.forget()
         try:
             if final is not None and final is not already:
@@ -179,7 +180,7 @@ class FunctionCall:
             del final
 
     def _final(self) -> BaseException | None:
-        """Return the exception that the call ends with, the user's or ours; None if it returned a result."""
+        """Return the final exception of the call, the user's or ours; None if it returned a result."""
         ended = self.call.command
         assert isinstance(ended, CallResult), "it has ended"
         outcome = ended.outcome
@@ -204,7 +205,7 @@ class FunctionCall:
 class Attempt:
     """One attempt, as a context manager. An exception that the rules name is a failure, and a retry may follow.
 
-    `judge` judges a result. A cancel or an interrupt ends the call, and counts neither as success nor as failure.
+    `judge` checks a result. A cancel or an interrupt ends the call, and counts neither as success nor as failure.
     """
 
     __slots__ = (
@@ -226,7 +227,7 @@ class Attempt:
         self.over = False
 
     def __del__(self) -> None:
-        """Be no running attempt any more: an interrupt may have come before it could leave its context."""
+        """Stop being the running attempt: an interrupt may have come before the context was left."""
         running = getattr(self, "_running", None)
         if running is not None:
             running.live = False
@@ -237,7 +238,7 @@ class Attempt:
         return self._send.attempt
 
     def judge(self, result: Any) -> bool:
-        """Judge a result; return whether it is a success. An exception raised later overrides it.
+        """Judge a result; return whether it is a success. A later exception overrides it.
 
         An exception of the user's `failed_result` ends the call without a retry: it is not evidence about the target.
         """
@@ -250,7 +251,7 @@ class Attempt:
         return self._outcome.verdict is VERDICT_OK
 
     def commit(self) -> None:
-        """Record that the caller has seen output: from here on there is no retry and no attempt timeout."""
+        """Record that the caller has seen output: from now on there is no retry and no attempt timeout."""
         if not self._committed:
             self._committed = True
             self.disarm()
@@ -288,7 +289,7 @@ class Attempt:
         assert running is not None
         running.live = False  # `innermost` skips it where a context still has it
         try:
-            if kind is not GeneratorExit:  # the garbage collector may have come: see `iterators`
+            if kind is not GeneratorExit:  # perhaps from the garbage collector: see `iterators`
                 self.step_out()
             if self._timer is not None:
                 error = self.disarm(kind, error)
@@ -312,7 +313,7 @@ class Attempt:
         return True
 
     def step_in(self) -> None:
-        """Make this attempt the running one in the present context."""
+        """Make this the running attempt of the present context."""
         self._before = CURRENT.get()
         CURRENT.set(self._running)
         context_listener = self._function_call.engine.context_listener
@@ -321,7 +322,7 @@ class Attempt:
             self._companion.__enter__()
 
     def step_out(self) -> None:
-        """Restore the attempt before: the consumer runs, and its calls are its own."""
+        """Restore the previous attempt: the consumer runs now, and its calls are separate."""
         context_listener, self._companion = self._companion, None
         if context_listener is not None:
             context_listener.__exit__(None, None, None)
@@ -362,7 +363,7 @@ class Attempt:
 
 
 class NestedAttempt:
-    """Stands in for the attempt of a call that is part of an outer attempt, which is the one that counts."""
+    """Replaces the attempt of a call that is part of an outer attempt; only the outer attempt counts."""
 
     __slots__ = ("over",)
     number = 1
@@ -371,11 +372,11 @@ class NestedAttempt:
         self.over = False
 
     def judge(self, result: Any) -> bool:  # noqa: ARG002
-        """Accept every result: the outer attempt is judged."""
+        """Accept every result: only the outer attempt is judged."""
         return True
 
     def _do_nothing(self, *_: object) -> None:
-        """Leave it to the outer attempt."""
+        """Do nothing: the outer attempt counts."""
 
     commit = cancel = step_in = step_out = expect_next = disarm = _do_nothing
 
@@ -407,7 +408,7 @@ class _Loop:
             self._function_call.close()
 
     def _next(self) -> FunctionCall | None:
-        """Return the call, begun if necessary, if it may have a further attempt."""
+        """Return the call if another attempt may follow; begin it if necessary."""
         if self._attempt is None:
             self._function_call = self._begin()
             if self._function_call is None:
@@ -450,14 +451,14 @@ class Attempts(_Loop):
                 function_call.end()
                 raise StopIteration  # noqa: TRY301
             self._attempt = attempt = Attempt(function_call, send, cancellable=False)
-        except BaseException:  # an interrupt, perhaps: then nobody else closes it soon
+        except BaseException:  # perhaps an interrupt: nothing else would close the call soon
             self.close()
             raise
         return attempt
 
 
 class AsyncAttempts(_Loop):
-    """The attempts of asynchronous code: each can be cancelled by its timeout."""
+    """The attempts of asynchronous code: a timeout can cancel each of them."""
 
     __slots__ = ("_driver",)
 
@@ -476,7 +477,7 @@ class AsyncAttempts(_Loop):
                 raise StopAsyncIteration
             return nested
         command = function_call.call.command
-        if isinstance(command, Send):  # it may leave at once, as nearly always
+        if isinstance(command, Send):  # usually the attempt may start at once
             send: Send | None = command
         else:
             send = await self._driver.wait_to_send(function_call.call)

@@ -1,11 +1,10 @@
 """The engine around generators and other iterables: retried before the first item, and never after it.
 
 The attempt holds its slot until the iterator is exhausted, fails or is closed. While the consumer has an item, the
-attempt does not run: calls of the consumer are calls of their own. So are those that the iterable makes when it is
-closed.
+attempt does not run: calls of the consumer are separate calls. So are calls that the iterable makes when it is closed.
 
 An iterator may be closed by the garbage collector, in any context, and in Python 3.11 even while a context variable is
-being set: to set one then crashes the interpreter. So nothing here sets one when a generator is closed.
+being set: setting one then crashes the interpreter. So nothing here sets one when a generator is closed.
 """
 
 import inspect
@@ -75,9 +74,9 @@ def async_streaming(
     clock: Callable[[], float],
     stall: float | None,
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
-    """Return an asynchronous generator function over the asynchronous iterable that `make` returns, or an awaitable of it.
+    """Return an asynchronous generator function. `make` returns the asynchronous iterable, or an awaitable of it.
 
-    After its first item it is cut off after `stall` seconds without an item, and at the deadline.
+    After the first item, it is cut off after `stall` seconds without an item, and at the deadline.
     """
 
     async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:

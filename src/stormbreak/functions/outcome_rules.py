@@ -15,7 +15,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.types import Outcome, Verdict
 
 RuleResult: TypeAlias = bool | Verdict | Outcome | None
-"""Of a rule. True: a failure, with the verdict that the exception carries. False, None: the rule does not apply."""
+"""Result of a rule. True: a failure, with the exception's own verdict. False, None: the rule does not apply."""
 
 Predicate: TypeAlias = Callable[[Any], RuleResult]
 Rule: TypeAlias = type[BaseException] | Predicate
@@ -50,18 +50,18 @@ class Rules:
 
     @property
     def retries(self) -> bool:
-        """Whether they retry anything."""
+        """Whether the rules retry anything."""
         return self._of_error is not _must_not_repeat or self._failed_result is not None
 
     def of_error(self, error: Exception) -> Outcome:
-        """Judge an exception; the outcome carries it."""
+        """Judge an exception; the outcome refers to it."""
         outcome = self._of_error(error)
         wait = outcome.retry_after
         if self._retry_after is not None and outcome is not UNCOUNTED:
             named = self._retry_after(error)
             if named is not None and isfinite(named):
                 wait = max(0.0, named)
-        # A rejection or a commit of an inner call is not that of this call.
+        # A rejection or a commit of an inner call says nothing about this call.
         return outcome._replace(error=error, retry_after=wait, rejection=None, committed=False)
 
     def of_result(self, result: Any) -> Outcome:
@@ -126,13 +126,16 @@ def _by_class(
 
 
 def _read(error: Exception) -> Outcome:
-    """Read the outcome that the exception carries, or else call it a failure."""
+    """Return the outcome that the exception carries, else a failure."""
     read = outcome_of(error)
     return FAILED if read is None else read
 
 
 def _outcome(answer: RuleResult, read: Outcome) -> Outcome:
-    """Make an outcome of a rule's answer, with the status and retry-after `read`; raise ConfigurationError if it is no failure."""
+    """Make an outcome from a rule's answer and the status and retry-after in `read`.
+
+    Raises ConfigurationError if the answer is not a failure.
+    """
     if answer is None or isinstance(answer, bool):
         return read if answer else UNCOUNTED
     outcome = answer if isinstance(answer, Outcome) else read._replace(verdict=answer)

@@ -1,8 +1,7 @@
 """`resilient`: the engine around any function, as a decorator, a call or a loop of attempts.
 
 Nothing is retried unless the user names the failures; limits, circuit, queue, cooldown and deadline always apply. The
-caller gets the function's own exceptions. Only if nothing could be sent, or if an attempt timed out, is the error one of
-ours.
+caller gets the function's own exceptions; only a rejected call or a timed-out attempt raises one of ours.
 """
 
 import inspect
@@ -41,7 +40,7 @@ class Resilient(Observable):
     """One target and its engine; made by `resilient`.
 
     As a decorator it keeps the kind of a function: blocking, asynchronous, or a generator of either. One object serves
-    many threads and event loops. A forked child starts afresh.
+    many threads and event loops. A forked child starts with an empty state.
     """
 
     def __init__(  # noqa: PLR0913 - keyword arguments
@@ -73,7 +72,7 @@ class Resilient(Observable):
 
     @property
     def target(self) -> Target:
-        """The name of its circuit and its queue."""
+        """The target: the name of its circuit and queue."""
         if self._target is None:
             self._target = FUNCTION
         return self._target
@@ -81,7 +80,7 @@ class Resilient(Observable):
     def __call__(self, function: Function) -> Function:
         """Decorate a function, an asynchronous one, or a generator of either kind.
 
-        A target without a name takes that of the first function.
+        A target without a name gets the name of the first function.
         """
         if isinstance(function, staticmethod | classmethod):  # decorate the function within
             return cast("Function", type(function)(self(function.__func__)))
@@ -116,7 +115,8 @@ class Resilient(Observable):
                     if attempt.judge(result):
                         break
         except BaseException:
-            # After an interrupt between two attempts, the error of the first one holds the call until it is collected.
+            # After an interrupt between two attempts, the error of the first keeps the call alive until it is
+            # collected.
             attempts.close()
             raise
         return result
@@ -142,9 +142,9 @@ class Resilient(Observable):
     def stream(
         self, make: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Generator[Any, Any, Any]:
-        """Iterate over what `make` returns, such as a generator. It is retried only before its first item.
+        """Iterate over the iterable that `make` returns, such as a generator. It is retried only before its first item.
 
-        The call begins with the first `next`. It holds its slot until the end, or until it is closed.
+        The call begins with the first `next`. It holds its slot until the iterator ends or is closed.
         """
         return self._streaming(make)(*args, **kwargs)
 
@@ -158,11 +158,11 @@ class Resilient(Observable):
         return self._async_streaming(make)(*args, **kwargs)
 
     def __iter__(self) -> Attempts:
-        """The attempts of one call: ``for attempt in ...: with attempt: ...``, which blocks between them."""
+        """Iterate over the attempts of one call, blocking between them: ``for attempt in ...: with attempt: ...``."""
         return Attempts(self._threads, self._begin)
 
     def __aiter__(self) -> AsyncAttempts:
-        """The attempts of one call: ``async for attempt in ...: with attempt: ...``."""
+        """Iterate over the attempts of one call: ``async for attempt in ...: with attempt: ...``."""
         return AsyncAttempts(self._loops, self._begin)
 
     @property
@@ -183,7 +183,7 @@ class Resilient(Observable):
         )
 
     def reset(self) -> None:
-        """Close the circuit manually, and end the cooldown. Waiting calls leave."""
+        """Close the circuit manually and end the cooldown. Waiting calls start."""
         self._loops.between_steps(lambda engine, now: engine.reset(self.target, now))
 
     def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -261,12 +261,12 @@ def resilient(  # noqa: PLR0913 - keyword arguments
             `Judge`. By default nothing is retried.
         failed_result: returns True for a result that is a failure. If retries run out, the last result is returned.
         retry_after: returns the seconds to wait that an exception names, or None.
-        target: the name of what is called, for its circuit, limit and queue; by default the first decorated function.
+        target: the name of the dependency, for its circuit, limit and queue; by default the first function's name.
         engine: the engine of a client or another `Resilient`, to share its circuits, limits, budget and policy.
         priority: the priority in the queue; by default that of the policy.
         tenant: the tenant of the calls, for fair shares and limits.
         tenants: the limits of tenants, by name (see docs/scope.md).
-        retry_exhausted: retry also a failure on which an inner call gave up.
+        retry_exhausted: also retry a failure on which an inner call gave up.
 
     Raises:
         ConfigurationError: an argument is invalid.
@@ -312,7 +312,7 @@ def _policy(policy: object) -> Policy | str:
 
 
 def _checked(policy: Policy) -> Policy:
-    """Refuse settings that have no meaning for a function."""
+    """Reject settings that have no meaning for a function."""
     if policy.fallback:
         raise ConfigurationError(
             "fallback must be empty around a function: there is no other target"
@@ -339,6 +339,6 @@ def _checked_tenants(tenants: Mapping[str, TenantLimits]) -> Mapping[str, Tenant
 
 
 def _is(kind: Callable[[Any], bool], function: Callable[..., Any]) -> bool:
-    """Whether a function or a callable object is of that kind. Of a class, its `__call__` does not count."""
+    """Whether a function or a callable object is of that kind; the `__call__` of a class does not count."""
     called = None if isinstance(function, type) else getattr(function, "__call__", None)  # noqa: B004
     return kind(function) or kind(called)

@@ -1,8 +1,8 @@
 """Chat and text completions: assembled from the chunks of a stream, or watched while they arrive.
 
-Chunks carry deltas, which a `JsonAccumulator` joins; tool calls are joined by their index. Fields beside the delta of a
-choice are replaced. A whole message replaces the deltas of a choice that had none. Around the choices, the first real
-value wins: some streams begin with an empty chunk. Unknown fields are kept.
+Chunks carry deltas, which a `JsonAccumulator` joins; tool calls are joined by their index. Other fields of a choice
+keep their last value. A whole message stands for the deltas of a choice that had none. For fields outside the choices,
+the first real value wins, since some streams begin with an empty chunk. Unknown fields are kept.
 """
 
 import re
@@ -48,7 +48,7 @@ class ChatWatcher(StreamWatcher):
         super().__init__(choices)
         self._reasons: dict[int, str | None] = {}
         self._first: int | None = None  # the lowest number of a choice
-        self._continued = False  # after a finish reason
+        self._continued = False  # output came after a finish reason
 
     @staticmethod
     def quiet(block: bytes) -> bool:
@@ -78,7 +78,7 @@ class ChatWatcher(StreamWatcher):
         self.finish_reason = None if self._first is None else self._reasons[self._first]
 
     def usage_in(self, data: dict[str, Any]) -> Any:
-        """Find the usage in a chunk; Groq has its own place for it."""
+        """Find the usage in a chunk; Groq uses a field of its own."""
         own = data.get("x_groq")
         return data.get("usage") or (own.get("usage") if isinstance(own, dict) else None)
 
@@ -87,7 +87,7 @@ class ChatWatcher(StreamWatcher):
         return list(self._reasons.values())
 
     def missing(self, *, done: bool = False) -> str | None:
-        """Return what is missing: every choice needs a finish reason.
+        """Return the missing part, if any: every choice needs a finish reason.
 
         With `[DONE]`, fewer choices are enough: some servers do not know `n`. A finish reason with more output after it
         does not count: some relays of Gemini write one into every chunk.
@@ -123,7 +123,7 @@ class _ToolCall:
         self._pieces = JsonAccumulator()
 
     def is_followed_by(self, delta: dict[str, Any]) -> bool:
-        """Whether a delta without an id begins another call, since this one is complete."""
+        """Whether a delta without an id begins another call, because this call is complete."""
         if delta.get("id"):
             return False
         function = expect_object(delta.get("function") or {})
@@ -145,8 +145,9 @@ class _ToolCall:
 class _ToolCalls:
     """The tool calls of a message.
 
-    Deltas belong together by index; some providers send none, or the same for all: a new id is a new call. Gemini sends
-    no ids either: then a name with the start of arguments, after complete ones, is a new call.
+    Deltas with one index belong together. Some providers send no index, or the same for all calls: then a new id is a
+    new call. Gemini sends no ids either: then a name with the start of arguments, after complete arguments, is a new
+    call.
     """
 
     def __init__(self) -> None:
@@ -170,7 +171,7 @@ class _ToolCalls:
 
 
 class _Choice:
-    """One choice: its message, its tool calls, and why it ended."""
+    """One choice: its message, its tool calls, and its finish reason."""
 
     _delta_of: Callable[..., dict[str, Any]] = staticmethod(delta_of)
 
@@ -274,7 +275,7 @@ class TextAssembly(ChatAssembly):
 
 
 def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
-    """Add what is missing: the first real value wins; "", 0 and the like are none."""
+    """Add missing fields: the first real value wins; "", 0 and the like are not real values."""
     for name, value in more.items():
         so_far = whole.get(name)
         if isinstance(value, dict) and (isinstance(so_far, dict) or not so_far):

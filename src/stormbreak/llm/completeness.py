@@ -1,8 +1,8 @@
 """Whether the body of a success is a complete answer (law 15), and what it contains.
 
-A status of 200 proves nothing: bodies come empty, cut, as HTML of a proxy, as JSON of something else. Each shape has
-one reader that decodes once, into the few fields that matter; the rest is checked for syntax only. The Responses and
-the Messages API have their own modules.
+A status of 200 proves nothing: a body may be empty, cut, the HTML of a proxy, or unrelated JSON. Each shape has one
+reader. It decodes the body once, into the few fields that matter, and checks the rest for syntax only. The Responses
+and the Messages API have their own modules.
 """
 
 import re
@@ -27,12 +27,12 @@ from stormbreak.types import Verdict
 
 # base64 may begin with an escaped slash
 _EMBEDDING = re.compile(rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_\\-]')
-_NO_NUMBERS = (b"n", b"t", b"f", b'"', b"{")  # how every other JSON value begins
+_NO_NUMBERS = (b"n", b"t", b"f", b'"', b"{")  # the start of every other JSON value
 _REFUSED = "refused by its finish reason"
 
 _OF_MODELS = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES, Shape.EMBEDDINGS)
 MAX_ITEMS = 10_000
-"""Choices or other items of one answer; providers allow 128 choices and 2,048 inputs."""
+"""Maximum choices or other items of one answer; providers allow 128 choices and 2,048 inputs."""
 _LARGE = 2**18  # bytes; smaller bodies are not checked
 _LISTS: Mapping[Shape, str] = {
     Shape.CHAT: "choices",
@@ -83,7 +83,7 @@ class _Resource(SuccessBody):
     status: Any = None
 
     def is_error(self) -> bool:
-        """Whether it is an error; a job that failed, and has an error field, is none."""
+        """Whether it is an error. A failed job with an error field is not one."""
         named = any((self.object, self.id, self.status))
         return super().is_error() and ("error" in (self.object, self.type) or not named)
 
@@ -91,9 +91,9 @@ class _Resource(SuccessBody):
 def read_body(
     body: bytes, shape: Shape, request_id: str | None, wanted: int | None
 ) -> ParsedResponse:
-    """Read the body of a success: OK if it is complete, else what is wrong with it.
+    """Read the body of a success: OK if it is complete, else its defect.
 
-    `wanted`: how many choices or embeddings were asked for; None if not known.
+    `wanted`: the number of choices or embeddings that the request asked for; None if unknown.
     """
     if body.startswith(BOM_UTF8):
         body = without_mark(body)
@@ -115,7 +115,7 @@ def read_body(
 def _has_too_many(body: bytes, shape: Shape, wanted: int | None) -> bool:
     """Whether the list that a reader decodes is longer than MAX_ITEMS.
 
-    Each item takes about 100 bytes: 32 MiB of empty ones took 4 s and 1.2 GB.
+    Each item takes about 100 bytes: a body of 32 MiB with empty items took 4 s and 1.2 GB.
     """
     field = _LISTS.get(shape)
     if field is None or body.count(b"{") <= MAX_ITEMS:
@@ -127,7 +127,7 @@ def _has_too_many(body: bytes, shape: Shape, wanted: int | None) -> bool:
 
 @lru_cache(maxsize=len(Shape))
 def _probe(field: str) -> Callable[[bytes], bool]:
-    """Make a decoder that reads one list up to the first item too many, and skips the rest."""
+    """Make a decoder that reads one list up to the first excess item, and skips the rest."""
     items = [(f"item_{at}", msgspec.Raw, msgspec.Raw()) for at in range(MAX_ITEMS + 1)]
     few = msgspec.defstruct("_Few", items, array_like=True)
     decode = msgspec.json.Decoder(msgspec.defstruct("_Probe", [(field, few | None, None)])).decode
@@ -140,7 +140,7 @@ def _probe(field: str) -> Callable[[bytes], bool]:
 
 
 def read_any(body: bytes) -> ParsedResponse:
-    """Read the body of a success of unknown shape; one that fits no shape is not OK."""
+    """Read the body of a success of unknown shape; a body that fits no shape is not OK."""
     parsed = (read_body(body, shape, None, None) for shape in _OF_MODELS)
     whole = (each for each in parsed if each.verdict is Verdict.OK)
     return next(whole, broken("of no known format", None))
@@ -165,7 +165,7 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResp
     if answer.is_error():
         return broken(ERROR_INSIDE, request_id)
     if not answer.choices:
-        if answer.choices is None and isinstance(answer.request_id, str):  # by xAI
+        if answer.choices is None and isinstance(answer.request_id, str):  # xAI's form
             # another attempt would start, and bill, another answer
             detail = "the answer is deferred: deferred calls are not followed"
             return broken(detail, request_id)._replace(verdict=Verdict.INVALID)

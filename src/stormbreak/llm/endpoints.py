@@ -1,4 +1,4 @@
-"""The endpoints of LLM APIs: what their answers look like, by the path."""
+"""The endpoints of LLM APIs: the shape of their answers, by path."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 
 class Shape(Enum):
-    """What a complete answer of an endpoint looks like."""
+    """The shape of a complete answer of an endpoint."""
 
     CHAT = "chat completion"
     COMPLETION = "text completion"
@@ -39,9 +39,9 @@ OPERATIONS: Mapping[Shape, str] = {
 """The operation in the words of OpenTelemetry (gen_ai.operation.name), where it is known."""
 
 FREE = ("/moderations", "/messages/count_tokens", "/responses/input_tokens")
-"""Endpoints that cost nothing, since no model answers."""
+"""Endpoints that are free, since no model answers."""
 
-_ENDPOINTS = 64  # that are remembered; few users have more than three
+_ENDPOINTS = 64  # size of the cache; few users have more than three
 
 _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are OpenAI objects
 
@@ -55,12 +55,12 @@ def shape_of(endpoint: str) -> Shape:
 
 
 def known_end(path: str) -> str | None:
-    """Return the end of a path that says which endpoint it is, such as "/chat/completions"."""
+    """Return the end of a path that identifies the endpoint, such as "/chat/completions"."""
     return next((end for end in _SHAPES if path.endswith(end)), None)
 
 
 def is_fim(endpoint: str) -> bool:
-    """Return whether it takes a prompt and a suffix, no messages, though its answer is that of a chat."""
+    """Whether it takes a prompt and a suffix instead of messages, and answers like a chat."""
     return path_of(endpoint).endswith(_FIM)
 
 

@@ -27,7 +27,7 @@ _HINT = re.compile(  # "try again in 1m3s", "retry after 37 seconds"
 
 
 class ProviderError(NamedTuple):
-    """An error as its body has it. `names` are codes and types, the most specific first."""
+    """The fields of an error body. `names` are codes and types, the most specific first."""
 
     names: tuple[str, ...] = ()
     status: int | None = None
@@ -36,7 +36,7 @@ class ProviderError(NamedTuple):
     flagged: bool = False
     wait: float | None = None
     quotas: tuple[str, ...] = ()  # in lower case
-    verdict: Verdict | None = None  # where codes of its own form decide
+    verdict: Verdict | None = None  # of an error form with its own codes
 
     @property
     def code(self) -> str | None:
@@ -53,12 +53,12 @@ def identifier(text: object) -> str | None:
 
 
 def is_error_value(error: object) -> bool:
-    """Whether the value of an error field is an error: an object of empty values is none."""
+    """Whether the value of an error field is an error; an object of empty values is not."""
     return bool(error) and (any(error.values()) if isinstance(error, dict) else True)
 
 
 def error_next_to_result(data: Mapping[str, Any]) -> Any:
-    """Find the error that Groq or MiniMax puts beside an answer; None if there is none.
+    """Find the error that Groq or MiniMax puts next to an answer; None if there is none.
 
     MiniMax always sends `base_resp`; a `status_code` of 0 is a success.
     """
@@ -69,7 +69,7 @@ def error_next_to_result(data: Mapping[str, Any]) -> Any:
 
 
 def parse_error(body: bytes, *, is_error: bool) -> ProviderError | None:
-    """Find the error in a body; None if it holds none. If it is known to be one, looser forms count."""
+    """Find the error in a body; None if it holds none. With `is_error`, looser forms count, too."""
     try:
         data = msgspec.json.decode(without_mark(body))
     except UNREADABLE:
@@ -78,7 +78,7 @@ def parse_error(body: bytes, *, is_error: bool) -> ProviderError | None:
 
 
 def find_error(data: object, *, is_error: bool) -> ProviderError | None:
-    if isinstance(data, list) and data:  # of Gemini: the first item is an error and nothing else
+    if isinstance(data, list) and data:  # Gemini's form: the first item is only an error
         first = _object(data[0])
         if is_error or (len(first) == 1 and isinstance(first.get("error"), dict)):
             data = data[0]
@@ -105,12 +105,12 @@ def _in_choices(choices: object) -> Any:
 
 
 def _provider_error(error: object, beside: dict[str, Any]) -> ProviderError:
-    """Read an error object, or a text; some servers put its code or its status `beside` it."""
+    """Read an error object or text; some servers put its code or status next to it, in `beside`."""
     if not isinstance(error, dict):
         error = {"message": error, "code": beside.get("code"), "type": beside.get("error_type")}
     inner = error.get("error")
     if isinstance(inner, dict) and not (error.get("message") or error.get("code")):
-        error = inner  # of Groq, and of gateways that pass errors on
+        error = inner  # Groq's form, and that of gateways that pass errors on
     metadata, details = _object(error.get("metadata")), error.get("details")
     status = _status(error.get("code")) or _status(error.get("status"))
     texts = *map(error.get, ("message", "detail", "status_msg")), metadata.get("raw")

@@ -1,7 +1,7 @@
-"""What every status, code and message of an LLM API means: data only, `response_verdict` applies it.
+"""The verdict for every status, code and message of an LLM API: data only, `response_verdict` applies it.
 
-`docs/verdicts.md` has the rules; `docs/background/answers.md` is made from these tables. An entry in no table gets a
-harmless default: an unknown 4xx is final, since sending it again would fail again; an unknown 5xx is a server error.
+`docs/verdicts.md` has the rules; `docs/background/answers.md` is made from these tables. A status that is in no table
+gets a harmless default: an unknown 4xx is final, since a retry would fail again; an unknown 5xx is a server error.
 """
 
 import re
@@ -40,23 +40,23 @@ STATUSES: Mapping[int, Verdict] = {
     402: _V.BILLING,
     403: _V.AUTH,
     404: _V.NOT_FOUND,
-    405: _V.NOT_FOUND,  # something is there, but not this API
+    405: _V.NOT_FOUND,  # the path exists, but it is not this API
     407: _V.AUTH,
     408: _V.TIMEOUT,
-    409: _V.THROTTLED,  # a lock is held: worth a retry, and no sign of ill health
+    409: _V.THROTTLED,  # a lock is held: worth a retry; the target is healthy
     410: _V.NOT_FOUND,
     424: _V.INVALID,
-    425: _V.SERVER_ERROR,  # too early, says a server or its edge: it is about now, not about the request
+    425: _V.SERVER_ERROR,  # too early: the moment is wrong, not the request
     429: _V.THROTTLED,
     498: _V.OVERLOADED,  # Groq's flex tier: capacity exceeded
-    499: _V.INVALID,  # the server saw a client hang up: about another call
+    499: _V.INVALID,  # the server saw a client hang up: it concerns another call
     501: _V.INVALID,
     503: _V.OVERLOADED,
     529: _V.OVERLOADED,
 }
 
 UNTOUCHED = frozenset({501, 505, 521, 522, 523, 525, 526, 529})
-"""Statuses of 500 and above that fail before any work: a refusal, or an edge that did not reach the model's server."""
+"""Statuses from 500 on that fail before any work: a refusal, or an edge that did not reach the model's server."""
 
 CODES: tuple[Code, ...] = _codes(
     {
@@ -157,7 +157,7 @@ BROAD_CODES: tuple[Code, ...] = _codes(
     }
 )
 BROAD = _by_name(BROAD_CODES)
-"""Types less specific than any status; they decide only if an error has no status of its own."""
+"""Types that are less specific than any status; they decide only if an error has no status."""
 
 MINIMAX_CODES: Mapping[int, Verdict] = {
     1001: _V.TIMEOUT,
@@ -174,16 +174,16 @@ MINIMAX_CODES: Mapping[int, Verdict] = {
     2049: _V.AUTH,
     2056: _V.THROTTLED,  # the quota of a plan, for some hours
 }
-"""Of MiniMax, in `base_resp` of an HTTP 200: https://platform.minimax.io/docs/api-reference/errorcode. Others fail."""
+"""MiniMax's codes in `base_resp` of an HTTP 200: https://platform.minimax.io/docs/api-reference/errorcode."""
 
 PAIRS: Mapping[tuple[int, str], Verdict] = {(424, "modelstreamerrorexception"): _V.SERVER_ERROR}
-"""A status and a code with a meaning of their own together."""
+"""Pairs of status and code with a special meaning."""
 
 _NUMBER = re.compile("[45][0-9][0-9]")
 
 
 def is_known(code: str | None) -> bool:
-    """Whether a code is in these tables, or is the number of a status: then it is no secret."""
+    """Whether a code is in these tables, or is the number of a status: then it is not a secret."""
     names = (NAMED, BROAD, FINISH_REASONS, {name for _, name in PAIRS})
     return code is not None and (
         any(code.lower() in known for known in names) or _NUMBER.fullmatch(code) is not None
@@ -235,7 +235,7 @@ PHRASES = tuple(
     for (verdict, on), by_pattern in _PHRASES.items()
     for pattern, providers in by_pattern.items()
 )
-"""Errors that are described in the message only; used where nothing better is known."""
+"""Errors that only their message describes; used if no code or type decides."""
 
 OVERSIZED = re.compile(
     r"request too large.{0,400}?limit:? (\d{1,18}), requested:? (\d{1,18})", re.DOTALL
@@ -243,7 +243,7 @@ OVERSIZED = re.compile(
 """A request larger than a per-minute limit: no wait makes it fit."""
 
 DAILY = re.compile("per_?day")
-"""In the id of a quota: it is refilled tomorrow, whatever shorter wait is named."""
+"""In the id of a quota: it is refilled tomorrow, even if the error names a shorter wait."""
 
 NONE_GRANTED = re.compile(r"\blimit: 0(?!\d|[.,]\d)")
 """In the message of a throttle: this account has no quota at all."""

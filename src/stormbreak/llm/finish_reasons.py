@@ -1,11 +1,11 @@
-"""Why an answer ended: every finish reason that a provider documents, as data, and what it means for the answer.
+"""Finish reasons: every one that a provider documents, as data, and its meaning for the answer.
 
-An answer that is complete, reached its limit or ended at a tool call is a success. A *filtered* or *malformed* one is a
-success if it has content, since its caller may want that; an empty one is final, since the same request would end so again.
-One that the server *aborted* is never a success.
+An answer that is complete, reached its limit or ended at a tool call is a success. A *filtered* or *malformed* answer
+is a success if it has content, since the caller may want it; if empty, it is a final failure, since the same request
+would end the same way. An answer that the server *aborted* is never a success.
 
-An unknown reason counts as complete: to reject a good answer is to pay for it twice. Without a message the answer is
-broken anyway.
+An unknown reason counts as complete: rejecting a good answer means paying for it twice. Without a message the answer
+is broken anyway.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ _NEVER_SUCCESS = frozenset({FinishMeaning.ABORTED, FinishMeaning.ERROR})
 
 
 class Reason(NamedTuple):
-    """A finish reason, in lower case. `verdict` is that of an empty answer; of an aborted one, in any case."""
+    """A finish reason, in lower case. `verdict` applies to an empty answer, and to any aborted answer."""
 
     name: str
     meaning: FinishMeaning
@@ -119,9 +119,10 @@ FINISH_REASONS: Mapping[str, Reason] = {
 
 
 def reason_of(word: str) -> Reason | None:
-    """Find a finish reason by the word of a provider, in any case; None if it is not listed.
+    """Find a finish reason by a provider's word, ignoring case; None if it is not listed.
 
-    Gemini puts its own word, which counts first, after that of chat completions: ``content_filter: PROHIBITED_CONTENT``.
+    Gemini appends its own word to that of chat completions, and it has precedence: ``content_filter:
+    PROHIBITED_CONTENT``.
     """
     found = FINISH_REASONS.get(word)
     if found is not None:
@@ -131,7 +132,7 @@ def reason_of(word: str) -> Reason | None:
 
 
 def refused(words: Iterable[str | None], *, has_output: bool) -> Reason | None:
-    """Return the finish reason, of those of all choices, that makes an answer no success; None if it is one.
+    """Return the finish reason of any choice that makes the answer a failure; None if the answer is a success.
 
     `has_output`: whether any choice has text, reasoning, a refusal or a tool call.
     """

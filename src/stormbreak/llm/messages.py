@@ -74,7 +74,7 @@ class MessagesWatcher(StreamWatcher):
 
     def __init__(self, choices: int = 1) -> None:
         super().__init__(choices)
-        self.usage = {}  # until the output is counted: the first event counts only the input
+        self.usage = {}  # empty until the output is counted: the first event counts only the input
         self._counts: dict[str, Any] = {}
         self._begun = False
 
@@ -143,7 +143,7 @@ class MessageAssembly(MessagesWatcher, StreamAssembly):
             self._end |= beside | (data.get("delta") or {})
 
     def _start(self, index: int, start: dict[str, Any]) -> None:
-        """Begin a block. Ollama gives one index to several: one that has grown, or differs, is another block."""
+        """Begin a block. Ollama reuses an index: if the block has grown or differs, this is another block."""
         blocks = self._blocks.setdefault(index, [])
         if not (blocks and blocks[-1].start == start):
             blocks.append(_StreamedBlock(start))
@@ -178,7 +178,7 @@ class _StreamedBlock:
 
     def result(self) -> dict[str, Any]:
         block = self._pieces.result()
-        if self._is_text and block.get("type") is None:  # its text would be lost
+        if self._is_text and block.get("type") is None:  # else its text would be lost
             block["type"] = "text"
         text = "".join(self._input)
         return block | {"input": _parsed(text)} if text else block

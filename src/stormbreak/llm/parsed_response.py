@@ -1,4 +1,4 @@
-"""What is parsed, and what comes of it: an `HttpResponse` goes in, a `ParsedResponse` comes out.
+"""The input and output of the parsers: an `HttpResponse` goes in, a `ParsedResponse` comes out.
 
 Nothing here reads a clock: the time of receipt is part of the input.
 """
@@ -23,7 +23,7 @@ def without_mark(body: bytes) -> bytes:
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A value that is made for each response: a NamedTuple's constructor, in Python, takes four times as long."""
+    """Base of values made for each response; the constructor of a NamedTuple, in Python, takes four times as long."""
 
     def _replace(self, **changes: Any) -> Self:
         return msgspec.structs.replace(self, **changes)
@@ -32,7 +32,7 @@ class Value(msgspec.Struct, frozen=True):
 class HttpResponse(Value, frozen=True):
     """One HTTP response. Header names are lower-case; `received_at` is in unix epoch seconds.
 
-    `repeated` has all values of headers that came several times, `headers` one of them.
+    `repeated` has all values of repeated headers; `headers` has one of them.
     """
 
     status: int
@@ -46,7 +46,7 @@ class HttpResponse(Value, frozen=True):
         return 200 <= self.status <= 299
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be picklable with any mapping of headers."""
+        """Pickle with any mapping of headers."""
         headers, repeated = dict(self.headers), dict(self.repeated)
         return type(self), (self.status, headers, self.body, self.received_at, repeated)
 
@@ -55,11 +55,11 @@ class HttpResponse(Value, frozen=True):
 
 
 class ParsedResponse(Value, frozen=True):
-    """What an answer means.
+    """The meaning of an answer.
 
-    `code` and `request_id` are identifiers of the provider, never free text. `detail` is in our own words; of a success
-    it says what is unusual. `text` and `finish_reason` are those of the first choice. `retry_after` is in seconds, and
-    set only if waiting may help.
+    `code` and `request_id` are identifiers of the provider, never free text. `detail` is in our own words; in a success
+    it describes anything unusual. `text` and `finish_reason` are those of the first choice. `retry_after` is in
+    seconds, and set only if waiting may help.
     """
 
     verdict: Verdict

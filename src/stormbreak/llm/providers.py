@@ -49,12 +49,12 @@ def preset(name: str) -> KnownProvider:
 
 
 # ---------------------------------------------------------------- key headers
-# In which header an API expects its key, and what else it requires. A known host decides; for all others the shape
-# does: the header is `Authorization`, and for Anthropic's Messages API `x-api-key` as well, since its many
-# implementations do not agree. vLLM and Ollama read `Authorization` alone (vllm#51572, ollama#16922), proxies to
-# Anthropic `x-api-key` alone, gateways either. Anthropic itself is reported to refuse both together
-# (moeru-ai/airi#2098), and so a key of its own kind goes in `x-api-key` alone, wherever it goes. Azure takes messages
-# by `x-api-key` (continue#11513) and all else by `api-key`.
+# The header in which an API expects its key, and other required headers. A known host decides. For other hosts the
+# shape decides: the header is `Authorization`, and for Anthropic's Messages API also `x-api-key`, since its many
+# implementations differ. vLLM and Ollama read only `Authorization` (vllm#51572, ollama#16922), proxies to Anthropic
+# only `x-api-key`, gateways either. Anthropic itself is reported to refuse both together (moeru-ai/airi#2098), so an
+# Anthropic key goes only in `x-api-key`, whatever the host. Azure expects `x-api-key` for messages (continue#11513) and
+# `api-key` for all else.
 
 AUTHORIZATION, X_API_KEY, API_KEY = "Authorization", "x-api-key", "api-key"
 VERSION = {"anthropic-version": "2023-06-01"}

@@ -1,9 +1,9 @@
 """Rate-limit headers: every dialect in one table, read into one structure (docs/quotas.md lists them). No input raises.
 
-A limit of zero or less, or a negative remainder, means that the server does not know it (-1): it is ignored, as garbage
-is. Of several limits of one thing (per minute and per day, of input, of output and of their sum) the one with the
-smallest share left is returned. Output is the exception: beside a sum its limit counts only when it is used up, since a
-call reserves mostly input.
+A limit of zero or less, or a negative remainder, means that the server does not know it (-1). It is ignored, like
+garbage. If one quantity has several limits (per minute and per day; input, output and their sum), the limit with the
+smallest share left is returned. Output is the exception: next to a limit of the sum, the limit of output counts only
+when it is used up, since a call reserves mostly input.
 """
 
 import re
@@ -20,13 +20,13 @@ _IETF_ITEM = re.compile(r";\s*([qrtw])=(\d{1,15})(?![\d.])", re.ASCII)
 
 
 class _Dialect(NamedTuple):
-    """Header names, `{}` standing for limit, remaining and reset, and what they mean."""
+    """Header names, with `{}` for limit, remaining and reset, and their meaning."""
 
     names: str
-    tokens: bool  # else requests
+    tokens: bool  # False: requests
     window: float | None = None
     flows: bool = True
-    whole: str | None = None  # a header of the sum: beside it, this counts only when it is used up
+    whole: str | None = None  # header of the sum: if present, this counts only when used up
 
 
 def _dialects() -> Iterator[_Dialect]:
@@ -55,9 +55,9 @@ _PARTS = frozenset(f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("
 def parse_rate_limits(headers: Mapping[str, str], received_at: float) -> RateLimits | None:
     """Read the limits in the headers (by lower-case name); None if there are none.
 
-    `received_at` is unix epoch seconds; the answer's own `Date` goes before it.
+    `received_at` is unix epoch seconds; the answer's own `Date` has precedence.
     """
-    found: dict[bool, RateLimitStatus] = {}  # by whether it is of tokens
+    found: dict[bool, RateLimitStatus] = {}  # True: of tokens
     for is_tokens, status in _statuses(headers, received_at):
         if is_tokens not in found or _share(status) < _share(found[is_tokens]):
             found[is_tokens] = status
@@ -71,7 +71,7 @@ def _statuses(
     if not names:
         return
     now = parse_server_date(headers, received_at)
-    names.sort(key=_PARTS.__contains__)  # after the sum, which counts where both are as tight
+    names.sort(key=_PARTS.__contains__)  # after the sum, which wins a tie
     for name in names:
         dialect = _BY_REMAINING.get(name)
         if dialect is not None:
@@ -91,7 +91,7 @@ def _rate_limit(
     if remaining is None or (limit is not None and limit <= 0) or written.startswith("-"):
         return None
     reset = parse_reset(headers.get(dialect.names.format("reset"), "").strip(), now)
-    if reset is not None:  # one that has passed is now; an infinite one is none
+    if reset is not None:  # a reset in the past means now; an infinite one is ignored
         reset = max(0.0, reset) if reset < _SANE else None
     return RateLimitStatus(limit, remaining, reset, dialect.window, dialect.flows)
 

@@ -1,8 +1,8 @@
-"""From an HTTP response to its verdict: the tables, applied in one order, which docs/verdicts.md explains.
+"""From an HTTP response to its verdict: apply the tables in one order, which docs/verdicts.md explains.
 
 A success is read by its shape (`completeness`); an error inside it counts as the error that it names. The status of an
-error gives the verdict. A code may turn any verdict into a final one, and distinguish the kinds of 5xx; it never makes a
-final 4xx retryable, nor a 429 a failure. Where no code decides, a few messages do.
+error gives the verdict. A code may make any verdict final, and distinguish kinds of 5xx. A code never makes a final 4xx
+retryable, and never turns a 429 into a failure of the target. If no code decides, a few messages do.
 
 No input raises. No free text of a provider gets into a `ParsedResponse`, except the answer itself.
 """
@@ -25,7 +25,7 @@ _DECIDED_BY_STATUS = frozenset(Verdict).difference(
     *(phrase.on for phrase in tables.PHRASES), {Verdict.THROTTLED}
 )
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
-# bytes of a success in which an error is looked for: to decode more takes seconds
+# bytes of a success that are searched for an error: decoding more takes seconds
 _MAX_ERROR = 2**20
 _FILES = frozenset({"application/octet-stream", "application/pdf", "application/zip"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
@@ -38,9 +38,9 @@ _HOST = re.compile(
 def read_answer(
     answer: HttpResponse, shape: Shape, *, choices: int = 1, inputs: int | None = None
 ) -> ParsedResponse:
-    """Return what a response to a call for `shape` means. OK is only a complete and well-formed answer to that very call.
+    """Return the meaning of a response to a call for `shape`. Only a complete, well-formed answer to that call is OK.
 
-    `choices` is how many were asked for (`n`), `inputs` how many texts were to be embedded; None if not known.
+    `choices` is the number of choices requested (`n`), `inputs` the number of texts to embed; None if unknown.
     """
     if not answer.succeeded:
         return read_error(answer, parse_error(answer.body, is_error=True))
@@ -64,7 +64,7 @@ def read_answer(
 
 
 def read_error(answer: HttpResponse, found: ProviderError | None) -> ParsedResponse:
-    """Return what an error means; `found` is the one in the body, of an error status or of a success."""
+    """Return the meaning of an error; `found` is the error in the body, with an error status or a success."""
     inside = answer.succeeded
     error = _with_header(found or _NO_DETAILS, answer.headers)
     status = error.status if inside else answer.status
@@ -103,7 +103,7 @@ def is_media(headers: Mapping[str, str]) -> bool:
 
 
 def verdict_of_status(status: int) -> Verdict:
-    """Return what a status alone means."""
+    """Return the verdict of a status alone."""
     known = tables.STATUSES.get(status)
     if known is not None:
         return known
@@ -117,8 +117,8 @@ def verdict_of_status(status: int) -> Verdict:
 def may_be_processed(status: int, verdict: Verdict, *, refusal: bool) -> bool:
     """Whether the work may have been done, and billed, behind an error with this status.
 
-    A 4xx rejects a request before any work. A server that failed may have done some; a 503 may also be a proxy that lost
-    the server, so it counts as a `refusal` only if it names the overload, or a time to come back.
+    A 4xx rejects a request before any work. A failed server may have done some work. A 503 may come from a proxy that
+    lost the server, so it counts as a `refusal` only if it names an overload or a time to come back.
     """
     if verdict is Verdict.UNREPEATABLE or status == 408:
         return True
@@ -177,7 +177,7 @@ def _openrouter(error: ProviderError, headers: Mapping[str, str]) -> Verdict:
 
 
 def _by_message(base: Verdict, message: str) -> Verdict:
-    """Refine a verdict by the message, if it can be about the request or the account."""
+    """Refine a verdict by the message, if the verdict can concern the request or the account."""
     if not message or base in _DECIDED_BY_STATUS:
         return base
     oversized = tables.OVERSIZED.search(message)

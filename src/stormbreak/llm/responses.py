@@ -1,7 +1,7 @@
 """The Responses API: read a complete answer; assemble or watch a streamed one.
 
-`completed` and `incomplete` are answers. A response that is not finished yet, or was cancelled, belongs to a background
-call: it is not followed here, and another attempt would start, and bill, another one.
+`completed` and `incomplete` are answers. An unfinished or cancelled response belongs to a background call, which is not
+followed here. It is not retried: another attempt would start and bill another response.
 """
 
 import re
@@ -73,7 +73,7 @@ def read_response(body: bytes, request_id: str | None, _: int | None) -> ParsedR
 
 
 def _brings(item: _Item) -> bool:
-    """Whether an item is more than an empty message."""
+    """Whether an item is anything but an empty message."""
     parts = item.content if isinstance(item.content, list) else []
     return item.type != "message" or any(
         part.get("text") or part.get("refusal") for part in parts if isinstance(part, dict)
@@ -105,7 +105,7 @@ _NOT_QUIET = re.compile(rb"response\.(?:created|completed|incomplete|failed)")
 
 
 def error_in_event(data: object, *, is_error: bool) -> ProviderError | None:
-    """Find the error in an event, or inside a response, whatever its status."""
+    """Find the error in an event or inside a response, whatever the status of the response."""
     if isinstance(data, dict) and data.get("type") in _LAST_EVENTS:
         found = find_error(data.get("response"), is_error=False)
         return found or (ProviderError() if data["type"] == _FAILED else None)
@@ -160,7 +160,7 @@ class ResponsesWatcher(StreamWatcher):
 class ResponseAssembly(ResponsesWatcher, StreamAssembly):
     """The response itself.
 
-    Some servers leave its `output` empty at the end, or out: then the items before count, or else the text.
+    Some servers send the final response without `output`: then the items before count, or else the text.
     """
 
     def __init__(self, choices: int = 1) -> None:

@@ -1,9 +1,9 @@
 """Parse the wait that a server names: `Retry-After` in all its forms, reset headers, the hint in the body.
 
-docs/verdicts.md has the sources in their order; the first that can be read decides. Resets come last, since they say when
-a limit is full again, which is later than when the next call fits. Dates are compared with the response's own `Date`, so
-that a wrong clock on either side does no harm. A bare number may be a point in time (`Retry-After: 1795557602`): as a span
-it would be too long to wait for anyway.
+docs/verdicts.md lists the sources in their order; the first readable one decides. Resets come last: they say when a
+limit is full again, which is later than the moment when the next call fits. Dates are compared with the response's own
+`Date`, so a wrong clock on either side does no harm. A bare number may be a point in time (`Retry-After: 1795557602`),
+since as a duration it would be too long to wait for.
 """
 
 import math
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 # ---------------------------------------------------------------- dates
 # HTTP has three forms (RFC 9110, 5.6.7), all of them in GMT: `Sun, 06 Nov 1994 08:49:37 GMT`,
 # `Sunday, 06-Nov-94 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`. Servers also write `UTC`, `+0000`, another offset or no
-# zone at all (then it is GMT), and the day in one digit. Reset headers use RFC 3339: `1994-11-06T09:49:37.5+01:00`.
+# zone (then it is GMT), and the day in one digit. Reset headers use RFC 3339: `1994-11-06T09:49:37.5+01:00`.
 # The weekday is not checked.
 
 _MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -39,7 +39,7 @@ _RFC3339 = re.compile(
 
 
 def parse_http_date(text: str, now: float) -> float | None:
-    """Read an HTTP date; None if it is none. `now` decides the century of a two-digit year."""
+    """Read an HTTP date; None if it is not one. `now` decides the century of a two-digit year."""
     for form in _HTTP_FORMS:
         found = form.fullmatch(text)
         if found:
@@ -49,7 +49,7 @@ def parse_http_date(text: str, now: float) -> float | None:
 
 
 def rfc3339(text: str) -> float | None:
-    """Read an RFC 3339 date with its zone; None if it is none."""
+    """Read an RFC 3339 date with its zone; None if it is not one."""
     found = _RFC3339.fullmatch(text)
     if not found:
         return None
@@ -116,7 +116,7 @@ def duration(text: str) -> float | None:
 
 
 def wait(seconds: float | None) -> float | None:
-    """Return a span as a wait, at most MAX_WAIT; None if it is absent, zero, negative or no number."""
+    """Return a duration as a wait, at most MAX_WAIT; None if it is absent, zero, negative or not a number."""
     if seconds is None or math.isnan(seconds) or seconds <= 0:
         return None
     return min(seconds, MAX_WAIT)
@@ -125,14 +125,14 @@ def wait(seconds: float | None) -> float | None:
 # ---------------------------------------------------------------- reset times
 # When a limit is full again, in seconds from now, in every form that servers write: `1s`, `6m0s`,
 # `2m59.56s`, `12ms`, `1d2h`; `30`, `8.64`; `2026-11-24T22:00:30Z`; a point in time in seconds or in
-# milliseconds since 1970. A bare number of 30 days or more is a point in time, not a span.
+# milliseconds since 1970. A bare number of 30 days or more is a point in time, not a duration.
 
 EPOCH_FROM = 30 * 86_400
 _EPOCH_MS_FROM = 1e11  # the year 5138 in seconds, 1973 in milliseconds
 
 
 def parse_reset(text: str, now: float) -> float | None:
-    """Read a reset, zero or less where it has passed; `now` is unix epoch seconds by the server's clock."""
+    """Read the seconds until a reset; not positive if it has passed. `now`: unix seconds by the server's clock."""
     seconds = number(text)
     if seconds is None:
         at = rfc3339(text)
@@ -146,7 +146,7 @@ def parse_reset(text: str, now: float) -> float | None:
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
 WAITS = (*_MILLISECONDS, "retry-after")  # headers that name a time to come back
-_NEAR = 30 * 86_400  # where a span belongs, a number is a point in time only this near to now
+_NEAR = 30 * 86_400  # in a header for durations, a number is a point in time only this near to now
 _IETF_ITEM = re.compile(r";\s*([rt])=(\d{1,18})(?![\d.])", re.ASCII)
 
 
@@ -155,7 +155,7 @@ def retry_after(
 ) -> float | None:
     """Return the seconds to wait after a failure; None if the server named no time.
 
-    `received_at` is unix epoch seconds, for an answer without `Date`; `hint` is the seconds that the body asked for.
+    `received_at` is unix epoch seconds, for an answer without `Date`; `hint` is the wait in the body, in seconds.
     """
     named = _named(headers, received_at) or wait(hint)
     if named is None and status == 429:
@@ -186,7 +186,7 @@ def _named(headers: Mapping[str, str], received_at: float) -> float | None:
 
 
 def _span(written: float, per_second: int, now: float) -> float:
-    """Read a bare number as a span, or as a point in time if that is near."""
+    """Read a bare number as a duration, or as a point in time if that is near."""
     if written >= EPOCH_FROM:
         for at in (written, written / 1000):
             if abs(at - now) <= _NEAR:
@@ -195,13 +195,13 @@ def _span(written: float, per_second: int, now: float) -> float:
 
 
 def parse_server_date(headers: Mapping[str, str], received_at: float) -> float:
-    """Return the time by the server's clock, or else by ours."""
+    """Return the time by the server's clock if it sent one, else by ours."""
     date = parse_http_date(headers.get("date", "").strip(), received_at)
     return received_at if date is None else date
 
 
 def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[float | None]:
-    """Yield the resets of the limits of which nothing remains."""
+    """Yield the resets of exhausted limits."""
     for name, value in headers.items():
         if "ratelimit" in name and "-reset" in name:
             remaining = headers.get(name.replace("-reset", "-remaining"), "").strip()

@@ -1,9 +1,9 @@
-"""How an API is asked for JSON of a schema, and how a model is asked to repair an answer that does not fit.
+"""Ask an API for JSON of a schema, and ask a model to repair an answer that does not fit.
 
-The APIs constrain an answer to a part of JSON Schema only, and refuse the rest. So they get a copy of the schema: objects
-without other properties, and rules that they do not know as words in the description. What comes back is checked against
-the schema itself. A schema that cannot be written like that is a wish at OpenAI's API (`strict` is false), and left out at
-Anthropic's. Sources: the helpers of the SDKs openai 3.57 (`lib/_pydantic.py`) and anthropic 2.14 (`lib/_parse/_transform.py`).
+The APIs accept only a part of JSON Schema and refuse the rest. So they get a copy of the schema: its objects allow no
+other properties, and unsupported rules become words in the description. The answer is checked against the schema
+itself. If no such copy exists, OpenAI's API gets the schema as a hint (`strict` is false), and Anthropic's gets none.
+Sources: the helpers of the SDKs openai 3.57 (`lib/_pydantic.py`) and anthropic 2.14 (`lib/_parse/_transform.py`).
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ import msgspec
 
 from stormbreak.llm.endpoints import Shape
 
-NAME = "answer"  # of the format, which OpenAI's API wants
+NAME = "answer"  # name of the format, which OpenAI's API requires
 
 UNASKED = frozenset({"deepseek"})  # providers whose chat completions refuse a JSON schema
 CHECKED = frozenset({Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES})
-"""Formats whose answers have a text that can be checked."""
+"""Shapes whose answers have a text that can be checked."""
 
 _FIELDS = {Shape.CHAT: "response_format", Shape.RESPONSES: "text", Shape.MESSAGES: "output_config"}
 
@@ -39,14 +39,14 @@ _FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
 )
 _BESIDE_REF = frozenset({"$ref", "$defs", "title", "description", "default"})
-_DROPPED = frozenset({"$schema", "$id", "$comment", "default", "examples"})  # no rules
+_DROPPED = frozenset({"$schema", "$id", "$comment", "default", "examples"})  # these are not rules
 _OPENING = frozenset(
     {
         "patternProperties", "propertyNames", "unevaluatedProperties", "not", "if", "dependentSchemas", "prefixItems",
         "$dynamicRef", "allOf",
     }
 )  # fmt: skip
-"""Keywords that cannot be left out: without them another value would fit."""
+"""Keywords that cannot be left out: without them other values would fit."""
 
 _DEFINITIONS = frozenset({"$defs", "definitions"})
 _BY_NAME = frozenset({"properties", "$defs", "definitions"})
@@ -54,13 +54,13 @@ _LISTS = frozenset({"anyOf", "oneOf", "allOf"})
 
 
 class _UnfitError(Exception):
-    """The schema cannot be written in the part of JSON Schema that an API takes."""
+    """The schema cannot be expressed in the part of JSON Schema that an API accepts."""
 
 
 def schema_for(schema: Mapping[str, Any], shape: Shape) -> dict[str, Any] | None:
-    """Return the copy of a schema that an API can constrain an answer to; None if there is none.
+    """Return a copy of a schema that an API accepts; None if there is none.
 
-    OpenAI's needs an object, all of whose properties are required; Anthropic's knows no recursion.
+    OpenAI's API needs an object whose properties are all required; Anthropic's does not support recursion.
     """
     strict = shape is not Shape.MESSAGES
     is_object = schema.get("type") == "object" and "anyOf" not in schema
@@ -85,7 +85,7 @@ def _is_recursive(schema: Mapping[str, Any]) -> bool:
 
 
 def _references(part: object) -> set[str]:
-    """The names of the parts that this one refers to; "" is the whole."""
+    """Return the names of the parts that this part refers to; "" is the whole schema."""
     if isinstance(part, Mapping):
         own = {part["$ref"].rpartition("/")[2].removeprefix("#")} if "$ref" in part else set()
         return own.union(
@@ -97,14 +97,14 @@ def _references(part: object) -> set[str]:
 
 
 class _Closing:
-    """Copies a schema, with the keywords that an API knows."""
+    """Copies a schema with the keywords that an API supports."""
 
     def __init__(self, known: frozenset[str], *, all_required: bool) -> None:
         self._known = known
         self._all_required = all_required
 
     def copy(self, schema: object) -> dict[str, Any]:
-        """Copy a schema and those in it; raise _UnfitError."""
+        """Copy a schema and its subschemas; raise _UnfitError."""
         if not isinstance(schema, Mapping) or (
             schema.keys() & (_OPENING - self._known)
             or ("$ref" in schema and schema.keys() - _BESIDE_REF)
@@ -141,7 +141,7 @@ class _Closing:
         return self.copy(value) if key == "items" else value
 
     def _close(self, closed: dict[str, Any]) -> None:
-        """Allow no other properties; raise where the schema wants some."""
+        """Allow no other properties; raise if the schema needs them."""
         if closed.setdefault("additionalProperties", False) is not False:
             raise _UnfitError
         properties = closed.setdefault("properties", {})
@@ -153,7 +153,7 @@ class _Closing:
 
 
 def response_format(schema: Mapping[str, Any], shape: Shape) -> dict[str, Any] | None:
-    """Return the format that a request asks for; None where the API cannot be asked for this schema."""
+    """Return the response format for a request; None if the API cannot be asked for this schema."""
     closed = schema_for(schema, shape)
     if shape is Shape.MESSAGES:
         return None if closed is None else {"type": "json_schema", "schema": closed}
@@ -170,7 +170,7 @@ def response_format(schema: Mapping[str, Any], shape: Shape) -> dict[str, Any] |
 def format_field(
     format_: msgspec.Raw, shape: Shape, own: Mapping[str, msgspec.Raw]
 ) -> dict[str, Any]:
-    """Return the field that asks for a format, beside a request's `own` fields; none if it names a format itself."""
+    """Return the field that asks for a format; empty if the request's `own` fields already name one."""
     field = _FIELDS[shape]
     if shape is Shape.CHAT:
         return {} if field in own else {field: format_}
@@ -191,7 +191,7 @@ def without_format(body: bytes) -> bytes:
 
 
 def repaired(body: bytes, shape: Shape, *, schema: bytes, answer: str, errors: str) -> bytes:
-    """Return the request that goes on with an answer that does not fit, and asks for one that does."""
+    """Return a request that continues after an answer that does not fit, and asks for one that fits."""
     fields: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     request = {
         "role": "user",

@@ -1,15 +1,14 @@
 """Server-sent events from chunks of bytes of any size (WHATWG HTML, 9.2).
 
 Lines end with LF, CR or CRLF, also when CR and LF arrive apart; comments are skipped; the `data` lines of an event are
-joined with LF. Two differences from browsers: all invisible bytes before the first line are skipped, not only one byte
-order mark; and an event without a blank line at the end of the stream is still yielded, while one without data sets
-`cut`.
+joined with LF. Two differences from browsers. All invisible bytes before the first line are skipped, not only one byte
+order mark. An event without a blank line at the end of the stream is still yielded; if it has no data, `cut` is set.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-LINE_LIMIT = 16 * 2**20  # bytes; an image that a model makes comes in one line of some MiB
+LINE_LIMIT = 16 * 2**20  # bytes; a generated image is one line of some MiB
 _NAME, _DATA = b"event: ", b"data: "
 _BLANK = b"\n\n"  # ends an event
 INVISIBLE = b"\xef\xbb\xbf \t\r\n"  # the bytes of a byte order mark, and white space
@@ -39,7 +38,7 @@ class EventReader:
         self._data: list[bytes] = []
 
     def is_idle(self) -> bool:
-        """Whether the bytes so far are whole events, and nothing of the next one."""
+        """Whether the bytes so far are whole events, without a part of the next one."""
         return not (self._pending or self.is_open)
 
     @property
@@ -61,7 +60,7 @@ class EventReader:
                 yield from self._dispatch()
 
     def split(self, chunk: bytes) -> list[tuple[bytes, bytes]] | None:
-        """Take a chunk of whole events in their usual form, and return their names and data; None: `feed` takes it."""
+        """Take a chunk of whole events in their usual form; return their names and data. None: pass it to `feed`."""
         if not chunk.endswith(_BLANK) or chunk.find(b"\r") >= 0 or not self.is_idle():
             return None
         events = []
@@ -79,7 +78,7 @@ class EventReader:
         return events
 
     def end(self) -> Iterator[Event]:
-        """Yield the event that the end of the stream left open, if there is one."""
+        """Yield the event that is still open at the end of the stream, if any."""
         line = self._visible(bytes(self._pending))
         self._pending.clear()
         if line:

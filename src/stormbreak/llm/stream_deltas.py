@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 # ---------------------------------------------------------------- JSON in pieces
-# Text is joined, a list is extended, an object grows field by field; a number or a boolean replaces the one before,
-# unless it is 0 or false; null is ignored. Where kinds differ, an empty text, list or object is replaced, and anything
-# else is an error: nothing that a provider sent may get lost silently. Three exceptions:
+# Text is joined, a list is extended, an object grows field by field. A number or a boolean replaces the value before,
+# unless it is 0 or false; null is ignored. If the kinds differ, an empty text, list or object is replaced, and anything
+# else is an error: no data of a provider may be lost silently. Three exceptions:
 #
 # - `id`, `type` and `role` are never joined: they never come in pieces, and providers repeat them;
 # - a `name` that repeats the one before is a repetition, not a piece;
@@ -17,11 +17,11 @@ _MIXED = {str, list}
 
 
 class MalformedChunkError(ValueError):
-    """A chunk is valid JSON, but no chunk of a chat completion."""
+    """A chunk is valid JSON, but not a chunk of a chat completion."""
 
 
 class JsonAccumulator:
-    """An object that comes in pieces. Unless it `joins` texts, each replaces the one before."""
+    """An object that comes in pieces. Without `joins`, each text replaces the one before."""
 
     def __init__(self, *, joins: bool = True) -> None:
         self._joins = joins
@@ -45,13 +45,13 @@ class JsonAccumulator:
 
 
 class _Field:
-    """One value that comes in pieces. Text is kept as a list of them, an object as `JsonAccumulator`."""
+    """One value that comes in pieces. Text is kept as a list of pieces, an object as a `JsonAccumulator`."""
 
     def __init__(self, name: str, *, joins: bool) -> None:
         self._name = name
         self._joins = joins
         self._kind: type = type(None)
-        self._length = 0  # of the text so far
+        self._length = 0  # length of the text so far
         self._value: Any = None
 
     def add(self, piece: Any) -> bool:
@@ -128,7 +128,7 @@ class _Text:
 
 
 def _kind(piece: object) -> type:
-    """Return the kind of a JSON value; float stands for numbers, true and false, which replace."""
+    """Return the kind of a JSON value; float stands for numbers, true and false, which replace earlier values."""
     for kind in (str, list, dict, type(None)):
         if isinstance(piece, kind):
             return kind
@@ -139,14 +139,14 @@ def _kind(piece: object) -> type:
 
 
 def expect_object(value: object) -> dict[str, Any]:
-    """Pass an object; raise MalformedChunkError."""
+    """Return an object; raise MalformedChunkError."""
     if not isinstance(value, dict):
         raise MalformedChunkError
     return value
 
 
 def expect_list(value: object) -> list[Any]:
-    """Pass a list, null as an empty one; raise MalformedChunkError."""
+    """Return a list, null as an empty one; raise MalformedChunkError."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -155,7 +155,7 @@ def expect_list(value: object) -> list[Any]:
 
 
 def expect_index(value: object, default: int = 0) -> int:
-    """Pass a position, `default` where there is none; raise MalformedChunkError."""
+    """Return an index, or `default` if there is none; raise MalformedChunkError."""
     if value is None:
         return default
     if type(value) is not int or value < 0:
@@ -164,7 +164,7 @@ def expect_index(value: object, default: int = 0) -> int:
 
 
 def expect_finish_reason(value: object) -> str | None:
-    """Pass a reason or None; some write the word "null"; raise MalformedChunkError."""
+    """Return a reason or None; some servers write the word "null". Raise MalformedChunkError."""
     if value is not None and not isinstance(value, str):
         raise MalformedChunkError
     return None if value == "null" else value
@@ -173,7 +173,7 @@ def expect_finish_reason(value: object) -> str | None:
 def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
     """Return the delta of a choice, or else its message; raise MalformedChunkError.
 
-    Some servers send the whole message in one event. Others repeat it at the end: ignored once a choice has `begun`.
+    Some servers send the whole message in one event. Others repeat it at the end, where it is ignored (`begun`).
     """
     delta = choice.get("delta")
     if delta is None and not begun:
@@ -182,7 +182,7 @@ def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
 
 
 def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:  # noqa: ARG001 - as `delta_of`
-    """Return the text of a choice of a text completion, as a delta; raise MalformedChunkError for that of a chat."""
+    """Return the text of a text completion's choice as a delta; raise MalformedChunkError for a choice of a chat."""
     text = choice.get("text")
     if text is None and (choice.get("delta") or choice.get("message")):
         raise MalformedChunkError
@@ -201,13 +201,13 @@ def brings_output(delta: dict[str, Any]) -> bool:
 
 
 class StreamWatcher(ABC):
-    """Takes the decoded data of events, and knows how far the answer has come. It need not take `quiet` events.
+    """Takes the decoded data of events, and tracks the state of the answer. `quiet` events may be left out.
 
-    `choices` is what the call asked for (`n`). `finish_reason` is that of the first choice.
+    `choices` is the number that the call asked for (`n`). `finish_reason` is that of the first choice.
     """
 
     has_output = False
-    ended = False  # nothing that may still come can change the answer
+    ended = False  # no further event can change the answer
     usage: Any = None
     finish_reason: str | None = None
 
@@ -216,7 +216,7 @@ class StreamWatcher(ABC):
 
     @property
     def reasons(self) -> list[str | None]:
-        """Why each choice ended."""
+        """The finish reason of each choice."""
         return [self.finish_reason]
 
     @staticmethod
@@ -234,11 +234,11 @@ class StreamWatcher(ABC):
 
     @abstractmethod
     def missing(self, *, done: bool = False) -> str | None:
-        """Return what is missing if nothing more comes; None for a complete answer. `done`: after ``[DONE]``."""
+        """Return the missing part if nothing more comes; None for a complete answer. `done`: after ``[DONE]``."""
 
 
 class StreamAssembly(StreamWatcher):
-    """A watcher that also keeps the answer. It has to take every event."""
+    """A watcher that also keeps the answer. It must get every event."""
 
     @abstractmethod
     def result(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A single event of a stream: whether it is JSON, and the text that it adds to the answer, in every format."""
+"""A single event of a stream, in every format: whether it is JSON, and the text that it adds to the answer."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class _Choice(msgspec.Struct):
     index: Any = 0
     delta: _Delta | None = None
     message: Any = None
-    text: Any = None  # of a text completion
+    text: Any = None  # in text completions
 
 
 class _Chunk(msgspec.Struct):
@@ -67,7 +67,7 @@ def text_of(data: bytes, *, begun: bool = False) -> str:
 def _chunk_of(data: bytes) -> _Chunk:
     try:
         return decoded(data, _CHUNK.decode)
-    except msgspec.ValidationError:  # a key may stand twice: the last one counts, for every reader
+    except msgspec.ValidationError:  # a key may occur twice: every reader uses the last one
         return msgspec.convert(decoded(data), _Chunk)
 
 

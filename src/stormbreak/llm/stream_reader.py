@@ -1,7 +1,8 @@
-"""Read the bytes of a stream as events, or as a plain body in their place; assemble the answer, or watch it pass.
+"""Read the bytes of a stream as events, or as a plain body instead; assemble the answer, or watch it pass.
 
-A server may answer a streaming request with a plain body (an error, JSON, a page of HTML): what opens with a brace, a
-bracket or a tag is no event stream, whatever its content type. A watcher takes the events; one that assembles the answer keeps them.
+A server may answer a streaming request with a plain body: an error, JSON, a page of HTML. A body that starts with a
+brace, a bracket or a tag is not an event stream, whatever its content type. A watcher takes the events; an assembly
+also keeps them.
 """
 
 import re
@@ -35,9 +36,9 @@ from stormbreak.types import Verdict
 
 
 class Format(NamedTuple):
-    """How answers of one shape are streamed. `assembly` and `watcher` get the number of choices.
+    """The stream format of one shape. `assembly` and `watcher` get the number of choices.
 
-    `last_events` are the types of the events that end a stream, beside ``[DONE]``: what comes after is not part of it.
+    `last_events` are the types of events that end a stream, like ``[DONE]``: later bytes are not part of it.
     """
 
     assembly: Callable[[int], StreamAssembly]
@@ -56,14 +57,14 @@ FORMATS: Mapping[Shape, Format] = {
 # ---------------------------------------------------------------- reader
 
 TOTAL_LIMIT = 64 * 1024 * 1024
-_MAX_USAGE_CHECKS = 64  # each takes longer with each choice that a server invents
+_MAX_USAGE_CHECKS = 64  # a check takes longer with each choice, and a server may invent choices
 UNREADABLE_EVENT = (*UNREADABLE, MalformedChunkError)
 
 
 class StreamReader(ABC):
     """Takes the bytes of one answer as they come.
 
-    The arguments are as of `HttpResponse` and `read_answer`; chat completions, responses and messages may come as events.
+    Arguments as in `HttpResponse` and `read_answer`. Chat completions, responses and messages may come as events.
     """
 
     def __init__(
@@ -82,14 +83,14 @@ class StreamReader(ABC):
         self._inputs = inputs
         plain = not self._head.succeeded or is_media(self._head.headers)
         self._is_plain: bool | None = plain or None  # None: not known yet
-        self._plain = bytearray()  # a plain body, or the start of one that is not known yet
+        self._plain = bytearray()  # a plain body, or a start of unknown form
         self._size = 0
         self._events = EventReader()
         self._format: Format | None = FORMATS.get(shape)
         self._progress: StreamWatcher | None = self._format and self._make_watcher(self._format)
         self._done = False
-        self.failed = False  # something came that no complete answer contains
-        self.over = False  # nothing that may still come can change the result
+        self.failed = False  # the bytes cannot be part of a complete answer
+        self.over = False  # no further bytes can change the result
         self._has_final_usage = False
         self._usage_checks = 0
         self._failure: ParsedResponse | None = None
@@ -106,7 +107,7 @@ class StreamReader(ABC):
 
     @property
     def whole(self) -> bool:
-        """Whether the result is final even if nothing more comes: `over`, or usage came after all finish reasons.
+        """Whether the answer needs no more bytes: `over`, or usage came after all finish reasons.
 
         Finish reasons alone are not enough: some relays write one into every chunk, and may pause.
         """
@@ -114,7 +115,7 @@ class StreamReader(ABC):
 
     @property
     def finished(self) -> bool:
-        """Whether it would be a complete answer if its body ended here."""
+        """Whether the answer would be complete if the body ended here."""
         progress = self._progress
         return self.over or (
             progress is not None and progress.missing() is None and not self._is_open()
@@ -122,16 +123,16 @@ class StreamReader(ABC):
 
     @property
     def ends_falsely(self) -> bool:
-        """Whether the end was marked, and the answer is not complete: a caller who gets the marker would believe it."""
+        """Whether the end marker came although the answer is incomplete: a caller would trust the marker."""
         return self._done and self.failed
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is no event stream, but one body."""
+        """Whether this is one body instead of an event stream."""
         return self._is_plain is not False
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes, and return whether the result is final (`whole`): then they are ignored."""
+        """Take the next bytes, and return whether the result is final (`whole`)."""
         if self.over:
             return True
         self._size += len(chunk)
@@ -145,10 +146,10 @@ class StreamReader(ABC):
         return self.whole
 
     def end(self) -> tuple[ParsedResponse, bytes]:
-        """Return what the answer means, and its body.
+        """Return the meaning of the answer, and its body.
 
-        The body of a success is that of the same answer without streaming, empty if the stream has passed; that of an
-        error, or of an answer that is no stream, is as it came; a broken stream has none.
+        The body of a success is that of the same answer without streaming, or empty if the stream was only watched. An
+        error, or an answer that is not a stream, has its body unchanged. A broken stream has none.
         """
         if self.is_plain and not self._failure:
             plain = bytes(self._plain)
@@ -161,7 +162,7 @@ class StreamReader(ABC):
 
     @abstractmethod
     def _whole(self) -> tuple[ParsedResponse, bytes]:
-        """Return what a whole stream means, and its body."""
+        """Return the meaning of a whole stream, and its body."""
 
     def _check_missing(self) -> None:
         """Fail if a part of a complete answer is missing."""
@@ -181,7 +182,7 @@ class StreamReader(ABC):
         if self._format:
             start, self._plain = bytes(self._plain), bytearray()
             self._read_events(start)
-        else:  # final: another attempt would only pay for the stream again
+        else:  # final: a retry would only pay for the stream again
             detail = f"a stream cannot be made into a {self._shape.value}"
             self._fail(ParsedResponse(Verdict.INVALID, detail=detail, maybe_processed=True))
 
@@ -216,7 +217,7 @@ class StreamReader(ABC):
             else:
                 self._progress.add(expect_object(data))
                 was_done, self._done = self._done, self._progress.ended
-                if self._done and not was_done:  # once: it looks at all that has come
+                if self._done and not was_done:  # only once, since it examines everything so far
                     self.over = True
                     self._check_missing()
                 self._check_usage(data)
@@ -251,14 +252,14 @@ class StreamReader(ABC):
 
 # ---------------------------------------------------------------- assembler
 # The assembled answer is classified like a plain one (law 15). A chat completion is complete when every choice has a
-# finish reason. The closing ``[DONE]`` is not required if the body ends correctly, or usage follows in an event of its
-# own: some providers omit it. Without either, silence or a cut after the finish reasons is no complete answer: some
-# relays write a finish reason into every chunk. A response is complete with ``response.completed`` (or ``incomplete``),
-# a message with ``message_stop``.
+# finish reason. Some providers omit the closing ``[DONE]``: it is not required if the body ends correctly, or if usage
+# follows in a separate event. Otherwise silence or a cut after the finish reasons makes the answer incomplete, because
+# some relays write a finish reason into every chunk. A response is complete with ``response.completed`` (or
+# ``incomplete``), a message with ``message_stop``.
 
 
 class StreamAssembler(StreamReader):
-    """Takes the bytes of one answer as they come; `end` returns what they mean, and the assembled body."""
+    """Takes the bytes of one answer as they come; `end` returns their meaning and the assembled body."""
 
     _assembly: StreamAssembly
 
@@ -269,7 +270,7 @@ class StreamAssembler(StreamReader):
     def _whole(self) -> tuple[ParsedResponse, bytes]:
         try:
             body = msgspec.json.encode(self._assembly.result())
-        except RecursionError:  # `end` may be called from deeper down than `feed` was
+        except RecursionError:  # `end` may be called deeper in the stack than `feed`
             return broken("nested too deeply", None), b""
         parsed = self._read(body)
         whole = parsed.verdict is Verdict.OK or parsed.finish_reason is not None
@@ -277,21 +278,21 @@ class StreamAssembler(StreamReader):
 
 
 # ---------------------------------------------------------------- scanner
-# Until the first output, every event is decoded: an error there can still be retried. From then on whole events are only
-# searched for what could be more than output: keys, as they stand in JSON (`"finish_reason":` with a value; in a text its
-# quotes would be escaped), names of events, `[DONE]`. Only events with such a match are decoded. So the verdict is that of
-# `StreamAssembler` wherever the events are well-formed; the caller, who reads each event, finds a single output event that
-# is no JSON. Usage may come with every event: the last one is kept as it came, and decoded at the end.
+# Until the first output, every event is decoded: an error there can still be retried. After it, whole events are only
+# searched for signs of more than output: JSON keys (`"finish_reason":` with a value; in a text the quotes would be
+# escaped), names of events, `[DONE]`. Only events with a match are decoded. So the verdict equals that of
+# `StreamAssembler` if all events are well-formed; an output event that is not JSON is left to the caller, which reads
+# every event. Usage may come with every event: the last one is kept as bytes, and decoded at the end.
 
 MAX_UNPARSED = 2**20  # bytes of events that are only searched; longer ones are decoded
 
-_WHOLE = (b"}\n\n", b"}\r\n\r\n")  # how nearly every event ends
+_WHOLE = (b"}\n\n", b"}\r\n\r\n")  # the end of nearly every event
 _BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")  # the longest last
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 
 class StreamScanner(StreamReader):
-    """Watches the bytes of one answer as they pass; `end` returns what they mean."""
+    """Watches the bytes of one answer as they pass; `end` returns their meaning."""
 
     _watcher: StreamWatcher
     _skims = False
@@ -317,13 +318,13 @@ class StreamScanner(StreamReader):
             super()._read_rest()
 
     def _check_missing(self) -> None:
-        """Fail also if the server aborted the answer: a caller who gets the end marker would take it for a whole one."""
+        """Fail also if the server aborted the answer: with the end marker, the caller would take it as complete."""
         super()._check_missing()
         if not self.failed and self._watcher.has_output and (unusable := self._refused()):
             self._fail(unusable)
 
     def _refused(self) -> ParsedResponse | None:
-        """Return what the finish reasons mean, if they make the answer no success."""
+        """Return the failure if the finish reasons make the answer one, else None."""
         watcher, request_id = self._watcher, request_id_of(self._head.headers)
         reason = refused(watcher.reasons, has_output=watcher.has_output)
         if reason is not None and reason.meaning is FinishMeaning.ERROR:
@@ -347,7 +348,7 @@ class StreamScanner(StreamReader):
             self._decode(chunk[at:])
 
     def _start_pass_through(self, chunk: bytes) -> int:
-        """Read to the end of the first event; return where that is."""
+        """Read to the end of the first event; return its position."""
         ends = [chunk.find(blank) + len(blank) for blank in _BLANK if chunk.find(blank) >= 0]
         at = min(ends, default=0)
         self._decode(chunk[:at])
@@ -358,13 +359,13 @@ class StreamScanner(StreamReader):
         self._skims = self._watcher.has_output and self._events.is_idle() and not self.over
 
     def _pass_through(self, chunk: bytes) -> None:
-        """Cut after the last event that is whole; what is not quiet is read."""
+        """Cut after the last whole event; decode the events that are not quiet."""
         start = max(0, len(self._open) - len(_BLANK[-1]) + 1)
         self._open += chunk
         blanks = _BLANK if self._open.find(b"\r", start) >= 0 else _BLANK[:1]
         found = [(self._open.rfind(blank, start), len(blank)) for blank in blanks]
         at = max(end + size if end >= 0 else 0 for end, size in found)
-        if len(self._open) - at > MAX_UNPARSED:  # no common event: the reader bounds its lines
+        if len(self._open) - at > MAX_UNPARSED:  # unusually long: the reader bounds its lines
             at = len(self._open)
         block = bytes(self._open[:at])
         del self._open[:at]
@@ -372,13 +373,13 @@ class StreamScanner(StreamReader):
             self._decode(block)
 
     def _is_quiet(self, block: bytes) -> bool:
-        """Whether whole events are output only; their usage is kept."""
+        """Whether whole events are only output; keep their usage."""
         if not (
             block.endswith(_WHOLE) and len(block) <= MAX_UNPARSED and self._watcher.quiet(block)
         ):
             return not block
         if block.find(b'"usage"') >= 0 and _USAGE.search(block):
-            if self._watcher.finish_reason is not None:  # it may be the last that is needed
+            if self._watcher.finish_reason is not None:  # it may be the last event needed
                 return False
             self._counted = block
         return True
@@ -393,7 +394,7 @@ class StreamScanner(StreamReader):
             self._counted = b""
 
     def _usage(self) -> Any:
-        """Decode the last usage, where it came with output."""
+        """Decode the last usage that came with output."""
         usage = self._watcher.usage
         for event in EventReader().feed(self._counted):
             try:

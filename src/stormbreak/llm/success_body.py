@@ -1,4 +1,4 @@
-"""What the bodies of successes have in common at all endpoints."""
+"""The common part of success bodies at all endpoints."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class SuccessBody(msgspec.Struct):
     base_resp: Any = None
 
     def is_error(self) -> bool:
-        """Whether it is an error, or has one beside the answer."""
+        """Whether it is an error, or has one next to the answer."""
         named = self.object == "error" or self.type == "error"
         if named or is_error_value(self.error):
             return True
@@ -35,14 +35,14 @@ class SuccessBody(msgspec.Struct):
 
 
 def broken(detail: str, request_id: str | None) -> ParsedResponse:
-    """Return that an answer is not usable; `detail` is in our own words."""
+    """Return the result for an unusable answer; `detail` is in our own words."""
     return ParsedResponse(
         Verdict.BROKEN, detail=detail, request_id=request_id, maybe_processed=True
     )
 
 
 def refused_by(reason: Reason, usage: object, request_id: str | None) -> ParsedResponse:
-    """Return that an answer is not usable by its finish reason; it was billed all the same."""
+    """Return the result for an answer that is unusable by its finish reason, but billed."""
     if reason.meaning is FinishMeaning.ERROR:
         return broken(ERROR_INSIDE, request_id)
     return ParsedResponse(

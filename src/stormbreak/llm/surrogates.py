@@ -1,4 +1,4 @@
-"""Lone surrogates: a model cut in the middle of an emoji leaves one, which strict decoders reject."""
+"""Lone surrogates: an answer cut in the middle of an emoji has one, and strict decoders reject it."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)  # all that decoding JSON raises
 MAX_SURROGATES = 50_000
-"""Escaped surrogates, in pairs or alone, that are checked in one text: 30 ms. A model leaves at most one in a string."""
+"""Maximum escaped surrogates, paired or lone, to check in one text: 30 ms. A cut leaves at most one in a string."""
 
 _SURROGATES = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole character
@@ -22,7 +22,7 @@ _ALONE = len(rb"\ud83d")
 def replace_lone_surrogates(body: bytes) -> bytes:
     r"""Replace every lone surrogate in the strings of a JSON text by \ufffd.
 
-    A text with more than `MAX_SURROGATES` comes back as it is. The time is linear in the size of the text.
+    A text with more than `MAX_SURROGATES` is returned unchanged. The time is linear in the size of the text.
     """
     parts: list[bytes] = []
     copied = at = checked = 0
@@ -43,7 +43,7 @@ def replace_lone_surrogates(body: bytes) -> bytes:
 
 
 def decoded(data: bytes, decode: Callable[[bytes], T] = msgspec.json.decode) -> T:
-    """Decode JSON, lone surrogates replaced if it cannot be decoded as it is; raise what `decode` raises."""
+    """Decode JSON; if that fails, replace lone surrogates and try again. Raise what `decode` raises."""
     try:
         return decode(data)
     except (msgspec.DecodeError, UnicodeError):

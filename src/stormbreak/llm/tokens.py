@@ -1,7 +1,7 @@
 """Token counts: the usage of an answer; an estimate and an upper bound for a request.
 
-The estimate is a quarter of the bytes, plus the output limit, or `ANSWER`, for each of `n` choices: what providers reserve
-themselves. The real usage is settled afterwards. Images and other data in base64 count as `DATA` tokens each.
+The estimate is a quarter of the bytes, plus the output limit (default `ANSWER`) for each of `n` choices, as providers
+reserve. The real usage is settled afterwards. Images and other data in base64 count as `DATA` tokens each.
 """
 
 import re
@@ -17,19 +17,19 @@ from stormbreak.types import Usage
 # ---------------------------------------------------------------- usage of an answer
 
 _READ, _WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
-_TIMES = "cache_creation"  # the latter, by lifetime
+_TIMES = "cache_creation"  # tokens written, by lifetime
 _SHORT, _HOUR = "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"
-_SANE = 10**7  # more than any call can use: a counter gone wrong
+_SANE = 10**7  # more than any call can use: a larger count is an error
 
 
 def usage_of(usage: object) -> Usage:
-    """Read a `usage` object, in the words of chat completions or of newer APIs.
+    """Read a `usage` object, with the field names of chat completions or of newer APIs.
 
-    If one of its numbers is no count, none of them is used: half a usage would be billed as the whole.
+    If one of its numbers is not a count, all are ignored: half a usage would be billed as the whole.
 
-    Anthropic counts tokens written to a cache, or read from one, beside the other input; here they are part of it, as
-    they are where a gateway reports them in the words of chat completions. Some (xAI, Gemini) count reasoning beside
-    the output, in the total alone: it is billed as output.
+    Anthropic counts tokens written to or read from a cache separately from other input. Here they are part of the
+    input, as in the usage of chat completions. xAI and Gemini count reasoning only in the total, not in the output; it
+    is billed as output.
     """
     if not isinstance(usage, dict):
         return NO_USAGE
@@ -77,13 +77,13 @@ def _anthropic(usage: dict[str, Any]) -> Usage:
 
 
 def _by_time(usage: dict[str, Any]) -> list[int]:
-    """Return the tokens written for five minutes, and for an hour."""
+    """Return the tokens written to a cache for five minutes, and for an hour."""
     times = usage.get(_TIMES)
     return _counts(times.get(_SHORT), times.get(_HOUR)) if type(times) is dict else [0, 0]
 
 
 class _NoCountError(Exception):
-    """A value is no number of tokens."""
+    """A value is not a number of tokens."""
 
 
 def _counts(*values: Any) -> list[int]:
@@ -106,16 +106,16 @@ def _counts(*values: Any) -> list[int]:
 BYTES_PER_TOKEN = 4
 ANSWER = 512
 DATA = 1024
-_MAX_OUTPUT = 10_000_000  # no model answers with more: a wrong limit
-# a string, or what follows the comma of a data URL; no run is read twice
+_MAX_OUTPUT = 10_000_000  # no model answers with more: a larger limit is wrong
+# a string, or the data after the comma of a data URL; no run is read twice
 _BASE64 = re.compile(rb'[",][A-Za-z0-9+/=\\]{512,}"')
 
 
 def estimate(body: bytes, *, bound: Any = None, choices: int = 1, answers: bool = True) -> int:
     """Estimate the tokens of prompt and answer together.
 
-    `bound` is the output limit of one answer, as the request has it: anything but a count is none. Embeddings have no
-    output tokens: no `answers`.
+    `bound` is the output limit of one answer in the request; anything but a count is ignored. Embeddings have no output
+    tokens: `answers` is false.
     """
     size = len(body)
     data = 0
@@ -130,27 +130,27 @@ def estimate(body: bytes, *, bound: Any = None, choices: int = 1, answers: bool 
 
 
 # ---------------------------------------------------------------- upper bound
-# A token of text has at least one byte, and JSON makes no text shorter; a template adds less to each message than the
-# JSON around it. So the bytes of the body, and what templates put around all of it, bound the prompt. The output limit
-# (`max_tokens` and its other names, for each of `n` choices) bounds the answer. All of the prompt may be written to a
-# cache: for an hour, if the body has a lifetime.
+# A token of text has at least one byte, JSON never shortens a text, and a template adds less to each message than the
+# JSON around it. So the bytes of the body, plus `TEMPLATE` around all of it, bound the prompt. The output
+# limit (`max_tokens` and its other names, for each of `n` choices) bounds the answer. The whole prompt may be written
+# to a cache: for an hour, if the body names a longer lifetime.
 #
-# Images are billed by their size, which no body has: each counts as `PICTURE`. Some requests have no
-# bound: they refer to data on the server (files, earlier answers, stored prompts), or run tools
-# there; they hold a document, such as a PDF, whose pages are billed however few bytes they have; they
-# leave the model to the server, or ask for more than text: the priority tier, audio, images.
+# Images are billed by their size, which the body does not state: each counts as `PICTURE`. Some requests have no bound:
+# they refer to data on the server (files, earlier answers, stored prompts) or run tools there; they hold a document,
+# such as a PDF, which is billed by the page; they leave the choice of the model to the server; or they ask for more
+# than text: the priority tier, audio, images.
 
 TEMPLATE = 64
 TOOLS = 2048  # tokens that providers add to a prompt: always, and for tools
-PICTURE = 50_000  # more than any model is known to bill: GPT-4o mini counts 48,169 for the largest
+PICTURE = 50_000  # tokens, above every known model: GPT-4o mini counts at most 48,169
 _PICTURES = re.compile(rb'"(?:image_url|input_image|image)"\s*[:,}]')
 _ELSEWHERE = re.compile(
     rb'"(file_id|file_ids|file_url|file_data|video_url|document_url)"\s*:\s*[^n\s]'
     rb'|"type"\s*:\s*"(web_search|file_search|code_interpreter|code_execution|computer|mcp|image_generation|web_fetch|document)'
 )
-# what no encoder escapes, but any reader understands
+# characters that no encoder escapes, but any reader understands
 _ESCAPED = re.compile(rb"\\\\|\\u00([3-7][0-9A-Fa-f])")
-_KEPT = re.compile(rb'"ttl"\s*:\s*"(?!5m"|30m")')  # for longer than a cache does by default
+_KEPT = re.compile(rb'"ttl"\s*:\s*"(?!5m"|30m")')  # longer than the default lifetime
 
 _REFERRING = (
     "previous_response_id", "conversation", "container", "mcp_servers", "prediction", "plugins", "web_search_options",
@@ -174,7 +174,7 @@ def _expensive_field(body: bytes) -> str | None:
         if bytes(getattr(given, name)) != b"null":
             return name
     if bytes(given.prompt).startswith(b"{"):
-        return "prompt"  # a stored one; else it is a text
+        return "prompt"  # a stored prompt; otherwise it is a text
     if given.modalities not in (None, ["text"]):
         return "modalities"
     if given.service_tier == "priority":
@@ -185,7 +185,7 @@ def _expensive_field(body: bytes) -> str | None:
 
 
 def _unescaped(body: bytes) -> bytes:
-    """Write letters that are escaped as themselves, so that the patterns find each name; only for these."""
+    """Replace escaped letters by the letters, so that the patterns find each name; only for the patterns."""
     if b"\\u00" not in body:
         return body
     return _ESCAPED.sub(
@@ -194,7 +194,7 @@ def _unescaped(body: bytes) -> bytes:
 
 
 def unbounded_by(body: bytes) -> str | None:
-    """Return the field, or the type, of a body that has no token bound because of it; None if it has one."""
+    """Return the field or type that leaves the body without a token bound; None if it has a bound."""
     try:
         field = _expensive_field(body)
     except UNREADABLE:
@@ -223,7 +223,7 @@ def is_bounded(limit: Any) -> bool:
 def bound_of(
     body: bytes, *, bound: Any = None, choices: int = 1, answers: bool = True
 ) -> Usage | None:
-    """Return the maximum tokens of prompt and answer; None if they have no bound. Arguments as of `estimate`."""
+    """Return the maximum tokens of prompt and answer; None if they have no bound. Arguments as in `estimate`."""
     if answers and not is_bounded(bound):
         return None
     prompt = input_bound(body)
@@ -241,7 +241,7 @@ def bound_of(
 
 
 def most_of(*bounds: Usage | None) -> Usage | None:
-    """Return what holds for each of these bounds; None if one of them is none."""
+    """Return a bound that covers all these bounds; None if one of them is None."""
     known = [bound for bound in bounds if bound is not None]
     if len(known) < len(bounds):
         return None

@@ -1,7 +1,7 @@
 """Write an answer in one piece as the events of a stream.
 
-Some servers answer a streaming request in one piece. An SDK that reads events finds none there, and its caller sees an
-answer without text, or an unrelated error. The events are those that SDKs need; all values are the server's.
+Some servers answer a streaming request in one piece. An SDK finds no events there, and its caller sees an answer
+without text or an unrelated error. The events are those that SDKs need; all values are the server's.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +18,7 @@ _DONE = b"data: [DONE]\n\n"
 
 
 def whole_as_events(shape: Shape, body: bytes) -> bytes | None:
-    """Write the answer `body` as a stream; return None for one that has no stream, or an odd form."""
+    """Write the answer `body` as a stream; return None if its shape has no stream, or its form is unusual."""
     write = _FORMATS.get(shape)
     if write is None:
         return None
@@ -62,7 +62,7 @@ def _message(answer: _Object) -> bytes:
 
 
 def _block(block: _Object) -> tuple[_Object, list[_Object]]:
-    """Return how a block begins, and its deltas; one that has none begins whole."""
+    """Return the start of a block, and its deltas; a block without deltas starts whole."""
     kind = block.get("type")
     if kind == "text":
         return block | {"text": ""}, [{"type": "text_delta", "text": block.get("text") or ""}]

@@ -1,7 +1,7 @@
 """Read access logs: times of requests and, where a line has them, latencies and statuses.
 
 The first line decides the form: combined (nginx and Apache), JSON lines, CSV below a header, or one time a line.
-Files may be gzipped. A line that cannot be read is counted and left out; too many are an error.
+Files may be gzipped. Unreadable lines are counted and skipped; too many of them are an error.
 """
 
 import csv
@@ -29,7 +29,7 @@ from stormbreak.storm.traffic import MAX_CALLS
 MAX_UNREADABLE = 0.05  # largest share of lines that may be unreadable
 _MAX_LINE = 2**20  # characters
 _SHOWN = 3  # unreadable lines that are named
-_HOPELESS = 1000  # unreadable lines after which the rest of a hopeless file is not read
+_HOPELESS = 1000  # unreadable lines after which reading may stop early
 
 TimeIs: TypeAlias = Literal["start", "end"]
 Unit: TypeAlias = Literal["s", "ms", "us", "ns"]
@@ -42,7 +42,7 @@ _STATUSES = ("status", "status_code")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """Names of fields; None: the usual ones. `unit` is that of a latency; None: by its name and form."""
+    """Names of fields; None: the usual names. `unit` is that of latencies; None: derive it from the name and form."""
 
     time: str | None = None
     latency: str | None = None
@@ -62,8 +62,8 @@ class Entry(NamedTuple):
 class Log:
     """The readable lines, in order of arrival.
 
-    `unreadable` are the first of the `left_out` lines, each with its number and what is wrong; `time_is` says what the
-    time of a line is; `whole_seconds`: times within a second are random.
+    `unreadable` holds the first of the `left_out` lines, each with its number and error. `time_is` says whether a line
+    has the start or the end of its request. `whole_seconds`: times within a second are random.
     """
 
     path: str
@@ -76,7 +76,7 @@ class Log:
 
     @property
     def warning(self) -> str | None:
-        """Name the lines that were left out, and what is wrong with the first."""
+        """Name the lines that were left out, and the error in the first."""
         if not self.left_out:
             return None
         (first, why), *others = self.unreadable
@@ -94,11 +94,11 @@ def read_log(
     Args:
         path: of the file.
         fields: names of fields, in JSON lines, CSV, and `name=value` at the end of combined lines.
-        time_is: "end" if the time of a line is that of the answer, as in nginx; "start" as in Apache. By default,
-            the order of the lines decides: servers write a line when a request ends.
+        time_is: "end" if a line has the time of the answer, as in nginx; "start" if it has the time of the request, as
+            in Apache. By default, the order of the lines decides: servers write a line when a request ends.
 
     Raises:
-        ConfigurationError: too many lines cannot be read, there is none, or there are too many.
+        ConfigurationError: too many lines are unreadable, or the file has no lines or too many.
     """
     lines = _Lines(str(path))
     try:
@@ -200,7 +200,7 @@ def _bounded(line: str) -> str:
 
 
 def _form(line: str, fields: Fields, where: str) -> tuple[bool, _Parse]:
-    """Choose the parser by the first line, and whether that is a header; raise ConfigurationError if it lacks a given name."""
+    """Choose the parser by the first line, which may be a header; ConfigurationError if a given name is missing."""
     if line.startswith("{"):
         return False, lambda line: _values(fields, _json_object(line))
     if _COMBINED.match(line):
@@ -248,7 +248,7 @@ def _json_object(line: str) -> Mapping[str, Any]:
 
 
 def _csv_row(names: Sequence[str], line: str) -> Mapping[str, str]:
-    """Return the cells by column; a missing one is empty, and of columns with one name the first counts."""
+    """Return the cells by column. A missing cell is empty; if two columns have the same name, the first counts."""
     cells = zip_longest(names, _cells(line)[: len(names)], fillvalue="")
     return dict(reversed([*cells]))
 
@@ -295,7 +295,7 @@ _CLF_TIME = re.compile(r"(\d\d)/([A-Z][a-z]{2})/(\d{4}):(\d\d:\d\d:\d\d) ([+-]\d
 
 
 class _Clock:
-    """Reads times: all of a log are numbers of seconds, or all are dates."""
+    """Reads times: the times of one log are all numbers of seconds, or all dates."""
 
     def __init__(self) -> None:
         self._dates: bool | None = None
@@ -357,7 +357,7 @@ def _status(value: object) -> int:
 
 # ---------------------------------------------------------------- arrivals
 
-_SINCE_1970 = 1e8  # seconds; smaller numbers are of another clock, and exact
+_SINCE_1970 = 1e8  # seconds; a smaller number is not a date, so it is exact
 _SALT = 0x5EC0
 
 
@@ -372,7 +372,7 @@ def _spread(rows: Sequence[Entry]) -> list[Entry]:
     """Spread the lines of each second over it at random, in their order.
 
     Given their number, the arrivals of a Poisson process are independent and uniform (Kingman, "Poisson Processes",
-    1993, section 2.4). Left in one instant, they would be herds that never were.
+    1993, section 2.4). Without spreading, the calls of a second would arrive as a herd that did not exist.
     """
     seconds: dict[float, list[int]] = {}
     for place, row in enumerate(rows):
@@ -386,7 +386,7 @@ def _spread(rows: Sequence[Entry]) -> list[Entry]:
 
 
 def _order(rows: Sequence[Entry], resolution: float) -> TimeIs:
-    """Tell what the times are: lines are written at the ends of requests, so those are in order.
+    """Tell whether the times are starts or ends. A line is written when a request ends, so ends are in order.
 
     With whole seconds, the sum of a start and a latency may be a second too low.
     """

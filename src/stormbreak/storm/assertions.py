@@ -6,9 +6,9 @@
     every      = part { "and" part }
     part       = "(" assertion ")" | measure comparison value
     comparison = "<" | "<=" | ">" | ">=" | "==" | "!="
-    value      = a decimal number, or "never" for a time that never came
+    value      = a decimal number, or "never" for a time that was never reached
 
-A time that never came exceeds any number. No comparison holds for an undefined share.
+A time that was never reached exceeds any number. No comparison holds for an undefined share.
 """
 
 import operator

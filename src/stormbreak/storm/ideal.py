@@ -1,13 +1,13 @@
-"""The ideal throughput: the best that any client could do, the reference of goodput (docs/storms.md).
+"""The ideal throughput: the best possible result of any client, the reference of goodput (docs/storms.md).
 
-A fluid optimum: calls are a continuous amount in one queue, oldest first, which knows the capacity at every moment. In
-short steps:
+A fluid optimum: calls are a continuous amount in one queue, oldest first; the queue knows the capacity at every moment.
+In short steps:
 
-- calls in service leave at `in service / service time` per second, and each is an answer one service time after it
-  started;
+- calls in service leave at a rate of `in service / service time` per second; each is answered one service time after
+  its start;
 - waiting calls start while slots are free, and as the front end and the request limit allow;
-- a call starts only if it will be answered by its deadline; one that cannot at the present service time waits
-  for a shorter one, if the scenario has one later, and is dropped if not.
+- a call starts only if it will be answered by its deadline. If the present service time is too long, the call waits
+  for a shorter one later in the scenario; if there is none, it is dropped.
 
 It needs no retries: a random refusal costs it nothing unless every request is refused, and a broken answer costs the
 slot it took. Attempt timeouts do not apply.
@@ -34,7 +34,7 @@ MAX_STEPS = 20_000_000  # maximum steps: some minutes of work
 
 
 class Amount(NamedTuple):
-    """So many `calls` are answered at about `at`."""
+    """The amount of `calls` that are answered at about `at`."""
 
     at: float
     calls: float
@@ -103,7 +103,7 @@ class _Fluid:
         return bool(self._waiting)
 
     def arrive(self, times: Sequence[float]) -> None:
-        """Queue calls; those of one step are one entry."""
+        """Queue calls; the calls of one step are one entry."""
         if times:
             self._waiting.append((fsum(times) / len(times), float(len(times))))
 

@@ -1,8 +1,7 @@
 """The measures of a simulation, their spread over seeds, and both as text.
 
 They cover the time from the start of the trigger to the end, or the whole scenario if it has no trigger. A time that
-never came is None, and so is an undefined share: of the possible answers if none was possible, of calls if there are
-none.
+was never reached is None. A share is None if it is undefined: a share of zero possible answers, or of zero calls.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -106,10 +105,10 @@ def measure(
 
 
 def recovery(records: Sequence[Record], load: Load, duration: float) -> float | None:
-    """Seconds from the trigger's end to the first whole one from which calls succeed again; None: never.
+    """Return the whole seconds from the trigger's end until calls succeed again; None: never.
 
-    The seconds after the last call are watched, too; but where no call comes, no recovery is seen. Without a
-    trigger there is nothing to recover from: 0.
+    The seconds after the last call count, too, but seconds without a call show no recovery. Without a trigger the
+    recovery is 0.
     """
     if load.trigger_until is None:
         return 0.0
@@ -128,7 +127,7 @@ def rounded(value: float | None) -> float | int | None:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float | None:
-    """The smallest of `ordered` that `share` of them do not exceed; None if there are none."""
+    """Return the smallest value in `ordered` that `share` of the values do not exceed; None if `ordered` is empty."""
     return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else None
 
 
@@ -184,8 +183,8 @@ Value: TypeAlias = float | int | None
 class Spread:
     """One measure over `seeds` runs.
 
-    Of a time that never came in `never` of them there is no mean, and the worst is None. So it is with a share of
-    nothing, but that the worst is the lowest of the others. One run alone has no deviation.
+    A time that was not reached in `never` of the runs has no mean, and its worst is None. A share that is undefined in
+    `never` runs has no mean, and its worst is the lowest of the other runs. A single run has no deviation.
     """
 
     mean: float | None

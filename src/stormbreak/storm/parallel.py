@@ -1,7 +1,7 @@
 """Run simulations in sequence or in parallel processes, with the same results.
 
-Workers are spawned. They share with this process an array with the progress of each run, and a pipe: when its other end
-closes, a worker ends at once, so none is left after Ctrl-C or when this process is killed.
+Workers are spawned. They share two things with this process: an array with the progress of each run, and a pipe. When
+the pipe closes, a worker ends at once, so no worker remains after Ctrl-C or when this process is killed.
 """
 
 import os
@@ -27,12 +27,12 @@ from stormbreak.storm.simulation import simulate
 _POLL_INTERVAL = 0.2  # seconds between two reads of the progress
 
 OnRunProgress = Callable[[int, float], None]
-"""Called with the number of a run, from 0, and the share of it that is done."""
+"""Called with the number of a run, from 0, and its finished share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One simulation: the task of a worker. With `measures_only` its result has no series."""
+    """One simulation, the task of a worker. With `measures_only` the result has no series."""
 
     scenario: Scenario
     contender: NamedPolicy
@@ -42,7 +42,7 @@ class Run:
     measures_only: bool = False
 
     def simulate(self, progress: Callable[[float], None]) -> Result:
-        """Run it; `progress` gets the share that is done."""
+        """Run the simulation; `progress` gets the finished share."""
         result = simulate(
             self.scenario,
             self.contender,
@@ -59,7 +59,7 @@ def simulate_all(
 ) -> list[Result]:
     """Do all `runs`, in at most `processes` processes; the results are in their order.
 
-    Raises ConfigurationError if one of them cannot be simulated, or a process was killed.
+    Raises ConfigurationError if a run cannot be simulated, or a process was killed.
     """
     count, report = min(processes, len(runs)), progress or (lambda _number, _share: None)
     if count <= 1:

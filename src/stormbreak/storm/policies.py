@@ -1,7 +1,7 @@
 """Policies to compare: today's common practice as policies of the same engine; and finding a policy by name.
 
-The baselines `none` to `decorrelated` ignore Retry-After, like the code that they represent; the simulator hides it
-from them, since no policy of the engine can ignore it. Every one is bounded by the deadline of the call.
+The baselines `none` to `decorrelated` ignore Retry-After, like the code that they represent. No policy of the engine
+can ignore it, so the simulator hides it from them. The deadline of the call bounds every baseline.
 """
 
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ _SDK = Backoff(
     min_delay=0.0,
 )
 
-# Retries with a budget of a tenth of the calls, as service meshes have it
+# Retries with a budget of a tenth of the calls, as in service meshes
 _BUDGET = replace(
     _retries(5, Backoff()),
     retry_budget=BudgetPolicy(ratio=0.1, capacity=10.0, no_free_retries=True),
@@ -111,11 +111,11 @@ DISPLAY_NAMES: Mapping[str, str] = {
     "naive": "immediate retries",
     "openai_sdk": "the SDK's retries",
 }
-"""Names on pictures, for readers who do not know ours. The others explain themselves."""
+"""Names on pictures, for readers who do not know ours. The other names need no explanation."""
 
 
 def in_fleet(named: NamedPolicy) -> NamedPolicy:
-    """Let the simulated processes of a policy share a store; one that it names counts."""
+    """Let the simulated processes of a policy share a store; keep a store that the policy names."""
     if named.policy.fleet.acts:
         return named
     store = FleetPolicy(url="parent:///in-virtual-time")

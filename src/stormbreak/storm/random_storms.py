@@ -31,7 +31,7 @@ MAX_CALLS = 6_000
 
 _SMALL, _LARGE = 0.2, 2.0
 FLEETS = (f"under {_SMALL:g}", f"{_SMALL:g} to {_LARGE:g}", f"{_LARGE:g} and more")
-"""Sizes of a process in calls a second, in calm. All rows of a batch are in one process, of the largest size."""
+"""Sizes of a process in calls a second, in calm. A batch has all its rows in one process, of the largest size."""
 
 BATCH = "batch"
 _LEAD = (30.0, 60.0)  # seconds of calm before the faults
@@ -134,9 +134,9 @@ class _Site:
 def draw(
     number: int, *, seed: int, families: Sequence[str] = (), preset: str = "interactive"
 ) -> RandomStorm:
-    """Draw the storm with that number, from 0; `families` are names in `FAMILIES`, none means all.
+    """Draw the storm with that number, from 0. `families` are names in `FAMILIES`; empty: all.
 
-    All rows of a "batch" arrive at once, and the faults last. Raises ConfigurationError if there is no such family.
+    All rows of a "batch" arrive at once, and its faults do not end. Raises ConfigurationError for an unknown family.
     """
     known = families_of(preset)
     names = tuple(families) or known
@@ -300,7 +300,7 @@ def _drift(site: _Site, factor: float, ramp: float) -> list[Fault]:
 
 
 def _more_long_answers(chance: _Chance, site: _Site, added: float) -> _Site:
-    """Two models behind one target, or requests of two sizes: a share of the answers takes `added` seconds more, then a larger one."""
+    """Two models behind one target, or requests of two sizes: a share of the answers takes `added` s more; it grows."""
     before, share = chance.between(0.0, 0.3), chance.between(0.2, 0.7)
     long = Fault(kind=Kind.SLOW_HEADERS, share=_short(before), added_latency=_short(added))
     more = replace(long, share=_short(share), at=site.at, until=_short(site.until))
@@ -400,7 +400,7 @@ def _token_limit(chance: _Chance, site: _Site) -> _Site:
 
 
 def _of_limit(chance: _Chance, site: _Site, *, times: float) -> _Site:
-    """Return the site with spare slots, and little enough traffic to be that busy for more than a minute."""
+    """Return the site with spare slots, and with traffic low enough to stay that busy for more than a minute."""
     length = chance.between(70.0, 150.0)
     rate = min(site.load.rate, MAX_CALLS / (site.at + times * length + site.tail))
     assert site.provider.slots is not None
@@ -429,7 +429,7 @@ def _ramp(chance: _Chance, site: _Site) -> _Site:
 
 
 def _sustained_overload(chance: _Chance, site: _Site) -> _Site:
-    """More calls than the capacity for minutes, from the first second or after a calm, at a target with a bounded queue."""
+    """Overload a target with a bounded queue for minutes, from the first second or after a calm."""
     in_calm = site.load.rate / site.capacity
     use, length = chance.scale(1.1, 4.0), chance.scale(60.0, 600.0)
     at = chance.pick((0.0, site.at))
@@ -450,7 +450,7 @@ def _sustained_overload(chance: _Chance, site: _Site) -> _Site:
 
 
 def _burst(chance: _Chance, site: _Site) -> _Site:
-    """A program sends many calls at once, mostly as its first: more than is served before they time out."""
+    """A program sends many calls at once, mostly at its start: more than can be served before they time out."""
     slots = int(chance.scale(2.0, 60.0))
     service = site.provider.service
     timeout = _short(service * chance.between(3.0, 10.0))

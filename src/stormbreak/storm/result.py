@@ -33,8 +33,9 @@ class Sample(NamedTuple):
 class Series:
     """One number for each second, from 0 on: arrivals, attempts, answers in time, and answers of the ideal.
 
-    `failed` calls ended in that second without an answer in time after an attempt, `shed` calls without an attempt.
-    The others are those of a `Sample`, with `wasted` of that second alone; they are empty for live storms.
+    `failed` counts the calls that ended in that second after an attempt, without an answer in time; `shed` counts those
+    that ended without an attempt. The other fields are those of a `Sample`, where `wasted` covers that second alone;
+    they are empty for live storms.
     """
 
     calls: tuple[int, ...]

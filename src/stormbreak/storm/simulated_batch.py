@@ -1,7 +1,7 @@
-"""The rows of a simulated batch: each process sends them as `batch run` does, by the same `Schedule`.
+"""The rows of a simulated batch: each process sends them as `batch run` does, with the same `Schedule`.
 
-A deadline begins when a row arrives, as for any simulated call. A run that stops later because an account is refused
-is not simulated: such rows fail.
+A deadline begins when a row arrives, as for any simulated call. The simulation does not stop a run when an account is
+refused: such rows fail.
 """
 
 from collections import deque
@@ -19,22 +19,22 @@ from stormbreak.events import Event, RetryPlanned
 from stormbreak.types import CallResult
 
 Start: TypeAlias = Callable[[RowAttempt, Callable[[CallResult], None]], None]
-"""Starts the call of a row; the function that it gets takes the result."""
+"""Starts the call of a row and passes the result to the given function."""
 
 
 class End(Protocol):
     """Called when a row ends."""
 
     def __call__(self, number: int, *, answered: bool, attempts: int, queued: float) -> None:
-        """`queued` are the seconds before its calls and in the target's queue."""
+        """`queued`: seconds of waiting before the row's calls and in the target's queue."""
 
 
 class _Arrived:
-    """Rows without a call, as an iterator that continues when more arrive."""
+    """Rows that wait for their first call, as an iterator that continues when more arrive."""
 
     def __init__(self) -> None:
         self.rows: deque[tuple[int, float]] = deque()
-        self.since = 0.0  # arrival of the row taken last
+        self.since = 0.0  # arrival of the last row taken
 
     def __iter__(self) -> Self:
         return self
@@ -69,7 +69,7 @@ class Batch:
             spread=policy.retry.retry_after_jitter,
             unproven=True,
         )
-        self._queued: dict[int, float] = {}  # seconds of rows whose first call has begun
+        self._queued: dict[int, float] = {}  # seconds of waiting, by row whose first call has begun
         self._timer: Timer | None = None
         self._wakes_at = inf
 

@@ -24,11 +24,11 @@ from stormbreak.provider.throttle_headers import limit_headers
 from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, RateLimits, Usage, Verdict
 
 # ---------------------------------------------------------------- outcomes
-# A reply of the provider model as the client would see it on a socket: `tests/storm/test_outcomes.py` compares each kind of
-# fault. Faults of idle connections (`unasked`, `quiet_close`, `close_race`) do not apply: simulated calls have no
-# connections, and no bodies in which a text could be found.
+# A reply of the provider model as a client would see it on a socket; `tests/storm/test_outcomes.py` compares each kind
+# of fault. Simulated calls have no connections, so faults of idle connections (`unasked`, `quiet_close`, `close_race`)
+# do not apply; nor do they have bodies to search for text.
 
-_EPOCH = 1.7e9  # unix seconds at which a simulation begins: some headers name points in time
+_EPOCH = 1.7e9  # unix seconds at which a simulation begins, for headers with points in time
 ANSWERED = Outcome(Verdict.OK, status=200)
 _BROKEN = Outcome(Verdict.BROKEN, status=200, maybe_processed=True)
 
@@ -40,7 +40,7 @@ _WHOLE_AS_STREAMS = frozenset({Kind.ENDLESS_BODY, Kind.LONG_LENGTH})
 """Only the end of the body is missing: a stream ends when its format says so."""
 
 _WITHOUT_OUTPUT = frozenset({Kind.STALL_EARLY, Kind.HEARTBEATS, Kind.ERROR_EARLY})
-"""They come before the first output."""
+"""Faults that come before the first output."""
 
 
 def _refused(status: int) -> Outcome:
@@ -132,7 +132,7 @@ _Pending: TypeAlias = tuple[Answer, First, Send, int, RateLimits | None]
 
 
 class SimulatedProvider:
-    """Pass attempts to the model and replies back.
+    """Pass attempts to the model, and replies back to the clients.
 
     With `ignores_retry_after`, clients do not see Retry-After; with `streamed`, they see the first output of an answer.
     """
@@ -159,10 +159,10 @@ class SimulatedProvider:
     def send(
         self, call: int, tokens: int, before: int, first: First, send: Send, answer: Answer
     ) -> partial[None]:
-        """Send an attempt of call number `call`, `before` times sent as a row; return a function that cancels it.
+        """Send an attempt of call number `call`; return a function that cancels it.
 
-        `tokens` are those of prompt and answer together; `first` is called at its first output. Its random draws depend
-        only on the call and the number of the attempt.
+        `before`: how often the row was sent before. `tokens`: prompt and answer together. `first` is called at the
+        first output. The random draws depend only on the call and the number of the attempt.
         """
         now, second = self._timeline.now, int(self._timeline.now)
         self.attempts.extend([0] * (second + 1 - len(self.attempts)))
@@ -175,7 +175,7 @@ class SimulatedProvider:
         limits = None
         if (
             self._dialect is not None
-        ):  # an answer reports them as of now, as on the embedded provider
+        ):  # an answer reports the current limits, as the embedded provider does
             limits = rate_limits_of(self._dialect, self._model.limit_states(now), now)
         self._waiting[request] = answer, first, send, tokens, limits
         self._aim()

@@ -41,7 +41,7 @@ from stormbreak.types import VERDICT_OK, Call, CallResult, Target
 
 
 class _ProcessState(NamedTuple):
-    """The limit of one process; whether it binds; whether its circuit is not closed."""
+    """The limit of one process; whether the limit binds; whether the circuit is not closed."""
 
     limit: int
     binds: bool
@@ -139,7 +139,7 @@ def simulate(
         shared: whether all processes share one engine.
         first_output: whether answers are streamed, so that clients see the first output of each.
         listener: gets every event of every engine.
-        progress: called from time to time with the share of the time that has passed.
+        progress: called now and then with the finished share of the simulated time.
 
     Raises:
         ConfigurationError: the scenario has no load, no measured call, or too many calls.
@@ -279,7 +279,7 @@ class _Fleet:
         before: int = 0,
         left: int | None = None,
     ) -> None:
-        """Start a call, or a call of a row that was sent `before`, and of which so many attempts are `left`."""
+        """Start a call. For a row: it was sent `before` times and has `left` attempts left."""
         self._sampler.wake(process)
         driver, tokens, policy = self._drivers[process], self._calls.tokens[number], self._policy
         call = Call(
@@ -302,7 +302,7 @@ class _Fleet:
 
     def _record(self, number: int, *, answered: bool, attempts: int, queued: float) -> None:
         times = self._calls.times[number], self._timeline.now
-        # The constructor of a NamedTuple is a Python function, and takes twice as long.
+        # The constructor of a NamedTuple is a Python function and takes twice as long.
         self._ended[number] = tuple.__new__(Record, (*times, answered, attempts, queued))
 
     def _sample(self) -> Sample:

@@ -1,8 +1,9 @@
 """A survey: one policy in many random storms, compared with today's common practice (docs/storms.md).
 
-Every policy gets the same calls and random draws. The measure of a draw is *regret*: by how many points of goodput the
-best of the others is better (0 if none is). The measure of a batch is its makespan, divided by that of the fastest of the
-others that answers as many. Its rows are rescheduled as `batch run` does; baselines are not.
+Every policy gets the same calls and random draws. The measure of a draw is *regret*: the lead of the best other policy,
+in points of goodput (0 if no other is better). The measure of a batch is its makespan, divided by the makespan of the
+fastest other policy that answers as many rows. Failed rows of the policy are sent again later, as `batch run` does;
+those of the baselines are not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,10 +35,11 @@ def loss_text(value: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One draw: the value of each policy, which is the mean over its runs.
+    """One draw: the value of each policy, a mean over its runs.
 
-    It is goodput in points, or for a batch seconds until 99 % of the rows are answered (inf: never). `regret` of a batch is
-    the ratio of makespans: below 1 if the policy is faster than all others, 1 if no policy answers 99 %.
+    The value is goodput in points, or for a batch the seconds until 99 % of the rows are answered (inf: never). The
+    `regret` of a batch is the ratio of makespans: below 1 if the policy is faster than all others, 1 if no policy
+    answers 99 %.
     """
 
     draw: RandomStorm
@@ -52,7 +54,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The losses of some draws. In points, or ratios of makespans."""
+    """The losses of some draws, in points or ratios of makespans."""
 
     draws: int
     mean: float
@@ -62,7 +64,7 @@ class Summary:
     within: Mapping[float, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Return plain values; shares of draws by the points of regret that they stay within."""
+        """Return plain values; `within` maps points of regret to the share of draws within them."""
         shares = {f"within_{points:g}": rounded(share) for points, share in self.within.items()}
         numbers = {name: _plain(getattr(self, name)) for name in _LOSSES}
         return {"draws": self.draws, **numbers, **shares}
@@ -222,7 +224,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
 ) -> Survey:
     """Play a policy and others in random storms, as `stormbreak.testing.survey` does.
 
-    `progress` gets the number of a run, the share of it that is done, and how many runs there are. Raises ConfigurationError.
+    `progress` gets the number of a run, its finished share, and the number of runs. Raises ConfigurationError.
     """
     rivals = {each.name: each for each in others if each.name != policy.name}
     found = [draw(number, seed=seed, families=families, preset=preset) for number in range(draws)]

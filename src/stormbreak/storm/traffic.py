@@ -1,6 +1,6 @@
-"""The calls of one simulation: arrival, process and length; or the user's instead, from a log or a batch, or more of them.
+"""The calls of one simulation: arrival, process and length. They are drawn, or taken from a log or a batch, and scaled.
 
-Each has a separate random stream, so that all are the same for every policy.
+Each quantity has a separate random stream, so that every policy gets the same calls.
 """
 
 from collections.abc import Iterator, Sequence
@@ -118,9 +118,9 @@ def with_arrivals(scenario: Scenario, times: Sequence[float]) -> Scenario:
 
 
 def with_batch(scenario: Scenario, tokens: Sequence[int]) -> Scenario:
-    """Return the scenario with a batch of calls with these `tokens`: one process, all at second 0.
+    """Return the scenario with a batch of calls of these `tokens`: one process, all at second 0.
 
-    All of it is measured, not only the time after the trigger.
+    The measures cover the whole scenario, not only the time after the trigger.
     """
     own = scenario.load if scenario.load is not None and scenario.load.preset == "batch" else None
     load = Load(
@@ -135,7 +135,7 @@ def with_batch(scenario: Scenario, tokens: Sequence[int]) -> Scenario:
 
 
 def scaled(scenario: Scenario, factor: float) -> Scenario:
-    """Return the scenario with `factor` times its calls; raise ConfigurationError if it has no load, or no calls are left."""
+    """Return the scenario with `factor` times its calls. ConfigurationError if it has no load or no call is left."""
     if scenario.load is None:
         raise ConfigurationError(f"{scenario.name}: --scale needs a [load] or --arrivals")
     return replace(scenario, load=scaled_load(scenario.load, factor))
@@ -145,7 +145,7 @@ def scaled_load(load: Load, factor: float) -> Load:
     """Return the load with `factor` times its calls; raise ConfigurationError if none is left."""
     if load.arrival_times and factor != 1:
         times = tuple(scaled_arrivals(load.arrival_times, factor))
-        if load.arrival_tokens:  # other calls have no place in a list
+        if load.arrival_tokens:  # a list has no place for other calls
             mean = fmean(load.arrival_tokens)
             variation = pstdev(load.arrival_tokens, mean) / (mean or 1.0)
             load = replace(load, arrival_tokens=(), tokens=mean, tokens_variation=variation)
@@ -159,7 +159,7 @@ def scaled_load(load: Load, factor: float) -> Load:
 
 
 def scaled_count(count: int, factor: float) -> int:
-    """Multiply a count, of which one stays at least."""
+    """Multiply a count; at least 1 remains."""
     return max(1, round(count * factor))
 
 
@@ -171,8 +171,8 @@ def scaled_arrivals(times: Sequence[float], factor: float) -> list[float]:
     1, each arrival stays and gets copies, which are resampled from the smoothed log (Cowling, Hall and Phillips,
     "Bootstrap confidence regions for the intensity of a Poisson process", 1996): a copy is at most as far away as the
     nearer of the twentieth arrival before and the twentieth after. So peaks keep their place and shape, a herd in one
-    instant stays one, and copies do not come in pairs, as duplicates would. Over many arrivals, the scaled log varies
-    as much, in relation, as the log.
+    instant stays one, and copies do not come in pairs, as duplicates would. Over many arrivals, the scaled log has the
+    same relative variation as the log.
     """
     found = list(times) if factor >= 1 else []
     more = factor - 1 if factor >= 1 else factor
@@ -190,7 +190,7 @@ def scaled_arrivals(times: Sequence[float], factor: float) -> list[float]:
         for copy in range(copies):
             draw = uniform(mix(mix(mix(_PLACES) + place) + copy))
             moved = at + near * (2.0 * draw - 1.0)
-            moved = times[0] + abs(moved - times[0])  # reflected at the first and the last
+            moved = times[0] + abs(moved - times[0])  # reflect at the first and the last
             moved = times[-1] - abs(times[-1] - moved)
             found.append(round(moved, 6))
     if not found:

@@ -2,8 +2,8 @@
 
 The search is successive halving (Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter
 optimization", 2016): all candidates play a few storms, the best third plays three times as many, and so on. The
-winner of a search is partly lucky. So it is judged on storms that no candidate has seen, beside the policy as it is,
-with the same calls and luck.
+winner of a search is partly lucky. So it is judged on storms that no candidate has seen, and compared with the present
+policy on the same calls and random draws.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,18 +31,18 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "deadline": (10.0, 30.0, 120.0),
     "hedge": (None, HedgePolicy(percentile=0.9), HedgePolicy(percentile=0.95)),
 }
-"""The values that are tried, by key of the policy."""
+"""The values to try, by key of the policy."""
 
 _KEPT = 3  # one in three candidates stays after a round, and plays three times as many storms
 _FIRST = 3  # storms of each group in the first round
 _Z = 1.96  # standard errors of a 95 % interval of a normal mean
 
 Progress = Callable[[float, float], None]
-"""Called with the simulations that are done, in fractions, and how many are known to come."""
+"""Called with the number of finished simulations, fractions included, and the number known so far."""
 
 
 class Storm(NamedTuple):
-    """One storm: the group that it counts for, its scenario, and the seed of its run."""
+    """One storm: its group, its scenario, and the seed of its run."""
 
     group: str
     scenario: Scenario
@@ -55,7 +55,7 @@ def _run(policy: Policy, storm: Storm) -> Run:
 
 
 class Difference(NamedTuple):
-    """The mean of a measure before and after, and of the difference in each storm, with half the width of its 95 % interval."""
+    """The means of a measure before and after, and of the paired difference, with half its 95 % interval."""
 
     before: float
     after: float
@@ -67,9 +67,9 @@ class Difference(NamedTuple):
 class Tuned:
     """The result: the changes by key, and measures on storms that the search did not see.
 
-    `goodput` is in points, by group; `costs` are means over all of these storms: attempts per call, the seconds within
-    which 99 % of the answers in time came, and calls shed in percent. `alone` is the change of goodput, over all groups, if that
-    key alone is taken back.
+    `goodput` is in points, by group. `costs` are means over all of these storms: attempts per call, the 99th percentile
+    of the answers in time in seconds, and calls shed in percent. `alone` is the change of goodput, over all groups, if
+    only that key is set back.
     """
 
     policy: Policy
@@ -89,7 +89,7 @@ class Tuned:
 
     @property
     def loses(self) -> bool:
-        """Whether it falls by more than chance explains."""
+        """Whether the goodput over all groups falls by more than chance explains."""
         total = _over([*self.goodput.values()])
         return bool(self.changes) and total.change < -total.spread
 
@@ -106,9 +106,9 @@ def tune(
 ) -> Tuned:
     """Search better numbers for `policy`.
 
-    Each of the `scenarios` counts as much as all random storms together. Each group has so many `storms` in the last round,
-    and as many others for the judgement. `progress` gets the simulations that are done, and how many there are at least.
-    Raises ConfigurationError if a scenario cannot be simulated.
+    Each of the `scenarios` counts as much as all random storms together. Each group has `storms` storms in the last
+    round, and the same number of other storms for the judgement. `progress` gets the number of finished simulations and
+    the minimum number of all. Raises ConfigurationError if a scenario cannot be simulated.
     """
     arena = _Arena(scenarios, storms, seed, processes, progress)
     settings = _candidates(policy, candidates, seed)
@@ -199,7 +199,7 @@ class _Arena:
 
 
 def _judge(policy: Policy, changes: Mapping[str, Any], arena: _Arena, candidates: int) -> Tuned:
-    """Compare the winner with the policy as it is, on storms that the search did not play."""
+    """Compare the winner with the present policy, on storms that the search did not play."""
     tuned = replace(policy, **changes)
     keys = changes if len(changes) > 1 else ()
     without = [replace(tuned, **{key: getattr(policy, key)}) for key in keys]

@@ -1,7 +1,7 @@
 """Summarise a storm under a policy in one sentence, with the policy's weakest moment.
 
-The weakest moment is the `WINDOW` seconds with the most missing answers, compared with the ideal. An answer within the
-scenario's timeout of an ideal one counts for it, since service times are random and the ideal's are not.
+The weakest moment is the `WINDOW` seconds with the most missing answers, compared with the ideal. An answer counts for
+an ideal answer within the scenario's timeout of it, since real service times are random and the ideal's are not.
 """
 
 from collections import deque
@@ -63,7 +63,7 @@ def weakest(results: Sequence[Result], load: Load | None) -> Moment | None:
 def missing(series: Series, near: float) -> list[float]:
     """Count, by second, the ideal's answers without a real answer within `near` seconds.
 
-    A surplus in a second counts for answers missing before it, or else after it.
+    A surplus in one second fills gaps before it first, then gaps after it.
     """
     lacks: deque[tuple[int, float]] = deque()  # second, count
     spare: deque[tuple[int, float]] = deque()
@@ -81,8 +81,8 @@ def missing(series: Series, near: float) -> list[float]:
 def unrecovered_answers(series: Series, near: float) -> float:
     """Count the ideal's answers without a real answer near them, in an optimal pairing.
 
-    Pairing in order leaves the fewest unpaired. `missing` also counts answers that are only a little late,
-    each in the place of the one before it.
+    Pairing in order leaves the fewest unpaired. `missing` also counts an answer that is slightly late and takes the
+    place of the one before it.
     """
     answers: deque[tuple[int, float]] = deque()  # surplus: second, count
     ideal: deque[tuple[int, float]] = deque()
@@ -99,7 +99,7 @@ def unrecovered_answers(series: Series, near: float) -> float:
 
 
 def _pair(one: deque[tuple[int, float]], other: deque[tuple[int, float]]) -> None:
-    """Subtract from both what they have in common, the oldest first."""
+    """Subtract the common amount from both, the oldest first."""
     while one and other:
         (at, mine), (then, theirs) = one.popleft(), other.popleft()
         if mine > theirs:
@@ -109,7 +109,7 @@ def _pair(one: deque[tuple[int, float]], other: deque[tuple[int, float]]) -> Non
 
 
 def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) -> float:
-    """Subtract `amount` from the latest of the others, none before `since`; return the rest."""
+    """Subtract `amount` from the latest of the others, from `since` on; return the rest."""
     while amount and others and others[-1][0] >= since:
         second, there = others.pop()
         if there > amount:

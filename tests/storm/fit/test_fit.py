@@ -63,7 +63,7 @@ def test_a_steady_log_bounds_the_slots_from_below_only(fitted, form):
         "The room of the queue: it was never full",
         "The timeout of an attempt: no group",
         "Your deadline and the number of your processes",
-        "Requests of others",
+        "Requests of other clients",
     ):
         assert gap in unknown
 
@@ -114,7 +114,7 @@ def test_clients_that_time_out_are_censored_and_not_left_out(fitted):
 def test_hung_requests_are_not_counted_as_work(fitted):
     hung = replace(PEAK, faults=(Fault(kind=Kind.HANG, share=0.1),))
     found = fitted(hung)
-    assert "the target lets them go" in " ".join(found.found)
+    assert "the target drops them" in " ".join(found.found)
     assert found.scenario.provider.slots == pytest.approx(20, rel=0.15)
 
 

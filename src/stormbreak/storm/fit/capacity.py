@@ -6,12 +6,12 @@ the first of the requests in service ends, whichever is later (the recursion of 
 queues with many servers", 1955). So the service times follow too, and the likelihood of the log is that of the
 service times (Sutton and Jordan, "Bayesian inference for queueing networks and modeling of internet services",
 2011). The number of slots with the largest likelihood is the estimate. Too few slots give service times that
-are too short or negative; too many leave the waiting time in them. A log without queueing has the same likelihood
-for every number above its largest concurrency: it bounds the slots from below only.
+are too short or negative; too many count waiting as service. Without queueing, the likelihood is the same
+for every number above the largest concurrency: such a log bounds the slots from below only.
 
-A request whose client gave up has a censored service time: at least as long as it was served until then. If
-it gave up in the queue, nothing is known of it. Some service times do not fit, because clocks and networks
-are not exact, and requests are not all alike: a share `_ODD` of them may be anything up to the longest latency.
+If a client gave up during service, the service time is censored: it is at least the time served until then. If
+the client gave up in the queue, the service time is unknown. Some service times do not fit, because clocks and networks
+are not exact and requests differ: a share `_ODD` of them may have any value up to the longest latency.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,14 @@ from typing import NamedTuple
 
 _ODD = 0.01
 _ROUNDS = 4  # of the EM algorithm; twice as many with clients that gave up
-_SETTLED = 1e-3  # change of the fit in a round after which there is no other
+_SETTLED = 1e-3  # stop when a round changes the fit by less
 _CONFIDENT = 1.92  # log likelihood below the maximum: half of the 95 % quantile of chi square with one degree
 _SQRT_TAU = sqrt(2 * pi)
 _SMALLEST = 1e-6  # seconds
 
 
 class Job(NamedTuple):
-    """A request that took a slot, or waited for one; not `answered`: its client gave up at `left`."""
+    """A request that took or waited for a slot. If not `answered`, its client gave up at `left`."""
 
     arrived: float
     left: float
@@ -89,7 +89,7 @@ def fit_capacity(jobs: Sequence[Job]) -> Capacity:
 
 
 def concurrency(jobs: Sequence[Job]) -> list[int]:
-    """Return how many requests are inside when each arrives, it included."""
+    """Return, for each arrival, how many requests are inside, including itself."""
     found = []
     ends: list[float] = []
     for job in jobs:
@@ -164,7 +164,7 @@ def _grid(low: int, high: int) -> list[int]:
 def fit_service(jobs: Sequence[Job], slots: int, guess: tuple[float, float]) -> QueueFit:
     """Fit the service times that the log has with this number of slots, by the EM algorithm.
 
-    When requests of clients that gave up leave their slots depends on the fit, so it is found anew in each round.
+    If a client gave up, the end of the service depends on the fit, so each round computes it again.
     """
     mu, sigma = guess
     noise = _ODD / max(job.left - job.arrived for job in jobs)
@@ -185,7 +185,7 @@ def fit_service(jobs: Sequence[Job], slots: int, guess: tuple[float, float]) -> 
 
 
 class _Times(NamedTuple):
-    """Logarithms of service times, and of those until clients gave up; requests that waited."""
+    """Logarithms of service times and of times until clients gave up; the number of requests that waited."""
 
     logs: list[float]  # -inf: no time is left for the service
     censored: list[float]
@@ -272,7 +272,7 @@ def _expected_beyond(served: float, mu: float, sigma: float) -> float:
 
 
 def _beyond(value: float, mu: float, sigma: float) -> tuple[float, float, float]:
-    """Return the probability that a normal number is above `value`; its expectation then, and that of its square."""
+    """Return the probability that a normal number exceeds `value`; then the conditional means of it and its square."""
     z = (value - mu) / sigma
     tail = _tail(z)
     hazard = min(exp(-z * z / 2) / (_SQRT_TAU * tail), max(z, 0.0) + 1.0)

@@ -22,22 +22,22 @@ from stormbreak.storm.fit.limits import Arrival, Rule, fit_limits
 
 FEWEST = 30  # smallest number of answered requests
 MOST = 20_000
-"""Largest number of requests from which the capacity is estimated: those around the busiest moment."""
+"""Maximum number of requests used to estimate the capacity: those around the busiest moment."""
 
 _THROTTLED = 429
-_PARTS = 10  # of a log, whose service times are compared
+_PARTS = 10  # parts of a log whose service times are compared
 _DRIFT = 1.5  # ratio of medians of service times that counts as a change
 _NARROW = 0.05  # relative width of the middle 80 % of times that counts as one timeout
 
 
 # ---------------------------------------------------------------- outages
 
-_SHARE = 0.9  # of the requests of an outage that fail, at least
-_FEWEST = 10  # failures of an outage, beyond those that the share needs
-_MOST = 5  # outages
+_SHARE = 0.9  # minimum share of failures in an outage
+_FEWEST = 10  # minimum failures of an outage, beyond those that the share needs
+_MOST = 5  # maximum number of outages
 
 GAVE_UP = frozenset({0, 408, 499, 504})
-"""Statuses of requests that were not answered in time: none, by the server, of nginx for a client that left, of a gateway."""
+"""Statuses of requests not answered in time: no status, a server's, nginx's for a client that left, a gateway's."""
 _WRONG = {*range(400, 500)} - {_THROTTLED, *GAVE_UP}
 
 
@@ -59,9 +59,9 @@ def is_failure(entry: Entry) -> bool:
 def outages(entries: Sequence[Entry], failed: Callable[[Entry], bool]) -> list[Outage]:
     """Return the stretches in which at least nine of ten requests fail, in order of time.
 
-    Each is the stretch with the largest sum, where a failure counts 1 and another request as much below 0 as
-    makes the share even (Bentley, "Programming pearls: algorithm design techniques", 1984; several stretches as
-    in Ruzzo and Tompa, "A linear time algorithm for finding all maximal scoring subsequences", 1999).
+    Each is the stretch with the largest sum. A failure counts 1; another request has the negative weight that makes
+    the sum 0 at a share of nine in ten (Bentley, "Programming pearls: algorithm design techniques", 1984; several
+    stretches as in Ruzzo and Tompa, "A linear time algorithm for finding all maximal scoring subsequences", 1999).
     """
     rest = [(entry, failed(entry)) for entry in entries]
     found: list[Outage] = []
@@ -102,25 +102,25 @@ class Drift(NamedTuple):
 
 
 class Busy(NamedTuple):
-    """When requests waited for a slot: the first and the last moment, and the seconds between in which some did."""
+    """When requests waited for a slot: the first and last moment, and how many seconds in between had a queue."""
 
     begins: float
     ends: float
     seconds: float
-    waiting: int  # at most at once
+    waiting: int  # at once, maximum
     longest: float  # wait, in seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a log says. `shares` are failures outside of outages, by status, as shares of the requests there."""
+    """Estimates from a log. `shares` are failures by status, as shares of the requests, both outside outages."""
 
     requests: int
     answered: int
     gone: int
     throttled: int
-    others: int  # refused for reasons of their own: other statuses from 400 on
-    used: int  # for the capacity
+    others: int  # invalid requests: other statuses from 400 on
+    used: int  # requests used to estimate the capacity
     capacity: Capacity
     concurrency: int
     busy: Busy | None
@@ -136,10 +136,10 @@ class Evidence:
 def evidence(entries: Sequence[Entry], *, resolution: float = 0.0) -> Evidence:
     """Estimate everything from `entries`, in order of arrival. Without statuses, all count as answered.
 
-    With times of this `resolution` in seconds, waits up to twice as long may be none: they bound no slots. Raises
-    ConfigurationError with too few answered requests.
+    `resolution` is that of the times, in seconds: a wait of up to twice as long may be a rounding error, so it does not
+    bound the slots. Raises ConfigurationError with too few answered requests.
     """
-    # of requests in one instant, those that were served came first
+    # among requests of one instant, those that were served came first
     entries = sorted(entries, key=lambda entry: (entry.at, entry.status == _THROTTLED))
     jobs = [job for entry in entries if (job := _job(entry)) is not None]
     answered = [job for job in jobs if job.answered]
@@ -188,7 +188,7 @@ def _job(entry: Entry) -> Job | None:
 
 
 def _busiest(jobs: Sequence[Job]) -> Sequence[Job]:
-    """At most `MOST` requests in a row, with the longest latencies; they begin when few others are inside."""
+    """Return at most `MOST` consecutive requests, with the longest latencies. They begin when few others are inside."""
     if len(jobs) <= MOST:
         return jobs
     step = MOST // 10
@@ -243,7 +243,7 @@ def _drift(jobs: Sequence[Job], services: Sequence[Service | None], sigma: float
     if len(found) < 2:
         return None
     fast, slow = found[0], found[-1]
-    # the standard error of a median is 1.25 times that of a mean; 4 of them, since these are extremes
+    # the standard error of a median is 1.25 times that of a mean; 4 standard errors, since these are extremes
     chance = 4 * 1.25 * sigma * sqrt(2 / size)
     return Drift(fast, slow) if log(slow[0] / fast[0]) > max(log(_DRIFT), chance) else None
 
@@ -252,7 +252,7 @@ def _drift(jobs: Sequence[Job], services: Sequence[Service | None], sigma: float
 
 
 def _arrivals(entries: Sequence[Entry], services: Sequence[Service | None]) -> list[Arrival]:
-    """The requests that reached a limit, with those inside the target."""
+    """Return the requests that reached a limit, each with the number of requests inside the target."""
     found: list[Arrival] = []
     ends: list[float] = []
     of_jobs = iter(services)
@@ -280,7 +280,7 @@ def _shares(entries: Sequence[Entry], stretches: Sequence[Outage]) -> dict[int, 
 
 
 def _timeout(jobs: Sequence[Job]) -> float | None:
-    """The time after which clients gave up; None: none did, or the times differ."""
+    """Return the time after which clients gave up; None: no client did, or the times differ."""
     times = sorted(job.left - job.arrived for job in jobs if not job.answered)
     if len(times) < 5:
         return None

@@ -1,7 +1,7 @@
 """Tell from a log which rule refuses requests with a 429: a full queue, a fixed window, a token bucket, or none. Pure.
 
-Each rule predicts, request by request, whether it is refused; its figures are those that predict best. It is believed if
-it is wrong about few requests, compared with the number of refusals; else the 429s count as random.
+Each kind of rule predicts for each request whether it is refused; its parameters are those that predict best. A rule
+is believed if its wrong predictions are few compared with the refusals. If no rule is, the 429s count as random.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,16 +11,16 @@ from math import floor
 from statistics import median
 from typing import Literal, NamedTuple
 
-BELIEVED = 0.9  # smallest share of refusals that a rule explains
-FEWEST = 10  # smallest number of refusals that say anything
+BELIEVED = 0.9  # minimum share of refusals that a rule explains
+FEWEST = 10  # minimum number of refusals for an estimate
 _PERIODS = (1.0, 10.0, 60.0, 3600.0)  # seconds of a window
-_PHASES = 12  # beginnings of windows that are tried
-_GRID, _ROUNDS = 9, 4  # rates that are tried in a round, each around the best of the round before
-_MOST = 20_000  # arrivals that are looked at
-_ORDER = ("queue", "window", "bucket")  # of rules that explain equally much, to a tenth
-_IDLE = 10.0  # times the usual gap between refusals: a longer gap is a pause
-_TOLERANCE = 0.02  # of a queue, as a share: clocks are not exact
-_SPARE = 0.25  # of a bucket, in requests
+_PHASES = 12  # beginnings of windows to try
+_GRID, _ROUNDS = 9, 4  # rates to try in each round, around the best rate of the round before
+_MOST = 20_000  # maximum number of arrivals to examine
+_ORDER = ("queue", "window", "bucket")  # preferred among equally good rules
+_IDLE = 10.0  # a gap this many times the usual gap between refusals is a pause
+_TOLERANCE = 0.02  # of a queue's size, as a share: clocks are not exact
+_SPARE = 0.25  # tolerance of a bucket, in requests
 
 
 class Arrival(NamedTuple):
@@ -104,7 +104,7 @@ def _windows(arrivals: Sequence[Arrival], refused: int) -> Iterator[Rule]:
 
 
 def _window(arrivals: Sequence[Arrival], refused: int, period: float, phase: float) -> Rule:
-    """A request is refused after `allowed` others in its window."""
+    """A request is refused if `allowed` others passed in its window."""
     windows: dict[int, list[bool]] = {}
     for arrival in arrivals:
         number = floor((arrival.at - phase) / period + 1e-9)
@@ -136,7 +136,7 @@ def _best_bucket(arrivals: Sequence[Arrival], refused: int) -> Rule | None:
 
 
 def _busy_rate(arrivals: Sequence[Arrival]) -> float:
-    """Requests per second that pass in busy stretches, where refusals are near; 0: unknown."""
+    """Return the requests per second that pass in busy stretches, where refusals are near; 0: unknown."""
     places = [place for place, arrival in enumerate(arrivals) if arrival.refused]
     gaps = [arrivals[after].at - arrivals[before].at for before, after in pairwise(places)]
     usual = _IDLE * median(gaps) if gaps else 0.0
@@ -149,9 +149,9 @@ def _busy_rate(arrivals: Sequence[Arrival]) -> float:
 
 
 def _bucket(arrivals: Sequence[Arrival], refused: int, rate: float) -> Rule:
-    """A request is refused if the bucket has less than one left.
+    """A request is refused if the bucket has less than one request left.
 
-    Each request also tells how full the bucket was; without that, small errors of the rate would add up.
+    Each request also corrects the level of the bucket; otherwise small errors of the rate would add up.
     """
     burst = _burst(arrivals, rate)
     wrong, level, before = 0, 0.0, 0.0
@@ -168,7 +168,7 @@ def _bucket(arrivals: Sequence[Arrival], refused: int, rate: float) -> Rule:
 
 
 def _burst(arrivals: Sequence[Arrival], rate: float) -> float:
-    """Estimate the size of a bucket: what a full one gave until the first refusal, on the median."""
+    """Estimate the size of a bucket: the median number of requests that a full one let pass until the first refusal."""
     found = []
     level, before, fresh = 0.0, 0.0, True
     for at, is_refused, _ in arrivals:

@@ -27,7 +27,7 @@ _WIDTH = 100  # characters of a comment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A scenario; what the log tells, and what it cannot tell, a line each."""
+    """A scenario; the findings from the log, and what it cannot tell, a line each."""
 
     source: str
     scenario: Scenario
@@ -47,7 +47,7 @@ class Fitted:
         return "\n".join(folded)
 
     def toml(self) -> str:
-        """Return the scenario as a file, with all that was found as comments."""
+        """Return the scenario as a file, with all findings as comments."""
         comments = "".join(f"# {line}".rstrip() + "\n" for line in self.text().splitlines())
         return f"# Estimated by `stormbreak storm fit`; intervals are of 95 %.\n{comments}\n{dump(self.scenario)}"
 
@@ -89,7 +89,7 @@ def fit(log: Log, *, name: str | None = None) -> Fitted:
 
 
 def _slots(seen: Evidence) -> int:
-    """The estimate, or the largest concurrency if the log does not bound the slots."""
+    """Return the estimated slots, or the largest concurrency if the log does not bound them."""
     bounded = seen.capacity.most_slots is not None
     return seen.capacity.best.slots if bounded else seen.concurrency
 
@@ -108,7 +108,7 @@ def _limit(rule: Rule) -> Limit | None:
 
 
 def _faults(seen: Evidence) -> tuple[Fault, ...]:
-    """Failures at random; outages are not repeated."""
+    """Return the random failures as faults; outages are left out."""
     known = {kind.value for kind in Kind}
     return tuple(
         Fault(kind=Kind(str(status)), share=_short(share))
@@ -129,7 +129,7 @@ def _load(seen: Evidence, times: Sequence[float]) -> Load:
 
 
 def _rates(times: Sequence[float]) -> list[tuple[float, float]]:
-    """The rate from each time on: parts of the log are joined unless chance hardly explains their difference."""
+    """Return rates with their start times; join parts of the log whose difference may be chance."""
     length = max(times[-1], 1.0) / _BINS
     rates: list[tuple[float, float]] = []
     begin = count = bins = 0.0
@@ -171,7 +171,7 @@ def _found(seen: Evidence, scenario: Scenario, log: Log) -> Iterator[str]:
         yield f"Status {status} at random: {share:.2%} of the requests."
     if seen.gone:
         after = "" if seen.timeout is None else f", after {seen.timeout:.3g} s"
-        works = "the target works on" if seen.capacity.gone_work_on else "the target lets them go"
+        works = "the target works on" if seen.capacity.gone_work_on else "the target drops them"
         yield f"{seen.gone:,} clients gave up{after}; the log fits best if {works}."
     if seen.others:
         yield f"{seen.others:,} requests were wrong (other statuses from 400 on): they are left out."
@@ -193,7 +193,7 @@ def _capacity(seen: Evidence) -> Iterator[str]:
     if capacity.most_slots is None or seen.busy is None:
         yield (
             f"Slots: at least {capacity.fewest_slots}; the scenario has {seen.concurrency},"
-            " the most requests that were there at once."
+            " the largest number of concurrent requests."
         )
         return
     busy = seen.busy
@@ -223,9 +223,8 @@ def _unknown(seen: Evidence, log: Log, load: Load) -> Iterator[str]:
     if seen.throttled and not seen.rules:
         yield (
             f"Why {seen.throttled:,} requests got a 429: no queue, window or bucket explains nine of ten of at least"
-            f" {FEWEST}. Other"
-            " clients may share the limit, it may count tokens or refused requests, or the target refuses at random."
-            " The scenario has no limit."
+            f" {FEWEST}. Other clients may share the limit, it may count tokens or refused requests, or the target"
+            " refuses at random. The scenario has no limit."
         )
     elif not any(rule.kind != "queue" for rule in seen.rules):
         yield (
@@ -251,11 +250,11 @@ def _unknown(seen: Evidence, log: Log, load: Load) -> Iterator[str]:
         " Write yours into its [load]."
     )
     yield "Whether requests are first attempts or retries."
-    yield "Requests of others at the same target, which take slots, too."
+    yield "Requests of other clients of the same target, which also take slots."
     if log.whole_seconds:
         yield (
-            "Times within a second: the log has whole seconds. Slots, and bounds of them, may be some too many, a third"
-            " with services below a second. Log milliseconds for better estimates ($msec in nginx)."
+            "Times within a second: the log has whole seconds. Slots and their bounds may be slightly too high, by"
+            " a third with services below a second. Log milliseconds for better estimates ($msec in nginx)."
         )
     if all(entry.status is None for entry in log.entries):
         yield "Failures: the log has no statuses, and each line counts as answered."
@@ -271,8 +270,8 @@ def _unknown_capacity(seen: Evidence) -> Iterator[str]:
         yield "Whether the target had more slots at other times than those in which all were busy."
     if seen.gone > _MANY_GONE * (seen.answered + seen.gone):
         yield (
-            f"How long {seen.gone:,} requests would have taken whose clients gave up: with so many, service time and"
-            " slots are less certain than their intervals say."
+            f"How long the {seen.gone:,} requests whose clients gave up would have taken: with this many, service time"
+            " and slots are less certain than their intervals say."
         )
     if seen.used < seen.answered + seen.gone:
         yield f"Capacity outside of the {seen.used:,} requests around the busiest moment, from which it is estimated."
@@ -282,5 +281,5 @@ def _unknown_capacity(seen: Evidence) -> Iterator[str]:
             "One capacity for the whole log: the median service time is"
             f" {fast:.3g} s from {fast_at[0]:,.0f} to {fast_at[1]:,.0f} s, and"
             f" {slow:.3g} s from {slow_at[0]:,.0f} to {slow_at[1]:,.0f} s. Either it or the slots changed."
-            " Fit the parts on their own."
+            " Fit each part separately."
         )

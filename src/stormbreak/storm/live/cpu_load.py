@@ -1,6 +1,6 @@
 """CPU load during a live storm, to detect results that an overloaded machine distorted.
 
-It is read from /proc once in `WINDOW` seconds, and unknown where there is no /proc.
+It is read from /proc every `WINDOW` seconds. Without /proc it is unknown.
 """
 
 import os

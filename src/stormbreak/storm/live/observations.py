@@ -22,7 +22,7 @@ class Bounds(NamedTuple):
 
 
 class Prompts:
-    """Prompts with a mark; a body with the text, in any format, belongs to that call."""
+    """Prompts with a mark: a body that contains the mark, in any format, belongs to that call."""
 
     def __init__(self, of: str) -> None:
         self._of = of
@@ -32,7 +32,7 @@ class Prompts:
         return f"call {number} of {self._of}: say something about the weather."
 
     def number_in(self, body: bytes) -> int | None:
-        """Return the call that a body belongs to; the last of several, as in a conversation. None: no call."""
+        """Return the call that a body belongs to; with several marks, as in a conversation, the last. None: no mark."""
         found = self._mark.findall(body)
         return int(found[-1]) if found else None
 
@@ -56,9 +56,9 @@ Name: TypeAlias = int | str  # the number of a call, or the digest of its body
 class ObservedCall:
     """The attempts of one call; times are scenario seconds."""
 
-    requested_at: float  # at first
+    requested_at: float  # first request
     attempts: int = 0
-    answered_at: float | None = None  # at first
+    answered_at: float | None = None  # first answer
 
     def record(self, arrived: float, deadline: float) -> Record:
         """Return the record of this call, if it arrived at `arrived`."""
@@ -115,6 +115,6 @@ class Observations:
 
 
 def waits(records: Sequence[Record], start: float) -> tuple[float, float]:
-    """Median and 99th percentile of the seconds until the first request of a call, over the calls that were requested."""
+    """Return the median and 99th percentile of the seconds until the first request of a call, if it had one."""
     ordered = sorted(call.queued for call in records if call.attempts and call.arrived >= start)
     return quantile(ordered, 0.5) or 0.0, quantile(ordered, 0.99) or 0.0

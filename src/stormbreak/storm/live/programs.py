@@ -143,7 +143,7 @@ async def start(
             raise ConfigurationError(
                 f"--cmd: {_named(program.words[0])}: {reason.lower()}"
             ) from error
-        finally:  # a cancel before its pipes are connected would wait for ever
+        finally:  # a cancel before the pipes are connected would never return
             if not starting.done():
                 await asyncio.wait([starting])
             if not starting.exception():
@@ -158,7 +158,7 @@ async def stop(copies: Sequence[Copy]) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
                 await _gone(copies)
-    finally:  # also where a second cancel comes
+    finally:  # also on a second cancel
         for copy in copies:
             copy.send(signal.SIGKILL)
     await _gone(copies)
@@ -167,7 +167,7 @@ async def stop(copies: Sequence[Copy]) -> None:
 
 
 async def _gone(copies: Sequence[Copy]) -> None:
-    """Wait until none of them runs, even if others still hold their pipes."""
+    """Wait until all copies have exited, even if other processes still hold their pipes."""
     for copy in copies:
         while copy.code is None:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)

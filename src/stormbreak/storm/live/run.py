@@ -42,10 +42,10 @@ Progress = Callable[[Moment], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """The result of a live storm, with the exit codes of the copies; None: it was stopped."""
+    """The result of a live storm, with the exit codes of the copies; None: the copy was stopped."""
 
     result: Result  # without `openings`, which are unknown
-    unmatched_requests: int  # without a prompt of the storm
+    unmatched_requests: int  # requests without a prompt of the storm
     exits: tuple[int | None, ...]
     latest: float  # the maximum delay in sending a call to a program, real seconds
     busiest: PeakCpuLoad
