@@ -1,4 +1,4 @@
-"""The program `stormbreak`: the command line in a process of its own."""
+"""The program `stormbreak`: the command line in its own process."""
 
 import gc
 import sys

@@ -3,9 +3,9 @@
 `Rejections` is an ASGI middleware without a framework: `app.add_middleware(Rejections)` in Starlette and FastAPI,
 `application = Rejections(application)` in anything else.
 
-An exception of a client, or of an SDK over our transport, counts as a rejection if nothing was sent, if
-the request's deadline ended the call, or if the time to retry is known. Other exceptions, and all that are raised after
-the response has begun, pass unchanged.
+An exception of a client, or of an SDK over our transport, counts as a rejection if nothing was sent, if the request's
+deadline ended the call, or if the time to retry is known. Other exceptions, and all exceptions after the response has
+begun, pass unchanged.
 """
 
 import re
@@ -27,16 +27,18 @@ App: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[N
 
 HEADER = "x-request-deadline-ms"
 
-_RATES = frozenset({"rate", "quota"})  # of this process, or from headers: too many requests
+_RATES = frozenset(
+    {"rate", "quota"}
+)  # gates of rate limits, set here or in headers: too many requests
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_LONGEST = 20  # characters of a deadline; more is not a sensible number
+_LONGEST = 20  # characters of a deadline; longer numbers make no sense
 
 
 class Rejections:
     """Wraps an ASGI application.
 
-    `deadline_header` has the milliseconds that the caller of a request still waits; all calls end by then. None: no such
-    header. Raises ConfigurationError if it is not a valid header name.
+    `deadline_header` names the header with the milliseconds that the caller still waits; all calls end by then. None:
+    no such header. Raises ConfigurationError if it is not a valid header name.
     """
 
     def __init__(self, app: App, *, deadline_header: str | None = HEADER) -> None:
@@ -44,7 +46,7 @@ class Rejections:
         self._header = None if deadline_header is None else _name(deadline_header)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve one request; pass anything but HTTP."""
+        """Serve one HTTP request; pass other scopes on unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -70,7 +72,7 @@ class Rejections:
             await _refuse(send, ended)
 
     def _deadline(self, headers: Iterable[tuple[bytes, bytes]]) -> float | None:
-        """Return the seconds that the caller still waits; of several headers the least."""
+        """Return the seconds that the caller still waits; the minimum of several headers."""
         given = [value for name, value in headers if name.lower() == self._header]
         return min((self._seconds(value) for value in given), default=None)
 
@@ -96,7 +98,7 @@ def _name(header: object) -> bytes:
 
 
 def _ended(error: Exception) -> CallResult | None:
-    """Return the result of the call that raised `error`; None if it is not ours. Of several rejections, the latest to retry.
+    """Return the result of the call that raised `error`; None if it is not ours. Of several, the one to retry last.
 
     An SDK's error has our answer as its `response`, or the exception of an HTTP library as its cause.
     """
@@ -110,7 +112,7 @@ def _ended(error: Exception) -> CallResult | None:
         story = None if isinstance(place, CallError) else history_of(place)
         if (
             type(story) is AttemptHistory and story.ended is not None
-        ):  # no other: exceptions of a guarded function are its own
+        ):  # no others: exceptions of a guarded function are its own
             return story.ended
     return None
 

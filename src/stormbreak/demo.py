@@ -284,7 +284,7 @@ class Screen:
 
     @contextmanager
     def bar(self) -> Iterator[Callable[[int], None]]:
-        """Show a bar of answered rows during the block; yield what moves it to a number."""
+        """Show a bar of answered rows during the block; yield the function that sets it to a number."""
         columns = (
             TextColumn("  "),
             BarColumn(bar_width=40),
@@ -329,7 +329,7 @@ def _strip(name: str, result: Result, until: float, *, coloured: bool) -> Text:
 
 
 def _bar_of(good: int, bad: int, top: int) -> Text:
-    """Draw one slice: its height is the attempts, on a root scale, its colour the majority of outcomes."""
+    """Draw one slice: the height shows the attempts, on a root scale, the colour the majority of outcomes."""
     if not good + bad:
         return Text("·", style="dim")
     height = round(((good + bad) / top) ** 0.5 * (len(_BARS) - 1))

@@ -14,7 +14,7 @@
         ├── ThrottledError            429 and similar
         ├── OverloadedError           503, 529: no capacity
         ├── ServerError               500, 502, 504 and other 5xx; also if the server forbids a retry
-        ├── BrokenAnswerError         cut, malformed, empty or not an answer, whatever the status
+        ├── BrokenAnswerError         cut, malformed, empty or not an answer, with any status
         ├── StreamBrokenError         the same, after the first output reached the caller
         ├── ConnectionLostError       reset, or never connected
         ├── AttemptTimeoutError       no answer in time
@@ -71,7 +71,7 @@ class CallError(StormbreakError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Make the error picklable: a process pool breaks on errors that are not.
 
-        What cannot be pickled is dropped: exceptions that hold sockets or contexts, and their HTTP responses.
+        Objects that cannot be pickled are dropped: exceptions that hold sockets or contexts, and their HTTP responses.
         """
         state = {name: it for name, it in self.__dict__.items() if name == "ended" or _travels(it)}
         state["ended"] = _portable(self.ended)
@@ -158,7 +158,7 @@ class BrokenAnswerError(UpstreamError):
 class StreamBrokenError(UpstreamError):
     """A stream broke after its first output reached the caller, so there was no retry.
 
-    `received` has the bytes received, of a long stream only the last; neither message nor repr shows
+    `received` has the received bytes, for a long stream only the last ones; neither the message nor the repr shows
     them. `verdict`, `status` and `code` give the cause.
     """
 
@@ -200,7 +200,7 @@ class FilteredError(UpstreamError):
 
 
 class SchemaMismatchError(UpstreamError):
-    """The answer does not fit the schema of the call, nor did those after a repair."""
+    """The answer does not match the schema of the call, even after repairs."""
 
 
 class RedirectedError(UpstreamError):
@@ -282,7 +282,7 @@ def _portable(ended: CallResult) -> CallResult:
 
 
 def _travels(value: object) -> bool:
-    """Whether it can be pickled and unpickled, which some exceptions cannot, and another process can import its class."""
+    """Whether it can be pickled and unpickled (some exceptions cannot), and another process can import its class."""
     token = _nested.set(True)
     try:
         deepcopy(value)

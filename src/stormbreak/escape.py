@@ -38,7 +38,7 @@ def quoted(text: object) -> str:
 
 
 def path_of(path: object) -> str:
-    """Escape the path of a file, uncut up to the longest path of file systems."""
+    """Escape the path of a file, without cutting any path that file systems allow."""
     return plain(path, limit=4096)
 
 

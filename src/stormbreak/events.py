@@ -23,7 +23,7 @@ class Labelled(NamedTuple):
 
 
 class Queued(NamedTuple):
-    """A call could not leave at once; `held_by` names the gate."""
+    """A call could not be sent at once; `held_by` names the gate."""
 
     at: float
     call: int
@@ -56,11 +56,11 @@ class Returned(NamedTuple):
     took: float
     detail: str | None = None  # in our words
     usage: Usage | None = None  # if the provider reported it
-    maybe_processed: bool = False  # and billed, although it failed
+    maybe_processed: bool = False  # ... and billed, although it failed
 
 
 class Committed(NamedTuple):
-    """The first output of an attempt goes to the caller: from here on there is no retry."""
+    """The first output of an attempt goes to the caller: from now on there is no retry."""
 
     at: float
     call: int
@@ -70,7 +70,7 @@ class Committed(NamedTuple):
 
 
 class Hedged(NamedTuple):
-    """A hedge: another attempt is sent beside an unanswered one; `attempt` is its number."""
+    """A hedge: another attempt is sent while one is unanswered; `attempt` is its number."""
 
     at: float
     call: int
@@ -116,7 +116,7 @@ class RetryPlanned(NamedTuple):
 
 
 class RetryRefused(NamedTuple):
-    """A retry was refused by `gate`; `verdict` is that of the attempt before."""
+    """A retry was refused by `gate`; `verdict` is the verdict of the attempt before."""
 
     at: float
     call: int
@@ -134,7 +134,7 @@ class FellBack(NamedTuple):
     target: Target
     to: str
     verdict: Verdict
-    maybe_processed: bool = False  # as of a retry
+    maybe_processed: bool = False  # as in a retry
 
 
 class FallbackRefused(NamedTuple):
@@ -159,7 +159,7 @@ class CallRejected(NamedTuple):
 
 
 class CallEnded(NamedTuple):
-    """A call ended; `maybe_processed` as in `CallResult`, `usage` is that of the answer, whatever its source."""
+    """A call ended; `maybe_processed` is as in `CallResult`, `usage` is that of the answer, from any source."""
 
     at: float
     call: int

@@ -1,4 +1,4 @@
-"""Open and read files that users name: a pipe without a writer does not block for ever, and no file is too large.
+"""Open and read files that users name: never block on a pipe without a writer, and limit the size.
 
 Errors of `read_text` and `read_bytes` do not name the file: callers prepend it.
 """

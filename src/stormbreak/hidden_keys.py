@@ -1,7 +1,7 @@
 """Recognise API keys by their form, before a name is quoted in a message.
 
-`http/redact.py` removes what is known: a client's own key, and the text of its request, from what a provider repeats.
-Messages may quote whatever passes here, so it is stricter than a source code scanner.
+`http/redact.py` removes known texts from a provider's messages: a client's own key, and the text of its request.
+Messages may quote any text that passes here, so it is stricter than a source code scanner.
 """
 
 import re
@@ -17,7 +17,7 @@ _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a valid name of an environment variable
 _MAX_SHOWN = 60  # characters of a name
 _MIN_SECRET = 8
-_LONG_SECRET = 16  # length from which even plain words are a secret
+_LONG_SECRET = 16  # length from which even plain words count as a secret
 _MIN_CHARACTERS = 5  # minimum of different characters; less is filler such as xxxxxxxx
 _PLAIN_WORDS = re.compile(r"[A-Za-z]?[a-z]*([-_. ][A-Za-z]?[a-z]*)*|[A-Z]+([-_. ][A-Z]+)*")
 _UNQUOTED = "what looks like a key, not like a name"
@@ -66,12 +66,12 @@ def is_constant(word: str) -> bool:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a name says that its value is a secret."""
+    """Whether a name shows that its value is a secret."""
     return _SECRET_NAME.search(name.lower()) is not None
 
 
 def quoted(name: str) -> str:
-    """Quote a name, shortened if long; of a key, say only that it looks like one."""
+    """Quote a name, shortened if long; for a key, say only that it looks like one."""
     return _UNQUOTED if looks_like_key(name) else _in_quotes(name)
 
 
@@ -86,7 +86,7 @@ def _in_quotes(name: str) -> str:
 
 
 def holds_hidden(line: str) -> bool:
-    """Whether `hidden` has hidden a key in it."""
+    """Whether `hidden` has replaced a key in it."""
     return _HIDDEN in line
 
 

@@ -50,8 +50,8 @@ def wrap(
 ) -> Client:
     """Put our transports under an existing client of httpx2, or of an SDK that has one; return that client.
 
-    Its settings stay in force: it sends through its own transports and proxies (with http2, if they have it), each of
-    which is `inner` to one of ours. The other arguments are those of the transports.
+    Its settings stay in force: it sends through its own transports and proxies (with http2, if they have it), each
+    wrapped as the `inner` of one of ours. The other arguments are those of the transports.
 
     Raises:
         ConfigurationError: it cannot be wrapped, or is already.

@@ -10,7 +10,7 @@
         concurrency=4,
     )
 
-`Ask` needs nothing of Ray: it is an asynchronous callable class. See docs/batch.md.
+`Ask` does not need Ray itself: it is an asynchronous callable class. See docs/batch.md.
 """
 
 import asyncio
@@ -42,9 +42,9 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.types import FALLBACK, TARGET
 
 ADDED = ("answer", "error", "verdict", "input_tokens", "output_tokens", "cost", "attempts")
-"""The columns that are added. `error` is None for an answer; `cost` is in US dollars, None where it is not known."""
+"""The added columns. `error` is None for an answer; `cost` is in US dollars, None if unknown."""
 
-_FINAL = (AuthenticationError, BillingError)  # what no other row could escape: the job ends
+_FINAL = (AuthenticationError, BillingError)  # errors that would hit every row: the job ends
 
 
 def _policy_of_one(policy: Policy | str, actors: int) -> Policy:
@@ -58,7 +58,7 @@ def _policy_of_one(policy: Policy | str, actors: int) -> Policy:
 class Ask:
     """Asks a model about every row of the batches that one actor gets: one client, one loop, all batches in flight together.
 
-    A row that fails has an `error`; it never fails the job. What fails every row does: a wrong option, key or account.
+    A row that fails has an `error`; it never fails the job. An error of every row does: a wrong option, key or account.
     """
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
@@ -80,23 +80,24 @@ class Ask:
         actors: int = 1,
         fleet: FleetPolicy | str | None = None,
     ) -> None:
-        """Make it, in each actor; raise ConfigurationError with the argument that is wrong.
+        """Create it in each actor; raise ConfigurationError that names a wrong argument.
 
         Args:
-            model: the model that is asked.
+            model: the model to ask.
             provider: name of a preset, such as "openai".
             base_url: where to send instead, up to and including "/v1".
             api_key_env: name of the environment variable that holds the key.
             policy: a `Policy`, a preset, or the path of a policy file.
-            prompt: text with columns in braces, which asks for the answer.
+            prompt: text of the request, with columns in braces.
             system: the system prompt, with columns in braces.
             template: path of a Jinja2 template instead of `prompt`.
             body: a column of whole request bodies instead of `prompt`.
             url: the endpoint, such as "/v1/responses"; by default "/v1/chat/completions".
-            id: the column that identifies a row; without it, rows with the same request have one answer.
-            max_output_tokens: what bounds each answer; `/v1/messages` needs it.
-            journal: a folder that all actors share, with their answers: a row that any of them has is not sent again.
-            actors: how many divide the counted limits of the policy; with a fleet, only while its store is silent.
+            id: the column that identifies a row; without it, rows with the same request share one answer.
+            max_output_tokens: the limit of each answer; `/v1/messages` needs it.
+            journal: a folder that all actors share, with their answers: a row that is answered there is not sent again.
+            actors: the number of actors that divide the counted limits of the policy; with a fleet, only while its
+                store does not answer.
             fleet: the store of a fleet, or a `FleetPolicy`: actors share limits (docs/fleet.md).
         """
         options = TableOptions(
@@ -170,7 +171,7 @@ class Ask:
         return answer
 
     async def _request(self, endpoint: str, body: dict[str, Any]) -> "_Answer":
-        """Send a request, and again if an attempt was given up because it took far too long."""
+        """Send a request; send it again if an attempt was given up because it took far too long."""
         task, rounds, given_up = asyncio.current_task(), 0, 0
         assert task is not None
         key = secrets.token_hex(16)
@@ -198,7 +199,7 @@ class Ask:
 
     @asynccontextmanager
     async def _ending_stragglers(self) -> AsyncIterator[None]:
-        """Give up attempts that take far too long, as a batch does (ADR 64): each would hold up its rows for minutes."""
+        """Give up attempts that take far too long, as a batch does (ADR 64): each would delay its rows for minutes."""
 
         async def end_them() -> None:
             while True:
@@ -214,7 +215,7 @@ class Ask:
 
 
 class _Answer(msgspec.Struct, omit_defaults=True):
-    """What is added to a row."""
+    """The columns to add to a row."""
 
     answer: str | None = None
     error: str | None = None
@@ -231,9 +232,9 @@ class _Line(msgspec.Struct):
 
 
 class _Journal:
-    """The answers of all actors, in a folder: each appends to a file of its own, and reads those of the others.
+    """The answers of all actors, in a folder: each appends to its own file, and reads those of the others.
 
-    Ray asks for a batch again when its actor has died. A line that was cut then is no answer.
+    Ray repeats a batch when its actor has died. A line that was cut off then is not an answer.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -249,7 +250,7 @@ class _Journal:
         self._decoder = msgspec.json.Decoder(_Line)
 
     def refresh(self) -> None:
-        """Read what other actors have written since."""
+        """Read the new lines of other actors."""
         for path in self._folder.glob("*.jsonl"):
             begun = self._read.get(path, 0)
             if path == self._own or path.stat().st_size <= begun:
@@ -266,7 +267,7 @@ class _Journal:
                 self._answers[bytes.fromhex(read.key)] = read.answer
 
     def find(self, key: bytes) -> _Answer | None:
-        """Return the answer to a request, if some actor has it."""
+        """Return the answer to a request, if any actor has it."""
         return self._answers.get(key)
 
     def keep(self, key: bytes, answer: _Answer) -> None:
@@ -286,7 +287,7 @@ def _columns(batch: Any) -> dict[str, Sequence[Any]]:
 
 
 def _plain(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row without arrays and scalars of numpy, in which Ray hands over lists and numbers; raise RowError if there is none."""
+    """Convert the numpy arrays and scalars that Ray uses for lists and numbers; raise RowError for other values."""
     try:
         plain: dict[str, Any] = msgspec.to_builtins(row, enc_hook=plain_value)
     except (NotImplementedError, TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """For tests of applications on LLM APIs: the embedded provider as a pytest fixture or context manager, and storms.
 
-pytest loads this module whenever stormbreak is installed, so it imports nothing else of stormbreak until it is
-used. All but the fixture works without pytest, for example in a notebook. Where a test fails with the exception of an SDK,
+pytest loads this module whenever stormbreak is installed, so it imports no other stormbreak module until it is used.
+All but the fixture works without pytest, for example in a notebook. If a test fails with the exception of an SDK,
 pytest shows the attempts below it.
 """
 
@@ -57,10 +57,10 @@ def serve(
         seed: the same seed gives the same faults.
         speed: scenario seconds in one real second; by default that of the scenario.
         port: 0 picks a free one.
-        answers: what it answers, by a text in the newest messages of a request (see docs/provider.md).
+        answers: its answers, by a text in the newest messages of a request (see docs/provider.md).
 
     Returns:
-        A context, whose value has `base_url` (with "/v1"), `port`, `scenario`, `stats()` and `reset()`.
+        A context. Its value has `base_url` (with "/v1"), `port`, `scenario`, `stats()` and `reset()`.
 
     Raises:
         ConfigurationError: the scenario is invalid, or the port is not available.
@@ -206,17 +206,19 @@ def stormbreak_provider() -> Iterator[ProviderFactory]:
 
 
 def pytest_runtest_makereport(call: Any) -> None:
-    """Add the lines of `explain` to the exception with which a test failed, as notes.
+    """Add the lines of `explain`, as notes, to the exception that failed a test.
 
-    Only to that of an SDK: it has a response, or ours as its cause. An assertion within `except` has neither.
+    Only to an SDK's exception: it has a response, or our exception as its cause. An assertion in `except` has neither.
     """
     explaining = sys.modules.get("stormbreak.drivers.explain")
     if call.excinfo is None or explaining is None:
         return
     error = call.excinfo.value
     if isinstance(error, explaining.CallError):
-        return  # it says so itself
-    with suppress(Exception):  # of a property of a foreign exception: the test's own failure counts
+        return  # its own message has them
+    with suppress(
+        Exception
+    ):  # from a property of a foreign exception: report the test's own failure
         response = getattr(error, "response", None)
         told = error.__cause__ if response is None else response
         for line in explaining.explain(told).splitlines():

@@ -3,10 +3,9 @@
 Errors do not name the file: callers prepend it. A text that contains an API key is rejected, and the key is never
 repeated, since such files are shared.
 
-The fields of the dataclasses, their types and defaults are the schema. Unknown
-keys, wrong types and NaN are rejected at every level with one line: the path of the key, what it must be, what it
-is. For a union of dataclasses, `kind` selects one.
-Dataclasses check ranges themselves; their messages get the path of their table.
+The fields of the dataclasses, their types and defaults are the schema. Unknown keys, wrong types and NaN are rejected
+at every level with one line: the path of the key, the required and the given value. For a union of dataclasses, `kind`
+selects one. Dataclasses check ranges themselves; their messages get the path of their table.
 """
 
 import json
@@ -104,12 +103,12 @@ def join(path: str, key: str) -> str:
 
 
 def must(path: str, wanted: str, given: Any) -> ConfigurationError:
-    """Make the error of a wrong value: what it must be, and what it is."""
+    """Make the error of a wrong value, with the required and the given one."""
     return ConfigurationError(f"{path} must be {wanted}, got {show(given)}")
 
 
 def show(value: Any) -> str:
-    """Format a value for a message: shortened, without anything that looks like a key."""
+    """Format a value for a message: shortened, and without text that looks like a key."""
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
     if isinstance(value, bool):

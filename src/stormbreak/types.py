@@ -39,11 +39,11 @@ class Verdict(StrEnum):
 
 
 VERDICT_OK = Verdict.OK
-"""For code on the way of every call: Python finds a name of a module several times faster than a member of an Enum."""
+"""For code that every call runs: Python finds a name of a module several times faster than a member of an Enum."""
 
 
 class Tally(Enum):
-    """What a verdict means to a circuit breaker."""
+    """The meaning of a verdict for a circuit breaker."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -55,7 +55,7 @@ class Treatment(NamedTuple):
 
     retry: bool
     tally: Tally
-    cools: bool  # a time named by the server holds every call to the target
+    cools: bool  # a time named by the server delays every call to the target
 
 
 _FINAL = Treatment(retry=False, tally=Tally.NOTHING, cools=False)
@@ -96,8 +96,8 @@ class Priority(IntEnum):
 class Target(NamedTuple):
     """Where an attempt goes: a provider, a model, and a digest that distinguishes keys.
 
-    A target of a settings file also has its `name` there; another name makes another target. A target that is not an
-    LLM API has its name as provider, and no model.
+    A target of a settings file also has its `name` there; a different name makes a different target. A target that is
+    not an LLM API has its name as provider, and no model.
     """
 
     provider: str
@@ -114,13 +114,13 @@ class Target(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Provider and model, whatever the key."""
+        """Provider and model, without the key."""
         named = f"{self.name}=" if self.name else ""
         return named + (f"{self.provider}/{self.model}" if self.model else self.provider)
 
     @property
     def account(self) -> "Target":
-        """Provider and key, whatever the model."""
+        """Provider and key, without the model."""
         return self._replace(model="")
 
 
@@ -130,7 +130,7 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one attempt as the provider counted them, or their upper bounds.
+    """Tokens of one attempt, as counted by the provider, or their upper bounds.
 
     `input_tokens` is the whole prompt, `output_tokens` the answer with its reasoning. Cached input was read from a cache;
     part of the rest was written to one (`cache_write_tokens`), some of that for an hour (`cache_write_1h_tokens`).
@@ -158,12 +158,12 @@ class Call(NamedTuple):
     deadline_at: float | None = None
     patience: float | None = None
     priority: Priority = Priority.INTERACTIVE
-    fail_fast: bool = True  # an open circuit rejects at once; otherwise the call waits for it
+    fail_fast: bool = True  # an open circuit rejects at once; otherwise the call waits
     span: float | None = None  # the deadline is this long after the first attempt is sent
     max_attempts: int | None = None  # if it is lower than that of the policy
-    tenant: str = ""  # on whose behalf: a queue serves tenants in fair shares
+    tenant: str = ""  # the tenant of the call: a queue serves tenants in fair shares
     streams: bool = False  # the sender reports the first output of each attempt
-    tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
+    tokens: int = 0  # estimated usage of an attempt, prompt and answer together
     delivers: bool = False  # the caller reads the answer as a stream
     fallbacks: tuple[Any, ...] = ()  # of `core.fallback_policy.Step`, in their order
     stream_deadline_at: float | None = None  # of a stream; `deadline_at` bounds its first output
@@ -188,7 +188,7 @@ class Rejection(NamedTuple):
 
 
 class TenantRejection(Rejection):
-    """By a limit of a `tenant`, which stands in no event."""
+    """Rejected by a limit of a `tenant`, which is never in events."""
 
     tenant: str = ""
 
@@ -215,7 +215,7 @@ class RateLimits(NamedTuple):
 
 
 class Repair(NamedTuple):
-    """The next attempt shows the model why its answer does not fit the schema: another request, so what it uses differs."""
+    """The next attempt shows the model why its answer does not match the schema: a new request, with its own usage."""
 
     tokens: int  # as `Call.tokens`
     bound: Usage | None  # as `Call.bound`
@@ -237,8 +237,8 @@ class Outcome(NamedTuple):
     committed: bool = False  # output has reached the caller
     rejection: Rejection | None = None
     usage: Usage | None = None  # if the provider reported it
-    rate_limits: RateLimits | None = None  # what the headers reported
-    repair: Repair | None = None  # of an answer that does not fit its schema, if any is left
+    rate_limits: RateLimits | None = None  # limits from the headers
+    repair: Repair | None = None  # of an answer that does not match its schema, if one is left
 
     @property
     def used(self) -> int | None:
@@ -252,7 +252,7 @@ CANCELLED_AFTER_SEND = Outcome(Verdict.CANCELLED, maybe_processed=True)
 
 
 TARGET, FALLBACK, CACHE, DEGRADED = "target", "fallback", "cache", "degraded"
-"""Sources of an answer: the first target, another one, a cached answer, or a degraded one."""
+"""Sources of an answer: the first target, another target, a cached answer, or a degraded one."""
 
 
 class CallResult(NamedTuple):
@@ -265,7 +265,7 @@ class CallResult(NamedTuple):
     retry_at: float | None = None  # when a retry makes sense, if known
     history: tuple[Any, ...] = ()  # the last events of this call, oldest first
     queued: float = 0.0  # of `waited`, the part in the queue, cooldown included, without backoff
-    deadline_at: float | None = None  # None also if its `span` had not begun
+    deadline_at: float | None = None  # also None if its `span` had not begun
     unconnected: int = 0  # attempts that never got a connection
     target: Target | None = None  # the last target that answered or failed
     source: str = TARGET  # source of the answer
@@ -300,8 +300,8 @@ class Answer:
 
     `text` is that of the first choice, empty for embeddings and tool calls. `raw` is the provider's JSON body,
     unchanged; a streamed answer is assembled into the body of the same call without streaming. `parsed` is the answer
-    to a call with a `schema`. `usage` is zero where the provider reports none. `detail` says what is unusual, such as
-    "1 of 3 choices" if the server ignored `n`. The other fields are as in `CallResult`.
+    to a call with a `schema`. `usage` is zero if the provider reports none. `detail` names anything unusual, such as "1
+    of 3 choices" if the server ignored `n`. The other fields are as in `CallResult`.
 
     The repr has neither text nor body: answers end up in logs, and an answer may repeat a prompt. A notebook keeps what
     it shows in its file: it shows the text only after `Answer.show_in_notebooks = True`.
@@ -330,7 +330,7 @@ class Answer:
     def cost(self) -> Decimal | None:
         """The cost of its usage in US dollars, at the prices of its client; other attempts are not included.
 
-        None if the usage is unknown, or the price: it is not listed, or the extra `cost` is not installed.
+        None if the usage or the price is unknown: the model is not listed, or the extra `cost` is not installed.
         """
         return self.costs.usd
 

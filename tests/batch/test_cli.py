@@ -71,7 +71,7 @@ def test_status_of_a_missing_output_is_one_line(tmp_path, capsys):
     assert main(["batch", "status", str(tmp_path / "no\nne")]) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
-    assert "is no output of a batch run" in printed
+    assert "is not the output of a batch run" in printed
 
 
 def test_the_help_names_every_subcommand(capsys):

@@ -93,9 +93,12 @@ def test_a_full_disk_keeps_the_complete_lines(small_disk):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "was removed; the same command sends the rows again"),
-        (lambda path: path.rename(path.with_name("moved")), "was removed; the same"),
-        (lambda path: (path.unlink(), path.touch()), "was replaced by another file; the same"),
+        (lambda path: path.unlink(), "was removed; run the same command again"),
+        (
+            lambda path: path.rename(path.with_name("moved")),
+            "was removed; run the same command again",
+        ),
+        (lambda path: (path.unlink(), path.touch()), "was replaced by another file; run the same"),
     ],
 )
 def test_sync_raises_when_the_file_was_removed_or_replaced(tmp_path, damage, message):

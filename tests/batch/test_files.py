@@ -56,7 +56,7 @@ def test_a_symbolic_link_and_its_target_have_the_same_batch_paths(tmp_path):
 
 @table_test("output", [".", "/", ""])
 def test_an_output_without_a_file_name_is_rejected(output):
-    with pytest.raises(ConfigurationError, match="not a name for an output"):
+    with pytest.raises(ConfigurationError, match="not a valid name for an output"):
         BatchPaths.of(Path(output))
 
 
@@ -67,7 +67,9 @@ def test_batch_paths_accept_a_link_to_itself(tmp_path):
 
 @table_test("output", ["out.csv.gz", "out.jsonl.zst"])
 def test_a_compressed_output_name_is_rejected(output):
-    with pytest.raises(ConfigurationError, match="is written uncompressed; choose a name without"):
+    with pytest.raises(
+        ConfigurationError, match="outputs are not compressed; choose a name without"
+    ):
         BatchPaths.of(Path(output))
 
 

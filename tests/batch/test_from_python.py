@@ -123,7 +123,7 @@ def test_an_existing_foreign_input_file_is_not_overwritten(output, place):
         ({"rows": [{"prompt": "x", "temperature": float("nan")}]}, "temperature is nan"),
         ({"rows": [{"prompt": 3}]}, r"out\.input\.jsonl:1: prompt must be a string"),
         ({"rows": []}, "the input holds no rows"),
-        ({"output": None}, "output must be a path, where answers are kept"),
+        ({"output": None}, "output must be a path: answers are kept there"),
         ({"output": "none/out.jsonl"}, r"none/out\.jsonl: "),
         ({"timeout": -3}, "timeout must be a positive, finite number, got -3"),
         ({"rpm": float("nan")}, "rpm must be a positive, finite number, got nan"),
@@ -134,7 +134,7 @@ def test_an_existing_foreign_input_file_is_not_overwritten(output, place):
         ),
         ({"policy": 7}, "policy must be a Policy, a preset or a file, got 7"),
         ({"provider": "openai"}, "base_url and provider: give one of them, not both"),
-        ({"fallback_api_key_env": "X"}, "fallback_api_key_env: give fallback_base_url, too"),
+        ({"fallback_api_key_env": "X"}, "fallback_api_key_env: give fallback_base_url too"),
     ],
 )
 def test_invalid_arguments_raise_and_leave_no_rows_behind(output, place, given, message):

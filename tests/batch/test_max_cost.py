@@ -190,7 +190,7 @@ def test_a_later_row_without_a_bound_fails_with_the_reason(run, stormbreak_provi
 
 
 def test_a_model_without_a_price_is_rejected_before_any_request(run, stormbreak_provider):
-    with pytest.raises(ConfigurationError, match="no price is known of storm-1 at 127"):
+    with pytest.raises(ConfigurationError, match="no price is known for storm-1 at 127"):
         run(stormbreak_provider(FILLS), price_of=lambda *_: None)
 
 

@@ -249,7 +249,7 @@ def test_later_invalid_rows_do_not_stop_a_resumed_run(run_rows, output):
         assert first.successful == 60
         with (output.parent / "in.jsonl").open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in chat_rows(200)[60:])
-        with pytest.raises(ConfigurationError, match="other content"):
+        with pytest.raises(ConfigurationError, match="different content"):
             run_rows(None, provider)
         _record_the_longer_input(output)
         summary = run_rows(None, provider)

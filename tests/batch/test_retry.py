@@ -29,7 +29,7 @@ def test_a_job_can_retry_failed_rows_by_verdict(run_rows, stormbreak_provider, f
 
 def test_a_retry_without_an_earlier_run_is_an_error(run_rows, stormbreak_provider, files, tmp_path):
     write(tmp_path / "in.jsonl", rows_that_fail(3))
-    with pytest.raises(ConfigurationError, match="is no output of a batch run"):
+    with pytest.raises(ConfigurationError, match="is not the output of a batch run"):
         run_rows([], stormbreak_provider(scenario()), choice=failed_rows())
     assert not files.output.exists()
     assert not files.lock.exists()

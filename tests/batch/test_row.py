@@ -188,7 +188,7 @@ def test_row_errors_name_the_problem_without_the_prompt(line, message):
 
 
 def test_a_row_without_any_model_is_rejected():
-    with pytest.raises(RowError, match="names no model, and there is no --model"):
+    with pytest.raises(RowError, match="has no model, and --model is not given"):
         parse({"prompt": "x"}, model=None)
 
 

@@ -55,7 +55,7 @@ def test_a_second_answer_to_a_row_raises(journal, ids, files):
         lambda: journal.succeed(ids.row(0), OK),
         lambda: journal.fail(ids.row(0), failure()),
     ):
-        with pytest.raises(ValueError, match="row 0 is answered already"):
+        with pytest.raises(ValueError, match="row 0 is already answered"):
             write()
     assert ids_in(files.output) == ["a"]
     assert not files.failed.exists()
@@ -276,7 +276,7 @@ def test_a_broken_line_in_the_middle_is_an_error_and_changes_no_file(files, ids,
 
 def test_the_error_for_a_repeated_answer_names_both_lines(files, ids, tree):
     files.output.write_bytes(b"".join(success_line(name, OK) for name in "abcb"))
-    assert "out.jsonl:4: custom_id 'b' is answered on line 2 already" in refused(files, ids, tree)
+    assert "out.jsonl:4: custom_id 'b' is already answered on line 2" in refused(files, ids, tree)
 
 
 def test_an_answer_without_a_row_is_an_error(files, ids, tree):

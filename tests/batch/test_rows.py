@@ -78,14 +78,14 @@ def test_the_error_lists_further_broken_lines(read, tmp_path):
     message = refused(read, b"\n".join(bad))
     assert (
         message
-        == f"{tmp_path}/in.jsonl:1: broken JSON: ends early, at byte 1; wrong, too: lines 3, 5"
+        == f"{tmp_path}/in.jsonl:1: broken JSON: ends early, at byte 1; also wrong: lines 3, 5"
     )
-    assert refused(read, b"\n".join(bad[:3])).endswith("; wrong, too: line 3")
+    assert refused(read, b"\n".join(bad[:3])).endswith("; also wrong: line 3")
 
 
 def test_the_error_lists_at_most_ten_further_lines(read):
     message = refused(read, b"{\n" * 1000)
-    assert message.endswith("; wrong, too: lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and others")
+    assert message.endswith("; also wrong: lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and others")
 
 
 def test_the_error_for_an_input_that_is_not_json_explains_the_format(read, tmp_path):
@@ -148,7 +148,7 @@ def test_invalid_utf8_names_its_line(read):
 
 
 def test_a_row_without_a_model_is_an_error_with_its_line(read):
-    assert "in.jsonl:2: names no model" in refused(
+    assert "in.jsonl:2: has no model" in refused(
         read, line("a", model="m") + b"\n" + line("b"), model=None
     )
 
@@ -192,10 +192,10 @@ def test_standard_input_is_rejected():
 def test_row_at_raises_when_the_input_changed(read, tmp_path):
     rows = read(line("first") + b"\n" + line("other") + b"\n")
     (tmp_path / "in.jsonl").write_bytes(line("other") + b"\n" + line("first") + b"\n")
-    with pytest.raises(ConfigurationError, match=r"in\.jsonl:1: was changed while the run"):
+    with pytest.raises(ConfigurationError, match=r"in\.jsonl:1: was changed during the run"):
         rows.row_at(0)
     (tmp_path / "in.jsonl").write_bytes(b"")
-    with pytest.raises(ConfigurationError, match=r"in\.jsonl:2: was changed while the run"):
+    with pytest.raises(ConfigurationError, match=r"in\.jsonl:2: was changed during the run"):
         rows.row_at(1)
 
 
@@ -246,7 +246,7 @@ def test_row_at_raises_when_a_row_was_edited_in_place(read, tmp_path):
     rows = read(line("a", n=1) + b"\n" + line("b", n=1) + b"\n")
     (tmp_path / "in.jsonl").write_bytes(line("a", n=1) + b"\n" + line("b", n=2) + b"\n")
     assert json.loads(rows.row_at(0).body)["n"] == 1
-    with pytest.raises(ConfigurationError, match=r"in\.jsonl:2: was changed while the run"):
+    with pytest.raises(ConfigurationError, match=r"in\.jsonl:2: was changed during the run"):
         rows.row_at(1)
 
 
@@ -295,6 +295,6 @@ def test_a_row_that_fails_only_when_sent_names_the_problem(read, tmp_path):
     known = read(line("a")).fingerprint
     with (
         Rows.read(tmp_path / "in.jsonl", model=None, checked=known) as rows,
-        pytest.raises(ConfigurationError, match=r"in\.jsonl:1: names no model"),
+        pytest.raises(ConfigurationError, match=r"in\.jsonl:1: has no model"),
     ):
         rows.row_at(0)

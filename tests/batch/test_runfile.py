@@ -118,7 +118,7 @@ def test_an_input_with_other_content_is_rejected(files, make_rows, tree, ids):
     other = make_rows(*ids, name="other.jsonl")
     message = refused(files, other, tree)
     assert f"{files.output}: belongs to a run of {mine.path} (2 rows)" in message
-    assert f"{other.path} ({len(ids)} rows) has other content" in message
+    assert f"{other.path} ({len(ids)} rows) has different content" in message
 
 
 @pytest.mark.parametrize("name", ["output", "failed"])
@@ -158,7 +158,7 @@ def test_an_output_name_that_is_too_long_is_rejected(tmp_path, files, make_rows,
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version":1}', b"\xff", b"[" * 100_000])
 def test_an_invalid_run_file_is_rejected(files, make_rows, tree, content):
     files.run.write_bytes(content)
-    assert "out.jsonl.run: not a run file of stormbreak" in refused(files, make_rows("a"), tree)
+    assert "out.jsonl.run: not a stormbreak run file" in refused(files, make_rows("a"), tree)
 
 
 @pytest.mark.parametrize("count", [-1, 10**19, 10**100])
@@ -169,7 +169,7 @@ def test_a_run_file_with_an_impossible_count_is_rejected(files, make_rows, tree,
     used = {"attempts": 1, "input_tokens": count}
     run["account"]["spent"] = [{"provider": "p", "model": "m", "useful": used}]
     files.run.write_text(json.dumps(run))
-    assert "out.jsonl.run: not a run file of stormbreak" in refused(files, rows, tree)
+    assert "out.jsonl.run: not a stormbreak run file" in refused(files, rows, tree)
 
 
 def test_a_run_file_of_another_format_version_is_rejected(files, make_rows, tree):
@@ -177,7 +177,7 @@ def test_a_run_file_of_another_format_version_is_rejected(files, make_rows, tree
     begin(files, rows)
     files.run.write_bytes(files.run.read_bytes().replace(b'"version": 1', b'"version": 2'))
     message = refused(files, rows, tree)
-    assert "written by another stormbreak (format 2, not 1)" in message
+    assert "written by another version of stormbreak (format 2, not 1)" in message
 
 
 def test_a_full_disk_leaves_the_run_file_unchanged(files, make_rows, file_limit):

@@ -47,7 +47,7 @@ def test_a_changed_input_stops_the_run_and_keeps_its_answers(
         if runner.journal.done > 20 and source.read_bytes()[:1] != b" ":
             source.write_bytes(b" " * source.stat().st_size)
 
-    with pytest.raises(ConfigurationError, match="was changed while the run was at work"):
+    with pytest.raises(ConfigurationError, match="was changed during the run"):
         run_rows(chat_rows(200), provider, limit=4, tick=tick)
     asked = provider.stats()["keys"]
     assert len(read(output)) == asked["answered"] == asked["asked"]

@@ -84,7 +84,7 @@ def test_a_model_that_never_fits_stops_the_run(source, schema, output, files):
         done = go(source, output, provider, "--schema", schema)
         assert done.returncode == 1
         assert provider.stats()["arrivals"] == 60  # three attempts at each of 20 rows
-    assert "no answer fits the schema" in done.stdout
+    assert "no answer matches the schema" in done.stdout
     assert not read(files.failed)
 
 
@@ -136,7 +136,7 @@ def test_a_wrong_schema_file_is_one_line(source, schema, output, tmp_path, text,
 @pytest.mark.parametrize("flags", [("--repairs", "1"), ("--repairs", "0"), ("--check-only",)])
 def test_repairs_and_check_only_need_a_schema(source, output, flags):
     done = run(*run_args(source, output, "http://127.0.0.1:9/v1"), *flags)
-    assert (done.returncode, one_line(done.stderr)) == (2, f"{flags[0]}: give --schema, too")
+    assert (done.returncode, one_line(done.stderr)) == (2, f"{flags[0]}: give --schema too")
 
 
 def test_check_only_sends_no_schema_to_the_api(source, schema, output):
@@ -144,7 +144,7 @@ def test_check_only_sends_no_schema_to_the_api(source, schema, output):
         assert go(source, output, provider, "--schema", schema).returncode == 1
         assert provider.stats()["arrivals"] == 20  # all of them invalid: the run stopped
         done = go(source, output, provider, "--schema", schema, "--check-only", "--repairs", "0")
-    assert "no answer fits the schema" in done.stdout  # no request asks for JSON
+    assert "no answer matches the schema" in done.stdout  # no request asks for JSON
 
 
 @pytest.mark.parametrize("form", [HOTEL, Hotel, "file"])

@@ -118,7 +118,7 @@ def test_merge_rejects_an_incomplete_or_mixed_set_of_shards(at, place):
         ((first, second, "other.jsonl"), "are shards of other rows, or with another prompt"),
         ((first, second, f"./{first}", third), f"{first}: is given twice"),
         (("whole.jsonl",), "whole.jsonl: is not the output of a run with --shard"),
-        (("none.jsonl",), "none.jsonl is no output of a batch run"),
+        (("none.jsonl",), "none.jsonl is not the output of a batch run"),
     ):
         refused = run("batch", "merge", "out.jsonl", *shards)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)

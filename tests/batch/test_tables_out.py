@@ -280,7 +280,7 @@ def test_a_column_named_like_a_result_needs_a_prefix(at, place):
     refused = run_table(place, "-o", "out.csv")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.count("\n") == 1
-    assert "rows.csv: has a column 'answer', as the results have; put a --prefix" in refused.stderr
+    assert "rows.csv: has a column 'answer', as the results have; set --prefix" in refused.stderr
     assert {path.name for path in at.iterdir()} == {"rows.csv"}
     assert run_table(place, "-o", "out.csv", "--prefix", "new_").returncode == 0
     with (at / "out.csv").open(newline="") as file:
@@ -335,7 +335,7 @@ def test_export_rejects_a_changed_input_table(at, place):
     assert "rows.csv: has changed since the run" in refused.stderr
     refused = run("batch", "export", "out.csv", "rows.csv")
     assert "is a file of the batch" in refused.stderr
-    assert "is written uncompressed" in run("batch", "export", "out.csv", "out.csv.gz").stderr
+    assert "outputs are not compressed" in run("batch", "export", "out.csv", "out.csv.gz").stderr
     assert not (at / "again.csv").exists()
 
 
@@ -519,11 +519,11 @@ def test_rows_of_an_unsupported_type_raise(at, place):
     for rows, message in (
         (lazy, "rows must be a path, an iterable of dicts or a data frame, got LazyFrame"),
         (5, "rows must be a path, an iterable of dicts or a data frame, got int"),
-        (mixed, "rows: the frame is no table: Conversion failed for column title"),
+        (mixed, "rows: the frame is not a table: Conversion failed for column title"),
     ):
         with pytest.raises(ConfigurationError, match=message) as raised:
             run_batch(rows, output="out.csv", **options(place))
         assert "secret" not in str(raised.value)
-    with pytest.raises(ConfigurationError, match="rows: its rows are no requests: give prompt "):
+    with pytest.raises(ConfigurationError, match="rows: its rows are not requests: give prompt "):
         run_batch(pl.DataFrame(ROWS), output="out.csv", base_url=place)
     assert {path.name for path in at.iterdir()} <= {"out.csv.jsonl.lock"}

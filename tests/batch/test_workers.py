@@ -289,7 +289,7 @@ def test_options_that_exclude_workers_are_rejected(at):
     write(at / "in.jsonl", chat_rows(3))
     for more, why in (
         (["--metrics-port", "0"], "--metrics-port: not with --workers"),
-        (["--fleet", "redis://localhost", "--max-cost", "1"], "give two of them, not all"),
+        (["--fleet", "redis://localhost", "--max-cost", "1"], "give at most two of them"),
         (["--workers", "0"], "must be a whole number from 1 to 64"),
     ):
         refused = run(*batch("http://127.0.0.1:9/v1", *more))

@@ -107,7 +107,9 @@ def test_a_key_in_the_path_of_a_url_is_written_to_no_file(
     assert code == 1
     assert KEY not in "".join(map(str, shown))
     assert no_file_holds(tmp_path, KEY)
-    assert "the --base-url of its run held a key, which is not kept; give it again" in retry(code=2)
+    assert "the --base-url of its run held a key, and keys are not saved; give it again" in retry(
+        code=2
+    )
     assert "the --fallback-base-url of its run" in retry(*flags[:2], code=2)
     assert batch_run(*flags)[0] == 1  # the same command is the same run
 
@@ -160,7 +162,7 @@ def test_retry_finds_the_settings_file_from_another_folder(
     monkeypatch.chdir(tmp_path / "elsewhere")
     retry(code=1)
     assert provider.stats()["arrivals"] == 15
-    assert "has a target, which says that" in retry("--base-url", provider.base_url, code=2)
+    assert "has a target, which sets that" in retry("--base-url", provider.base_url, code=2)
 
 
 def test_the_run_file_keeps_an_address_from_the_environment(
@@ -313,7 +315,7 @@ def test_a_run_file_with_invalid_flags_is_rejected(begun, retry, output):
     begun()
     path = BatchPaths.of(output).run
     path.write_text(path.read_text().replace('"base_url": "http', '"rpm": "http'))
-    assert "not a run file of stormbreak" in retry(code=2)
+    assert "not a stormbreak run file" in retry(code=2)
 
 
 def test_a_run_from_python_keeps_only_flags_of_the_command_line(source, output, healthy):
@@ -327,7 +329,7 @@ def test_a_run_from_python_keeps_only_flags_of_the_command_line(source, output, 
 
 
 def test_retry_of_a_missing_output_is_an_error(retry, output):
-    assert retry(code=2) == f"{output}.run: not found; {output} is no output of a batch run"
+    assert retry(code=2) == f"{output}.run: not found; {output} is not the output of a batch run"
     assert not output.exists()
 
 
@@ -350,7 +352,7 @@ def test_retry_rejects_a_changed_input(begun, retry, source, failed):
     before = failed.read_bytes()
     write(source, rows_that_fail(12, _400=range(4)))
     out = retry(code=2)
-    assert "has other content; nothing is sent again" in out
+    assert "has different content; nothing is sent again" in out
     assert failed.read_bytes() == before
 
 

@@ -43,7 +43,7 @@ WRONG = [
     (["--base-url", "http://[::1/v1"], "base_url"),
     (["--base-url", "http://127.0.0.1:1/v1", "--provider", "openai"], "--provider"),
     (["--provider", "acme"], "acme"),
-    (["--fallback-api-key-env", "KEY"], "--fallback-api-key-env: give --fallback-base-url, too"),
+    (["--fallback-api-key-env", "KEY"], "--fallback-api-key-env: give --fallback-base-url too"),
     (
         ["--base-url", "http://127.0.0.1:1/v1", "--fallback-base-url", "ftp://x"],
         "fallback.targets[0]: base_url must look like https://host/v1",
@@ -84,7 +84,7 @@ BROKEN = [
         GOOD + json.dumps(chat_row(2)).encode() + b"\n" + GOOD,
         "in.jsonl:3: custom_id 'row-1' is already on line 1",
     ),
-    (GOOD + b'{"custom_id": "y", "prompt": "no model"}\n', "in.jsonl:2: names no model"),
+    (GOOD + b'{"custom_id": "y", "prompt": "no model"}\n', "in.jsonl:2: has no model"),
 ]
 
 

@@ -115,7 +115,7 @@ def test_a_settings_file_with_two_targets_is_rejected(batch_run, output, setting
     file = settings("http://127.0.0.1:9/v1", '[targets.spare]\nbase_url = "http://127.0.0.1:9/v1"')
     code, _, errors = batch_run("--policy", file)
     assert code == 2
-    assert one_line(errors) == f"{file}: a batch takes a file with one target, not with main, spare"
+    assert one_line(errors) == f"{file}: a batch needs a file with one target, not with main, spare"
     assert not output.exists()
 
 
@@ -127,7 +127,7 @@ def test_an_address_flag_with_a_settings_target_is_rejected(batch_run, output, s
     file = settings("http://127.0.0.1:9/v1")
     code, _, errors = batch_run("--policy", file, *flags)
     assert code == 2
-    assert f"{flags[0]}: the file of --policy has a target, which says that" in one_line(errors)
+    assert f"{flags[0]}: the file of --policy has a target, which sets that" in one_line(errors)
     assert not output.exists()
 
 

@@ -252,7 +252,7 @@ def test_compare_prints_the_period_and_gaps_of_a_usage_export(cost, tmp_path):
     path.write_text(json.dumps({"data": [bucket], "has_more": True}))
     out = cost("compare", "--from", str(path))
     assert "Counted from 2024-11-01 to 2024-11-02." in out
-    assert "There are more pages of this export (has_more): they are not in it." in out
+    assert "This export has more pages (has_more) that are not in the file." in out
 
 
 def test_compare_separates_service_tiers(cost, tmp_path):
@@ -267,7 +267,7 @@ def test_compare_separates_service_tiers(cost, tmp_path):
     )
     assert "service" in out.splitlines()[0]
     assert "gpt-4.1 (flex): 1 requests" in out
-    assert "No flex prices are known of openai/gpt-4.1." in out
+    assert "No flex prices are known for openai/gpt-4.1." in out
 
 
 def test_control_characters_of_model_names_are_escaped(cost, tmp_path):
@@ -287,7 +287,7 @@ def test_wide_characters_in_names_are_not_wrapped(cost, tmp_path):
     answers = lines(tmp_path, body("gpt-4.1", **usage), body("\u6a21\u578b\u6a21\u578b", **usage))
     out = cost("compare", "--from", answers, "--scale", "10000")
     assert any(line.startswith("\u6a21\u578b\u6a21\u578b  ") for line in out.splitlines())
-    assert "A month is taken as 10,000 times the traffic of the file (--scale)." in out
+    assert "A month is assumed to be 10,000 times the traffic of the file (--scale)." in out
 
 
 def test_compare_reads_a_pipe_once(document, tmp_path):

@@ -27,7 +27,7 @@ def test_bad_input_is_an_error_of_one_line(capsys):
         ),
         (
             "compare --tokens 1M --models gpt-4.1 --providers opanai",
-            "no prices are known of 'opanai'",
+            "no prices are known for 'opanai'",
         ),
         (
             "compare --tokens 1M --models gpt-4.1,gtp --providers openai",
@@ -39,7 +39,7 @@ def test_bad_input_is_an_error_of_one_line(capsys):
         *(
             (
                 f"compare --from x --{unused}",
-                f"--{unused.split()[0]} has no effect with --from: the file holds it",
+                f"--{unused.split()[0]} has no effect with --from: the file has it",
             )
             for unused in ("input-share 0.7", "cache-rate 0", "prompt-tokens 5")
         ),
@@ -98,7 +98,7 @@ def test_bad_input_is_an_error_of_one_line(capsys):
             "Invalid value for '--service-tier': 'gold' is not one of",
         ),
         (f"{COMPARE} --prices nope", "no price file is named 'nope'; built-in price files: art"),
-        (f"{COMPARE} --currency VND", "--currency VND needs --rate, the units of it per US dollar"),
+        (f"{COMPARE} --currency VND", "--currency VND needs --rate, its units per US dollar"),
         (f"{COMPARE} --currency VDN --rate 2", "--currency must be a code of ISO 4217, got 'VDN'"),
         (f"{COMPARE} --currency VND --rate nan", "--rate must be a number, got 'nan'"),
         (
@@ -132,7 +132,7 @@ def test_bad_input_is_an_error_of_one_line(capsys):
             "roi --current gpt-4.1 --candidate a/b --tokens 1M",
             "--current must be PROVIDER/MODEL, got",
         ),
-        ("roi --current openai/o3 --candidate a/b --tokens 1M", "no prices are known of 'a'"),
+        ("roi --current openai/o3 --candidate a/b --tokens 1M", "no prices are known for 'a'"),
         ("roi --storm nowhere.json", "nowhere.json: cannot be read: No such file"),
         (
             "roi --storm x --downtime-minutes 0",
@@ -141,8 +141,11 @@ def test_bad_input_is_an_error_of_one_line(capsys):
         ("prices", "give a MODEL, --providers or --prices FILE"),
         ("prices gtp-4.1", "no known provider sells 'gtp-4.1'; did you mean gpt-4.1"),
         ("prices gpt-4.1 --providers anthropic", "no price is known for 'gpt-4.1' at anthropic"),
-        ("prices --providers nobody", "no prices are known of 'nobody'"),
-        ("report out.jsonl", "out.jsonl.run: not found; out.jsonl is no output of a batch run"),
+        ("prices --providers nobody", "no prices are known for 'nobody'"),
+        (
+            "report out.jsonl",
+            "out.jsonl.run: not found; out.jsonl is not the output of a batch run",
+        ),
     ):
         assert refused(capsys, argv).startswith(message)
 

@@ -161,7 +161,7 @@ def test_a_model_without_a_price_has_a_note_and_no_cost(batch, provider, capsys)
     out = report(capsys, batch)
     facts = json.loads(report(capsys, batch, "--json"))
 
-    assert f"No price is known of storm-1 at 127.0.0.1:{provider.port}" in " ".join(out.split())
+    assert f"No price is known for storm-1 at 127.0.0.1:{provider.port}" in " ".join(out.split())
     assert facts["models"][0]["useful"] is None
     assert facts["models"][0]["input_tokens"] > 0
 
@@ -183,7 +183,7 @@ def test_answers_without_usage_are_estimated_with_a_note(batch, deal, capsys):
     facts = json.loads(report(capsys, batch, "--prices", deal, "--json"))
 
     assert facts["models"][0]["estimated"] == 1
-    assert "1 answers do not say what they used; that is estimated." in facts["notes"]
+    assert "1 answers do not report their usage; it is estimated." in facts["notes"]
 
 
 def test_killed_and_active_runs_have_a_note(batch, deal, capsys):
@@ -195,7 +195,7 @@ def test_killed_and_active_runs_have_a_note(batch, deal, capsys):
 
     assert any("1 run(s) were killed" in note for note in notes)
     assert any("not counted; that is 0.25 USD at the most." in note for note in notes)
-    assert any(note.startswith("A run is at work") for note in notes)
+    assert any(note.startswith("A run is active") for note in notes)
 
 
 def test_a_run_file_without_an_account_reports_only_the_answers(batch, deal, capsys):
@@ -206,12 +206,15 @@ def test_a_run_file_without_an_account_reports_only_the_answers(batch, deal, cap
     facts = json.loads(report(capsys, batch, "--json"))
 
     assert facts["models"][0]["answers"] == len(ROWS)
-    assert any("only they are counted" in note for note in facts["notes"])
+    assert any("only answers are counted" in note for note in facts["notes"])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no output of a batch run"), ("not json\n", "line 1 is no line of batch output")],
+    [
+        (None, "not the output of a batch run"),
+        ("not json\n", "line 1 is not a line of batch output"),
+    ],
 )
 def test_a_file_that_is_no_batch_output_is_rejected(content, message, batch, capsys):
     if content is None:

@@ -51,7 +51,7 @@ def test_roi_shows_no_list_price_case_for_a_contract(document, tmp_path):
     ]
     facts = document("roi", *argv, "--tokens", "1M")
     assert [row["case"] for row in facts["cases"]][1] == "current price +20%"
-    assert not any("list price of" in it["said"] for it in facts["when_not_to_switch"])
+    assert not any("today's list price" in it["said"] for it in facts["when_not_to_switch"])
 
 
 def test_roi_compares_a_reseller_with_the_list_price_of_the_maker(document, tmp_path):
@@ -84,7 +84,7 @@ def test_roi_warns_when_the_current_list_price_changes_the_result(document):
     facts = document("roi", *MOVE, "--tokens", "50M")
     first = facts["when_not_to_switch"][0]
     assert first["holds"]
-    assert first["said"].startswith("Today's list price of openai/gpt-4.1 makes ")
+    assert first["said"].startswith("At today's list price, openai/gpt-4.1 costs ")
 
 
 def test_migration_hours_and_hourly_cost_set_the_migration_cost(document):

@@ -97,7 +97,7 @@ def test_the_check_lists_models_and_the_limits_of_each_key(file, capsys):
         (
             "Key app may ask for gpt-4.1. At most 60 requests a minute and 5 US dollars in 24 hours."
             " Its calls end within 30 s. Its priority is batch."
-            " No price is known of storm-1 at local: its spend limit allows no call there."
+            " No price is known for storm-1 at local: its spend limit allows no call there."
         ),
         "Key other may ask for all of them. It has no limits of its own.",
         "gateway.toml: ok",
@@ -136,7 +136,7 @@ def test_an_invalid_argument_is_one_line_and_exit_code_2(file, capsys, argv, mes
 @table_test(
     ("environ", "top", "message"),
     [
-        ({"STORMBREAK_SHARE": "1/4"}, "", "STORMBREAK_SHARE is set: with --workers, [fleet] has to share limits"),
+        ({"STORMBREAK_SHARE": "1/4"}, "", "STORMBREAK_SHARE is set: with --workers, use [fleet] to share limits"),
         ({}, "process_share = 0.5\n", "process_share must not be set with --workers: the variable STORMBREAK_SHARE"),
     ],
 )  # fmt: skip

@@ -245,7 +245,7 @@ def test_a_batch_runs_when_its_socket_cannot_be_created(stormbreak_provider, tmp
     with batch_at_work(provider, tmp_path, "--metrics-port", "0") as (process, output):
         refused = run("top", output)
         assert refused.returncode == 2
-        assert "has no socket here; start that run with --metrics-port" in one_line(refused.stderr)
+        assert "has no socket here; start it with --metrics-port" in one_line(refused.stderr)
         assert run("top", port_of(process), "--once").returncode == 0
     assert sock(output).read_text() == "mine"
 

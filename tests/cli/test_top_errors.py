@@ -69,7 +69,7 @@ def test_top_needs_a_name_when_several_batches_run(monkeypatch, tmp_path):
         (("text/html", b"<html>secret"), "the response is not a stormbreak state"),
         (
             ("application/json", b'{"format": 7}'),
-            "another version of stormbreak is there (format 7, not 1)",
+            "another version of stormbreak answered (format 7, not 1)",
         ),
         (("application/json", b" " * (5 << 20)), "the response is too large for a state"),
         (None, "/state has status 404"),
@@ -78,7 +78,7 @@ def test_top_needs_a_name_when_several_batches_run(monkeypatch, tmp_path):
 def test_a_server_that_is_not_stormbreak_is_an_error(refused, page, message):
     with StatusServer({} if page is None else {"/state": lambda: page}) as port:
         line = refused(port.port)
-        assert line == f"127.0.0.1:{port.port}: no stormbreak is there: {message}"
+        assert line == f"127.0.0.1:{port.port}: not a stormbreak status server: {message}"
 
 
 def test_a_server_that_does_not_use_http_is_an_error(refused):

@@ -75,7 +75,7 @@ def test_a_frame_shows_the_batch_its_targets_and_decisions():
 
 @table_test(
     ("sharing", "words"),
-    [(1.0, "fleet of 20  half-open"), (0.0, "fleet: no answer of the store  half-open"), (None, "large        ")],
+    [(1.0, "fleet of 20  half-open"), (0.0, "fleet: the store does not answer  half-open"), (None, "large        ")],
 )  # fmt: skip
 def test_a_target_of_a_fleet_shows_its_members_or_a_silent_store(sharing, words):
     shown = drawn(state(targets=(target(sharing=sharing, members=20),)))

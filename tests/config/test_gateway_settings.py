@@ -116,19 +116,19 @@ def test_a_model_name_resolves_to_a_target_or_a_pool(read, model, leads):
         ("grace = 0", "grace = -1", "gateway.grace must not be negative, got -1"),
         ('smart = "chat"', 'smart = "cht"',
          "gateway.models.smart must be the name of a target or pool (main, any, chat), got 'cht'"),
-        (TWO, ONE, "keys.other.sha256 is also that of keys.app"),
+        (TWO, ONE, "keys.other.sha256 is the same as that of keys.app"),
         (TWO, "hunter2", ("keys.other.sha256 must be 64 hex digits in lower case,"
          " as `stormbreak gateway key new` prints them")),
         (f'[keys.other]\n    sha256 = "{TWO}"', "[keys.other]\n    rpm = 1",
          "keys.other lacks sha256, got a table"),
         ('"main"]\n    priority', '"mian"]\n    priority',
-         "keys.app.models names 'mian', which leads to no target: name it in gateway.models"),
+         "keys.app.models names 'mian', which does not lead to a target: name it in gateway.models"),
         ("rpm = 60", "rpm = 0", "keys.app.rpm must be positive, got 0"),
         ("max_usd = 5", "max_usd = -5", "keys.app.spend.max_usd must be positive, got -5"),
         ("deadline = 5", "deadline = 0", "keys.app.deadline must be positive, got 0"),
         ("max_in_flight = 20", "rpm = 0", "tenants.research.rpm must be positive, got 0"),
         ("max_in_flight = 20", "models = []", "unknown key tenants.research.models = a list; known: rpm, tpm, max_in_flight, spend"),
-        ('tenant = "research"', "", "tenants.research has no key: name it as the tenant of one"),
+        ('tenant = "research"', "", "tenants.research has no key: set it as the tenant of a key"),
         ('["deal.toml"]', '"deal.toml"', "prices must be a list, got 'deal.toml'"),
         ("api_key_file", "api_key_env = 'A'\n    api_key_file",
          "targets.main.api_key_env and api_key_file exclude each other: name one"),
@@ -154,5 +154,5 @@ def test_a_policy_file_with_a_gateway_table_is_rejected(read, tmp_path):
     from stormbreak.config import load_policy  # noqa: PLC0415
 
     read("prices = []\n[gateway]\nport = 1")
-    with pytest.raises(ConfigurationError, match="a policy alone, without prices and gateway"):
+    with pytest.raises(ConfigurationError, match="only a policy, without prices and gateway"):
         load_policy("s.toml")

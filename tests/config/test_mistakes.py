@@ -18,7 +18,7 @@ TABLE = {
     "[retry]\nxyzzy = 3": "unknown key retry.xyzzy = 3; known: max_attempts, backoff, min_time_left, max_wait, retry_after_jitter, longer_backoff_on",
     "[retry.backoff]\nkind = 'linear'\nlinear = 3": "unknown key retry.backoff.linear = 3; known: kind, initial_delay, factor, max_delay, jitter, min_delay",
     "[retry.backoff]\nkind = 'constant'\nfactor = 3": "retry.backoff.factor means nothing for the kind constant, got 3",
-    "[targets.main]\nmodel = 'm'\n[pools.a]": "expected a policy alone, without targets and pools",
+    "[targets.main]\nmodel = 'm'\n[pools.a]": "expected only a policy, without targets and pools",
     "[limit]\nfixed = 3": "unknown key limit.fixed = 3; known: kind, max_in_flight, headroom_factor, headroom",
     "[limit]\nkind = 'fixed'\nheadroom = 3": "unknown key limit.headroom = 3; known: kind, max_in_flight",
     "[retry.preset]\nx = 3": "unknown key retry.preset = a table; known: max_attempts, backoff, min_time_left, max_wait, retry_after_jitter, longer_backoff_on",

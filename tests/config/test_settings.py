@@ -273,8 +273,8 @@ MISTAKES = {
     "profiles = 3": "profiles must be a table, got 3",
     "[targets.'a b']\nmodel = 'x'": 'targets."a b" must have a name of letters, digits',
     "[pools.p]\ntargets = ['a']": "pools.p.targets[0] must be the name of a target (there is none), got 'a'",
-    "[pools.p]\ntargets = []": "pools.p.targets must name a target, got none",
-    "[pools.p]\n": "pools.p.targets must name a target, got none",
+    "[pools.p]\ntargets = []": "pools.p.targets must name at least one target, got none",
+    "[pools.p]\n": "pools.p.targets must name at least one target, got none",
     "[pools.p]\ntargets = [{ wait = 1 }]": "unknown key pools.p.targets[0].wait = 1; did you mean weight?",
     "[pools.p]\ntargets = [{ target = 'a', weight = 0 }]": "pools.p.targets[0].weight must be positive, got 0",
     "[targets.a]\n[pools.p]\ntargets = ['a', 'a']": "pools.p.targets names 'a' twice",
@@ -320,7 +320,7 @@ def test_an_error_in_the_environment_names_its_variable(path, name, text, messag
 
 def test_a_variable_that_names_no_key_is_an_error(path):
     for name in ("STORMBREAK__", "STORMBREAK____DEADLINE", "STORMBREAK__TARGETS__"):
-        assert error_in(path, **{name: "1"}).startswith(f"s.toml: '{name}' names no key")
+        assert error_in(path, **{name: "1"}).startswith(f"s.toml: '{name}' does not name a key")
 
 
 # ------------------------------------------------------------------ keys

@@ -175,7 +175,7 @@ def test_max_cost_needs_a_price_for_billed_attempts():
     free = ModelUsage(provider="p", model="secret", free=3)
 
     assert Account(spent=(free,)).max_cost(price_of) == 0
-    with pytest.raises(ConfigurationError, match="no price is known of secret at p"):
+    with pytest.raises(ConfigurationError, match="no price is known for secret at p"):
         Account(spent=(used,)).max_cost(price_of)
 
 

@@ -56,7 +56,7 @@ def test_an_offer_without_a_price_stays_with_its_reason():
     demand = Demand(tokens=Tokens(10**6, 0), service=Service.BATCH)
     dear, cheap, _ = compare(demand, OFFERS, LOOKUP)
     assert (dear.monthly, dear.saved, dear.share) == (None, None, None)
-    assert dear.why == "no batch prices are known of dear/m"
+    assert dear.why == "no batch prices are known for dear/m"
     assert (cheap.monthly, cheap.saved) == (Decimal("0.5"), 0)
 
 

@@ -67,11 +67,11 @@ def test_losses_are_between_zero_and_the_whole_downtime(goodput, seconds):
 @table_test(
     ("given", "message"),
     [
-        ("", "not what storm run --json prints"),
-        ("[]", "not what storm run --json prints"),
-        ("[" * 9000, "not what storm run --json prints"),
+        ("", "not the output of storm run --json"),
+        ("[]", "not the output of storm run --json"),
+        ("[" * 9000, "not the output of storm run --json"),
         (document(runs=[]), "holds no run"),
-        (document(runs=[{"policy": "p"}]), "not what storm run --json prints"),
+        (document(runs=[{"policy": "p"}]), "not the output of storm run --json"),
         (document(runs=[{"policy": "p", "goodput": -0.1}]), r"runs\[0\].goodput must be a share"),
         (
             document(runs=[*RUNS, {"policy": "p", "goodput": "NaN"}]),

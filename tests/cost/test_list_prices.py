@@ -78,7 +78,7 @@ def test_a_price_that_depends_on_the_hour_is_the_highest_of_the_day(market):
 
 
 def test_a_price_per_request_has_a_note(market):
-    assert "each request has a price besides" in market.find("perplexity", "sonar").notes
+    assert "each request has an extra charge" in market.find("perplexity", "sonar").notes
 
 
 def test_a_deprecated_model_has_a_note(market):

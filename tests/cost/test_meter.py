@@ -67,7 +67,7 @@ def test_failing_prices_are_unknown_to_a_spend_limit(broken):
     stage.engine = Engine(limited, SpendAccounts(broken))
     rejection = stage.start(bound=BOUND).ended.outcome.rejection
     assert rejection.policy == "cost"
-    assert "no price is known of" in rejection.reason
+    assert "no price is known for" in rejection.reason
 
 
 def test_prices_that_fail_once_are_called_again():

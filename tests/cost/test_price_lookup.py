@@ -40,11 +40,11 @@ def test_a_model_is_found_in_every_spelling(lookup, name):
 @table_test(
     ("name", "message"),
     [
-        ("opanai/gpt-4.1", "no prices are known of 'opanai'; did you mean openai"),
+        ("opanai/gpt-4.1", "no prices are known for 'opanai'; did you mean openai"),
         ("openai/gtp-4.1", "no price is known for 'gtp-4.1' at openai; did you mean gpt-4.1"),
         ("openai@artcle/gpt-4.1", "no prices come from 'artcle'; did you mean article-2025"),
         ("acme/acme-2", "no price is known for 'acme-2' at acme; did you mean Acme-1.5?"),
-        ("acme@market/acme-1.5", "no prices are known of 'acme'"),
+        ("acme@market/acme-1.5", "no prices are known for 'acme'"),
         ("openai/claude-sonnet-4-5-x", "no price is known for 'claude-sonnet-4-5-x' at openai"),
         ("openai/sk-proj-c4n4ryAbCdEf1234567890", "no price is known for what looks like a key"),
     ],
@@ -73,7 +73,7 @@ def test_an_unknown_model_has_a_suggestion(lookup):
 
 def test_a_price_file_must_not_be_named_market():
     with pytest.raises(
-        ConfigurationError, match="x: name must not be that of list prices, got 'market'"
+        ConfigurationError, match="x: name must not be the name of the list prices, got 'market'"
     ):
         parse("name = 'market'\n[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1", source="x")
 
@@ -103,5 +103,5 @@ def test_two_price_files_of_one_name_are_rejected():
         parse(f"[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = {n}", source="deal.toml")
         for n in (1, 2)
     ]
-    with pytest.raises(ConfigurationError, match="two price files are named 'deal'"):
+    with pytest.raises(ConfigurationError, match="two price files have the name 'deal'"):
         PriceLookup(files)

@@ -32,7 +32,7 @@ def advice(of, currency=USD):
 def test_a_migration_that_saves_lists_the_conditions_against_it():
     assert advice(move()) == [
         "Below 3.21M tokens a month, 12 months do not pay for the migration.",
-        "Once the new price has risen by 608.3 %, twelve months bring nothing.",
+        "Once the new price has risen by 608.3 %, twelve months save nothing.",
     ]
 
 
@@ -53,11 +53,11 @@ def test_a_claimed_price_is_compared_with_the_list_price():
     first, *others = advice(move(listed_current=Decimal(190), listed_candidate=Decimal(190)))
     assert not any("at the list price is" in other for other in others)  # the same maker
     assert first == (
-        "now: Today's list price of openai/m makes 190.00 USD a month, not 3,000.00 USD:"
+        "now: At today's list price, openai/m costs 190.00 USD a month, not 3,000.00 USD:"
         " against that the move costs 210.00 USD a month more."
     )
     better = advice(move(listed_current=Decimal(1000)))[0]
-    assert better.startswith("Today's list price")  # a condition, not a reason now
+    assert better.startswith("At today's list price")  # a condition, not a reason now
     assert better.endswith("the move saves 600.00 USD a month.")
     assert advice(move(listed_current=Decimal(400)))[0].endswith(
         "against that the move saves nothing."

@@ -125,7 +125,7 @@ def test_a_call_that_can_never_be_paid_is_rejected_at_once():
     run = made.start(bound=usage(1_100_000))
 
     assert run.ended.outcome.rejection == (
-        "spend", "the limit of 2.0 USD leaves no 1.100000 USD", None,
+        "spend", "the rest of the limit of 2.0 USD is less than 1.100000 USD", None,
     )  # fmt: skip
     assert made.start(bound=DOLLAR).sending
 
@@ -176,11 +176,11 @@ def test_a_call_above_the_whole_limit_is_rejected():
 @table_test(
     ("call", "reason"),
     [
-        ({}, "nothing bounds what it costs"),
+        ({}, "its cost has no bound"),
         ({"unbounded": "its document may cost more"}, "its document may cost more"),
         (
             {"target": Target("acme", "secret"), "bound": CENT},
-            "no price is known of secret at acme; pass prices, or set no [spend]",
+            "no price is known for secret at acme; pass prices, or set no [spend]",
         ),
     ],
 )

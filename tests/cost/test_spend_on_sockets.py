@@ -122,7 +122,7 @@ async def test_a_model_without_a_price_is_rejected():
     async with AsyncClient(
         base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy(max_usd=1.0)
     ) as client:
-        with pytest.raises(RejectedError, match=r"no price is known of m at 127\.0\.0\.1:9"):
+        with pytest.raises(RejectedError, match=r"no price is known for m at 127\.0\.0\.1:9"):
             await client.request("chat/completions", payload(1, max_tokens=10))
 
 

@@ -118,14 +118,14 @@ def test_a_body_that_is_no_object_is_estimated(read):
 
 
 def test_traffic_without_any_usage_is_an_error(read):
-    with pytest.raises(ConfigurationError, match="file: no answer says what it used"):
+    with pytest.raises(ConfigurationError, match="file: no answer reports its usage"):
         read(line(1, chat()))
 
 
 def test_only_a_torn_last_line_is_ignored(read):
     good = line(1, chat(usage=used(1, 1)))
     assert read(f"{good}\n{good[:50]}").uses[0].requests == 1
-    with pytest.raises(ConfigurationError, match="line 2 is no line of batch output"):
+    with pytest.raises(ConfigurationError, match="line 2 is not a line of batch output"):
         read(f"{good}\n{good[:50]}\n{good}\n")
 
 
@@ -180,7 +180,7 @@ def test_several_pages_are_summed_and_missing_pages_noted(read):
     [
         (
             [result(model=None)],
-            r"data\[0\].results\[0\]: models are not told apart: ask with group_by",
+            r"data\[0\].results\[0\]: models are not separated: export with group_by",
         ),
         (
             [result(), result(input_tokens=-1)],
@@ -218,19 +218,19 @@ def test_the_csv_export_of_the_dashboard_is_read(read):
 @table_test(
     ("text", "message"),
     [
-        ("", "holds no answer, and no use"),
-        ("\n\n", "holds no answer, and no use"),
+        ("", "has no answers and no usage"),
+        ("\n\n", "has no answers and no usage"),
         ("model", "no column input_tokens, output_tokens"),
         ("model,input_tokens\nm,1\n", "no column output_tokens: not OpenAI's export of usage"),
-        (HEAD, "holds no answer, and no use"),
+        (HEAD, "has no answers and no usage"),
         (
             "model,input_tokens,output_tokens\nm,nan,1\n",
             "line 2: input_tokens must be a count, got nan",
         ),
-        ("model,input_tokens,output_tokens\n,5,1\n", "line 2: models are not told apart"),
-        ("{}", "neither output of a batch, nor a page"),
-        ("[1]", "neither output of a batch, nor a page"),
-        ("[" * 9000, "neither output of a batch, nor a page"),
+        ("model,input_tokens,output_tokens\n,5,1\n", "line 2: models are not separated"),
+        ("{}", "not the output of a batch, a page"),
+        ("[1]", "not the output of a batch, a page"),
+        ("[" * 9000, "not the output of a batch, a page"),
     ],
 )
 def test_a_file_of_another_format_is_rejected(read, text, message):
@@ -248,8 +248,8 @@ def test_csv_accepts_every_line_ending(tmp_path, end):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("m,1,000,5", "line 2 has more cells, or fewer, than the head"),
-        ("m,1", "line 2 has more cells, or fewer, than the head"),
+        ("m,1,000,5", "line 2 has more or fewer cells than the header"),
+        ("m,1", "line 2 has more or fewer cells than the header"),
         ("m,1,1\nm,-1,1", "line 3: input_tokens must be a count, got -1"),
         ("y" * 200_000, "line 2: broken CSV: field larger than field limit"),
     ],

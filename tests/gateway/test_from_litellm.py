@@ -147,7 +147,7 @@ def test_model_groups_become_pools_and_fallback_rules():
     }
     assert key is None
     assert table["keys"]["master"]["sha256"] == sha256(MASTER.encode()).hexdigest()
-    assert any("'bedrock' is no known provider" in note for note in notes)
+    assert any("'bedrock' is not a known provider" in note for note in notes)
 
 
 def test_the_example_of_the_page_is_the_real_conversion():
@@ -305,7 +305,7 @@ def test_a_fallback_to_a_model_that_is_not_converted_is_listed():
          "max_retries must be a whole number"),
         ("model_list: [{model_name: a, litellm_params: {model: openai/a}}]\nlitellm_settings: {max_budget: 1, budget_duration: long}",
          "budget_duration must be such as 30d or 12h, got 'long'"),
-        ("model_list: [{model_name: a, litellm_params: {model: cohere/command}}]", "'cohere' is no known provider"),
+        ("model_list: [{model_name: a, litellm_params: {model: cohere/command}}]", "'cohere' is not a known provider"),
         ("model_list: [{model_name: a, litellm_params: {model: azure/x}}]", "an api_base is needed"),
         ("model_list: [{model_name: a, litellm_params: {model: unknown}}]", "name its provider"),
     ],

@@ -346,7 +346,7 @@ async def test_a_price_function_that_raises_means_an_unknown_price(path):
             refused = await gateway.ask(payload)
             assert (refused.status, refused.json["error"]["code"]) == (400, "stormbreak_cost")
             assert refused.json["error"]["type"] == "invalid_request_error"
-            assert "no price is known of storm-1" in refused.json["error"]["message"]
+            assert "no price is known for storm-1" in refused.json["error"]["message"]
         assert (await gateway.ask(key=OTHER)).status == 200
     assert len(provider.seen) == 1
 

@@ -117,4 +117,7 @@ def test_the_tables_name_the_scenario_and_the_model(rehearse):
 def test_a_rehearsal_of_an_unknown_model_lists_the_known_models(rehearse):
     code, printed = rehearse("--model", "gpt-9")
     assert code == 2
-    assert "gateway.toml serves no model 'gpt-9'; known: first, same, spare, both" in printed.err
+    assert (
+        "gateway.toml does not serve the model 'gpt-9'; known: first, same, spare, both"
+        in printed.err
+    )

@@ -185,7 +185,7 @@ async def test_an_error_has_the_format_of_its_endpoint(path):
         reply = await gateway.ask({**MESSAGES, "model": "gpt-9"}, "/v1/messages")
     assert reply.json == {
         "type": "error",
-        "error": {"type": "not_found_error", "message": "no model is called 'gpt-9'"},
+        "error": {"type": "not_found_error", "message": "no model has the name 'gpt-9'"},
     }
 
 

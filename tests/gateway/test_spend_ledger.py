@@ -314,7 +314,7 @@ async def test_calls_are_rejected_while_the_ledger_cannot_be_written(path, monke
 async def test_only_one_process_can_open_the_ledger(path):
     async with upstream() as provider, gateway_on(path, provider, spend(2)):
         with pytest.raises(
-            ConfigurationError, match=r"gateway.ledger .*spent.db: another process has it"
+            ConfigurationError, match=r"gateway.ledger .*spent.db: another process uses it"
         ):
             Gateway(path)
 
@@ -344,7 +344,7 @@ def test_a_database_of_another_program_is_rejected_and_unchanged(path, table, ca
     assert main(["gateway", str(path)]) == 2
     refused = capsys.readouterr().err
     assert refused.count("\n") == 1
-    assert f"spent.db: its table {table} is that of another program; name another file" in refused
+    assert f"spent.db: its table {table} belongs to another program; choose another file" in refused
     assert file.read_bytes() == before
 
 

@@ -393,7 +393,7 @@ def test_an_invalid_row_of_the_ledger_is_reported(path, change):
     ledger.close()
     with closing(sqlite3.connect(file)) as db, db:
         assert db.execute(f"UPDATE usage SET {change}").rowcount == 1
-    with pytest.raises(ConfigurationError, match="a row is none of a gateway's"):
+    with pytest.raises(ConfigurationError, match="a row was not written by a gateway"):
         read_usage(file, prices)
 
 

@@ -125,7 +125,7 @@ def test_cost_compare_uses_the_traffic_of_a_ledger(ledger, capsys):
         ("gpt-4.1", "gpt-4.1", 2215), ("gpt-4.1", "gpt-4.1-nano", 2215),
         ("gpt-4.1-mini", "gpt-4.1-mini", 1100), ("gpt-4.1-mini", "gpt-4.1-nano", 1100),
     ]  # fmt: skip
-    assert "Attempts without usage are not in it: 1." in notes
+    assert "Attempts without usage are not included: 1." in notes
     assert "Counted from 2026-11-01 to 2026-11-02." in notes
     rows, _ = compared(capsys, "--from", ledger, *models, "--until", "2026-11-01T01:00")
     assert rows == [("gpt-4.1", "gpt-4.1", 1100), ("gpt-4.1", "gpt-4.1-nano", 1100)]
@@ -182,11 +182,11 @@ def test_the_table_and_csv_have_the_same_rows(ledger, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["spent.db", "--by", "color"], "must be of tenant, label, model"),
-        (["spent.db", "--by", "label."], "must be of tenant, label, model"),
+        (["spent.db", "--by", "color"], "must be one of tenant, label, model"),
+        (["spent.db", "--by", "label."], "must be one of tenant, label, model"),
         (["spent.db", "--since", "yesterday"], "must be a day or a full hour of UTC"),
         (["spent.db", "--since", "2026-11-01T10:30"], "must be a day or a full hour of UTC"),
-        (["spent.db", "none.jsonl"], "none.jsonl: is no ledger of a gateway"),
+        (["spent.db", "none.jsonl"], "none.jsonl: is not a gateway's ledger"),
         (["none.jsonl", "--by", "key"], "--by has no effect for a batch"),
     ],
 )

@@ -38,7 +38,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(capsys):
     for arguments, message in (
         (
             ["--scenario", "tempest"],
-            "no scenario or file is named 'tempest'; scenarios: bench,",
+            "no scenario or file has the name 'tempest'; scenarios: bench,",
         ),
         (
             ["--speed", "0"],

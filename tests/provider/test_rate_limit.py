@@ -85,7 +85,5 @@ def test_a_window_may_limit_tokens_alone():
 
 
 def test_a_limit_without_requests_and_tokens_is_rejected():
-    with pytest.raises(
-        ConfigurationError, match="requests must be given unless tokens are, got neither"
-    ):
+    with pytest.raises(ConfigurationError, match="requests or tokens must be given, got neither"):
         Limit(kind=LimitKind.WINDOW)

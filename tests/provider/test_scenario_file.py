@@ -103,7 +103,7 @@ def test_a_file_describes_provider_faults_and_load(tmp_path):
         ),
         (
             "[limit]\nkind = 'window'",
-            "limit.requests must be given unless tokens are, got neither",
+            "limit.requests or tokens must be given, got neither",
         ),
         ("[[faults]]\nkind = '418'", "faults[0].kind must be one of capacity, service, down,"),
         (

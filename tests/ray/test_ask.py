@@ -96,7 +96,7 @@ async def test_batches_of_one_actor_are_in_flight_together():
     [
         ({"actors": 0}, "actors must be at least 1, got 0"),
         ({"prompt": "the same for all"}, "names no column"),
-        ({"prompt": None}, "its rows are no requests"),
+        ({"prompt": None}, "its rows are not requests"),
         ({"policy": "nonsense"}, "nonsense"),
     ],
 )

@@ -62,14 +62,14 @@ def test_retries_are_shown_by_reason_and_later_rounds_separately(tmp_path):
     bars = section(page, "Retries, by reason").bars
     assert [(bar.name, bar.figure) for bar in bars] == [
         ("throttled", "1"),
-        ("came back in a later round", "2"),
+        ("sent again in a later round", "2"),
     ]
     assert [bar.share for bar in bars] == [0.5, 1.0]
 
 
 def test_a_run_without_failures_has_no_failure_sections(tmp_path):
     page = batch_page(a_summary(tmp_path, retries=0), RunStats(began=0.0))
-    for title in ("Retries, by reason", "What came back in place of answers", "Rows that failed"):
+    for title in ("Retries, by reason", "Responses that were not answers", "Rows that failed"):
         assert section(page, title) is None
 
 
@@ -99,10 +99,10 @@ def test_the_cost_is_shown_by_model_with_the_bounds_of_waste(tmp_path):
     ("end", "text"),
     [
         ("finished", "2.0 a second."),
-        ("refused", "many rows in a row failed for a reason that has nothing to do with them."),
+        ("refused", "many consecutive rows failed for a reason unrelated to the rows."),
         ("spent", "the spend limit was reached."),
         ("unreachable", "the provider could not be reached."),
-        ("interrupted", "the same command resumes it."),
+        ("interrupted", "run the same command again to resume it."),
     ],
 )
 def test_the_verdict_names_the_end_of_the_run(tmp_path, end, text):
@@ -159,7 +159,7 @@ def test_rare_outcomes_share_one_line():
     for number, verdict in enumerate(kinds):
         for _ in range(10 - number):
             stats.hear(Returned(0.0, number, TARGET, 1, verdict, None, None, 0.1))
-    shown = lines(stats, "What came back")
+    shown = lines(stats, "Responses that were not answers")
     assert list(shown) == ["answers", "throttled", "overloaded", "reset", "timeout", "all others"]
     assert shown["all others"] == [9 / stats.width]
 
@@ -234,7 +234,9 @@ def test_outcomes_are_shown_per_second():
     stats = RunStats(began=0.0)
     for number in range(3):
         stats.hear(Returned(0.1, number, TARGET, 1, Verdict.OK, 200, None, 0.1))
-    chart = next(each for each in charts_of(stats) if each.title == "What came back")
+    chart = next(
+        each for each in charts_of(stats) if each.title == "Responses that were not answers"
+    )
     assert (chart.panel.y_label, chart.panel.lines[0].ys) == ("attempts per second", [6.0])
     assert chart.panel.xs == [0.25]
 

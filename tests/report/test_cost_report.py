@@ -163,7 +163,7 @@ def test_sentences_are_grouped_under_their_headings():
 
 def test_the_roi_report_shows_the_example_of_the_article(tmp_path):
     text = report_of(tmp_path, "cost", *MIGRATION)
-    assert "saves 2,600.00 USD a month, 86.7 % of what is paid now, and is paid back after" in text
+    assert "saves 2,600.00 USD a month, 86.7 % of the current cost, and is paid back after" in text
     assert (
         "by a claim. Against today's list price of openai/gpt-4.1 it costs 210.00 USD a month more."
         in text
@@ -229,7 +229,7 @@ def test_an_estimate_report_mentions_rows_without_a_price(tmp_path):
     source = write(tmp_path / "in.jsonl", rows)
     flags = ["--provider", "openai", "--output-tokens", "1000000"]
     text = report_of(tmp_path, "batch", "estimate", str(source), *flags)
-    assert "2 rows: 8.00 USD are expected, without what has no price." in text
+    assert "2 rows: 8.00 USD are expected, without parts that have no price." in text
     assert "USD expected gpt-4.1 8.00 USD" in text
 
 
@@ -244,7 +244,7 @@ def test_cost_report_writes_a_page_for_a_batch(tmp_path, stormbreak_provider):
     run = ["batch", "run", str(source), "--output", output, "--quiet"]
     assert main([*run, "--base-url", provider.base_url]) == 0
     text = report_of(tmp_path, "cost", "report", output)
-    assert "What the batch has cost is not known: nothing in it has a price." in text
+    assert "The cost of the batch is unknown: nothing in it has a price." in text
     assert "answers 3" in text
 
 

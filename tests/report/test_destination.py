@@ -126,4 +126,4 @@ def test_an_interrupted_run_writes_its_report(tmp_path, stormbreak_provider):
         run.send_signal(signal.SIGINT)
         assert run.wait(PATIENCE) == 130
 
-    assert "The run was interrupted; the same command resumes it." in report.read_text()
+    assert "The run was interrupted; run the same command again to resume it." in report.read_text()

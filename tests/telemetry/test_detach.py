@@ -97,7 +97,7 @@ def test_detach_keeps_an_earlier_attachment_of_the_same_listener(engine, recorde
 def test_attach_attaches_all_listeners_or_none(engine, recorder):
     attach(engine, Traces().listener)
     before = list(engine.listeners)
-    with pytest.raises(ConfigurationError, match="traced already"):
+    with pytest.raises(ConfigurationError, match="already traced"):
         attach(engine, recorder, Traces().listener)
 
     assert (engine.listeners, recorder.watched) == (before, [])

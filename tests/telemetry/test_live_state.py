@@ -259,7 +259,7 @@ def test_the_page_equals_the_state_as_json(watch):
         (b'{"format": "secret"}', "the response is not a stormbreak state"),
         (b'{"format": 1}', "the response is not a stormbreak state"),
         (b"[" * 100_000, "the response is not a stormbreak state"),
-        (b'{"format": 2}', r"another version of stormbreak is there \(format 2, not 1\)"),
+        (b'{"format": 2}', r"another version of stormbreak answered \(format 2, not 1\)"),
     ],
 )
 def test_a_body_that_is_no_state_is_an_error(body, message):

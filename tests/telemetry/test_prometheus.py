@@ -278,7 +278,7 @@ def test_a_second_metrics_in_one_registry_is_rejected():
     registry = prometheus_client.CollectorRegistry()
     Metrics(registry)
 
-    with pytest.raises(ConfigurationError, match="has stormbreak's metrics already"):
+    with pytest.raises(ConfigurationError, match="already has stormbreak's metrics"):
         Metrics(registry)
 
 

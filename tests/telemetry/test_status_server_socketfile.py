@@ -108,7 +108,7 @@ def test_a_socket_in_a_missing_folder_is_rejected(tmp_path):
 def test_a_path_too_long_for_a_socket_is_rejected(tmp_path):
     path = tmp_path / ("n" * (MAX_SOCKET_PATH - len(str(tmp_path)))) / "s"
     with pytest.raises(
-        ConfigurationError, match=f"too long for a socket: {MAX_SOCKET_PATH} bytes at most"
+        ConfigurationError, match=f"too long for a socket: at most {MAX_SOCKET_PATH} bytes"
     ):
         StatusServer(PAGES, path=path)
 

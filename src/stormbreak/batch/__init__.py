@@ -1,4 +1,4 @@
-"""Files of prompts pushed through an engine: every row answered or explained, nothing lost.
+"""Run files of prompts through an engine: every row ends with an answer or a reason, and none is lost.
 
 From Python: `run`, or `arun` in code with an event loop. Each name is loaded when it is first used.
 """

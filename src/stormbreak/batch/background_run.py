@@ -1,8 +1,8 @@
-"""Run a job in a thread of its own while a caller waits for it.
+"""Run a job in its own thread while a caller waits for it.
 
-The job has an event loop of its own, so the caller may have one running, as a notebook has. Signals stay the program's:
-an exception in the waiting thread, such as KeyboardInterrupt, stops the run. What was sent is answered and written,
-then the exception is raised. A second exception meanwhile ends the run at once.
+The job has its own event loop, so the caller may have one running, as a notebook has. The program keeps its signal
+handlers: an exception in the waiting thread, such as KeyboardInterrupt, stops the run. Requests in flight are answered
+and written, then the exception is raised. A second exception meanwhile ends the run at once.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ class StoppedError(StormbreakError):
 
 
 class ResultStream:
-    """The results of a run on their way to its reader in another thread: lines of the journal, as they come.
+    """A queue of the results of a run, as lines of the journal, for a reader in another thread.
 
-    The run calls `put`, its reader the rest; appending and popping is atomic. While `MAX_UNREAD` results wait, the run
-    sends no row that was not sent before. `on_put` wakes the reader, `on_room` the run; each is called in the other's
-    thread. `on_put` is called at the end of the run, too.
+    The run calls `put`, its reader calls the rest; appending and popping are atomic. While `MAX_UNREAD` results wait,
+    the run sends no new row. `on_put` wakes the reader, `on_room` the run; each is called in the other's thread.
+    `on_put` is also called at the end of the run.
     """
 
     def __init__(self, on_put: Callable[[], object]) -> None:
@@ -62,7 +62,7 @@ class ResultStream:
         self.on_put()
 
     def take(self) -> Iterator[Answered | Failed]:
-        """Take the results that are there."""
+        """Take all results that wait."""
         while self._lines:
             line = self._lines.popleft()
             if len(self._lines) == MAX_UNREAD - 1:
@@ -74,7 +74,7 @@ class BackgroundRun:
     """Starts the job at once; calls `on_progress` four times a second, in the job's thread.
 
     Without `on_progress`, a notebook shows a panel in the cell that is running.
-    The rows that end go to `results`, which hold the run back until they are read.
+    Finished rows go to `results`; the run waits while too many are unread.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class BackgroundRun:
         return self._ended.done()
 
     def stop_and_wait(self) -> Summary:
-        """End a run whose reader leaves."""
+        """End a run whose reader has stopped."""
         if not self.is_over:
             self.stop()
         return self.wait()
@@ -144,7 +144,7 @@ class BackgroundRun:
         return ended.result()
 
     def stop(self) -> None:
-        """Send nothing more, and end when what was sent is answered; the second time, end at once."""
+        """Send nothing more, and end when all requests in flight are answered; the second time, end at once."""
         with self._lock:
             self._stops += 1
             if self._at is not None:
@@ -183,7 +183,7 @@ class BackgroundRun:
 
 
 def _nobody_reads() -> bool:
-    """Whether the program has ended but for its batches: an exception left a reader that Python keeps, and waits for us."""
+    """Whether the program only waits for its batches: after an exception Python keeps the reader, and waits for us."""
     others = (each for each in threading.enumerate() if not each.daemon and each.name != _NAME)
     return not any(each.is_alive() for each in others)
 

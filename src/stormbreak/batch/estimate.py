@@ -1,7 +1,7 @@
 """Estimate the cost and the time of a batch from its input, before anything is sent.
 
-Prompts are estimated from their bytes. An answer is estimated as `answer` tokens, or as its bound where that is less.
-`max_usd` is the most that one attempt for each row can cost. Retries come on top of both.
+Prompts are estimated from their bytes. An answer is estimated as `answer` tokens, or as its bound if that is lower.
+`max_usd` is the maximum cost of one attempt per row. Neither includes retries.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,7 @@ PriceOfModel: TypeAlias = Callable[[str, str], Prices | None]  # by provider and
 
 @dataclass(slots=True, kw_only=True)
 class ModelEstimate:
-    """The rows for one model. Sums are None without `prices`, `max_usd` also where a row has no bound."""
+    """The rows for one model. Sums are None without `prices`; `max_usd` also if a row has no bound."""
 
     model: str
     provider: str
@@ -92,7 +92,7 @@ class Pace:
     latency: float
 
     def spans(self, rows: int, tokens: int) -> Iterator[tuple[str, float]]:
-        """The seconds that each limit needs at least."""
+        """The minimum seconds that each limit allows."""
         if self.rpm is not None:
             yield "rpm", 60 * rows / self.rpm
         if self.tpm is not None:

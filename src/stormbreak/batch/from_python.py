@@ -1,6 +1,6 @@
 """Run a batch from Python: `run` for programs and notebooks, `arun` for code with an event loop.
 
-Rows that are Python objects go to a file beside OUTPUT, since a run that is resumed reads its INPUT again.
+Rows that are Python objects go to a file next to OUTPUT, since a resumed run reads its INPUT again.
 """
 
 import asyncio
@@ -58,11 +58,11 @@ def run(
     """Answer every row, or explain why not; block until then. Call it again to resume after a stop.
 
     Args:
-        rows: the path of an input file, dicts, or a data frame. With `prompt`, `template` or `body`, they are rows of a table, of
-            which requests are made; else dicts such as `{"prompt": ...}`, `{"messages": ...}` or lines in the OpenAI Batch format.
-            All but a path is written to files beside `output` (mode 0600) at once.
-        output: the file for answers, as with `stormbreak batch run`, with the same files beside it. A later call needs the same
-            rows.
+        rows: the path of an input file, dicts, or a data frame. With `prompt`, `template` or `body`, they are rows of a
+            table that become requests; else dicts such as `{"prompt": ...}`, `{"messages": ...}` or lines in the OpenAI
+            Batch format. Anything but a path is written to files next to `output` (mode 0600) at once.
+        output: the file for answers, as with `stormbreak batch run`, with the same files next to it. A later call needs
+            the same rows.
         choice: `failed_rows()` sends the rows that failed, and no others.
         on_progress: is called with a `RunSnapshot` four times a second, in another thread; its exceptions are logged. Without it, a
             notebook shows a progress bar.
@@ -77,7 +77,8 @@ def run(
 
     Raises:
         ConfigurationError: an option is wrong, nothing answers at that address, or `output` cannot be written.
-        KeyboardInterrupt: after Ctrl-C, when what was sent is answered and written; a second one ends that at once.
+        KeyboardInterrupt: after Ctrl-C, when all requests in flight are answered and written; a second Ctrl-C does not
+            wait for them.
     """
     with _begun(rows, output, choice, options) as job:
         summary = BackgroundRun(job, on_progress).wait()
@@ -94,8 +95,8 @@ async def arun(
 ) -> Summary:
     """Do as `run` does, without blocking the event loop; `rows` may also be an async iterable.
 
-    Cancelling it does what Ctrl-C does there: what was sent is still answered and written, for as long as an attempt
-    may take.
+    Cancelling it does what Ctrl-C does there: requests in flight are still answered and written, which takes as long as
+    an attempt may.
     """
     async with _iterable(rows, output) as found:
         with _begun(found, output, choice, options) as job:
@@ -114,7 +115,7 @@ def results(
     """Run as `run` does, and yield each row of this run as it ends, in any order.
 
     The run waits for its reader: while 256 results are unread, no further row is sent. Rows that earlier runs have
-    answered are in `output`. A reader that leaves early, as with `break`, stops the run as Ctrl-C does.
+    answered are in `output`. A reader that stops early, as with `break`, stops the run as Ctrl-C does.
 
     Raises:
         ConfigurationError: as `run`, at the first row that is asked for.
@@ -142,7 +143,7 @@ async def aresults(
     on_progress: OnProgress | None = None,
     **options: Unpack[Options],
 ) -> AsyncIterator[Answered | Failed]:
-    """Do as `results` does, without blocking the event loop. To leave early, use `contextlib.aclosing`."""
+    """Do as `results` does, without blocking the event loop. To stop early, use `contextlib.aclosing`."""
     something = asyncio.Event()
     stream = ResultStream(partial(call_soon, asyncio.get_running_loop(), something.set))
     async with _iterable(rows, output) as found:
@@ -162,9 +163,11 @@ async def aresults(
 
 @contextmanager
 def _begun(rows: Rows, output: StrPath, choice: Choice, options: Options) -> Iterator[Job]:
-    """Make the job; rows that are in no file are spooled to one before."""
-    # The program may change its directory while the run goes on.
-    place = path_from("output", output, "a path, where answers are kept and a later run goes on")
+    """Make the job; write rows that are not in a file to one first."""
+    # The program may change its directory during the run.
+    place = path_from(
+        "output", output, "a path: answers are kept there, and a later run resumes there"
+    )
     place = place.absolute()
     given, of_table = options_from(options), table_options_from(options)
     policy, schema = options.get("policy"), options.get("schema")
@@ -196,7 +199,7 @@ def _begun(rows: Rows, output: StrPath, choice: Choice, options: Options) -> Ite
 
 @asynccontextmanager
 async def _iterable(rows: Rows | AsyncRows, output: StrPath) -> AsyncIterator[Rows]:
-    """Read an async iterable into a file without a name, since its rows are needed in another thread."""
+    """Read an async iterable into a file without a name, since another thread needs its rows."""
     if not isinstance(rows, AsyncIterable):
         yield rows
         return

@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from stormbreak.batch.background_run import ResultStream
 
 POLICY = "batch"
-CONNECT_GRACE = 30.0  # seconds in which something must have answered
+CONNECT_GRACE = 30.0  # seconds until something must have answered
 FALLBACK_AFTER = 60.0
-"""Seconds that a row waits at its address before it goes to --fallback-base-url: a batch is in no hurry."""
+"""Seconds that a row waits for its address before it goes to --fallback-base-url: a batch is not urgent."""
 
 MAX_WORKERS = 64
 
@@ -72,10 +72,10 @@ class Job:
     """What to run. `AsyncClient` finds the address and the key.
 
     The `options` take precedence over the policy's limits, quotas and spend limit; here `concurrency` may exceed
-    `WIDEST`. `defaults` are fields of chats that rows do not name. `price_of` replaces today's list prices.
+    `WIDEST`. `defaults` are fields for chats that do not set them. `price_of` replaces today's list prices.
 
-    `kept` options go into the run file for `batch retry`. The requests of a `table` are made when the job runs, or have
-    been `spooled` before; then `source` is the file that takes them.
+    `kept` options go into the run file for `batch retry`. The requests of a `table` are made when the job runs, unless
+    they were `spooled` before; `source` is the file for them.
     """
 
     source: Path
@@ -103,7 +103,7 @@ class Job:
         return BatchPaths.of(self.output, flatten=self.options.flatten)
 
     def limit_for(self, concurrency: int | Literal["auto"]) -> tuple[Limit, int]:
-        """Return the limit of attempts, and the width of a process, with another concurrency.
+        """Return the limit of attempts, and the width of a process, for a new concurrency.
 
         Raises ConfigurationError if it does not fit.
         """
@@ -138,10 +138,10 @@ def build_job(
     schema: Schema | None = None,
     name_of: Callable[[str], str] = option_flag,
 ) -> Job:
-    """Make the job that these options ask for; the requests of a `table` take the place of `source`.
+    """Make a job from these options; the requests of a `table` replace `source`.
 
-    A `policy` object, or a `schema` that is in no file, cannot be kept for a later `batch retry`: then no option is.
-    Errors name options by `name_of`. Raises ConfigurationError if an option is wrong, alone or with another one.
+    A `policy` object, or a `schema` that is not in a file, cannot be kept for a later `batch retry`: then no option is
+    kept. Errors name options by `name_of`. Raises ConfigurationError if an option is wrong or conflicts with another.
     """
     _check_together(options, name_of)
     name = options.policy or POLICY
@@ -168,7 +168,7 @@ def build_job(
 
 
 def has_target(policy: str | None) -> bool:
-    """Whether a settings file names the target, so that no option may. Raises ConfigurationError if it cannot be read."""
+    """Whether a settings file names the target: then options must not. Raises ConfigurationError as it is read."""
     return bool(resolve_settings(policy or POLICY).targets)
 
 
@@ -178,7 +178,7 @@ def _check_together(options: BatchOptions, name_of: Callable[[str], str]) -> Non
         raise ConfigurationError(f"{both}: give one of them, not both")
     if options.fallback_api_key_env and not options.fallback_base_url:
         key, url = name_of("fallback_api_key_env"), name_of("fallback_base_url")
-        raise ConfigurationError(f"{key}: give {url}, too")
+        raise ConfigurationError(f"{key}: give {url} too")
 
 
 def _schema(
@@ -192,7 +192,7 @@ def _schema(
         return schema_of(schema, repairs, asks=asks)
     for name in ("repairs", "check_only"):
         if name in options.given:
-            raise ConfigurationError(f"{name_of(name)}: give {name_of('schema')}, too")
+            raise ConfigurationError(f"{name_of(name)}: give {name_of('schema')} too")
     return None
 
 
@@ -228,18 +228,18 @@ def _only_target(file: str, settings: Settings) -> TargetSettings | None:
     """The target of a settings file, if it has one: a batch has one target, and its fallbacks."""
     if len(settings.targets) > 1:
         names = ", ".join(settings.targets)
-        raise ConfigurationError(f"{file}: a batch takes a file with one target, not with {names}")
+        raise ConfigurationError(f"{file}: a batch needs a file with one target, not with {names}")
     return next(iter(settings.targets.values()), None)
 
 
 def _placed(
     options: BatchOptions, target: TargetSettings, name_of: Callable[[str], str]
 ) -> BatchOptions:
-    """Add the place of a target; no option may send its key to another address."""
+    """Add the address of a target; no option may send its key to another address."""
     for name in ("provider", "base_url", "api_key_env"):
         if getattr(options, name) is not None:
             file = f"the file of {name_of('policy')}"
-            raise ConfigurationError(f"{name_of(name)}: {file} has a target, which says that")
+            raise ConfigurationError(f"{name_of(name)}: {file} has a target, which sets that")
     return with_(
         options,
         provider=target.provider,
@@ -264,10 +264,10 @@ def run_job(
 ) -> Summary:
     """Run `job` to its end, or until a signal.
 
-    `on_read` gets the number of rows read while INPUT is read, then `tick` the runner four times a second; `listeners`
-    hear every event. The counts go into `stats`, the rows that end into `results`, which hold the run back. With
-    several workers, `listeners` hear the events of their process alone, and `view` shows all. Raises ConfigurationError
-    if an option is wrong, or OUTPUT cannot be written (any more).
+    While INPUT is read, `on_read` gets the number of rows read; then `tick` gets the runner four times a second.
+    `listeners` get every event. The counts go into `stats`, finished rows into `results`; the run waits while too many
+    of these are unread. With several workers, `listeners` get only the events of their process, and `view` shows all.
+    Raises ConfigurationError if an option is wrong, or OUTPUT cannot be written (any more).
     """
     with ExitStack() as stack:
         budget = _budget(stack) if job.workers > 1 else None
@@ -300,7 +300,7 @@ def run_job(
 
 
 class OpenJob(NamedTuple):
-    """A job whose INPUT was read, and whose files are open."""
+    """A job with its INPUT read and its files open."""
 
     client: AsyncClient
     rows: Rows
@@ -311,7 +311,7 @@ class OpenJob(NamedTuple):
 def open_job(
     job: Job, policy: Policy, on_read: ReadProgress = lambda _: None, *, submits: bool = False
 ) -> Iterator[OpenJob]:
-    """Check the options, read INPUT and open the files; nothing is sent. `submits`: batches at the provider may be open.
+    """Check the options, read INPUT and open the files; send nothing. `submits`: batches at the provider may be open.
 
     Raises ConfigurationError as `run_job` does.
     """
@@ -333,7 +333,7 @@ def open_job(
 
 
 def client_of(job: Job, policy: Policy) -> AsyncClient:
-    """Make the client before INPUT is read, which takes a while: a missing key is reported at once."""
+    """Make the client before INPUT is read, which takes a while, so that a missing key is reported at once."""
     return AsyncClient(
         job.options.provider,
         base_url=job.options.base_url,
@@ -346,7 +346,7 @@ def client_of(job: Job, policy: Policy) -> AsyncClient:
 
 
 def _check_before(job: Job, recorded: Mapping[str, Option], *, submits: bool) -> Run | None:
-    """Refuse what can be refused before INPUT is read, which takes a while; return the run to continue."""
+    """Do the checks that do not need INPUT, since reading it takes a while; return the run to continue."""
     if not submits:
         require_no_batches(job.files)
     sources = (job.source,) if job.table is None else job.table.table.paths
@@ -355,7 +355,7 @@ def _check_before(job: Job, recorded: Mapping[str, Option], *, submits: bool) ->
         why = "was begun with a schema; give it again, so that answers are checked"
         raise ConfigurationError(f"{path_of(job.files.output)}: {why}")
     if job.files.table is not None and format_of(job.files.table) == "parquet":
-        pyarrow()  # its lack would show only when all rows are paid
+        pyarrow()  # else it would be missed only after all rows are paid
     require_free(job.files)
     return last
 
@@ -410,9 +410,9 @@ def _open(
 def check_cost(
     rows: Rows, index: int, client: AsyncClient, schema: AnswerSchema | None = None
 ) -> None:
-    """Check that the first row to be sent can be held to a spend limit; later rows are refused one by one.
+    """Check that a spend limit can be enforced for the first row to send; later rows are refused one by one.
 
-    Raises ConfigurationError if it has no bound, or its model no price.
+    Raises ConfigurationError if it has no bound, or its model has no price.
     """
     row = rows.row_at(index)
     template = RequestTemplate(row.endpoint, row.body, fields=row.fields, schema=schema)
@@ -421,11 +421,11 @@ def check_cost(
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
     if template.token_bound() is None:
         why = template.unbounded_reason()
-        hint = "; --max-output-tokens does for such rows" if why == NO_BOUND else ""
+        hint = "; --max-output-tokens sets one for such rows" if why == NO_BOUND else ""
         raise ConfigurationError(f"{where}: {why}{hint}")
     if spend_accounts(client.engine).price_of(target.provider, target.model) is None:
         raise ConfigurationError(
-            f"{where}: no price is known of {target.model} at {target.provider}; --prices takes a file"
+            f"{where}: no price is known for {target.model} at {target.provider}; give a price file with --prices"
         )
 
 
@@ -443,7 +443,7 @@ def _run_here(
     try:
         end = run_in_loop(runner.run())
     except BaseException:
-        with suppress(OutputError):  # the first error is the one to report
+        with suppress(OutputError):  # report the first error
             spend.close()
         raise
     spend.close()
@@ -472,7 +472,7 @@ def _run_workers(
 
 
 def _budget(stack: ExitStack) -> BudgetStore:
-    """Make the store of the workers; its folder goes with the `stack`."""
+    """Make the store of the workers; the `stack` removes its folder."""
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("workers: only the command line starts several processes")
     budget = BudgetStore()
@@ -481,7 +481,7 @@ def _budget(stack: ExitStack) -> BudgetStore:
 
 
 def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:
-    """Write the answers that are known already; a schema changes the requests."""
+    """Write the answers that are already known; a schema changes the requests."""
     place = base_url if job.schema is None else f"{base_url} {job.schema.digest}"
     shared = SharedAnswers(rows, place, dedupe=job.options.dedupe, cache=job.options.cache)
     shared.answer_known(store.journal, store.files.output)
@@ -489,7 +489,7 @@ def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:
 
 
 def export_table(job: Job, store: Store, rows: Rows) -> None:
-    """Make the table. The answers are safe in the journal, whatever happens here."""
+    """Make the table. If that fails, the answers are still safe in the journal."""
     table = job.files.table
     assert table is not None
     try:
@@ -497,5 +497,7 @@ def export_table(job: Job, store: Store, rows: Rows) -> None:
     except ConfigurationError as error:
         here, kept = path_of(table), path_of(store.files.output)
         again = f"stormbreak batch export {here} {here}"
-        why = f"the answers are in {kept}, but not in a table yet: {error}; later: {again}"
+        why = (
+            f"the answers are in {kept}, but not in a table yet: {error}; to make it later: {again}"
+        )
         raise ConfigurationError(why) from None

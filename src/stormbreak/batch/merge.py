@@ -1,6 +1,6 @@
 """Merge the outputs of all shards of a table: the result is the OUTPUT that one run over the whole table would have written.
 
-So `batch status`, `retry`, `export` and `cost report` work on it, and `batch run` over the whole table goes on with it.
+So `batch status`, `retry`, `export` and `cost report` work on it, and `batch run` over the whole table resumes it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ _Shard = tuple[BatchPaths, Run, TableRef]
 
 
 def merge(output: Path, shards: Sequence[Path], *, price_of: PriceOf) -> int:
-    """Merge `shards` into `output`, which is new; return the number of rows. The shards stay as they are.
+    """Merge `shards` into `output`, a new file; return the number of rows. The shards do not change.
 
     Raises:
         ConfigurationError: they are not the shards of one table, a run is writing one of them, or a file cannot be read or written.
@@ -64,7 +64,7 @@ def merge(output: Path, shards: Sequence[Path], *, price_of: PriceOf) -> int:
 
 
 def _check_once(shards: Sequence[Path]) -> None:
-    """Raise ConfigurationError for a shard that is given twice, also by two names."""
+    """Raise ConfigurationError for a shard that is given twice, even by two names."""
     seen: set[Path] = set()
     for shard in shards:
         file = shard.resolve()
@@ -123,7 +123,7 @@ def _merged_requests(files: BatchPaths, found: list[_Shard]) -> Rows:
 
 
 def _write(files: BatchPaths, rows: Rows, found: list[_Shard], table: TableRef) -> Run:
-    """Write the journal, and last the run file, which says that all is there."""
+    """Write the journal, then the run file: it shows that the merge is complete."""
     for name in ("output", "failed"):
         paths = [getattr(shard, name) for shard, _, _ in found]
         if any(path.exists() for path in paths):

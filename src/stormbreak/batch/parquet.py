@@ -1,6 +1,6 @@
 """What we use of pyarrow, an optional dependency: Parquet files, zstd, and the schema of a table.
 
-Everything here raises ConfigurationError, which says how to install it, where it is not installed.
+If it is not installed, everything here raises a ConfigurationError that says how to install it.
 """
 
 import io
@@ -36,7 +36,7 @@ def zstd_reader(file: BinaryIO) -> BinaryIO:
 
 
 def read_schema(path: Path) -> Any:
-    """Read the schema of a Parquet file. Raises ConfigurationError if it is none."""
+    """Read the schema of a Parquet file. Raises ConfigurationError if it is not one."""
     pa = pyarrow()
     try:
         return pyarrow_parquet().read_schema(path)
@@ -64,7 +64,9 @@ def write_frame(frame: Any, file: BinaryIO) -> None:
     except pa.ArrowException as error:
         # The first message may repeat a value; pandas adds one that names the column.
         why = str(error.args[-1]) if len(error.args) > 1 else type(error).__name__
-        raise ConfigurationError(f"rows: the frame is no table: {plain(why, limit=120)}") from None
+        raise ConfigurationError(
+            f"rows: the frame is not a table: {plain(why, limit=120)}"
+        ) from None
 
 
 def read_file(path: Path) -> Any:
@@ -80,7 +82,7 @@ def to_polars(table: Any) -> Any:
 
 
 def infer_schema(chunks: Iterable[list[dict[str, Any]]], columns: Sequence[str]) -> Any:
-    """Find a type for each column that fits all its values; where none does, it is text, and holds JSON."""
+    """Find a type for each column that fits all its values; if no type does, it is text with JSON."""
     pa = pyarrow()
     types = dict.fromkeys(columns, pa.null())
     for records in chunks:
@@ -92,7 +94,7 @@ def infer_schema(chunks: Iterable[list[dict[str, Any]]], columns: Sequence[str])
 
 
 def _common(known: Any, values: list[Any]) -> Any:
-    """The type that holds these values and those of the known type."""
+    """Return the type that holds these values and those of the known type."""
     pa = pyarrow()
     try:
         schemas = [pa.schema([("", kind)]) for kind in (known, pa.array(values).type)]
@@ -102,7 +104,7 @@ def _common(known: Any, values: list[Any]) -> Any:
 
 
 def to_batch(records: Sequence[dict[str, Any]], schema: Any) -> Any:
-    """Make a record batch of rows; a column of text holds other values as JSON."""
+    """Make a record batch of rows; a text column holds other values as JSON."""
     pa = pyarrow()
     arrays = []
     for field in schema:
@@ -121,4 +123,4 @@ def _unreadable(path: Path, error: Exception) -> ConfigurationError:
     if isinstance(error, OSError) and error.strerror:
         return ConfigurationError(f"{path_of(path)}: {error.strerror.lower()}")
     why = plain(str(error).partition("\n")[0], limit=120)
-    return ConfigurationError(f"{path_of(path)}: not a Parquet file, or cut short ({why})")
+    return ConfigurationError(f"{path_of(path)}: not a Parquet file, or truncated ({why})")

@@ -1,6 +1,6 @@
 """The options of a batch run: as given on the command line or from Python, and as the run file keeps them for `batch retry`.
 
-Also which rows a run sends: what is left, or what failed. No key is kept, only the names of variables.
+Also which rows a run sends: those left, or those that failed. No key is kept, only the names of variables.
 """
 
 import math
@@ -30,7 +30,7 @@ _FALLBACK = frozenset({"fallback_base_url", "fallback_api_key_env"})
 
 
 class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The options of `stormbreak batch run`, by their names there; None, empty or False where not given.
+    """The options of `stormbreak batch run`, by their names there; None, empty or False if not given.
 
     Paths are absolute: a later run may start in another folder.
     """
@@ -73,7 +73,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
         }
 
     def over(self, last: "BatchOptions") -> "BatchOptions":
-        """Merge with `last`: these where given, else those of `last`.
+        """Merge with `last`: these if given, else those of `last`.
 
         A key belongs to its address: a new address drops the key variable of the old one.
         """
@@ -85,11 +85,11 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return replace(self, **{name: getattr(last, name) for name in kept})
 
     def without_place(self) -> "BatchOptions":
-        """Drop provider, address and key variable: a settings file has them."""
+        """Drop provider, address and key variable: the settings file has them."""
         return replace(self, **dict.fromkeys(_PLACE))
 
     def at(self, base_url: str) -> "BatchOptions":
-        """Add the address in use, where a key variable is named without one: it stays the key of that address."""
+        """Add the address in use if a key variable is named without one: the key stays bound to that address."""
         named = self.api_key_env and not (self.provider or self.base_url)
         return replace(self, base_url=base_url) if named else self
 
@@ -98,7 +98,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self._with_urls(lambda url: origin_of(url, None).base_url)
 
     def without_keys(self) -> "BatchOptions":
-        """Hide keys in base URLs, for a file; whoever reads it then needs another base URL."""
+        """Hide keys in base URLs, for a file; a run that reads them back needs a new base URL."""
         return self._with_urls(hidden)
 
     def _with_urls(self, change: Callable[[str], str]) -> "BatchOptions":
@@ -107,7 +107,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TableOptions(Struct, frozen=True, kw_only=True):
-    """The options that make requests of a table's rows, by their names; None where not given. They are kept in no file."""
+    """The options that make requests from a table's rows, by their names; None if not given. No file keeps them."""
 
     prompt: str | None = None
     system: str | None = None
@@ -120,7 +120,7 @@ class TableOptions(Struct, frozen=True, kw_only=True):
 
     @property
     def makes_requests(self) -> bool:
-        """Whether rows are no requests by themselves."""
+        """Whether rows must be turned into requests."""
         return any((self.prompt, self.template, self.body, self.system, self.id, self.url))
 
 
@@ -137,35 +137,37 @@ class Options(TypedDict, total=False):
     provider: str | None  # a known one: openai, anthropic, deepseek, ...
     base_url: str | None  # where to send instead, up to and including /v1
     api_key_env: str | None  # the environment variable that holds the key
-    fallback_base_url: str | None  # where rows go that the first address cannot answer
+    fallback_base_url: str | None  # for rows that the first address cannot answer
     fallback_api_key_env: str | None
-    model: str | None  # of rows that name none
+    model: str | None  # for rows that name none
     policy: Policy | StrPath | None  # a policy, a preset, or a file of a policy or of settings
     concurrency: int | Literal["auto"] | None  # requests in flight
     rpm: float | None  # requests per minute
     tpm: float | None  # tokens per minute, prompts and answers together
     fleet: str | None  # the store through which processes share these limits
-    max_cost: float | None  # US dollars that all runs on `output` may cost together
-    max_output_tokens: int | None  # tokens of an answer under `max_cost`, where a row has no bound
+    max_cost: float | None  # maximum US dollars of all runs on `output` together
+    max_output_tokens: int | None  # tokens of an answer under `max_cost`, if a row has no bound
     prices: StrPath | Iterable[StrPath]  # price files, which take precedence over list prices
     timeout: float | None  # seconds of one attempt
     idle_timeout: float | None  # seconds of silence within an attempt
-    deadline: float | None  # seconds of one row, all in all
+    deadline: float | None  # seconds of one row in total
     connect_grace: float | None  # seconds until the run gives up if nothing answers
     ordered: bool  # sort `output` into the order of the rows at the end
     dedupe: bool  # send identical requests once
     cache: StrPath | None  # a folder with answers, which later runs use
-    flatten: bool  # make a table also of an `output` of JSON lines: the rows, with their results as columns
-    prefix: str | None  # before the names of the result columns of a table
+    flatten: (
+        bool  # also make a table if `output` is JSON lines: the rows, with their results as columns
+    )
+    prefix: str | None  # put before the names of the result columns of a table
     escape_formulas: bool  # of CSV: put ' before cells that a spreadsheet would run
-    # a JSON schema, a file with one, or a pydantic model, that answers must fit
+    # answers must match it: a JSON schema, a file with one, or a pydantic model
     schema: Schema | StrPath | None
-    repairs: int | None  # how often the model is shown why an answer does not fit, and asked again
-    check_only: bool  # check the schema, and do not ask the API for it
+    repairs: int | None  # how often the model sees why an answer does not match, and is asked again
+    check_only: bool  # check answers against the schema, but do not send it to the API
 
-    prompt: str | None  # of each row of a table, with columns in braces: "Summarise {title}"
+    prompt: str | None  # for each row of a table, with columns in braces: "Summarise {title}"
     system: str | None  # the system prompt, likewise
-    template: StrPath | None  # a file with a Jinja2 template of the prompt, instead of `prompt`
+    template: StrPath | None  # a file with a Jinja2 template for the prompt, instead of `prompt`
     body: str | None  # the column that holds the whole request body, instead of `prompt`
     id: str | None  # the column that holds the custom_id
     url: str | None  # the endpoint; /v1/chat/completions
@@ -174,9 +176,9 @@ class Options(TypedDict, total=False):
 
 
 def options_from(given: Options) -> BatchOptions:
-    """Check the types that a caller from Python gives.
+    """Check the types of options from Python.
 
-    A `Policy`, a schema that is in no file, and what `table_options_from` reads, are left out. Raises
+    Leave out a `Policy`, a schema that is not in a file, and the options that `table_options_from` reads. Raises
     ConfigurationError, which names the option and its value.
     """
     table = TableOptions.__struct_fields__
@@ -202,7 +204,7 @@ def options_from(given: Options) -> BatchOptions:
 
 
 def table_options_from(given: Options) -> TableOptions:
-    """Check the options that make requests of a table's rows. Raises ConfigurationError."""
+    """Check the options that make requests from a table's rows. Raises ConfigurationError."""
     options: dict[str, Any] = {name: given.get(name) for name in TableOptions.__struct_fields__}
     if options["template"] is not None:
         options["template"] = str(path_from("template", options["template"], "a file"))
@@ -256,12 +258,12 @@ FINAL = frozenset(
     for verdict, treatment in TREATMENTS.items()
     if not treatment.retry and verdict not in _UNSENT
 )
-"""Verdicts that another run would get again, unless somebody has fixed the cause."""
+"""Verdicts that another run would get again, unless the user has fixed the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which rows a run sends: with `fresh` those not sent yet, and of the failed ones those that `takes` accepts."""
+    """Which rows a run sends: with `fresh`, those not sent yet; also the failed ones that `takes` accepts."""
 
     fresh: bool
     only: frozenset[str] | None = None  # verdicts; None: any
@@ -273,9 +275,9 @@ class Choice:
 
 
 UNFINISHED_ROWS = Choice(fresh=True, never=FINAL)
-"""All that are left, and all that failed for a transient cause."""
+"""All rows that are left, and all that failed for a transient cause."""
 
 
 def failed_rows(only: Iterable[Verdict] = ()) -> Choice:
-    """Choose the rows that failed, also for good, and no others; with `only`, by their verdicts."""
+    """Choose only rows that failed, also permanently; with `only`, by their verdicts."""
     return Choice(fresh=False, only=frozenset(verdict.value for verdict in only) or None)

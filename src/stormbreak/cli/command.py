@@ -1,4 +1,4 @@
-"""Commands with options under headings and examples in their help; groups that import a command when it is called."""
+"""Commands whose help has option headings and examples; groups that import a command when it is called."""
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 else:
 
     class ParamType(click.ParamType):
-        """A type of options and arguments. Before version 8.4 click's own takes no parameter."""
+        """A type of options and arguments. Before version 8.4, click's own type is not generic."""
 
         def __class_getitem__(cls, _: Any) -> type:
             return cls
 
 
 class Value(ParamType[T], Generic[T]):
-    """A type of options and arguments: `parse` makes a value of a text, or raises ValueError with what it must be."""
+    """A type of options and arguments: `parse` converts a text, or raises ValueError that says what it must be."""
 
     def parse(self, text: str) -> T:
         raise NotImplementedError
@@ -40,11 +40,11 @@ class Value(ParamType[T], Generic[T]):
             self.fail(str(error), param, ctx)
 
 
-_COLUMN = 30  # characters of the first column, at most
+_COLUMN = 30  # maximum characters of the first column
 
 
 class Option(click.Option):
-    """An option that stands under `heading` in the help."""
+    """An option that appears under `heading` in the help."""
 
     heading = "Options"
 
@@ -85,21 +85,21 @@ def options(heading: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 class Command(click.Command):
-    """A command whose help ends with `examples`, a command line each."""
+    """A command whose help ends with `examples`, one command line each."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.examples = examples
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; collect garbage from now on, if the program does not (`stormbreak.__main__`)."""
+        """Run the command; turn on garbage collection, which `stormbreak.__main__` turns off."""
         if not (gc.isenabled() or isinstance(self, click.Group)):
-            gc.freeze()  # what is imported stays, and is not looked at when the program ends
+            gc.freeze()  # imported objects stay: do not scan them, not even at the exit
             gc.enable()
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, each under its heading; `--help` comes last."""
+        """Write the options under their headings; `--help` comes last."""
         sections: dict[str, Rows] = {}
         for param in self.get_params(ctx):
             record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
@@ -108,7 +108,7 @@ class Command(click.Command):
         _write(formatter, sections)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples as they are typed: no line is folded."""
+        """Write the examples as typed, without wrapping lines."""
         super().format_epilog(ctx, formatter)
         if self.examples:
             with formatter.section("Examples"):
@@ -122,11 +122,11 @@ def subcommand(*examples: str, **settings: Any) -> Callable[[Callable[..., Any]]
 
 
 class Group(Command, click.Group):
-    """A group of subcommands, which are imported when they are called, so that `--help` stays fast.
+    """A group of subcommands that are imported when they are called, so that `--help` stays fast.
 
     Args:
-        lazy: by heading, the subcommands: for each name `module` or `module:attribute`, and the help text.
-            Without an attribute, it is `command`.
+        lazy: the subcommands by heading: for each name, `module` or `module:attribute`, and the help text. The default
+            attribute is `command`.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Group(Command, click.Group):
         self.lazy = {name: it for section in lazy.values() for name, it in section.items()}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Print the help if there are no arguments, and exit with 2: each version of click does it in a way of its own."""
+        """Without arguments, print the help and exit with 2: versions of click differ in this."""
         if not args and not ctx.resilient_parsing:
             with suppress(OSError):
                 click.echo(ctx.get_help(), err=True)
@@ -159,7 +159,7 @@ class Group(Command, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a subcommand; suggest the nearest one if there is none of that name."""
+        """Find a subcommand; for an unknown name, suggest the nearest one."""
         name = args[0]
         if name not in self.lazy and not name.startswith("-"):
             near = " or ".join(map(repr, get_close_matches(name, self.lazy)))
@@ -180,7 +180,7 @@ class Group(Command, click.Group):
 
 
 class DefaultGroup(Group):
-    """A group that takes anything but a subcommand as the arguments of its `default`, whose options are in its help.
+    """A group with a `default` command, for arguments without a subcommand; the help has its options.
 
     Args:
         default: the module of that command; it is imported when it is called, and for the help.
@@ -199,7 +199,7 @@ class DefaultGroup(Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a subcommand; anything else is an argument of the default."""
+        """Find a subcommand; any other word is an argument of the default."""
         if args[0] in self.lazy:
             return super().resolve_command(ctx, args)
         return ctx.info_name, self._default(), args

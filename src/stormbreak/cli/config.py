@@ -21,7 +21,7 @@ from stormbreak.llm.providers import PRESETS
 
 
 def key_sources(settings: Settings) -> Iterator[str]:
-    """Say in a line for each target where it is and where its key comes from, but never the key."""
+    """Describe each target in one line: its address and the source of its key, but never the key."""
     for name, target in settings.targets.items():
         known = PRESETS.get(target.provider or "")
         address = target.base_url or (known.base_url if known else "the address in the environment")
@@ -57,7 +57,7 @@ def show(policy: str, profile: str | None) -> None:
 @click.argument("file")
 @_PROFILE
 def check(file: str, profile: str | None) -> None:
-    """Check FILE, with each of its profiles; exit with code 2 and the first mistake."""
+    """Check FILE with each of its profiles; print the first mistake and exit with code 2."""
     for each in (profile,) if profile else (None, *profiles_in(file)):
         _check_addresses(file, load_settings(file, profile=each))
     say(f"{file}: ok")

@@ -1,4 +1,4 @@
-"""`stormbreak doctor`: the installed SDKs, and mistakes around them."""
+"""`stormbreak doctor`: check the installed SDKs for common mistakes."""
 
 import click
 from rich.box import SIMPLE
@@ -22,7 +22,7 @@ from stormbreak.errors import ConfigurationError
 
 @subcommand("stormbreak doctor", "stormbreak doctor --strict --json")
 @click.argument("anything", nargs=-1, type=click.UNPROCESSED, metavar="")
-@options("Options", JSON, flag("--strict", "Exit with code 1 for a risk, too."))
+@options("Options", JSON, flag("--strict", "Exit with code 1 also for a risk."))
 def command(anything: tuple[str, ...], *, as_json: bool, strict: bool) -> int:
     """Check the installed SDKs and the environment; exit with code 1 if something is wrong.
 
@@ -55,13 +55,13 @@ def _show(here: list[Installed], findings: list[Finding]) -> None:
             say(f"transport of {one.name}: {one.transport}")
         say("")
     else:
-        say("No SDK that is known here is installed.\n")
+        say("No SDK that stormbreak knows is installed.\n")
     for finding in findings:
         say(f"{finding}\n")
     counts = ", ".join(
         f"{sum(finding.severity is each for finding in findings)} {each}" for each in Severity
     )
-    say(f"{counts}. A client of yours: stormbreak.doctor.examine(client), see docs/doctor.md.")
+    say(f"{counts}. To check your client: stormbreak.doctor.examine(client), see docs/doctor.md.")
 
 
 def _setting(setting: Setting, unit: str = "") -> str:

@@ -1,4 +1,4 @@
-"""`stormbreak fleet status`: what the processes of a fleet hold, as its store knows it."""
+"""`stormbreak fleet status`: the shares of the processes of a fleet, from its store."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ _COLUMNS = ("member", "lease, s", "waits for", "slots", "granted, USD", "spent, 
 @click.argument("url", metavar="URL")
 @options("Options", option("--name", "NAME", "Name of the fleet.", default="default"), JSON)
 def command(url: str, name: str, *, as_json: bool) -> None:
-    """Print the targets and spend limits that processes share, and what each process holds of them."""
+    """Print the targets and spend limits that processes share, and the share of each process."""
     policy = FleetPolicy(url=url, name=name)
     if url.startswith("parent:"):
         raise ConfigurationError("the store of a parent process answers its children only")
@@ -48,13 +48,13 @@ def command(url: str, name: str, *, as_json: bool) -> None:
     for scope, state in scopes.items():
         _print(_what(scope), _facts(state, now))
     if not scopes:
-        say(f"no process has used the fleet {plain(name)} lately")
+        say(f"no process has used the fleet {plain(name)} recently")
     for warning in warnings:
         say(f"warning: {warning}")
 
 
 def _what(scope: str) -> str:
-    """Return the target or spend limit of a scope, without its fleet."""
+    """Return the target or spend limit of a scope, without the fleet's name."""
     return scope.partition("/")[2]
 
 

@@ -10,14 +10,14 @@ batch = Group(
             "run": ("stormbreak.cli.batch.run", "Send every row of a file; resume after a stop."),
             "estimate": ("stormbreak.cli.batch.estimate", "Estimate the cost and time of a run."),
             "status": ("stormbreak.cli.batch.status", "Show the progress of a run."),
-            "set": ("stormbreak.cli.batch.set", "Change the concurrency of a run on its way."),
+            "set": ("stormbreak.cli.batch.set", "Change the concurrency of an active run."),
             "retry": ("stormbreak.cli.batch.retry", "Send the failed rows again."),
             "export": ("stormbreak.cli.batch.tables:export", "Make a table of rows and answers."),
             "merge": ("stormbreak.cli.batch.tables:merge_shards", "Merge the outputs of shards."),
         },
         "The provider's own batch API": {
             "submit": ("stormbreak.cli.batch.submit", "Submit rows: half the price, within a day."),
-            "poll": ("stormbreak.cli.batch.fetch:poll", "Show how far submitted batches are."),
+            "poll": ("stormbreak.cli.batch.fetch:poll", "Show the progress of submitted batches."),
             "fetch": ("stormbreak.cli.batch.fetch:fetch", "Write the results of batches."),
             "cancel": ("stormbreak.cli.batch.fetch:cancel", "Cancel submitted batches."),
         },
@@ -28,7 +28,7 @@ storm = Group(
     "storm",
     help="""Play outages and traffic peaks to a policy or a program.
 
-    `run` and `survey` simulate real engines against a provider model, in virtual time. `fit` makes a scenario of an
+    `run` and `survey` simulate real engines against a provider model, in virtual time. `fit` makes a scenario from an
     access log. `live` plays a scenario on real sockets to any program.
     """,
     lazy={
@@ -37,7 +37,7 @@ storm = Group(
             "show": ("stormbreak.cli.storm.scenarios:show", "Print a scenario as a file."),
             "run": ("stormbreak.cli.storm.run", "Simulate a scenario under a policy."),
             "survey": ("stormbreak.cli.storm.survey", "Test a policy in random storms."),
-            "tune": ("stormbreak.cli.storm.tune", "Search better numbers for a policy."),
+            "tune": ("stormbreak.cli.storm.tune", "Search for better numbers for a policy."),
             "fit": ("stormbreak.cli.storm.fit", "Estimate a scenario from an access log."),
             "live": ("stormbreak.cli.storm.live", "Play a scenario to a program, on sockets."),
         }
@@ -84,7 +84,7 @@ gateway = DefaultGroup(
     "gateway",
     help="""Serve the APIs of OpenAI and Anthropic on the targets and pools of a settings file.
 
-    SIGHUP, or a change of FILE, reads it again; SIGTERM lets answers end.
+    SIGHUP, or a change of FILE, reloads it; SIGTERM shuts down gracefully.
     """,
     default="stormbreak.cli.gateway.serve",
     lazy={
@@ -103,13 +103,13 @@ gateway = DefaultGroup(
 )
 fleet = Group(
     "fleet",
-    help="Show what processes share through a store. Policies switch it on: [fleet].",
-    lazy={"Commands": {"status": ("stormbreak.cli.fleet", "Show members and what they hold.")}},
+    help="Show the limits that processes share through a store. Turn it on in a policy: [fleet].",
+    lazy={"Commands": {"status": ("stormbreak.cli.fleet", "Show members and their shares.")}},
     examples=("stormbreak fleet status redis://localhost:6379",),
 )
 telemetry = Group(
     "telemetry",
-    help="Print files for monitoring. Python code switches telemetry on: stormbreak.telemetry.",
+    help="Print files for monitoring. Turn telemetry on in Python: stormbreak.telemetry.",
     lazy={"Commands": {"dashboard": ("stormbreak.cli.telemetry", "Print the Grafana dashboard.")}},
     examples=("stormbreak telemetry dashboard > dashboard.json",),
 )

@@ -47,7 +47,7 @@ root = Group(
         },
         "Set up": {
             "doctor": ("stormbreak.cli.doctor", "Check the installed SDKs for common mistakes."),
-            "fleet": ("stormbreak.cli.groups:fleet", "Show what processes share through a store."),
+            "fleet": ("stormbreak.cli.groups:fleet", "Show limits that processes share."),
             "telemetry": ("stormbreak.cli.groups:telemetry", "Print the Grafana dashboard."),
         },
     },
@@ -100,7 +100,7 @@ def _print_error(error: click.ClickException | ConfigurationError) -> int:
         message, code = error.format_message().rstrip("."), error.exit_code
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message += f" (see {error.ctx.command_path} --help)"
-    # click repeats in its messages what the user typed.
+    # click's messages repeat user input, which may contain a key.
     message = hidden(" ".join(message.split()), tokens=isinstance(error, click.ClickException))
     warn(plain(message, limit=10_000))
     return code

@@ -53,7 +53,7 @@ class Number(Value[float]):
 
 
 class Names(Value[tuple[str, ...]]):
-    """Names with commas between them; each counts once. `is_known` names alone are allowed; `known` lists them."""
+    """Names with commas between them, without duplicates. Only `is_known` names are allowed; `known` lists them."""
 
     name = "A,B,..."
 
@@ -62,13 +62,13 @@ class Names(Value[tuple[str, ...]]):
         self._is_known = is_known
 
     def parse(self, text: str) -> tuple[str, ...]:
-        """Return the names. A text may not hold commas alone, or a name that is not known."""
+        """Return the names. Reject a text with only commas, or with an unknown name."""
         names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
         if text and not names:
             raise ValueError(f"must be names with commas between them, got {quoted(text)}")
         for name in names:
             if not self._is_known(name):
-                raise ValueError(f"must be of {self._known}, got {quoted(name)}")
+                raise ValueError(f"must be one of {self._known}, got {quoted(name)}")
         return names
 
 

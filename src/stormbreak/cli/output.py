@@ -1,4 +1,4 @@
-"""Write to the standard streams, which may be full, gone, or closed from the start; draw tables and pictures."""
+"""Write to the standard streams, which may be full, closed, or missing from the start; draw tables and pictures."""
 
 import os
 import re
@@ -23,7 +23,7 @@ _JSON = Encoder(decimal_format="number")
 
 
 def say(text: str, *, end: str = "\n") -> None:
-    """Write `text` and a line break. A closed pipe is no error. Raises ConfigurationError if it cannot be written."""
+    """Write `text` and a line break; a closed pipe is not an error. Raises ConfigurationError if writing fails."""
     try:
         click.echo(text + end, nl=False)
     except BrokenPipeError:
@@ -33,7 +33,7 @@ def say(text: str, *, end: str = "\n") -> None:
 
 
 def warn(line: str) -> None:
-    """Write a line to standard error; without one, the exit code must do."""
+    """Write a line to standard error, if there is one."""
     try:
         click.echo(f"stormbreak: {line}", err=True)
     except OSError:
@@ -41,7 +41,7 @@ def warn(line: str) -> None:
 
 
 def drop_stderr() -> None:
-    """Drop what standard error could not take; else Python would exit with code 120."""
+    """Drop unwritten output of standard error; otherwise Python exits with code 120."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -52,7 +52,7 @@ def drop_stderr() -> None:
 def open_closed_streams() -> None:
     """Open standard streams that were closed at the start (`2>&-`) on /dev/null.
 
-    Else the next file that is opened takes the descriptor, and output of the stream goes into that file.
+    Otherwise the next opened file gets the descriptor, and output of the stream goes into that file.
     """
     for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
         if getattr(sys, name) is None:
@@ -85,7 +85,7 @@ def unwritable(error: OSError) -> ConfigurationError:
 
 
 def _drop_stdout() -> None:
-    """Drop the buffer; else Python would report an error at exit."""
+    """Drop the buffer; otherwise Python reports an error at exit."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
@@ -100,9 +100,9 @@ def _redirect_to_null(descriptor: int) -> None:
 
 
 def draw(picture: "RenderableType", *, min_width: int = 0) -> None:
-    """Write a table or the like as `say` does, in colours on a terminal.
+    """Write a table or a similar object as `say` does, in colours on a terminal.
 
-    It is as wide as the terminal, and never narrower than `min_width`: then the terminal breaks the lines.
+    It is as wide as the terminal, but at least `min_width`: then the terminal wraps the lines.
     """
     from rich.console import Console  # noqa: PLC0415 - many commands draw nothing
 
@@ -122,7 +122,7 @@ def wide(width: int) -> "Console":
 
 
 def save_picture(console: "Console", path: Path, *, title: str) -> None:
-    """Save the output of `console` as SVG, in fonts that every machine has."""
+    """Save the output of `console` as SVG, with common fonts."""
     svg = console.export_svg(title=title)
     own_fonts = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     own_fonts = own_fonts.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")

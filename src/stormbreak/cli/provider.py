@@ -22,7 +22,7 @@ from stormbreak.provider.server import ProviderServer
     "Options",
     option("--port", PORT, "Port to listen on; 0 picks a free one.", default=8900),
     option("--scenario", "NAME|FILE", "A scenario below, or a TOML file.", default="calm"),
-    option("--answers", FILE, "A TOML file of [[answers]]: what it says to which request."),
+    option("--answers", FILE, "A TOML file of [[answers]]: the answers to matching requests."),
     speed(None, "each scenario has its own default"),
     seed(),
 )

@@ -39,7 +39,7 @@ from stormbreak.telemetry.status_client import (
 
 # ---------------------------------------------------------------- key presses
 
-Wait = Callable[[float], str]  # waits at most these seconds; returns the keys that were pressed
+Wait = Callable[[float], str]  # waits at most these seconds; returns the pressed keys
 
 
 @contextmanager
@@ -68,14 +68,14 @@ def _read(keyboard: int, seconds: float) -> str:
     if not ready:
         return ""
     read = os.read(keyboard, 64)
-    return read.decode(errors="replace") or "q"  # end of file: the terminal is gone
+    return read.decode(errors="replace") or "q"  # end of file: the terminal is closed
 
 
 # ---------------------------------------------------------------- find the status server
 
 
 def find(text: str | None) -> ServerAddress:
-    """Return where the state of `text` is served; None means the only running batch in this folder.
+    """Return the address of the state for `text`; None means the only running batch in this folder.
 
     Raises ConfigurationError if there is none, or more than one.
     """
@@ -91,7 +91,7 @@ def _of_path(path: Path) -> ServerAddress:
     if _is(files.socket.is_socket) and held(files):
         return ServerAddress(path=files.socket, name=str(path))
     if held(files):
-        why = "its run has no socket here; start that run with --metrics-port, or use stormbreak batch status"
+        why = "its run has no socket here; start it with --metrics-port, or use stormbreak batch status"
     elif _is(files.run.is_file):
         why = "no run is active"
     else:
@@ -117,7 +117,7 @@ def _only_one(folder: Path) -> ServerAddress:
 
 
 def _is(fact: Callable[[], bool]) -> bool:
-    """Return the fact; False if the file system cannot tell, such as without permission."""
+    """Return the fact; False if the file system cannot show it, such as without permission."""
     try:
         return fact()
     except OSError:
@@ -142,8 +142,8 @@ LEAVES = frozenset("qQ\x04")
 def command(target: str | None, *, once: bool, as_json: bool, output: Path | None) -> int:
     """Watch a running batch or application: its targets, circuits, queues, limits and decisions.
 
-    TARGET is the OUTPUT of a batch, a local port, a URL of one, or a Unix socket. Without it, the only batch that runs
-    in this folder. Press q or Ctrl-C to quit; the watched process keeps running.
+    TARGET is the OUTPUT of a batch, a local port, its URL, or a Unix socket. The default is the only batch that runs in
+    this folder. Press q or Ctrl-C to quit; the watched process keeps running.
     """
     place = find(target)
     state = _first_look(place)
@@ -166,7 +166,7 @@ def command(target: str | None, *, once: bool, as_json: bool, output: Path | Non
 
 
 def _forgive(output: object) -> None:
-    """Have letters that a terminal does not know shown as question marks: names are anybody's."""
+    """Show letters that a terminal cannot encode as question marks: names come from outside."""
     if isinstance(output, io.TextIOWrapper):
         output.reconfigure(errors="replace")
 
@@ -179,7 +179,9 @@ def _first_look(place: ServerAddress) -> State:
     except NoResponseError as silent:
         raise ConfigurationError(f"{place}: no answer within {FIRST:g} s") from silent
     except NotStormbreakError as stranger:
-        raise ConfigurationError(f"{place}: no stormbreak is there: {stranger}") from stranger
+        raise ConfigurationError(
+            f"{place}: not a stormbreak status server: {stranger}"
+        ) from stranger
 
 
 def _watch(console: Console, place: ServerAddress, state: State) -> str | None:
@@ -201,7 +203,10 @@ def _watch(console: Console, place: ServerAddress, state: State) -> str | None:
             try:
                 state = fetch_state(place, EVERY)
                 answered_at = asked_at = time.monotonic()
-            except (NoResponseError, ConnectionClosedError):  # the next request shows if it ended
+            except (
+                NoResponseError,
+                ConnectionClosedError,
+            ):  # the next request shows whether it has ended
                 asked_at = time.monotonic()
             except (NoServerError, NotStormbreakError):
                 break
@@ -235,7 +240,7 @@ def _last_seen(state: State) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the block; neither is an error."""
+    """Let Ctrl-C and SIGTERM end the block without an error."""
     caught = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, signal.default_int_handler) for number in caught]
     try:

@@ -1,7 +1,6 @@
 """One frame of `stormbreak top`, as lines that fit the terminal.
 
-The process behind a state is not trusted: all its text is escaped, and none of it is markup. Colour is never the only
-sign.
+The watched process is not trusted: all its text is escaped and never read as markup. Colour is never the only sign.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,10 +22,10 @@ from stormbreak.telemetry.state import (
 )
 
 WIDEST = 140
-WIDE = 112  # columns from which the whole minute is drawn, a column for each second
+WIDE = 112  # columns from which the whole minute is drawn, one column per second
 _ROOMY = 60  # columns below which details are left out
 _RATE_OVER = 5  # seconds
-_SHOWN_ONCE = 12  # decisions, where no height says how many
+_SHOWN_ONCE = 12  # decisions, if there is no height
 _MIN_DECISIONS = 4
 _CELL = 16  # columns of a count and its name
 _CARD = 4  # lines of a target with details
@@ -54,7 +53,7 @@ class Frame:
 
     where: str
     width: int
-    height: int | None = None  # None: as many lines as it takes
+    height: int | None = None  # None: no limit on lines
     glyphs: Glyphs = Glyphs()
     silent: float = 0.0
     live: bool = False
@@ -161,7 +160,7 @@ class Frame:
         yield bad.append(f"  {counts}", style="not dim")
 
     def _rows(self, targets: Sequence[TargetSnapshot], room: int) -> Iterator[Text]:
-        """Write a line for each target, as many as fit."""
+        """Write a line for each target, as long as there is room."""
         yield Text(" circuit    cooldown flight  queue   ok/s not ok  target", style="dim")
         first = targets if len(targets) < room else targets[: room - 2]
         for target in first:
@@ -234,7 +233,7 @@ def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
 
 
 def _cost(cost: CostSnapshot) -> str:
-    """Write the bounds in dollars; nothing if nothing is known."""
+    """Write the bounds in dollars; nothing if they are unknown."""
     low, high = _shown(cost.min_usd), _shown(cost.max_usd)
     return dollars(low, high, unpriced=cost.unpriced, unbounded=cost.unbounded)
 
@@ -258,12 +257,12 @@ def _circuit(target: TargetSnapshot) -> Text:
 
 
 def _health(target: TargetSnapshot) -> Text:
-    """Write how many processes of a fleet share its limits, the state of the circuit, and the cooldown."""
+    """Write the number of processes that share a fleet's limits, the state of the circuit, and the cooldown."""
     text = Text(style="dim")
     if target.sharing:
         text.append(f"fleet of {short(target.members or 0)}  ")
     elif target.sharing is not None:
-        text.append("fleet: no answer of the store  ", style="not dim yellow")
+        text.append("fleet: the store does not answer  ", style="not dim yellow")
     if target.circuit is None:
         text.append("no circuit ")
     else:
@@ -274,7 +273,7 @@ def _health(target: TargetSnapshot) -> Text:
 
 
 def _apart(left: Text, right: Text, width: int) -> Text:
-    """Put one at each end of a line; the left one is cut if needed."""
+    """Put one text at each end of a line; cut the left one if needed."""
     left.truncate(max(0, width - right.cell_len - 1), overflow="ellipsis")
     return left.append(" " * max(1, width - left.cell_len - right.cell_len)).append_text(right)
 

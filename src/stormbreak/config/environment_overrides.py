@@ -1,7 +1,7 @@
 """Overrides of a settings file: one of its profiles, and environment variables.
 
 `STORMBREAK__TARGETS__MAIN__MODEL=gpt-4.1` means `targets.main.model = "gpt-4.1"`. Names ignore case, and `_` also
-stands for `-`. A value is parsed as TOML, else taken as text.
+matches `-`. A value is parsed as TOML, else used as text.
 """
 
 import tomllib
@@ -36,7 +36,7 @@ class Overrides:
         self._from |= {path: ("", f"{where}.{path}") for path in _paths(profile)}
 
     def apply_environment(self, environ: Mapping[str, str]) -> None:
-        """Apply the environment variables together, so that a `kind` removes no value of another variable."""
+        """Apply all environment variables together, so that a `kind` does not remove a value of another variable."""
         together: Table = {}
         for variable in sorted(name for name in environ if name.startswith(PREFIX)):
             value = _value(variable, environ[variable])
@@ -68,8 +68,8 @@ def overlay(
 ) -> Table:
     """Return `base` changed by `over`.
 
-    A table in `over` changes the table of that name and keeps the rest of it, unless it names another `kind`: that
-    starts from the kind's own defaults. Where `base` has no such table, it starts from `fresh`.
+    A table in `over` changes the table of that name and keeps its other keys, unless it names another `kind`: then it
+    starts from the defaults of that kind. If `base` has no such table, it starts from `fresh`.
     """
     merged = dict(base)
     for key, value in over.items():
@@ -93,7 +93,9 @@ def _keys(variable: str, table: Mapping[str, Any]) -> list[str]:
     if len(words) > MAX_DEPTH:
         raise ConfigurationError(f"{quoted(variable)} names a key of more than {MAX_DEPTH} parts")
     if not all(words):
-        raise ConfigurationError(f"{quoted(variable)} names no key: write two _ between keys")
+        raise ConfigurationError(
+            f"{quoted(variable)} does not name a key: write two _ between keys"
+        )
     keys = []
     below: Any = table
     for word in words:

@@ -14,11 +14,11 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_PORT = 65535
 
 
-ANY = "*"  # the end of a name of models that stands for all that begin so
+ANY = "*"  # at the end of a model name: matches all names that begin like it
 
 
 def matches(name: str, model: str) -> bool:
-    """Whether a model is named, by itself or by its beginning."""
+    """Whether `name` is the model, or ends in `*` and begins like it."""
     return name == model or (name.endswith(ANY) and model.startswith(name[:-1]))
 
 
@@ -26,10 +26,11 @@ def matches(name: str, model: str) -> bool:
 class GatewaySettings:
     """Where a gateway listens, and how it treats its clients. Times are seconds.
 
-    `models` leads names that clients ask for to targets or pools; a name that ends in `*` stands for all that begin so,
-    and the longest counts. When a client leaves, its call is cancelled, or read to its end (`on_disconnect`). While a
-    stream has no output, a comment is sent every `waiting_comment` seconds, which commits to status 200. `grace` is the
-    time in which answers can end after SIGTERM. What keys have spent is kept in the file `ledger` over restarts.
+    `models` maps names that clients ask for to targets or pools; a name that ends in `*` matches all names that begin
+    like it, and the longest match wins. When a client disconnects, its call is cancelled or read to its end
+    (`on_disconnect`). While a stream has no output, a comment is sent every `waiting_comment` seconds, which commits to
+    status 200. `grace` is the time for answers to finish after SIGTERM. The file `ledger` keeps the spending of keys
+    over restarts.
     """
 
     host: str = "127.0.0.1"
@@ -57,7 +58,7 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySettings(TenantLimits):
-    """A client key, by its SHA-256 digest, and what it may do.
+    """A client key, by its SHA-256 digest, and its permissions.
 
     `models` are the names that it may ask for (None: all), also with a `*` at the end. Its calls have its `priority`,
     `tenant` (None: the name of the key), `labels` and `deadline`.

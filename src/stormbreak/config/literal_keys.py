@@ -1,4 +1,4 @@
-"""Reject a file that contains what looks like an API key, without repeating it.
+"""Reject a file that seems to contain an API key, without repeating the key.
 
 Files are shared, printed and put under version control; keys belong in environment variables.
 """
@@ -18,7 +18,7 @@ COUNT = "max_output_tokens"  # a number, or "none"
 PATHS = frozenset({"path", "api_key_file", "ledger", "prices"})
 # Their keys are chosen names.
 NAMING = frozenset({"targets", "pools", "profiles", "keys", "tenants"})
-# "gpt-4.1-mini-2025-04-14" is no secret
+# "gpt-4.1-mini-2025-04-14" is not a secret
 NAMES = frozenset({"model", "models", "target", "targets"})
 DIGEST = "sha256"  # of a client key: it cannot be turned back into the key
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -1,7 +1,8 @@
 """Read policy and settings files, on top of a preset.
 
-A settings file is a policy with targets, pools and profiles, and perhaps a gateway with its keys. A table as the
-`policy` of a target changes the file's policy, or the `preset` that it names; a text is the name of a preset.
+A settings file is a policy with targets, pools and profiles, and optionally a gateway with its keys. If the `policy` of
+a target is a table, it changes the file's policy, or the `preset` that it names; if it is a text, it is the name of a
+preset.
 """
 
 import os
@@ -22,7 +23,7 @@ from stormbreak.toml_reader import BARE, Table, join, must, one_of
 
 T = TypeVar("T")
 
-SETTINGS = "a settings file"  # what messages call it
+SETTINGS = "a settings file"  # its name in messages
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
@@ -42,8 +43,8 @@ def load_settings(
 ) -> Settings:
     """Read the settings in a TOML file, with one of its profiles (by default STORMBREAK_PROFILE).
 
-    `text` is what the file holds; None: it is read. Raises ConfigurationError: one line that names the file, the key or
-    the variable, and the value.
+    `text` is the content of the file; None: read it. Raises ConfigurationError: one line that names the file, the key
+    or the variable, and the value.
     """
     with errors_at(hidden(str(path))):
         table = _table(path, SETTINGS, text)
@@ -104,7 +105,7 @@ def _table(path: str | os.PathLike[str], what: str, text: str | None = None) -> 
 def _refuse_settings(table: Table) -> None:
     beyond = [key for key in table if key in (*literal_keys.NAMING, "gateway", "prices")]
     if beyond:
-        raise ConfigurationError(f"expected a policy alone, without {' and '.join(beyond)}")
+        raise ConfigurationError(f"expected only a policy, without {' and '.join(beyond)}")
 
 
 def resolve_preset(name_or_path: str) -> Policy | None:
@@ -191,7 +192,7 @@ def _each(tables: Any, prepare: Callable[[str, Table], Table]) -> Any:
 
 
 def _target(name: str, table: Table, policy: Policy) -> Table:
-    """Convert the policy of a target; its fleet is that of the file, also with a preset of its own."""
+    """Convert the policy of a target; its fleet is that of the file, even with its own preset."""
     path, own = f"targets.{name}.policy", table.get("policy", {})
     if isinstance(own, str):
         table["policy"] = plain(replace(_preset(own, path), fleet=policy.fleet))

@@ -65,7 +65,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
-    """Targets, of which each call chooses one; the others are its first fallback, as in `ToTargets`."""
+    """Targets. Each call chooses one; the others are its first fallback, as in `ToTargets`."""
 
     targets: tuple[Member, ...] = ()
     on: tuple[Verdict, ...] = ELSEWHERE
@@ -73,7 +73,7 @@ class PoolSettings:
     order: TargetOrder = TargetOrder.IN_ORDER
 
     def __post_init__(self) -> None:
-        require(bool(self.targets), "targets must name a target", "none")
+        require(bool(self.targets), "targets must name at least one target", "none")
         names = [member.target for member in self.targets]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -85,7 +85,8 @@ class PoolSettings:
 class Settings:
     """A settings file with its profile and environment applied.
 
-    `prices` are names or paths of price files, `tenants` the limits of tenants, in a gateway of all their keys together.
+    `prices` are names or paths of price files; `tenants` are the limits of tenants, in a gateway for all their keys
+    together.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -119,18 +120,18 @@ class Settings:
         tenants = {key.tenant for key in self.keys.values()}
         idle = next((name for name in self.tenants if name not in tenants), None)
         if idle is not None and self.keys:
-            raise ConfigurationError(f"tenants.{idle} has no key: name it as the tenant of one")
+            raise ConfigurationError(f"tenants.{idle} has no key: set it as the tenant of a key")
         digests: dict[str, str] = {}
         for key, settings in self.keys.items():
             other = digests.setdefault(settings.sha256, key)
             if other != key:
-                raise ConfigurationError(f"keys.{key}.sha256 is also that of keys.{other}")
+                raise ConfigurationError(f"keys.{key}.sha256 is the same as that of keys.{other}")
             wrong = next(
                 (name for name in settings.models or () if not self._is_served(name)), None
             )
             if wrong is not None:
                 raise ConfigurationError(
-                    f"keys.{key}.models names {quote_model(wrong)}, which leads to no target:"
+                    f"keys.{key}.models names {quote_model(wrong)}, which does not lead to a target:"
                     " name it in gateway.models"
                 )
 
@@ -139,7 +140,7 @@ class Settings:
         return led or any(matches(name, model) for model in self.model_names)
 
     def leads_to(self, model: str) -> str | None:
-        """Return the target or pool to which a model name leads in the gateway; None: nowhere."""
+        """Return the target or pool to which a model name leads in the gateway; None if there is none."""
         if model in self.model_names:
             return self.gateway.models.get(model, model)
         patterns = [
@@ -149,7 +150,7 @@ class Settings:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """The model names that clients of the gateway can ask for, besides those that a beginning stands for.
+        """The model names that clients of the gateway can ask for, without names that match a `*`.
 
         A target or pool is such a name itself, if its model does not depend on the request.
         """

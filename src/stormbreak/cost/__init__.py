@@ -1,5 +1,5 @@
-"""What calls cost: prices and where they come from, comparisons of providers, and savings of a switch.
+"""The cost of calls: prices and their sources, comparisons of providers, and savings of a migration.
 
-Money is US dollars in `Decimal`, prices are per million tokens. Start with `token_prices.py`. The extra `cost` brings the
-prices of the market; price files do without it.
+Money is US dollars in `Decimal`, prices are per million tokens. Start with `token_prices.py`. The extra `cost` adds the
+prices of the market; price files work without it.
 """

@@ -1,11 +1,11 @@
 """Accounts of tokens and US dollars: the usage of attempts, its cost, and the bounds of unknown costs.
 
-Only the provider knows whether it bills an attempt that failed, was cut, overtaken or cancelled. Such an attempt costs
-anything from nothing to its bound, so known costs and bounds are added separately.
+Only the provider knows whether it bills an attempt that failed, or was cut off, overtaken or cancelled. Such an attempt
+costs anything from nothing to its bound, so known costs and bounds are added separately.
 
 `TokenSum` counts attempts and tokens. A `Bill` has four of them with dollars, for one purpose; `Ledger` keeps the bills
 of one engine. An `Account` keeps the tokens of all runs of a batch without dollars: prices change, and a price file may
-come later.
+be added later.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +31,7 @@ from stormbreak.types import Labels, Priority, Target, Usage
 NOTHING = Decimal(0)
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**18)]
-"""A count in a run file: no larger sum could be shown."""
+"""A count in a run file, limited so that sums can be shown."""
 
 MAX_USD = Decimal(10**18)  # the same for dollars
 
@@ -58,7 +58,7 @@ class TokenSum:
 
     @property
     def usage(self) -> Usage:
-        """The tokens of all attempts, as if one had used them."""
+        """The tokens of all attempts, as the usage of a single one."""
         return Usage(
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
@@ -87,7 +87,7 @@ class TokenSum:
         return self._priced(prices.cost_of)
 
     def max_cost(self, prices: PriceTable) -> Decimal:
-        """US dollars at most, where the tokens are bounds; spread as in `cost`."""
+        """Maximum US dollars, if the tokens are bounds; spread as in `cost`."""
         return self._priced(prices.max_cost_within)
 
     def _priced(self, cost: Callable[[Usage], Decimal]) -> Decimal:
@@ -100,7 +100,7 @@ class TokenSum:
 
     @property
     def _nested(self) -> tuple[int, int, int, int]:
-        """Amounts of input, each a part of the next. So are their shares, and no token is lost in rounding."""
+        """Amounts of input, each a part of the next. The same holds for their shares, so rounding loses no token."""
         written = self.cache_write_tokens
         touched = written + self.cached_input_tokens
         return self.cache_write_1h_tokens, written, touched, self.input_tokens
@@ -126,7 +126,7 @@ def _share(count: int, attempts: int, number: int) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class PricedSum(TokenSum):
-    """Some attempts, their tokens, and what these cost in US dollars, as far as prices are known."""
+    """Some attempts, their tokens, and their cost in US dollars, as far as prices are known."""
 
     usd: Decimal = NOTHING
 
@@ -139,22 +139,22 @@ class PricedSum(TokenSum):
 # ---------------------------------------------------------------- bills of one engine
 
 KINDS = ("useful", "used_uncounted", "wasted", "wasted_open")
-"""The sums of a bill, and of what a model used."""
+"""The sums of a bill, and of the usage of a model."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Bill:
     """Attempts by purpose.
 
-    `useful` and `wasted` have a usage: of answers that reached callers, and of everything else. The other two only have
-    bounds: `used_uncounted` for answers without usage, `wasted_open` for what may have been billed for nothing. `free`
-    attempts were refused, or never sent.
+    `useful` and `wasted` have a usage: of answers that reached callers, and of all other attempts. The other two only
+    have bounds: `used_uncounted` for answers without usage, `wasted_open` for other attempts that may have been billed.
+    `free` attempts were refused or never sent.
 
-    `saved_by_cache` is what answers from a cache would have cost, and the provider's discount for cached prompts;
-    `saved_by_fallback` is what answers from elsewhere cost less than at the first target, below 0 where they cost more.
+    `saved_by_cache` is the cost that answers from a cache avoided, and the provider's discount for cached prompts;
+    `saved_by_fallback` is the saving of answers from elsewhere against the first target, negative if they cost more.
 
-    `unpriced` attempts went to targets without a known price and are in no sum of dollars. `unbounded` ones have neither
-    usage nor bound.
+    `unpriced` attempts went to targets without a known price and are not in sums of dollars. `unbounded` ones have
+    neither usage nor bound.
     """
 
     useful: PricedSum = field(default_factory=PricedSum)
@@ -182,7 +182,7 @@ class Bill:
 
     @property
     def for_nothing(self) -> Span:
-        """The cost of everything else."""
+        """The cost of all other attempts."""
         return Span(self.wasted.usd, EXACT.add(self.wasted.usd, self.wasted_open.usd))
 
     @property
@@ -195,7 +195,7 @@ class Bill:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the spans hold everything: every attempt has a price, and a usage or a bound."""
+        """Whether the spans are complete: every attempt has a price, and a usage or a bound."""
         return not (self.unpriced or self.unbounded)
 
     def copy(self) -> "Bill":
@@ -209,10 +209,10 @@ def _attempts(of: "Bill | ModelUsage") -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bills:
-    """The bill of everything, and one for each purpose; names beyond the maximum share "other".
+    """The total bill, and one for each purpose; names beyond the maximum share "other".
 
-    `waste` goes by reason: a verdict, or "overtaken", "cancelled", "cut". Attempts `under_way` are in no bill yet; their
-    sums are bounds.
+    `waste` is by reason: a verdict, or "overtaken", "cancelled", "cut". Attempts `under_way` are not in a bill yet;
+    their sums are bounds.
     """
 
     total: Bill
@@ -244,10 +244,10 @@ class Purpose(NamedTuple):
 
 
 class Ledger:
-    """Keeps the bills of one engine. An unknown cost is counted as unknown, never as zero."""
+    """Keeps the bills of one engine. An unknown cost counts as unknown, never as zero."""
 
     def __init__(self, price_of: PriceOf, max_names: int, *, detailed: bool = True) -> None:
-        """At most `max_names` of one kind have a bill of their own; without `detailed` only targets and waste have."""
+        """At most `max_names` of one kind have their own bill; without `detailed`, only targets and waste have."""
         self._prices = RememberedPrices(price_of)
         self._detailed = detailed
         self._max_names = max_names
@@ -262,7 +262,7 @@ class Ledger:
         return known_max_cost(self._prices.at(target), bound)
 
     def add(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> Decimal | None:
-        """Add an attempt by its usage, or without one by its `bound`; return its cost, where that is known."""
+        """Add an attempt by its usage, or without one by its `bound`; return its cost if known."""
         known = usage or bound
         usd, saved = None, NOTHING
         if usage is not None:
@@ -360,7 +360,7 @@ class ModelUsage:
 
     @property
     def attempts(self) -> int:
-        """Those that have cost something, or may have."""
+        """The attempts that have cost something, or may have."""
         return _attempts(self)
 
     @property
@@ -371,28 +371,30 @@ class ModelUsage:
         return at_service(price_of(self.provider, self.model), self.service)
 
     def max_cost(self, price_of: PriceOf) -> Decimal:
-        """The most that it can have cost, whatever the length of each prompt, in US dollars.
+        """The maximum cost in US dollars, for any lengths of the prompts.
 
-        Raises ConfigurationError if the price is not known.
+        Raises ConfigurationError if the price is unknown.
         """
         if not self.attempts:
             return NOTHING
         prices = self._prices(price_of)
         if prices is None:
             where = f"{self.model} at {self.provider}"
-            raise ConfigurationError(f"no price is known of {where}, where this batch went before")
+            raise ConfigurationError(
+                f"no price is known for {where}, where this batch was sent before"
+            )
         known = prices.max_cost_of(self.useful.usage) + prices.max_cost_of(self.wasted.usage)
         bounds = (self.used_uncounted.usage, self.wasted_open.usage)
         return known + sum(prices.max_cost_within(each) for each in bounds)
 
     def cost(self, prices: PriceTable) -> Span:
-        """What it has cost, each attempt counted as the mean."""
+        """The cost, with each attempt counted as the mean."""
         least = self.useful.cost(prices) + self.wasted.cost(prices)
         bounds = self.used_uncounted.max_cost(prices) + self.wasted_open.max_cost(prices)
         return Span(least, least + bounds)
 
     def known_cost(self, price_of: PriceOf) -> Span | None:
-        """The same; None where a price, or the price list, is missing."""
+        """As `cost`, but None if a price or the price list is missing."""
         try:
             prices = self._prices(price_of)
             return None if prices is None else self.cost(prices)
@@ -401,7 +403,7 @@ class ModelUsage:
 
 
 class SpendLimit(NamedTuple):
-    """US dollars that may be spent, and those that were."""
+    """US dollars that may be spent, and that were spent."""
 
     usd: Decimal
     spent: Decimal
@@ -409,10 +411,10 @@ class SpendLimit(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """US dollars that attempts have cost: what is known, and the most that it can be.
+    """US dollars that attempts have cost: the known and the maximum cost.
 
-    It holds the `priced` attempts. The `unpriced` ones went to models without a known price; nothing bounds the cost of
-    the `unbounded` ones.
+    It covers the `priced` attempts. The `unpriced` ones went to models without a known price; the cost of the
+    `unbounded` ones has no bound.
     """
 
     min_usd: Decimal = Decimal(0)
@@ -428,11 +430,12 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """All runs of a batch together; `waste` goes by the reasons of `Bills.waste`.
+    """All runs of a batch together; `waste` is by the reasons of `Bills.waste`.
 
-    `at_work`: a run is writing, or was killed while it did; `killed` counts the latter. Attempts under way at the time
-    of writing count as wasted until the next write: what a killed run had sent may be billed. What it sent in its last
-    seconds is missing. Under a spend limit that is at most `ahead` US dollars; `lost` adds these up over killed runs.
+    `at_work`: a run is writing, or was killed while it did; `killed` counts killed runs. Attempts in flight at the time
+    of a write count as wasted until the next write: attempts of a killed run may be billed. Attempts in its last
+    seconds are missing. Under a spend limit they cost at most `ahead` US dollars; `lost` adds these up over killed
+    runs.
     """
 
     spent: tuple[ModelUsage, ...] = ()
@@ -443,7 +446,7 @@ class Account:
     lost: Decimal = NOTHING
 
     def __post_init__(self) -> None:
-        """Raise ValueError for dollars that we never write: they would count against a limit."""
+        """Raise ValueError for invalid dollars: they would count against a limit."""
         for usd in (self.ahead, self.lost):
             if not (usd.is_finite() and NOTHING <= usd <= MAX_USD):
                 raise ValueError("impossible dollars")
@@ -455,7 +458,7 @@ class Account:
         return replace(self, at_work=True, killed=killed, ahead=NOTHING, lost=lost)
 
     def plus(self, bills: Bills, *, at_work: bool) -> "Account":
-        """Add what a run has spent so far. Keys of one provider and model are not told apart."""
+        """Add the usage of a run so far. Keys of one provider and model are not distinguished."""
         under_way = {target: Bill(wasted_open=some) for target, some in bills.under_way.items()}
         spent = tuple(
             ModelUsage(provider=target.provider, model=target.model).plus(bill)
@@ -480,7 +483,7 @@ class Account:
         )
 
     def cost(self, price_of: PriceOf) -> Cost:
-        """What all of it has cost, as far as prices are known."""
+        """The total cost, as far as prices are known."""
         costs = [(each, each.known_cost(price_of)) for each in self.spent if each.attempts]
         known = [(each, span) for each, span in costs if span is not None]
         return Cost(
@@ -492,5 +495,5 @@ class Account:
         )
 
     def max_cost(self, price_of: PriceOf) -> Decimal:
-        """The most that all of it can have cost, in US dollars. Raises ConfigurationError if a price is not known."""
+        """The maximum total cost in US dollars. Raises ConfigurationError if a price is unknown."""
         return sum((each.max_cost(price_of) for each in self.spent), self.lost + self.ahead)

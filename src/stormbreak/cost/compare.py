@@ -17,7 +17,7 @@ MONTHS = 12
 class Demand:
     """The tokens of a month, in requests with `prompt` input tokens each.
 
-    Real traffic also has the model that `used` them, and the number of requests whose tokens are `estimated`.
+    Real traffic also has the model that `used` them, and the number of requests with `estimated` tokens.
     """
 
     tokens: Tokens
@@ -27,10 +27,10 @@ class Demand:
     estimated: int = 0
 
     def cost(self, prices: Prices) -> Decimal:
-        """The cost in dollars. Raises UnknownPriceError where the service, or a price in it, is not known."""
+        """The cost in dollars. Raises UnknownPriceError if the service, or one of its prices, is unknown."""
         rates = prices.rates(self.service)
         if rates is None:
-            raise UnknownPriceError(f"no {self.service} prices are known of {prices.place}")
+            raise UnknownPriceError(f"no {self.service} prices are known for {prices.place}")
         try:
             return rates.cost(self.tokens, prompt=self.prompt)
         except ConfigurationError as error:
@@ -67,7 +67,7 @@ class Row:
 
     @property
     def saved(self) -> Decimal | None:
-        """Savings a month; negative where it costs more."""
+        """Savings per month; negative if it costs more."""
         if self.monthly is None or self.against is None:
             return None
         return self.against - self.monthly
@@ -78,12 +78,12 @@ class Row:
 
     @property
     def share(self) -> Decimal | None:
-        """Savings as a share of the first row's cost; None where that is zero or unknown."""
+        """Savings as a share of the first row's cost; None if that is zero or unknown."""
         return None if self.saved is None or not self.against else self.saved / self.against
 
 
 def compare(demand: Demand, offers: Sequence[Offer], lookup: PriceLookup) -> list[Row]:
-    """Compare each offer with the first that has a price; keep those without one, with the reason.
+    """Compare each offer with the first that has a price; keep offers without a price, with the reason.
 
     Raises UnknownPriceError if no offer has a price.
     """
@@ -106,8 +106,8 @@ def compare(demand: Demand, offers: Sequence[Offer], lookup: PriceLookup) -> lis
 def offers_for(model: str, sellers: Sequence[Seller], lookup: PriceLookup) -> list[Offer]:
     """The offers of `model` by the named sellers.
 
-    Without names: all in the price files, and their makers at the list price; without files, all in the list prices.
-    Raises UnknownPriceError if no seller is known.
+    Without names: all sellers in the price files, and their makers at the list price; without files, all in the list
+    prices. Raises UnknownPriceError if no seller is known.
     """
     if sellers:
         return [Offer(seller, model) for seller in sellers]
@@ -129,7 +129,7 @@ def at_list_price(maker: str) -> Offer:
 
 
 def at_list(prices: Prices, demand: Demand, lookup: PriceLookup) -> Decimal | None:
-    """The cost at the list price of the model's maker; None where there is no other one, or no price."""
+    """The cost at the list price of the model's maker; None if there is no other maker or no price."""
     if not prices.maker or not lookup.market.installed:
         return None
     try:

@@ -1,8 +1,8 @@
 """The cost of a storm under each policy: downtime in money.
 
-The rate comes from a past downtime: its minutes and its cost. Answers that came too late count as the minutes of
-downtime that would lose as many. The default is the article's estimate, 23 minutes and 180,000 dollars; it is no
-forecast for anyone else.
+The rate comes from a past downtime: its minutes and its cost. Late answers count as the minutes of downtime that would
+lose the same number. The default is the article's estimate, 23 minutes and 180,000 dollars; it is not a forecast for
+other services.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ LARGEST = 256 * 1024 * 1024  # bytes of a result: hours of a storm under several
 _WHAT = "the result of a storm"
 
 _LONGEST = 10**9  # seconds
-_LARGEST = 10  # goodput: in a short time more calls can be answered than arrived in it
+_LARGEST = 10  # goodput: in a short period, more calls can be answered than arrive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class _Run(msgspec.Struct):
 
 
 class Storm(msgspec.Struct):
-    """The output of `storm run --json`; times it lacks are those of the scenario."""
+    """The output of `storm run --json`; missing times come from the scenario."""
 
     scenario: str
     policy: str
@@ -81,7 +81,7 @@ def read_storm_result(path: Path) -> Storm:
         except OSError as error:
             raise ConfigurationError(f"cannot be read: {error.strerror}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise ConfigurationError("not what storm run --json prints") from None
+            raise ConfigurationError("not the output of storm run --json") from None
         if not storm.runs:
             raise ConfigurationError("holds no run")
         _check(storm)
@@ -105,7 +105,7 @@ def losses(storm: Storm, seconds: Decimal, downtime: Downtime) -> list[Loss]:
 
 
 def lost(policy: str, goodput: Decimal, seconds: Decimal, downtime: Downtime) -> Loss:
-    """The loss from giving `goodput` of the possible answers for `seconds`."""
+    """The loss when only the share `goodput` of the possible answers is given for `seconds`."""
     share = min(Decimal(1), max(Decimal(0), 1 - goodput))
     minutes = share * seconds / MINUTE
     return Loss(policy=policy, share=share, minutes=minutes, cost=minutes * downtime.per_minute)

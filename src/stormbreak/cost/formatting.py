@@ -7,7 +7,7 @@ from stormbreak.cost.money import USD, between
 
 
 def short(count: int) -> str:
-    """Write a large count in four characters or so."""
+    """Format a large count in about four characters."""
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -15,7 +15,7 @@ def short(count: int) -> str:
 
 
 def span(seconds: float) -> str:
-    """Write seconds as minutes and seconds, or as hours, minutes and seconds."""
+    """Format seconds as minutes and seconds, or as hours, minutes and seconds."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -25,7 +25,7 @@ _NOTHING = USD.shown(Decimal(0))
 
 
 def dollars(low: str, high: str, *, unpriced: int, unbounded: int) -> str:
-    """Write the bounds of a cost, given as text, and the attempts that are in neither."""
+    """Format the bounds of a cost, given as text, and the attempts that are not in them."""
     text = f"{between(low, high)} USD" + (" or more" if unbounded else "")
     if not unpriced:
         return text
@@ -34,7 +34,7 @@ def dollars(low: str, high: str, *, unpriced: int, unbounded: int) -> str:
 
 
 def format_cost(cost: Cost, limit: SpendLimit | None) -> str:
-    """Write what a batch has cost, and the share of its limit; nothing that is unknown."""
+    """Format the cost of a batch, and the share of its limit; leave out unknown parts."""
     parts = []
     if cost.is_known:
         low, high = USD.shown(cost.min_usd), USD.shown(cost.max_usd)

@@ -1,7 +1,7 @@
 """Today's list prices, from the data installed with genai-prices; nothing is fetched.
 
-Only text tokens are priced. Where a price depends on the hour, the highest of the day counts. Charges by request are in
-the notes. A model without a price by tokens has none here.
+Only text tokens are priced. If a price depends on the hour, the highest of the day counts. Charges per request are in
+the notes. A model without a price per token has no price here.
 
 The package is the extra `cost` and takes 0.4 s to load, so it is imported on the first lookup.
 """
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 NAME = "market"
 
 _ALIASES: Mapping[str, str] = {"gemini": "google", "xai": "x-ai"}
-"""stormbreak's names of providers, and those of genai-prices."""
+"""stormbreak's names of providers, and the names in genai-prices."""
 
 _ADDRESS = re.compile("[.:]")
-"""In the name of a provider: it is an address, of a provider without a name."""
+"""Characters that show an address: the provider has no name."""
 
 _CONTEXTS: Mapping[Service, Mapping[str, str]] = {
     Service.BATCH: {"processing": "batch"},
     Service.FLEX: {"service_tier": "flex"},
     Service.PRIORITY: {"service_tier": "priority"},
 }
-_OTHER_CHARGES: Mapping[str, str] = {"requests_kcount": "each request has a price besides"}
+_OTHER_CHARGES: Mapping[str, str] = {"requests_kcount": "each request has an extra charge"}
 
 
 class ListPrices:
     """The list prices of a day."""
 
     def __init__(self, on: date | None = None) -> None:
-        """`on` a day; None: today."""
+        """`on` is the day; None: today."""
         self.on = on or datetime.now(UTC).date()
 
     def providers(self) -> list[str]:
@@ -57,7 +57,7 @@ class ListPrices:
         return sorted(known, key=lambda name: (name not in own, name not in self._makers))
 
     def find(self, provider: str, model: str) -> Prices | None:
-        """The prices of `model`, named as in a request, at `provider`; None where they are not known.
+        """The prices of `model`, named as in a request, at `provider`; None if unknown.
 
         The provider's name must be exact: a reseller is not the maker.
         """
@@ -100,7 +100,7 @@ class ListPrices:
 
     def _provider(self, name: str) -> "Provider | None":
         if _ADDRESS.search(name):
-            return None  # in no list: do not load one
+            return None  # not in a list: do not load one
         return self._by_name.get(_ALIASES.get(name.lower(), name.lower()))
 
     @cached_value
@@ -109,7 +109,7 @@ class ListPrices:
 
     @cached_value
     def _makers(self) -> frozenset[str]:
-        """Providers whose lists other ones refer to."""
+        """Providers whose lists other providers refer to."""
         sellers = self._by_name.values()
         return frozenset(name for each in sellers for name in each.fallback_model_providers or ())
 
@@ -137,7 +137,7 @@ class ListPrices:
     def _of_the_day(
         self, model: "ModelInfo", context: "PriceContext | None" = None
     ) -> "Iterable[ModelPrice]":
-        """The prices at each half hour of the day; once where nothing depends on the time."""
+        """The prices at each half hour of the day; only one if nothing depends on the time."""
         for half_hour in range(48 if _depends_on_time(model) else 1):
             at = time(half_hour // 2, 30 * (half_hour % 2))
             yield model.get_prices(datetime.combine(self.on, at, UTC), context)
@@ -173,7 +173,7 @@ def _rates(price: "ModelPrice") -> Rates | None:
 
 
 def _of_writing(price: "Decimal | TieredPrices | None", entry: Rate) -> Rate | None:
-    """The price of cache writes. One below that of other input is only a part, such as storage: none."""
+    """The price of cache writes; None if it is below that of other input: then it is only a part, such as storage."""
     rate = _rate(price)
     return None if rate is None or rate.base < entry.base else rate
 

@@ -1,8 +1,8 @@
 """A listener that adds up the cost of attempts: for answers, wasted, and saved.
 
-An attempt is billed when it ends. An answer costs what its usage says. A failed attempt is free, unless it may have
-been processed: then it costs anything up to its bound, as does an overtaken or cancelled attempt. Memory is bounded by
-the calls under way and by the number of names of each kind. A forked child starts with empty bills.
+An attempt is billed when it ends. The usage of an answer gives its cost. A failed attempt is free, unless it may have
+been processed: then it costs anything up to its bound, like an overtaken or cancelled attempt. Memory is bounded by the
+calls in progress and by the number of names of each kind. A forked child starts with empty bills.
 """
 
 from collections import OrderedDict
@@ -19,16 +19,16 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
 from stormbreak.types import CACHE, DEGRADED, Labels, Target, Usage, Verdict
 
-MAX_NAMES = 100  # of one kind with a bill of their own
-MAX_CALLS = 100_000  # under way; beyond, the oldest counts as cancelled
+MAX_NAMES = 100  # names of one kind with their own bill
+MAX_CALLS = 100_000  # calls in progress; beyond this, the oldest counts as cancelled
 
 OVERTAKEN, CANCELLED, CUT = "overtaken", "cancelled", "cut"
-"""Why an attempt was wasted, besides the verdicts. A cut one had begun to reach its caller."""
+"""Reasons of waste other than verdicts. A cut attempt had begun to reach its caller."""
 
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
-    """An attempt under way."""
+    """An attempt in progress."""
 
     purpose: Purpose
     bound: Usage | None
@@ -37,7 +37,7 @@ class _Attempt:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A call under way: the `cost` of its answer, and its last fallback."""
+    """A call in progress: the `cost` of its answer, and its last fallback."""
 
     first: Purpose
     labels: Labels = ()
@@ -47,12 +47,12 @@ class _Call:
 
 
 class Meter:
-    """Adds up what the attempts on one engine cost. May be called from any thread.
+    """Adds up the cost of the attempts of one engine. May be called from any thread.
 
     Args:
         price_of: the prices, by provider and model.
-        max_names: of one kind (targets, models, tenants, labels) that have a bill of their own; the rest share one.
-        detailed: keep bills by model, priority, tenant and label, too; not only by target and waste.
+        max_names: names of one kind (targets, models, tenants, labels) with their own bill; the rest share one.
+        detailed: also keep bills by model, priority, tenant and label, not only by target and waste.
     """
 
     def __init__(
@@ -87,7 +87,9 @@ class Meter:
         Raises ConfigurationError if it is bound to another one.
         """
         if self._engine is not None and self._engine is not engine:
-            raise ConfigurationError("a meter counts for one engine: make another for this one")
+            raise ConfigurationError(
+                "a meter counts for one engine: make a new one for this engine"
+            )
         self._engine = engine
 
     def __call__(self, event: Event) -> None:
@@ -166,7 +168,7 @@ class Meter:
         self._ledger.add(purpose, usage, attempt.bound)
 
     def _save(self, call: _Call, usage: Usage) -> None:
-        """Count what an answer from elsewhere saved."""
+        """Count the saving of an answer from elsewhere."""
         first_cost = self._ledger.cost(call.first.target, usage)
         if first_cost is None or call.fallback == DEGRADED:
             return

@@ -82,7 +82,7 @@ USD = Currency()
 
 
 def between(least: str, most: str) -> str:
-    """Format a range of two formatted amounts, or the one that both are."""
+    """Format a range of two formatted amounts, or one amount if they are equal."""
     return least if least == most else f"{least} to {most}"
 
 
@@ -91,7 +91,7 @@ def rounded(number: Decimal, places: int) -> Decimal:
 
 
 def near(number: Decimal, places: int) -> str:
-    """Format a number with `places` decimal places; one that is not zero is not shown as zero."""
+    """Format a number with `places` decimal places; never show a nonzero number as zero."""
     shown = rounded(number, places)
     if number and not shown:
         least = Decimal(1).scaleb(-places)
@@ -100,6 +100,6 @@ def near(number: Decimal, places: int) -> str:
 
 
 def without_zeros(number: Decimal) -> Decimal:
-    """Remove zeros at the end, and the exponent."""
+    """Remove trailing zeros and the exponent."""
     whole = number == number.to_integral_value()
     return rounded(number, 0) if whole else number.normalize(_WIDE)

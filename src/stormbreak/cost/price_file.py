@@ -21,7 +21,7 @@ from stormbreak.escape import path_of
 from stormbreak.hidden_keys import quote_model
 
 CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
-"""Dollars per million tokens; the latter is ten cents a token. Prices beyond are typing errors."""
+"""Limits in dollars per million tokens; the upper one is ten cents a token. Prices outside are typing errors."""
 
 _WHAT = "a price file"
 _LONGEST = 200  # characters of a name
@@ -47,7 +47,7 @@ class Asked:
                 raise ConfigurationError(f"{item.name} must be {wanted}, got {shown(price)}")
         require(
             self.flat is not None or self.input is not None,
-            "input, or flat in its place, must be given",
+            "input, or flat instead, must be given",
             self,
         )
         for name in ("input", "output"):
@@ -120,10 +120,10 @@ class PriceFile:
         Currency(self.currency, self.per_usd)
         if self.currency != USD.code and self.per_usd == 1:
             raise ConfigurationError(
-                f"per_usd must say how much {self.currency} one dollar is, got {self.per_usd}"
+                f"per_usd must be the amount of {self.currency} per dollar, got {self.per_usd}"
             )
         _check_name("name", self.name)
-        require(self.name != MARKET, "name must not be that of list prices", repr(MARKET))
+        require(self.name != MARKET, "name must not be the name of the list prices", repr(MARKET))
         require(bool(self.prices), "prices must have at least one price", "none")
         self._check_prices()
 
@@ -195,7 +195,7 @@ def builtin_names() -> list[str]:
 
 
 def load(name_or_path: str | Path) -> PriceFile:
-    """Find a price file by its name, or read it. Raises ConfigurationError if there is none, or it has an invalid value."""
+    """Find a price file by its name, or read it. Raises ConfigurationError if it is missing or has an invalid value."""
     name = str(name_or_path)
     if name in builtin_names():
         text = (files("stormbreak.cost") / "files" / f"{name}.toml").read_text("utf-8")
@@ -210,7 +210,7 @@ def load(name_or_path: str | Path) -> PriceFile:
 
 
 def parse(text: str, *, source: str) -> PriceFile:
-    """Read prices from TOML; `source` names it in messages, and gives it a name if it has none."""
+    """Read prices from TOML; `source` is its name in messages, and its default name."""
     with errors_at(source):
         table = toml_reader.parse(text, what=_WHAT, parse_float=Decimal)
         table.setdefault("name", Path(source).stem)

@@ -22,7 +22,7 @@ _DATE = re.compile(r"-20\d\d-?[01]\d-?[0-3]\d$")  # gpt-4.1-2025-04-14 costs wha
 
 
 class Seller(NamedTuple):
-    """A provider, and the source of its prices; None: the first that has them."""
+    """A provider, and the source of its prices; None: the first source that has them."""
 
     provider: str
     source: str | None = None
@@ -75,7 +75,7 @@ class PriceLookup:
             if file.name in self.files:
                 name = quote_model(file.name)
                 raise ConfigurationError(
-                    f"two price files are named {name}: give one another name (name = ...)"
+                    f"two price files have the name {name}: rename one of them (name = ...)"
                 )
             self.files[file.name] = file
             for prices in file.offers():
@@ -92,7 +92,7 @@ class PriceLookup:
         return self.market.find(provider, model) if source in (None, MARKET) else None
 
     def find(self, offer: Offer) -> Prices:
-        """The prices of an offer. Raises UnknownPriceError if they are not known; the message suggests near names."""
+        """The prices of an offer. Raises UnknownPriceError if they are unknown; the message suggests similar names."""
         found = self.price_of(offer.seller.provider, offer.model, offer.seller.source)
         if found is not None:
             return found
@@ -111,7 +111,7 @@ class PriceLookup:
         known = self.providers(seller.source)
         if not self.models(seller):
             near = _near(seller.provider, known)
-            raise UnknownPriceError(f"no prices are known of {quote_model(seller.provider)}{near}")
+            raise UnknownPriceError(f"no prices are known for {quote_model(seller.provider)}{near}")
 
     def providers(self, source: str | None = None) -> list[str]:
         names = [it.provider for it in self.file_prices() if source in (None, it.source.name)]
@@ -119,7 +119,7 @@ class PriceLookup:
         return list(dict.fromkeys([*names, *market]))
 
     def models(self, seller: Seller) -> list[str]:
-        """The models of a seller; none of an unknown one."""
+        """The models of a seller; none if it is unknown."""
         names = [
             it.model
             for it in self.file_prices()
@@ -145,7 +145,7 @@ def load_lookup(files: Iterable[str]) -> PriceLookup:
 
 
 def price_of(provider: str, model: str) -> Prices | None:
-    """Today's list price of `model` at `provider`; None where it is not known."""
+    """Today's list price of `model` at `provider`; None if unknown."""
     return _list_price(provider, model, datetime.now(UTC).date())
 
 
@@ -155,7 +155,7 @@ def _list_price(provider: str, model: str, on: date) -> Prices | None:
 
 
 def same(model: str, other: str) -> bool:
-    """Whether both name one model, or the second is its version of a day."""
+    """Whether both name one model, or the second is a dated version of the first."""
     return normalise_model(model) in (normalise_model(other), _DATE.sub("", normalise_model(other)))
 
 

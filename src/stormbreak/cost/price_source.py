@@ -34,12 +34,12 @@ class PriceTable(Protocol):
     def max_cost_within(self, bound: Usage) -> Decimal:
         """Return the maximum cost of attempts with at most `bound` in total. Raises as `cost_of`.
 
-        Any input may have been read from a cache, or written to one; for an hour at most as in the bound.
+        Any input may have been read from a cache or written to one; for an hour, at most as much as in the bound.
         """
 
 
 PriceOf: TypeAlias = Callable[[str, str], PriceTable | None]
-"""By provider and model; None where the price is not known."""
+"""By provider and model; None if the price is unknown."""
 
 
 def no_price(_provider: str, _model: str) -> None:
@@ -47,7 +47,7 @@ def no_price(_provider: str, _model: str) -> None:
 
 
 def known_prices(price_of: PriceOf, provider: str, model: str) -> PriceTable | None:
-    """Return the prices of a model; None if unknown, or if a user's function fails: no call may."""
+    """Return the prices of a model; None if unknown, or if a user's function fails: that must not fail a call."""
     try:
         return price_of(provider, model)
     except Exception:  # noqa: BLE001 - of a user's function
@@ -55,7 +55,7 @@ def known_prices(price_of: PriceOf, provider: str, model: str) -> PriceTable | N
 
 
 class RememberedPrices:
-    """Asks for the prices of a model once; again, if a user's function has failed."""
+    """Looks up the prices of a model once; again if a user's function failed."""
 
     def __init__(self, price_of: PriceOf) -> None:
         self._price_of = price_of
@@ -77,7 +77,7 @@ def known_cost(prices: PriceTable | None, usage: Usage) -> Decimal | None:
 
 
 def known_max_cost(prices: PriceTable | None, bound: Usage) -> Decimal | None:
-    """Return the maximum cost of an attempt with this bound; else as `known_cost`."""
+    """As `known_cost`, but return the maximum cost of an attempt with this bound."""
     return _known(prices, "max_cost_within", bound)
 
 
@@ -87,7 +87,9 @@ def _known(prices: PriceTable | None, method: str, usage: Usage) -> Decimal | No
     if prices is None:
         return None
     before = getcontext()
-    setcontext(EXACT.copy())  # a user's table may change it; `localcontext` takes twice as long
+    setcontext(
+        EXACT.copy()
+    )  # a user's table may change the context; `localcontext` takes twice as long
     try:
         usd: object = getattr(prices, method)(usage)
     except Exception:  # noqa: BLE001 - a price is missing, or a user's table fails: the answer may be there already

@@ -1,4 +1,4 @@
-"""What a migration from one offer to another saves: savings, payback, return, and reasons against it.
+"""Calculate a migration from one offer to another: savings, payback, return, and reasons against it.
 
 Two figures are often confused: the *savings share* is savings divided by today's cost; the *return* over twelve months
 is savings less the migration's cost, divided by that cost.
@@ -29,7 +29,7 @@ class Case:
 
     @property
     def saving(self) -> Decimal:
-        """Savings a month; negative where the move costs more."""
+        """Savings per month; negative if the move costs more."""
         return self.current - self.candidate
 
     @property
@@ -38,7 +38,7 @@ class Case:
 
     @property
     def share(self) -> Decimal | None:
-        """Savings as a share of today's cost; None where that is zero."""
+        """Savings as a share of today's cost; None if that is zero."""
         return self.saving / self.current if self.current else None
 
     @property
@@ -54,19 +54,19 @@ class Case:
 
     @property
     def returned(self) -> Decimal | None:
-        """The return over twelve months, as a share of the migration's cost; None where that is zero."""
+        """The return over twelve months, as a share of the migration's cost; None if that is zero."""
         return self.net / self.migration if self.migration else None
 
     @property
     def break_even(self) -> Decimal | None:
-        """The tokens a month at which twelve months cover the migration; None: no number does."""
+        """The tokens per month at which twelve months pay for the migration; None: no number does."""
         if self.saving <= 0:
             return None
         return self.tokens * self.migration / self.saving_a_year
 
     @property
     def headroom(self) -> Decimal | None:
-        """The rise of the new price, as a share, at which twelve months save nothing; None where they save nothing now."""
+        """The rise of the new price, as a share, at which twelve months save nothing; None if they save nothing now."""
         if self.net <= 0 or not self.candidate:
             return None
         return self.net / (self.candidate * MONTHS)
@@ -95,7 +95,7 @@ def sensitivity(case: Case) -> Iterator[tuple[str, Case]]:
 
 
 OLD = 90  # days: list prices change more often than that
-_ALIKE = Decimal("0.05")  # a list price that differs by less decides nothing
+_ALIKE = Decimal("0.05")  # a smaller difference of a list price does not matter
 
 Amount = Callable[[Decimal], str]  # formats an amount of dollars
 
@@ -110,7 +110,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """A move: the prices on both sides, a month at the list prices of their makers, and the cost of a minute of downtime."""
+    """A move: the prices on both sides, a month at their makers' list prices, and the cost of a minute of downtime."""
 
     case: Case
     current: Prices
@@ -122,14 +122,14 @@ class Migration:
 
     @property
     def listed(self) -> Case | None:
-        """The case against today's list price, if what is paid now is a claim."""
+        """The case against today's list price, if the current price is a claim."""
         if self.listed_current is None:
             return None
         return replace(self.case, current=self.listed_current)
 
 
 def reasons(move: Migration, currency: Currency) -> Iterator[Reason]:
-    """Yield the reasons that the figures give, the weightiest first."""
+    """Yield the reasons from the figures, the most important first."""
     case, amount = move.case, currency.with_code
     if case.saving < 0:
         yield Reason(holds=True, text=f"It costs {amount(-case.saving)} a month more.")
@@ -138,7 +138,9 @@ def reasons(move: Migration, currency: Currency) -> Iterator[Reason]:
     yield from _at_list_prices(move, amount)
     yield from _break_even(move)
     if case.headroom is not None:
-        text = f"Once the new price has risen by {percent(case.headroom)}, twelve months bring nothing."
+        text = (
+            f"Once the new price has risen by {percent(case.headroom)}, twelve months save nothing."
+        )
         yield Reason(holds=False, text=text)
     if move.per_minute and case.saving > 0:
         minutes = case.saving / move.per_minute
@@ -172,7 +174,7 @@ def _at_list_prices(move: Migration, amount: Amount) -> Iterator[Reason]:
     if listed is not None and abs(listed - case.current) > _ALIKE * case.current:
         saving = listed - case.candidate
         text = (
-            f"Today's list price of {move.current.maker} makes {amount(listed)} a month, not"
+            f"At today's list price, {move.current.maker} costs {amount(listed)} a month, not"
             f" {amount(case.current)}: against that the move {outcome(saving, amount)}."
         )
         yield Reason(holds=saving <= 0, text=text)

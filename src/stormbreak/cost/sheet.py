@@ -21,7 +21,7 @@ T = TypeVar("T")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-NOTHING = "-"  # shown for an empty cell, unless its column has another word for it
+NOTHING = "-"  # shown for an empty cell, unless its column has its own word
 
 
 class Kind(Enum):
@@ -30,7 +30,7 @@ class Kind(Enum):
     TEXT = auto()
     MONEY = auto()  # dollars
     PRICE = auto()  # dollars per million tokens
-    SHARE = auto()  # 1 is all
+    SHARE = auto()  # 1 is 100 %
     VOLUME = auto()  # tokens
     COUNT = auto()
     NUMBER = auto()
@@ -40,8 +40,8 @@ class Kind(Enum):
 class Column(Generic[T]):
     """A column: its name for programs, its title for people (none: hidden), and the kind of its cells.
 
-    A `{}` in the title stands for the currency. People see `absent` in empty cells, and no column that has the `usual`
-    value in every row. `of` is what it shows of a thing.
+    A `{}` in the title is replaced by the currency. People see `absent` in empty cells; a column is hidden if every row
+    has its `usual` value. `of` gets the cell's value from an item.
     """
 
     key: str
@@ -64,7 +64,7 @@ class Sheet:
     def of(
         cls, columns: Sequence[Column[T]], things: Iterable[T], currency: Currency = USD
     ) -> Self:
-        """Make a row of each thing."""
+        """Make a row from each item."""
         rows = [[column.of(each) for column in columns] for each in things]
         return cls(columns=columns, rows=rows, currency=currency)
 
@@ -130,7 +130,7 @@ class Sheet:
 
 
 def csv_safe(cell: Cell) -> Cell:
-    """Escape text that a spreadsheet would read as a formula; a number stays as it is."""
+    """Escape text that a spreadsheet would read as a formula; a number stays unchanged."""
     if isinstance(cell, str):
         apostrophe = "'" if cell.startswith(_FORMULA) else ""
         return apostrophe + printable(cell)
@@ -140,7 +140,7 @@ def csv_safe(cell: Cell) -> Cell:
 
 
 def volume(tokens: Decimal) -> str:
-    """Format a number of tokens, a round one in short: 50M."""
+    """Format a number of tokens; shorten a round one: 50M."""
     for suffix, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if tokens >= size and tokens % (size // 100) == 0:
             return f"{without_zeros(tokens / size):,}{suffix}"

@@ -1,15 +1,15 @@
-"""The spend limit: reserve the maximum cost of an attempt before it leaves, and settle the real cost afterwards.
+"""The spend limit: reserve the maximum cost of an attempt before it is sent, and settle the real cost afterwards.
 
 `SpendAccounts` holds the accounts of one engine, one for each limit; all targets under the same limit share its
-account. `SpendGate` is the gate of one target. What is spent and what is reserved never exceed the limit together, as
-long as no attempt costs more than its bound. A limit may be per period, and the cost of an attempt belongs to the period
-in which it left. The first of a number of seconds begins with the first attempt. Those of the calendar follow the wall
-clock (UTC), which is read when one ends; if it was set back meanwhile, the period goes on.
+account. `SpendGate` is the gate of one target. Spent and reserved amounts together never exceed the limit, as long as
+no attempt costs more than its bound. A limit may be per period, and the cost of an attempt belongs to the period in
+which it was sent. Periods of a number of seconds begin with the first attempt. Calendar periods follow the wall clock
+(UTC), which is read when one ends; if the clock was set back meanwhile, the period continues.
 
 | outcome of the attempt | spent |
 |---|---|
-| its usage arrived | what that costs |
-| an answer without usage, or an attempt that may have been processed | all that was reserved |
+| its usage arrived | the cost of the usage |
+| an answer without usage, or an attempt that may have been processed | the whole reservation |
 | anything else: refused, never sent | nothing |
 """
 
@@ -41,45 +41,45 @@ from stormbreak.cost.price_source import (
 from stormbreak.events import Event, SpendReached
 from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 
-ALERTS = (50, 80, 100)  # per cent of the limit that are reported when they are reached
+ALERTS = (50, 80, 100)  # percentages of the limit that are reported when they are reached
 ALL = ALERTS[-1]
 
 NOTHING = Decimal(0)
 INFINITE = Decimal("inf")
 MICRO = Decimal("0.000001")  # US dollars
-PART = 50  # of a limit is written down ahead of being spent, at a time ...
-ATTEMPTS = 4  # ... or the cost of four attempts, where that is more
-COMES_BACK = 5.0  # seconds after which a call may try again that a lost store has rejected
+PART = 50  # share of a limit that is written ahead at a time, before it is spent ...
+ATTEMPTS = 4  # ... or the cost of four attempts, if that is more
+COMES_BACK = 5.0  # seconds until a call that a lost store rejected may try again
 
 
 class SpendAccount:
     """The spent and reserved amounts under one limit. Its period ends at `ends_at`; inf: never, or none has begun.
 
-    No more is reserved than is `allowed` by now, where that is less than the limit: a batch first writes down what may
-    be spent. `largest` is the largest bound of any attempt so far. With a `lease`, the limit is that of a fleet, whose
-    store says when periods begin, and allows its members one part after another.
+    Reservations stay within the amount `allowed` so far, if that is below the limit: a batch first records what it may
+    spend. `largest` is the largest bound of any attempt so far. With a `lease`, the limit belongs to a fleet: its store
+    decides when periods begin, and grants amounts to its members part by part.
     """
 
     def __init__(self, policy: SpendPolicy, wall: Callable[[], float] = time.time) -> None:
-        """`wall` returns unix epoch seconds, for periods of the calendar."""
+        """`wall` returns unix epoch seconds, for calendar periods."""
         self.period = policy.period
         self.ends_at = inf
         self._wall = wall
-        self._boundary = -inf  # the end of a period of the calendar, by that clock
+        self._boundary = -inf  # the end of a calendar period, by that clock
         self._period = 0
         self.spent = NOTHING
-        """US dollars, at the most, in the period that began last."""
+        """Maximum US dollars in the latest period."""
         self._reserved = NOTHING
-        self._reported = 0  # per cent
+        self._reported = 0  # in percent
         self._limit_reported = False
         self.allowed = INFINITE
         self.lease: SpendLease | None = None
         self.largest = NOTHING
-        self.used_at = -inf  # when something was reserved or settled last
+        self.used_at = -inf  # the last time that something was reserved or settled
         self.change_limit(policy)
 
     def change_limit(self, policy: SpendPolicy) -> None:
-        """Keep another limit for the same period from now on; parts of it that are not reached yet will be reported."""
+        """Use a new limit for the same period from now on; percentages of it that are not yet reached are reported."""
         assert policy.max_usd is not None, "there is a limit"
         self.limit = Decimal(str(policy.max_usd))
         self._reported = min(self._reported, self._reached())
@@ -95,7 +95,7 @@ class SpendAccount:
         return account
 
     def ready_at(self, bound: Decimal, now: float) -> float:
-        """READY; the end of the period; or NEVER, where others may give back enough."""
+        """READY; the end of the period; or NEVER, if other attempts may give back enough."""
         self._follow_calendar(now)
         taken = self.taken_at(now)
         allowed = self.allowed if self.lease is None else self._allowed_by(self.lease, now)
@@ -107,11 +107,11 @@ class SpendAccount:
         if lease.is_lenient and lease.is_lost(now):
             return self.allowed
         if now >= self.ends_at or (self.is_periodic and self.ends_at == inf):
-            return NOTHING  # what was allowed is for the last period: the store begins another
+            return NOTHING  # the allowed amount is for the last period: the store begins a new one
         return min(self.allowed, EXACT.multiply(lease.allowance, MICRO))
 
     def lacks(self, bound: Decimal, now: float) -> bool:
-        """Whether `bound` cannot be reserved in this period, whatever others give back."""
+        """Whether `bound` cannot be reserved in this period, even if other attempts give back all."""
         self._follow_calendar(now)
         return bound > self.limit or self._lacks(bound, now)
 
@@ -120,7 +120,7 @@ class SpendAccount:
 
     @property
     def _spent_by_all(self) -> Decimal:
-        """What is spent for certain in the period, by all members of a fleet."""
+        """The certain spending in the period, by all members of a fleet."""
         if self.lease is None:
             return self.spent
         return EXACT.add(self.spent, EXACT.multiply(self.lease.elsewhere, MICRO))
@@ -131,17 +131,17 @@ class SpendAccount:
         return EXACT.add(self.spent, self._reserved)
 
     def taken_at(self, now: float) -> Decimal:
-        """The same, or nothing once that period is over."""
+        """The same, but zero once that period is over."""
         return NOTHING if now >= self.ends_at else self.taken
 
     @property
     def room(self) -> Decimal:
-        """What else may be reserved in it by now."""
+        """The amount that may still be reserved in it now."""
         return EXACT.subtract(min(self.limit, self.allowed), self.taken)
 
     @property
     def step(self) -> Decimal:
-        """US dollars that are written ahead at a time."""
+        """US dollars to write ahead at a time."""
         return max(EXACT.divide(self.limit, PART), EXACT.multiply(ATTEMPTS, self.largest))
 
     @property
@@ -163,7 +163,7 @@ class SpendAccount:
         return self._period
 
     def is_present(self, period: int, now: float) -> bool:
-        """Whether the period of this number is not over."""
+        """Whether the period with this number is not over."""
         self._roll(now)
         return period == self._period
 
@@ -176,13 +176,14 @@ class SpendAccount:
             self.spend(cost)
 
     def spend(self, cost: Decimal) -> None:
-        """Spend what is no longer reserved, or what was spent before there was this account."""
+        """Add spending without a reservation, or from before this account existed."""
         self.spent = EXACT.add(self.spent, cost)
 
     def next_alert(self, *, rejected: bool = False) -> int | None:
-        """Return the next of the `ALERTS` once it is reached; the last also after a call was rejected for lack of money.
+        """Return the next of the `ALERTS` once it is reached; the last one also after a rejection for lack of money.
 
-        Each is returned once, those below the last also after such a rejection: much may be left for smaller calls.
+        Each is returned once. Lower ones may follow the last one after such a rejection: smaller calls may still have
+        much left.
         """
         before, self._reported = self._reported, max(self._reported, self._reached())
         if (rejected or self._reported == ALL) and not self._limit_reported:
@@ -195,7 +196,7 @@ class SpendAccount:
         return max((alert for alert in ALERTS if alert <= percent), default=0)
 
     def snapshot(self, now: float) -> dict[str, str | float | None]:
-        """US dollars in digits, and seconds until the period ends; what others of a fleet have reserved is not known."""
+        """US dollars as text, and seconds until the period ends; without reservations of other members of a fleet."""
         over = now >= self.ends_at
         ends = None if over or self.ends_at == inf else self.ends_at - now
         if ends is None and isinstance(self.period, str):
@@ -208,13 +209,13 @@ class SpendAccount:
         }
 
     def _roll(self, now: float) -> None:
-        """Begin another period if the last one is over."""
+        """Begin a new period if the last one is over."""
         self._follow_calendar(now)
         if now >= self.ends_at:
             self.begin_period()
 
     def _follow_calendar(self, now: float) -> None:
-        """Begin another hour, day or month if the last one is over, here and by the wall clock; a store does so by its own."""
+        """Begin a new hour, day or month if the last one is over here and by the wall clock; a store has its own."""
         calendar = self.period
         if now < self.ends_at < inf or not isinstance(calendar, str) or self.lease is not None:
             return
@@ -226,14 +227,14 @@ class SpendAccount:
         self.ends_at = now + (self._boundary - wall)
 
     def time_left(self, now: float) -> float:
-        """Return the seconds until its period ends, or would end if it began now, by the clock that says so later."""
+        """Return the seconds until its period ends, or would end if it began now, by the clock with the later end."""
         wall = self._wall()
         if not now < self.ends_at < inf:
             return time_left(self.period, wall)
         return max(self.ends_at - now, self._boundary - wall)
 
     def restore(self, usd: Decimal, ends_in: float | None, now: float) -> None:
-        """Go on with a period of an earlier process, in which `usd` may have been spent."""
+        """Continue a period of an earlier process, in which `usd` may have been spent."""
         if ends_in is not None and self.period is not None:
             wall = self._wall()
             end = restored_end(self.period, wall + ends_in, wall)
@@ -243,7 +244,7 @@ class SpendAccount:
         self.spend(usd)
 
     def begin_period(self) -> None:
-        """Begin another period, whose end is not known yet; what is reserved belongs to the last one."""
+        """Begin a new period whose end is not yet known; existing reservations belong to the last one."""
         self._period += 1
         self.ends_at = inf
         self.spent = self._reserved = NOTHING
@@ -252,17 +253,17 @@ class SpendAccount:
 
 
 class Reservation(NamedTuple):
-    """What one attempt has reserved, in which period."""
+    """The reservation of one attempt, and its period."""
 
     bound: Decimal
     period: int
 
 
 class SpendGate:
-    """The gate of one target, on an account that it shares with other targets.
+    """The gate of one target, with an account that it shares with other targets.
 
-    It emits an event when a further part of the limit is reached. `on_settled(now, self)` is called when an attempt
-    is settled, so that calls queued at other targets are looked at; those here are looked at anyway.
+    It emits an event when the next percentage of the limit is reached. `on_settled(now, self)` is called when an
+    attempt is settled, so that calls queued at other targets are checked; calls queued here are checked anyway.
     """
 
     name = "spend"
@@ -281,10 +282,10 @@ class SpendGate:
         self._prices = RememberedPrices(price_of)
         self._emit = emit
         self._on_settled = on_settled
-        self._priced: tuple[object, Decimal | None] = (None, None)  # the last bound and its price
+        self._priced: tuple[object, Decimal | None] = (None, None)  # the last bound and its cost
 
     def veto(self, call: Call, now: float) -> Rejection | None:
-        """Why `call` may never leave, if so."""
+        """Why `call` can never be sent; None if it can."""
         account, bound = self.account, self.max_cost(call)
         if bound is None:
             return Rejection(COST, self._unknown(call))
@@ -296,13 +297,15 @@ class SpendGate:
         self._alert(now, rejected=True)
         if account.is_periodic:
             return None
-        return Rejection(self.name, f"the limit of {account.limit} USD leaves no {bound:.6f} USD")
+        return Rejection(
+            self.name, f"the rest of the limit of {account.limit} USD is less than {bound:.6f} USD"
+        )
 
     def _veto_without_store(self, bound: Decimal, now: float) -> Rejection | None:
         lease = self.account.lease
         if lease is None or not lease.is_lost(now) or self.account.ready_at(bound, now) <= now:
             return None
-        reason = "the store of the fleet does not answer, and no more money is granted without it"
+        reason = "the store of the fleet does not answer, and only it can grant more money"
         return Rejection(self.name, reason, now + COMES_BACK)
 
     def ask_fleet(self, call: Call, now: float) -> None:
@@ -312,7 +315,7 @@ class SpendGate:
             lease.ask(now)
 
     def ready_at(self, call: Call, now: float) -> float:
-        """READY, when the call may leave, or NEVER."""
+        """READY, the time when the call may be sent, or NEVER."""
         bound = self.max_cost(call)
         return NEVER if bound is None else self.account.ready_at(bound, now)
 
@@ -325,7 +328,7 @@ class SpendGate:
         return self.account.is_present(token.period, now)
 
     def settle(self, token: Reservation, outcome: Outcome, now: float, _uniform: float) -> None:
-        """Spend what the attempt cost, and give back the rest."""
+        """Spend the cost of the attempt, and give back the rest."""
         bound, period = token
         usage = outcome.usage
         cost = None if usage is None else known_cost(self._prices.at(self._target), usage)
@@ -339,7 +342,7 @@ class SpendGate:
     on_success = settle
 
     def recheck_at(self) -> float:
-        """When another period begins, whatever is still reserved in this one, or when a store is lost that is late."""
+        """When a new period begins, regardless of reservations in this one, or when a late store counts as lost."""
         lease = self.account.lease
         return self.account.ends_at if lease is None else min(self.account.ends_at, lease.lost_at)
 
@@ -357,8 +360,8 @@ class SpendGate:
 
     def _unknown(self, call: Call) -> str:
         if call.bound is None:
-            return call.unbounded or "nothing bounds what it costs"
-        return f"no price is known of {call.target.model} at {call.target.provider}; pass prices, or set no [spend]"
+            return call.unbounded or "its cost has no bound"
+        return f"no price is known for {call.target.model} at {call.target.provider}; pass prices, or set no [spend]"
 
     def _alert(self, now: float, *, rejected: bool = False) -> None:
         percent, account = self.account.next_alert(rejected=rejected), self.account
@@ -377,14 +380,14 @@ class SpendAccounts:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget all that was spent, as in a forked child."""
+        """Forget all spending, as in a forked child."""
         self._accounts: dict[SpendPolicy, SpendAccount] = {}
         self._of_tenants: dict[tuple[str, object], SpendAccounts] = {}  # by name and period
-        # the last limit for each period, of a target or (None) of all
+        # the last limit for each period, of a target, or of all (None)
         self._earlier: dict[tuple[Target | None, object], SpendPolicy] = {}
 
     def of_tenant(self, name: str, policy: SpendPolicy) -> "SpendAccounts":
-        """Return those of a tenant, which shares no account; what it spent in the same period counts under another limit."""
+        """Return the account of a tenant, which is not shared; spending in a period also counts under a new limit."""
         accounts = self._of_tenants.get((name, policy.period))
         if accounts is None:
             accounts = self._of_tenants[name, policy.period] = SpendAccounts(
@@ -416,11 +419,11 @@ class SpendAccounts:
         return SpendGate(account, target, self.price_of, emit, on_settled)
 
     def replace(self, changes: Sequence[tuple[Target | None, SpendPolicy, SpendPolicy]]) -> None:
-        """Replace limits: of a target (None: of all), that of before by another one.
+        """Replace limits: of a target (None: of all), the old limit by a new one.
 
-        What was spent in a period counts under another limit for it, too, also if there was none, or one for another
-        period, in between. A limit that some targets keep stays with those: a target that leaves it begins with all that
-        was spent under it. So does one that leaves for another limit than the first does.
+        Spending in a period also counts under a new limit for that period, even if there was no limit, or one for
+        another period, in between. Targets that keep the old limit keep its account: a target that leaves it starts
+        with all spending under it. Targets that leave it for different limits each start with that spending.
         """
         before, earlier = dict(self._accounts), self._earlier
         kept = {new for _, _, new in changes}
@@ -443,7 +446,7 @@ class SpendAccounts:
                     earlier[key] = new
 
     def taken(self, now: float) -> dict[SpendPolicy, tuple[Decimal, Decimal]]:
-        """Return the dollars that are spent or reserved under each limit, and the limit. From any thread."""
+        """Return the spent or reserved dollars under each limit, and the limit. Call it from any thread."""
         accounts = tuple(self._accounts.items())
         return {policy: (each.taken_at(now), each.limit) for policy, each in accounts}
 
@@ -452,13 +455,13 @@ class SpendAccounts:
 
 
 def spend_accounts(engine: Engine) -> SpendAccounts:
-    """Return the accounts of an engine that was made with some."""
+    """Return the accounts of an engine that has them."""
     assert isinstance(engine.spending, SpendAccounts), "the engine was made with prices"
     return engine.spending
 
 
 def allow_spending(engine: Engine, policy: Policy, amount: Decimal, now: float) -> None:
-    """Let up to `amount` be spent under `policy` by now, within its limit; calls that waited for it leave."""
+    """Allow spending of up to `amount` under `policy`, within its limit; send calls that waited for it."""
     account = spend_accounts(engine).account(policy.spend)
     if account is not None:
         account.allowed = amount

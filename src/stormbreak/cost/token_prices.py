@@ -21,7 +21,7 @@ Number = Decimal | int
 
 
 class Service(StrEnum):
-    """A service level with prices of its own."""
+    """A service level with its own prices."""
 
     STANDARD = "standard"
     BATCH = "batch"
@@ -50,7 +50,7 @@ class Tokens(NamedTuple):
 
     @classmethod
     def split(cls, total: int, *, input_share: Decimal, cache_rate: Decimal) -> Self:
-        """Split a total by the share of input, and the share of that which is read from a cache."""
+        """Split a total by the share of input, and the share of the input that is read from a cache."""
         entry = total * input_share
         return cls(entry, total - entry, entry * cache_rate)
 
@@ -92,8 +92,8 @@ class Rate:
 class Rates:
     """The prices of one service.
 
-    Cached input and cache writes without a price of their own cost what other input costs; writes for an hour, what
-    other writes cost.
+    Cached input and cache writes without their own price cost as much as other input; writes for an hour cost as much
+    as other writes.
     """
 
     input: Rate
@@ -116,7 +116,7 @@ class Rates:
     def max_cost_within(self, bound: Tokens) -> Decimal:
         """Return the maximum cost for any part read from a cache or written to one. Raises as `cost`.
 
-        Writes for an hour are at most those of `bound`.
+        Writes for an hour are at most as many as in `bound`.
         """
 
         def price_in(rate: Rate) -> Decimal:
@@ -202,7 +202,7 @@ class Prices:
 
 
 def at_service(prices: PriceTable | None, service: Service) -> PriceTable | None:
-    """Return the prices of a service; where they are not known the standard ones, which are higher for a batch."""
+    """Return the prices of a service; if unknown, the standard ones, which are higher than those for a batch."""
     if service is Service.STANDARD or not isinstance(prices, Prices):
         return prices
     rates = prices.rates(service)

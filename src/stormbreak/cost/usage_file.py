@@ -19,8 +19,8 @@ from stormbreak.cost.usage_records import Counted, Kind, Traffic, is_line, read_
 from stormbreak.errors import ConfigurationError, errors_at
 
 # ---------------------------------------------------------------- OpenAI usage: API pages and CSV
-# The API separates models only with `group_by=model`, and `batch` and `service_tier` only if they
-# are in `group_by`, too. Days without usage are rows without a model.
+# The API separates models only with `group_by=model`, and `batch` and `service_tier` only if `group_by` has them too.
+# Days without usage are rows without a model.
 
 _NEEDED = ("model", "input_tokens", "output_tokens")
 _COUNTS = (
@@ -29,7 +29,7 @@ _COUNTS = (
 _RESULT = "organization.usage.completions.result"
 _SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY}
 _MAX_TOKENS = 10**15  # tokens in one row
-_MODELS = "models are not told apart: ask with group_by=model"
+_MODELS = "models are not separated: export with group_by=model"
 
 
 class _Bucket(msgspec.Struct):
@@ -52,7 +52,7 @@ def read_pages(raw: bytes) -> Traffic:
         pages = _READ_PAGES(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ConfigurationError(
-            "neither output of a batch, nor a page of OpenAI's usage API, nor its CSV"
+            "not the output of a batch, a page of OpenAI's usage API, or its CSV"
         ) from None
     several = pages if isinstance(pages, list) else [pages]
     buckets = [bucket for page in several for bucket in page.data]
@@ -61,9 +61,7 @@ def read_pages(raw: bytes) -> Traffic:
         uses=sum_usage(_of_buckets(buckets)),
         since=_day(min((bucket.start_time for bucket in buckets), default=None)),
         until=_day(max((bucket.end_time for bucket in buckets), default=None)),
-        notes=("There are more pages of this export (has_more): they are not in it.",)
-        if more
-        else (),
+        notes=("This export has more pages (has_more) that are not in the file.",) if more else (),
     )
 
 
@@ -98,15 +96,15 @@ def _of_rows(rows: "csv.DictReader[str]", days: list[int]) -> Iterator[Counted]:
     """Read each row; append its times to `days`."""
     for row in rows:
         where = f"line {rows.line_num}"
-        if None in row or None in row.values():  # as a number with a comma in it has it
-            raise ConfigurationError(f"{where} has more cells, or fewer, than the head")
+        if None in row or None in row.values():  # such as a number with a comma
+            raise ConfigurationError(f"{where} has more or fewer cells than the header")
         times = ((name, row.get(name)) for name in ("start_time", "end_time"))
         days.extend(_whole(time, f"{where}: {name}") for name, time in times if time)
         yield from _counted(row, where)
 
 
 def _counted(row: Mapping[str, Any], where: str) -> Iterator[Counted]:
-    """One row; nothing where nothing was used."""
+    """Yield the counts of one row; nothing without usage."""
     entry, output, cached, written, requests = (
         _whole(row.get(name), f"{where}: {name}") for name in _COUNTS
     )
@@ -157,12 +155,12 @@ def read_traffic(path: Path) -> Traffic:
         except OSError as error:
             raise ConfigurationError(f"cannot be read: {error.strerror}") from None
         if not traffic.uses:
-            raise ConfigurationError("holds no answer, and no use")
+            raise ConfigurationError("has no answers and no usage")
     return traffic
 
 
 def _read(path: Path) -> Traffic:
-    """Read it once, from the start: it may be a pipe."""
+    """Read the file once, from the start: it may be a pipe."""
     with file_reader.opened(path) as file:
         first = file.readline(LARGEST)
         if is_line(first):

@@ -48,7 +48,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """All of it, `since` and `until` where the file has dates; `notes` say what is missing."""
+    """All usage, with `since` and `until` if the file has dates; `notes` name missing parts."""
 
     uses: tuple[Use, ...]
     since: date | None = None
@@ -67,8 +67,8 @@ class _Sum:
 def sum_usage(records: Iterable[Counted | Uncounted]) -> tuple[Use, ...]:
     """Sum the usage by kind, in order of appearance.
 
-    An answer without usage counts as the mean input of its kind, or of all, and a token for each four bytes of its
-    text. Raises ConfigurationError if no answer has usage.
+    An answer without usage counts with the mean input of its kind, or of all kinds, and one output token per four bytes
+    of its text. Raises ConfigurationError if no answer has usage.
     """
     sums: dict[Kind, _Sum] = {}
     for record in records:
@@ -86,7 +86,7 @@ def _uses(sums: dict[Kind, _Sum]) -> Iterator[Use]:
     everything = sum(one.tokens.input for one in sums.values())
     counted = sum(one.requests for one in sums.values())
     if sums and not counted:
-        raise ConfigurationError("no answer says what it used, so its prompts cannot be estimated")
+        raise ConfigurationError("no answer reports its usage, so prompts cannot be estimated")
     for kind, one in sums.items():
         whole, of = (one.tokens.input, one.requests) if one.requests else (everything, counted)
         entry = one.tokens.input + round(one.uncounted * whole / of)
@@ -110,13 +110,13 @@ class _Response(msgspec.Struct):
 
 
 class Line(msgspec.Struct):
-    """The part of a line of OUTPUT that costs need."""
+    """The part of a line of OUTPUT that is needed for costs."""
 
     custom_id: str
     response: _Response | None = None
     error: Any = None
-    attempts: Any = 1  # 0: the answer of another row, or of a cache, which costs nothing
-    service_tier: Any = None  # of a provider's own batch API, whose bodies do not say it
+    attempts: Any = 1  # 0: the answer came from another row or a cache, and costs nothing
+    service_tier: Any = None  # of a provider's own batch API, whose bodies do not have it
 
 
 class _Body(msgspec.Struct):
@@ -149,7 +149,7 @@ def read_answers(lines: Iterable[bytes]) -> Iterator[Counted | Uncounted]:
         except _BAD:
             if not raw.endswith(b"\n"):
                 return
-            raise ConfigurationError(f"line {number} is no line of batch output") from None
+            raise ConfigurationError(f"line {number} is not a line of batch output") from None
         paid = line.error is None and line.attempts != 0
         if line.response is not None and paid and not _refused(line.response):
             yield _record(bytes(line.response.body), line.service_tier)
@@ -168,11 +168,11 @@ def _refused(response: _Response) -> bool:
 def _record(body: bytes, service: Any) -> Counted | Uncounted:
     try:
         fields = _BODY.decode(body)
-    except _BAD:  # a body that is no object
+    except _BAD:  # the body is not an object
         return Uncounted(Kind(UNNAMED), len(body))
     model = fields.model if isinstance(fields.model, str) and fields.model else UNNAMED
     kind = Kind(model, _SERVICES.get(str(service or fields.service_tier), Service.STANDARD))
     usage = usage_of(fields.usage)
-    if usage.input_tokens:  # no request is without any
+    if usage.input_tokens:  # every request has input
         return Counted(kind, Tokens.of(usage))
     return Uncounted(kind, len(read_any(body).text.encode(errors="replace")))

@@ -15,7 +15,7 @@ MAX_CLIENTS = 16  # open clients of one class; one per host and event loop is en
 
 
 def examine(client: object, *, name: str = "client") -> list[Finding]:
-    """Report what is wrong with `client`, the worst first; `name` is the start of every path.
+    """Report problems of `client`, the worst first; `name` is the start of every path.
 
     `client` is a client of openai, anthropic, httpx2, httpx or stormbreak; a model or client of a framework over those;
     a method of one; or a function or object that uses one. Nothing is sent, and nothing is changed.
@@ -52,7 +52,7 @@ def _bypassed(path: RequestPath) -> Finding:
         path.layers[path.layers.index(path.http) + 1].path,
         "a proxy or mount of the client bypasses its stormbreak transport",
         why="Its requests are not limited, counted or stopped by a circuit.",
-        instead="AsyncTransport(proxy=...) in place of the client's proxy, or wrap() around a client without a transport",
+        instead="AsyncTransport(proxy=...) instead of the client's proxy, or wrap() for a client without a transport",
     )
 
 
@@ -68,7 +68,7 @@ def check_transport(path: RequestPath) -> Iterator[Finding]:
             why="Each call is sent once, without limits, circuits or retries.",
             instead="unset STORMBREAK_DISABLED"
             if disabled
-            else "the preset interactive, or a policy of your own",
+            else "the preset interactive, or your own policy",
         )
     if path.http is None:
         return

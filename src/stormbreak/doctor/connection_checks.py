@@ -67,13 +67,13 @@ def _pool_size(path: RequestPath, where: str, pool: Any) -> Iterator[Finding]:
         )
         instead = f"limits=Limits(max_connections={ceiling}), or no inner transport"
     elif maximum < DEFAULT_POOL:
-        what = f"{maximum} connections at most"
+        what = f"at most {maximum} connections"
         why = "Further calls wait for a connection, or fail with PoolTimeout before they are sent."
         instead = "a pool for your peak, or stormbreak's transport, which queues by priority"
     elif (own := _pool_of_sdk(path)) and maximum < own:
         severity = Severity.NOTE
         what = f"{maximum} connections; the SDK's own client has {own}"
-        why = "A client of your own has its own limits, and a peak waits for connections."
+        why = "Your own client has its own limits, and calls wait for connections in a peak."
         instead = "the SDK's DefaultHttpxClient or DefaultAsyncHttpxClient, which keep its limits"
     else:
         return
@@ -110,13 +110,13 @@ def check_address(path: RequestPath) -> Iterator[Finding]:
             "bad-address",
             f"{layer.path}.base_url",
             str(error),
-            why="A key belongs to one origin. Without TLS, everybody on the network path can read it.",
+            why="A key belongs to one origin. Without TLS, anyone on the network path can read it.",
             instead="https, a plain host, and the key in the variable or argument meant for it",
         )
 
 
 def _key(layer: ClientLayer) -> str | None:
-    """Return the key, if it is known; of one made for each request, only that there is one."""
+    """Return the key, if it is known; for a key made for each request, only a mark that there is one."""
     thing = layer.thing
     for name in ("api_key", "auth_token"):
         key: Any = read(thing, name)
@@ -129,7 +129,7 @@ def _key(layer: ClientLayer) -> str | None:
     return key.rpartition(" ")[2] or None if isinstance(key, str) else None
 
 
-# What bounds the time of a call: timeouts of SDKs and HTTP clients, deadlines of policies.
+# Bounds on the time of a call: timeouts of SDKs and HTTP clients, deadlines of policies.
 
 _PARTS = ("connect", "read", "write", "pool")
 _MILLISECONDS = {"google": "_http_options", "mistralai": ""}
@@ -157,7 +157,7 @@ def check_timeouts(path: RequestPath) -> Iterator[Finding]:
             "no-timeout",
             found.where,
             f"no timeout for {', '.join(missing)}",
-            why="One server that goes silent blocks its callers for ever, and no retry starts.",
+            why="One server that goes silent blocks its callers forever, and no retry starts.",
             instead="timeout=60 (for the SDKs: seconds without a byte), or a stormbreak transport, whose policy has a deadline",
         )
     read = found.by_part["read"]
@@ -176,7 +176,7 @@ def _under_policy(path: RequestPath, found: Timeouts | None) -> Iterator[Finding
         "no-timeout",
         f"{path.guard_path}.policy",
         "neither the policy (deadline, attempt_timeout, idle_timeout) nor a timeout bounds a call",
-        why="One server that goes silent blocks its callers, and their slots in the limit, for ever.",
+        why="One server that goes silent blocks its callers, and their slots in the limit, forever.",
         instead="a policy with a deadline or an attempt_timeout, such as the preset interactive",
     )
 

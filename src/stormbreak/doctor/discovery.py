@@ -1,4 +1,4 @@
-"""Find the HTTP clients in what a user has: a client, a model of a framework, a decorated function.
+"""Find the HTTP clients in an object of the user: a client, a model of a framework, a decorated function.
 
 Frameworks keep their clients in attributes that differ and move; a table below lists them. Nothing is imported, since
 the object has loaded its own modules. Nothing is called except properties.
@@ -17,7 +17,7 @@ from stormbreak.http.sync_client import Client
 from stormbreak.http.transports.sdk_transport import SdkTransport
 
 SDKS = frozenset({"openai", "anthropic"})
-"""SDKs that stop retrying on `x-should-retry: false`, which every final answer of ours carries."""
+"""SDKs that stop retrying on `x-should-retry: false`, which all our final answers have."""
 
 _MAX_DEPTH = 12
 _MAX_PATHS = 64
@@ -82,7 +82,7 @@ def packages_of(thing: object) -> frozenset[str]:
 
 
 def class_name(thing: object) -> str:
-    """Return the class of an object with its package, as users write it."""
+    """Return the class of an object with its package, as in user code."""
     kind = type(thing)
     return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
 
@@ -185,7 +185,7 @@ class RequestPath:
 
     @property
     def guard_path(self) -> str:
-        """The path of what has the policy."""
+        """The path of the object that has the policy."""
         assert self._guard is not None
         return self._guard.path
 
@@ -222,7 +222,7 @@ def _follow(layers: Layers) -> Iterator[Layers]:
 
 
 def _within(layer: ClientLayer) -> Iterator[ClientLayer]:
-    """Find the next layers; none where the request is sent, or where it is unknown."""
+    """Find the next layers; none if the request is sent here, or if they are unknown."""
     thing = layer.thing
     if isinstance(thing, AsyncClient | Client | ModuleType):
         return  # reading attributes of a module may import more of it
@@ -239,7 +239,7 @@ def _within(layer: ClientLayer) -> Iterator[ClientLayer]:
     elif attributes := _attributes_of(layer):
         yield from _in_attributes(layer, attributes)
         yield from _lazy_clients(layer)
-    elif not is_transport(thing):  # an object of the user
+    elif not is_transport(thing):  # a user's object
         yield from _known_among(layer, ".", read(thing, "__dict__") or {})
 
 

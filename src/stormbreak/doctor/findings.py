@@ -11,9 +11,9 @@ class Severity(StrEnum):
     """How bad it is, the worst first."""
 
     WRONG = "wrong"
-    """It harms you now: calls are lost, multiplied, unbounded, or bypass every policy."""
+    """It causes harm now: calls are lost, multiplied, unbounded, or bypass every policy."""
     RISK = "risk"
-    """It will harm you in a storm."""
+    """It will cause harm in a storm."""
     NOTE = "note"
     """Good to know. Nothing needs to change."""
 

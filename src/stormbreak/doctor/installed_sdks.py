@@ -35,7 +35,7 @@ class Default(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sdk(msgspec.Struct, frozen=True, kw_only=True):
-    """A package. `over` is the SDK that it uses; None if it has an HTTP library of its own, or none."""
+    """A package. `over` is the SDK that it uses; None if it has its own HTTP library, or none."""
 
     name: str
     checked: str

@@ -1,7 +1,7 @@
-"""Check what multiplies attempts: no policy, retries over retries, retries without end.
+"""Check for multiplied attempts: no policy, retries over retries, retries without end.
 
-Attempts of a layer: how often it may send what is within it for one call; 1 where it does not retry, inf where nothing
-bounds it, None where it seems to retry and the number is unknown.
+Attempts of a layer: how often it may call the layer below for one call; 1 if it does not retry, inf without a bound,
+None if it seems to retry and the number is unknown.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,10 +25,10 @@ _Counted = list[tuple[ClientLayer, float | None]]
 
 
 def check_retries(path: RequestPath) -> Iterator[Finding]:
-    """Check for no policy at all, for retries over retries, and for SDK retries that our transport ends."""
+    """Check for a missing policy, for retries over retries, and for SDK retries that our transport ends."""
     counted = [(layer, attempts_of(layer)) for layer in path.layers]
     guards = [layer for layer in path.layers if guard_of(layer) is not None]
-    # A guard does not retry what a transport of ours, or a guard within, gave up on.
+    # A guard does not retry calls that our transport, or an inner guard, gave up.
     idle = guards if path.policy is not None else guards[:-1]
     retrying = [(layer, n) for layer, n in counted if (n is None or n > 1) and layer not in idle]
     if path.policy is not None:
@@ -91,7 +91,7 @@ def _multiplied(retrying: _Counted, *, guarded: bool) -> Finding:
         "retries-multiply",
         retrying[0][0].path,
         f"retries over retries: one call may be sent {maximum}: {product}",
-        why="Each layer repeats everything that the layer below has given up, so an outage is answered with a multiple of the load.",
+        why="Each layer repeats the calls that the layer below has given up, so an outage multiplies the load.",
         instead=(
             "retry in one place: turn off all retries except stormbreak's"
             if guarded
@@ -110,7 +110,7 @@ def _count(count: float | None) -> str:
 
 
 def attempts_of(layer: ClientLayer) -> float | None:
-    """Return how often a layer may send what is within it."""
+    """Return how often a layer may call the layer below."""
     thing = layer.thing
     if isinstance(thing, SdkTransport):
         return thing.policy.retry.max_attempts
@@ -128,7 +128,7 @@ def attempts_of(layer: ClientLayer) -> float | None:
 
 
 def retrier(layer: ClientLayer) -> str:
-    """Name what retries in a layer: its class, or the library that decorates a function."""
+    """Name the retrier of a layer: its class, or the library that decorates a function."""
     thing = layer.thing
     if isinstance(thing, LazyClient):
         return "its openai client"
@@ -176,7 +176,7 @@ def _of_function(function: Any) -> float | None:
 
 
 def _of_stop(stop: Any) -> float:
-    """Read a `stop` of tenacity; one by time alone does not bound the number of attempts."""
+    """Read a `stop` of tenacity; a time alone does not bound the number of attempts."""
     maximum = getattr(stop, "max_attempt_number", None)
     if isinstance(maximum, int):
         return maximum

@@ -1,1 +1,1 @@
-"""The gateway: a proxy that speaks the APIs of OpenAI and Anthropic, on an engine of ours."""
+"""The gateway: a proxy that speaks the APIs of OpenAI and Anthropic, on a stormbreak engine."""

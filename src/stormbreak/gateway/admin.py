@@ -19,10 +19,10 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Pages(Protocol):
-    """What is served beside /live and /ready, from any thread."""
+    """The source of the admin pages. Call it from any thread."""
 
     def check(self) -> None:
-        """Raise PageUnavailableError if what serves clients does not answer."""
+        """Raise PageUnavailableError if the client side of the gateway does not answer."""
 
     def metrics(self) -> bytes:
         """Return the metrics of the gateway and its engine."""
@@ -35,7 +35,7 @@ class Pages(Protocol):
 
 
 class AdminPages:
-    """Metrics and state of one process. It watches the engine; `own_metrics` writes those of the gateway."""
+    """Metrics and state of one process. It watches the engine; `own_metrics` writes the gateway's metrics."""
 
     def __init__(self, engine: Engine, own_metrics: Callable[[], bytes]) -> None:
         self._own_metrics = own_metrics
@@ -45,7 +45,7 @@ class AdminPages:
         self._attached = Attached(engine, *status.listeners)
 
     def check(self) -> None:
-        """Do nothing: the event loop that serves clients is that of the server."""
+        """Do nothing: the server owns the event loop that serves clients."""
 
     def metrics(self) -> bytes:
         try:
@@ -65,7 +65,7 @@ class AdminPages:
 
 
 class AdminServer:
-    """Serves the pages in threads, so that a busy event loop does not hide itself.
+    """Serves the pages in threads, so that they show a busy event loop.
 
     Raises ConfigurationError if the port is in use.
     """
@@ -92,7 +92,7 @@ class AdminServer:
         answered = threading.Event()
         try:
             self._loop.call_soon_threadsafe(answered.set)
-        except RuntimeError:  # it is closed
+        except RuntimeError:  # the loop is closed
             raise PageUnavailableError("the gateway has ended", status=503) from None
         if not answered.wait(LIVE_TIMEOUT):
             raise PageUnavailableError("the event loop does not answer", status=503)
@@ -100,7 +100,7 @@ class AdminServer:
         return _TEXT, b"live\n"
 
     def _ready(self) -> tuple[str, bytes]:
-        """Whether new requests are welcome. It does not depend on the providers."""
+        """Whether new requests are accepted. It does not depend on the providers."""
         if not self._is_ready():
-            raise PageUnavailableError("the gateway shuts down", status=503)
+            raise PageUnavailableError("the gateway is shutting down", status=503)
         return _TEXT, b"ready\n"

@@ -1,7 +1,7 @@
-"""The application of the gateway: reads a request, finds its key and its target, calls the engine, answers.
+"""The application of the gateway: reads a request, finds its key and its target, calls the engine, responds.
 
-Data flows one way: connection, request, key, route, engine, answer. Every request ends in the metrics and in one line of
-the access log.
+Data flows one way: connection, request, key, route, engine, response. Every request is counted in the metrics and gets
+one line in the access log.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ from stormbreak.http.h1.server_connection import ServerConnection, ServerRespons
 from stormbreak.llm.endpoints import shape_of
 
 _COMMENT = b": waiting\n\n"
-_CODES = {500: "internal_error", 503: "gateway_full"}  # of what is no request that cannot be read
+_CODES = {500: "internal_error", 503: "gateway_full"}  # for bytes that are not a readable request
 
 
 @dataclass(slots=True)
 class _Client:
-    """What is known of a connection by the last head that came over it, whose `headers` are the same object."""
+    """Cached facts of a connection, from its last request head; `headers` is the same object."""
 
     rules: GatewayRules
     headers: Mapping[bytes, bytes] = field(repr=False)
@@ -48,7 +48,7 @@ class _Client:
 
 
 class GatewayApp:
-    """Answers the requests of all connections, by the `rules` of the moment."""
+    """Answers the requests of all connections, by the current `rules`."""
 
     def __init__(
         self, rules: GatewayRules, driver: AsyncioDriver, limits: Limits, metrics: GatewayMetrics
@@ -60,7 +60,7 @@ class GatewayApp:
         self._guesses = Guesses()
 
     def refuse(self, head: Request, connection: ServerConnection) -> ServerResponse | None:
-        """Refuse a request before its body comes: a path that is not served, or a wrong key."""
+        """Refuse a request before its body arrives: a path that is not served, or a wrong key."""
         try:
             self._known(head, connection)
         except RefusedError as error:
@@ -68,12 +68,12 @@ class GatewayApp:
         return None
 
     def unreadable(self, status: int, message: str, path: str) -> ServerResponse:
-        """Answer a request that cannot be read, or that we failed at."""
+        """Answer a request that is unreadable, or at which the gateway failed."""
         error = RefusedError(status, _CODES.get(status, "unreadable_request"), message)
         return self._refused(RequestRecord("-", path), error)
 
     async def answer(self, request: Request, connection: ServerConnection) -> None:
-        """Answer a request; a cancel means that the client has left, or that the gateway ends."""
+        """Answer a request; a cancel means that the client has disconnected, or that the gateway ends."""
         connection.survives = self.rules.settings.on_disconnect == "finish"
         record, call = RequestRecord(request.method, request.path), None
         try:
@@ -104,7 +104,7 @@ class GatewayApp:
             self._respond_refused(connection, record, error)
         except asyncio.CancelledError:
             if connection.expired and not connection.left:
-                message = "the gateway shuts down: try again"
+                message = "the gateway is shutting down: try again"
                 drained = RefusedError(503, "draining", message, retry_after=1.0, final=False)
                 self._respond_refused(connection, record, drained)
                 return
@@ -116,7 +116,7 @@ class GatewayApp:
                 call.close()
 
     def _known(self, request: Request, connection: ServerConnection) -> _Client:
-        """Return what is known of the client; raise RefusedError for a path that is not served, or a wrong key."""
+        """Return the client; raise RefusedError for a path that is not served, or a wrong key."""
         known: _Client | None = connection.client
         if known is not None and known.headers is request.headers and known.rules is self.rules:
             return known
@@ -133,7 +133,7 @@ class GatewayApp:
         return known
 
     async def _usage(self, key: ClientKey) -> ServerResponse:
-        """Answer what a key may use, and what it has spent, in all processes of a fleet."""
+        """Answer with the models that a key may use, and its spending in all processes of a fleet."""
         own = await self._used(LimitHolder("key", key.name, key.settings))
         of_tenant = [await self._used(each) for each in key.holders if each.kind == "tenant"]
         usage = {**own, "of_tenant": of_tenant[0] if of_tenant else None}
@@ -183,7 +183,7 @@ class GatewayApp:
     async def _opened_with_comments(
         call: GatewayCall, connection: ServerConnection, record: RequestRecord, seconds: float
     ) -> Opened:
-        """Open a stream; send a comment every so many `seconds` while it has no output."""
+        """Open a stream; send a comment every `seconds` until it has output."""
         opening: asyncio.Future[Opened] = asyncio.ensure_future(call.open())
         try:
             while not (await asyncio.wait({opening}, timeout=seconds))[0]:
@@ -204,13 +204,13 @@ class GatewayApp:
         self, connection: ServerConnection, record: RequestRecord, response: ServerResponse
     ) -> None:
         record.status = response.status
-        self._metrics.ended(record)  # before a client can ask for them
+        self._metrics.ended(record)  # before a client can look them up
         connection.respond(response, our_headers(record.request_id, record.history))
 
     def _respond_refused(
         self, connection: ServerConnection, record: RequestRecord, error: RefusedError
     ) -> None:
-        """Answer with an error of ours; a stream that has begun with comments ends with it."""
+        """Answer with our own error; a stream that has begun with comments ends with it."""
         if not connection.begun:
             connection.respond(self._refused(record, error))
             return

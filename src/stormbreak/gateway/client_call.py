@@ -1,4 +1,4 @@
-"""One call of a client through the engine: it waits for its key's limits, then runs as any other call.
+"""One call of a client through the engine: it waits for its key's limits, then runs like any other call.
 
 It ends with a response in one piece, or begins a stream.
 """
@@ -30,7 +30,7 @@ from stormbreak.types import CANCELLED, Call, CallResult, Outcome, Target
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """How a call went on: with a stream, or to its end."""
+    """The outcome of `run`: an open stream, or the end of the call."""
 
     history: AttemptHistory
     stream: Stream | None
@@ -39,7 +39,7 @@ class Opened(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Limits:
-    """What all calls share besides the engine."""
+    """The objects that all calls share besides the engine."""
 
     queues: ClientQueues
     budgets: ClientBudgets
@@ -47,7 +47,7 @@ class Limits:
 
 
 class GatewayCall:
-    """One call. `close` it when its answer has been sent, or cannot be."""
+    """One call. Call `close` when its answer has been sent or cannot be sent."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class GatewayCall:
         driver: AsyncioDriver,
         limits: Limits,
     ) -> None:
-        """Find its target; raise RefusedError if it may not go there."""
+        """Find the target; raise RefusedError if the call may not go there."""
         self.key = key
         self.secrets = rules.secrets
         self.request = request
@@ -77,14 +77,14 @@ class GatewayCall:
             and request.head.shape in REPORTS_USAGE
             and request.fields.stream_options is None
         )
-        """Whether the stream has an event with its usage that the client has not asked for."""
+        """Whether the stream gets a usage event that the client has not asked for."""
         self._places: list[Place] = []  # in the limits of the key and its tenant
         self._settled: list[SettledSender[Any]] = []
-        self._outcome: Outcome | None = CANCELLED  # of the whole call; None: not known
+        self._outcome: Outcome | None = CANCELLED  # of the whole call; None: unknown
         self._sent = False  # as far as is known
 
     async def open(self) -> Opened:
-        """Run it to its end, or to the first output of a stream.
+        """Run the call to its end, or to the first output of a stream.
 
         Raises RefusedError if the limits of the key do not allow it.
         """
@@ -114,7 +114,7 @@ class GatewayCall:
         self._outcome = outcome
 
     def close(self) -> None:
-        """Settle it with the limits of its key. What was reserved counts, if the outcome is not known."""
+        """Settle it with the limits of its key. If the outcome is unknown, the reserved amount counts."""
         for settled in self._settled:
             settled.end(self._outcome)
         for place in self._places:
@@ -141,7 +141,7 @@ class GatewayCall:
         return template
 
     def _deadlines(self, now: float) -> tuple[float | None, float | None]:
-        """Return the deadline of the first output or a plain answer, and of a stream that of the whole."""
+        """Return the deadline of the first output or a plain answer, and the deadline of a whole stream."""
         head = self.request.head
         whole = min(head.bound, self.lead.deadline)
         first = min(whole, head.read_timeout)
@@ -159,7 +159,7 @@ class GatewayCall:
     def _made(self, template: RequestTemplate, deadline: float | None, whole: float | None) -> Call:
         request, config = self.request, self.lead.config
         route, steps = config.route_and_steps(self.lead.model)
-        if request.streamed:  # a local answer is no stream
+        if request.streamed:  # a local answer is not a stream
             steps = tuple(step for step in steps if step.targets)
         return make_call(
             self._driver.engine,
@@ -181,26 +181,26 @@ class GatewayCall:
         policy, on_output = driver.engine.policy, driver.first_output
         if not self.request.streamed:
             return BufferedSender(template, config.routes, policy, on_output)
-        idle = None  # that of the policy of each target
+        idle = None  # the patience in the policy of each target
         if timeout != inf:
             idle = min(timeout, config.policy.idle_timeout or inf)
         return StreamSender(template, config.routes, policy, on_output, idle_timeout=idle)
 
     def _counted(self, sender: Sender, call: Call, template: RequestTemplate) -> Sender:
-        """Return a sender that reserves for the client what each attempt may cost, and notes it in the ledger."""
+        """Return a sender that reserves the maximum cost of each attempt, and notes the attempt in the ledger."""
         limits, key = self._limits, self.key
         if limits.usage is not None:
             bound = call.bound or template.token_bound()
             sender = self._settling(MeteredSender(sender, limits.usage, key, bound))
         for holder in key.holders:
             account = limits.budgets.account(holder)
-            # One that was set after the call began does not count for it.
+            # A limit that was set after the call began does not apply to it.
             if account is not None and holder.limits.spend.acts:
                 sender = self._settling(SpendingSender(sender, limits.budgets, account, call))
         return sender
 
     def _history(self, target: Target, result: CallResult | DeliverStream) -> AttemptHistory:
-        """Return its history, without the attempts that were not sent for want of money."""
+        """Return the history without attempts that were not sent because money was lacking."""
         unsent = sum([each.unsent for each in self._settled]) if self._settled else 0
         return AttemptHistory(
             target, result._replace(attempts=result.attempts - unsent) if unsent else result

@@ -1,4 +1,4 @@
-"""Errors of the gateway itself, in the format of the endpoint that was asked. Pure."""
+"""Errors of the gateway itself, in the format of the requested endpoint. Pure."""
 
 from math import ceil
 
@@ -14,7 +14,7 @@ FINAL = ("x-should-retry", "false")
 
 
 class RefusedError(Exception):
-    """A request that the gateway answers itself. `retry_after` is in seconds; a `final` one is not sent again."""
+    """A request that the gateway refuses itself. `retry_after` is in seconds; a `final` one must not be retried."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class RefusedError(Exception):
 
 
 def error_event(shape: Shape, status: int, code: str, message: str) -> bytes:
-    """Write an error as the last event of a stream of this shape."""
+    """Write an error as the last event of a stream in this format."""
     body = error_body(shape, status, code, message)
     if shape is Shape.RESPONSES:
         event = {"type": "error", "code": code, "message": message, "param": None}
@@ -51,5 +51,5 @@ def refusal(shape: Shape, error: RefusedError) -> ServerResponse:
 
 
 def retry_after(seconds: float) -> tuple[str, str]:
-    """Return the header that names the time to come back, at least a second."""
+    """Return the header with the time until a retry, at least a second."""
     return "retry-after", str(max(1, ceil(seconds)))

@@ -1,7 +1,7 @@
-"""Convert the settings of LiteLLM's proxy to a settings file of this gateway. Pure, but for the environment that is given.
+"""Convert the settings of LiteLLM's proxy to a settings file of this gateway. Pure; the environment is an argument.
 
-Whatever is read is taken out of its section, and what is left at the end is listed: nothing is dropped silently. Keys of
-providers stay out of the file; what they are is never repeated.
+Each setting that is read is taken out of its section, and the settings left at the end are listed: nothing is dropped
+silently. Keys of providers are never written to the file or repeated in messages.
 """
 
 import re
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 MASTER = "master"  # the name of the client key
 OUTPUT_LIMIT = 4096  # tokens, for requests without a limit under a budget
-WEAK = 20  # characters of a key that can be guessed from its digest
+WEAK = 20  # characters up to which a key can be guessed from its digest
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_592_000}
 _CALENDAR = {"1h": "hour", "1d": "day", "1mo": "month"}
@@ -31,7 +31,7 @@ _BARE = re.compile(r"[^\w-]+", re.ASCII)
 HINTS: Mapping[str, str] = {
     "allowed_fails": "a circuit breaker decides ([breaker])",
     "allowed_fails_policy": "a circuit breaker decides ([breaker])",
-    "cooldown_time": "a circuit breaker decides ([breaker]); a time that the server names is respected",
+    "cooldown_time": "a circuit breaker decides ([breaker]); Retry-After is respected",
     "disable_cooldowns": 'breaker = "none" and cooldown = false switch them off',
     "retry_policy": "verdicts decide what is retried (docs/verdicts.md)",
     "retry_after": "[retry.backoff] has the delays",
@@ -39,24 +39,24 @@ HINTS: Mapping[str, str] = {
     "redis_port": "set [fleet] url to share limits between processes",
     "redis_url": "set [fleet] url to share limits between processes",
     "redis_password": "set the variable STORMBREAK_FLEET_PASSWORD",
-    "database_url": "there is no database; virtual keys can be taken over by hand (docs/from/litellm-proxy.md)",
+    "database_url": "there is no database; copy virtual keys by hand (docs/from/litellm-proxy.md)",
     "store_model_in_db": "there is no database: models are in the file",
     "alerting": "deploy/prometheus has alert rules",
-    "callbacks": "/metrics and the log have what happens",
-    "success_callback": "/metrics and the log have what happens",
-    "failure_callback": "/metrics and the log have what happens",
+    "callbacks": "see /metrics and the log",
+    "success_callback": "see /metrics and the log",
+    "failure_callback": "see /metrics and the log",
     "cache": 'a cache answers only when no target does ([[fallback]] kind = "cache")',
     "cache_params": 'a cache answers only when no target does ([[fallback]] kind = "cache")',
-    "drop_params": "requests go to the provider as they came",
+    "drop_params": "requests go to the provider unchanged",
     "temperature": "clients set it in their requests",
     "max_tokens": "clients set it in their requests",
     "organization": "use a key of that organization",
-    "api_version": "the v1 API of Azure has none",
+    "api_version": "Azure's v1 API has no version",
     "stream_timeout": "patience and idle_timeout bound streams",
     "input_cost_per_token": 'put it in a price file, and name that: prices = ["FILE"]',
     "output_cost_per_token": 'put it in a price file, and name that: prices = ["FILE"]',
     "num_workers": "start it with --workers N",
-    "model_info": "it describes a model, and is not needed",
+    "model_info": "it describes a model and is not needed",
     "pass_through_endpoints": "only the endpoints of docs/gateway.md are served",
     "guardrails": "put them in front of the gateway",
     "environment_variables": "set them in the environment of the gateway",
@@ -65,7 +65,7 @@ HINTS: Mapping[str, str] = {
 
 
 class Converted(NamedTuple):
-    """A settings file as a table, and what else there is to do. `key` is a new client key, if none could be taken over."""
+    """A settings file as a table, and notes for the user. `key` is a new client key, if none could be copied."""
 
     table: Table
     notes: list[str]
@@ -92,7 +92,7 @@ class _Deployment:
 
 
 class _Section:
-    """A table of the YAML. What is taken from it is known; the rest is listed at the end."""
+    """A table of the YAML. Known settings are taken out; the rest is listed at the end."""
 
     def __init__(self, path: str, table: object) -> None:
         if table is None:
@@ -106,7 +106,7 @@ class _Section:
         return name in self._left
 
     def variables(self) -> dict[str, str]:
-        """Return the variables that are set here; the user has to set them, too."""
+        """Return the variables that this section sets; the user has to set them too."""
         given = self._left.get("environment_variables")
         found = given.items() if isinstance(given, dict) else ()
         return {name: value for name, value in found if isinstance(value, str)}
@@ -118,7 +118,7 @@ class _Section:
         return self._left.pop(name, default)
 
     def number(self, name: str) -> float | None:
-        """Take a positive number out; one in a string counts."""
+        """Take out a positive number, also as a string."""
         given = self.take(name)
         if given is None:
             return None
@@ -133,7 +133,7 @@ class _Section:
         return int(value) if value == int(value) else value
 
     def count(self, *names: str) -> int | None:
-        """Take a whole number out, 0 or more: the first of `names`."""
+        """Take out a whole number, 0 or more: the first of `names`."""
         given = [(name, value) for name in names if (value := self.take(name)) is not None]
         if not given:
             return None
@@ -152,7 +152,7 @@ class _Section:
         return given
 
     def rest(self) -> Iterator[str]:
-        """Say what was not taken, by name alone: values may hold secrets."""
+        """List the settings that were not taken, only by name: values may hold secrets."""
         for name in self._left:
             hint = HINTS.get(name)
             path = f"{self.path}.{name}" if self.path else name
@@ -164,13 +164,13 @@ _KINDS: Mapping[str, list[str]] = {
     "context_window_fallbacks": ["too_long"],
     "content_policy_fallbacks": ["filtered"],
 }
-"""Kinds of fallbacks, and the verdicts of the rule; none: the default ones."""
+"""Kinds of fallbacks, and the verdicts of the rule; empty: the default ones."""
 
 _ORDERS: Mapping[str, str] = {"simple-shuffle": "weighted", "least-busy": "least_loaded"}
 
 
 class _Conversion:
-    """One conversion. It collects what is there, names the targets, then writes the tables."""
+    """One conversion. It collects the settings, names the targets, then writes the tables."""
 
     def __init__(self, document: object, environ: Mapping[str, str]) -> None:
         whole = _Section("", document)
@@ -187,7 +187,7 @@ class _Conversion:
         }
         self._whole = whole
         self._groups: dict[str, list[_Deployment]] = {}
-        self._names: dict[str, str] = {}  # of the target or pool of a group
+        self._names: dict[str, str] = {}  # the target or pool of a group
         self._notes: list[str] = []
         self._variables: dict[str, str] = {}  # by literal keys
         self._fallbacks = {kind: self._fallbacks_of(kind) for kind in _KINDS}
@@ -248,7 +248,7 @@ class _Conversion:
         self._notes += (*address.notes, *params.rest(), *entry.rest())
 
     def _variable_for(self, group: str, key: str) -> str:
-        """Return the variable for a literal key: one for each key, wherever it is used."""
+        """Return the variable for a literal key: one for each key, even if it is used in several places."""
         base = re.sub(r"\W", "_", f"{group}_API_KEY".upper(), flags=re.ASCII)
         base = f"MODEL_{base}" if base[0].isdigit() else base
         if key not in self._variables:
@@ -332,7 +332,7 @@ class _Conversion:
                 aliases[alias] = self._names[group]
             else:
                 self._notes.append(
-                    f"{given.path}: {quote_model(alias)} leads to no converted model"
+                    f"{given.path}: {quote_model(alias)} does not lead to a converted model"
                 )
         return aliases
 
@@ -363,7 +363,7 @@ class _Conversion:
                 "max_output_tokens": OUTPUT_LIMIT,
             }
             self._notes.append(
-                f"[spend]: requests without a limit of their output get {OUTPUT_LIMIT} tokens, so that"
+                f"[spend]: requests without an output limit get {OUTPUT_LIMIT} tokens, so that"
                 " the budget is never exceeded"
             )
         return policy
@@ -400,15 +400,15 @@ class _Conversion:
 
 
 def convert(document: object, environ: Mapping[str, str]) -> Converted:
-    """Convert a document of LiteLLM's proxy, as its YAML is read.
+    """Convert a document of LiteLLM's proxy: its parsed YAML.
 
-    Raises ConfigurationError if a value is wrong, or no model can be converted.
+    Raises ConfigurationError if a value is wrong or no model can be converted.
     """
     return _Conversion(document, environ).run()
 
 
 def _fresh(name: str, taken: set[str], joint: str = "-") -> str:
-    """Return a name that is not taken, and take it."""
+    """Return a free name, and mark it as taken."""
     numbered = (f"{name}{joint}{number}" for number in count(2))
     fresh = next(each for each in chain((name,), numbered) if each not in taken)
     taken.add(fresh)

@@ -20,9 +20,9 @@ from stormbreak.gateway.errors import RefusedError
 from stormbreak.types import Target
 
 KEY_PREFIX = "sb-"
-PLACEHOLDER = "0" * 32  # how the digests of examples begin; no key has such a digest
-GUESSES = 20  # wrong keys of one address that are looked at in a minute
-MAX_ADDRESSES = 10_000  # that are remembered
+PLACEHOLDER = "0" * 32  # the start of the digests in examples; no key has such a digest
+GUESSES = 20  # wrong keys of one address that are checked per minute
+MAX_ADDRESSES = 10_000  # addresses that are remembered
 
 
 def new_key() -> str:
@@ -30,16 +30,16 @@ def new_key() -> str:
 
 
 def digest_of(key: bytes) -> str:
-    """Return what a settings file holds of a key."""
+    """Return the digest of a key, as in a settings file."""
     return sha256(key).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LimitHolder:
-    """A key or a tenant (`kind`), and its limits.
+    """A key or a tenant (`kind`) with its limits.
 
-    `title` is its name in messages, the ledger and the fleet, such as "tenant research". Where its calls may have to
-    wait, they do so for `target`.
+    `title` is its name in messages, the ledger and the fleet, such as "tenant research". Calls that have to wait for
+    its limits wait for `target`.
     """
 
     kind: str
@@ -55,10 +55,10 @@ class LimitHolder:
 
 
 class ClientKey(NamedTuple):
-    """A key by its name, and the scope of its calls.
+    """A key with its name and the scope of its calls.
 
-    `holders` of limits that its calls count for are itself and its tenant; `spends` are their spend limits. `metered`:
-    the tokens of its calls count for a limit.
+    `holders` are the key itself and its tenant, if they have limits; `spends` are their spend limits. `metered`: the
+    tokens of its calls count for a limit.
     """
 
     name: str
@@ -70,7 +70,7 @@ class ClientKey(NamedTuple):
 
 
 def all_holders(keys: Iterable[ClientKey]) -> tuple[LimitHolder, ...]:
-    """Return the holders of limits, a tenant of several keys once."""
+    """Return the holders of limits; a tenant of several keys appears once."""
     return tuple({holder.title: holder for key in keys for holder in key.holders}.values())
 
 
@@ -79,7 +79,7 @@ def client_keys(
 ) -> dict[str, ClientKey]:
     """Return the keys of a settings file, by digest; `tenants` have limits for all of their keys together.
 
-    Raises ConfigurationError, which names the tenant or the label that cannot be, or the digest of an example.
+    Raises ConfigurationError that names the invalid tenant or label, or the digest of an example.
     """
     keys = {}
     for name, key in settings.items():
@@ -101,7 +101,7 @@ def client_keys(
 
 
 class Guesses:
-    """Throttles wrong keys by address. A valid key is never held: many clients may share an address."""
+    """Throttles wrong keys by address. A valid key is never throttled: many clients may share an address."""
 
     def __init__(self) -> None:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
@@ -121,4 +121,4 @@ class Guesses:
             message = "too many wrong API keys from this address"
             return RefusedError(429, "too_many_wrong_keys", message, retry_after=ready_at - now)
         bucket.take(1, now)
-        return RefusedError(401, "invalid_api_key", "this API key is not known")
+        return RefusedError(401, "invalid_api_key", "this API key is unknown")

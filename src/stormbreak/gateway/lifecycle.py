@@ -1,4 +1,4 @@
-"""The life of a gateway's process: it reads its file again on SIGHUP or a change, drains on SIGTERM, and ends."""
+"""The lifecycle of a gateway's process: it reloads its file on SIGHUP or a change, and drains on SIGTERM."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from stormbreak.gateway.metrics import GatewayMetrics
 from stormbreak.gateway.routing import GatewayRules
 from stormbreak.gateway.spend_ledger import SpendLedger, ledger_path
 
-WATCH_INTERVAL = 1.0  # seconds between two looks at the file
+WATCH_INTERVAL = 1.0  # seconds between two checks of the file
 
 _FIXED = ("host", "port", "admin_host", "admin_port", "max_connections", "ledger")
 
@@ -33,7 +33,7 @@ class Lifecycle(ABC):
     settings: GatewaySettings
     metrics: GatewayMetrics
     _rules: GatewayRules
-    """Those of the start: some settings need another one."""
+    """The settings at the start: some changes need a restart."""
 
     @property
     @abstractmethod
@@ -47,7 +47,7 @@ class Lifecycle(ABC):
     @property
     @abstractmethod
     def busy(self) -> str:
-        """What is under way, for the log."""
+        """Describe the work in progress, for the log."""
 
     @abstractmethod
     async def start(self) -> None:
@@ -55,7 +55,7 @@ class Lifecycle(ABC):
 
     @abstractmethod
     async def drain(self) -> None:
-        """Stop accepting, let answers end within the grace, and close."""
+        """Stop accepting, let answers finish within the grace period, and close."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -63,10 +63,10 @@ class Lifecycle(ABC):
 
     @abstractmethod
     async def _reload(self) -> GatewayRules:
-        """Read the file again, and use it; raise ConfigurationError if it is wrong: that changes nothing."""
+        """Read the file again and use it; if it is wrong, raise ConfigurationError and change nothing."""
 
     async def reload(self) -> bool:
-        """Read the file again; return whether that went well. A file that is wrong changes nothing."""
+        """Read the file again; return whether that succeeded. A wrong file changes nothing."""
         async with self._reading:
             self._seen = self._mark()
             try:
@@ -119,7 +119,7 @@ class Lifecycle(ABC):
             LOG.warning("%s has changed: restart the gateway to use it", name)
 
     async def _watch(self, hung_up: asyncio.Event) -> None:
-        """Read the file again on SIGHUP, or when it has changed."""
+        """Read the file again on SIGHUP or when it has changed."""
         while True:
             try:
                 async with asyncio.timeout(WATCH_INTERVAL):

@@ -1,7 +1,7 @@
 """The limits of client keys and tenants that make calls wait: `rpm`, `tpm`, `max_in_flight`.
 
-Each holder of limits is a target of an engine of its own, whose gates and queue do the waiting; an attempt there is a
-whole call. Where the file has a fleet, its members lease parts of these limits, too.
+Each holder of limits is a target of a separate engine, whose gates and queue do the waiting; an attempt there is a
+whole call. If the file has a fleet, its members also lease parts of these limits.
 """
 
 from collections.abc import Iterable
@@ -20,16 +20,16 @@ from stormbreak.gateway.errors import RefusedError
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.types import Call, CallResult, Outcome
 
-_UNIFORM = 0.5  # for a random number: no limit here has a use for one
+_UNIFORM = 0.5  # the random number: these limits do not need one
 
 Place: TypeAlias = CallerDriven | Permit
-"""What a call holds in the limits of a key or a tenant: that of one which has waited is a flow."""
+"""The hold of a call on the limits of a key or a tenant: a flow if the call has waited."""
 
 
 class ClientQueues:
-    """The queues of keys and tenants with limits. One with the same limits after a reload keeps its queue.
+    """The queues of keys and tenants with limits. After a reload, a holder with the same limits keeps its queue.
 
-    Calls in flight count for another `max_in_flight`, too, if they had a limit of any kind when they began.
+    Calls in flight also count for a new `max_in_flight` if they had a limit of any kind when they began.
     """
 
     def __init__(self) -> None:
@@ -58,12 +58,12 @@ class ClientQueues:
         self.driver.between_steps(apply)
 
     async def enter(self, holder: LimitHolder, *, tokens: int, deadline_at: float | None) -> Place:
-        """Wait until a call for such limits may begin. It is ended with `leave`, whatever happens.
+        """Wait until these limits let a call begin. The caller must end it with `leave` in any case.
 
-        Raises RefusedError if it cannot begin in time.
+        Raises RefusedError if the call cannot begin in time.
         """
         engine, target = self.engine, holder.target
-        assert target is not None, "it has such limits"
+        assert target is not None, "it has limits"
         call = Call(engine.number(), target, deadline_at=deadline_at, tokens=tokens)
         permit = self.driver.between_steps(partial(_enter_at_once, call))
         if permit is not None:
@@ -77,9 +77,9 @@ class ClientQueues:
         raise _too_many(holder.title, ended, self.driver.clock())
 
     def leave(self, place: Place, outcome: Outcome | None, *, sent: bool = True) -> None:
-        """End a call: with its outcome, which says what it used, or without one if it was cancelled.
+        """End a call: with its outcome, which has its usage, or without one if it was cancelled.
 
-        One of which nothing was `sent` counts for no rate; no failure upstream is that of the key.
+        A call without a `sent` attempt does not count for rates; upstream failures are not failures of the key.
         """
         learned = counted(outcome, sent=sent)
         if isinstance(place, Permit):
@@ -89,7 +89,7 @@ class ClientQueues:
 
 
 def _enter_at_once(call: Call, engine: Engine, now: float) -> Permit | None:
-    """Let a call begin that need not wait, as nearly all: a flow for it would take twice as long."""
+    """Let a call begin that need not wait, like nearly all calls: a flow would take twice as long."""
     if call.deadline_at is not None and now >= call.deadline_at:
         return None
     engine.make_room(now)

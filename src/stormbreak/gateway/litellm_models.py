@@ -1,4 +1,4 @@
-"""Where a model of LiteLLM's `model_list` leads: the provider or address, the model there, and the variable with the key. Pure."""
+"""Find where a model of LiteLLM's `model_list` leads: provider or address, model, and variable with the key. Pure."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from stormbreak.hidden_keys import VARIABLE, quote_model
 from stormbreak.http.endpoint import is_loopback
 
 _VARIABLE = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
-"""How a value refers to a variable: as LiteLLM reads it, or as `envsubst` does before that."""
+"""References to a variable in a value: for LiteLLM, or for `envsubst` before it."""
 
 _PROVIDERS: Mapping[str, tuple[str, str | None]] = {
     "openai": ("openai", None),
@@ -26,7 +26,7 @@ _PROVIDERS: Mapping[str, tuple[str, str | None]] = {
     "fireworks_ai": ("fireworks", "FIREWORKS_AI_API_KEY"),
     "cerebras": ("cerebras", None),
 }
-"""By LiteLLM's name: ours, and the variable with the key, where it has another name than ours."""
+"""By LiteLLM's name: our name, and the variable with the key if its name differs from ours."""
 
 _COMPATIBLE = frozenset(
     [
@@ -45,12 +45,12 @@ _BY_NAME = (
     (re.compile(r"(gpt-|chatgpt-|o[1-9](-|$)|text-embedding-|davinci|babbage)"), "openai"),
     (re.compile(r"claude-"), "anthropic"),
 )
-"""The providers of models without one."""
+"""The default providers, by model name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where calls of a model go: the values of a target; and what the user has to do for it."""
+    """Where calls of a model go: the values of a target, and notes for the user."""
 
     provider: str | None = None
     base_url: str | None = None
@@ -61,7 +61,7 @@ class Address:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The keys of a target. A model with `*` is the client's."""
+        """The keys of a target. With `*`, the client chooses the model."""
         named = {
             "provider": self.provider,
             "base_url": self.base_url,
@@ -144,7 +144,7 @@ def _place(provider: str, base: str | None) -> dict[str, Any] | str:
     if provider in _OLLAMA:
         return {"base_url": _v1(base or _OLLAMA_BASE)}
     if provider not in _COMPATIBLE | _AZURE:
-        return f"{quote_model(provider)} is no known provider of OpenAI's or Anthropic's API, and nothing is translated"
+        return f"{quote_model(provider)} is not a known provider of OpenAI's or Anthropic's API"
     if not base:
         return "an api_base is needed"
     if provider in _AZURE:

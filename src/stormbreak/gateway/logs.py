@@ -1,4 +1,4 @@
-"""The gateway's logs: its own, and the access log with a line for each request. Neither holds a key or a prompt."""
+"""The gateway's logs: its own log, and the access log with a line for each request. They never have keys or prompts."""
 
 import logging
 import sys
@@ -19,13 +19,13 @@ LOG = logging.getLogger("stormbreak.gateway")
 ACCESS_LOG = logging.getLogger("stormbreak.gateway.access")
 
 _LOOKED_UP = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
-# Of a request's id, before its number: a random id for each request would take a system call.
+# The prefix of request ids, before a number: a random id for each request would take a system call.
 _PROCESS = f"gw_{token_hex(10)}_"
 _NUMBERS = count(1)
 
 
 class RequestRecord(msgspec.Struct):  # its constructor is not written in Python
-    """One request, for the log and the metrics. `model` is set once it is known to lead somewhere."""
+    """One request, for the log and the metrics. `model` is set once it is found in the settings."""
 
     method: str
     path: str
@@ -42,7 +42,7 @@ class RequestRecord(msgspec.Struct):  # its constructor is not written in Python
         return self.path if self.path in ENDPOINTS or self.path in LOOKUPS else "other"
 
     def line(self, took: float) -> str:
-        """Write it for the access log; it `took` so many seconds."""
+        """Format it for the access log; it `took` seconds."""
         history = self.history
         target = "-" if history is None else history.target.place
         attempts = 0 if history is None else history.attempts
@@ -53,7 +53,7 @@ class RequestRecord(msgspec.Struct):  # its constructor is not written in Python
 
 
 class _Lines(logging.StreamHandler[TextIO]):
-    """Writes lines with the time, and those of the access log without the records of `logging`: that takes a third."""
+    """Writes lines with the time. Access log lines bypass the records of `logging`, which takes a third of the time."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{_moment(record.created)} {record.levelname} {super().format(record)}"
@@ -63,7 +63,7 @@ class _Lines(logging.StreamHandler[TextIO]):
             with self.lock or nullcontext():
                 self.stream.write(f"{_moment(time.time())} INFO {text}\n")
                 self.flush()
-        except (OSError, ValueError):  # a log that cannot be written fails no request
+        except (OSError, ValueError):  # an unwritable log must not fail requests
             pass
 
 
@@ -79,9 +79,9 @@ def _second(at: int) -> str:
 
 @contextmanager
 def log_to_stderr() -> Iterator[Callable[[str], None]]:
-    """Write the log of this process to standard error; yield what writes a line for each request.
+    """Write the log of this process to standard error; yield the function that writes a line for each request.
 
-    What no line shows is not looked up ("Optimization" in the HOWTO of `logging`).
+    `logging` does not look up facts that no line shows ("Optimization" in its HOWTO).
     """
     log, handler, looks_up = (
         logging.getLogger("stormbreak"),

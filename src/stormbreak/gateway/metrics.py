@@ -1,4 +1,4 @@
-"""What the gateway counts, as text for Prometheus. It holds no key and no prompt."""
+"""The counters of the gateway, as text for Prometheus. It has no keys and no prompts."""
 
 import logging
 import re
@@ -27,7 +27,7 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "connections": ("gauge", "Open connections of clients."),
     "in_flight": ("gauge", "Requests that are being answered."),
     "held_bytes": ("gauge", "Bytes of requests that are held."),
-    "draining": ("gauge", "Whether the gateway shuts down: 1, or 0."),
+    "draining": ("gauge", "1 while the gateway is shutting down, else 0."),
     "reloads_total": ("counter", "Readings of the settings file, by result."),
     "key_spent_usd": ("gauge", "US dollars spent by keys with a spend limit, in its period."),
     "key_limit_usd": ("gauge", "Spend limits of keys in US dollars."),
@@ -45,14 +45,14 @@ _LIMITS: Mapping[str, str] = {
     "policy_spent_usd": "US dollars spent or reserved under the spend limits of policies, in their periods.",
     "policy_limit_usd": "Spend limits of policies in US dollars, by limit and period: seconds, hour, day or month.",
 }
-_OUTSIDE = re.compile(r"\W", re.ASCII)  # what the name of a label of Prometheus cannot have
+_OUTSIDE = re.compile(r"\W", re.ASCII)  # characters that a Prometheus label name cannot have
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 class GatewayMetrics:
     """Counts requests, on the event loop; `text` may be called from any thread.
 
-    `write_line` writes a line of the access log.
+    `write_line` writes a line to the access log.
     """
 
     def __init__(self, write_line: Callable[[str], None] = ACCESS_LOG.info) -> None:
@@ -60,7 +60,7 @@ class GatewayMetrics:
         self.access_log = True
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._outcomes: Counter[str] = Counter()
-        self._seconds: Counter[float] = Counter()  # by the upper bound of their bucket
+        self._seconds: Counter[float] = Counter()  # requests by the upper bound of their bucket
         self._sum = 0.0
         self.reloads: Counter[str] = Counter({"ok": 0, "failed": 0})
 
@@ -82,7 +82,7 @@ class GatewayMetrics:
             self._write_line(record.line(took))
 
     def text(self, gauges: Mapping[str, float], spent: Mapping[str, tuple[str, str]]) -> bytes:
-        """Write all metrics; `gauges` are those without labels, `spent` the dollars of keys and tenants, by title, and their limits."""
+        """Write all metrics; `gauges` have no labels, `spent` has dollars and limits of keys and tenants, by title."""
         lines: list[str] = []
         for name, (kind, meaning) in _HELP.items():
             lines += _head(name, kind, meaning)
@@ -120,7 +120,7 @@ class GatewayMetrics:
 
 
 def _dollars(name: str, spent: Mapping[str, tuple[str, str]]) -> Iterator[str]:
-    """Write what holders of spend limits have spent, or their limits."""
+    """Write the spending of holders of spend limits, or their limits."""
     kind, _, what = name.partition("_")
     for title, dollars in spent.items():
         of, _, holder = title.partition(" ")
@@ -133,9 +133,9 @@ def money_text(
     keys: Iterable[ClientKey],
     limits: Mapping[SpendPolicy, tuple[Decimal, Decimal]],
 ) -> bytes:
-    """Write the dollars of keys at targets, those under the `limits` of policies, and the labels of each key.
+    """Write the dollars of keys by target, the dollars under the `limits` of policies, and the labels of each key.
 
-    The settings bound the number of keys, and `SpentBy` that of targets.
+    The settings bound the number of keys, `SpentBy` bounds the number of targets.
     """
     lines: list[str] = []
     for place, (name, meaning) in enumerate(_MONEY.items()):

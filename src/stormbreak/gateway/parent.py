@@ -1,8 +1,8 @@
-"""A gateway in several processes: the parent listens, owns what they share, and answers on the admin port for all of them.
+"""A gateway in several processes: the parent listens, owns the shared state, and serves the admin port for all.
 
 Workers accept on the sockets of the parent. They share the limits and the money of targets and keys through its store,
-or through that of the file's fleet. What keys have spent is kept in the ledger by the parent alone. A new settings file
-is read by all before it is used by any.
+or through the store of the file's fleet. Only the parent records the spending of keys in the ledger. All workers read a
+new settings file before any uses it.
 """
 
 import asyncio
@@ -40,10 +40,10 @@ from stormbreak.telemetry.status_server import PageUnavailableError
 
 R = TypeVar("R")
 
-PAGE_TIMEOUT = 5.0  # seconds in which all workers must have answered, or not
+PAGE_TIMEOUT = 5.0  # seconds to wait for the answers of all workers
 
 STORE = "STORMBREAK__FLEET__URL"
-"""The variable that leads workers to the parent's store; it is that of the setting `fleet.url`."""
+"""The variable that tells workers the parent's store: the one for the setting `fleet.url`."""
 
 _RULES: Mapping[str, Rule] = MappingProxyType(
     dict.fromkeys(
@@ -53,9 +53,9 @@ _RULES: Mapping[str, Rule] = MappingProxyType(
 
 
 class GatewayParent(Lifecycle):
-    """A gateway of a settings file in so many `workers`, on the running event loop.
+    """A gateway of a settings file with several `workers`, on the running event loop.
 
-    Raises ConfigurationError as `Gateway` does, or if limits cannot be shared as the file and the environment say.
+    Raises ConfigurationError as `Gateway` does, or if the file and the environment do not allow shared limits.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class GatewayParent(Lifecycle):
         self._draining = False
         self._sockets: list[socket.socket] = []
         self.metrics = GatewayMetrics()
-        self._ended: list[bytes] = []  # what workers have counted that have ended
+        self._ended: list[bytes] = []  # the counts of workers that have ended
         self._own_fleet = self._rules.generation.policy.fleet.acts
         _check_shares(self._rules, own_fleet=self._own_fleet)
         ledger = self._ledger()
@@ -126,7 +126,7 @@ class GatewayParent(Lifecycle):
         text = self._read()
         rules, _ = await asyncio.to_thread(check, self.path, text)
         _check_shares(rules, own_fleet=self._own_fleet)
-        async with self._workers.starting:  # one that starts later gets the new text
+        async with self._workers.starting:  # workers that start later get the new text
             await self._prepare(text)
             self._text = text
             self._note_keys(rules)
@@ -134,7 +134,7 @@ class GatewayParent(Lifecycle):
         return rules
 
     async def _prepare(self, text: str) -> None:
-        """Let all workers read a text; raise ConfigurationError if one cannot, and none will use it."""
+        """Let all workers read a text; if one cannot, raise ConfigurationError, and none will use it."""
         replies = await self._workers.ask_all("prepare", text=text, within=CHANGE_TIMEOUT)
         for worker, reply in replies.items():
             if isinstance(reply, WorkerGoneError):
@@ -146,7 +146,7 @@ class GatewayParent(Lifecycle):
                 raise ConfigurationError(wrong)
 
     async def _apply(self) -> None:
-        """Let all workers use what they have prepared; one that does not is replaced by one that does."""
+        """Let all workers use the prepared settings; replace a worker that fails to."""
         replies = await self._workers.ask_all("apply", within=CHANGE_TIMEOUT)
         for worker, reply in replies.items():
             if isinstance(reply, WorkerGoneError) or reply.error is not None:
@@ -165,7 +165,7 @@ class GatewayParent(Lifecycle):
         )
 
     def _environ(self, workers: int) -> dict[str, str]:
-        """Return the environment of workers: each has a share of the limits until the store has answered."""
+        """Return the environment of workers: each uses a share of the limits until the store has answered."""
         part = Fraction(share() or 1).limit_denominator(1_000_000) / workers
         store = {} if self._own_fleet else {STORE: self._store.url}
         return {**os.environ, **store, SHARE: str(part)}
@@ -180,14 +180,14 @@ class GatewayParent(Lifecycle):
             each.close()
 
     def _on_end(self, worker: WorkerProcess) -> None:
-        """Keep what it has counted: a count never falls."""
+        """Keep its counts: a counter never falls."""
         if worker.last_look is not None:
             self._ended = [merged_metrics([*self._ended, counts_of(worker.last_look.metrics)])]
 
     # ------------------------------------------------------------ pages, from threads
 
     async def look(self) -> list[Reply]:
-        """Return the metrics and the state of each worker that answers; of one that fails at it, the last that it said."""
+        """Return the metrics and the state of each worker; for one that fails to answer, its last ones."""
         replies = await self._workers.ask_all("look")
         looks = [
             worker.last_look if isinstance(reply, Reply) and reply.error is not None else reply
@@ -202,14 +202,14 @@ class GatewayParent(Lifecycle):
         return silent if replies else "no worker runs"
 
     def counted(self, looks: Sequence[Reply]) -> bytes:
-        """Merge the metrics of workers, those that have ended, and the parent's own."""
+        """Merge the metrics of live workers, of ended ones, and of the parent."""
         gauges = dict.fromkeys(GAUGE_NAMES, 0.0) | {"draining": float(self._draining)}
         own = self.metrics.text(gauges, self._spent())
         texts = [*(look.metrics for look in looks), own, *self._ended]
         return merged_metrics(texts, _RULES)
 
     def _spent(self) -> dict[str, tuple[str, str]]:
-        """Return the dollars of keys and tenants that no worker counts: of workers and gateways that have ended."""
+        """Return dollars of keys and tenants from workers and gateways that have ended, which no live worker counts."""
         if self._own_fleet:
             return {}
         return {
@@ -222,7 +222,7 @@ class GatewayParent(Lifecycle):
 
 
 class _Pages:
-    """The pages of the admin port, for all workers. Each asks them on the event loop of the parent."""
+    """The pages of the admin port, for all workers. Each page asks the workers on the parent's event loop."""
 
     def __init__(self, parent: GatewayParent) -> None:
         self._parent = parent
@@ -249,7 +249,7 @@ class _Pages:
     def _ask(self, question: Coroutine[Any, Any, R]) -> R:
         try:
             return asyncio.run_coroutine_threadsafe(question, self._loop).result(PAGE_TIMEOUT)
-        except (TimeoutError, RuntimeError):  # the loop is busy, or closed
+        except (TimeoutError, RuntimeError):  # the loop is busy or closed
             question.close()
             raise PageUnavailableError("the gateway does not answer", status=503) from None
 
@@ -265,17 +265,17 @@ def _scopes(rules: GatewayRules) -> dict[str, LimitHolder]:
 
 
 def _check_shares(rules: GatewayRules, *, own_fleet: bool) -> None:
-    """Raise ConfigurationError if workers cannot share the limits as the file and the environment say."""
+    """Raise ConfigurationError if the file and the environment do not let workers share limits."""
     generation = rules.generation
     if generation.policy.fleet.acts is not own_fleet:
-        raise ConfigurationError("[fleet] was added or removed: restart the gateway to use that")
+        raise ConfigurationError("[fleet] was added or removed: restart the gateway to apply it")
     if share() is None and any(
         policy.process_share != 1.0 for policy in (generation.policy, *generation.policies.values())
     ):
         raise ConfigurationError(
-            f"process_share must not be set with --workers: the variable {SHARE} says the share of all of them"
+            f"process_share must not be set with --workers: the variable {SHARE} sets the share of all of them"
         )
     if share() is not None and not own_fleet:
         raise ConfigurationError(
-            f"{SHARE} is set: with --workers, [fleet] has to share limits with other gateways"
+            f"{SHARE} is set: with --workers, use [fleet] to share limits with other gateways"
         )

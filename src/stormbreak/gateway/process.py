@@ -1,6 +1,6 @@
-"""A gateway in one process: it reads its file again when that changes, and ends without cutting answers.
+"""A gateway in one process: it reloads its file after a change, and ends without cutting off answers.
 
-A file that is wrong changes nothing: it is read and checked whole before anything is replaced.
+A wrong file changes nothing: the whole file is read and checked before anything is replaced.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ from stormbreak.http.settings import Generation, LiveSettings
 
 
 class Gateway(Lifecycle):
-    """A gateway of a settings file, on the running event loop. `change` is applied to `[gateway]`, as the command line does.
+    """A gateway of a settings file, on the running event loop. `change` changes `[gateway]`, for the command line.
 
-    `text` is what the file holds; None: it is read. `write_line` writes a line of the access log. Raises
+    `text` is the content of the file; None: read the file. `write_line` writes a line to the access log. Raises
     ConfigurationError if the file is wrong, a key is missing, or a port is in use.
     """
 
@@ -99,21 +99,21 @@ class Gateway(Lifecycle):
                 raise
 
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
-        """Listen for clients alone."""
+        """Listen for clients only, without an admin port."""
         await self._server.serve(sockets)
         if self._limits.usage is not None:
             self._flushing = asyncio.get_running_loop().create_task(self._limits.usage.run())
         self._load_prices()
 
     def pages(self) -> AdminPages:
-        """Watch the gateway from now on, for its admin port."""
+        """Collect the state of the gateway from now on, for its admin port."""
         return AdminPages(self._live.engine, self.metrics_text)
 
     async def drain(self) -> None:
         await self.drain_within(self.rules.settings.grace)
 
     async def drain_within(self, grace: float) -> None:
-        """Stop accepting, let answers end for `grace` seconds, and close."""
+        """Stop accepting, give answers `grace` seconds to finish, and close."""
         await self._server.drain(grace)
         await self.close()
 
@@ -130,18 +130,18 @@ class Gateway(Lifecycle):
         self._limits.budgets.close()
 
     async def prepare(self, text: str | None = None) -> GatewayRules:
-        """Read the file again, or `text` in its place, and change nothing. Raises ConfigurationError if it is wrong."""
+        """Read the file again, or `text` instead, and change nothing yet. Raises ConfigurationError if it is wrong."""
         generation = await asyncio.to_thread(self._live.read, text)
         return _rules(self.path, generation)
 
     def apply(self, rules: GatewayRules) -> None:
-        """Use what `prepare` has returned."""
+        """Use the result of `prepare`."""
         self._live.apply(rules.generation)
         self._use(rules)
         self._load_prices()
 
     def _load_prices(self) -> None:
-        """Load the list prices in a thread, if money is counted, so that hardly a call waits for them."""
+        """Load the list prices in a thread, if money is counted, so that calls rarely wait for them."""
         price_of = spend_accounts(self._live.engine).price_of
 
         def load() -> None:
@@ -168,7 +168,7 @@ class Gateway(Lifecycle):
             try:
                 check_installed()
             except ConfigurationError as error:
-                LOG.warning("gateway.ledger counts tokens, and no dollars: %s", error)
+                LOG.warning("gateway.ledger counts tokens but not dollars: %s", error)
                 price_of = no_price
         return UsageLedger(self.path.parent / ledger, price_of)
 
@@ -191,7 +191,7 @@ class Gateway(Lifecycle):
 
 
 def check(path: str | os.PathLike[str], text: str | None = None) -> tuple[GatewayRules, PriceOf]:
-    """Read a file, or `text` in its place, and check it, without serving it; return also its prices.
+    """Read a file, or `text` instead, and check it without serving; also return its prices.
 
     Raises ConfigurationError if the file is wrong, or a key is missing.
     """
@@ -205,5 +205,5 @@ def _rules(path: str | os.PathLike[str], generation: Generation) -> GatewayRules
 
 
 def with_options(settings: GatewaySettings, **options: Any) -> GatewaySettings:
-    """Return the settings with the options of the command line that were given."""
+    """Return the settings with the given options of the command line."""
     return replace(settings, **{k: v for k, v in options.items() if v is not None})

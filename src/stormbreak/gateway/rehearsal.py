@@ -1,7 +1,7 @@
-"""A rehearsal: a storm is played to the gateway of a settings file, and counted as its clients see it.
+"""A rehearsal: play a storm to the gateway of a settings file, and measure it as its clients see it.
 
-The first target, and others at its address, meet the storm; every other address is a provider without faults. Keys,
-limits of keys and ports of the file do not take part. The gateway runs as it is, policies and all, so its timers keep
+The first target, and others at its address, get the storm; every other address is a provider without faults. Keys,
+limits of keys and ports of the file are not used. The gateway itself is real, with its policies, so its timers keep
 real time.
 """
 
@@ -38,13 +38,13 @@ from stormbreak.storm.measures import Measures, Observed, Record, measure
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 from stormbreak.types import CallResult, Verdict
 
-ANY_MODEL = "storm-1"  # what is asked for where the file names no whole model
+ANY_MODEL = "storm-1"  # the requested model, if the file names no whole model
 _FILE = "gateway.toml"
-_GRACE = 1.0  # real seconds that a client waits for the status of a call whose time is over
+_GRACE = 1.0  # real seconds that a client waits for the status of a call after its deadline
 
 
 class Progress(NamedTuple):
-    """How far a rehearsal has come: scenario seconds, calls that have come, and those that were answered."""
+    """The progress of a rehearsal: scenario seconds, calls so far, and answered calls."""
 
     now: float
     calls: int
@@ -53,7 +53,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """What clients saw: `statuses` by number, "none" where no whole response came in time.
+    """What clients saw: `statuses` by number, "none" if no whole response came in time.
 
     A call was sent up to `late` real seconds after it was due.
     """
@@ -73,16 +73,18 @@ async def rehearse(
     model: str | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Rehearsed:
-    """Play a scenario, as `staged` made it, to the gateway of a file. By default clients ask for its first model.
+    """Play a scenario, made by `staged`, to the gateway of a file. By default clients ask for its first model.
 
-    Raises ConfigurationError if the file is wrong, or does not serve the model, or the scenario cannot be measured.
+    Raises ConfigurationError if the file is wrong or does not serve the model, or the scenario cannot be measured.
     """
     settings = load_settings(path)
     if not settings.targets:
-        raise ConfigurationError(f"{path}: it names no target, as in [targets.main]")
+        raise ConfigurationError(f"{path}: the file has no target, such as [targets.main]")
     if model is not None and settings.leads_to(model) is None:
         known = ", ".join(settings.model_names) or "there is none by its whole name"
-        raise ConfigurationError(f"{path} serves no model {quote_model(model)}; known: {known}")
+        raise ConfigurationError(
+            f"{path} does not serve the model {quote_model(model)}; known: {known}"
+        )
     load = scenario.load
     assert load is not None, "it was staged"
     calls = traffic(load, scenario.duration, seed)
@@ -113,7 +115,7 @@ Address = tuple[str | None, str | None]
 async def _providers(
     stack: AsyncExitStack, settings: Settings, scenario: Scenario, seed: int, speed: float
 ) -> dict[Address, ProviderServer]:
-    """Start a provider for each address of a target or a fallback, the first with the storm."""
+    """Start a provider for each address of a target or a fallback; the first one gets the storm."""
     servers: dict[Address, ProviderServer] = {}
     addresses = [(target.provider, target.base_url) for target in settings.targets.values()]
     addresses += [
@@ -163,7 +165,7 @@ def _staged(
 
 
 def _staged_policy(policy: Policy, servers: dict[Address, ProviderServer]) -> Policy:
-    """Lead its fallbacks to mock providers, too; it spends no dollars, and uses no cache on disk."""
+    """Also send its fallbacks to mock providers; without dollars, and without a cache on disk."""
     rules = tuple(
         replace(rule, targets=tuple(_staged_place(each, servers) for each in rule.targets))
         if isinstance(rule, ToTargets)
@@ -184,7 +186,7 @@ def _staged_place(place: Place, servers: dict[Address, ProviderServer]) -> Place
 
 @contextmanager
 def _without_overrides() -> Iterator[None]:
-    """Hide what the environment changes in settings: the staged file has it already, and a real address must not come back."""
+    """Hide environment variables that change settings: the staged file has them, without real addresses."""
     names = [name for name in os.environ if name.startswith(PREFIX) or name == PROFILE]
     hidden = {name: os.environ.pop(name) for name in names}
     try:
@@ -219,7 +221,7 @@ class _Clients:
         self._late = 0.0
 
     async def call(self, client: AsyncClient) -> Rehearsed:
-        """Send every call when it is due, and wait for the last."""
+        """Send every call when it is due, and wait for the last one."""
         server = self._server
         server.begin()
         async with asyncio.TaskGroup() as tasks:
@@ -253,7 +255,7 @@ class _Clients:
 
 
 def _attempts(ended: CallResult) -> int:
-    """Return how many attempts the gateway has made for a call; one, if it did not say."""
+    """Return the number of attempts that the gateway made for a call; 1 if it did not report it."""
     response = ended.outcome.value
     if not isinstance(response, Response) or response.original is None:
         return 1

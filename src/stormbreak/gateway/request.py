@@ -1,4 +1,4 @@
-"""What a client asks for: its key, the endpoint, the model, its deadline, and the headers that are passed on. Pure."""
+"""The request of a client: its key, endpoint, model, deadline, and the headers that are passed on. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -42,16 +42,16 @@ _OURS = b"x-stormbreak-"
 _DEADLINE = b"x-stormbreak-deadline"
 _READ_TIMEOUT = b"x-stainless-read-timeout"
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
-_MARGIN = 1.0  # seconds for an error to reach the SDK before its own timeout ...
-_MARGIN_SHARE = 0.1  # ... or this share of that timeout, if it is less
+_MARGIN = 1.0  # seconds in which an error must reach the SDK before its own timeout ...
+_MARGIN_SHARE = 0.1  # ... or this share of that timeout, if it is shorter
 _BETA = "beta=true"  # the only query that an SDK sends
 
 
 class ClientHead(msgspec.Struct, frozen=True):
-    """What the head of a request to a model says, which clients send again. Times are seconds.
+    """The facts in the head of a request to a model, which a client repeats in later requests. Times are seconds.
 
-    `passed` are headers that are passed on. `bound` is for the whole call, `read_timeout` for a plain answer or the first
-    output of a stream, and for silence after it.
+    `passed` are headers to pass on. `bound` is for the whole call; `read_timeout` is for a plain answer, the first
+    output of a stream, and silence after it.
     """
 
     endpoint: str
@@ -65,8 +65,8 @@ class ClientHead(msgspec.Struct, frozen=True):
 class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not written in Python
     """A call to a model. Its repr shows neither key nor prompt.
 
-    `parts` are all fields of the body. `stateful` names one of the top fields that refers to something at the provider.
-    `lasts`: it leaves a job there. `streamed`: the answer comes as a stream.
+    `parts` are all fields of the body. `stateful` names a field that refers to an object at the provider. `lasts`: the
+    request leaves a job there. `streamed`: the answer is a stream.
     """
 
     head: ClientHead
@@ -85,12 +85,12 @@ class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not writ
 _STATE = ("previous_response_id", "conversation", "background")
 # An escape may hide a letter.
 _REFERRING = (b"file_id", b"container_id", b"item_reference", b"\\u00")
-# Of messages and items; the arguments of tools may hold anything.
+# Fields of messages and items; the arguments of tools may hold anything.
 _INSIDE = ("content", "output", "file", "source", "audio", "environment")
 
 
 class _Name:
-    """A name in a JSON object. It equals no other, so that a decoder keeps a field that comes twice."""
+    """A name in a JSON object. It equals no other name, so that a decoder keeps a repeated field."""
 
     __slots__ = ("text",)
 
@@ -98,12 +98,12 @@ class _Name:
         self.text = text
 
 
-_BARE = ("id", "type", "status")  # what an item has that only refers to one at the provider
+_BARE = ("id", "type", "status")  # the fields of an item that only refers to one at the provider
 _OF_TOOLS = ("file_id", "file_ids", "vector_store_ids", "container_id", "skill_id")
 _IN_TOOLS = (b"file_id", b"vector_store_id", b"container", b"\\u00")
 
 _DECODE_NAMES = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name).decode
-_SMALL = 2**16  # bytes; to count commas in more takes longer than to read the names one by one
+_SMALL = 2**16  # bytes; for more, counting commas takes longer than reading the names one by one
 
 
 def credentials(headers: Mapping[bytes, bytes]) -> tuple[bytes | None, bytes | None]:
@@ -131,7 +131,7 @@ def check_route(request: Request) -> None:
 
 
 def read_head(request: Request, key_name: str) -> ClientHead:
-    """Read the head of a request to one of the `ENDPOINTS`. Raises RefusedError if it cannot be sent on."""
+    """Read the head of a request to one of the `ENDPOINTS`. Raises RefusedError if it cannot be forwarded."""
     headers = request.headers
     if b"content-encoding" in headers:
         raise RefusedError(400, "content_encoding", "send the body without content-encoding")
@@ -147,9 +147,9 @@ def read_head(request: Request, key_name: str) -> ClientHead:
 
 
 def read_request(head: ClientHead, body: bytes, request_id: str) -> ClientRequest:
-    """Read a request. `request_id`, which is unique, is its idempotency key if it brings none.
+    """Read a request. `request_id`, which is unique, is its idempotency key if it has none.
 
-    Raises RefusedError if it is not one that can be sent on.
+    Raises RefusedError if it cannot be forwarded.
     """
     try:
         fields, parts = _read_body(body)
@@ -163,9 +163,10 @@ def read_request(head: ClientHead, body: bytes, request_id: str) -> ClientReques
 
 
 def _read_body(body: bytes) -> tuple[RequestFields, Parts]:
-    """Read the fields, and those that the gateway uses.
+    """Read all fields of the body, and decode those that the gateway uses.
 
-    One that comes twice, or in other letters than the API's, is refused: a provider may read another one than we do.
+    A field that is repeated, or whose letter case differs from the API's, is refused: a provider may read it
+    differently.
     """
     try:
         parts = decode_parts(body)
@@ -178,16 +179,16 @@ def _read_body(body: bytes) -> tuple[RequestFields, Parts]:
         names = [name.text for name in _DECODE_NAMES(body)]
         folded = set(map(str.casefold, names))
         if len(folded) < len(names) or not FIELD_NAMES.intersection(folded) <= used:
-            message = "the body has a field twice, or one of the API's in capital letters"
+            message = "the body repeats a field, or has an API field in capital letters"
             raise RefusedError(400, "invalid_body", message)
     return fields, parts
 
 
 def _is_plain(body: bytes, parts: Parts) -> bool:
-    """Whether no field came twice, nor in capital letters; False may be wrong.
+    """Whether no field is repeated or in capital letters; False may be wrong.
 
-    A field that came twice is one of the parts only once. So where nothing is between the parts but what JSON needs, the
-    body is too long for them; else the comma before or after it is one too many.
+    A repeated field is in the parts only once. If the body has no whitespace between the parts, it is then longer than
+    they need; otherwise it has one comma too many.
     """
     names = "".join(parts)
     if not names.isascii() or names != names.lower():
@@ -199,13 +200,13 @@ def _is_plain(body: bytes, parts: Parts) -> bool:
 
 
 def _state(parts: Parts) -> tuple[str | None, bool]:
-    """Return the field that refers to something at the provider, and whether a job is to be left there."""
+    """Return the field that refers to an object at the provider, and whether the request leaves a job there."""
     named = [name for name in _STATE if name in parts and _decoded(parts[name])]
     return (named[0] if named else None), "background" in named
 
 
 def reference_in(request: ClientRequest) -> str | None:
-    """Return what refers to something at the provider: one of the top fields, or a part of the prompt or of a tool."""
+    """Return the field that refers to an object at the provider: at the top level, in the prompt or in a tool."""
     parts, shape = request.parts, request.head.shape
     if request.stateful is not None:
         return request.stateful
@@ -231,7 +232,7 @@ def _decoded(part: bytes | msgspec.Raw) -> Any:
 
 
 def _reference_in_prompt(prompt: Any, item: str) -> str | None:
-    """Return the field that refers to something; `item` for an object that is nothing but an id."""
+    """Return the field that refers to an object at the provider; `item` for an item that is only an id."""
     left = [prompt]
     while left:
         each = left.pop()
@@ -250,7 +251,7 @@ def _reference_in_prompt(prompt: Any, item: str) -> str | None:
 
 
 def _reference_of_tools(tools: Any) -> str | None:
-    """Return the field of a built-in tool that refers to something; the schemas of functions may hold anything."""
+    """Return the field of a built-in tool that refers to an object; the schemas of functions may hold anything."""
     left = [tools]
     while left:
         each = left.pop()
@@ -274,9 +275,9 @@ def _text(name: bytes, value: bytes) -> str:
 
 
 def _bound(headers: Mapping[bytes, bytes]) -> float:
-    """Return the seconds in `x-stormbreak-deadline`; other headers of ours are refused, since the key decides."""
+    """Return the seconds in `x-stormbreak-deadline`; refuse our other headers, since the key decides."""
     bound = inf
-    if _OURS not in b"\n".join(headers):  # as for nearly all
+    if _OURS not in b"\n".join(headers):  # like nearly all requests
         return bound
     for name, value in headers.items():
         if name == _DEADLINE:
@@ -291,7 +292,7 @@ def _bound(headers: Mapping[bytes, bytes]) -> float:
 
 
 def _read_timeout(value: bytes | None) -> float:
-    """Return a little less than the SDK's own timeout: it would send the request again when that is over."""
+    """Return slightly less than the SDK's own timeout: at its end the SDK would repeat the request."""
     if value is None or _SECONDS.fullmatch(value) is None:
         return inf
     seconds = float(value)
@@ -299,7 +300,7 @@ def _read_timeout(value: bytes | None) -> float:
 
 
 def _idempotency_key(value: bytes | None, key_name: str) -> str | None:
-    """Return a key that no other client can choose: the provider may answer a repeated one with an earlier answer."""
+    """Return a key that no other client can choose: for a repeated key, a provider may return an earlier answer."""
     if value is None:
         return None
     return blake2b(value, key=key_name.encode()[:64], digest_size=16).hexdigest()

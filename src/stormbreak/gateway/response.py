@@ -1,4 +1,4 @@
-"""The end of a call as a response to a client: statuses, bodies, and the headers that are passed on. Pure."""
+"""Make the result of a call a response to a client: status, body, and the headers that are passed on. Pure."""
 
 from collections.abc import Collection
 from functools import lru_cache
@@ -22,11 +22,13 @@ PASSED = frozenset(
 """The response headers of a provider that are passed on to every client."""
 
 ACCOUNT_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
-"""The beginnings of those for keys without limits of their own: they are about the account that all share."""
+"""Prefixes of headers passed on only for keys without their own limits: they describe the account that all keys share.
+"""
 
 _WAITS = frozenset({"cooldown", "rate", "quota", "deadline", "patience", "max_wait", "fleet"})
-"""Gates that end a call because it would have to wait for a named time. At the others the gateway has done what it may: attempts
-are used up, a budget is spent, or the target is ill, and a retry would add to its load."""
+"""Gates that end a call because it would have to wait for a known time. At the other gates a retry would only add load:
+attempts are used up, a budget is spent, or the target is failing.
+"""
 
 _MAX_STATUS = 599  # RFC 9110, section 15: others are invalid
 
@@ -46,10 +48,10 @@ def response_of(
     limited: bool,
     secrets: Collection[bytes],
 ) -> ServerResponse:
-    """Answer a call that ended without a stream. `limited`: the client's key has limits of its own.
+    """Answer a call that ended without a stream. `limited`: the client's key has its own limits.
 
-    An upstream error about the request stays as it came, unless it repeats one of `secrets`. One about the gateway's own
-    account becomes a 502: it may show a part of the key, and would blame the client's.
+    An upstream error about the request is passed on unchanged, unless it contains one of `secrets`. An error about the
+    gateway's own account becomes a 502: it may show part of the key, and would blame the client's key.
     """
     outcome = ended.outcome
     verdict, value = outcome.verdict, outcome.value
@@ -65,7 +67,7 @@ def response_of(
     headers = passed_headers(result.headers, limited=limited)
     if verdict is VERDICT_OK:
         return ServerResponse(result.status, result.body, headers, _media(result))
-    if ended.retry_at is not None:  # of a pool, the earliest
+    if ended.retry_at is not None:  # for a pool, the earliest
         headers = tuple(pair for pair in headers if not pair[0].startswith("retry-after"))
     if ended.retry_at is not None or "retry-after" not in result.headers:
         headers += _time_to_come_back(outcome, ended, now)
@@ -88,13 +90,13 @@ def passed_headers(headers: RepeatableHeaders, *, limited: bool) -> Headers:
 
 @lru_cache(maxsize=256)
 def _passing(names: tuple[str, ...], *, limited: bool) -> tuple[str, ...]:
-    """Return the names of headers that are passed on: a provider sends the same ones again."""
+    """Return the names of headers that are passed on. Cached: a provider repeats the same names."""
     limits = () if limited else ACCOUNT_LIMITS
     return tuple(name for name in names if name in PASSED or name.startswith(limits))
 
 
 def our_headers(request_id: str, history: AttemptHistory | None) -> Headers:
-    """Return the headers that say how the gateway answered."""
+    """Return the headers that describe how the gateway answered."""
     identity = ("x-stormbreak-request-id", request_id)
     if history is None:
         return (identity,)
@@ -113,7 +115,7 @@ def _success(original: HttpResponse, *, limited: bool) -> ServerResponse:
     if original.repeated:
         headers = with_repeats(original.headers, original.repeated)
     media = original.headers.get("content-type", JSON)
-    if media.startswith("text/event-stream"):  # it was assembled
+    if media.startswith("text/event-stream"):  # the body was assembled from a stream
         media = JSON
     passed = passed_headers(headers, limited=limited)
     return ServerResponse(original.status, original.body, passed, media)
@@ -123,7 +125,7 @@ def _without_response(
     shape: Shape, outcome: Outcome, ended: CallResult, now: float
 ) -> ServerResponse:
     status = 504 if outcome.verdict is Verdict.TIMEOUT else 502
-    message = f"no complete answer came from the provider: {outcome.verdict}"
+    message = f"the provider sent no complete answer: {outcome.verdict}"
     if outcome.detail:
         message += f" ({outcome.detail})"
     body = error_body(shape, status, f"upstream_{outcome.verdict}", message)
@@ -132,7 +134,7 @@ def _without_response(
 
 
 def _finality(ended: CallResult) -> Headers:
-    """Forbid the client to retry, unless the gateway knows when a retry is served and does not wait for that itself."""
+    """Forbid a retry by the client, unless the gateway knows when it would be served and does not wait itself."""
     return () if ended.retry_at is not None and ended.stopped in _WAITS else (FINAL,)
 
 

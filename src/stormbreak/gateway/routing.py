@@ -1,4 +1,4 @@
-"""Where the calls of a client key go, by the model that they name: one reading of the settings file, complete before it is used."""
+"""Find the route of a client key's call by its model, in a checked copy of the settings file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ _MAX_MODEL = 256  # characters of its name
 
 
 class Lead(NamedTuple):
-    """Where the calls of a key for a model go, and what is the same for all of them.
+    """The route of a key's calls for a model, and their common settings.
 
-    `model` is asked for there, and `shown` in logs. `is_single`: they can lead nowhere else. `deadline` is in seconds;
-    `max_output` are the tokens of an answer to a request that sets no limit itself.
+    `model` is the name at the target, `shown` the name in logs. `is_single`: calls can go nowhere else. `deadline` is
+    in seconds; `max_output` is the token limit of an answer if the request sets none.
     """
 
     config: TargetConfig
@@ -35,9 +35,9 @@ class Lead(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GatewayRules:
-    """A reading of the file.
+    """A checked copy of the settings file.
 
-    `secrets`, the keys of providers, reach no client.
+    `secrets` are the keys of providers, which must not reach a client.
     """
 
     generation: Generation
@@ -51,11 +51,11 @@ class GatewayRules:
         return self.generation.leads
 
     def models(self, key: ClientKey) -> list[str]:
-        """Return the names that a key may ask for, without those by their beginning."""
+        """Return the names that a key may ask for, without names that end in `*`."""
         return [model for model in self.leads if key.settings.allows(model)]
 
     def targets(self, key: ClientKey) -> dict[Target, None]:
-        """Return the targets to which the models lead that a key may ask for by their whole names."""
+        """Return the targets of the models that a key may ask for by their whole names."""
         found: dict[Target, None] = {}
         for model in self.models(key):
             lead = self.lead(model, key)
@@ -66,16 +66,16 @@ class GatewayRules:
         return found
 
     def _shown(self, model: str) -> str:
-        """Return a model name for a log, as it stands in the file: others may hold anything."""
+        """Return the model name for a log, as in the file: other names may hold anything."""
         if model in self.leads:
             return model
         starts = (start for start, _ in self.generation.beginnings if model.startswith(start))
         return next((f"{start}{ANY}" for start in starts), "other")
 
     def lead(self, model: str, key: ClientKey) -> Lead:
-        """Return where a call for `model` goes.
+        """Return the route of a call for `model`.
 
-        Raises RefusedError if the key may not ask for that model, or it leads nowhere.
+        Raises RefusedError if the key may not use that model, or it is unknown.
         """
         known = self._known.get((model, key.name))
         if known is not None:
@@ -93,12 +93,12 @@ class GatewayRules:
         return lead
 
     def _route(self, model: str, key: ClientKey) -> ModelRoute:
-        if len(model) > _MAX_MODEL or not model.isprintable():  # it stands in logs and headers
-            message = f"no model can be called {quote_model(model)}"
+        if len(model) > _MAX_MODEL or not model.isprintable():  # it appears in logs and headers
+            message = f"no model can have the name {quote_model(model)}"
             raise RefusedError(404, "model_not_found", message)
         route = self.generation.route(model)
         if route is None:
-            message = f"no model is called {quote_model(model)}"
+            message = f"no model has the name {quote_model(model)}"
             raise RefusedError(404, "model_not_found", message)
         if not key.settings.allows(model):
             message = f"key {key.name} may not use {quote_model(model)}"
@@ -107,9 +107,9 @@ class GatewayRules:
 
 
 def rules_of(generation: Generation) -> GatewayRules:
-    """Check a reading of the file for a gateway.
+    """Check the settings file for a gateway.
 
-    Raises ConfigurationError if it has no key, a label or a tenant that cannot be, or a spend limit without prices.
+    Raises ConfigurationError if it has no key, an invalid label or tenant, or a spend limit without prices.
     """
     settings = generation.settings
     if not settings.keys:

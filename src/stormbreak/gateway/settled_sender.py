@@ -1,4 +1,4 @@
-"""A sender around another that takes something for each attempt of a call, and settles it when the attempt has ended."""
+"""Wrap a sender: reserve something for each attempt of a call, and settle it when the attempt has ended."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class SettledSender(ABC, Generic[T]):
-    """Its `__call__` takes a T for an attempt, and makes it with `_send`. Streams that go on are settled by `end`.
+    """Its `__call__` takes a T for an attempt, which `_send` makes. Streams that continue are settled by `end`.
 
     `unsent` attempts were refused instead.
     """
@@ -22,7 +22,7 @@ class SettledSender(ABC, Generic[T]):
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._open: list[T] = []  # of streams that go on
+        self._open: list[T] = []  # of streams that continue
 
     @abstractmethod
     def __call__(self, command: Send) -> Coroutine[Any, Any, Outcome]:
@@ -30,7 +30,7 @@ class SettledSender(ABC, Generic[T]):
 
     @abstractmethod
     def _settle(self, taken: T, outcome: Outcome) -> None:
-        """Settle what was taken for an attempt."""
+        """Settle the T that was taken for an attempt."""
 
     async def _send(self, command: Send, taken: T) -> Outcome:
         outcome = CANCELLED_AFTER_SEND
@@ -47,7 +47,7 @@ class SettledSender(ABC, Generic[T]):
         return outcome
 
     def end(self, outcome: Outcome | None) -> None:
-        """Settle streams that went on, with the outcome of the one that was read; None: it was cancelled."""
+        """Settle streams that continued, with the outcome of the one that was read; None: it was cancelled."""
         opened, self._open = self._open, []
         for taken in opened:
             self._settle(taken, outcome or CANCELLED_AFTER_SEND)

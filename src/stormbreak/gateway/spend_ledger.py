@@ -1,8 +1,9 @@
-"""What client keys and tenants have spent, on disk: a gateway that is killed and started again forgets nothing.
+"""The spending of client keys and tenants, on disk: a gateway that is killed and restarted forgets nothing.
 
-A row says how far a key may have spent in one kind of period. It is written before that is spent, as for batches (ADR 41), and
-exactly when the gateway ends. One process at a time writes these rows, with workers their parent, whose store notes
-there what it grants: it has the lock of the file FILE.lock. `usage_rows` keeps others in the same file.
+A row has the maximum spending of a key in one kind of period. It is written before the money is spent, as for batches
+(ADR 41); the exact amount is written when the gateway ends. One process at a time writes these rows and holds the lock
+of FILE.lock; with workers that is their parent, whose store records its grants there. `usage_rows` keeps other rows in
+the same file.
 """
 
 import fcntl
@@ -27,8 +28,8 @@ from stormbreak.fleet.parent_store import Money, ParentStore
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.usage_rows import TIMEOUT, check_tables
 
-LOWER_AFTER = 1.0  # seconds until less is written ahead, at most so often for a key
-MARGIN = 1.0  # seconds that a period may end later than was written
+LOWER_AFTER = 1.0  # minimum seconds between two writes that lower the row of a key
+MARGIN = 1.0  # seconds by which a period may end later than written
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS spent"
     " (key TEXT, period TEXT, usd TEXT NOT NULL, ends REAL, PRIMARY KEY (key, period))"
@@ -36,7 +37,7 @@ _TABLE = (
 
 
 class Spent(NamedTuple):
-    """US dollars that a key may have spent, and the seconds until its period ends (None: never)."""
+    """The maximum US dollars that a key has spent, and the seconds until its period ends (None: never)."""
 
     usd: Decimal
     ends_in: float | None
@@ -47,7 +48,7 @@ class LedgerError(Exception):
 
 
 class SpendLedger:
-    """The file. Its methods block on the disk; `write` may run in a thread. `clock` returns unix epoch seconds.
+    """The ledger file. Its methods block on the disk; `write` may run in a thread. `clock` returns unix epoch seconds.
 
     Raises ConfigurationError if it cannot be opened, or another process has it.
     """
@@ -85,13 +86,13 @@ class SpendLedger:
         if isinstance(error, ValueError):  # ".", or a null character
             reason = "not the name of a file"
         if isinstance(error, BlockingIOError):
-            reason = "another process has it: each gateway needs its own, or all share a [fleet]"
+            reason = "another process uses it: give each gateway its own file, or share a [fleet]"
         return ConfigurationError(f"gateway.ledger {self.path}: {reason}")
 
     def read(self, title: str, per: str) -> Spent | None:
-        """Return what a holder may have spent in a period that is not over; None: nothing.
+        """Return the maximum that a holder has spent in the current period; None: nothing.
 
-        For a period that it never had, that is the most of those that end, if this one does.
+        If it has no row for this kind of period, and this kind ends, take the maximum of all kinds that end.
         """
         query, now = "SELECT period, usd, ends FROM spent WHERE key = ?", self.clock()
         found = {
@@ -103,7 +104,7 @@ class SpendLedger:
         return max((it for it in rows if it.ends_in is None or it.ends_in > 0), default=None)
 
     def write(self, title: str, per: str, spent: Spent) -> None:
-        """Write what a holder may have spent in its period, before it does. Raises LedgerError if it cannot be written."""
+        """Write the maximum spending of a holder in its period, before it is spent; raise LedgerError on failure."""
         ends = None if spent.ends_in is None else self.clock() + spent.ends_in
         try:
             with self._lock, self._db:
@@ -121,7 +122,7 @@ class SpendLedger:
 
 
 def _locked(path: Path) -> int:
-    """Return the descriptor of a lock file that no other process has."""
+    """Return the descriptor of a lock file that no other process holds."""
     beside = path.with_name(f"{path.name}.lock")
     descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -133,7 +134,7 @@ def _locked(path: Path) -> int:
 
 
 def ledger_path(file: Path, settings: GatewaySettings, policy: Policy) -> Path | None:
-    """Return the file that says how far keys may have spent; None: there is none, or the store of a fleet says so."""
+    """Return the ledger file of the spending of keys; None if there is none, or the store of a fleet has it."""
     shared = policy.fleet.acts and policy.fleet.spend
     return None if settings.ledger is None or shared else file.parent / settings.ledger
 
@@ -149,7 +150,7 @@ class LedgerRecord:
         self.scopes: Mapping[str, LimitHolder] = {}
 
     def restored(self, scope: str) -> Money | None:
-        """Return what a key may have spent in a period that is not over."""
+        """Return the maximum that a key has spent in the current period."""
         holder = self.scopes.get(scope)
         if holder is None:  # the limit of a policy
             return None
@@ -166,7 +167,7 @@ class LedgerRecord:
         return Money(float(micro_dollars(found.usd)), ends_in)
 
     def note(self, scope: str, money: Money, limit: float) -> bool:
-        """Write ahead, if need be, or that less may be spent than was written; return whether enough is written."""
+        """Raise the written amount if needed, or lower it if it is too high; return whether enough is written."""
         if scope not in self.scopes:
             return True
         noted, step, now = self._noted.get(scope), limit / PART, self._clock()
@@ -177,7 +178,7 @@ class LedgerRecord:
                 return True
         ahead = money._replace(micro=max(money.micro, min(limit, money.micro + step)))
         if covers:
-            self._noted[scope] = ahead  # before the file says so: until then it says more
+            self._noted[scope] = ahead  # before the write: until then the file has a higher amount
         try:
             self._write(scope, ahead)
         except LedgerError:
@@ -186,11 +187,11 @@ class LedgerRecord:
         return True
 
     def close(self, store: ParentStore) -> None:
-        """Write what was spent exactly, and close the ledger."""
+        """Write the exact spending, and close the ledger."""
         for scope in self.scopes:
             money = store.money(scope)
             if money is not None:
-                with suppress(LedgerError):  # more than that is written already
+                with suppress(LedgerError):  # a higher amount is already written
                     self._write(scope, money)
         self._ledger.close()
 

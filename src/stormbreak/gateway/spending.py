@@ -1,8 +1,7 @@
-"""The spend limits of client keys and tenants: what an attempt may cost is reserved before it leaves, and settled after it.
+"""The spend limits of client keys and tenants: reserve the maximum cost of an attempt before it, settle it after.
 
-It is the gate of the spend limit of a policy, with an account for each holder. With a ledger, an account may spend no
-more than the ledger says. In a fleet the store of it says so instead, and an attempt waits for its answer, for WAIT at
-most.
+It uses the gate of a policy's spend limit, with an account for each holder. With a ledger, an account may spend only
+the amount written there. In a fleet the store decides instead, and an attempt waits for its answer, for at most WAIT.
 """
 
 import asyncio
@@ -37,18 +36,18 @@ from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 
 R = TypeVar("R")
 
-TRIES = 3  # to write ahead; more than one if a period ends meanwhile
+TRIES = 3  # attempts to write ahead; more than one if a period ends meanwhile
 SLOW = 5.0  # seconds that a write may take before a period begins
-WAIT = 2.0  # seconds that an attempt may wait for the store of a fleet; a lost one is known sooner
+WAIT = 2.0  # seconds that an attempt may wait for the store of a fleet; a lost store is detected sooner
 REFRESH = 0.1  # seconds that a question about the whole fleet may wait
 _SPEND = "spend"
 _FLEET = "fleet"
 _WITHHELD = "the store of the fleet grants no money at present"
-MAX_GATES = 1024  # that are remembered; they hold nothing
+MAX_GATES = 1024  # gates that are remembered; they hold no reservations
 
 
 class ClientAccount(SpendAccount):
-    """The account of a key or a tenant for one period, and its row in the ledger, which holds until `row_ends`."""
+    """The account of a key or a tenant for one period, and its row in the ledger, which is valid until `row_ends`."""
 
     def __init__(self, title: str, policy: SpendPolicy, wall: Callable[[], float]) -> None:
         super().__init__(policy, wall)
@@ -58,13 +57,13 @@ class ClientAccount(SpendAccount):
         self.writing = asyncio.Lock()
         self.lowering: asyncio.TimerHandle | None = None
         self.waiting: dict[Callable[[], object], Decimal] = {}
-        """What wakes those who wait for the store of a fleet, and the cost that they wait for."""
+        """The waiters for the store of a fleet, and the cost that they wait for."""
 
 
 class ClientBudgets:
-    """What keys and tenants with a spend limit have spent. With a ledger, it is written there before it is spent.
+    """The spending of keys and tenants with a spend limit. With a ledger, it is written there before it is spent.
 
-    Where the file has a fleet that shares spend limits, its store grants them; the engine of `queues` carries that.
+    If the file has a fleet that shares spend limits, its store grants them, through the engine of `queues`.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class ClientBudgets:
         self._writes: set[asyncio.Task[None]] = set()
 
     def apply(self, holders: Iterable[LimitHolder], of_file: Policy) -> None:
-        """Use these limits from now on; what was spent in a period counts under another limit for it, also a later one."""
+        """Use these limits from now on; spending in a period also counts under later limits for that period."""
         before, self._accounts, self._gates = self._accounts, {}, {}
         shares = of_file.fleet.acts and of_file.fleet.spend
         for holder in holders:
@@ -107,7 +106,7 @@ class ClientBudgets:
             if account.lease is not None and self._accounts.get(account.title) is not account:
                 assert self._queues.fleet is not None, "it made the lease"
                 self._queues.fleet.end_account(account)
-                del self._known[account.title, account.per]  # the store knows what it has spent
+                del self._known[account.title, account.per]  # the store knows its spending
 
     def _share(self, holder: LimitHolder, account: ClientAccount, of_file: Policy) -> None:
         fleet, limit = self._queues.fleet, holder.limits.spend
@@ -140,7 +139,7 @@ class ClientBudgets:
         return {name: (str(each.taken_at(now)), str(each.limit)) for name, each in accounts}
 
     async def allow(self, account: ClientAccount, bound: Decimal) -> None:
-        """Write ahead, if need be, so that `bound` can be reserved; call `take` before anything is awaited.
+        """Write ahead, if needed, so that `bound` can be reserved; call `take` before the next await.
 
         Raises LedgerError if it cannot be written.
         """
@@ -148,13 +147,13 @@ class ClientBudgets:
         for _ in range(TRIES):
             if ledger is None or self.covers(account, bound, self.clock()):
                 return
-            # Not cancelled with its caller: a row that is still being written may be lower than the next one.
+            # Do not cancel it with its caller: a write in progress may be lower than the next one.
             await asyncio.shield(self._write(self._raise(ledger, account, bound)))
 
     async def _raise(self, ledger: SpendLedger, account: ClientAccount, bound: Decimal) -> None:
         async with account.writing:
             now = self.clock()
-            if self.covers(account, bound, now):  # another call has written meanwhile
+            if self.covers(account, bound, now):  # another call wrote meanwhile
                 return
             begins = not account.is_in_period(now)
             taken = NOTHING if begins else account.taken
@@ -169,7 +168,7 @@ class ClientBudgets:
             account.allowed, account.row_ends = upto, now + ends_in
 
     def covers(self, account: ClientAccount, bound: Decimal, now: float) -> bool:
-        """Whether `bound` may be reserved now as far as the ledger goes: its row holds for the whole period."""
+        """Whether the ledger allows `bound` to be reserved now: its row is valid for the whole period."""
         if self._ledger is None or account.lease is not None:
             return True
         if not _has_row(account, now):
@@ -177,7 +176,7 @@ class ClientBudgets:
         return EXACT.add(account.taken_at(now), bound) <= account.allowed
 
     def settled(self, account: ClientAccount) -> None:
-        """Write soon that less may be spent, if a kill would leave much more as spent than is taken by now."""
+        """Lower the row soon, if a kill would count much more as spent than is taken by now."""
         if self._ledger is None or account.lease is not None or account.lowering is not None:
             return
         if self._is_far_ahead(account):
@@ -196,7 +195,7 @@ class ClientBudgets:
             now = self.clock()
             ends_in = account.time_left(now) + MARGIN
             row = Spent(upto, ends_in if account.is_periodic else None)
-            # Before the file says so: until then it says more.
+            # Before the write: until then the file has a higher amount.
             account.allowed, account.row_ends = upto, now + ends_in
             with suppress(LedgerError):
                 await asyncio.to_thread(ledger.write, account.title, account.per, row)
@@ -209,12 +208,12 @@ class ClientBudgets:
 
     def _write(self, writing: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(writing)
-        self._writes.add(task)  # the loop holds only a weak reference
+        self._writes.add(task)  # the event loop holds only a weak reference
         task.add_done_callback(self._writes.discard)
         return task
 
     def turn(self, account: ClientAccount, do: Callable[[float], R]) -> R:
-        """Change an account at the present time; in a fleet, between two steps of the engine that carries for it."""
+        """Change an account at the current time; in a fleet, between two steps of the engine that it uses."""
         if account.lease is None:
             return do(self.clock())
         return self._queues.driver.between_steps(lambda _, now: do(now))
@@ -222,15 +221,15 @@ class ClientBudgets:
     async def granted(
         self, account: ClientAccount, gate: SpendGate, call: Call, attempt: float | None
     ) -> None:
-        """Wait until the store of the fleet has granted what `call` may cost, or it is known that it does not.
+        """Wait until the store of the fleet grants the maximum cost of `call`, or certainly does not.
 
-        At most half of the seconds of an `attempt` are for that.
+        This takes at most half of the seconds of an `attempt`.
         """
         wait = WAIT if attempt is None else min(WAIT, attempt / 2)
         until = self.clock() + wait
 
         def ask(now: float) -> float:
-            """Ask the store, if there is hope; return the seconds to wait for its answer."""
+            """Ask the store, if it can still grant the cost; return the seconds to wait for its answer."""
             if gate.ready_at(call, now) != NEVER or gate.veto(call, now) is not None:
                 return 0.0
             gate.ask_fleet(call, now)
@@ -240,7 +239,7 @@ class ClientBudgets:
             await self._answers(account, gate.max_cost(call) or NOTHING, ask)
 
     async def refresh(self, account: ClientAccount) -> None:
-        """Hear from the store of the fleet what others have spent, if it answers soon."""
+        """Get the spending of others from the store of the fleet, if it answers soon."""
         lease = account.lease
         if lease is not None:
             pauses = iter((REFRESH, 0.0))
@@ -254,7 +253,7 @@ class ClientBudgets:
     async def _answers(
         self, account: ClientAccount, bound: Decimal, ask: Callable[[float], float]
     ) -> None:
-        """Wait for answers of the store, as long as `ask` returns more than 0 s. `bound` is what the caller needs."""
+        """Wait for answers of the store while `ask` returns more than 0 s. `bound` is the amount that is needed."""
         answered, loop = asyncio.Event(), asyncio.get_running_loop()
         waiter = partial(loop.call_soon_threadsafe, answered.set)
         self.turn(account, lambda _: account.waiting.update({waiter: bound}))
@@ -268,7 +267,7 @@ class ClientBudgets:
             self.turn(account, lambda _: account.waiting.pop(waiter))
 
     def close(self) -> None:
-        """Write what was spent exactly, and close the ledger."""
+        """Write the exact spending, and close the ledger."""
         if self._ledger is None:
             return
         now = self.clock()
@@ -277,7 +276,7 @@ class ClientBudgets:
                 account.lowering.cancel()
             if account.lease is None and account.is_in_period(now):
                 left = account.time_left(now) if account.is_periodic else None
-                with suppress(LedgerError):  # more than that is written already
+                with suppress(LedgerError):  # a higher amount is already written
                     self._ledger.write(account.title, account.per, Spent(account.taken, left))
         self._ledger.close()
 
@@ -292,7 +291,7 @@ class ClientBudgets:
 
 
 def _has_row(account: ClientAccount, now: float) -> bool:
-    """Whether its row holds until the end of the period, or of one that begins now."""
+    """Whether its row is valid until the end of the period, or of one that begins now."""
     if not account.is_periodic:
         return True
     begun = account.is_in_period(now)
@@ -301,23 +300,23 @@ def _has_row(account: ClientAccount, now: float) -> bool:
 
 
 def _bounds(account: ClientAccount, _now: float) -> Iterator[Decimal]:
-    """Yield what the call needs that has waited longest."""
+    """Yield the amount that the longest-waiting call needs."""
     return islice(account.waiting.values(), 1)
 
 
 def _on_change(account: ClientAccount, _now: float) -> None:
-    """Wake those who wait; on the thread of the fleet store."""
+    """Wake the waiters; runs on the thread of the fleet store."""
     for wake in account.waiting:
         with suppress(RuntimeError):  # its loop has ended
             wake()
 
 
 def _ignore(*_: object) -> None:
-    """Nobody waits for an account of a client."""
+    """Do nothing: no call waits for the account of a client."""
 
 
 class SpendingSender(SettledSender[tuple[SpendGate, Reservation]]):
-    """Reserves, in the account of a key or a tenant, what each attempt may cost, before `sender` makes it."""
+    """Reserves the maximum cost of each attempt in the account of a key or a tenant, before `sender` makes it."""
 
     def __init__(
         self, sender: Sender, budgets: ClientBudgets, account: ClientAccount, call: Call
@@ -355,7 +354,7 @@ class SpendingSender(SettledSender[tuple[SpendGate, Reservation]]):
         if covered and gate.ready_at(call, now) <= now:
             return gate.take(call, now)
         rejection = gate.veto(call, now)
-        if rejection is not None:  # one with a time is that of a lost store
+        if rejection is not None:  # a rejection with a time comes from a lost store
             return rejection if rejection.retry_at is None else rejection._replace(policy=_FLEET)
         lease = account.lease
         if lease is not None and (lease.withholds or not lease.is_sharing):

@@ -1,4 +1,4 @@
-"""Send a stream on to a client as it comes, and show a failure as one: an error event, and no good end."""
+"""Forward a stream to a client as it arrives, and show a failure as a failure: an error event, and no normal end."""
 
 import re
 from asyncio import CancelledError
@@ -30,7 +30,7 @@ async def send_stream(
     request_id: str,
     history: AttemptHistory,
 ) -> str:
-    """Send a stream; return "ok", or how it ended. A client that has left is sent nothing; the stream is read on.
+    """Send a stream; return "ok", or how it ended. If the client has disconnected, read the rest of the stream anyway.
 
     A cancel closes it.
     """
@@ -43,7 +43,7 @@ async def send_stream(
             media = head.headers.get("content-type", EVENTS)
             connection.begin(head.status, media, (*passed, *our_headers(request_id, history)))
         while (chunk := await stream.next_chunk()) is not None:
-            if stream.failed:  # an error about the account of the gateway may be in there
+            if stream.failed:  # it may contain an error about the account of the gateway
                 continue
             connection.send(tail.pass_on(chunk))
             if connection.is_full:
@@ -57,7 +57,7 @@ async def send_stream(
     except CancelledError:
         if not connection.expired or connection.left:
             raise
-        _break(connection, call, tail, "draining", "the gateway shuts down")
+        _break(connection, call, tail, "draining", "the gateway is shutting down")
         return "drained"
     finally:
         await stream.aclose()
@@ -70,18 +70,18 @@ async def send_stream(
 def _break(
     connection: ServerConnection, call: GatewayCall, tail: "_Tail", code: str, message: str
 ) -> None:
-    """End a stream as broken. An event of which only a part was sent is not followed by another."""
+    """End a stream as broken. After an event that was sent only in part, send no other."""
     if tail.is_whole:
         connection.send(error_event(call.request.head.shape, 502, code, message))
     connection.break_off()
 
 
 class _Tail:
-    """The end of what was sent: whether its last event is whole. `without_usage` drops the event with usage alone."""
+    """Tracks whether the last event that was sent is complete. `without_usage` drops an event that has only usage."""
 
     def __init__(self, *, without_usage: bool) -> None:
         self._filter = without_usage
-        self._held = b""  # of an event that has not come whole
+        self._held = b""  # of an event that is not yet complete
         self._last = b"\n\n"
 
     @property
@@ -89,7 +89,7 @@ class _Tail:
         return self._last.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
 
     def pass_on(self, chunk: bytes) -> bytes:
-        """Return what to send of a chunk and of what was held."""
+        """Return the bytes to send, from a chunk and the held bytes."""
         if self._filter:
             chunk = self._without_usage(chunk)
         self._last = (self._last + chunk[-4:])[-4:]

@@ -1,9 +1,9 @@
-"""Journals of the attempts of a gateway, beside its ledger file: a kill forgets none, and counts none twice.
+"""Journals of the attempts of a gateway, next to its ledger file: a kill loses none and counts none twice.
 
-A run writes a line before it sends an attempt, and another when that ends; the kernel has them, also after a `kill -9`.
-Every few seconds the run begins another journal with the attempts that go on, adds the sums of the old one to the
-ledger, which notes its number in the same transaction, and removes it. The next start does so for the journals of a run
-that was killed. What such a run had sent counts with its bound: nobody knows what it cost.
+A run writes a line before it sends an attempt, and another when the attempt ends; the kernel keeps them even after
+`kill -9`. Every few seconds the run begins a new journal with the attempts that continue, adds the sums of the old one
+to the ledger, which notes its number in the same transaction, and removes the old one. The next start does this for the
+journals of a killed run. Attempts that such a run had sent count with their bounds: their cost is unknown.
 """
 
 import fcntl
@@ -19,13 +19,13 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.gateway.usage_rows import Sums, UsageRow, put
 from stormbreak.types import Usage
 
-# after that of the ledger: the run, and the number
+# after the name of the ledger: the run, and the number
 _NAME = re.compile(r"\.([0-9a-f]{8})\.([0-9]{1,12})")
 _UNKNOWN = "wasted_open"  # the kind of an attempt that did not end
 
 
 class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent"):
-    """An attempt that is sent."""
+    """The start of an attempt."""
 
     number: int
     row: UsageRow
@@ -33,7 +33,7 @@ class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent"):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
-    """The end of an attempt; without a usage its bound counts."""
+    """The end of an attempt; without a usage, its bound counts."""
 
     number: int
     kind: str
@@ -45,7 +45,7 @@ _DECODE = msgspec.json.Decoder(Sent | Ended).decode
 
 
 class Journal:
-    """One journal of a run. A lock says that its run is alive. Raises OSError if it cannot be made."""
+    """One journal of a run. A lock shows that its run is alive. Raises OSError if it cannot be made."""
 
     def __init__(self, ledger: Path, run: str, number: int) -> None:
         self.run = run
@@ -57,7 +57,7 @@ class Journal:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, line: Sent | Ended) -> bool:
-        """Write a line; return False if that fails. After that the journal takes nothing more: its last line may be torn."""
+        """Write a line; return False if that fails. Then it accepts no more lines: the last one may be torn."""
         if self._broken:
             return True
         data = _ENCODE(line) + b"\n"
@@ -68,13 +68,13 @@ class Journal:
         return not self._broken
 
     def remove(self) -> None:
-        """Remove it, which the ledger has."""
+        """Remove the journal, once the ledger has it."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 
 def journals_of(ledger: Path) -> dict[str, dict[int, Path]]:
-    """Return the journals beside a ledger, by run and number, in order."""
+    """Return the journals next to a ledger, by run and number, in order."""
     found: dict[str, dict[int, Path]] = {}
     for path in ledger.parent.glob(f"{ledger.name}.*"):
         named = _NAME.fullmatch(path.name.removeprefix(ledger.name))
@@ -84,7 +84,7 @@ def journals_of(ledger: Path) -> dict[str, dict[int, Path]]:
 
 
 def replay(journals: Iterable[bytes], price_of: PriceOf) -> Sums:
-    """Add up the attempts in journals of one run, in their order; those that did not end count with their bound."""
+    """Add up the attempts in the journals of one run, in order; those that did not end count with their bounds."""
     sums: Sums = {}
     going: dict[int, Sent] = {}
     for line in _lines(journals):
@@ -99,14 +99,14 @@ def replay(journals: Iterable[bytes], price_of: PriceOf) -> Sums:
 
 def _lines(journals: Iterable[bytes]) -> Iterator[Sent | Ended]:
     for data in journals:
-        for line in data.split(b"\n")[:-1]:  # what follows the last newline is torn
+        for line in data.split(b"\n")[:-1]:  # text after the last newline is torn
             with suppress(msgspec.DecodeError):
                 yield _DECODE(line)
 
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Hold the lock of a journal, if no live process has it; say whether."""
+    """Hold the lock of a journal, unless a live process has it; yield whether it is held."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

@@ -1,4 +1,4 @@
-"""What the attempts of this gateway use: for the ledger file, and in dollars for Prometheus."""
+"""The usage of the attempts of this gateway: for the ledger file, and in dollars for Prometheus."""
 
 import asyncio
 import sqlite3
@@ -38,11 +38,11 @@ from stormbreak.telemetry.labels import OTHER, Targets
 from stormbreak.types import CANCELLED_AFTER_SEND, Outcome, Target, Usage
 
 INTERVAL = 5.0  # seconds between two additions to the file
-MAX_WAITING = 2  # journals that the file does not take; then the next one goes on
-MAX_PLACES = 1_000  # targets with rows of their own; clients may choose the names of models
+MAX_WAITING = 2  # journals that the file could not take; then the current one continues
+MAX_PLACES = 1_000  # targets with their own rows; clients may choose the names of models
 _NO_TOKENS = Usage()
 _NO_ROW = None, UsageRow(-1, "", "", (), "", "", "")
-MAX_SERIES = 2_000  # of each metric of money; keys and targets beyond share one
+MAX_SERIES = 2_000  # labels of each metric of money; further keys and targets share one
 
 
 class SpentBy(NamedTuple):
@@ -75,7 +75,7 @@ class UsageLedger:
         self._rows: dict[tuple[str, Target], tuple[Scope | None, UsageRow]] = {}  # the last
         self._targets = Targets()
         self.spent: dict[SpentBy, list[Decimal]] = {}
-        """US dollars of attempts with a usage, and the most that the others can have cost, since the start."""
+        """US dollars of attempts with a usage, and the maximum cost of the others, since the start."""
         try:
             self._file.create()
             self._recover()
@@ -84,7 +84,7 @@ class UsageLedger:
             raise ConfigurationError(f"gateway.ledger {path}: {error}") from None
 
     def sent(self, key: ClientKey, target: Target, bound: Usage | None) -> Sent:
-        """Note an attempt before it is sent; `bound` is the most that it can use."""
+        """Note an attempt before it is sent; `bound` is its maximum usage."""
         self._attempts += 1
         hour = int(self._clock()) // HOUR
         scope, row = self._rows.get((key.name, target), _NO_ROW)
@@ -97,7 +97,7 @@ class UsageLedger:
     def ended(self, sent: Sent, outcome: Outcome) -> None:
         if self._going.pop(sent.number, None) is None:  # the ledger was closed meanwhile
             return
-        is_free = outcome.usage is None and sent.bound == _NO_TOKENS  # to count tokens costs none
+        is_free = outcome.usage is None and sent.bound == _NO_TOKENS  # counting tokens is free
         kind = FREE if is_free else kind_of(outcome)
         row = UsageRow(*sent.row[:-1], kind)
         self._write(Ended(sent.number, kind, outcome.usage))
@@ -107,7 +107,7 @@ class UsageLedger:
             spent[is_bound] = EXACT.add(spent[is_bound], usd)
 
     async def run(self) -> None:
-        """Add what was counted to the file, every few seconds."""
+        """Add the counts to the file, every few seconds."""
         while True:
             await asyncio.sleep(INTERVAL)
             await self.flush()
@@ -117,7 +117,7 @@ class UsageLedger:
             await asyncio.to_thread(self._add)
 
     def close(self) -> None:
-        """Add the rest, with attempts that go on as unknown."""
+        """Add the rest; attempts that have not ended count as unknown."""
         for sent in tuple(self._going.values()):
             self.ended(sent, CANCELLED_AFTER_SEND)
         self._rotate()
@@ -126,7 +126,7 @@ class UsageLedger:
             self._journal.remove()
 
     def _row(self, hour: int, key: ClientKey, target: Target) -> UsageRow:
-        """Make the row of a key's attempts at a target in an hour, and remember it."""
+        """Make the row of a key's attempts at a target in an hour, and cache it."""
         scope, place = key.scope, self._place(target)
         row = UsageRow(hour, key.name, scope.tenant or "", scope.labels, *place)
         if len(self._rows) >= MAX_PLACES:
@@ -142,7 +142,7 @@ class UsageLedger:
         return self.spent.setdefault(name, [NOTHING, NOTHING])
 
     def _place(self, target: Target) -> tuple[str, str, str]:
-        """Return the name of a target, its provider and model, as they are written."""
+        """Return the name of a target, its provider and model, as in the rows."""
         place = self._places.get(target)
         if place is None:
             place = target.name, shown(target.provider, LABEL), shown(target.model, LABEL)
@@ -157,7 +157,7 @@ class UsageLedger:
             LOG.warning(f"gateway.ledger %s: {what}", self._path, INTERVAL)
 
     def _rotate(self) -> bool:
-        """Begin another journal, if anything was counted; return whether there is something to add."""
+        """Begin a new journal, if anything was counted; return whether there is something to add."""
         if self._sums and len(self._waiting) < MAX_WAITING:
             try:
                 journal = Journal(self._path, self._run, self._journal.number + 1)
@@ -178,7 +178,7 @@ class UsageLedger:
                 journal.remove()
             except (OSError, sqlite3.Error) as error:
                 LOG.warning(
-                    "gateway.ledger %s: usage is not written, and kept for later: %s",
+                    "gateway.ledger %s: usage cannot be written, and is kept for later: %s",
                     self._path,
                     error,
                 )
@@ -200,7 +200,7 @@ class UsageLedger:
 
 
 class MeteredSender(SettledSender[Sent]):
-    """Notes each attempt of a call in the ledger, before `sender` makes it. `bound` is the most that one can use."""
+    """Notes each attempt of a call in the ledger, before `sender` makes it. `bound` is the maximum usage of one."""
 
     def __init__(
         self, sender: Sender, ledger: UsageLedger, key: ClientKey, bound: Usage | None
@@ -219,10 +219,10 @@ class MeteredSender(SettledSender[Sent]):
 
 
 def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = inf) -> Sums:
-    """Return what the attempts used that were sent from `since` to `until`, in unix seconds, as far as they are known now.
+    """Return the usage so far of the attempts that were sent from `since` to `until`, in unix seconds.
 
-    An hour counts whole. It may be called while gateways write the file. `price_of` is for attempts that the file does
-    not have yet. Raises ConfigurationError if the file cannot be read.
+    Whole hours count. It may be called while gateways write the file. `price_of` is for attempts that are not in the
+    file yet. Raises ConfigurationError if the file cannot be read.
     """
     first, end = int(since // HOUR), 2**40 if until == inf else int(-(-until // HOUR))
     try:
@@ -231,7 +231,7 @@ def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = i
     except sqlite3.Error as error:
         raise ConfigurationError(f"{path}: {error}") from None
     except (ArithmeticError, msgspec.MsgspecError):
-        raise ConfigurationError(f"{path}: a row is none of a gateway's") from None
+        raise ConfigurationError(f"{path}: a row was not written by a gateway") from None
     for run, contents in left.items():
         journals = (data for number, data in contents if number > added.get(run, -1))
         for row, each in replay(journals, price_of).items():
@@ -247,6 +247,6 @@ def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = i
 def _contents(paths: dict[int, Path]) -> list[tuple[int, bytes]]:
     found = []
     for number, path in paths.items():
-        with suppress(FileNotFoundError):  # the ledger has it by now
+        with suppress(FileNotFoundError):  # the ledger has it now
             found.append((number, path.read_bytes()))
     return found

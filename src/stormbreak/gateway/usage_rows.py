@@ -1,7 +1,7 @@
-"""What the attempts of a gateway used, in its ledger file: a row for each hour, client key, target and kind.
+"""The usage of a gateway's attempts, in its ledger file: a row for each hour, client key, target and kind.
 
-A row adds up the attempts that were sent in one hour (UTC). The journals beside the file (`usage_journal`) hold what is
-not in it yet; `journals` says which of them are.
+A row adds up the attempts that were sent in one hour (UTC). The journals next to the file (`usage_journal`) hold
+attempts that are not in it yet; the table `journals` names those that are.
 """
 
 import os
@@ -52,7 +52,7 @@ _READ = f"SELECT {', '.join(_COLUMNS)} FROM usage WHERE hour >= ? AND hour < ?" 
 
 
 class UsageRow(NamedTuple):
-    """Whose attempts a row adds up. `hour` counts from the epoch, `target` is its name in the settings, or "".
+    """The key of a row. `hour` counts from the epoch, `target` is the name in the settings, or "".
 
     `kind` is one of `cost.accounts.KINDS`, or "free".
     """
@@ -69,13 +69,13 @@ class UsageRow(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class UsageSum(PricedSum):
-    """Attempts, their tokens and dollars. `unpriced` ones have no known price, `unbounded` ones neither usage nor bound."""
+    """Attempts, their tokens and dollars. `unpriced`: no known price; `unbounded`: neither usage nor bound."""
 
     unpriced: int = 0
     unbounded: int = 0
 
     def put_attempt(self, usage: Usage | None, usd: Decimal | None) -> None:
-        """Add an attempt; without a usage nothing is known of it."""
+        """Add an attempt; without a usage, its tokens are unknown."""
         self.put(usage, usd)
         self.unbounded += usage is None
         self.unpriced += usage is not None and usd is None
@@ -101,7 +101,7 @@ def kind_of(outcome: Outcome) -> str:
 def put(
     sums: Sums, row: UsageRow, usage: Usage | None, bound: Usage | None, price_of: PriceOf
 ) -> Decimal | None:
-    """Add an attempt to the sum of its row; return what it cost, or by its `bound` at most; None if unknown, or free."""
+    """Add an attempt to the sum of its row; return its cost, or its maximum by `bound`; None if unknown or free."""
     found = sums.get(row)
     if found is None:
         found = sums[row] = UsageSum()
@@ -117,7 +117,7 @@ def put(
 
 
 class UsageFile:
-    """The rows in the ledger file. Its methods block on the disk. Several processes may have it.
+    """The rows in the ledger file. Its methods block on the disk. Several processes may use it.
 
     Raises:
         sqlite3.Error: from each method, if the file cannot be read or written.
@@ -127,14 +127,14 @@ class UsageFile:
         self._path = path
 
     def create(self) -> None:
-        """Make the tables, in a file that is private if there was none."""
+        """Make the tables; a new file is private."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with closing(self._connect()) as db:
             check_tables(db)
             db.executescript(_TABLES)
 
     def add(self, sums: Sums, run: str, number: int) -> None:
-        """Add sums, which hold the journals of a run up to `number`; a number that is there already changes nothing."""
+        """Add sums of the journals of a run up to `number`; a number that is already there changes nothing."""
         encode = msgspec.json.Encoder().encode
         rows = [
             (*row[:3], encode(row.labels).decode(), *row[4:], *(getattr(each, n) for n in _SUMS), str(each.usd))
@@ -154,19 +154,21 @@ class UsageFile:
             return _added(db)
 
     def read(self, since: int, until: int) -> tuple[Sums, Mapping[str, int]]:
-        """Return the sums from hour `since` to before `until`, and the `journals` in them."""
+        """Return the sums from hour `since` until before `until`, and the `journals` in them."""
         try:
             return self._read(since, until, read_only=True)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
-        return self._read(since, until, read_only=False)  # undoes what a killed writer began
+        return self._read(
+            since, until, read_only=False
+        )  # rolls back the transaction of a killed writer
 
     def _read(self, since: int, until: int, *, read_only: bool) -> tuple[Sums, Mapping[str, int]]:
         with closing(self._connect(read_only=read_only)) as db, db:
             db.execute("BEGIN")
             rows, added = db.execute(_READ, (since, until)).fetchall(), _added(db)
-        # This takes long, and nobody can write until the file is closed.
+        # This takes long, and no process can write until the file is closed.
         return dict(map(_row, rows)), added
 
     def _connect(self, *, read_only: bool = False) -> sqlite3.Connection:
@@ -175,11 +177,11 @@ class UsageFile:
 
 
 def check_tables(db: sqlite3.Connection) -> None:
-    """Raise sqlite3.DatabaseError if another program has made a table with the name of one of a ledger."""
+    """Raise sqlite3.DatabaseError if another program has made a table with the name of a ledger table."""
     for name, columns in _OURS.items():
         found = {row[1] for row in db.execute(f"PRAGMA table_info({name})")}
         if found and not found >= columns:
-            why = "is that of another program; name another file"
+            why = "belongs to another program; choose another file"
             raise sqlite3.DatabaseError(f"its table {name} {why}")
 
 

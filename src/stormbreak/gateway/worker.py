@@ -1,7 +1,7 @@
-"""A worker of a gateway: one process that serves clients on sockets that its parent listens on, and does what it is asked.
+"""A worker of a gateway: a process that serves clients on the listening sockets of its parent, and obeys its requests.
 
 It is started as `python -m stormbreak.gateway.worker FD`, with its end of a socket pair. Messages are lines of JSON:
-first `Start`, then requests of the parent, each of which is answered. When the parent is gone, it ends.
+first `Start`, then requests of the parent, each with an answer. When the parent is gone, it ends.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ MAX_LINE = 64 << 20  # bytes
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """The first message: the settings file and its text, the listening sockets, and whether somebody may look at it."""
+    """The first message: the settings file and its text, the listening sockets, and whether there is an admin port."""
 
     path: str
     text: str
@@ -45,7 +45,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to a request, or with number 0 to `Start`. `error` says why it cannot be done."""
+    """The answer to a request, or with number 0 to `Start`. `error` explains a failure."""
 
     number: int
     error: str | None = None
@@ -74,9 +74,9 @@ class Worker:
         self._stopped = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
-        """Do what the parent asks until answers have ended after `drain` or SIGTERM.
+        """Serve the requests of the parent until all answers have ended after `drain` or SIGTERM.
 
-        When the parent is gone, answers end now.
+        When the parent is gone, end answers at once.
         """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopped.set)
@@ -95,7 +95,7 @@ class Worker:
         await self._gateway.drain()
 
     async def _answer_all(self, reader: asyncio.StreamReader) -> None:
-        """Answer requests, one after the other, until the parent is gone."""
+        """Answer requests one by one until the parent is gone."""
         while line := await reader.readline():
             ask = _READ_ASK(line)
             try:
@@ -130,7 +130,7 @@ class Worker:
 
 
 async def work(control: socket.socket, write_line: Callable[[str], None]) -> None:
-    """Serve until the parent says otherwise, or is gone."""
+    """Serve until the parent ends it or is gone."""
     reader, writer = await asyncio.open_connection(sock=control, limit=MAX_LINE)
     start = _READ_START(await reader.readline())
 
@@ -138,7 +138,7 @@ async def work(control: socket.socket, write_line: Callable[[str], None]) -> Non
         writer.write(line_of(reply))
 
     try:
-        # The ports and the ledger are the parent's.
+        # The parent owns the ports and the ledger.
         change = partial(replace, admin_port=None, ledger=None)
         gateway = Gateway(start.path, change, text=start.text, write_line=write_line)
     except ConfigurationError as error:

@@ -1,6 +1,6 @@
-"""The worker processes of a gateway, as their parent knows them: started, asked, and started again when they end.
+"""The worker processes of a gateway, for their parent: start them, ask them, restart them when they end.
 
-One that ends is started again after a second, and after twice as long each time it did not live for STEADY.
+A worker that ends is restarted after a second; the pause doubles each time it did not live for STEADY.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from stormbreak.gateway.worker import MAX_LINE, Ask, Reply, Start, line_of
 
 START_TIMEOUT = 60.0  # seconds until a worker must serve
 ANSWER_TIMEOUT = 2.0  # seconds in which it must answer ...
-CHANGE_TIMEOUT = 30.0  # ... when it is to read or to use a new file: a busy one is not killed
-AFTER_GRACE = 8.0  # seconds in which it tells the last clients, and ends: supervisors wait for 10
-FIRST_PAUSE = 1.0  # seconds before a worker is started again ...
+CHANGE_TIMEOUT = 30.0  # ... when it reads or applies a new file: a busy worker is not killed
+AFTER_GRACE = 8.0  # seconds to notify the last clients and end: supervisors wait for 10
+FIRST_PAUSE = 1.0  # seconds before a worker is restarted ...
 MAX_PAUSE = 30.0  # ... and at most
-STEADY = 30.0  # seconds after which a worker has not failed at its start
+STEADY = 30.0  # seconds after which an end is not a failed start
 
 _READ = msgspec.json.Decoder(Reply).decode
 
@@ -32,7 +32,7 @@ class WorkerGoneError(Exception):
 
 
 class WorkerProcess:
-    """One process. `last_look` is the latest that it said of its metrics."""
+    """One process. `last_look` is its last report of metrics."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, start: Start, environ: Mapping[str, str]) -> "WorkerProcess":
-        """Start one; return it when it serves.
+        """Start a worker; return it when it serves.
 
         Raises:
-            ConfigurationError: it says that the settings are wrong.
-            WorkerGoneError: it has ended, or does not serve in time.
+            ConfigurationError: it reports that the settings are wrong.
+            WorkerGoneError: it has ended or does not serve in time.
         """
         ours, its = socket.socketpair()
         with its:
@@ -85,7 +85,7 @@ class WorkerProcess:
         return worker
 
     async def ask(self, do: str, *, text: str = "", within: float = ANSWER_TIMEOUT) -> Reply:
-        """Ask it to do something. Raises WorkerGoneError if it has ended, or does not answer in time."""
+        """Send it a request. Raises WorkerGoneError if it has ended or does not answer in time."""
         if self._reading.done():
             raise WorkerGoneError(f"worker {self.process.pid} has ended")
         self._number += 1
@@ -102,7 +102,7 @@ class WorkerProcess:
         return reply
 
     async def ended(self) -> int:
-        """Wait for its end; return its status, that of a signal negative."""
+        """Wait for its end; return its status, negative for a signal."""
         await asyncio.wait({self._reading})
         return await self.process.wait()
 
@@ -128,9 +128,9 @@ class WorkerProcess:
 
 
 class Workers:
-    """So many processes, kept at that number. `start` is the message that a new one gets.
+    """A fixed number of processes. `start` is the message that a new one gets.
 
-    `on_end` is called with each that has ended.
+    `on_end` is called with each process that has ended.
     """
 
     def __init__(
@@ -147,16 +147,16 @@ class Workers:
         self._keepers: list[asyncio.Task[None]] = []
         self._running: dict[int, WorkerProcess] = {}
         self.starting = asyncio.Lock()
-        """Held while one starts: what all of them are to change is changed under it."""
+        """Held while a worker starts; changes to all workers are made under it."""
 
     @property
     def running(self) -> Sequence[WorkerProcess]:
         return list(self._running.values())
 
     async def start(self) -> None:
-        """Start them all, and keep them.
+        """Start all workers, and restart those that end.
 
-        Raises ConfigurationError if one says that the settings are wrong, or does not serve.
+        Raises ConfigurationError if a worker reports wrong settings, or does not serve.
         """
         starting = [WorkerProcess.start(self._start(), self._environ) for _ in range(self._count)]
         found = await asyncio.gather(*starting, return_exceptions=True)
@@ -174,7 +174,7 @@ class Workers:
     async def ask_all(
         self, do: str, *, text: str = "", within: float = ANSWER_TIMEOUT
     ) -> Mapping[WorkerProcess, Reply | WorkerGoneError]:
-        """Ask all that serve to do something; return what each says."""
+        """Send a request to all that serve; return their answers."""
 
         async def ask(worker: WorkerProcess) -> Reply | WorkerGoneError:
             try:
@@ -187,7 +187,7 @@ class Workers:
         return dict(zip(workers, replies, strict=True))
 
     async def drain(self, grace: float) -> None:
-        """Let their answers end for `grace` seconds, and wait until they have ended, if they do in time."""
+        """Give their answers `grace` seconds to finish; wait a little longer for the workers to end."""
         await self._stop_keeping()
         seconds = grace + AFTER_GRACE
         with suppress(TimeoutError):
@@ -206,7 +206,7 @@ class Workers:
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
     async def _keep(self, slot: int, worker: WorkerProcess) -> None:
-        """Start another worker in the place of one that has ended."""
+        """Replace a worker that has ended."""
         loop = asyncio.get_running_loop()
         pause, since = FIRST_PAUSE, loop.time()
         while True:
@@ -221,7 +221,7 @@ class Workers:
             self._running[slot], since = worker, loop.time()
 
     async def _another(self, pause: float) -> tuple[WorkerProcess, float]:
-        """Start another worker after a pause, as often as it takes; return the next pause, too."""
+        """Start another worker after a pause, until one serves; also return the next pause."""
         while True:
             LOG.info("another worker starts in %g s", pause)
             await asyncio.sleep(pause)

@@ -1,4 +1,4 @@
-"""When calls arrive, at a rate with steps and ramps: random (Poisson) or even."""
+"""Times of arrivals, at a rate with steps and ramps: random (Poisson) or even."""
 
 import math
 
@@ -11,7 +11,7 @@ Rates = list[tuple[float, float]]
 
 
 def rate_segments(rate: float, steps: tuple[Step, ...]) -> Rates:
-    """Return the rate from each time on; a ramp becomes short steps, each with its middle rate."""
+    """Return each time with the rate that starts there; a ramp becomes short steps, each with its middle rate."""
     rates = [(0.0, rate)]
     for step in steps:
         before = rates[-1][1]
@@ -54,7 +54,7 @@ class Poisson:
 
 
 class Even:
-    """Even arrivals: one each time that the rate adds up to one call."""
+    """Even arrivals: one each time that the integral of the rate grows by one call."""
 
     __slots__ = ("_steps",)
 
@@ -62,7 +62,7 @@ class Even:
         self._steps = rate_segments(rate, steps)
 
     def next_after(self, now: float) -> float | None:
-        """Find the next arrival; None if no more will come. `now` is 0 or the arrival before."""
+        """Find the next arrival; None if no more will come. `now` is 0 or the previous arrival."""
         missing = 1.0  # of a call
         while True:
             while len(self._steps) > 1 and self._steps[1][0] <= now:

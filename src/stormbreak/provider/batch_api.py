@@ -93,7 +93,7 @@ class BatchDesk:
         )
 
     def act(self, request: Request, now: float, unix_time: float, base_url: str) -> bytes | Refusal:
-        """Do what a request asks for; `now` is the scenario time."""
+        """Handle a request; `now` is the scenario time."""
         at = int(unix_time)
         self.advance(now, at)
         path = request.path.removeprefix("/v1/").rstrip("/")
@@ -184,7 +184,7 @@ class BatchDesk:
         if file is None:
             return Refusal(404, "no such file", code="not_found"), {}
         if endpoint not in FORMATS or endpoint == MESSAGES:
-            return Refusal(400, "'endpoint' is none of a batch"), {}
+            return Refusal(400, "'endpoint' is not allowed in a batch"), {}
         rows = [read_line(line) for line in file.content.splitlines() if line.strip()]
         facts = {
             "endpoint": endpoint,
@@ -197,7 +197,7 @@ class BatchDesk:
     # ------------------------------------------------------------ end
 
     def _end(self, batch: _Batch, at: int) -> None:
-        """Process the rows; results are in the order of their digests, which is none to the client."""
+        """Process the rows; results are in the order of their digests, which looks random to the client."""
         batch.ended_at = at
         batch.lines = {"succeeded": [], "failed": [], "unprocessed": []}
         if batch.errors:

@@ -1,4 +1,4 @@
-"""The rows of the provider's own batch API: read from OpenAI's files and Anthropic's requests, and written as their results."""
+"""The rows of the provider's own batch API: read from OpenAI's files and Anthropic's requests, written as results."""
 
 import re
 from collections.abc import Mapping
@@ -38,9 +38,11 @@ def read_line(line: bytes) -> Row:
         asked = decode(line, type=dict[str, Any])
         custom_id, url, body = asked["custom_id"], asked["url"], asked["body"]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
-        return Row("", Refusal(400, "the line is no request", code="invalid_json_line"))
+        return Row("", Refusal(400, "the line is not a request", code="invalid_json_line"))
     if url not in FORMATS:
-        return Row(str(custom_id), Refusal(400, "the url is none of a batch", code="invalid_url"))
+        return Row(
+            str(custom_id), Refusal(400, "the url is not allowed in a batch", code="invalid_url")
+        )
     parsed = understand(FORMATS[url], _HEADERS, encode(body))
     if isinstance(parsed, ParsedRequest) and parsed.streamed:
         parsed = Refusal(400, "batches do not stream", code="invalid_request")
@@ -53,7 +55,7 @@ def errors_of(rows: list[Row], endpoint: str) -> list[RowError]:
     seen, models = set(), set()
     for number, (custom_id, parsed) in enumerate(rows, 1):
         if not custom_id:
-            errors.append(RowError("invalid_json_line", "the line is no request", number))
+            errors.append(RowError("invalid_json_line", "the line is not a request", number))
         elif custom_id in seen:
             errors.append(RowError("duplicate_custom_id", "the custom_id is not unique", number))
         elif isinstance(parsed, ParsedRequest) and parsed.format is not FORMATS[endpoint]:

@@ -1,4 +1,4 @@
-"""Canned answers: what the provider says to the requests that a test or a file chooses."""
+"""Canned answers: fixed answers to requests that a test or a file selects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A call of a tool. Without `arguments`, they are made to fit the schema of the tool in the request."""
+    """A call of a tool. Missing `arguments` are made up to fit the schema of the tool in the request."""
 
     name: str
     arguments: Mapping[str, Any] | None = None
@@ -25,8 +25,8 @@ class CannedAnswer:
     """An answer for some requests.
 
     `match` is a text in the newest messages: those after the last answer. `requests` are numbers of requests; the first
-    is 1. Both must fit. A request for `n` answers takes as many `choices`, in turn. Without any text the answer is made
-    up, unless it calls tools.
+    is 1. Both must fit. A request for `n` answers gets `n` of the `choices`, in turn. Without any text, the answer is
+    made up, unless it calls tools.
     """
 
     match: str | None = None

@@ -9,9 +9,9 @@ A request passes, in this order:
 4. the queue, first in, first out; a full one refuses;
 5. a slot, held for the service time. The first token of a streamed answer comes after the prefill.
 
-A request stays when its client leaves: the work goes on and counts as wasted. When capacity shrinks, requests in
-service finish, and no new one starts until a slot is free. Requests of background traffic take the same
-path but exist only as numbers.
+A request stays when its client disconnects: its work continues and counts as wasted. When capacity shrinks, requests in
+service finish, and no new one starts until a slot is free. Requests of background traffic take the same path but exist
+only as numbers.
 
 All times are scenario seconds and may not go back. The model neither sleeps nor reads a clock: call
 `advance(now)` at `next_event_at()` or at any later time; no reply is lost.
@@ -37,7 +37,7 @@ _QUEUE_FULL = Fault(kind=Kind.S429)
 
 
 class Part(StrEnum):
-    """Which part of an answer a reply is."""
+    """The part of an answer that a reply is."""
 
     FIRST = "first"  # the first token of a streamed answer
     WHOLE = "whole"  # the whole answer, or the end of a streamed one
@@ -164,7 +164,7 @@ class ProviderModel:
         return request in self._jobs
 
     def answers_early(self, now: float, key: int) -> bool:
-        """Whether a request of which only the head arrived is answered at once; it does not count as an arrival."""
+        """Whether a request is answered at once after its head; then it does not count as an arrival."""
         self._run_until(now)
         return uniform(mix(self._salt ^ mix(key))) < self._phase.early
 
@@ -186,7 +186,7 @@ class ProviderModel:
         return self._events[0][0] if self._events else None
 
     def abandon(self, request: int, now: float) -> None:
-        """Record that the client of a request has left; unknown or answered requests are ignored."""
+        """Record that the client of a request has disconnected; ignore unknown or answered requests."""
         self._run_until(now)
         job = self._jobs.get(request)
         if job is not None and not job.gone:

@@ -1,7 +1,7 @@
 """The provider's record of its clients: answers for each request, and retries that came too early.
 
-The digest of its body identifies a request. A promise is the wait that a response named, on the
-monotonic clock, from the time it was written.
+The digest of its body identifies a request. A promise is the wait that a response named, on the monotonic clock, from
+the time when the response was written.
 """
 
 from collections import Counter

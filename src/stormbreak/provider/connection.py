@@ -26,7 +26,7 @@ class RequestHandler(Protocol):
         """Register a connection and return its number."""
 
     def begun(self, request: Request) -> Script | None:
-        """Return a response to a request of which only the head has arrived, or None. Its body is then ignored."""
+        """Return a response to a request from its head alone, or None. With a response, the body is ignored."""
 
     def handle(self, connection: "Connection", request: Request) -> None:
         """Make the connection play a response, now or later."""
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._occupied = False  # a request is being answered
         self._reading = False
-        self._closing = False  # nothing more is read; the connection ends
+        self._closing = False  # read nothing more; the connection ends
         self._answered_early = False  # the request that is being read is already answered
         self._racing = False  # the next bytes end the connection
         self._full = False  # the client does not read
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------ called by the handler
 
     def play(self, script: Script, *, keep_alive: bool, done: Callable[[], None] | None) -> None:
-        """Play a response; `done` is called once it is complete. Nothing is sent to a client that has left."""
+        """Play a response; `done` is called once it is complete. Nothing is sent to a client that has disconnected."""
         close = script.ending is Ending.KEEP and not keep_alive
         self._pieces = iter(script.pieces)
         self._ending = Ending.CLOSE if close else script.ending
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
             self._reading = False
 
     def _begin(self) -> None:
-        """Handle a request of which only the head has arrived."""
+        """Handle a request after its head has arrived."""
         request = self._parser.begun()
         script = None if request is None else self._handler.begun(request)
         if script is None:

@@ -16,15 +16,15 @@ SERIES = ("arrivals", "ok", "rejected", "failed")
 class Tally:
     """Counts by outcome, and a series by scenario second.
 
-    Every request ends in exactly one outcome: `ok`, `wasted` (served after its client had gone), `dropped`
-    (by the front end), `queue_full`, `limit`, `down`, or the kind of its fault.
+    Every request ends in exactly one outcome: `ok`, `wasted` (served after its client had disconnected), `dropped` (by
+    the front end), `queue_full`, `limit`, `down`, or the kind of its fault.
     """
 
     arrivals: int = 0
     abandoned: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     work: float = 0.0  # seconds of service
-    wasted_work: float = 0.0  # of these, for requests whose client had left
+    wasted_work: float = 0.0  # of these, for requests whose client had disconnected
     seconds: list[list[int]] = field(default_factory=list)
 
     @property
@@ -70,7 +70,7 @@ def peak_arrivals(*tallies: Tally) -> int:
     )
 
 
-# Every attempt that was processed, even if its answer reached nobody.
+# Every attempt that was processed, even if its answer did not reach a client.
 
 
 class Billed(NamedTuple):

@@ -117,10 +117,10 @@ WELL_FORMED = SLOW | {
     Kind.BIG_BODY, Kind.TINY_CHUNKS, Kind.PROSE, Kind.INTERIM, Kind.TWICE, Kind.UNASKED, Kind.QUIET_CLOSE,
     Kind.CLOSE_RACE, Kind.NO_DONE, Kind.COMMENTS, Kind.CRLF, Kind.CR,
 }  # fmt: skip
-"""The whole correct answer arrives; only its form, or what follows it, is unusual. Prose ignores a schema."""
+"""The complete, correct answer arrives; only its form, or the bytes after it, are unusual. Prose ignores a schema."""
 
 SILENT = frozenset({Kind.HANG, Kind.STALL, Kind.STALL_EARLY, Kind.LONG_LENGTH, Kind.HEARTBEATS})
-"""The whole answer never arrives, and no error says so."""
+"""The complete answer never arrives, and no error reports it."""
 
 _CHOSEN = frozenset({"share", "match", "requests", "first_attempts"})
 _REFUSED = _CHOSEN | {"respond_after"}

@@ -1,4 +1,4 @@
-"""The provider for tests and scripts: in a thread of its own, so that blocking code can call it too."""
+"""The provider for tests and scripts: in its own thread, so that blocking code can call it too."""
 
 import asyncio
 import threading
@@ -44,7 +44,7 @@ class RunningProvider:
         return self._ask(self._server.stats)
 
     def billed(self) -> dict[str, Billed]:
-        """What was billed by now, by the digest of the request: see `request_digest` in `provider.formats.registry`."""
+        """The billed attempts so far, by digest of the request: see `request_digest` in `provider.formats.registry`."""
         return self._ask(lambda: dict(self._server.billing.by_digest))
 
     def reset(self) -> None:
@@ -59,7 +59,7 @@ class RunningProvider:
 
 
 def scenario_of(source: str | Path | Scenario) -> Scenario:
-    """Read a scenario given as itself, as TOML (anything with a line break in it), by name or by path."""
+    """Return a scenario from a value, TOML (anything with a line break), a name or a path."""
     if isinstance(source, Scenario):
         return source
     if isinstance(source, str) and "\n" in source:

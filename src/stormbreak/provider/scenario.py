@@ -1,7 +1,7 @@
 """A scenario as values: the provider, its limit, its faults, the background traffic, the load of the clients.
 
-Each value is checked when it is made. Times and durations are scenario seconds: the simulator takes them as
-they are, the server plays `speed` of them in one real second.
+Each value is checked when it is made. Times and durations are scenario seconds: the simulator uses them unchanged, the
+server plays `speed` of them in one real second.
 """
 
 from bisect import bisect_left
@@ -88,8 +88,8 @@ class Dialect(StrEnum):
 class Limit:
     """`requests` and `tokens` per `period` seconds and key. A refused request costs `reject_cost` of one, and no tokens.
 
-    Tokens on sockets are those of the prompt, and `max_tokens` or what the answer has; in the simulator a `[load]`
-    says how many a call has. With `headers`, answers carry rate-limit headers.
+    On sockets, the tokens are those of the prompt, plus `max_tokens` or those of the answer; in the simulator, `[load]`
+    sets the tokens of a call. With `headers`, answers have rate-limit headers.
     """
 
     kind: LimitKind
@@ -104,7 +104,7 @@ class Limit:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.requests is None and self.tokens is None:
-            raise ConfigurationError("requests must be given unless tokens are, got neither")
+            raise ConfigurationError("requests or tokens must be given, got neither")
         if self.kind is LimitKind.WINDOW and self.burst is not None:
             raise ConfigurationError(f"burst does not apply to a window, got {self.burst}")
 
@@ -178,7 +178,7 @@ class Batches:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """From `at` on, `rate` calls per second; reached linearly within `ramp` seconds."""
+    """`rate` calls per second from `at`; reached linearly within `ramp` seconds."""
 
     at: Seconds
     rate: Rate
@@ -192,8 +192,8 @@ class Step:
 class BackgroundTraffic:
     """The load of all other clients, simulated inside the model.
 
-    A refused call is retried `retries` times, about `retry_delay` later each time. An answer
-    later than `timeout` is wasted.
+    A refused call is retried `retries` times, each time after about `retry_delay`. An answer later than `timeout` is
+    wasted.
     """
 
     rate: Rate
@@ -326,7 +326,7 @@ def shortened(scenario: Scenario, duration: float) -> Scenario:
 
 
 def _check_trigger(load: Load, duration: float) -> None:
-    """Reject what a simulation cannot measure."""
+    """Reject a load that a simulation cannot measure."""
     if load.trigger_at is not None and load.trigger_at >= duration:
         raise ConfigurationError(
             f"load.trigger_at must be before the end (duration {duration}), got {load.trigger_at}"

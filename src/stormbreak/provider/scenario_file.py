@@ -29,7 +29,7 @@ def builtin_names() -> list[str]:
 def load(name_or_path: str | Path) -> Scenario:
     """Load a built-in scenario by name, or read one from a file. All times are scenario seconds.
 
-    Raises ConfigurationError if there is none of that name, or it is invalid; names file, key and value.
+    Raises ConfigurationError if there is no such scenario, or it is invalid; names file, key and value.
     """
     name = str(name_or_path)
     source = f"{name}.toml" if name in builtin_names() else name
@@ -46,7 +46,7 @@ def text_of(name_or_path: str | Path) -> str:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigurationError(
-            f"no scenario or file is named {quoted(name)}; {hint}scenarios: {', '.join(known)}"
+            f"no scenario or file has the name {quoted(name)}; {hint}scenarios: {', '.join(known)}"
         )
     with errors_at(name):
         return file_reader.read_text(name, what=_WHAT)
@@ -81,7 +81,7 @@ def load_answers(path: str | Path) -> tuple[CannedAnswer, ...]:
 
 
 def answers_of(given: Mapping[str, str | Mapping[str, Any]]) -> tuple[CannedAnswer, ...]:
-    """Make canned answers from what they match: each a text, or the keys of an answer."""
+    """Make canned answers, by the text to match: each is a text, or the keys of an answer."""
     tables = {
         match: {"text": answer} if isinstance(answer, str) else answer
         for match, answer in given.items()

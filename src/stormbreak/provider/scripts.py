@@ -1,7 +1,7 @@
 """The script of one answer on a connection: pieces of bytes with pauses between them, and an ending.
 
-Every answer is a script, good or faulty; the connection that plays it knows nothing of
-faults. Scripts are values and can be tested without a socket. Pauses are real seconds.
+Every answer is a script, good or faulty; the connection that plays it does not know about faults. Scripts are values
+and can be tested without a socket. Pauses are real seconds.
 """
 
 from collections.abc import Iterable
@@ -17,8 +17,8 @@ EVENTS = "text/event-stream; charset=utf-8"
 class Ending(StrEnum):
     """How the connection ends.
 
-    `half` closes the sending side and goes on reading; `race` closes when the next request begins to arrive;
-    `hang` sends nothing more until the client leaves.
+    `half` closes the sending side and continues to read; `race` closes when the next request begins to arrive; `hang`
+    sends nothing more until the client disconnects.
     """
 
     KEEP = "keep"

@@ -36,7 +36,7 @@ from stormbreak.provider.throttle_headers import limit_headers, retry_after_head
 # One timer serves all requests: it fires at most once a millisecond.
 
 _TICK = 0.001
-_IDLE_TICK = 0.25  # no request waits, but background traffic goes on
+_IDLE_TICK = 0.25  # no request waits, but background traffic continues
 
 
 class Pace:
@@ -67,7 +67,7 @@ class Pace:
         return 0.0 if self._began is None else (time.monotonic() - self._began) * self.speed
 
     def aim(self, due: float | None, *, busy: bool) -> None:
-        """Fire at the scenario time `due` or a little later; much later if no request waits."""
+        """Fire at the scenario time `due` or slightly later; much later if no request waits."""
         if due is None or self._began is None:
             return
         now = time.monotonic()
@@ -108,7 +108,7 @@ NO_MODEL = ""  # of requests about files and batches
 
 
 class _Exchange(NamedTuple):
-    """A request in the model, and everything its answer needs."""
+    """A request in the model, and all inputs of its answer."""
 
     connection: Connection
     keep_alive: bool
@@ -229,7 +229,7 @@ class ProviderServer:
         self._send_error(connection, Refusal(error.status, str(error)), "", keep_alive=False)
 
     def begun(self, request: Request) -> Script | None:
-        """Answer a request early with the answer to another, if the scenario says so."""
+        """Answer a request early with the answer to another, if the scenario has this fault."""
         if request.path not in FORMATS or request.method != "POST":
             return None
         self._heads += 1
@@ -326,7 +326,7 @@ class ProviderServer:
         self._deliver_due()
 
     def _other_response(self, parsed: ParsedRequest) -> ParsedRequest:
-        """Make a request like this one with digest and answer of the previous one, or with others where they are the same."""
+        """Copy this request with the digest and answer of the previous one, or with new ones if they are the same."""
         (digest, canned), self._previous = self._previous, (parsed.digest, parsed.canned)
         return parsed._replace(
             digest=f"{mix(parsed.key):016x}" if digest == parsed.digest else digest,
@@ -364,7 +364,7 @@ class ProviderServer:
     def _done_at_desk(
         self, request: Request, exchange: _Exchange
     ) -> tuple[Script | None, _Exchange]:
-        """Do what a request about a file or a batch asks for: its answer may still get lost."""
+        """Handle a request about a file or a batch: its answer may still get lost."""
         done = self._desk.act(request, self._pace.now(), time.time(), self.base_url)
         if isinstance(done, Refusal):
             return self._routes.error(done, request.path), exchange

@@ -10,11 +10,11 @@ from stormbreak.report.page import Chart
 from stormbreak.types import Verdict
 
 _MAXIMA = frozenset({"open_circuits", "cooling"})  # a slice has their maximum, not their sum
-_KINDS = 4  # verdicts with a line of their own, besides answers
+_KINDS = 4  # verdicts with their own line, besides answers
 
 
 def charts_of(stats: RunStats) -> list[Chart]:
-    """Make all charts in their order, without those of things that never happened."""
+    """Make all charts in order, without charts of events that never happened."""
     charts = [
         _chart(stats, "Rows", "rows per second", _rows(stats)),
         _chart(stats, "What came back", "attempts per second", _outcomes(stats)),
@@ -26,7 +26,7 @@ def charts_of(stats: RunStats) -> list[Chart]:
     )
     if any(value > 0 for value in waiting):
         lines = [Line(name="rows that wait", ys=waiting, stroke=0)]
-        charts.append(_chart(stats, "Waiting to leave, or to come back", "rows", lines))
+        charts.append(_chart(stats, "Waiting to be sent, or to be retried", "rows", lines))
     if any(value > 0 for value in (*open_circuits, *cooling)):
         lines = [
             Line(name="circuits that are not closed", ys=open_circuits, stroke=1),

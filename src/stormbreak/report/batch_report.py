@@ -21,16 +21,16 @@ _LONG = 300  # characters of a message
 
 _ENDS = {
     End.FINISHED.value: "",
-    End.REFUSED.value: " The run stopped early: many rows in a row failed for a reason that has nothing to do with them.",
+    End.REFUSED.value: " The run stopped early: many consecutive rows failed for a reason unrelated to the rows.",
     End.SPENT.value: " The run stopped early: the spend limit was reached.",
     End.UNREACHABLE.value: " The run stopped early: the provider could not be reached.",
-    End.WORKER_LOST.value: " A worker process was lost; the same command answers the rows that it left.",
-    End.INTERRUPTED.value: " The run was interrupted; the same command resumes it.",
+    End.WORKER_LOST.value: " A worker process was lost; run the same command again to answer its rows.",
+    End.INTERRUPTED.value: " The run was interrupted; run the same command again to resume it.",
 }
 
 
 def batch_page(summary: Summary, stats: RunStats, cost: BatchCost | None = None) -> Page:
-    """Make the page of a finished run; `cost` is that of all runs on its OUTPUT, if known."""
+    """Make the page of a finished run; `cost` is the cost of all runs on its OUTPUT, if known."""
     over_time: list[Section | None] = []
     if summary.attempts:
         over_time = [Section(title="Over time", charts=charts_of(stats)), _seconds(stats)]
@@ -121,7 +121,7 @@ def _cards(summary: Summary, stats: RunStats) -> list[Card]:
         Card(
             name="Circuits and pauses",
             figure=f"{summary.circuits_opened:,} / {summary.cooldowns:,}",
-            about="circuits opened, and pauses that the provider asked for",
+            about="circuits opened, and pauses that the provider requested",
         ),
     ]
 
@@ -150,14 +150,14 @@ def _retries(summary: Summary, stats: RunStats) -> Section | None:
     }
     later = summary.retries - sum(reasons.values())
     if later > 0:
-        reasons["came back in a later round"] = later
+        reasons["sent again in a later round"] = later
     most = max(reasons.values(), default=1)
     bars = [
         Bar(name=name, share=count / most, figure=f"{count:,}") for name, count in reasons.items()
     ]
     return Section(
         title="Retries, by reason",
-        lead="The verdict of the attempt before. A row comes back in a later round if its call got no retry: the retry"
+        lead="The verdict of the last attempt. A row is sent again in a later round if its call got no retry: the retry"
         " budget was empty, or the pause was too long.",
         bars=bars,
     )
@@ -176,7 +176,7 @@ def _failed_attempts(stats: RunStats) -> Section | None:
         for kind, count in stats.failures.most_common()
     ]
     return Section(
-        title="What came back in place of answers",
+        title="Responses that were not answers",
         table=Table(
             heads=["verdict", "status", "the provider's code", "attempts"], rows=rows, texts=(2,)
         ),
@@ -236,15 +236,15 @@ _UNKNOWN_COST = "not known"
 
 
 def _cost(cost: BatchCost | None) -> Section:
-    """Make the section of the cost of all runs on one OUTPUT, by model. None: not known."""
+    """Make the section of the cost of all runs on one OUTPUT, by model. None: unknown."""
     if cost is None or not cost.models:
         return Section(
             title="Cost",
-            lead="Not known: no answer has a usage, or there is no price list (pip install 'stormbreak[cost]').",
+            lead="Unknown: no answer has a usage, or there is no price list (pip install 'stormbreak[cost]').",
         )
     lead = (
-        "Of all runs on this file, at list prices or the given ones. The cost of an attempt without an answer lies"
-        " between bounds: only the provider knows it."
+        "All runs on this file, at list prices or the given ones. The cost of an attempt without an answer is"
+        " a range: only the provider knows it."
     )
     return Section(
         title="Cost",

@@ -10,7 +10,7 @@ _CLIPPED_AT = 1.5  # times the highest number of the lines
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Values at the points of a panel; NaN where there is none.
+    """Values at the points of a panel; NaN if there is none.
 
     `stroke` is an index in `theme.STROKES`; None is the backdrop. `low` and `high` are the minimum and maximum of
     several runs.
@@ -77,7 +77,7 @@ def clock_for(span: float) -> Clock:
 
 
 def stride(count: int) -> int:
-    """Return how many of `count` values become one to leave at most `POINTS`: 1, 2, 5, 10, 20, 50, ..."""
+    """Return how many of `count` values to merge into one, for at most `POINTS`: 1, 2, 5, 10, 20, 50, ..."""
     scale = 1
     while True:
         for step in (scale, 2 * scale, 5 * scale):

@@ -1,4 +1,4 @@
-"""The content of a cost report, as commands pass it. Light to import."""
+"""The content of a cost report, from commands. Light to import."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,8 +30,8 @@ class Costs:
 class CostFacts:
     """Everything above the tables: the subject, the result in one sentence, and the charts.
 
-    With a `move`, a chart compares its savings over a year with its cost. If what is paid now is a claim, `listed` is
-    the same against the list price.
+    With a `move`, a chart compares its savings over a year with its cost. If the current price is a claim, `listed` is
+    the same move against the list price.
     """
 
     kind: str

@@ -69,7 +69,7 @@ def savings_cards(case: Case, currency: Currency, by: str = "") -> list[Card]:
         Card(
             name=f"Savings{by}",
             figure="none" if share is None else percent(share),
-            about="of what is paid now",
+            about="of the current cost",
         ),
         Card(
             name=f"Payback{by}",
@@ -81,7 +81,7 @@ def savings_cards(case: Case, currency: Currency, by: str = "") -> list[Card]:
         Card(
             name=f"Return, 12 months{by}",
             figure="none" if returned is None else percent(returned),
-            about=f"{currency.with_code(case.net)} after the migration is paid, against what it costs",
+            about=f"{currency.with_code(case.net)} after the migration is paid, relative to its cost",
         ),
     ]
 
@@ -147,7 +147,7 @@ def cost_picture(facts: CostFacts) -> Picture:
 
 
 def _cards_of_picture(facts: CostFacts) -> list[Card]:
-    """Make the cards of a move; if it is one by a claim, the first of them, and below them the same at the list price."""
+    """Make the cards of a move; for a claim, its first cards and then those at the list price."""
     case, listed, currency = facts.move, facts.listed, facts.currency
     if case is None:
         return []

@@ -38,7 +38,7 @@ class ReportFile:
 
     @classmethod
     def of(cls, name: str, *, kinds: Sequence[str] = (PAGE, PICTURE)) -> Self:
-        """Check that a report can be written there, without a trace. `kinds` are the allowed suffixes.
+        """Check that a report can be written there, without leaving a file. `kinds` are the allowed suffixes.
 
         Raises ConfigurationError if it cannot, or the extra `report` is not installed.
         """

@@ -1,7 +1,7 @@
 """Draw panels with matplotlib, without pyplot: as SVG in a page, or together in a picture (`picture.py`).
 
-Some settings of matplotlib are global. They are set for the time of a drawing, under a lock, and restored. The user's
-settings file is ignored.
+Some settings of matplotlib are global. They are set during a drawing, under a lock, and restored. The user's settings
+file is ignored.
 """
 
 import re
@@ -30,7 +30,7 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # a name may have a dollar in it
 }
-# Above the highest value; the name of a shaded span is there.
+# Space above the highest value, for the name of a shaded span.
 _HEADROOM, _HEADROOM_WITH_NAME = 1.08, 1.2
 _MARKERS = 5  # on each line, approximately
 _THIN, _THICK = 1.1, 1.9  # points

@@ -1,4 +1,4 @@
-"""Charts, figures and bars in one picture (PNG), in the light theme, for places that take no HTML."""
+"""Charts, figures and bars in one picture (PNG), in the light theme, for places that do not accept HTML."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ _SCALE = 140  # pixels to an inch
 _BIG, _TEXT, _SMALL = 15.5, 10.5, 9.0  # points
 HEADLINE_LETTERS = 92  # of one line
 _NOTE_LETTERS, _BAR_LETTERS, _KEY_LETTERS = 160, 50, 48
-_MAX_CARDS, _CARDS_PER_ROW = 6, 3  # four fit in one row, too
+_MAX_CARDS, _CARDS_PER_ROW = 6, 3  # four also fit in one row
 _COLOURS, _KMEANS_ROUNDS = 256, 3
 _Corner: TypeAlias = Literal["upper left", "upper right"]
 
@@ -131,7 +131,7 @@ class _Sheet:
         )
 
     def png(self) -> bytes:
-        """Encode the picture with a palette: a third of the size, and it looks the same."""
+        """Encode the picture with a palette: a third of the size, with the same look."""
         drawn, small = BytesIO(), BytesIO()
         self._figure.savefig(drawn, format="png", metadata={"Software": None})
         # MAXCOVERAGE keeps rare colours: those of thin lines. The rounds keep those of large areas as they are.

@@ -92,14 +92,14 @@ def cost_cards(comparison: Comparison) -> list[Card]:
 
 
 def cost_basis(comparison: Comparison) -> str:
-    """Say where the cost figures come from; empty without a trigger."""
+    """Explain the source of the cost figures; empty without a trigger."""
     seconds = measured_seconds(comparison.scenario)
     if seconds is None:
         return ""
     return (
         f"In the article, {ARTICLE.minutes} minutes of downtime cost {ARTICLE.cost:,} USD,"
         f" {ARTICLE.per_minute / MINUTE:,.0f} USD a second. That figure is scaled here by the ratio of possible answers"
-        f" lost in the {format_span(seconds)} from the trigger on. It is not a forecast for your company."
+        f" lost in the {format_span(seconds)} after the trigger begins. It is not a forecast for your company."
     )
 
 

@@ -87,7 +87,7 @@ def _unbroken(text: str) -> str:
 
 
 def _headline(comparison: Comparison) -> str:
-    """Say in one line what share of the possible answers each of the first policies gets."""
+    """Describe in one line the share of the possible answers that each of the first policies gets."""
     shares = {
         comparison.names[policy]: comparison.mean(policy).goodput for policy in comparison.runs
     }
@@ -125,7 +125,7 @@ def _trigger(load: Load) -> str:
 
 def _answers(comparison: Comparison) -> Section:
     beside = _beside(comparison)
-    lead = "Each second's answers that came before their deadline. Grey is the ideal: the most that any client could get."
+    lead = "The answers of each second that came before their deadline. Grey is the ideal: the maximum for any client."
     return Section(
         title="Answers in time",
         lead=lead + _left_out(comparison, "the tables") + _band(comparison),
@@ -135,7 +135,7 @@ def _answers(comparison: Comparison) -> Section:
 
 
 def _beside(comparison: Comparison) -> list[Quantity]:
-    """Return the chart beside the answers; with two views there is no room for one."""
+    """Return the chart next to the answers; with two views there is no room for it."""
     return [] if len(comparison.views) > 1 else [ATTEMPTS]
 
 
@@ -156,7 +156,7 @@ def _measured(scenario: Scenario, comparison: Comparison, *, live: bool) -> str:
     assert scenario.load is not None
     since = "over all of the run" if scenario.load.trigger_until is None else "from the trigger on"
     if live:
-        return f"Taken {since}, from what the provider saw. This is one storm: run other seeds to see how much is chance."
+        return f"Taken {since}, as seen by the provider. This is one storm: run other seeds to see how much is chance."
     several = len(comparison.seeds) > 1
     return f"Taken {since}." + (
         f" Means of {len(comparison.seeds)} seeds, with the standard deviation after ±."

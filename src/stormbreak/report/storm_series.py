@@ -14,9 +14,9 @@ from stormbreak.storm.measures import Measures, average
 from stormbreak.storm.result import Series
 
 Pick = Callable[[Series], Sequence[float | None]]
-"""Selects one value per second from a series; None where there is none."""
+"""Selects one value per second from a series; None if there is none."""
 
-_BEFORE, _AFTER = 0.4, 2.0  # shown around the trigger, in lengths of it
+_BEFORE, _AFTER = 0.4, 2.0  # the time shown around the trigger, in lengths of the trigger
 _MIN_BEFORE, _MIN_AFTER = 10, 30  # seconds
 _WORTH_A_VIEW = 2.0  # the whole run must be that many times longer than the view of the trigger
 
@@ -47,7 +47,7 @@ class Quantity:
 class Comparison:
     """A scenario and its runs under one or more policies, each with the same seeds.
 
-    `names` are names of policies for readers who do not know them; the others keep their own.
+    `names` are display names of policies; other policies keep their own.
     """
 
     def __init__(

@@ -94,13 +94,13 @@ _TERMS = (
     ("Goodput", "Answers in time, of those that were possible, from the start of the faults on."),
     (
         "Lost, or regret",
-        "Points of goodput that the best of the other policies has more; 0 where none has. No policy is the best in all storms.",
+        "Points of goodput by which the best other policy is better; 0 if none is. No policy is best in all storms.",
     ),
 )
 _BATCH_TERMS = (
     (
         "Lost",
-        "Seconds until 99 % of the rows are answered, as a multiple of those of the fastest other policy; 1 where no other gets there.",
+        "Seconds to 99 % of the answers, as a multiple of the fastest other policy's; 1 if no other gets there.",
     ),
     (
         "Rows",

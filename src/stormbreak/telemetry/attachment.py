@@ -10,10 +10,10 @@ from stormbreak.telemetry.logs import Logs
 
 
 def attach(to: Any, *listeners: Listener) -> Attached:
-    """Send every event of `to` to each of the `listeners`, until the returned handle is detached.
+    """Send every event of `to` to each of the `listeners` until the returned handle is detached.
 
     `to` is a client, settings, a transport of `stormbreak.httpx2` or `stormbreak.httpx`, a wrapped client, a `Resilient`
-    or an engine. Attaching a listener twice changes nothing. A batch takes its listeners in `run_job`. The handle has
+    or an engine. Attaching a listener twice changes nothing. For a batch, pass listeners to `run_job`. The handle has
     `detach()`, and is a context manager.
 
     Raises:

@@ -1,7 +1,7 @@
 """The metrics of events, one table for all exporters; and the Grafana dashboard over them.
 
-Every metric has the label `target`, and those named here; `labels` has their values. Only the gateway has
-metrics of money.
+Every metric has the label `target`, and the labels named here; `labels` has their values. Only the gateway has metrics
+of money.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +74,7 @@ FAMILIES: Mapping[str, Family] = {
         ("mechanism", "decision"),
     ),
 }
-"""By name, without the exporter's prefix and suffix."""
+"""Metrics by name, without the exporter's prefix and suffix."""
 
 MetricUpdate: TypeAlias = tuple[str, tuple[str, ...], float]
 """The name of a metric, the values of its labels except the target, and the amount."""

@@ -35,7 +35,7 @@ NAMES: Mapping[type, str] = MappingProxyType(
         events.WouldHave: "shadow.decision",
     }
 )
-"""By class: the subject, then what happened to it."""
+"""Names by class: the subject, then the change."""
 
 
 def name_of(event: Event) -> str:
@@ -44,7 +44,7 @@ def name_of(event: Event) -> str:
 
 
 def describe(event: Event) -> str:
-    """Describe an event in one line. Names chosen by others are escaped."""
+    """Describe an event in one line. Names from outside are escaped."""
     event = event._replace(target=escape_target(event.target))
     if isinstance(event, events.FellBack | events.FallbackRefused):
         event = event._replace(to=shown(event.to, LABEL))

@@ -1,4 +1,4 @@
-"""Gauges: the present state of engines, read when somebody asks. And the counts of tenants, which no event has.
+"""Gauges: the current state of engines, read on request. Also the counts of tenants, which are not in events.
 
 Several engines, and several keys of one target, give one value. `MERGE` holds the only rules for that; Prometheus
 applies the same rule across processes. Engines are not kept alive.
@@ -31,14 +31,14 @@ MERGE: Mapping[str, Rule] = {
     "sharing": "min",
     "members": "max",
 }
-"""How the values of several snapshots of a target become one."""
+"""How to merge the values of several snapshots of a target."""
 
 _RULES: Mapping[str, Rule] = {
     **MERGE,
     **dict.fromkeys(("sent", "tokens"), "sum"),
     **dict.fromkeys(("rpm", "tpm", "spend_usd", "spend_limit_usd"), "max"),
 }
-"""The same, with those of a tenant: its money may be shared by all engines, or each has its own."""
+"""The same for a tenant as well: all engines may share its money, or each has its own."""
 
 FUNCTIONS: Mapping[Rule, Callable[[Iterable[float]], float]] = {"sum": sum, "max": max, "min": min}
 _WORST_FIRST = ("isolated", "open", "half_open", "closed")
@@ -51,7 +51,7 @@ def merged(field: str, snapshots: Sequence[Snapshot]) -> float | None:
 
 
 def merge_target(snapshots: Sequence[Snapshot], slow: Callable[[Snapshot], str]) -> Snapshot:
-    """Merge the snapshots of one target: of circuits the worst, of the reasons (`slow`) that of the longest queue."""
+    """Merge the snapshots of one target: the worst circuit, and the reason (`slow`) of the longest queue."""
     circuits = {each["circuit"] for each in snapshots}
     by_queue = sorted(snapshots, key=lambda each: -each["queued"])
     return {
@@ -66,14 +66,14 @@ def _rounded(value: float | None) -> float | None:
 
 
 class WatchedEngines(LiveSet[Engine]):
-    """The engines whose state is read. From any thread."""
+    """The engines whose state is read. Call it from any thread."""
 
     __slots__ = ()
 
     def read(self) -> Iterator[Snapshot]:
         """Read every engine; one without a driver is left out."""
         for engine in self:
-            with suppress(RuntimeError):  # it has no driver yet, or no longer
+            with suppress(RuntimeError):  # it has no driver, not yet or not any more
                 yield engine.snapshot(pending=False)
 
     def targets(self) -> dict[str, list[Snapshot]]:
@@ -105,7 +105,7 @@ class Gauge(NamedTuple):
 
     @property
     def across(self) -> Rule:
-        """How the values of several processes become one."""
+        """How to merge the values of several processes."""
         return _RULES.get(self.field, "sum")
 
     def values(self, readings: Readings) -> GaugeValues:
@@ -130,7 +130,7 @@ GAUGES: Mapping[str, Gauge] = {
     "cooldown_remaining_seconds": Gauge("Time until the cooldown of the target ends.", "cooldown"),
     "retry_budget": Gauge("Retries that the budget can pay; targets may share it.", "budget"),
     "fleet_sharing": Gauge(
-        "Whether the store of the fleet answers: 1, or 0 where limits are shares.", "sharing"
+        "1 if the store of the fleet answers; 0 if limits are shares.", "sharing"
     ),
     "fleet_members": Gauge("Processes that share the limits of the target.", "members"),
     "circuits": Gauge(
@@ -157,11 +157,11 @@ GAUGES: Mapping[str, Gauge] = {
         "Spend limit of a tenant in US dollars.", "spend_limit_usd", _TENANT
     ),
 }
-"""By name; exporters add their own prefix."""
+"""Gauges by name; exporters add their own prefix."""
 
 
 class EngineGauges:
-    """Reads the gauges of the watched engines. From any thread."""
+    """Reads the gauges of the watched engines. Call it from any thread."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
@@ -176,7 +176,7 @@ class EngineGauges:
         self._totals: dict[str, Counter[str]] = {}  # by label
 
     def unwatch(self, engine: Engine) -> None:
-        """Read this engine no more; its counts stay."""
+        """Stop reading this engine; its counts stay."""
         self._count()
         self.engines.discard(engine)
 
@@ -198,7 +198,7 @@ class EngineGauges:
         }
 
     def _count(self) -> Mapping[str, Sequence[Snapshot]]:
-        """Add what tenants have used since the last time: totals never fall, whatever tenant or engine ends."""
+        """Add the usage of tenants since the last time: totals never fall, even if a tenant or engine ends."""
         with self._lock:
             for engine in self.engines:
                 for name, tenant in list(engine.tenants.items()):

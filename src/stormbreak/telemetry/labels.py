@@ -1,8 +1,8 @@
 """Label values of metrics: words from fixed sets, and a bounded number of targets.
 
 A label never holds free text of a user, a tenant or a provider: each new value is a new time series, and an unbounded
-number of them would fill the memory of the process and of Prometheus. Tenants with limits are named by the settings, and
-no more than the first MAX_TARGETS.
+number of them would fill the memory of the process and of Prometheus. Tenants with limits are named in the settings,
+and only the first MAX_TARGETS get labels.
 """
 
 from collections.abc import Collection
@@ -50,7 +50,7 @@ def kind_of(to: str) -> str:
 class Targets:
     """Labels for targets (and, by `label_of`, for tenants): provider and model, without the key. Targets beyond the first `maximum` are "other".
 
-    From any thread, without a lock: a race adds a label or two at most.
+    Call it from any thread. It has no lock: a race adds at most one or two labels.
     """
 
     def __init__(self, maximum: int = MAX_TARGETS) -> None:

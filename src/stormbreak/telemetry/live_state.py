@@ -1,7 +1,6 @@
-"""The live state of a process, as `/state` and `stormbreak top` show it.
+"""The live state of a process, for `/state` and `stormbreak top`.
 
-A listener keeps counts, the verdicts of the last minute and the latest decisions. It asks the engines when somebody
-looks.
+A listener keeps counts, the verdicts of the last minute and the latest decisions. It reads the engines on request.
 """
 
 import os
@@ -52,7 +51,7 @@ class LastMinute:
         self._seconds: deque[tuple[int, Counter[Verdict]]] = deque(maxlen=SECONDS + 1)
 
     def add(self, at: float, verdict: Verdict) -> None:
-        """Count a verdict. One that arrives late counts in the latest second."""
+        """Count a verdict. A late one counts in the latest second."""
         second = int(at)
         if self.latest < second or not self._seconds:
             self._seconds.append((second, Counter()))
@@ -79,7 +78,7 @@ class LastMinute:
 
 
 # ---------------------------------------------------------------- recent decisions
-# Similar decisions within a short time count as one: otherwise a storm would leave only its last instant.
+# Similar decisions within a short time count as one: otherwise only the last instant of a storm would remain.
 
 MAX_DECISIONS = 50
 GROUPED_WITHIN = 2.0  # seconds
@@ -96,12 +95,12 @@ _SIMILAR: Mapping[type, Callable[[Any], object]] = {
     events.CooldownStarted: type,
     events.WouldHave: attrgetter("mechanism", "what"),
 }
-"""Which events are decisions, and what makes two decisions about one target similar."""
+"""The events that are decisions, and the fields in which similar decisions about one target agree."""
 
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Similar decisions: how many, and the last one."""
+    """Similar decisions: their number, and the last one."""
 
     key: object
     last: Any
@@ -109,7 +108,7 @@ class _Group:
 
 
 class RecentDecisions:
-    """Keeps the latest decisions. Their text is made when somebody looks."""
+    """Keeps the latest decisions. Their text is made on request."""
 
     def __init__(self) -> None:
         self._groups: list[_Group] = []
@@ -162,7 +161,7 @@ _COUNTERS: Mapping[type, str] = {
 class LiveState:
     """A listener for any number of engines, on any thread.
 
-    A batch sets `batch` to the snapshot of its rows. `cost` is called for the cost so far whenever somebody looks. A
+    A batch sets `batch` to the snapshot of its rows. `cost` is called for the cost so far at each request. A
     parent that makes no calls itself sets `workers` to the states of its processes, which are merged.
     """
 

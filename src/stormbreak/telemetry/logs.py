@@ -1,9 +1,9 @@
 """Log decisions with the standard logging, below the logger "stormbreak". Nothing is logged unless this is attached.
 
-In a storm there are many decisions. For one kind of event at one target at most one line is written each second, with
+In a storm there are many decisions. For one kind of event at one target, at most one line is written per second, with
 the number of suppressed lines. Circuit changes are always logged.
 
-Writing a line may block. Where that matters, give the logger a `logging.handlers.QueueHandler`.
+Writing a line may block. If that matters, give the logger a `logging.handlers.QueueHandler`.
 """
 
 import logging
@@ -35,7 +35,7 @@ LEVELS: Mapping[str, int] = {
     "spend.threshold_reached": logging.WARNING,
     "shadow.decision": logging.INFO,
 }
-"""By event name. Other events are not logged."""
+"""Levels by event name. Other events are not logged."""
 
 _FIELDS = (
     "call", "attempt", "verdict", "gate", "policy", "free", "before", "after", "mechanism", "what",
@@ -45,7 +45,7 @@ _OPENED = (State.OPEN.value, State.ISOLATED.value)
 
 @dataclass(slots=True, eq=False)
 class _Burst:
-    """The events since the last line: how many were suppressed, and the last of them."""
+    """The events since the last line: the number of suppressed ones, and the last of them."""
 
     until: float
     suppressed: int = 0
@@ -57,7 +57,7 @@ class Logs:
 
     Args:
         every: seconds in which one kind of event at one target has at most one line; 0 logs every event.
-        max_targets: targets that are counted apart; later ones share their lines.
+        max_targets: targets that are counted separately; later ones share their lines.
     """
 
     def __init__(self, *, every: float = INTERVAL, max_targets: int = MAX_TARGETS) -> None:
@@ -87,11 +87,11 @@ class Logs:
             _write(logger, level, event, name)
 
     def unwatch(self, _: Engine) -> None:
-        """Log what was suppressed: no further event may do so."""
+        """Log suppressed events: there may be no later event that does."""
         self.flush()
 
     def flush(self, now: float = float("inf")) -> None:
-        """Log what was suppressed until `now`. The first event a second later does so, too."""
+        """Log events that were suppressed until `now`. The first event a second later does this too."""
         with self._lock:
             bursts = list(self._bursts.items())  # a finalizer may log in the middle of the loop
             ended = [(kind, burst) for kind, burst in bursts if now >= burst.until]

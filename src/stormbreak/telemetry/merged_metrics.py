@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from stormbreak.telemetry.gauges import FUNCTIONS, GAUGES, Rule
 
-_CREATED = "_created"  # of a counter: when it began
+_CREATED = "_created"  # of a counter: the time when it began
 
 
 _COUNTS = frozenset({"counter", "histogram"})

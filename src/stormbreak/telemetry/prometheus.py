@@ -42,12 +42,12 @@ class Metrics:
     """A listener that counts events for Prometheus.
 
     Args:
-        registry: where the metrics are registered; by default a registry of their own. Use one object per registry: it
-            can be attached to any number of engines.
-        max_targets: targets with a label of their own; later ones are "other".
+        registry: where the metrics are registered; by default a new registry. Use one object per registry: it can be
+            attached to any number of engines.
+        max_targets: targets with their own label; later ones are "other".
 
     Raises:
-        ConfigurationError: the registry has stormbreak's metrics already, or the multi-process mode of
+        ConfigurationError: the registry already has stormbreak's metrics, or the multi-process mode of
             `prometheus_client` is incomplete.
     """
 
@@ -73,7 +73,7 @@ class Metrics:
                 self.registry.register(GaugeCollector(self._gauges))
         except ValueError as duplicate:
             raise ConfigurationError(
-                "the registry has stormbreak's metrics already: attach that Metrics object to every client"
+                "the registry already has stormbreak's metrics: attach that Metrics object to every client"
             ) from duplicate
         self._families = {name: self._register(name, family) for name, family in FAMILIES.items()}
         reset_in_child(self._begin)
@@ -105,7 +105,7 @@ class Metrics:
             update(amount)
 
     def exposition(self) -> tuple[str, bytes]:
-        """Return the content type and the text that Prometheus scrapes; in multi-process mode, that of all processes."""
+        """Return the content type and the text for Prometheus; in multi-process mode, the text of all processes."""
         text = prometheus_client.generate_latest(self._exported)
         return prometheus_client.CONTENT_TYPE_LATEST, text
 

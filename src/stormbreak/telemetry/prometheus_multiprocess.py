@@ -76,7 +76,7 @@ _LIMITS = {
     for name, gauge in GAUGES.items()
     if gauge.field in ("rpm", "tpm", "spend_limit_usd")
 }
-"""None of these is ever 0: one that reads so was removed."""
+"""None of these is ever 0: a value of 0 was removed."""
 
 fork_lock = new_lock()
 """Held while `prometheus_client` writes: a child forked meanwhile would inherit the library's locked lock."""
@@ -178,7 +178,7 @@ class SharedGauges:
 
 
 class AllProcesses(Collector):
-    """The totals of all processes. `write` is called first, so that the values of this one are current."""
+    """The totals of all processes. `write` is called first, so that the values of this process are current."""
 
     def __init__(self, write: Callable[[], None]) -> None:
         self._write = write

@@ -14,7 +14,7 @@ SECONDS = 60  # length of the series
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Totals since the start: `calls` that ended, how many of them were `answered`, those `cancelled`, and decisions."""
+    """Totals since the start: `calls` that ended, the `answered` and `cancelled` ones of them, and decisions."""
 
     calls: int = 0
     answered: int = 0
@@ -83,7 +83,7 @@ class BatchSnapshot:
 class CostSnapshot:
     """The cost of all attempts in US dollars, between bounds.
 
-    `unpriced` attempts, at models without a known price, are in neither bound. Of `unbounded` ones the maximum is
+    `unpriced` attempts, at models without a known price, are in neither bound. The maximum of `unbounded` ones is
     unknown.
     """
 
@@ -123,11 +123,11 @@ def encoded(state: State) -> bytes:
 
 
 def decoded(body: bytes) -> State:
-    """Decode JSON. Raises ValueError if it is no state, or has another format. The message quotes nothing of the body."""
+    """Decode JSON. Raises ValueError if it is not a state or has another format; the message never quotes the body."""
     try:
         found = _READ_FORMAT(body).format
         if found == FORMAT:
             return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError("the response is not a stormbreak state") from None
-    raise ValueError(f"another version of stormbreak is there (format {found}, not {FORMAT})")
+    raise ValueError(f"another version of stormbreak answered (format {found}, not {FORMAT})")

@@ -1,4 +1,4 @@
-"""The client of a status server: find the server by what the user typed, and read its state."""
+"""The client of a status server: find the server from the user's input, and read its state."""
 
 import http.client
 import re
@@ -19,11 +19,11 @@ _HOST_AND_PORT = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9
 
 
 class NoServerError(Exception):
-    """Nothing listens there. The message has the reason."""
+    """Nothing listens at the address. The message has the reason."""
 
 
 class ConnectionClosedError(NoServerError):
-    """The server closed the connection: it ends, or has too many requests at the moment."""
+    """The server closed the connection: it is ending, or has too many requests."""
 
 
 class NoResponseError(Exception):
@@ -36,7 +36,7 @@ class NotStormbreakError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerAddress:
-    """The address of a status server: a port of this machine, or a socket. `name` is what the user calls it."""
+    """The address of a status server: a port of this machine, or a socket. `name` is the user's name for it."""
 
     host: str = HOST
     port: int = 0
@@ -52,7 +52,7 @@ class ServerAddress:
 def parse_address(text: str) -> ServerAddress | None:
     """Parse a port number, host:port or URL. None: it must be a path.
 
-    Raises ConfigurationError if it names another machine, or no valid port.
+    Raises ConfigurationError if it names another machine, or the port is invalid.
     """
     if text.isascii() and text.isdecimal():
         return _checked(HOST, int(text), text)
@@ -99,10 +99,10 @@ def fetch_state(server: ServerAddress, timeout: float) -> State:
 
 
 def send_order(server: ServerAddress, path: str, order: str, timeout: float) -> str:
-    """Have a server do something, and return what it says.
+    """Send an order to a server, and return its reply.
 
     Raises:
-        ConfigurationError: it refuses; with its reason.
+        ConfigurationError: it refuses; the message has the reason.
         NoServerError, ConnectionClosedError, NoResponseError, NotStormbreakError: there is none.
     """
     status, body = _ask(server, "POST", path, order, timeout)

@@ -16,7 +16,7 @@ from stormbreak.telemetry.live_state import LiveState
 from stormbreak.telemetry.status_server import HOST, Page, PageUnavailableError, StatusServer
 
 PUBLIC = frozenset({"/health", "/metrics"})
-"""The pages that another machine may read: without calls and rows in trouble."""
+"""The pages that other machines may read: they do not show calls or failing rows."""
 
 _log = logging.getLogger("stormbreak")
 
@@ -32,7 +32,7 @@ class StatusPages:
             self._add_metrics()
 
     def serve(self, host: str, port: int) -> StatusServer:
-        """Serve them on an address; beyond this machine only the `PUBLIC` ones, to any Host, with a warning in the log.
+        """Serve the pages on an address; to other machines only the `PUBLIC` ones, for any Host, and log a warning.
 
         Raises ConfigurationError if the address is not available.
         """
@@ -61,7 +61,7 @@ class StatusPages:
 
 
 def _health() -> tuple[str, bytes]:
-    """Say that the process answers; it says nothing about its targets, so that no outage there restarts it."""
+    """Report that the process answers. It ignores the targets, so that an outage there does not restart the process."""
     return "text/plain; charset=utf-8", b"ok\n"
 
 
@@ -96,8 +96,9 @@ def serve(
     """Serve `/state`, `/metrics` and `/health` of clients, transports, settings or engines.
 
     On `port` of this machine, or on a Unix socket at `path` that only its owner can open; by default on a free port.
-    With another `host`, such as "0.0.0.0", other machines can read `/metrics` and `/health`, and nobody `/state`. It
-    serves until the end of a `with`, until `close()`, or until the process ends. See `attach` for the `owners`.
+    With another `host`, such as "0.0.0.0", other machines can read `/metrics` and `/health`, and `/state` is not
+    served. It serves until the end of a `with`, until `close()`, or until the process ends. See `attach` for the
+    `owners`.
 
     Raises:
         ConfigurationError: the address or the path is not available, or there is no engine.

@@ -1,12 +1,12 @@
-"""A small HTTP server for this machine: GET requests for pages made by functions, and on sockets POST requests that do something.
+"""A small HTTP server for this machine: GET requests for pages, and on sockets POST requests for actions.
 
 It listens on 127.0.0.1, or on a Unix socket that only its owner can open. Its daemon threads serve a few requests at a
-time, each for a few seconds, and their errors stay in them. A forked child does not serve, and closes or removes nothing
-of its parent.
+time, each for a few seconds, and contain their errors. A forked child does not serve, and does not close or remove
+anything of its parent.
 
-A web page in a browser of this machine can send requests here under a host name of its own (DNS rebinding). So the
-server answers only if the header Host names this machine. A browser always sends Host; a health check in HTTP/1.0, such
-as haproxy's, does not, and gets its page.
+A web page in a browser of this machine can send requests here under its own host name (DNS rebinding). So the server
+answers only if the header Host names this machine. A browser always sends Host; a health check in HTTP/1.0, such as
+haproxy's, does not, and gets its page.
 """
 
 import atexit
@@ -32,13 +32,13 @@ from stormbreak.escape import shown
 
 # ---------------------------------------------------------------- Unix socket
 
-MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes that the kernel takes
+MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # maximum bytes that the kernel accepts
 PROBE_TIMEOUT = 1.0  # seconds to find out whether a socket file is in use
 _MAX_SHOWN = 4096  # characters of a path in a message
 
 
 class SocketFile:
-    """A Unix socket: created for its owner only, replaced if stale, removed if it is still the one we made.
+    """A Unix socket: private to its owner, replaced if stale, removed at the end unless another file replaced it.
 
     Raises ConfigurationError if the path is too long for a socket, or the working directory does not exist.
     """
@@ -107,7 +107,7 @@ class SocketFile:
             forms.append(os.path.relpath(self.path))
         shortest = min(forms, key=lambda form: len(os.fsencode(form)))
         if len(os.fsencode(shortest)) > MAX_SOCKET_PATH:
-            raise self._error(f"too long for a socket: {MAX_SOCKET_PATH} bytes at most")
+            raise self._error(f"too long for a socket: at most {MAX_SOCKET_PATH} bytes")
         return shortest
 
     def _error(self, why: str) -> ConfigurationError:
@@ -119,8 +119,8 @@ class SocketFile:
 HOST = "127.0.0.1"
 IDLE_TIMEOUT = 5.0  # seconds without a byte in the middle of a request
 REQUEST_TIMEOUT = 10.0  # seconds for a whole request
-MAX_REQUESTS = 16  # at a time; further connections are closed
-POLL_INTERVAL = 1.0  # seconds after which a closed server is noticed at the latest
+MAX_REQUESTS = 16  # requests at a time; further connections are closed
+POLL_INTERVAL = 1.0  # maximum seconds until a close is noticed
 ACCEPT_PAUSE = 0.1  # seconds after a failed accept, such as without free file descriptors
 
 _HOST_NAMES = frozenset({"localhost", HOST, "[::1]"})
@@ -130,7 +130,8 @@ Page: TypeAlias = Callable[[], tuple[str, bytes]]
 """Makes the content type and the body of a path, in a thread of the server."""
 
 Action: TypeAlias = Callable[[str], str]
-"""Does what a POST request asks for in its body, and returns a line; its ConfigurationError is answered with 400."""
+"""Carries out the order in the body of a POST request, and returns a line; a ConfigurationError is answered with 400.
+"""
 
 MAX_ORDER = 1000  # bytes of the body of a POST request
 
@@ -148,9 +149,9 @@ class PageUnavailableError(Exception):
 class StatusServer(AbstractContextManager["StatusServer"]):
     """Serves `pages` by path until it is closed, on `port` of `host` (0 picks a free one) or a socket at `path`.
 
-    With `any_name`, the header Host may name anything: for a server that others than this machine's programs reach.
-    `actions` by path are for a socket, which only its owner can open. Raises ConfigurationError if the port is in use,
-    or no socket can be created.
+    With `any_name`, the header Host may have any name: for a server that other machines can reach. `actions` by path
+    are only for a socket, which only its owner can open. Raises ConfigurationError if the port is in use, or no socket
+    can be created.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class StatusServer(AbstractContextManager["StatusServer"]):
         actions: Mapping[str, Action] | None = None,
     ) -> None:
         if actions and path is None:
-            raise ValueError("actions need a socket: every user of this machine reaches a port")
+            raise ValueError("actions need a socket: every user of this machine can reach a port")
         self.path = path
         self._host = host
         self._file = None if path is None else SocketFile(path)
@@ -206,7 +207,7 @@ class StatusServer(AbstractContextManager["StatusServer"]):
                 return
             self._server.closed = True
         atexit.unregister(self.close)
-        # A connection wakes it up; without one it notices within POLL_INTERVAL.
+        # A connection wakes the server; without one it notices within POLL_INTERVAL.
         with suppress(OSError, ConfigurationError), self._connected():
             pass
         self._thread.join(2 * POLL_INTERVAL)
@@ -246,7 +247,7 @@ class StatusServer(AbstractContextManager["StatusServer"]):
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """Its owner binds and activates it, so that nobody connects before the mode of the socket is set."""
+    """Its owner binds and activates it, so that no client connects before the mode of the socket is set."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -318,7 +319,7 @@ class _Server(ThreadingMixIn, TCPServer):
                 del self._started[request]
 
     def _cut_off(self, late: float) -> None:
-        """Close requests that started before `late`: a client that drips bytes would hold its slot for ever."""
+        """Close requests that started before `late`: a client that drips bytes would hold its slot forever."""
         with self._started_lock:
             for request, started in self._started.items():
                 if started < late:
@@ -326,7 +327,7 @@ class _Server(ThreadingMixIn, TCPServer):
                         request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Log it for debugging: usually the client has gone."""
+        """Log it for debugging: usually the client has disconnected."""
         _log.debug("a request to the status server failed", exc_info=True)
 
 
@@ -335,7 +336,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: _Server
     timeout = IDLE_TIMEOUT
-    default_request_version = "HTTP/1.0"  # so that an unreadable request gets a status, too
+    default_request_version = "HTTP/1.0"  # so that an unreadable request gets a status too
     error_message_format = "%(message)s\n"
     error_content_type = _TEXT
 
@@ -361,7 +362,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, kind, body)
 
     def do_POST(self) -> None:
-        """Do what is asked for, if this server can."""
+        """Carry out the action of the path, if there is one."""
         act = self.server.actions.get(self.path)
         length = self.headers.get("Content-Length", "")
         if act is None:

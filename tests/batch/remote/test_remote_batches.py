@@ -383,7 +383,7 @@ def test_the_error_names_a_broken_state_file(at, start):
     (at / "out.jsonl.batches" / "0001.json").write_text("{}")
     done = batch("poll", "out.jsonl")
     assert done.returncode == 2
-    assert done.stderr.endswith("out.jsonl.batches/0001.json: not a batch of stormbreak\n")
+    assert done.stderr.endswith("out.jsonl.batches/0001.json: not a stormbreak batch\n")
 
 
 def test_a_symbolic_link_as_batches_folder_is_rejected(at, start):

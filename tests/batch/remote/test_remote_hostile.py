@@ -97,7 +97,7 @@ def test_a_batch_with_incomplete_results_stays_open(at, submitted, changed, url,
         done = batch("fetch", "out.jsonl")
         wrong.undo()
     assert done.returncode == 1
-    assert "stays open: its results are not whole" in done.stderr
+    assert "stays open: its results are incomplete" in done.stderr
     assert step_of(at) == "ended"
     found = len(read(at / "out.jsonl"))
     assert found in (0, 3)
@@ -219,7 +219,7 @@ def test_a_malformed_batch_id_is_rejected(at, submitted, changed, name):
     changed(facts=lambda facts: facts | {"id": name})
     done = batch("fetch", "out.jsonl")
     assert done.returncode == 1
-    assert "impossible id" in done.stderr
+    assert "invalid id" in done.stderr
 
 
 @pytest.mark.parametrize("answer", [{}, {"id": 3}, {"id": "b", "status": None}])
@@ -228,7 +228,7 @@ def test_a_response_that_is_not_a_batch_changes_no_state(at, submitted, changed,
     changed(facts=lambda _: answer)
     done = batch("poll", "out.jsonl")
     assert done.returncode == 1
-    assert "the answer is none" in done.stderr
+    assert "the provider's answer is malformed" in done.stderr
     assert step_of(at) == "running"
 
 
@@ -238,7 +238,7 @@ def test_a_completed_batch_stays_open_until_each_row_has_a_result(at, submitted,
     _, rows = submitted(URLS[0])
     changed(lambda lines: lines[:2], lambda facts: {**facts, "request_counts": counts})
     done = batch("fetch", "out.jsonl")
-    assert "stays open: its results are not whole" in done.stderr
+    assert "stays open: its results are incomplete" in done.stderr
     assert step_of(at) == "ended"
     assert_right(at, rows, 2)
 

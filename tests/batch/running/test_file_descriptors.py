@@ -110,7 +110,7 @@ def test_the_error_proposes_no_concurrency_when_no_connection_fits(
     provider = stormbreak_provider(scenario())
     done = limited(64, 64, provider, chat_rows(3), "--concurrency", concurrency)
     assert done.returncode == 2
-    message = "the 64 files that this process may open (ulimit -Hn) are too few for a run; raise that limit"
+    message = "the 64 files that this process may open (ulimit -Hn) are too few for a run; raise the limit"
     assert message in one_line(done.stderr)
 
 

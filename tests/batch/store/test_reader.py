@@ -55,5 +55,5 @@ def test_status_ignores_an_incomplete_last_line(files, make_rows):
 
 
 def test_status_of_a_file_that_is_no_batch_output_is_an_error(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"x\.jsonl is no output of a batch run"):
+    with pytest.raises(ConfigurationError, match=r"x\.jsonl is not the output of a batch run"):
         read_status(tmp_path / "x.jsonl", price_of)

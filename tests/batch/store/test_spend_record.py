@@ -234,7 +234,7 @@ def test_a_failing_price_function_is_logged_once_and_not_called_again(caplog):
     for _ in range(3):
         record.update_cost()
     assert (asked.times, record.cost.unpriced) == (1, 1)
-    assert [each.message for each in caplog.records] == ["the cost of the batch is not known"]
+    assert [each.message for each in caplog.records] == ["the cost of the batch is unknown"]
 
 
 def test_cost_updates_in_two_threads_end_in_the_order_they_start():

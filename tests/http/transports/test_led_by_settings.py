@@ -264,7 +264,7 @@ def test_invalid_combinations_with_settings_are_rejected(file):
     with pytest.raises(ConfigurationError, match=r"set \[fleet\] in the file"):
         Transport(path, fleet="redis://127.0.0.1")
     client = ASYNC_OPENAI.module.OpenAI(base_url=dead().base_url, api_key=KEY)
-    with pytest.raises(ConfigurationError, match="a policy alone, without targets"):
+    with pytest.raises(ConfigurationError, match="only a policy, without targets"):
         wrap(client, path)
     with pytest.raises(ConfigurationError, match="give the settings to a transport"):
         wrap(client, load(path))

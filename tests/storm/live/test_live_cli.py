@@ -247,7 +247,7 @@ def test_invalid_input_is_one_line_and_exit_code_2(capsys, small):
         (["--cmd", "sh", "--speed", "-1"], "'--speed': must be a number from 0.001 to"),
         (["--cmd", "sh", "--copies", "0"], "'--copies'"),
         (["--cmd", "sh", "--assert", "godput > 1"], "'godput' is not a measure; did you mean good"),
-        (["--cmd", "sh", "--assert", "openings < 1"], "openings cannot be seen from outside a pr"),
+        (["--cmd", "sh", "--assert", "openings < 1"], "openings is not visible from outside a pr"),
         (["--cmd", "sh", "--report", "x.txt"], "--report must end in .html or .png, got 'x.txt'"),
         (
             ["--cmd", "sk-" + "abcd1234" * 4],
@@ -322,8 +322,8 @@ def test_reasons_to_doubt_the_figures_are_printed():
         "a copy used 93% of a core for 5 s",
         "the provider used 85% of a core for 5 s",
         "all cores were busy for 5 s",
-        "a call was handed over 0.4 s late",
-        "3 requests had no prompt of the storm; only the attempts count them",
+        "a call was started 0.4 s late",
+        "3 requests did not have a prompt of the storm; they count only as attempts",
     ]
     calm = Played(result=None, unmatched_requests=0, exits=(0,), latest=0.01, busiest=PeakCpuLoad())
     assert list(warnings_of(calm)) == []

@@ -68,7 +68,7 @@ def test_calls_of_two_engines_with_equal_numbers_are_separate(traces):
 def test_an_engine_cannot_be_traced_twice(traces):
     engine = engine_of(traces.listener)
     attach(engine, traces.listener)
-    with pytest.raises(ConfigurationError, match="traced already"):
+    with pytest.raises(ConfigurationError, match="already traced"):
         attach(engine, Tracing())
     run_call(ThreadDriver(engine), Call(1, TARGET), lambda _: OK)
 

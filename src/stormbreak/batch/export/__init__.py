@@ -1,1 +1,1 @@
-"""Tables of answers: the rows of INPUT with their results beside them."""
+"""Tables of answers: the rows of INPUT with their results in more columns."""

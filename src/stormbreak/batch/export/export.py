@@ -1,4 +1,4 @@
-"""Export a batch as a table, at the end of a run or later: finished, half finished or while it runs."""
+"""Export a batch as a table, at the end of a run or later, even while a run is active."""
 
 import os
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ from stormbreak.http.endpoint import find_endpoint
 
 
 def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: PriceOf) -> RowCounts:
-    """Write what the batch at `output` has so far as a table to `path`; return the counts of its rows.
+    """Write the rows and results so far of the batch at `output` as a table to `path`; return the counts of its rows.
 
     Raises ConfigurationError if there is no such batch, its INPUT has changed, or a file cannot be read or written.
     """
     files = BatchPaths.of(output)
     run = read_existing_run(files)
-    # Replace what it points to, as of OUTPUT. The link of another user might point to any file of ours.
+    # If it is a link, replace its target, as for OUTPUT. The link of another user might point to any file of ours.
     if path.is_symlink() and path.lstat().st_uid == os.geteuid() and path.is_file():
         path = path.resolve()
     _check_place(files, run, path)
@@ -44,8 +44,8 @@ def export_output(output: Path, path: Path, *, given: BatchOptions, price_of: Pr
 def read_table(output: str | PathLike[str], *, prices: Sequence[str] = ()) -> Any:
     """Read the rows of the batch at `output` and their results as a pyarrow table, in the order of the rows.
 
-    Costs are at these price files, or those of the last run, then today's list prices. Raises as `export_output` does, if
-    a price file cannot be read, and if pyarrow is not installed.
+    Prices come from these price files, or those of the last run, then from today's list prices. Raises as
+    `export_output` does, and if a price file cannot be read or pyarrow is not installed.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, "table.parquet")
@@ -63,7 +63,7 @@ def export(
     given: BatchOptions,
     price_of: PriceOf,
 ) -> RowCounts:
-    """Write the table of a run whose requests are open. Of `given`, the options of tables count."""
+    """Write the table of a run whose requests are open. Only the table options of `given` are used."""
     table = run.table
     rows = (
         RequestIds(requests) if table is None or not table.has_columns else _reopened(files, table)
@@ -106,14 +106,14 @@ def _reopened(files: BatchPaths, ref: TableRef) -> Table:
 
 
 def _provider(run: Run) -> str:
-    """The provider of answers which no fallback gave."""
+    """The provider of answers that did not come from a fallback."""
     name, base_url = None if run.flags is None else run.flags.provider, run.options.get("base_url")
     url = base_url if isinstance(base_url, str) else None
     return find_endpoint(name, base_url=url, api_key="-", allow_http=True).provider
 
 
 def _check_place(files: BatchPaths, run: Run, path: Path) -> None:
-    """Refuse to write over a file of the batch or its INPUT, or to a name that promises compression."""
+    """Refuse to overwrite a file of the batch or its INPUT, or to use a name with a compression suffix."""
     require_plain_file(path)
     own = [files.output, files.failed, files.run, files.lock, files.input, files.rows]
     own += [Path(each) for each in (run.input, *(run.table.paths if run.table else ()))]

@@ -1,4 +1,4 @@
-"""What became of each row, as columns: found in the journal by offset, in any order, while a run writes it or later."""
+"""The result of each row as columns, read from the journal by offset, in any order, during a run or later."""
 
 from array import array
 from contextlib import AbstractContextManager, ExitStack
@@ -24,7 +24,7 @@ from stormbreak.types import Usage
 
 
 class Result(NamedTuple):
-    """The columns of one row; all null where the row has no result yet. Cost in US dollars, null if no price is known."""
+    """The columns of one row; all null without a result. Cost in US dollars, null if the price is unknown."""
 
     answer: str | None = None
     error: str | None = None
@@ -67,9 +67,9 @@ class Results(AbstractContextManager["Results"]):
     """The results of the rows of one OUTPUT; 16 bytes of memory a row. A context that closes its files."""
 
     def __init__(self, files: BatchPaths, rows: Rows, *, provider: str, price_of: PriceOf) -> None:
-        """Find the line of each row. `provider` is that of the answers which no fallback gave.
+        """Find the line of each row. `provider` is that of answers that did not come from a fallback.
 
-        Raises ConfigurationError if a line is not batch output, or belongs to no row.
+        Raises ConfigurationError if a line is not batch output, or does not belong to a row.
         """
         self._files = files
         self._provider = provider
@@ -89,7 +89,7 @@ class Results(AbstractContextManager["Results"]):
         return len(self._begins)
 
     def counts(self) -> RowCounts:
-        """Count the rows by what became of them."""
+        """Count the rows by result."""
         failed = sum(begin < 0 for begin in self._begins)
         return RowCounts(len(self), failed, self._begins.count(0))
 

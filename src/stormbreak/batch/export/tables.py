@@ -1,6 +1,6 @@
-"""Write the rows of a table with their results beside them: as CSV, Parquet or JSON lines, by the ending of the file.
+"""Write the rows of a table with their results as CSV, Parquet or JSON lines, by the suffix of the file.
 
-The table is read again for it, so its own columns keep their values and, in Parquet, their types.
+The table is read again, so its own columns keep their values and, in Parquet, their types.
 """
 
 import re
@@ -38,15 +38,15 @@ class RequestIds:
         return ({"custom_id": custom_id} for custom_id in self._requests.ids())
 
 
-Rows = Table | RequestIds  # beside which the results are put
+Rows = Table | RequestIds  # the results go next to these
 
 
 def write_table(
     path: Path, rows: Rows, results: Results, *, prefix: str = "", escape_formulas: bool = False
 ) -> None:
-    """Write a table in the format that the ending of `path` names; replace the file in one step.
+    """Write a table in the format that the suffix of `path` names; replace the file in one step.
 
-    The `prefix` goes before the names of the results. With `escape_formulas`, a `'` goes before the cells of CSV that a
+    `prefix` is put before the names of the results. With `escape_formulas`, a `'` is put before CSV cells that a
     spreadsheet would run as a formula. Raises ConfigurationError if a column has the name of a result, or a file cannot
     be read or written.
     """
@@ -82,7 +82,7 @@ def check_columns(columns: Container[str], prefix: str, name: str = "") -> None:
     if taken is not None:
         where = f"{name}: " if name else ""
         what = f"has a column {quoted(taken)}, as the results have"
-        raise ConfigurationError(f"{where}{what}; put a --prefix before theirs")
+        raise ConfigurationError(f"{where}{what}; set --prefix for theirs")
 
 
 def _joined(rows: Rows, results: Results, prefix: str) -> Iterator[Record]:
@@ -118,7 +118,7 @@ def write_csv(
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a spreadsheet takes it for a formula; a number is none."""
+    """Whether a spreadsheet takes it for a formula; a number is not one."""
     if not _FORMULA.match(text):
         return False
     try:
@@ -158,7 +158,7 @@ def _write_parquet(
 
 
 def _schema(rows: Rows, columns: Sequence[str]) -> Any:
-    """The types of the row's own columns: those of Parquet, text of CSV, and what the values of JSON lines have."""
+    """The types of the row's own columns: from Parquet, text for CSV, and from the values of JSON lines."""
     if isinstance(rows, Table) and rows.format == "parquet":
         return parquet.read_schema(rows.paths[0])
     pa = parquet.pyarrow()
@@ -177,6 +177,6 @@ def _batches(rows: Rows, schema: Any) -> Iterator[Any]:
 
 
 def chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
-    """Take so many rows at a time as `parquet.read_batches` does."""
+    """Take as many rows at a time as `parquet.read_batches` does."""
     while chunk := list(islice(records, parquet.READ_ROWS)):
         yield chunk

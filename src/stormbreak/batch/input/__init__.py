@@ -1,1 +1,1 @@
-"""Read the rows of an input file, and build the request of each."""
+"""Read the rows of an input file, and build a request from each."""

@@ -1,6 +1,6 @@
 """Read CSV (RFC 4180) in UTF-8, row by row: an empty cell is null, an empty cell in quotes is the empty string.
 
-The standard library's reader does the reading. It does not tell these two apart, so rows with both are looked at again.
+It uses the standard library's reader. That one does not distinguish the two, so rows with both are checked again.
 """
 
 import csv
@@ -22,7 +22,7 @@ _LIMIT = new_lock()
 def read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, Cells]]:
     """Yield each row with the line where it begins; the first one is the header. Skip empty lines.
 
-    Raises ConfigurationError if a row is no CSV, or not UTF-8; names `name` and the line.
+    Raises ConfigurationError if a row is not CSV or not UTF-8; names `name` and the line.
     """
     lines: list[str] = []  # of the row that is being read
 
@@ -48,7 +48,7 @@ def read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, C
 
 @contextmanager
 def _long_cells() -> Iterator[None]:
-    """Let the reader take long cells. The limit is one of the process: others keep theirs, and threads take turns."""
+    """Let the reader take long cells. The limit is global: restore it afterwards, and let threads take turns."""
     with _LIMIT:
         before = csv.field_size_limit(LINE_LIMIT)
         try:
@@ -58,7 +58,7 @@ def _long_cells() -> Iterator[None]:
 
 
 def numbered_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
-    """Read line by line. Raises ConfigurationError at a line that is too long; names `name` and the line."""
+    """Read line by line. Raises ConfigurationError if a line is too long; names `name` and the line."""
     for number in count(1):
         line = file.readline(LINE_LIMIT + 1)
         if not line:
@@ -78,7 +78,7 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _problem(complaint: str) -> str:
-    """Explain the reader's error; it names the line where the row begins, which is where the quote is."""
+    """Explain the reader's error; it names the first line of the row, where the quote is."""
     if "unexpected end" in complaint:
         return "a cell begins with a quote that never ends"
     if "field limit" in complaint:
@@ -93,7 +93,7 @@ def _problem(complaint: str) -> str:
 
 
 def _with_nulls(cells: list[str], lines: list[str], delimiter: str) -> Cells:
-    """Make null of the empty cells without quotes."""
+    """Replace empty cells without quotes by null."""
     if "" not in cells:
         return [*cells]
     raw = "".join(lines)

@@ -1,8 +1,8 @@
 """Index INPUT: an array of rows that stays on disk, and a hash table that finds a custom_id.
 
 One pass reads and checks the whole file and keeps about 35 bytes per row: its offset, its line number, a hash of its id
-and one of its line. A row is read again by its offset when it is sent, and compared with that hash. Ten million rows
-take 350 MB.
+and one of its line. When a row is sent, it is read again at its offset and compared with the hash of its line. Ten
+million rows take 350 MB.
 
 If an earlier run has checked the same bytes, only the ids are read, in a third of the time.
 """
@@ -37,7 +37,7 @@ _BITS = 0xFFFF_FFFF_FFFF_FFFF
 class IdTable:
     """Numbers ids in the order they are added: 0, 1, 2, ...
 
-    `id_at(number)` reads an id from where it is stored; only tests replace `hashed`.
+    `id_at(number)` reads the id with that number; only tests replace `hashed`.
     """
 
     def __init__(self, id_at: Callable[[int], str], *, hashed: Callable[[str], int] = hash) -> None:
@@ -45,7 +45,7 @@ class IdTable:
         self._hashed = hashed
         self._hashes = array("Q")
         self._slots = array("I", bytes(4 * _START))  # number + 1; 0 is a free slot
-        self._shared: set[int] = set()  # hashes that several ids have
+        self._shared: set[int] = set()  # hashes that several ids share
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -55,7 +55,7 @@ class IdTable:
         return 8 * len(self._hashes) + 4 * len(self._slots)
 
     def add(self, custom_id: str) -> int | None:
-        """Give `custom_id` the next number; if it has one, change nothing and return that."""
+        """Give `custom_id` the next number; if it already has one, change nothing and return it."""
         key = self._hashed(custom_id) & _BITS
         slot = self._seek(custom_id, key, is_sure=False)
         if taken := self._slots[slot]:
@@ -67,11 +67,11 @@ class IdTable:
         return None
 
     def hash_of(self, number: int) -> int:
-        """Return the hash of an id, which differs by process, but not in a fork."""
+        """Return the hash of an id; it differs between processes, but not between forks."""
         return self._hashes[number]
 
     def find(self, custom_id: str) -> int | None:
-        """Return the number of `custom_id`, or None. Reads no id unless several have its hash."""
+        """Return the number of `custom_id`, or None. Reads ids only if several share its hash."""
         key = self._hashed(custom_id) & _BITS
         slot = self._seek(custom_id, key, is_sure=key not in self._shared)
         return self._slots[slot] - 1 if self._slots[slot] else None
@@ -104,7 +104,7 @@ class IdTable:
 
 LINE_LIMIT = 64 * 2**20  # bytes of one line
 REPORT_EVERY = 4096  # lines
-MORE_WRONG = 10  # lines named besides the first that is wrong
+MORE_WRONG = 10  # wrong lines named after the first
 
 _HASH_BITS = 0xFFFF_FFFF
 
@@ -116,11 +116,11 @@ class _Id(Struct):
 _ID = Decoder(_Id)
 
 _IdOf = Callable[[bytes, int, int], str]  # of a line, its index and its number
-ReadProgress = Callable[[int], None]  # called now and then with the number of rows read
+ReadProgress = Callable[[int], None]  # called from time to time with the number of rows read
 
 
 def new_fingerprint() -> blake2b:
-    """The hash that identifies an INPUT, of no bytes yet."""
+    """Start the hash that identifies an INPUT."""
     return blake2b(digest_size=16)
 
 
@@ -133,7 +133,7 @@ def fingerprint_of(path: Path) -> str:
 class Rows(AbstractContextManager["Rows"]):
     """The rows of one INPUT; made by `Rows.read`, closed by its user.
 
-    `fingerprint` is a hash of every byte of the file, which a later run compares.
+    `fingerprint` is a hash of every byte of the file; a later run compares it.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Rows(AbstractContextManager["Rows"]):
         self._clear()
 
     def _clear(self) -> None:
-        self._offsets = array("Q")  # of each row, and of the end of the last one
+        self._offsets = array("Q")  # of each row, and the end of the last one
         self._numbers = array("I")  # of the line of each row
         self._hashes = array("I")  # of each line, to notice a change; the seed differs by process
         self._ids = IdTable(lambda index: _id_in(self._line_at(index), self._numbers[index]))
@@ -169,11 +169,11 @@ class Rows(AbstractContextManager["Rows"]):
     ) -> Self:
         """Check and index all of `path`; `model` is for rows that name none, `defaults` for missing fields of a chat.
 
-        `table` is the name of the table that the rows were made of, one a line: errors name its row.
+        `table` is the name of the table that the rows were made from, one per line: errors name its row.
 
-        `on_read` is called now and then. `checked` is the fingerprint of an INPUT that was valid for the same model: of
-        the same bytes, only the ids are read. Raises ConfigurationError if a line is no request (names more of them),
-        two rows have one id, or there is none, unless it `may_be_empty`.
+        `on_read` is called from time to time. `checked` is the fingerprint of an INPUT that was valid for the same
+        model: if the bytes are the same, only the ids are read. Raises ConfigurationError if a line is not a request
+        (names several such lines), if two rows have the same id, or if there are no rows, unless it `may_be_empty`.
         """
         rows = cls(path, model=model, defaults=defaults or {}, table=table)
         rows._may_be_empty = may_be_empty
@@ -207,7 +207,7 @@ class Rows(AbstractContextManager["Rows"]):
         number = self._numbers[index]
         try:
             return self._parsed(self._line_at(index), index, number)
-        except RowError as error:  # an earlier version has accepted it
+        except RowError as error:  # a version of stormbreak that accepted it wrote the run
             raise self._wrong(number, str(error)) from None
 
     def _line_at(self, index: int) -> bytes:
@@ -215,7 +215,7 @@ class Rows(AbstractContextManager["Rows"]):
         with system_errors_at(self.path):
             line = os.pread(self._fd, end - begin, begin).strip()
         if self._hashes[index] != hash(line) & _HASH_BITS:
-            what = "was changed while the run was at work; undo the change, or choose another output for the new rows"
+            what = "was changed during the run; undo the change, or choose another output for the new rows"
             raise self._wrong(self._numbers[index], what)
         return line
 
@@ -233,7 +233,7 @@ class Rows(AbstractContextManager["Rows"]):
         return self._ids.hash_of(index) % count
 
     def _is_still(self, checked: str, on_read: ReadProgress) -> bool:
-        """Index the file by its ids alone; forget all of it and return False if its fingerprint is another one."""
+        """Index the file by its ids alone; clear the index and return False if its fingerprint differs."""
         try:
             self._index(on_read, lambda line, _, number: _id_in(line, number))
         except ConfigurationError:  # it is another file: the old one was valid
@@ -273,7 +273,7 @@ class Rows(AbstractContextManager["Rows"]):
         if not stripped:
             return
         custom_id = id_of(line, len(self), number)
-        # Before the id: to compare ids, the row before must have an end.
+        # Before the id is added: comparing ids needs the end of the previous row.
         self._offsets.append(offset)
         twin = self._ids.add(custom_id)
         if twin is not None:
@@ -289,7 +289,7 @@ class Rows(AbstractContextManager["Rows"]):
         return self._parsed(line, index, number).custom_id
 
     def _more_wrong(self, file: BinaryIO, number: int) -> str:
-        """Name the next wrong lines, so that they can be fixed together."""
+        """Name the next wrong lines, so that the user can fix them together."""
         wrong: list[int] = []
         while len(wrong) <= MORE_WRONG and (line := file.readline(LINE_LIMIT)):
             number += 1
@@ -302,7 +302,7 @@ class Rows(AbstractContextManager["Rows"]):
             return ""
         named = ", ".join(str(each) for each in wrong[:MORE_WRONG])
         rest = " and others" if len(wrong) > MORE_WRONG else ""
-        return f"; wrong, too: {self._unit}{'s' if wrong[1:] else ''} {named}{rest}"
+        return f"; also wrong: {self._unit}{'s' if wrong[1:] else ''} {named}{rest}"
 
     def _parsed(self, line: bytes, index: int, number: int) -> Row:
         return parse_row(
@@ -315,7 +315,7 @@ class Rows(AbstractContextManager["Rows"]):
 
 
 def _id_in(line: bytes, number: int) -> str:
-    """The id of a row that was valid before."""
+    """The id of a row that an earlier run found valid."""
     try:
         return _ID.decode(line).custom_id or f"row-{number}"
     except (DecodeError, UnicodeDecodeError, RecursionError):

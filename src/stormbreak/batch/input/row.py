@@ -1,11 +1,11 @@
-"""One line of INPUT, and the request that it asks for.
+"""One line of INPUT, and the request that it describes.
 
-Two forms are read: the OpenAI Batch format (`custom_id, method, url, body`), and a body of its own
-(`{"messages": [...], ...}` or `{"prompt": "...", ...}`), whose further keys pass into the request. The rows of a file
-may have different urls.
+A line has one of two forms: the OpenAI Batch format (`custom_id, method, url, body`), or a plain body (`{"messages":
+[...], ...}` or `{"prompt": "...", ...}`), whose other keys go into the request. The rows of a file may have different
+urls.
 
-A body is decoded once, into the fields that must be known; the bytes that are sent are those of the line wherever
-possible. No error repeats what a line says, except ids and urls: a prompt may be a secret.
+A body is decoded once, into the fields that stormbreak needs; the bytes that are sent are those of the line if
+possible. Errors never repeat the content of a line, except ids and urls: a prompt may be a secret.
 """
 
 import json
@@ -28,7 +28,7 @@ MESSAGES = "/messages"
 EMBEDDINGS = "/embeddings"
 
 _FORMS = ("body", "messages", "prompt")
-_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})  # two names of one thing
+_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})  # two names of the same limit
 _NO_DEFAULTS: Mapping[str, float] = MappingProxyType({})
 _OBJECT_EACH = "a JSON object, of which each line holds one"
 _TYPES = {
@@ -61,7 +61,7 @@ class _MessagesBody(_ChatBody, kw_only=True):
 
 class _ResponsesBody(_Body, kw_only=True):
     input: Raw | UnsetType = UNSET
-    prompt: Raw | UnsetType = UNSET  # stored at the provider, and needs no input
+    prompt: Raw | UnsetType = UNSET  # the provider has stored the prompt, so no input is needed
     background: bool | None = None
 
 
@@ -85,12 +85,12 @@ _T = TypeVar("_T")
 
 
 class RowError(ValueError):
-    """A line that is no request, or a row of which none can be made; the message says why, the caller adds where."""
+    """A line that is not a request, or a row that cannot become one; the message says why, the caller adds where."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One request. `endpoint` has no `/v1`; `body` is the bytes of a JSON object, `fields` are those of it that the client reads."""
+    """One request. `endpoint` has no `/v1`; `body` is a JSON object; `fields` are those that the client reads."""
 
     index: int  # counts the rows from 0, without blank lines
     custom_id: str
@@ -107,9 +107,9 @@ def parse_row(
     model: str | None,
     defaults: Mapping[str, float] = _NO_DEFAULTS,
 ) -> Row:
-    """Read the row on line `number`. A row without a model gets `model`, a chat without them the `defaults`.
+    """Read the row on line `number`. A row without a model gets `model`; a chat gets the `defaults` that it lacks.
 
-    Raises RowError if the line is no request.
+    Raises RowError if the line is not a request.
     """
     try:
         line.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
@@ -142,7 +142,7 @@ def _parse(decoder: Decoder[_T], text: bytes, no_object: str) -> _T:
 
 
 def _wrong_type(complaint: str, no_object: str) -> str:
-    """Say what is wrong by the decoder's complaint, which names a field and no value."""
+    """Explain the decoder's error, which names a field but never a value."""
     if missing := re.search(r"missing required field `(\w+)`", complaint):
         return f"has no {missing[1]} in its body"
     name = re.search(r"`\$\.(\w+)", complaint)
@@ -196,7 +196,7 @@ def _endpoint(head: _Line) -> str:
 
 
 def _spelled_out(line: bytes, endpoint: str) -> bytes:
-    """Make the body of a line that has none: without the keys of the line, a lone prompt under the endpoint's name for it."""
+    """Make the body of a line without one: drop the line's own keys; rename a lone prompt as the endpoint wants it."""
     fields = _FIELDS.decode(line)
     for name in ("custom_id", "method", "url"):
         fields.pop(name, None)
@@ -225,7 +225,7 @@ def _check(fields: _Body, endpoint: str) -> None:
 def _missing(
     fields: _Body, body: bytes, model: str | None, defaults: Mapping[str, float]
 ) -> dict[str, str | float]:
-    """The model, and the defaults that a chat does not name, not even as null; two names of one limit count as one."""
+    """Return the model, and the defaults that a chat does not set (null sets); two names of one limit are one."""
     added: dict[str, str | float] = {}
     if defaults:
         names = set(_FIELDS.decode(body))
@@ -233,6 +233,6 @@ def _missing(
         added |= {name: value for name, value in defaults.items() if name not in names}
     if fields.model is UNSET:
         if not model:
-            raise RowError("names no model, and there is no --model")
+            raise RowError("has no model, and --model is not given")
         added["model"] = model
     return added

@@ -1,8 +1,7 @@
-"""Requests in a file beside OUTPUT: of rows that are in no plain file of requests, since a resumed run reads its INPUT again.
+"""Write requests that are not in a plain file to one next to OUTPUT: a resumed run reads its INPUT again.
 
-So every INPUT (a table, stdin, objects from Python) reaches the engine in one form. The file is written anew by each
-run, and compared with that of the run before; a run over the same table with the same options goes on with the file
-that is there.
+So every INPUT (a table, stdin, objects from Python) reaches the engine in one form. Each run writes the file again and
+compares it with that of the run before; a run over the same table with the same options uses the existing file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,7 +50,7 @@ Copy = Callable[[BinaryIO], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableInput:
-    """A table, and how its rows become requests. `copy` writes its rows to a file, where they are in none."""
+    """A table, and how its rows become requests. `copy` writes its rows to a file if they are not in one."""
 
     table: Table
     options: TableOptions
@@ -63,7 +62,7 @@ class TableInput:
         """Read the rows and make their requests; `for_table`: OUTPUT will be a table.
 
         Raises:
-            ConfigurationError: names the row of which no request can be made, or the column that has the name of a result.
+            ConfigurationError: names the row that cannot become a request, or the column that has the name of a result.
         """
         table, prefix = self.table, self.given.prefix or ""
         for_table = for_table and self.options.makes_requests
@@ -95,7 +94,7 @@ class TableInput:
         """Describe the table for the run file, without a prompt."""
         table, options = self.table, self.options
         fingerprint = table.fingerprint()
-        # What else the requests depend on: a digest, since a prompt is written nowhere.
+        # The requests also depend on these. Keep a digest only: prompts are never written to disk.
         key = blake2b(fingerprint.encode(), digest_size=16)
         key.update(
             msgspec.json.encode(
@@ -124,7 +123,7 @@ def find_table(
     given: BatchOptions,
     name_of: Callable[[str], str] = option_flag,
 ) -> TableInput | None:
-    """Find the table that `source` names; None if it is a plain file of requests, which is read where it is.
+    """Find the table that `source` names; None if it is a plain file of requests, which is read in place.
 
     `given` are the other options of the run. Raises ConfigurationError if there is no such file.
     """
@@ -136,7 +135,7 @@ def find_table(
 
 
 def table_of(rows: object, options: TableOptions, given: BatchOptions) -> TableInput | None:
-    """Make a table of a data frame, or of dicts if `options` make requests of them; None if they are requests."""
+    """Make a table from a data frame, or from dicts if `options` turn them into requests; None if they are requests."""
     if hasattr(rows, "__arrow_c_stream__"):  # pandas, polars, pyarrow and others
 
         def copy(file: BinaryIO) -> None:
@@ -156,9 +155,9 @@ def _shard(options: TableOptions, name_of: Callable[[str], str]) -> Shard:
 
 
 def table_rows(source: TableInput, model: str | None) -> Iterator[Row]:
-    """Make the rows of a table as a run would send them, without a file; `model` is for rows that name none."""
+    """Make the rows of a table as a run would send them, without a file; `model` is for rows without a model."""
     if source.table.is_stream and source.options.makes_requests:
-        raise ConfigurationError(f"{source.table.name}: can be read once only; give a file")
+        raise ConfigurationError(f"{source.table.name}: can be read only once; give a file")
     for number, request in enumerate(source.requests(), 1):
         line = encode_row(request, number)
         try:
@@ -170,7 +169,7 @@ def table_rows(source: TableInput, model: str | None) -> Iterator[Row]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spooled:
-    """Requests in `files.input`, with their fingerprint, and the table of which they were made."""
+    """Requests in `files.input`, with their fingerprint, and the table that they were made from."""
 
     fingerprint: str
     table: TableRef | None = None
@@ -180,9 +179,9 @@ class Spooled:
 def spooled(
     files: BatchPaths, source: TableInput | RowObjects, on_read: ReadProgress = lambda _: None
 ) -> Iterator[Spooled]:
-    """Write the requests to `files.input` (mode 0600); remove the file if no run was begun.
+    """Write the requests to `files.input` (mode 0600); remove the file if no run began.
 
-    Raises ConfigurationError if a row is no request, OUTPUT belongs to other rows, or another run is writing to it.
+    Raises ConfigurationError if a row is not a request, OUTPUT belongs to other rows, or another run is writing to it.
     """
     found = _reuse(files, source) if isinstance(source, TableInput) else None
     spool = found or _write(files, source, on_read)
@@ -195,7 +194,7 @@ def spooled(
 
 
 def _reuse(files: BatchPaths, source: TableInput) -> Spooled | None:
-    """Return what an earlier run has made of the same table by the same options, if it is there."""
+    """Return the requests that an earlier run made from the same table with the same options, if they exist."""
     run = None if source.copy or source.table.is_stream else read_run(files)
     if run is None or run.table is None or not files.input.exists():
         return None
@@ -230,7 +229,7 @@ def _write(files: BatchPaths, source: TableInput | RowObjects, on_read: ReadProg
 
 
 def _copied(files: BatchPaths, source: TableInput, written: ExitStack) -> TableInput:
-    """Copy a table that can be read once only, unless its rows are requests; the copy stays if `written` ends well."""
+    """Copy a table that can be read only once, unless its rows are requests; the copy stays if `written` succeeds."""
     table = source.table
     copy = source.copy
     if copy is None and table.is_stream and source.options.makes_requests:
@@ -246,7 +245,7 @@ def _copied(files: BatchPaths, source: TableInput, written: ExitStack) -> TableI
 
 
 def _check(files: BatchPaths, fingerprint: str, rows: int) -> None:
-    """Refuse rows of another run, and a file that stormbreak did not write; the files stay as they are."""
+    """Refuse rows of another run, and files that stormbreak did not write; change no file."""
     run = read_run(files)
     if run is not None and run.fingerprint != fingerprint:
         why = f"belongs to a run of other rows or another prompt ({run.rows:,} rows; these are {rows:,})"
@@ -261,7 +260,7 @@ def _check(files: BatchPaths, fingerprint: str, rows: int) -> None:
 
 
 def encode_row(row: object, number: int) -> bytes:
-    """Encode a row as a line. Raises ConfigurationError if it is no dict, or holds what JSON cannot."""
+    """Encode a row as a line. Raises ConfigurationError if it is not a dict, or has a value that JSON cannot hold."""
     if not isinstance(row, Mapping):
         raise ConfigurationError(f"row {number} must be a dict, got {type(row).__name__}")
     try:
@@ -274,7 +273,7 @@ def encode_row(row: object, number: int) -> bytes:
         return encode_payload(plain, name=f"row {number}") + b"\n"
 
 
-_KEPT = (bytes, bytearray, memoryview)  # refused by name, instead of turned into text
+_KEPT = (bytes, bytearray, memoryview)  # refused with its name, not turned into text
 
 
 class _RowsError(Exception):

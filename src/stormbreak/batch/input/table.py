@@ -1,6 +1,6 @@
-"""The rows of a table in files: CSV, Parquet or JSON lines, with gzip or zstd, one file or several.
+"""Read the rows of a table from one or more files: CSV, Parquet or JSON lines, with gzip or zstd.
 
-Rows are dicts by column, in the order of the files, and read one by one. What a row asks for: `table_requests`.
+Rows are dicts by column, in the order of the files, and read one by one. `table_requests` makes their requests.
 """
 
 import glob
@@ -44,14 +44,14 @@ _RECORD = Decoder(Record)
 
 
 def format_of(path: Path) -> Format:
-    """Tell the format by the ending, before that of a compression; JSON lines where it is unknown."""
+    """Return the format by the suffix, without that of a compression; JSON lines if it is unknown."""
     name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     return _FORMATS.get(name.suffix.lower(), "jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Every `count`-th row, from row `index` on; both count from 1."""
+    """Every `count`-th row, starting with row `index`; both count from 1."""
 
     index: int
     count: int
@@ -66,7 +66,7 @@ class Shard:
         return shard
 
     def number(self, row: int) -> int:
-        """The number in the whole table, from 1, of the shard's row with this index, from 0."""
+        """Return the number in the whole table (from 1) of the shard's row with this index (from 0)."""
         return self.index + row * self.count
 
     def take(self, rows: Iterator[T]) -> Iterator[T]:
@@ -81,7 +81,7 @@ WHOLE = Shard(1, 1)
 class Table:
     """Files of one format with the same columns, or a shard of their rows.
 
-    `name` is theirs in messages, `delimiter` is for CSV.
+    Messages call them `name`; `delimiter` is for CSV.
     """
 
     name: str
@@ -92,15 +92,15 @@ class Table:
 
     @classmethod
     def find(cls, source: Path, *, delimiter: str | None = None, shard: Shard = WHOLE) -> Self:
-        """Find the files that `source` names, which may be a pattern such as `rows/*.parquet`.
+        """Find the files that `source` names; it may be a pattern such as `rows/*.parquet`.
 
-        Raises ConfigurationError if there is none, or they have several formats.
+        Raises ConfigurationError if there are none, or their formats differ.
         """
         paths: tuple[Path, ...] = (source,)
         if glob.has_magic(str(source)) and not os.path.exists(source):  # noqa: PTH110 - Path raises for odd names
             paths = tuple(map(Path, sorted(glob.glob(str(source), recursive=True))))  # noqa: PTH207 - takes absolute ones
             if not paths:
-                raise ConfigurationError(f"{path_of(source)}: no file has such a name")
+                raise ConfigurationError(f"{path_of(source)}: no such file")
         formats = {format_of(path) for path in paths}
         if len(formats) > 1:
             raise ConfigurationError(f"{path_of(source)}: files of several formats; choose one")
@@ -114,7 +114,7 @@ class Table:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is one whole file of uncompressed JSON lines, of which each row can be read by its offset."""
+        """Whether it is one whole file of uncompressed JSON lines, so that each row can be read by its offset."""
         path = self.paths[0]
         return (
             (self.format, self.shard, len(self.paths)) == ("jsonl", WHOLE, 1)
@@ -124,11 +124,11 @@ class Table:
 
     @property
     def is_stream(self) -> bool:
-        """Whether it can be read once only, such as stdin."""
+        """Whether it can be read only once, such as stdin."""
         return len(self.paths) == 1 and not _is_regular(self.paths[0])
 
     def copy_to(self, file: BinaryIO) -> None:
-        """Copy what can be read once only."""
+        """Copy a table that can be read only once."""
         with _opened(self.paths[0]) as source:
             shutil.copyfileobj(source, file, 2**20)
 
@@ -139,7 +139,7 @@ class Table:
         return self._columns(self.paths[0])
 
     def records(self, columns: Sequence[str] | None = None) -> Iterator[Record]:
-        """Read the rows in order. Of Parquet, read only these `columns`.
+        """Read the rows in order. From Parquet, read only these `columns`.
 
         Raises ConfigurationError if a file cannot be read, or a row is invalid; names file and line.
         """
@@ -223,9 +223,9 @@ def read_json_lines(file: BinaryIO, name: str) -> Iterator[Record]:
 
 @contextmanager
 def decompressed(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, through gzip or zstd if its first bytes say so.
+    """Open a file for reading; decompress gzip or zstd, which its first bytes show.
 
-    Raises ConfigurationError if it cannot be read, now or within the block, or its compression is broken.
+    Raises ConfigurationError if it cannot be read, now or in the block, or its compression is broken.
     """
     with _opened(path) as file:
         try:
@@ -237,7 +237,7 @@ def decompressed(path: Path) -> Iterator[BinaryIO]:
             else:
                 yield file
         except (EOFError, zlib.error, OSError) as error:
-            why = "broken compression, or cut short"
+            why = "broken or truncated compression"
             if isinstance(error, OSError) and error.errno is not None:  # of the system
                 why = reason(error)
             raise ConfigurationError(f"{path_of(path)}: {why}") from None
@@ -257,7 +257,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def find_format(path: Path) -> Format:
-    """Tell the format of a file by its first bytes."""
+    """Return the compression of a file by its first bytes."""
     with decompressed(path) as file:
         head = file.read(2**16)
     if head.startswith(_PARQUET):

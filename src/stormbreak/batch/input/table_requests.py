@@ -1,6 +1,6 @@
-"""What a row of a table asks for: a request made of its columns by `--prompt`, `--system`, `--template` or `--body`.
+"""Make requests from the columns of a table, with `--prompt`, `--system`, `--template` or `--body`.
 
-Only the columns that these name are read for it; the others are never sent. A `--prompt` is text with columns in
+Only the columns that these options name are used; the others are never sent. A `--prompt` is text with columns in
 braces, `{title}`; a template is Jinja2 in its sandbox.
 """
 
@@ -28,23 +28,23 @@ _MAX_NAMED = 20  # columns in a message
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text with columns in it, and how to fill it with those of a row."""
+    """A text with columns in it, and the function that fills in those of a row."""
 
     columns: frozenset[str]
     fill: Callable[[Mapping[str, Any]], str]
 
     @classmethod
     def parse(cls, text: str, where: str) -> Self:
-        """Parse text with columns in braces; doubled braces are braces."""
+        """Parse text with columns in braces; a doubled brace is a literal brace."""
         try:
             parsed = list(string.Formatter().parse(text))
         except ValueError as error:
-            hint = "; a brace that names no column is written twice"
+            hint = "; write a brace that does not name a column twice"
             raise ConfigurationError(f"{where}: {error}{hint}") from None
         parts = [(literal, column) for literal, column, _, _ in parsed]
         for _, column, form, conversion in parsed:
             if form or conversion or column == "":
-                what = "only the name of a column goes into braces"
+                what = "only the name of a column may be in braces"
                 raise ConfigurationError(f"{where}: {what}; write other braces twice")
 
         def fill(record: Mapping[str, Any]) -> str:
@@ -77,7 +77,7 @@ class Text:
         def fill(record: Mapping[str, Any]) -> str:
             try:
                 return template.render({**record, ROW: record})
-            except UndefinedError as error:  # it names columns, no values
+            except UndefinedError as error:  # it names columns, not values
                 raise RowError(f"{path_of(path)}: {error.message}") from None
             except Exception as error:  # noqa: BLE001 - a template can raise anything, with values of the row
                 raise RowError(f"{path_of(path)}: {type(error).__name__} in the template") from None
@@ -86,10 +86,10 @@ class Text:
 
 
 def text_of(value: object) -> str:
-    """Return a cell as text for a prompt: null and NaN are empty, lists and structures are JSON."""
+    """Return a cell as text for a prompt: null and NaN are empty, lists and structs are JSON."""
     if value is None:
         return ""
-    if isinstance(value, float) and not isfinite(value):  # no JSON
+    if isinstance(value, float) and not isfinite(value):  # not JSON
         return "" if isnan(value) else str(value)
     if isinstance(value, str):
         return value
@@ -97,7 +97,7 @@ def text_of(value: object) -> str:
 
 
 def plain_value(value: object) -> object:
-    """Return a value of numpy, or of another library like it, as a plain one. Raises NotImplementedError for others."""
+    """Convert a value of numpy, or of a similar library, to a plain one. Raises NotImplementedError for others."""
     for name in ("tolist", "item", "isoformat"):
         if callable(convert := getattr(value, name, None)):
             return convert()
@@ -116,10 +116,9 @@ class RequestMaker:
         max_tokens: int | None = None,
         name_of: Callable[[str], str] = option_flag,
     ) -> None:
-        """Check the options against the columns (None: not known); `max_tokens` is for requests that need it.
+        """Check the options against the columns (None: unknown); `max_tokens` is for requests that need it.
 
-        Errors name options by `name_of`. Raises ConfigurationError if they do not fit each other, or name an unknown
-        column.
+        Errors name options by `name_of`. Raises ConfigurationError if they conflict, or name an unknown column.
         """
         self._id = options.id
         self._body = options.body
@@ -132,7 +131,7 @@ class RequestMaker:
             {column for each in named.values() for column in each}
         )
         if self._prompt is not None and ROW in self._prompt.columns and ROW not in (columns or ()):
-            self.columns = None  # a template may look at any
+            self.columns = None  # a template may use any
         if columns is not None:
             _check_columns(named, columns, table)
 
@@ -166,11 +165,11 @@ class RequestMaker:
             except (DecodeError, RecursionError):
                 body = None
         if not isinstance(body, dict):
-            raise RowError(f"column {quoted(self._body)} holds no JSON object")
+            raise RowError(f"column {quoted(self._body)} is not a JSON object")
         return body
 
     def _maker(self, max_tokens: int | None) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """Return what makes a body in the format of the endpoint."""
+        """Return the function that makes a body in the format of the endpoint."""
         endpoint = ENDPOINTS.get(self._url)
         if endpoint is None:
             known = ", ".join(url for url in ENDPOINTS if url.startswith("/v1"))
@@ -178,10 +177,10 @@ class RequestMaker:
                 f"{self._name_of('url')} must be one of {known}, got {quoted(self._url)}"
             )
         if endpoint == EMBEDDINGS and self._system is not None:
-            raise ConfigurationError(f"{self._name_of('system')}: embeddings have none")
+            raise ConfigurationError(f"{self._name_of('system')}: embeddings have no system prompt")
         if endpoint == MESSAGES and not max_tokens and self._body is None:
             option = self._name_of("max_output_tokens")
-            raise ConfigurationError(f"{self._url} needs a limit of output: give {option}")
+            raise ConfigurationError(f"{self._url} needs a limit on output tokens: give {option}")
         return {
             CHAT: self._chat,
             MESSAGES: lambda record: {"max_tokens": max_tokens, **self._message(record)},
@@ -204,12 +203,12 @@ class RequestMaker:
         return body if self._system is None else {system: self._system.fill(record), **body}
 
     def _filled(self, record: Mapping[str, Any]) -> str:
-        assert self._prompt is not None  # `_texts` has seen to it
+        assert self._prompt is not None  # `_texts` has checked it
         return self._prompt.fill(record)
 
 
 def id_text(value: object) -> str:
-    """Return the id of a row as the text that stands in the journal."""
+    """Return the id of a row as text, as in the journal."""
     if value is None or value == "":
         raise RowError("its id is empty")
     if isinstance(value, dict | list | float | bytes):
@@ -231,7 +230,7 @@ def _texts(
             f"{name_of('prompt')} 'Summarise {{title}}', {name_of('template')} or {name_of('body')}"
         )
         there = "" if columns is None else f"; the columns are {_listed(columns)}"
-        raise ConfigurationError(f"{table}: its rows are no requests: give {ways}{there}")
+        raise ConfigurationError(f"{table}: its rows are not requests: give {ways}{there}")
     if given == ["body"] and options.system is not None:
         given.append("system")
     if given[1:]:
@@ -248,7 +247,7 @@ def _texts(
         where = name_of("prompt")
         prompt = Text.parse(options.prompt or "", where)
     if not prompt.columns:
-        why = "names no column, so every row would ask the same"
+        why = "names no column, so every row would send the same request"
         raise ConfigurationError(f"{where}: {why}; name one in braces{_example(options, columns)}")
     return prompt, system
 

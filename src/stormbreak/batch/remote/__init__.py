@@ -1,1 +1,1 @@
-"""Rows through the provider's own batch API: submit, poll, fetch."""
+"""Send rows through the provider's own batch API: submit, poll, fetch."""

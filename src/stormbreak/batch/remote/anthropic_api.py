@@ -1,7 +1,7 @@
 """Anthropic's Message Batches: `/messages/batches`.
 
-The requests are the body that creates a batch. A batch has no metadata. One whose id was lost is found by the ids in its
-results: until it has ended, it may be any that was created since then with as many requests.
+The requests are the body that creates a batch. A batch has no metadata. If its id was lost, it is found by the ids in
+its results: before it ends, any batch with the same number of requests that was created since may be the one.
 https://platform.claude.com/docs/en/build-with-claude/batch-processing
 """
 
@@ -69,7 +69,7 @@ class MessageBatches(BatchApi):
     skew = 600
 
     def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:  # noqa: ARG002
-        """Encode a request; ids may have 64 characters there."""
+        """Encode a request; the API allows ids of 64 characters."""
         return b'{"custom_id":%b,"params":%b}' % (encode(f"{token}-{index}"), body)
 
     def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""What a provider's batch API must offer, in one form for all of them, and what all of them do alike."""
+"""The common interface of the providers' batch APIs, and the code that all of them share."""
 
 import re
 from abc import ABC, abstractmethod
@@ -17,12 +17,12 @@ from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Verdict
 
-PIECE = 256 * 1024  # bytes of an upload that are sent at once
+PIECE = 256 * 1024  # bytes of one write of an upload
 _MAX_PAGES = 1_000  # of a list
 
 
 class Listed(msgspec.Struct):
-    """What a list holds. A time of 0 or None is not known."""
+    """An entry of a list. A time of 0 or None is unknown."""
 
     id: str
     created_at: float | datetime | None = None
@@ -41,7 +41,7 @@ _PAGE = Decoder(_Page)
 
 
 class BatchError(NamedTuple):
-    """Why a batch failed as a whole: a code, and the line of its requests that is to blame, from 1."""
+    """Why a batch failed as a whole: a code, and the line of the request that caused it, from 1."""
 
     code: str
     message: str
@@ -49,7 +49,7 @@ class BatchError(NamedTuple):
 
 
 class RemoteStatus(NamedTuple):
-    """What a provider says of a batch. `outputs` are the endpoints of its results."""
+    """The status of a batch, from the provider. `outputs` are the endpoints of its results."""
 
     id: str
     name: str
@@ -69,20 +69,20 @@ class RemoteStatus(NamedTuple):
 
 
 class RowResult(NamedTuple):
-    """A line of results; None as `response`: the row was not processed."""
+    """A line of results; a `response` of None means that the row was not processed."""
 
     custom_id: str
     response: HttpResponse | None
 
 
 class UnsureError(StormbreakError):
-    """A batch at the provider may be the one that was looked for; its results will tell."""
+    """A batch at the provider may be the wanted one; only its results can show that."""
 
 
 class Content:
-    """The requests of a batch as one body: encoded while it is sent, so that it is never in memory as a whole.
+    """The requests of a batch as one body: encoded while it is sent, so that memory never holds all of it.
 
-    Each iteration starts at the beginning. `size` is that of the body, `lines_size` that of the requests in it.
+    Each iteration starts at the beginning. `size` is the bytes of the body, `lines_size` those of the requests in it.
     """
 
     def __init__(
@@ -121,30 +121,30 @@ class Content:
 
 
 class BatchApi(ABC):
-    """The batch API of one provider; its batches are at `place`, and lists of them show 100 at a time, newest first."""
+    """The batch API of one provider; its batches are at `place`, and lists have pages of 100, newest first."""
 
     max_rows: int  # of a batch; of embeddings, texts
     max_bytes: int
     place: str
     dialect: Shape
-    after: str  # the parameter that names the last one of the page before
-    skew: float  # seconds that clocks may differ by, when a list is searched
+    after: str  # the parameter that names the last entry of the previous page
+    skew: float  # seconds by which clocks may differ, when a list is searched
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
     @abstractmethod
     def encode(self, token: str, endpoint: str, index: int, body: bytes) -> bytes:
-        """Encode the request of a row, by which its result is known again."""
+        """Encode the request of a row, with an id that its result will carry."""
 
     @abstractmethod
     def content(self, batch: RemoteBatch, lines: Callable[[], Iterator[bytes]]) -> Content:
-        """Make the body in which encoded requests are sent."""
+        """Make the body that carries encoded requests."""
 
     async def create(
         self, batch: RemoteBatch, content: Content, known: frozenset[str]
     ) -> RemoteStatus:
-        """Create the batch. It is not created twice, whatever happens to the answer. Raises UnsureError as `find` does."""
+        """Create the batch, never twice, even if the response is lost. Raises UnsureError as `find` does."""
         what = "create the batch"
         request = self._resource(
             "POST", self.place, body=self._creation(batch, content), key=batch.token
@@ -158,14 +158,14 @@ class BatchApi(ABC):
 
     @abstractmethod
     async def find(self, batch: RemoteBatch, known: frozenset[str]) -> RemoteStatus | None:
-        """Find a batch whose id was lost; `known` ids are those of other batches. Raises UnsureError if one may be it."""
+        """Find a batch whose id was lost; `known` ids are of other batches. Raises UnsureError if a batch may be it."""
 
     async def status(self, batch: RemoteBatch) -> RemoteStatus:
         resource = self._resource("GET", f"{self.place}/{batch.id}")
         return await self._about(batch, resource, f"poll batch {batch.id}")
 
     async def cancel(self, batch: RemoteBatch) -> RemoteStatus:
-        """Cancel the batch; answers so far are kept."""
+        """Cancel the batch; the answers so far are kept."""
         place = f"{self.place}/{batch.id}/cancel"
         resource = self._resource("POST", place, key=f"{batch.token}-cancel")
         return await self._about(batch, resource, f"cancel batch {batch.id}")
@@ -187,7 +187,7 @@ class BatchApi(ABC):
 
     @abstractmethod
     def result(self, line: bytes, now: float) -> RowResult:
-        """Read a line of results. Raises ValueError if it is none."""
+        """Read a line of results. Raises ValueError if it is not one."""
 
     def _resource(self, method: str, place: str, **more: Any) -> Resource:
         return Resource(method, place, dialect=self.dialect, **more)
@@ -195,7 +195,7 @@ class BatchApi(ABC):
     async def _listed(
         self, decoder: Decoder[Found], place: str, batch: RemoteBatch
     ) -> AsyncIterator[Found]:
-        """List what is not much older than the last step of `batch`, newest first; `place` ends in `?` or `&`."""
+        """List entries not much older than the last step of `batch`, newest first; `place` ends in `?` or `&`."""
         what, after = "search the list", ""
         for _ in range(_MAX_PAGES):
             more = f"&{self.after}={after}" if after else ""
@@ -216,19 +216,21 @@ class BatchApi(ABC):
 
 
 def decoded(decoder: Decoder[T], body: bytes, what: str) -> T:
-    """Decode an answer of the API; raise RemoteError if it is none."""
+    """Decode a response of the API; raise RemoteError if it is malformed."""
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = str(error) if isinstance(error, msgspec.ValidationError) else "no JSON"
-        raise RemoteError(f"cannot {what}: the answer is none: {why}", Verdict.BROKEN) from None
+        raise RemoteError(
+            f"cannot {what}: the provider's answer is malformed: {why}", Verdict.BROKEN
+        ) from None
 
 
 _PART = re.compile(r"[A-Za-z0-9_.:~-]{1,256}", re.ASCII)
 
 
 def path_part(name: str) -> str:
-    """Check an id of the provider that becomes a part of a path. Raises RemoteError."""
+    """Check an id from the provider that becomes part of a path. Raises RemoteError."""
     if not _PART.fullmatch(name) or set(name) == {"."}:
-        raise RemoteError("the provider's answer has an impossible id", Verdict.BROKEN)
+        raise RemoteError("the provider's answer has an invalid id", Verdict.BROKEN)
     return name

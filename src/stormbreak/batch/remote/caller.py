@@ -1,7 +1,8 @@
 """Send requests about batches until they are answered, as `batch run` sends rows.
 
-An attempt that fails for a transient cause is made again: after the time that the provider names, else after a backoff,
-ten times in all. A request that creates something is never repeated blindly: the provider may have got it.
+An attempt that fails for a transient cause is repeated, up to ten attempts in all: after the time that the provider
+names, else after a backoff. A request that creates something is never repeated blindly: the provider may have received
+it.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 
 class RemoteError(StormbreakError):
-    """The provider refused a request, or never answered it well; the message holds no key and no prompt."""
+    """The provider refused a request, or never gave a valid answer; the message has no key and no prompt."""
 
     def __init__(self, message: str, verdict: Verdict = Verdict.BROKEN) -> None:
         super().__init__(message)
@@ -36,7 +37,7 @@ class RemoteError(StormbreakError):
 
 
 def policy_for(policy: Policy, options: BatchOptions) -> Policy:
-    """Put the options into a policy; without hedges, which would send a file, or write one, twice at a time."""
+    """Put the options into a policy without hedges: those would send or write a file twice at the same time."""
     return replace(policy_of_run(policy, options), hedge=None)
 
 
@@ -49,9 +50,9 @@ class Caller:
         self._reached = False
 
     async def send(self, resource: Resource, what: str) -> bytes:
-        """Send a request that may be repeated; return the body of the response. `what` is done, for messages.
+        """Send a request that may be repeated; return the body of the response. `what` names the action in messages.
 
-        Raises RemoteError if the last attempt failed, ConfigurationError if nothing answers there.
+        Raises RemoteError if the last attempt failed, ConfigurationError if nothing answers at the address.
         """
         body = await self._until_answered(resource, what, attempts=None, found=None)
         assert isinstance(body, bytes)
@@ -60,9 +61,9 @@ class Caller:
     async def create(
         self, resource: Resource, what: str, find: Callable[[], Awaitable[T | None]]
     ) -> bytes | T:
-        """Send a request that may not be repeated. If an attempt may have arrived, the next one is made only if `find` finds nothing.
+        """Send a request that must not arrive twice: repeat one that may have arrived only if `find` finds nothing.
 
-        Returns the body of the response, or what was found. Raises as `send`.
+        Returns the body of the response, or the result of `find`. Raises as `send`.
         """
         return await self._until_answered(resource, what, attempts=1, found=find)
 

@@ -1,4 +1,4 @@
-"""Poll, fetch and cancel the batches of an OUTPUT, from a job with the options of its last run."""
+"""Poll, fetch and cancel the batches of an OUTPUT, with a job made from the options of its last run."""
 
 import asyncio
 import time
@@ -25,9 +25,9 @@ from stormbreak.escape import path_of
 from stormbreak.hidden_keys import hidden
 from stormbreak.types import Verdict
 
-FIRST_PAUSE = 2.0  # seconds between two looks at the first ...
+FIRST_PAUSE = 2.0  # seconds between the first two polls ...
 PAUSE_GROWTH = 1.5
-MAX_PAUSE = 60.0  # ... and at the last
+MAX_PAUSE = 60.0  # ... and at most between later ones
 UNSURE = "unsure"  # the status of a batch that the provider may have
 OnPoll = Callable[[Sequence[RemoteBatch]], None]
 OnFetched = Callable[[Fetched], None]
@@ -35,7 +35,7 @@ OnFetched = Callable[[Fetched], None]
 
 @dataclass(frozen=True, kw_only=True)
 class FetchSummary:
-    """What `batch fetch` has done: `batches` were fetched now; rows and cost count over all runs on OUTPUT."""
+    """The result of `batch fetch`: `batches` were fetched now; rows and cost count over all runs on OUTPUT."""
 
     output: str
     total: int
@@ -43,8 +43,8 @@ class FetchSummary:
     failed: int
     left: int
     batches: tuple[Fetched, ...] = ()
-    open: int = 0  # batches that have not ended, or whose results are not whole
-    reason: Reason | None = None  # of most failed rows of these batches
+    open: int = 0  # batches that have not ended, or whose results are incomplete
+    reason: Reason | None = None  # the most frequent one among failed rows of these batches
     cost: Cost = field(default_factory=Cost)
 
     @property
@@ -55,12 +55,12 @@ class FetchSummary:
 def poll_batches(
     job: Job, *, wait: bool = False, on_poll: OnPoll = lambda _: None
 ) -> list[RemoteBatch]:
-    """Ask how far all batches are; with `wait`, until none runs. Raises RemoteError and ConfigurationError as `submit_job`."""
+    """Ask for the status of all batches; with `wait`, until none runs. Raises as `submit_job`."""
     return _acted(job, lambda poller: poller.poll(wait=wait, on_poll=on_poll))
 
 
 def cancel_batches(job: Job) -> list[RemoteBatch]:
-    """Cancel what runs, and give up what was not created. Answers so far can be fetched. Raises as `poll_batches`."""
+    """Cancel running batches, drop those not created. Answers so far can be fetched. Raises as `poll_batches`."""
     return _acted(job, lambda poller: poller.cancel())
 
 
@@ -85,13 +85,12 @@ def fetch_batches(
     on_poll: OnPoll = lambda _: None,
     on_fetched: OnFetched = lambda _: None,
 ) -> FetchSummary:
-    """Write the results of batches that have ended; with `wait`, until all have.
+    """Write the results of batches that have ended; with `wait`, wait until all have.
 
-    Results that are not whole are written, but their batch stays open, unless `accept_partial`. Raises as
-    `poll_batches`.
+    Incomplete results are written, but their batch stays open, unless `accept_partial`. Raises as `poll_batches`.
     """
     folder = _folder(job)
-    # No row is sent: a limit has nothing to decide.
+    # No row is sent, so limits do not apply.
     job = replace(job, options=with_(job.options, max_cost=None))
     policy = policy_for(job.policy, job.options)
     with open_job(job, policy, submits=True) as opened:
@@ -117,7 +116,7 @@ def fetch_batches(
 
 
 def _finish(job: Job, opened: OpenJob, fetcher: Fetcher, done: Sequence[Fetched]) -> FetchSummary:
-    """Tidy the failed file, and make the table if there is nothing left."""
+    """Clean up the failed file, and make the table if no row is left."""
     journal, rows = opened.store.journal, opened.rows
     journal.compact_failed()
     left = len(rows) - journal.done - journal.failed
@@ -164,7 +163,7 @@ class Poller:
     async def poll(
         self, *, wait: bool = False, on_poll: OnPoll = lambda _: None
     ) -> list[RemoteBatch]:
-        """Ask about all that may still change; with `wait`, until nothing does: pauses grow from two seconds to a minute."""
+        """Poll batches that may still change; with `wait`, until none may: pauses grow from two seconds to a minute."""
         pause = FIRST_PAUSE
         while True:
             batches = [await self._polled(batch) for batch in self._folder.read()]
@@ -175,9 +174,9 @@ class Poller:
             pause = min(MAX_PAUSE, PAUSE_GROWTH * pause)
 
     async def cancel(self) -> list[RemoteBatch]:
-        """Cancel all that run, and give up what was not created; return all batches."""
+        """Cancel all running batches, and drop those that were not created; return all batches."""
         for batch in self._folder.read():
-            if batch.step is Step.CREATING:  # what is not found now is given up
+            if batch.step is Step.CREATING:  # a batch that is not found now is dropped
                 await settled(batch)
         batches = []
         for batch in await self.poll():
@@ -199,13 +198,13 @@ class Poller:
         except RemoteError as error:
             if error.verdict is Verdict.NOT_FOUND:
                 file = path_of(self._folder.path_of(batch))
-                how = f"if it is gone, remove {file}, and its rows can be sent again"
+                how = f"if it is gone, remove {file}; then its rows can be sent again"
                 raise RemoteError(f"{error}; {how}", error.verdict) from None
             raise
         return self._heard(batch, status)
 
     def _heard(self, batch: RemoteBatch, status: RemoteStatus) -> RemoteBatch:
-        """Write down what the provider says."""
+        """Save the status from the provider."""
         errors = tuple(error.code for error in status.errors)
         step, began = (Step.ENDED, time.time()) if status.ended else (batch.step, batch.began)
         return self._folder.save(batch, **status.changes, errors=errors, step=step, began=began)
@@ -222,10 +221,10 @@ class Poller:
 
 
 def is_unsure(batch: RemoteBatch) -> bool:
-    """Whether the provider may have it, and its results will tell."""
+    """Whether the provider may have it, which only its results can show."""
     return batch.step is Step.CREATING and batch.status == UNSURE
 
 
 def may_change(batch: RemoteBatch) -> bool:
-    """Whether polling it again may bring news."""
+    """Whether its status may still change."""
     return batch.step is Step.RUNNING or is_unsure(batch)

@@ -1,9 +1,8 @@
 """Write the results of batches that have ended into the journal of their OUTPUT, as `batch run` writes answers and failures.
 
 The provider may list results in any order, twice, for rows that are not in the batch, or not at all: each row gets one
-result, and what is wrong is counted. Rows without a result, expired and cancelled ones are left to `batch run` or
-another `batch submit`. A batch whose file lacks results that the provider has counted stays open, unless the caller
-accepts that.
+result, and oddities are counted. Rows without a result, or expired or cancelled, stay for `batch run` or another `batch
+submit`. A batch whose file lacks results that the provider has counted stays open, unless the caller accepts that.
 """
 
 import re
@@ -31,19 +30,20 @@ from stormbreak.http.response import Response as ReceivedResponse
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import VERDICT_OK, CallResult, Outcome, Usage, Verdict
 
-TRIES = 3  # downloads of results that are not whole
+TRIES = 3  # downloads of incomplete results
 _FLUSH_EVERY = 1_000  # lines
 
 UNKNOWN, REPEATED, UNREADABLE, UNPROCESSED, MISSING = (
     "unknown", "repeated", "unreadable", "not processed", "missing",
 )  # fmt: skip
-"""What can be wrong with results: lines of no row of the batch, a second line of a row, no line of results at all; and rows that the
-provider has not processed, or that have no line."""
+"""What can be wrong with results: a line without a row in the batch, a second line for a row, a line that is not a
+result; a row that the provider has not processed, or that has no line.
+"""
 
 
 @dataclass(kw_only=True)
 class Fetched:
-    """What became of one batch. `odd` counts by the words above."""
+    """The result of one batch. `odd` counts by the words above."""
 
     batch: RemoteBatch
     answered: int = 0
@@ -53,7 +53,7 @@ class Fetched:
 
     @property
     def is_done(self) -> bool:
-        """Whether its results are in the journal, and nothing holds its rows any more."""
+        """Whether its results are in the journal, so that its rows are free."""
         return self.batch.step is Step.DONE
 
 
@@ -70,9 +70,9 @@ class Fetcher:
         self._folder = folder
 
     async def fetch(self, batch: RemoteBatch, *, accept_partial: bool) -> Fetched:
-        """Write the results of a batch that has ended; it is done, unless some are missing that should be there.
+        """Write the results of a batch that has ended; it is done unless expected results are missing.
 
-        Raises RemoteError if the results cannot be had.
+        Raises RemoteError if the results are not available.
         """
         api = api_for(batch.endpoint, self._caller)
         status = await api.status(batch)
@@ -90,7 +90,7 @@ class Fetcher:
                 self._lose(results, usage)
                 account = usage.account()
                 self.run = bill_batch(self._store.files, self.run, batch.token, account)
-                self._folder.drop_results(batch)  # before: nothing looks for them afterwards
+                self._folder.drop_results(batch)  # do this first: nothing looks for them afterwards
                 fetched.batch = self._folder.save(batch, step=Step.DONE)
         finally:
             self._folder.drop_results(batch)
@@ -104,7 +104,7 @@ class Fetcher:
             with path.open("r+b") as file:
                 for endpoint in status.outputs:
                     await api.download(endpoint, file)
-                    file.write(b"\n")  # the last line may have no end
+                    file.write(b"\n")  # the last line may lack its line end
             results = _Results(api, batch, path, len(self._rows))
             if results.is_whole:
                 break
@@ -113,7 +113,7 @@ class Fetcher:
     def _write(
         self, results: "_Results", fetched: Fetched, usage: "_Usage", *, is_last: bool
     ) -> None:
-        """Write answers; also failures, unless the results are fetched again: a failure would count twice."""
+        """Write answers. Write failures only the first time that results are fetched: a failure would count twice."""
         journal, ended = self._store.journal, bytearray(len(self._rows))
         for number, (index, response) in enumerate(results, 1):
             seen = ended[index] > 0
@@ -130,7 +130,7 @@ class Fetcher:
     def _write_row(
         self, index: int, response: HttpResponse, usage: "_Usage", *, seen: bool, fails: bool
     ) -> bool | None:
-        """Write the result of a row; return whether it is an answer, or None if it has one, or had failed before."""
+        """Write the result of a row; return whether it is an answer, None if the row has one or failed before."""
         journal, row = self._store.journal, self._rows.row_at(index)
         _, request = prepared(self._client, row)
         outcome = self._client.outcome_of(response, request)
@@ -138,7 +138,7 @@ class Fetcher:
         if seen and (not ok or journal.is_done(index)):
             return None
         usage.add(outcome)
-        if journal.is_done(index):  # by an earlier call, which was killed
+        if journal.is_done(index):  # by an earlier call that was killed
             return True
         received = outcome.value
         assert isinstance(received, ReceivedResponse)
@@ -158,7 +158,7 @@ class Fetcher:
         return ok
 
     def _fail_lines(self, batch: RemoteBatch, fetched: Fetched) -> None:
-        """Fail the rows for which the provider has refused a whole batch."""
+        """Record a failure for the rows that made the provider refuse the whole batch."""
         ranges = batch.ranges
         for error in fetched.errors:
             index = None if error.line is None else ranges.at(error.line)
@@ -175,7 +175,7 @@ class Fetcher:
             fetched.failed += 1
 
     def _lose(self, results: "_Results", usage: "_Usage") -> None:
-        """Count what rows can have cost whose results the provider has counted, and does not give."""
+        """Count the possible cost of rows whose results the provider has counted but does not give."""
         for index, _ in zip(results.missing(), range(results.lacking), strict=False):
             template, _ = prepared(self._client, self._rows.row_at(index))
             usage.lose(template.token_bound())
@@ -185,7 +185,7 @@ _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 
 
 class _Usage:
-    """What the rows of a batch have used."""
+    """The usage of the rows of a batch."""
 
     def __init__(self, provider: str, model: str) -> None:
         self._bill = Bill()
@@ -216,7 +216,7 @@ _WASTE = "batch"
 
 
 class _Results:
-    """The downloaded results of a batch, looked through once: which rows have one, and what is odd. Iterate for the results."""
+    """The downloaded results of a batch, checked once for missing and odd ones. Iterate for the results."""
 
     def __init__(self, api: BatchApi, batch: RemoteBatch, path: Path, rows: int) -> None:
         self.odd: Counter[str] = Counter()
@@ -235,7 +235,7 @@ class _Results:
 
     @property
     def lacking(self) -> int:
-        """How many results the provider has counted, but not given. In a batch that it calls completed, each row has one."""
+        """The number of results that the provider counted but did not give. In a completed batch each row has one."""
         counted = self._batch.counts.results
         if self._batch.status == _COMPLETED:
             counted = max(counted, len(self._ranges) - self._marks.count(1))

@@ -1,4 +1,4 @@
-"""OpenAI's Batch API, and those like it: `/files` and `/batches`.
+"""OpenAI's Batch API, and compatible ones: `/files` and `/batches`.
 
 The requests are a file in JSON lines; so are the results, one file for answers and one for errors. The token is in the
 name of the file and in the metadata of the batch. https://developers.openai.com/api/docs/guides/batch
@@ -115,7 +115,7 @@ class FileBatches(BatchApi):
         return path_part(decoded(_FILE, body, "upload the requests").id)
 
     async def find_upload(self, batch: RemoteBatch, content: Content) -> str | None:
-        """Find a whole file of that name; return its id."""
+        """Find a complete file of that name; return its id."""
         async for file in self._listed(_FILE, "files?purpose=batch&order=desc&", batch):
             if file.filename == _name(batch) and file.bytes in (None, content.lines_size):
                 return path_part(file.id)
@@ -137,7 +137,7 @@ class FileBatches(BatchApi):
     ) -> RemoteStatus | None:
         async for found in self._listed(_BATCH, f"{self.place}?", batch):
             ours = (found.metadata or {}).get(LABEL) == batch.token
-            if ours or found.input_file_id == batch.file:  # not all servers keep metadata
+            if ours or found.input_file_id == batch.file:  # some servers drop metadata
                 return _read(found)
         return None
 

@@ -19,7 +19,7 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.request import RequestTemplate, without_stream
 
-_TOKEN = "0" * 16  # as long as any other one
+_TOKEN = "0" * 16  # as long as any later one
 
 
 def api_for(endpoint: str, caller: Caller) -> BatchApi:
@@ -27,7 +27,7 @@ def api_for(endpoint: str, caller: Caller) -> BatchApi:
 
 
 def prepared(client: AsyncClient, row: Row) -> tuple[RequestTemplate, PreparedRequest]:
-    """Prepare the request of a row; its answer comes whole."""
+    """Prepare the request of a row, without streaming."""
     if row.fields.stream:
         template = RequestTemplate(row.endpoint, without_stream(row.body))
     else:
@@ -37,7 +37,7 @@ def prepared(client: AsyncClient, row: Row) -> tuple[RequestTemplate, PreparedRe
 
 @dataclass(slots=True)
 class Plan:
-    """The rows of a batch, or one of them: `size` bytes, and a cost of at most `max_usd` (None: not known)."""
+    """The rows of a batch, or one of them: `size` bytes, and a cost of at most `max_usd` (None: unknown)."""
 
     endpoint: str
     model: str
@@ -67,9 +67,9 @@ class Planner:
         self._caller = Caller(client, grace=0)  # sends nothing
 
     def plans(self, indices: Iterable[int]) -> Iterator[Plan]:
-        """Yield each batch when it is full; last those that are not, in the order in which they were begun.
+        """Yield each batch when it is full; at the end, the partial ones in the order in which they began.
 
-        Raises ConfigurationError, which names a row that cannot be in a batch.
+        Raises ConfigurationError that names a row that cannot be in a batch.
         """
         unfinished: dict[tuple[str, str], Plan] = {}
         for index in indices:

@@ -1,7 +1,7 @@
-"""Submit the rows of a job that are not answered, as batches of the provider's own API.
+"""Submit the unanswered rows of a job, as batches of the provider's own API.
 
-Each step is written down before it is begun, and when it has ended (`store.provider_batches`). A later call goes on with
-what a killed one has begun: it looks for an upload or a batch that may have arrived before it sends another.
+Each step is recorded before it begins and when it has ended (`store.provider_batches`). A later call continues the work
+of a killed one: it looks for an upload or a batch that may have arrived before it sends another.
 """
 
 import asyncio
@@ -23,26 +23,26 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import hidden
 
 SETTLED_AFTER = 2.0
-"""Seconds after which a request that a killed process has sent must have arrived, and be in the provider's list."""
+"""Seconds after which a request from a killed process must have arrived and be in the provider's list."""
 
 NOT_CREATED = (Step.PLANNED, Step.UPLOADING, Step.UPLOADED, Step.CREATING)
 
 
 @dataclass(kw_only=True)
 class Submission:
-    """What was submitted: `batches` by this call. `unsent` rows cost too much; `unsure` may be at the provider."""
+    """The `batches` that a call submitted; `unsent` rows cost too much; `unsure` ones may be at the provider."""
 
     output: str
     batches: list[RemoteBatch] = field(default_factory=list)
     rows: int = 0
     unsent: int = 0
-    refused_usd: Decimal | None = None  # the most that the next batch can cost
+    refused_usd: Decimal | None = None  # the maximum cost of the next batch
     room_usd: Decimal | None = None
     unsure: list[RemoteBatch] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        """Whether every row is answered, has failed for good, or is at the provider."""
+        """Whether every row has an answer, a permanent failure, or is at the provider."""
         return not (self.unsent or self.unsure)
 
 
@@ -52,10 +52,10 @@ OnBatch = Callable[[RemoteBatch], None]
 def submit_job(
     job: Job, *, batch_size: int | None = None, on_batch: OnBatch = lambda _: None
 ) -> Submission:
-    """Submit what is left; `on_batch` gets each batch that the provider has taken.
+    """Submit the remaining rows; `on_batch` gets each batch that the provider has accepted.
 
     Raises ConfigurationError if an option or a row is wrong, OUTPUT belongs to other rows, or nothing answers at the
-    address; RemoteError if the provider refused a request: what was submitted before stays.
+    address; RemoteError if the provider refused a request: batches submitted before stay.
     """
     policy = policy_for(job.policy, job.options)
     with open_job(job, policy, submits=True) as opened:
@@ -133,16 +133,16 @@ class Submitter:
                 raise ConfigurationError(f"{where}; fetch or cancel it first")
 
     def begun(self) -> list[RemoteBatch]:
-        """Return the batches that an earlier call has planned or begun, and the provider may not have."""
+        """Return the batches that an earlier call has planned or begun and that the provider may not have."""
         return [batch for batch in self._batches.values() if batch.step in NOT_CREATED]
 
     def reserved(self) -> Decimal:
-        """Return the most that open batches can cost. Raises ConfigurationError if that is not known."""
+        """Return the maximum cost of open batches. Raises ConfigurationError if it is unknown."""
         total = Decimal(0)
         for batch in self._batches.values():
             if batch.is_open:
                 if batch.max_usd is None:
-                    why = "what it can cost is not known; fetch its results first"
+                    why = "its maximum cost is unknown; fetch its results first"
                     raise ConfigurationError(f"--max-cost: batch {batch.number} is open, and {why}")
                 total += batch.max_usd
         return total
@@ -215,7 +215,7 @@ class Submitter:
 
 
 async def settled(batch: RemoteBatch) -> None:
-    """Wait until what a killed process has sent can be found."""
+    """Wait until requests from a killed process can be found."""
     await asyncio.sleep(min(SETTLED_AFTER, max(0.0, batch.began + SETTLED_AFTER - time.time())))
 
 

@@ -1,8 +1,8 @@
 """Why rows failed: the provider's code and message, safe to print; the record of a failure; rows held for an account error.
 
-`http.redact` has already removed the key and the texts of the request from a body. Messages are printed to terminals
-and logs, where a body never goes, so more is removed here: what looks like a key, masked or not, and what quotes the
-request or repeats three words of it.
+`http.redact` has already removed the key and the texts of the request from a body. Messages go to terminals and logs,
+unlike bodies, so this module removes more: text that looks like a key, masked or not, and text that quotes the request
+or repeats three words of it.
 """
 
 import re
@@ -21,7 +21,7 @@ from stormbreak.events import Returned
 from stormbreak.hidden_keys import hidden
 from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Target, Verdict
 
-KINDS = 40  # reasons that are counted; later ones are not
+KINDS = 40  # maximum number of reasons that are counted
 LONGEST = 300  # characters of a message
 
 _MAX_BODY = 64 * 2**10  # bytes of a body that is searched
@@ -35,7 +35,7 @@ _QUOTED = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """A reason of `rows` failures; `message` is that of one of them, empty where the provider gave none."""
+    """The reason of `rows` failures; `message` is that of one of them, empty if the provider gave none."""
 
     verdict: Verdict
     status: int | None
@@ -70,7 +70,7 @@ class FailureReasons:
             self._messages[kind] = self._messages.get(kind) or message
 
     def most_frequent(self, verdict: Verdict | None = None) -> Reason | None:
-        """The most frequent reason, of this verdict if one is given; None where there is none."""
+        """Return the most frequent reason, of this verdict if one is given; None without failures."""
         for kind, rows in self._counted.most_common():
             found, status, code = kind
             if verdict is None or found is verdict:
@@ -80,14 +80,14 @@ class FailureReasons:
 
 
 def message_in(body: bytes, request: bytes) -> str:
-    """The message of the error in `body`, safe to print; empty where there is none."""
+    """Return the message of the error in `body`, safe to print; empty if there is none."""
     if len(body) > _MAX_BODY:
         return ""
     try:
         content = decode(body)
     except (DecodeError, UnicodeDecodeError, RecursionError):
         return ""
-    request = _MODEL.sub(b"", request)  # no secret, and often the reason
+    request = _MODEL.sub(b"", request)  # not a secret, and often the reason
     message = " ".join(_message(content)[: 4 * LONGEST].split())
     message = _MASKED.sub(_GONE, message)
     message = _QUOTED.sub(lambda quote: _without_quote(quote, request), message)
@@ -111,13 +111,13 @@ def _message(content: Any, levels: int = 4) -> str:
 
 
 def _without_quote(quote: re.Match[str], request: bytes) -> str:
-    """Empty a quotation that repeats the request; names of fields are no secrets."""
+    """Empty a quotation that repeats the request; names of fields are not secret."""
     inner = next(filter(None, quote.groups()))
     return quote[0].replace(inner, _GONE) if _repeats(inner, request) else quote[0]
 
 
 def _without_phrases(words: list[str], request: bytes) -> list[str]:
-    """Drop three words in a row, or more, that are in the request like that."""
+    """Drop three or more consecutive words that are also consecutive in the request."""
     shown = list(words)
     for start in range(len(words) - 2):
         phrase = slice(start, start + 3)
@@ -152,16 +152,16 @@ def failure_of(ended: CallResult, fate: Final, now: float) -> Failure:
 
 
 # ---------------------------------------------------------------- account errors
-# In the middle of a run, a final verdict about the account (a revoked key, used-up credit) says
-# nothing about the row. `AccountErrors` holds such rows until the account answers again. When it
-# holds `PROBE_ROWS` of them, no fresh row is sent until all calls sent since the first refusal have
-# ended. If none of them was answered the run stops, and the next run sends these rows again. If fewer
-# than half as many were sent since, which says little, fresh rows are sent one at a time until it is.
+# In the middle of a run, a final verdict about the account (a revoked key, used-up credit) says nothing about the row.
+# `AccountErrors` holds such rows until the account answers again. When it holds `PROBE_ROWS` of them, no fresh row is
+# sent until all calls sent since the first refusal have ended. If none of them was answered, the run stops, and the
+# next run sends these rows again. If fewer than half of `PROBE_ROWS` calls were sent since, that is too little
+# evidence: fresh rows are sent one at a time until it is enough.
 
 ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
 """Final verdicts about the account, which stop a run at any time."""
 
-# the account has been accepted
+# the account was accepted
 _SERVED = frozenset({Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED, Verdict.SCHEMA_MISMATCH})
 
 Held = TypeVar("Held")
@@ -172,11 +172,11 @@ class SuspectAccount(NamedTuple):
 
     since: float  # the first refusal
     verdict: Verdict
-    is_tried: bool  # enough calls were sent since, and refused, to stop the run
+    is_tried: bool  # enough calls sent since were refused to stop the run
 
 
 def account_verdict(ended: CallResult) -> tuple[Target | None, Verdict]:
-    """What a call says about an account: its last verdict, or an earlier refusal by a fallback, and the target."""
+    """The evidence of a call about an account: the target, and its last verdict or an earlier refusal by a fallback."""
     verdict = ended.outcome.verdict
     if verdict is not Verdict.OK and verdict not in ACCOUNT:
         for event in ended.history:
@@ -186,7 +186,7 @@ def account_verdict(ended: CallResult) -> tuple[Target | None, Verdict]:
 
 
 class AccountErrors(Generic[Held]):
-    """Holds the rows that were refused for their account, by account, until it answers.
+    """Holds the rows that were refused because of an account, by account, until it answers.
 
     An answer shows that the account works only if its call was sent after the first refusal: answers to earlier calls
     may still arrive long after a key is revoked.
@@ -206,9 +206,9 @@ class AccountErrors(Generic[Held]):
         sent_at: float,
         now: float,
     ) -> list[Held]:
-        """Count a row that is over; return the held rows whose failure is certain now, in order.
+        """Count a finished row; return the held rows whose failure is now certain, in order.
 
-        A failed row is `held`, an answered one None. Its last attempt left at `sent_at` or later.
+        `held` is the failed row, None for an answered one. Its last attempt was sent at `sent_at` or later.
         """
         if target is None or (held is None and not self._since):  # nearly always
             return []
@@ -234,7 +234,7 @@ class AccountErrors(Generic[Held]):
 
     @property
     def suspect(self) -> SuspectAccount | None:
-        """The account that has refused enough rows in a row, if any."""
+        """Return the account that has refused enough consecutive rows, if any."""
         for account, held in self._held.items():
             if len(held) >= PROBE_ROWS:
                 enough = self._sent_since.get(account, 0) >= PROBE_ROWS // 2

@@ -1,6 +1,6 @@
-"""Open files of this process: room for the connections of a run before it sends, and for its own files at any time.
+"""Reserve file descriptors: for the connections of a run before it sends, and for its own files at any time.
 
-A run that cannot open a file cannot write down what it spends.
+A run that cannot open a file cannot record what it spends.
 """
 
 import os
@@ -13,7 +13,7 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
 RESERVE = 64
-"""Files besides the connections: of the run, of name lookups, of `top`, and sockets that still close."""
+"""Files other than connections: of the run, of name lookups, of `top`, and sockets that are still closing."""
 
 _DEFAULT_MAX = 10_240  # macOS: the limit where the hard limit says "unlimited"
 _SPARE = 4  # the run file and its directory, the failed file and its directory
@@ -22,7 +22,7 @@ _SPARE = 4  # the run file and its directory, the failed file and its directory
 def make_room(connections: int) -> int:
     """Raise the soft limit on open files as far as needed and allowed; return how many of the `connections` fit.
 
-    The limit stays raised: other runs of this process may need it by then.
+    The limit stays raised: other runs of this process may need it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     others = _open_now() + RESERVE
@@ -39,15 +39,15 @@ def make_room(connections: int) -> int:
 
 
 def too_many_files(concurrency: int, places: int, fit: int) -> ConfigurationError:
-    """The error of a concurrency that does not fit, with the largest that does."""
+    """Make the error for a concurrency that does not fit; it names the largest one that does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     each = f" to each of {places} addresses" if places > 1 else ""
     limit = f"the {hard:,} files that this process may open (ulimit -Hn)"
     if fit < places:
-        return ConfigurationError(f"{limit} are too few for a run; raise that limit")
+        return ConfigurationError(f"{limit} are too few for a run; raise the limit")
     return ConfigurationError(
-        f"concurrency {concurrency:,}: so many connections{each} do not fit into {limit}; use at most {fit // places:,},"
-        " or raise that limit"
+        f"concurrency {concurrency:,}: the connections{each} do not fit into {limit}; use at most {fit // places:,},"
+        " or raise the limit"
     )
 
 
@@ -62,7 +62,7 @@ class ReservedFiles:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """Free the reserve for files that are opened within, in any thread."""
+        """Free the reserve for files that are opened in the block, in any thread."""
         with self._lock:
             self._users += 1
             self._empty()
@@ -77,7 +77,7 @@ class ReservedFiles:
     def close(self) -> None:
         """Close them for good. May be called twice."""
         with self._lock:
-            self._users += 1  # never filled again
+            self._users += 1  # never refilled
             self._empty()
 
     def _fill(self) -> None:

@@ -1,6 +1,6 @@
 """Draw the progress of a run with rich: a bar with three columns of figures below it, on a terminal or in a notebook.
 
-Nothing from a file or a provider is shown here, except what `escape` made safe.
+Text from a file or a provider is shown only after `escape` made it safe.
 """
 
 import time
@@ -27,7 +27,7 @@ _COLOURS = {"failed": "red", "circuit": "yellow"}  # of unusual values
 
 
 class Panel:
-    """Draws each snapshot in place, which `show` does. `width` is the columns that there are."""
+    """Draws each snapshot in place, with `show`. `width` is the number of columns."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Panel:
         self._began = time.monotonic()
 
     def on_read(self, rows: int) -> None:
-        """Show the number of rows read, once it has taken a while."""
+        """Show the number of rows read, once reading has taken a while."""
         if time.monotonic() - self._began >= SHOW_READING_AFTER:
             self._show(Text(reading(rows), style="dim"))
 
@@ -50,7 +50,7 @@ class Panel:
 
 
 def notebook_panel() -> Panel | None:
-    """Make a panel in the cell of a notebook that is running; None if this is no notebook."""
+    """Make a panel in the running cell of a notebook; None if this is not a notebook."""
     if not Console().is_jupyter:
         return None
     from IPython.display import display  # noqa: PLC0415 - a notebook has it
@@ -61,7 +61,7 @@ def notebook_panel() -> Panel | None:
 
 def panel(snapshot: RunSnapshot, rate: float, eta: float | None, width: int) -> RenderableType:
     table = Table.grid(expand=True)
-    table.width = min(width - 2, WIDEST)  # or the ^C that a terminal echoes breaks the line
+    table.width = min(width - 2, WIDEST)  # otherwise the ^C that a terminal echoes breaks the line
     table.add_row(_bar(snapshot, eta))
     table.add_row(_figures(snapshot, rate))
     cost = format_cost(snapshot.cost, snapshot.cost_limit)
@@ -119,7 +119,7 @@ def _figures(snapshot: RunSnapshot, rate: float) -> Table:
 
 
 def _named(name: str, text: str) -> Text:
-    """A line of its own, below the first column."""
+    """A separate line, below the first column."""
     line = Text(name, style="dim", no_wrap=True, overflow="ellipsis")
     line.pad_right(_NAME + 1 - len(line))
     return line.append(text, style="not dim")

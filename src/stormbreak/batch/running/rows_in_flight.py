@@ -1,4 +1,4 @@
-"""The calls of rows under way: when each was last sent, and which of them straggle (`core.straggler`)."""
+"""The calls of rows in progress: when each was last sent, and which of them straggle (`core.straggler`)."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ class RowCall:
 
 
 class RowCalls(dict[asyncio.Task[None], RowCall]):
-    """The calls under way, oldest first."""
+    """The calls in progress, oldest first."""
 
     def __init__(self, client: AsyncClient) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class RowCalls(dict[asyncio.Task[None], RowCall]):
         )
 
     def hear(self, event: Event) -> None:
-        """Take note of what begins or ends an attempt of the call whose task is running."""
+        """Note events that begin or end an attempt of the call whose task is running."""
         call = self.get(asyncio.current_task())  # type: ignore[arg-type]  # None is no key
         if call is None:
             return
@@ -63,12 +63,12 @@ class RowCalls(dict[asyncio.Task[None], RowCall]):
             self.answered(call)
 
     def answered(self, call: RowCall) -> None:
-        """Learn from the last attempt of a call that it was answered now."""
+        """Record that the last attempt of a call was answered now."""
         if call.in_flight is not None:
             self._stragglers.answered(call.in_flight.kind, time.monotonic() - call.sent_at)
 
     def end_stragglers(self, *, alone: bool) -> None:
-        """Give up attempts that take far too long. If no other is to be sent (`alone`), none need have overtaken them."""
+        """Give up attempts that take far too long; `alone`: no row is left to send, so none can overtake them."""
         now, stragglers = time.monotonic(), self._stragglers
         for task, call in self.items():
             attempt = call.in_flight

@@ -1,4 +1,4 @@
-"""The policy of a run: the options put into it, its limits shared between workers, and room for its connections."""
+"""Make the policy of a run: apply the options, share its limits between workers, make room for its connections."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from stormbreak.http.policy_in_force import in_force
 def policy_of_run(policy: Policy, options: BatchOptions, *, store: str | None = None) -> Policy:
     """Put the options into a policy. Workers share its limits through the `store` of their parent, if there is one.
 
-    Raises ConfigurationError if the named concurrency does not fit, or not one connection does.
+    Raises ConfigurationError if the given concurrency does not fit, or not even one connection does.
     """
     quota, spend, fleet = policy.rate_limit, policy.spend, policy.fleet
     quota = replace(quota, rpm=options.rpm or quota.rpm, tpm=options.tpm or quota.tpm)
@@ -27,7 +27,7 @@ def policy_of_run(policy: Policy, options: BatchOptions, *, store: str | None = 
     if options.max_cost is not None:
         spend = replace(spend, max_usd=options.max_cost, period=None)
     if options.fleet or fleet.acts:
-        # The money is the run's own: a later run on OUTPUT counts what this one has spent.
+        # The run counts the money itself: a later run on OUTPUT includes what this one has spent.
         try:
             fleet = replace(fleet, url=options.fleet or fleet.url, spend=False)
         except ConfigurationError as error:
@@ -43,19 +43,19 @@ def policy_of_run(policy: Policy, options: BatchOptions, *, store: str | None = 
 
 
 def width_of(policy: Policy, options: BatchOptions) -> int:
-    """Return the rows of one process that are sent or about to be, at most."""
+    """Return the maximum number of rows of one process that are sent or about to be."""
     return _named(options) or max_rows_in_flight(policy)
 
 
 def _shared(policy: Policy, options: BatchOptions, store: str) -> Policy:
-    """Make the policy of one worker, which has all limits together with the others."""
+    """Make the policy of one worker; it shares all limits with the others."""
     part = in_force(policy).process_share  # of the limits, for all workers
     count = options.workers or 1
     if policy.fleet.acts:
         if options.max_cost is not None:
-            why = "workers share limits and money through one store, which would be the fleet's"
+            why = "workers share limits and money through one store, and a fleet needs it"
             raise ConfigurationError(
-                f"workers, fleet and max-cost: give two of them, not all; {why}"
+                f"workers, fleet and max-cost: give at most two of them; {why}"
             )
         return replace(policy, process_share=part / count)
     quota, limit = policy.rate_limit, policy.limit
@@ -67,7 +67,7 @@ def _shared(policy: Policy, options: BatchOptions, store: str) -> Policy:
 
 
 def _fitting(policy: Policy, options: BatchOptions) -> Policy:
-    """Make room for all connections; lower a limit that no option names to what fits."""
+    """Make room for all connections; lower a limit to what fits unless an option sets it."""
     named = _named(options)
     if named is not None and named > POOL_LIMIT:
         raise ConfigurationError(

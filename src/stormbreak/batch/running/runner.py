@@ -1,12 +1,12 @@
 """Push the rows of a file through a client until each one is answered or explained.
 
 A dispatcher takes rows from the schedule and starts a task for each; the task calls the client and writes the result to
-the journal. A row is taken only when there is room for it, and its deadline starts when it first leaves; a call that
+the journal. A row is taken only when there is room for it, and its deadline starts when it is first sent; a call that
 backs off makes room for another one. Four more tasks flush the journal, report progress (and give up if nothing is ever
 reached), write the spend record, and price it.
 
-A run that ends early is drained: what was sent is still answered and written, nothing new is sent. A second Ctrl-C, or
-an OUTPUT that takes no more answers, stops it at once. Either way the same command resumes it.
+A run that ends early is drained: requests in flight are still answered and written, nothing new is sent. A second
+Ctrl-C, or an OUTPUT that cannot be written any more, stops it at once. Either way the same command resumes it.
 """
 
 import asyncio
@@ -58,11 +58,11 @@ RECORD_EVERY = 1.0  # seconds
 CONNECTED_AFTER = 2 * CONNECT_TIMEOUT
 """Seconds; an attempt that takes longer was sent, and may be billed."""
 
-RECORD_GAP = 0.1  # seconds at least between two writes, where no budget waits for them
+RECORD_GAP = 0.1  # minimum seconds between two writes, if no budget waits for them
 PRICE_EVERY = 1.0  # seconds
-OUT_OF_FILES_PAUSE = 1.0  # seconds in which no row leaves, after a connection could not open a file
-MAX_OUT_OF_FILES = 10  # failed writes of the run file in a row, before the run ends
-THREADS = 3  # of our own: name lookups, which may hang, fill those of the loop
+OUT_OF_FILES_PAUSE = 1.0  # seconds without a new row, after a connection could not open a file
+MAX_OUT_OF_FILES = 10  # consecutive failed writes of the run file that end the run
+THREADS = 3  # our own threads: name lookups, which may hang, fill those of the loop
 
 _NOT_CLOSED = frozenset({"open", "half_open", "isolated"})
 _Held = tuple[Row, Failure, Response | None]
@@ -71,7 +71,7 @@ _log = logging.getLogger("stormbreak")
 
 
 def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run on the fastest loop that is installed; the library itself never sets a loop policy."""
+    """Run on the fastest installed loop; the library itself never sets a loop policy."""
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(main)
 
@@ -80,7 +80,9 @@ class End(Enum):
     """Why a run ended."""
 
     FINISHED = "finished"
-    REFUSED = "refused"  # the first rows got one final verdict, or the account was refused later
+    REFUSED = (
+        "refused"  # the first rows got the same final verdict, or the account was refused later
+    )
     SPENT = "spent"  # the rest of the spend limit is too little for a row
     UNREACHABLE = "unreachable"  # nothing spoke HTTP
     INTERRUPTED = "interrupted"
@@ -88,10 +90,10 @@ class End(Enum):
 
 
 class RunParts(NamedTuple):
-    """What a run is made of, in one process or in each of several.
+    """The parts of a run, in one process or in each of several.
 
     With the salt of the run, an unchanged row keeps the idempotency key of earlier runs. At most `width` calls are in
-    flight or about to be, and four times as many back off; something must answer within `grace` seconds.
+    flight or about to be, and at most four times as many back off; something must answer within `grace` seconds.
     """
 
     client: AsyncClient
@@ -106,8 +108,8 @@ class RunParts(NamedTuple):
 class Runner:
     """One run over rows.
 
-    `tick` is called four times a second, with a new `snapshot`; its exceptions never fail the run. The `spend` record is
-    written every second, in a thread, and whenever little is left of what it allows.
+    `tick` is called four times a second, with a new `snapshot`; its exceptions never fail the run. The `spend` record
+    is written in a thread, every second and whenever little of the allowed spending is left.
     """
 
     def __init__(
@@ -130,14 +132,16 @@ class Runner:
         self.hears_signals = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self._schema = schema
-        # of rows that were sent and have not ended, by index
+        # by index: rows that were sent and have not ended
         self._repairs: dict[int, Repairs] = {}
         self._tick = tick
-        self._record_now = asyncio.Event()  # little is left of what may be spent, or a pause is new
+        self._record_now = (
+            asyncio.Event()
+        )  # little of the allowed spending is left, or a pause is new
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls = RowCalls(client)
-        # Failures of the first rows, written once another row shows that address, key and model are right.
+        # Failures of the first rows. They are written once another row shows that address, key and model are right.
         self._held: list[_Held] = []
         self._wake = asyncio.Event()
         self._interrupts = 0
@@ -158,7 +162,7 @@ class Runner:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal asked for that; a second one ends the run at once."""
+        """Whether a signal has stopped the run; a second one ends it at once."""
         return self._interrupts > 0
 
     @property
@@ -178,7 +182,7 @@ class Runner:
                 await self._until_over()
                 if self._error is not None:
                     raise self._error
-                if self._end is None and self.stats.unreachable:  # sooner than the grace was over
+                if self._end is None and self.stats.unreachable:  # before the grace was over
                     self._end = End.UNREACHABLE
                 suspect = self._account_errors.suspect
                 if self._end is None and suspect is not None:
@@ -195,7 +199,7 @@ class Runner:
         return self._end or End.FINISHED
 
     async def _until_over(self) -> None:
-        """Send, until nothing more is to be sent and all that was sent is answered."""
+        """Send until no row is left to send and no request is in flight."""
         loops = (self._flush_often, self._tick_often, self._record_spend, self._update_cost)
         helpers = [asyncio.create_task(loop()) for loop in loops]
         for task in helpers:
@@ -282,7 +286,7 @@ class Runner:
             ended = call.straggled()
         self._calls.learn(call, ended)
         out_of_money = ended.stopped == "spend" and ended.retry_at is None
-        if out_of_money and not ended.of_tenant:  # other tenants may have some
+        if out_of_money and not ended.of_tenant:  # other tenants may have money left
             self._stop(End.SPENT)
         elif ended.stopped != "drained":
             if ended.stopped == OPEN_FILES:
@@ -290,7 +294,7 @@ class Runner:
             self._settle(turn, row, ended, sent_at=now + ended.waited)
 
     def _key_of(self, row: Row) -> str:
-        """The same for every attempt at a row, in every run that sends the same there, until the row fails for good."""
+        """Make the key of a row: the same in all runs that send the same request there, until it fails permanently."""
         key = blake2b(self._salt, digest_size=16)
         key.update(f" {row.index} {row.endpoint} ".encode())
         key.update(row.body)
@@ -302,7 +306,7 @@ class Runner:
         now = time.monotonic()
         self.stats.explain(ended.outcome)
         if turn.rounds and ended.attempts:
-            self.stats.retries += 1  # the row was sent in an earlier round
+            self.stats.retries += 1  # the row was sent in an earlier pass
         fate = self.schedule.settle(turn, ended, now, draw())
         if isinstance(fate, Reschedule):
             return
@@ -332,16 +336,16 @@ class Runner:
     def _after_row(
         self, held: _Held | None, ended: CallResult, *, sent_at: float, now: float
     ) -> None:
-        """Write a failure once it is certain; stop the run for an error that is not the row's."""
+        """Write a failure once it is certain; stop the run for an error that is not about the row."""
         verdict = ended.outcome.verdict
         target, of_account = account_verdict(ended)
         certain = self._account_errors.note(target, of_account, held, sent_at=sent_at, now=now)
         if held is None or (of_account in ACCOUNT and target is not None):
-            pass  # written already, or held until the account answers
+            pass  # already written, or held until the account answers
         elif self.schedule.may_stop_for(verdict) or (
             self.schedule.scouting and self.stats.unreachable
         ):
-            self._held.append(held)  # the run may yet stop for it, and the row be sent again
+            self._held.append(held)  # the run may still stop for it, and then the row is sent again
         else:
             certain.append(held)
         self._fail(certain)
@@ -350,7 +354,7 @@ class Runner:
         self._refuse(self.schedule.stop_reason())
 
     def _refuse(self, verdict: Verdict | None) -> None:
-        """Stop for a verdict about address, key, model or account, if there is one."""
+        """Stop if there is a verdict about address, key, model or account."""
         if verdict is not None:
             self.refused_by = self.refused_by or verdict
             self._stop(End.REFUSED)
@@ -373,16 +377,16 @@ class Runner:
         self._give_up_if_failed(task)
 
     def _may_send(self) -> bool:
-        """Whether a row may be sent: one at a time to an account in doubt that was hardly tried since."""
+        """Whether a row may be sent: one at a time if an account is in doubt and was hardly tried since."""
         suspect = self._account_errors.suspect
         return suspect is None or not (suspect.is_tried or self._calls)
 
     def _may_answer(self, suspect: SuspectAccount) -> bool:
-        """Whether a call under way may yet show that the account works."""
+        """Whether a call in progress may still show that the account works."""
         return any(suspect.since <= call.sent_at < float("inf") for call in self._calls.values())
 
     def _stop(self, end: End) -> None:
-        """Send nothing more; what was sent is still answered."""
+        """Send nothing more; requests in flight are still answered."""
         self._end = self._end or end
         self.client.drain()
         self._wake.set()
@@ -395,7 +399,7 @@ class Runner:
         self._wake.set()
 
     def change_limit(self, limit: Limit, width: int) -> None:
-        """Keep another limit and width from now on. From any thread."""
+        """Use a new limit and width from now on. Call it from any thread."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(self._change_limit, limit, width)
@@ -406,7 +410,7 @@ class Runner:
         self._wake.set()
 
     def interrupt(self) -> None:
-        """Send nothing more, and end when what was sent is answered; the second time, end at once."""
+        """Send nothing more, and end when all requests in flight are answered; the second time, end at once."""
         self._interrupts += 1
         if self._interrupts > 1:
             self._cancel_all()
@@ -418,24 +422,24 @@ class Runner:
         return signal_handlers.heard(self.interrupt, self._hang_up, loop=self._loop)
 
     def _hang_up(self) -> None:
-        """Do as `interrupt`, and never end at once: a terminal that closes hangs up several times."""
+        """Do as `interrupt`, but never end at once: a terminal that closes hangs up several times."""
         self._stop(End.INTERRUPTED)
 
     def _give_up(self, error: BaseException) -> None:
-        """Stop; wait for what was sent, unless its answers could not be written anyway."""
+        """Stop; wait for requests in flight, unless their answers could not be written anyway."""
         self._error = self._error or error
         self._stop(End.INTERRUPTED)
         if not self.journal.is_writable:
             self._cancel_all()
 
     def _give_up_if_failed(self, task: "asyncio.Task[None]") -> None:
-        """Its work is not done any more."""
+        """Nothing runs its work any more."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)
 
     async def _in_thread(self, work: Callable[[], object]) -> None:
-        """Do blocking work in a thread, or here where no thread can be started any more."""
+        """Do blocking work in a thread, or in this one if no thread can start any more."""
         try:
             done = asyncio.get_running_loop().run_in_executor(self._threads, work)
         except RuntimeError:
@@ -483,13 +487,13 @@ class Runner:
             await asyncio.sleep(PRICE_EVERY)
 
     async def _tick_often(self) -> None:
-        """Show progress; give up when the grace is over and nothing was reached."""
+        """Show progress; give up when the grace is over and nothing has answered."""
         give_up_at = time.monotonic() + self._grace
         while True:
             self._show()
             now = time.monotonic()
             self._calls.end_stragglers(alone=self.schedule.all_under_way or self.stopping)
-            silent = self.stats.silent_since(now) >= CONNECTED_AFTER  # one has a connection
+            silent = self.stats.silent_since(now) >= CONNECTED_AFTER  # one call has a connection
             if now >= give_up_at and self.stats.unreachable and not silent:
                 self._stop(End.UNREACHABLE)
                 self._cancel_all()
@@ -538,7 +542,7 @@ class Runner:
         )
 
     def _slow_reason(self, targets: Collection[Mapping[str, Any]]) -> str:
-        """Say why the run is slow; "" if it is not, stops, or has ended."""
+        """Explain why the run is slow; "" if it is not slow, is stopping, or has ended."""
         stats, schedule = self.stats, self.schedule
         if self.stopping or not (self.under_way or schedule.waiting):
             return ""
@@ -561,7 +565,7 @@ def _straggling(attempts: int) -> str:
 
 
 def _answered_by(ended: CallResult) -> str | None:
-    """Name what answered a row, where it was not the row's own target."""
+    """Name the fallback or other source that answered a row; None if its own target did."""
     if ended.source == FALLBACK and ended.target is not None:
         return f"{ended.target.provider}/{ended.target.model}"
     return None if ended.source == TARGET else ended.source

@@ -1,6 +1,6 @@
-"""What the workers of a batch spend together: the parent's store grants money, and writes ahead what it grants.
+"""The spending of the workers of a batch: the parent's store grants money, after it has recorded the grant on disk.
 
-Each worker reports what its attempts used. The sum goes into the run file, as the account of one process does.
+Each worker reports the usage of its attempts. The sum goes into the run file, like the account of one process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ NOTHING_LEFT = 1e-9  # micro-dollars; 0 would be no limit
 
 
 class BudgetStore(ParentStore):
-    """The store of a parent process, with money that earlier runs have spent (`before`, in micro-dollars).
+    """The store of a parent process, with the money that earlier runs spent (`before`, in micro-dollars).
 
-    `write_ahead` is called before money is granted that it has not been called for, with how much may be spent in all.
+    Before money is granted, `write_ahead` is called with the total that may be spent, unless an earlier call covers it.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class BudgetStore(ParentStore):
         )
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
-        """Process reports; what was spent before counts as spent by others."""
+        """Process reports; earlier spending counts as spent by others."""
         if not any(each.report.spend.limit for each in messages):
             return super().beat(messages)
         with self._granting:
@@ -72,14 +72,14 @@ class BudgetStore(ParentStore):
 
 
 class SharedSpend:
-    """The account of all workers and of the runs before. `cost` and `limit` are as of the last `update_cost`."""
+    """The account of all workers and of earlier runs. `cost` and `limit` are as of the last `update_cost`."""
 
     def __init__(
         self, store: Store, budget: BudgetStore, *, price_of: PriceOf, max_usd: Decimal | None
     ) -> None:
-        """Under a limit of `max_usd`, count what earlier runs can have cost.
+        """Under a limit of `max_usd`, count the possible cost of earlier runs.
 
-        Raises ConfigurationError if a price is not known.
+        Raises ConfigurationError if a price is unknown.
         """
         self.cost = Cost()
         self.limit: SpendLimit | None = None
@@ -105,12 +105,12 @@ class SharedSpend:
         self._changed = True
 
     def lose(self) -> None:
-        """A worker was killed: what it was granted may be spent."""
+        """Handle a killed worker: its grant may be spent."""
         self._lost += 1
         self._changed = True
 
     def write(self) -> None:
-        """Write what was spent, if that has changed. Blocks on the disk.
+        """Write what was spent, if it has changed. Blocks on the disk.
 
         Raises OutputError if it cannot be written, now or for a worker that wanted money.
         """
@@ -136,7 +136,7 @@ class SharedSpend:
             self._write(at_work=True)
         except OutputError as error:
             self._error = error
-            raise OSError from error  # the worker gets no answer, and no money
+            raise OSError from error  # the worker gets neither an answer nor money
 
     def _write(self, *, at_work: bool) -> None:
         with self._writing:

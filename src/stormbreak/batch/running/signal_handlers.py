@@ -1,6 +1,6 @@
-"""Call the run on Ctrl-C, SIGTERM and SIGHUP. It decides what they do (`interrupt` and `_hang_up` of `Runner`).
+"""Call the run on Ctrl-C, SIGTERM and SIGHUP. The run decides what they do (`interrupt` and `_hang_up` of `Runner`).
 
-While INPUT is read, or a table is made, no run hears them: the command line ends with code 130 (`cli/batch/run.py`).
+While INPUT is read, or a table is made, no run handles them: the command line ends with code 130 (`cli/batch/run.py`).
 The signals of the gateway are in `gateway/lifecycle` and, for its workers, `gateway/worker`.
 """
 
@@ -20,7 +20,7 @@ def heard(
     *,
     loop: AbstractEventLoop | None = None,
 ) -> Iterator[None]:
-    """Call these on signals, on `loop` if there is one. Only in the main thread, which alone gets them."""
+    """Call these on signals, on `loop` if there is one. Works only in the main thread: no other gets signals."""
     handlers: dict[signal.Signals, Callable[[], None]] = {}
     if threading.current_thread() is threading.main_thread():
         handlers = dict.fromkeys(_INTERRUPTS, interrupt)
@@ -37,7 +37,7 @@ def heard(
     finally:
         for number, handled_by in before.items():
             if loop is not None:
-                loop.remove_signal_handler(number)  # which leaves the default handler
+                loop.remove_signal_handler(number)  # which keeps the default handler
             signal.signal(number, handled_by)
 
 

@@ -1,4 +1,4 @@
-"""The state of a run at one moment: what the progress line, `top`, telemetry and reports show. Pure."""
+"""The state of a run at one moment, for the progress line, `top`, telemetry and reports. Pure."""
 
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ from stormbreak.drivers.slow_reason import slow_reason
 from stormbreak.escape import plain
 from stormbreak.events import Returned
 
-_RATE_OVER = 30.0  # seconds that the throughput looks back
+_RATE_OVER = 30.0  # seconds over which the throughput is measured
 SHOW_READING_AFTER = 1.0  # seconds of silence while INPUT is read
 
 
@@ -20,8 +20,8 @@ SHOW_READING_AFTER = 1.0  # seconds of silence while INPUT is read
 class RunSnapshot:
     """A run at the time `at` (monotonic clock).
 
-    `done` and `failed` rows count over all runs on this OUTPUT, attempts and tokens over this run. `waiting` rows are
-    under way but not in flight, or come back later.
+    `done` and `failed` rows count over all runs on this OUTPUT, attempts and tokens over this run. `waiting` rows have
+    begun but are not in flight, or are sent again later.
     """
 
     at: float = field(compare=False)
@@ -29,20 +29,20 @@ class RunSnapshot:
     done: int
     failed: int
     in_flight: int
-    width: int  # rows in flight at most, as asked for
-    limit: int  # and as the targets allow now
+    width: int  # maximum rows in flight, as asked for
+    limit: int  # ... and as the targets allow now
     waiting: int
     retries: int
-    circuit: str  # the state of the worst one
+    circuit: str  # the state of the worst circuit
     open_circuits: int
     cooling: int  # targets in a cooldown
     input_tokens: int
     output_tokens: int
     stopping: bool
-    interrupted: bool  # by a first Ctrl-C: a second one stops the run at once
+    interrupted: bool  # a first Ctrl-C came: a second one stops the run at once
     cost: Cost
     cost_limit: SpendLimit | None
-    slow: str  # why the run is slow, or nothing is in flight
+    slow: str  # why the run is slow, or why nothing is in flight
     straggling: float = 0.0  # seconds until the slowest attempt ends, if it takes longer than usual
 
     @property
@@ -51,7 +51,7 @@ class RunSnapshot:
 
 
 class Throughput:
-    """Rows per second over the last 30 s, and the seconds that the rest will take."""
+    """Rows per second over the last 30 s, and the seconds until the run ends."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
@@ -85,10 +85,10 @@ def slow_reason_for_run(
     next_in: float | None,
     last_failure: Returned | None,
 ) -> str:
-    """Explain in one line, from snapshots of its targets, what holds a run back; "" where nothing does.
+    """Explain in one line, from snapshots of its targets, what holds a run back; "" if nothing does.
 
-    `later` rows wait to be sent again, the first in `next_in` seconds, where that is known. A target without rows in
-    its queue does not hold the run while another one is free, such as a fallback.
+    `later` rows wait to be sent again, the first in `next_in` seconds, if that is known. A target without rows in its
+    queue does not hold the run back while another one is free, such as a fallback.
     """
     failure = _failure(last_failure)
     reasons = [(each, slow_reason(each, at)) for each in targets]
@@ -108,7 +108,7 @@ def slow_reason_for_run(
 
 
 def _waiting(rows: int, next_in: float | None, failure: str) -> str:
-    """Rows that back off, and rows that come back later."""
+    """Describe rows that back off, and rows that are sent again later."""
     if not rows:
         return ""
     after = f" after {failure}" if failure else ""
@@ -117,7 +117,7 @@ def _waiting(rows: int, next_in: float | None, failure: str) -> str:
 
 
 def _failure(event: Returned | None) -> str:
-    """The last failure in words; "" if there was none."""
+    """Describe the last failure; "" if there was none."""
     if event is None:
         return ""
     status = "" if event.status is None else f" ({event.status})"

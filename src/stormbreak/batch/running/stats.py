@@ -1,7 +1,7 @@
 """Counts the events of one run: totals, histograms of seconds, and a timeseries. Pure, and bounded in memory.
 
-The timeseries has a fixed number of slices that become wider as the run lasts: ten million rows and a day take as much
-room as a minute. Times are those of the monotonic clock.
+The timeseries has a fixed number of slices that become wider during the run: ten million rows in a day take as much
+memory as a minute. Times are those of the monotonic clock.
 """
 
 from collections import Counter
@@ -19,14 +19,14 @@ from stormbreak.types import Outcome, Usage, Verdict
 SLICES = 240
 FIRST_WIDTH = 0.5  # seconds of a slice at first
 KINDS = 40
-"""Kinds of failed attempts, and targets, with a counter of their own; later ones count as `OTHERS`."""
+"""Maximum number of kinds of failed attempts, and of targets, with their own counters; later ones count as `OTHERS`."""
 
 OTHERS = "others"
 TOTALS = (
     "attempts", "retries", "maybe_processed", "from_fallback", "circuits_opened", "cooldowns", "waited",
     "input_tokens", "output_tokens",
 )  # fmt: skip
-"""The counts of a run that add up over processes; a summary has them, too."""
+"""The counts of a run that add up over processes; a summary has them too."""
 
 
 _REACHED_NOTHING = frozenset({Verdict.CONNECT_FAILED, Verdict.RESET, Verdict.BROKEN})
@@ -43,7 +43,7 @@ _LOG = log(GROWTH)
 
 
 class Histogram:
-    """How often something took how long, in classes whose widths grow by a tenth each."""
+    """A histogram of seconds, in classes whose widths grow by a tenth each."""
 
     __slots__ = ("_counts",)
 
@@ -61,7 +61,7 @@ class Histogram:
         self._counts.update(other._counts)  # noqa: SLF001 - of this very class
 
     def quantile(self, ratio: float) -> float | None:
-        """The seconds that `ratio` of them did not exceed; None where there are none."""
+        """Return the seconds that `ratio` of them did not exceed; None if there are none."""
         wanted, seen = ratio * len(self), 0
         for place in sorted(self._counts):
             seen += self._counts[place]
@@ -75,7 +75,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Slice:
-    """The events of a stretch of time, and the sums of `samples` snapshots of the run in it."""
+    """The events of a period, and the sums of `samples` snapshots of the run in it."""
 
     attempts: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -98,7 +98,7 @@ class Slice:
         self.last = snapshot
 
     def absorb(self, later: "Slice") -> Self:
-        """Merge the slice that follows into this one."""
+        """Merge the next slice into this one."""
         self.attempts += later.attempts
         self.verdicts.update(later.verdicts)
         self.latencies.update(later.latencies)
@@ -111,7 +111,7 @@ class Slice:
 
 
 class FailureKind(NamedTuple):
-    """A failed attempt: its verdict, and the status and the provider's code, if there were any."""
+    """A failed attempt: its verdict, and the status and the provider's code, if any."""
 
     verdict: str
     status: int | None = None
@@ -123,17 +123,17 @@ class FailureKind(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class RunStats:
-    """Counts one run. `hear` takes the events of its client; `sample` takes a snapshot, four times a second.
+    """Counts one run. `hear` gets the events of its client; `sample` gets a snapshot, four times a second.
 
-    With `began` it also keeps what a report shows: slices, histograms, and counters by kind.
+    With `began` it also keeps the data of a report: slices, histograms, and counters by kind.
     """
 
     began: float | None = None
     attempts: int = 0
     retries: int = 0
     maybe_processed: int = 0  # failed attempts that may have been billed
-    from_fallback: int = 0  # answers that a fallback gave
-    verdicts: Counter[str] = field(default_factory=Counter)  # of attempts that came back
+    from_fallback: int = 0  # answers from a fallback
+    verdicts: Counter[str] = field(default_factory=Counter)  # of attempts that got a response
     circuits_opened: int = 0
     cooldowns: int = 0
     waited: float = 0.0  # seconds, over all calls
@@ -141,7 +141,7 @@ class RunStats:
     output_tokens: int = 0
     last_failure: events.Returned | None = None
     reasons: FailureReasons = field(default_factory=FailureReasons)  # of rows that failed
-    connect_error: str = ""  # of the last attempt that reached no HTTP server
+    connect_error: str = ""  # of the last attempt that did not reach an HTTP server
 
     width: float = FIRST_WIDTH  # of a slice
     first: RunSnapshot | None = None
@@ -152,8 +152,8 @@ class RunStats:
     failures: Counter[FailureKind] = field(default_factory=Counter)  # failed attempts
     targets: Counter[str] = field(default_factory=Counter)  # attempts
 
-    _connected: bool = False  # something speaks HTTP there, or took a request and kept silent
-    _sent: dict[int, float] = field(default_factory=dict)  # by call: when its attempt left
+    _connected: bool = False  # something there speaks HTTP, or accepted a request and stayed silent
+    _sent: dict[int, float] = field(default_factory=dict)  # by call: when its attempt was sent
     _backing_off: set[int] = field(default_factory=set)  # numbers of calls
     _failed: dict[int, str] = field(default_factory=dict)  # by call: verdict of its last attempt
     _hedges: set[tuple[int, int]] = field(default_factory=set)  # calls and attempts
@@ -164,11 +164,11 @@ class RunStats:
 
     @property
     def unreachable(self) -> bool:
-        """Whether attempts have failed, and nothing has spoken HTTP. A first answer may take its time."""
+        """Whether attempts have failed and nothing has spoken HTTP. A first answer may take long."""
         return bool(self.connect_error) and not self._connected
 
     def silent_since(self, now: float) -> float:
-        """Seconds since the oldest attempt left that has not come back; 0 where there is none."""
+        """Seconds since the oldest attempt in flight was sent; 0 if there is none."""
         return now - min(self._sent.values(), default=now)
 
     def hear(self, event: Event) -> None:
@@ -182,7 +182,7 @@ class RunStats:
             self._slice(snapshot.at, self.began).sample(snapshot)
 
     def explain(self, outcome: Outcome) -> None:
-        """Learn from the last outcome of a call why nothing was reached; it has more words than an event."""
+        """Note from the last outcome of a call why nothing was reached; it says more than an event."""
         if outcome.status is None and outcome.verdict in _REACHED_NOTHING and outcome.detail:
             self.connect_error = outcome.detail
 
@@ -200,7 +200,7 @@ class RunStats:
             yield place * self.width, (place + 1) * self.width, each
 
     def merge(self, other: "RunStats") -> None:
-        """Add the counts of another process of the same run, which began when this one did. Snapshots stay its own."""
+        """Add the counts of another process of the same run, which began at the same time. Do not add its snapshots."""
         for name in TOTALS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("verdicts", "retry_reasons", "failures", "targets", "latencies", "waits"):
@@ -292,7 +292,7 @@ class RunStats:
     }
 
     def _slice(self, at: float, began: float) -> Slice:
-        """The slice of that time. A time before the run began is in the first."""
+        """Return the slice of that time; the first one for times before the run began."""
         place = max(0, int((at - began) / self.width))
         while place >= SLICES:
             self._widen()
@@ -302,12 +302,12 @@ class RunStats:
         return self.slices[place]
 
     def _widen(self) -> None:
-        """Merge each two slices into one."""
+        """Merge every two slices into one."""
         pairs = [self.slices[start : start + 2] for start in range(0, len(self.slices), 2)]
         self.slices = [pair[0].absorb(pair[1]) if len(pair) == 2 else pair[0] for pair in pairs]
         self.width *= 2
 
 
 def _count(counter: Counter[T], what: T, others: T) -> None:
-    """Count one, under `others` where there are too many kinds already."""
+    """Count one, as `others` if there are already too many kinds."""
     counter[what if what in counter or len(counter) < KINDS else others] += 1

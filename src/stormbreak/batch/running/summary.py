@@ -20,24 +20,26 @@ from stormbreak.types import Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Rows and cost count over all runs on this OUTPUT, the rest over this run. Times are seconds."""
+    """Rows and cost are of all runs on this OUTPUT, everything else is of this run. Times are seconds."""
 
     input: str
     output: str
     base_url: str
     end: str  # finished, refused, spent, unreachable, interrupted or worker_lost
     refused_by: Verdict | None  # the final verdict that stopped the run
-    connect_error: str  # of the last attempt that reached no HTTP server
-    reason: Reason | None  # of most failed rows of this run, or of its stop
+    connect_error: str  # of the last attempt that did not reach an HTTP server
+    reason: Reason | None  # of most failed rows of this run, or why it stopped
     total: int
     successful: int
     failed: int
     left: int
-    retried: int  # rows that had failed in earlier runs, and were sent again
-    recovered: int  # those of them that are answered now
+    retried: int  # rows that failed in earlier runs and were sent again
+    recovered: int  # those of them that are now answered
     answered: int  # rows answered by this run
-    reused: int  # those that were not sent: their answers are of the cache, or of identical rows
-    from_fallback: int  # those that a fallback answered
+    reused: (
+        int  # those that were not sent: their answers come from the cache or from identical rows
+    )
+    from_fallback: int  # those answered by a fallback
     elapsed: float
     throughput: float  # answered rows per second
     attempts: int
@@ -49,8 +51,8 @@ class Summary:
     waited: float  # seconds spent in queues, cooldowns and backoff, over all calls
     input_tokens: int
     output_tokens: int
-    max_cost: Decimal | None  # US dollars that all runs may cost
-    spent: Decimal | None  # US dollars at most, where there is a limit
+    max_cost: Decimal | None  # maximum US dollars of all runs
+    spent: Decimal | None  # maximum US dollars, if there is a limit
     cost: Cost
 
     @property
@@ -66,15 +68,15 @@ class Summary:
         return read_failures(self.output)
 
     def to_arrow(self) -> Any:
-        """Read the rows with their results beside them, in the order of the rows, as a pyarrow table."""
+        """Read the rows and their results, in the order of the rows, as a pyarrow table."""
         return read_table(self.output)
 
     def to_pandas(self) -> Any:
-        """Do as `to_arrow`, as a pandas frame."""
+        """Do as `to_arrow`, but return a pandas frame."""
         return self.to_arrow().to_pandas()
 
     def to_polars(self) -> Any:
-        """Do as `to_arrow`, as a polars frame."""
+        """Do as `to_arrow`, but return a polars frame."""
         return to_polars(self.to_arrow())
 
     @property
@@ -85,7 +87,7 @@ class Summary:
 
 
 def require_reached(summary: Summary) -> Summary:
-    """Return it. Raises ConfigurationError if nothing was ever reached."""
+    """Return the summary. Raises ConfigurationError if nothing was ever reached."""
     if summary.end == End.UNREACHABLE.value:
         raise ConfigurationError(
             f"{summary.base_url}: nothing answers there: {summary.connect_error}"

@@ -1,6 +1,6 @@
 """One worker of a batch: a fork that sends its part of the rows, and reports to its parent.
 
-It obeys its parent alone, and ends at once when that is gone.
+It obeys only its parent, and ends at once when the parent is gone.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ SPARE = 4  # rows
 
 
 class Order(Enum):
-    """What a parent tells its workers."""
+    """The orders of a parent to its workers."""
 
     GO = "go"
     DRAIN = "drain"
@@ -42,14 +42,14 @@ class Order(Enum):
 
 
 class NewLimit(NamedTuple):
-    """Another order: keep this limit from now on."""
+    """Another order: use this limit from now on."""
 
     limit: Limit
     width: int
 
 
 class Spent(NamedTuple):
-    """What the attempts of a worker used, and until when models get no request."""
+    """The usage of a worker's attempts, and until when models get no request."""
 
     account: Account
     pauses: Mapping[str, float]
@@ -66,14 +66,14 @@ class Ended(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The last report of a worker that could not go on. `is_known`: the text is a message for users."""
+    """The last report of a worker that failed. `is_known`: the text is a message for users."""
 
     text: str
     is_known: bool
 
 
 class View(Protocol):
-    """What shows the live state of a run elsewhere, such as to `stormbreak top`."""
+    """Shows the live state of a run elsewhere, such as in `stormbreak top`."""
 
     def state(self) -> bytes:
         """Read the state of this process."""
@@ -83,7 +83,7 @@ class View(Protocol):
 
 
 class Reports:
-    """Sends reports to the parent, from any thread; to nobody once it is gone."""
+    """Sends reports to the parent, from any thread; drops them once it is gone."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -96,7 +96,7 @@ class Reports:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStore(Store):
-    """The files of the run. What is spent goes to the parent, which alone writes the run file."""
+    """The files of the run. Spending is reported to the parent: only it writes the run file."""
 
     reports: Reports
 
@@ -105,7 +105,7 @@ class WorkerStore(Store):
 
 
 class WorkerSpend(SpendRecord):
-    """What a worker spends. The parent prices it, and holds all workers to the limit through its store."""
+    """The spending of a worker. The parent prices it, and enforces the limit on all workers through its store."""
 
     def update_cost(self) -> None:
         """Leave it to the parent."""
@@ -113,7 +113,7 @@ class WorkerSpend(SpendRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPlan:
-    """What all workers of a run have in common, from before the fork.
+    """The common state of all workers of a run, made before the fork.
 
     `folder` has the socket of the parent's store, at `fleet`.
     """
@@ -125,14 +125,14 @@ class WorkerPlan:
     folder: Path
 
     def width_of(self, limit: Limit, width: int) -> int:
-        """Return the rows in flight of all workers, each `width` wide: they share a fixed limit, and have others of their own."""
+        """Return the rows in flight of all workers, each `width` wide: only a fixed limit is shared."""
         return width if isinstance(limit, FixedLimit) else self.count * width
 
 
 def work(
     plan: WorkerPlan, part: int, connection: Connection, others: Sequence[Connection]
 ) -> NoReturn:
-    """Be the worker of `part`, from 0 on, and end the process. `others` are the inherited ends of other pipes."""
+    """Run as the worker of `part` (from 0), then end the process. `others` are the inherited ends of other pipes."""
     signal_handlers.ignore()
     for other in others:
         other.close()
@@ -146,12 +146,12 @@ def work(
     except BaseException:  # noqa: BLE001 - the parent reports it
         reports.send(Failed(traceback.format_exc(), is_known=False))
     finally:
-        # Nothing of the parent is ended or flushed here, and no hanging thread is waited for.
+        # Do not end or flush anything of the parent, and do not wait for hanging threads.
         os._exit(0)
 
 
 def _next_order(connection: Connection) -> Order | NewLimit:
-    """Wait for an order; a parent that was killed gives its last one so."""
+    """Wait for an order; the death of the parent is its last one."""
     try:
         order: Order | NewLimit = connection.recv()
     except (EOFError, OSError):
@@ -204,9 +204,9 @@ def _work(plan: WorkerPlan, part: int, connection: Connection, reports: Reports)
 
 
 def _follow_share(runner: Runner, count: int) -> None:
-    """Take as many rows as this worker's share of a fixed limit lets leave, and a few whose waiting asks for more.
+    """Take the rows that this worker's share of a fixed limit allows, and a few more to claim a larger share.
 
-    More rows in the queue would cost a third of CPU more.
+    More rows in the queue would cost a third more CPU.
     """
     if isinstance(runner.client.engine.policy.limit, FixedLimit):
         share = runner.snapshot.limit if runner.stats.attempts else runner.width // count
@@ -219,7 +219,7 @@ def _obey(connection: Connection, runner: Runner, folder: Path) -> None:
     if isinstance(order, NewLimit):
         runner.change_limit(order.limit, order.width)
         return
-    if order is Order.END:  # what is in flight is lost, as when a run of one process is killed
+    if order is Order.END:  # requests in flight are lost, as when a run of one process is killed
         asyncio.get_running_loop().remove_reader(connection.fileno())
         shutil.rmtree(folder, ignore_errors=True)
     if not runner.interrupted:

@@ -1,7 +1,7 @@
-"""The parent of the workers of a batch: starts them, passes on signals, sums up what they report, and ends with them.
+"""The parent of the workers of a batch: starts them, passes on signals, adds up their reports, and ends with them.
 
 It sends nothing itself. Its store shares limits and money between the workers; all of them write to the same OUTPUT. A
-worker that is killed loses what it had in flight, and the others go on; its rows are left for the next run.
+killed worker loses its requests in flight, and the others continue; its rows are left for the next run.
 """
 
 import logging
@@ -37,24 +37,24 @@ _log = logging.getLogger("stormbreak")
 
 WRITE_EVERY = 1.0  # seconds between two writes of the run file, and prices
 _WORST = (End.REFUSED, End.SPENT, End.UNREACHABLE, End.INTERRUPTED, End.WORKER_LOST, End.FINISHED)
-"""The first of these that a worker ended with is the end of the run."""
+"""Reasons of an end, by precedence: the run gets the first one that a worker has."""
 
 _SUMS = ("in_flight", "waiting", "retries", "input_tokens", "output_tokens")
 _MAXIMA = ("open_circuits", "cooling", "straggling")
-"""How the snapshots of workers become one."""
+"""How to merge the snapshots of workers."""
 
-_DRAINING = frozenset({End.REFUSED, End.UNREACHABLE})  # what ends the other workers, too
+_DRAINING = frozenset({End.REFUSED, End.UNREACHABLE})  # errors that end the other workers too
 
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """What the parent knows of one worker."""
+    """The parent's state of one worker."""
 
     process: Any
     connection: Connection
     snapshot: RunSnapshot | None = None
     state: bytes = b""
-    end: End | None = None  # once it is over
+    end: End | None = None  # once it has ended
 
     def send(self, order: Order | NewLimit) -> None:
         if self.end is None:
@@ -63,7 +63,7 @@ class _Worker:
 
 
 class Workers:
-    """The workers of one run; what they have in common with a `Runner` is for its summary.
+    """The workers of one run; the attributes that it shares with `Runner` are for the summary.
 
     `tick` is called four times a second, with a new `snapshot`; its exceptions never fail the run.
     """
@@ -95,13 +95,13 @@ class Workers:
         self.snapshot = self._together()
 
     def change_limit(self, limit: Limit, width: int) -> None:
-        """Let all workers keep another limit from now on. From any thread."""
+        """Let all workers use a new limit from now on. Call it from any thread."""
         self._limits.put(NewLimit(limit, width))
 
     def run(self) -> End:
         """Run all workers to their end; signals work as in a run of one process.
 
-        Raises ConfigurationError if OUTPUT cannot be written, or no process can be started.
+        Raises ConfigurationError if OUTPUT cannot be written, or a process cannot be started.
         """
         try:
             with signal_handlers.heard(self._hear, self._hang_up):
@@ -131,7 +131,7 @@ class Workers:
         context = get_context("fork")
         pipes = [context.Pipe() for _ in range(self._plan.count)]
         try:
-            with collecting_less_often():  # forks share the memory of what nobody looks at
+            with collecting_less_often():  # forks share memory that the collector does not touch
                 for part, (ours, theirs) in enumerate(pipes):
                     others = [end for pipe in pipes for end in pipe if end is not theirs]
                     process = context.Process(target=work, args=(self._plan, part, theirs, others))
@@ -199,7 +199,7 @@ class Workers:
         self.spend.lose()
 
     def _give_up(self, error: Exception) -> None:
-        """Let the workers answer what was sent, then raise `error`."""
+        """Let the workers finish the requests in flight, then raise `error`."""
         self._error = self._error or error
         self._send(Order.DRAIN)
 

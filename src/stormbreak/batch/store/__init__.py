@@ -1,1 +1,1 @@
-"""The files of a run: output, failures, journal, run file, lock; and its cost."""
+"""The files of a run (output, failures, journal, run file, lock) and its cost."""

@@ -1,7 +1,7 @@
-"""What a batch has cost, from its files: answers by the usage in OUTPUT, other attempts by the run file.
+"""Compute the cost of a batch from its files: answers by the usage in OUTPUT, other attempts by the run file.
 
-Only the provider knows what an attempt costs that failed after it was sent, or was cancelled: waste lies between bounds.
-Reading changes nothing, and works during a run.
+Only the provider knows the cost of an attempt that was cancelled, or failed after it was sent, so waste is given as a
+range. Reading changes nothing, and works during a run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,10 +26,10 @@ _NONE = Tokens(0, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCost:
-    """What the attempts at one model of a provider cost; without `prices` no sum is known.
+    """The cost of the attempts at one model of a provider; sums are unknown without `prices`.
 
-    The usage of `estimated` answers is an estimate. Of the attempts `besides` answers, the `free` ones were refused, or
-    never sent, and the `unbounded` ones have no bound and are in no span.
+    The usage of `estimated` answers is an estimate. `besides` are attempts without an answer: of these, the `free` ones
+    were refused or never sent, and the `unbounded` ones have no bound and are not in any span.
     """
 
     provider: str
@@ -54,7 +54,7 @@ class ModelCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCost:
-    """A batch, by model; `waste` goes by reason. `notes` say what is missing or estimated."""
+    """A batch, by model; `waste` is by reason. `notes` name missing and estimated parts."""
 
     output: str
     models: tuple[ModelCost, ...]
@@ -63,7 +63,7 @@ class BatchCost:
 
 
 def lookup_of(output: Path, given: tuple[str, ...] = ()) -> PriceLookup:
-    """Load the price files that are given, or else those of the last run on `output`, for lookup.
+    """Load these price files, or else those of the last run on `output`, for lookup.
 
     Raises ConfigurationError if there is no run file, or a price file cannot be read.
     """
@@ -78,7 +78,7 @@ def lookup_of(output: Path, given: tuple[str, ...] = ()) -> PriceLookup:
 
 
 def read_cost(output: Path, lookup: PriceLookup) -> BatchCost:
-    """Read what the batch that writes `output` has cost, at the prices in `lookup`.
+    """Compute the cost of the batch that writes `output`, at the prices in `lookup`.
 
     Raises ConfigurationError if there is no run file, or a line of OUTPUT is invalid.
     """
@@ -106,7 +106,7 @@ def _uses(output: Path) -> tuple[Use, ...]:
 def _models(
     uses: Iterable[Use], spent: tuple[ModelUsage, ...], lookup: PriceLookup
 ) -> Iterator[ModelCost]:
-    """One for each requested model; then those whose answers belong to none of these."""
+    """One for each requested model, then one for each other model that answered."""
     left = list(uses)
     for each in spent:
         own = [use for use in left if _answers(use, each, spent)]
@@ -119,7 +119,7 @@ def _models(
 
 
 def _answers(use: Use, spent: ModelUsage, all_: tuple[ModelUsage, ...]) -> bool:
-    """Whether these answers come from that model, which may answer under a name with a date, or another one."""
+    """Whether these answers come from that model, which may answer under a dated name, or another one."""
     if (use.kind.service is Service.BATCH) != (spent.service is Service.BATCH):
         return False
     all_ = tuple(each for each in all_ if each.service is spent.service)
@@ -137,7 +137,7 @@ def _cost(spent: ModelUsage, uses: list[Use], lookup: PriceLookup) -> ModelCost:
     answers = sum(use.requests for use in uses)
     useful = wasted = None
     if prices is not None and prices.standard.output is None and tokens.output:
-        prices = None  # half a price is none
+        prices = None  # a partial price is no price
     own = at_service(prices, spent.service)
     if prices is not None and own is not None:
         useful = sum((_of_answers(prices, use) for use in uses), Decimal(0))
@@ -167,22 +167,22 @@ def _of_answers(prices: Prices, use: Use) -> Decimal:
 
 def _notes(models: tuple[ModelCost, ...], account: Account) -> Iterator[str]:
     for name in dict.fromkeys(f"{m.model} at {m.provider}" for m in models if m.prices is None):
-        yield f"No price is known of {name}: give a price file with --prices."
+        yield f"No price is known for {name}: give a price file with --prices."
     if unbounded := sum(each.unbounded for each in models):
         yield (
-            f"{unbounded:,} attempts without an answer have no bound, such as max_tokens: if they are billed,"
-            " it costs more than is shown."
+            f"{unbounded:,} attempts without an answer have no bound such as max_tokens: if they are billed,"
+            " the cost is higher than shown."
         )
     if estimated := sum(each.estimated for each in models):
-        yield f"{estimated:,} answers do not say what they used; that is estimated."
+        yield f"{estimated:,} answers do not report their usage; it is estimated."
     if account.killed:
         most = f"; that is {account.lost:f} USD at the most" if account.lost else ""
         yield (
-            f"{account.killed:,} run(s) were killed: what was sent and lost in their last seconds is not counted{most}."
+            f"{account.killed:,} run(s) were killed: requests lost in their last seconds are not counted{most}."
         )
     if account.at_work:
-        yield "A run is at work, or was killed: what it sends from now on is not counted yet."
+        yield "A run is active, or was killed: its latest requests are not counted yet."
     if not account.spent:
-        yield "The run file does not say what was sent besides the answers; only they are counted."
+        yield "The run file does not record attempts without an answer; only answers are counted."
     if any(each.prices is not None and each.prices.standard.input.steps for each in models):
-        yield "Long prompts have prices of their own, which are taken by the mean length of the prompts."
+        yield "Long prompts have their own prices; these are chosen by the mean length of the prompts."

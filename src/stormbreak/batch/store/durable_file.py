@@ -1,7 +1,7 @@
 """Durable writes: append whole lines, sync them, and replace a file in one step.
 
-A write is complete or leaves no trace. After its first failure a file takes nothing more and raises the same error
-again, until the next run has read what is there.
+A write is complete or leaves no trace. After its first failure a file accepts no more writes and raises the same error
+again, until the next run has read the file.
 
 Other users of the directory may put links where our files belong. No link is followed, and only private files (mode
 0600) are written.
@@ -27,42 +27,42 @@ _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, er
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
-_GOES_ON = "what was written stays, the same command goes on from there"
-_SENDS_AGAIN = "the same command sends the rows again that are missing"
+_GOES_ON = "what was written is kept; run the same command again to resume"
+_SENDS_AGAIN = "run the same command again to send the missing rows"
 _REMOVED, _REPLACED = "was removed", "was replaced by another file"
 
 
 class OutputError(ConfigurationError):
-    """A file of the batch cannot be written (any more); what was durable stays durable."""
+    """A file of the batch cannot be written (any more); durable lines stay durable."""
 
 
 class AppendFile:
-    """A file that only grows, line by line, mode 0600. The first `repair` or `append` opens it, and creates it if needed.
+    """An append-only file of lines, mode 0600. The first `repair` or `append` opens it, and creates it if needed.
 
-    An existing file becomes private. A lock excludes another process that reaches it by another name. Call `append` in
-    one thread; `sync` may run in another at the same time. After `share`, forks of this process append to it, too.
+    An existing file becomes private. A lock excludes another process that opens it by another name. Call `append` in
+    one thread; `sync` may run in another at the same time. After `share`, forks of this process can append too.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = -1
-        self._end = 0  # bytes that must be there
+        self._end = 0  # bytes that the file must have
         self._unsynced = False
-        self._cut: OutputError | None = None  # some of it is gone; the rest can still be synced
-        self._broken: OutputError | None = None  # takes no line any more
+        self._cut: OutputError | None = None  # some bytes are gone; the rest can still be synced
+        self._broken: OutputError | None = None  # accepts no more lines
         self._unsure: OutputError | None = None  # and a sync may succeed without all lines
-        # Where several processes append: its lock gives them turns.
+        # If several processes append, its lock gives them turns.
         self._turns: BinaryIO | None = None
 
     @property
     def is_writable(self) -> bool:
-        """Whether it takes lines: no write has failed."""
+        """Whether it accepts lines: no write has failed."""
         return self._broken is None
 
     def repair(self, end: int) -> None:
-        """Cut off what follows the last complete line, which ends at `end`, and end it with a newline.
+        """Cut off everything after the last complete line, which ends at `end`, and end that line with a newline.
 
-        Also sync what an earlier run wrote, which may have been killed before it could.
+        Also sync the lines of an earlier run, which may have been killed before it could.
         """
         try:
             fd = self._opened()
@@ -77,15 +77,15 @@ class AppendFile:
         self.sync()
 
     def share(self) -> None:
-        """Let forks of this process append, too; call it before the fork, when the file is open.
+        """Let forks of this process append too; call it before the fork, when the file is open.
 
-        They take turns by a lock on a file without a name: those on this file are held by all of them. The kernel frees
-        the turn of a process that is killed.
+        They take turns with a lock on a file without a name: locks on this file are shared by all of them. The kernel
+        ends the turn of a killed process.
         """
         self._turns = TemporaryFile()  # noqa: SIM115 - closed with this one
 
     def append(self, line: bytes) -> None:
-        """Write `line`, whole or not at all. It is durable after the next `sync`."""
+        """Write all of `line`, or nothing. It is durable after the next `sync`."""
         if self._broken:
             raise self._broken
         if self._turns is None:
@@ -101,7 +101,7 @@ class AppendFile:
         written = 0
         try:
             fd = self._opened()
-            end = os.lseek(fd, 0, os.SEEK_END)  # a fifth of the time of fstat
+            end = os.lseek(fd, 0, os.SEEK_END)  # takes a fifth of the time of fstat
             if end < self._end:
                 self._note_cut()
                 end = _cut_to_a_line(fd)
@@ -116,14 +116,14 @@ class AppendFile:
         self._unsynced = True
 
     def sync(self) -> None:
-        """Make durable what was appended before the call. Blocks on the disk.
+        """Make all lines durable that were appended before the call. Blocks on the disk.
 
         Raises OutputError also if the file is shorter than what was written to it; then the rest is durable.
         """
         if self._unsure:
             raise self._unsure
         if self._unsynced:
-            self._unsynced = False  # first: an append from now on needs a sync of its own
+            self._unsynced = False  # do this first: a later append needs another sync
             self._sync()
         if self._cut:
             raise self._cut
@@ -186,7 +186,7 @@ class AppendFile:
         return self._fd
 
     def _take_back(self, written: int) -> None:
-        # If this fails too, the torn line is the last one, and the next run cuts it off.
+        # If this fails too, the last line stays torn, and the next run cuts it off.
         with contextlib.suppress(OSError):
             if written:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
@@ -210,12 +210,12 @@ def _cut_to_a_line(fd: int) -> int:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file (mode 0600) that replaces `path` at the end, in one step, unless the block raises."""
+    """Open a new file (mode 0600). It replaces `path` in one step at the end, unless the block raises."""
     fresh = fresh_path(path)
     try:
         if path.exists() and not path.is_file():  # root can replace /dev/null
             raise OSError(errno.EINVAL, "not a regular file")  # noqa: TRY301
-        fresh.unlink(missing_ok=True)  # from a crash, or a link that another user put there
+        fresh.unlink(missing_ok=True)  # left by a crash, or a link that another user put there
         fd = os.open(fresh, os.O_WRONLY | os.O_EXCL | _CREATE, PRIVATE)
         made = os.fstat(fd)
         try:
@@ -225,7 +225,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(fd)
             if not os.path.samestat(fresh.lstat(), made):
-                raise FileExistsError(errno.EEXIST, "another process writes it, too")  # noqa: TRY301
+                raise FileExistsError(errno.EEXIST, "another process is writing it too")  # noqa: TRY301
             fresh.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -245,13 +245,13 @@ def remove(path: Path) -> None:
 
 
 def remove_stale_temp(path: Path) -> None:
-    """Remove what a process left behind that was killed while it replaced `path`."""
-    with contextlib.suppress(OSError):  # found again, and reported, where it is in the way
+    """Remove the file of a process that was killed while it replaced `path`."""
+    with contextlib.suppress(OSError):  # reported later, if it is in the way
         fresh_path(path).unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
-    """Make durable that `path` exists, or is gone."""
+    """Make the creation or removal of `path` durable."""
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -259,18 +259,18 @@ def sync_directory(path: Path) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        # Some network file systems have no such thing, and some directories may not be read.
+        # Some network file systems do not support it, and some directories are not readable.
         if error.errno not in _NO_DIRECTORY_SYNC:
             raise
 
 
 def fresh_path(path: Path) -> Path:
-    """Name the file that `replacing` writes, before it replaces `path`."""
+    """Return the name of the file that `replacing` writes, before it replaces `path`."""
     return path.with_name(f"{path.name}.stormbreak-new")
 
 
 def _private(fd: int) -> os.stat_result:
-    """Make it readable for its owner only. Raises OSError if it is no file, or not ours."""
+    """Make it readable for its owner only. Raises OSError if it is not a file, or not ours."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")

@@ -1,7 +1,8 @@
 """One run per OUTPUT: a kernel lock on `out.jsonl.lock`.
 
-The lock file is empty and is never written or renamed. Where no run has begun, it is removed by the process that holds
-the lock; who gets a lock on a removed file tries again. The kernel frees the lock with the process, even after kill -9.
+The lock file is empty and is never written or renamed. If no run has begun, the process that holds the lock removes it;
+a process that gets a lock on a removed file tries again. The kernel frees the lock when the process ends, even after
+kill -9.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ def held(files: BatchPaths) -> bool:
     except OSError:
         return False
     try:
-        # A lock can only be tested by taking a shared one, which ends with the descriptor.
+        # The only test of a lock is to take a shared one, which ends with the descriptor.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -66,7 +67,7 @@ def _take(files: BatchPaths) -> int:
             if os.path.samestat(os.fstat(fd), files.lock.stat()):
                 return fd
         except FileNotFoundError:
-            pass  # removed meanwhile
+            pass  # it was removed meanwhile
         except BlockingIOError:
             if left:
                 time.sleep(_PAUSE)

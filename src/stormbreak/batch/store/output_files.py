@@ -21,7 +21,7 @@ from stormbreak.cost.accounts import Account
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """The files a run writes. `changed` names the options that differ from the run before."""
+    """The files that a run writes. `changed` names the options that differ from the run before."""
 
     files: BatchPaths
     journal: RowJournal
@@ -30,11 +30,11 @@ class Store:
 
     @property
     def pauses(self) -> Mapping[str, float]:
-        """Until when (unix time) models get no request, as an earlier run learned at the same address."""
+        """Until when (unix time) models get no request, from an earlier run at the same address."""
         return {} if "base_url" in self.changed else self.run.pauses
 
     def note(self, account: Account, pauses: Mapping[str, float]) -> None:
-        """Write what has been spent by now. Blocks on the disk."""
+        """Write the spending so far. Blocks on the disk."""
         note_account(self.files, self.run, account, pauses)
 
 
@@ -50,16 +50,16 @@ def open_store(
     table: TableRef | None = None,
     submits: bool = False,
 ) -> Iterator[Store]:
-    """Lock OUTPUT for a run over `rows` that sends those of `choice`; flush and close everything at the end.
+    """Lock OUTPUT for a run that sends the rows of `choice`; flush and close everything at the end.
 
     `check_first` gets the first row to be sent, before anything is written, and may raise. Unless the run `submits`, no
     batch at the provider may be open: its rows would be sent twice. Raises ConfigurationError if OUTPUT belongs to
-    another input, or another run is writing it; nothing was touched.
+    another input, or another run is writing it; then nothing was changed.
     """
     files = BatchPaths.of(output)
-    check(files, rows, recorded, choice)  # before the lock file is made: a refusal touches nothing
+    check(files, rows, recorded, choice)  # before the lock file is made: a refusal changes nothing
     with locked(files):
-        last = check(files, rows, recorded, choice)  # again: now no other run can change it
+        last = check(files, rows, recorded, choice)  # check again: now no other run can change it
         if not submits:
             require_no_batches(files)
         for path in (files.output, files.failed, files.run):
@@ -75,9 +75,9 @@ def open_store(
 def order_output(files: BatchPaths, rows: Rows) -> None:
     """Sort OUTPUT into input order: 8 bytes of memory per row, the file replaced in one step.
 
-    Call it with the lock held and the journal closed, whose file would otherwise be the one replaced.
+    Call it with the lock held and the journal closed: an open journal would write to the replaced file.
     """
-    begins = array("Q", bytes(8 * len(rows)))  # offset + 1; 0 where there is no line
+    begins = array("Q", bytes(8 * len(rows)))  # offset + 1; 0: no line
     for index, entry in placed(files.output, rows):
         begins[index] = entry.offset + 1
     with files.output.open("rb") as source, replacing(files.output) as target:

@@ -1,7 +1,7 @@
 """Write and read one line of OUTPUT or of the failed file (OpenAI Batch output format).
 
-Bodies are written byte for byte, unless they would break the line or its readers: a body that is no JSON, or is nested
-too deeply, becomes a string, and so does a number that is too large for common readers.
+Bodies are written byte for byte, unless they would break the line or its readers: a body that is not JSON or is nested
+too deeply becomes a string, and so does a number that is too large for common readers.
 """
 
 import json
@@ -27,10 +27,10 @@ from stormbreak.types import Verdict
 _RAW = Decoder(Raw)
 _MAX_DEPTH = 500  # levels of nesting that common readers accept
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-# A string without an end is one token: a body full of quotes is searched once.
+# An unterminated string is one token, so that a body full of quotes is searched only once.
 _STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|-?[0-9][0-9.eE+-]*', re.DOTALL)
 _MAX_NUMBER = 4300  # digits that Python reads as an integer
-_DECODED_WHOLE = 2**20  # bytes; of a larger body, the objects could take gigabytes
+_DECODED_WHOLE = 2**20  # bytes; the objects of a larger body could take gigabytes
 _SHAPE_OF_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
 
 
@@ -38,8 +38,8 @@ _SHAPE_OF_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
 class Response:
     """The provider's response, with its `body` as received. `answered_by` names a fallback that answered.
 
-    An answer took so many `attempts`. It has a `service_tier` where its price is not the usual one, and its body does
-    not say so.
+    `attempts` is the number of attempts. `service_tier` is set if the price is not the usual one and the body does not
+    show it.
     """
 
     status_code: int
@@ -124,9 +124,9 @@ def failure_line(custom_id: str, failure: Failure, response: Response | None = N
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """Read the complete lines of `path`, none if there is no such file; it may be growing.
+    """Read the complete lines of `path`, none if there is no such file; the file may be growing.
 
-    Leave out a torn last line. Raise ConfigurationError for a broken line before the last.
+    Leave out a torn last line. Raises ConfigurationError for a broken line before the last.
     """
     with (
         system_errors_at(path),
@@ -171,7 +171,7 @@ def placed(path: Path, rows: Rows) -> Iterator[tuple[int, Entry]]:
 
 
 def add_earlier_attempts(entry: Entry, tries: Tries) -> bytes:
-    """Return the line of a failure with the tries of earlier runs added to its own."""
+    """Return the line of a failure with the attempts of earlier runs added."""
     if tries == NO_ATTEMPTS:
         return entry.raw
     line = _FIELDS.decode(entry.raw)
@@ -203,7 +203,7 @@ def _line(custom_id: str, response: Response | None, error: bytes, more: bytes =
 def _json(value: str | Failure | None) -> bytes:
     try:
         return encode(value)
-    except UnicodeEncodeError:  # half a character, from headers that are not UTF-8
+    except UnicodeEncodeError:  # a lone surrogate, from headers that are not UTF-8
         text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
         return text.encode(errors="replace")
 
@@ -221,7 +221,7 @@ def _value(body: bytes) -> bytes:
     except (DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        # A model cut in the middle of an emoji leaves half of it: a \u escape that UTF-8 cannot hold.
+        # An answer that is cut within an emoji ends with half of it: a \u escape that UTF-8 cannot hold.
         loaded = json.loads(readable)
         return _checked(json.dumps(loaded, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError, DecodeError):
@@ -239,7 +239,7 @@ def _readable(token: re.Match[bytes]) -> bytes:
         return text
     try:
         fits = len(text) <= _MAX_NUMBER and math.isfinite(float(text))
-    except ValueError:  # none, in a body that is no JSON either
+    except ValueError:  # not a number: then the body is not JSON either
         return text
     return text if fits else b'"' + text + b'"'
 
@@ -247,7 +247,7 @@ def _readable(token: re.Match[bytes]) -> bytes:
 def _checked(body: bytes) -> bytes:
     body.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
     if len(body) <= _DECODED_WHOLE:
-        msgspec.json.decode(body)  # raises also for a number that does not fit
+        msgspec.json.decode(body)  # also raises for a number that does not fit
     else:
         _RAW.decode(body)
         shape = body.translate(_SHAPE_OF_NUMBERS, b"+")

@@ -2,11 +2,10 @@
 
     planned -> uploading -> uploaded -> creating -> running -> ended -> done
 
-A process that is killed after it wrote `uploading` or `creating` does not know whether its request has arrived. The
-next one looks for it there, by its token, before it sends another. APIs without uploads go from `planned` to
-`creating`.
+If a process is killed after it wrote `uploading` or `creating`, its request may have arrived. The next process looks
+for it at the provider, by its token, before it sends another. APIs without uploads go from `planned` to `creating`.
 
-The rows of a batch that is not `done` are sent by nothing else. A file holds no prompt and no key.
+The rows of a batch that is not `done` are not sent in any other way. The files hold no prompts and no keys.
 """
 
 from bisect import bisect_right
@@ -31,14 +30,14 @@ VERSION = 1
 
 
 class Step(StrEnum):
-    """The step that was begun last."""
+    """The last step that began."""
 
     PLANNED = "planned"  # nothing was sent
     UPLOADING = "uploading"
     UPLOADED = "uploaded"
     CREATING = "creating"
     RUNNING = "running"  # the provider has it
-    ENDED = "ended"  # the provider works on it no more
+    ENDED = "ended"  # the provider has stopped working on it
     DONE = "done"  # its results are in the journal
 
 
@@ -48,7 +47,7 @@ class Counts(Struct, frozen=True, kw_only=True):
     total: int = 0
     succeeded: int = 0
     failed: int = 0
-    unprocessed: int = 0  # expired or cancelled, where it says so
+    unprocessed: int = 0  # expired or cancelled, if it says so
 
     @property
     def results(self) -> int:
@@ -93,11 +92,11 @@ class RowRanges:
 
 
 class RemoteBatch(Struct, frozen=True, kw_only=True):
-    """A batch at a provider. `token` is ours: it is in the ids of its requests, and wherever else it can be found again.
+    """A batch at a provider. `token` is ours: it is in the ids of its requests, and in other searchable places.
 
-    `rows` are ranges, `size` bytes were planned. It costs at most `max_usd`, where there is a spend limit. `began` is
-    the unix time of its last step. `status` and `counts` are what the provider said last; `outputs` are the endpoints
-    of its results, `errors` codes of why it failed as a whole.
+    `rows` are ranges, `size` bytes were planned. It costs at most `max_usd`, if there is a spend limit. `began` is
+    the unix time of its last step. `status` and `counts` are the last ones from the provider; `outputs` are the
+    endpoints of its results, `errors` are codes if it failed as a whole.
     """
 
     number: int
@@ -124,12 +123,12 @@ class RemoteBatch(Struct, frozen=True, kw_only=True):
 
     @property
     def is_open(self) -> bool:
-        """Whether its rows may not be sent by anything else."""
+        """Whether its rows must not be sent in any other way."""
         return self.step is not Step.DONE
 
     @property
     def is_there(self) -> bool:
-        """Whether the provider has it, and its end is not known."""
+        """Whether the provider has it and has not reported its end."""
         return self.step is Step.RUNNING
 
 
@@ -137,7 +136,7 @@ _DECODER = Decoder(RemoteBatch)
 
 
 class BatchFolder:
-    """The folder of the batches of one OUTPUT. Whoever saves holds the lock of OUTPUT."""
+    """The folder of the batches of one OUTPUT. Hold the lock of OUTPUT to save."""
 
     def __init__(self, files: BatchPaths) -> None:
         self._path = files.batches
@@ -145,7 +144,7 @@ class BatchFolder:
     def read(self) -> list[RemoteBatch]:
         """Read all, oldest first; none if there is no folder.
 
-        Raises ConfigurationError if a file is none of ours, or cannot be read.
+        Raises ConfigurationError if a file is not ours, or cannot be read.
         """
         with system_errors_at(self._path):
             paths = sorted(self._path.glob("*.json"))
@@ -155,7 +154,7 @@ class BatchFolder:
         return self._path / f"{batch.number:04}{suffix}"
 
     def save(self, batch: RemoteBatch, **changes: Any) -> RemoteBatch:
-        """Write a batch with these changes, durably; return it. Without a change nothing is written."""
+        """Write a batch with these changes, durably; return it. If they change nothing, write nothing."""
         before, batch = batch, replace(batch, **changes)
         if changes and batch == before:
             return batch
@@ -180,16 +179,16 @@ class BatchFolder:
 
 
 def require_no_batches(files: BatchPaths) -> None:
-    """Refuse to send rows while batches of this OUTPUT are open at a provider: they would be paid twice.
+    """Refuse to send rows while batches of this OUTPUT are open at a provider: the rows would be paid twice.
 
-    Raises ConfigurationError, which says what to do.
+    Raises ConfigurationError that says what to do.
     """
     unfinished = [batch for batch in BatchFolder(files).read() if batch.is_open]
     if unfinished:
         rows = sum(len(batch.ranges) for batch in unfinished)
         out = path_of(files.table or files.output)
         what = f"{rows:,} of its rows are in {len(unfinished):,} batch(es) at the provider"
-        how = f"wait and write their results: stormbreak batch fetch --wait {out}"
+        how = f"wait for them and write their results: stormbreak batch fetch --wait {out}"
         raise ConfigurationError(f"{out}: {what}; {how}; or give them up: batch cancel")
 
 
@@ -198,8 +197,8 @@ def _read(path: Path) -> RemoteBatch:
         with system_errors_at(path):
             batch = _DECODER.decode(file_reader.read_bytes(path, what="a batch"))
     except (DecodeError, UnicodeDecodeError, RecursionError):
-        raise ConfigurationError(f"{path_of(path)}: not a batch of stormbreak") from None
+        raise ConfigurationError(f"{path_of(path)}: not a stormbreak batch") from None
     if batch.version != VERSION:
-        why = f"written by another stormbreak (format {batch.version}, not {VERSION})"
+        why = f"written by another version of stormbreak (format {batch.version}, not {VERSION})"
         raise ConfigurationError(f"{path_of(path)}: {why}")
     return batch

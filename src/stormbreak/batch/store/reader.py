@@ -1,4 +1,4 @@
-"""Read a batch back from its files, lazily and also while a run writes them: answers, failures, progress and cost."""
+"""Read a batch from its files, lazily and even during a run: answers, failures, progress and cost."""
 
 import sys
 from collections import Counter
@@ -27,7 +27,7 @@ from stormbreak.types import Usage, html_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """A row with its answer. `raw` is the provider's JSON body, left out of the repr: it may repeat a prompt.
+    """A row with its answer. `raw` is the provider's JSON body; the repr omits it, since it may repeat a prompt.
 
     `answered_by` names the fallback that answered, if one did; `attempts` are those of the run that got the answer.
     `service_tier` is "batch" for an answer of the provider's own batch API.
@@ -42,7 +42,7 @@ class Answered:
     raw: bytes = field(repr=False)
 
     def _repr_html_(self) -> str | None:
-        """Return the text for a notebook; None, which means the repr, unless `Answer.show_in_notebooks`."""
+        """Return the text for a notebook; None (then it shows the repr) unless `Answer.show_in_notebooks`."""
         return html_of(self.text)
 
     @property
@@ -52,7 +52,7 @@ class Answered:
 
     @property
     def usage(self) -> Usage:
-        """Tokens as the provider counted them; all zero where it reports none."""
+        """Tokens as the provider counted them; all zero if it reports none."""
         return read_any(self.raw).usage
 
     def json(self) -> Any:
@@ -117,16 +117,16 @@ def read_answers(output: str | PathLike[str]) -> Iterator[Answered]:
 
 
 def read_failures(output: str | PathLike[str]) -> Iterator[Failed]:
-    """Read the failed file beside OUTPUT; none if nothing failed.
+    """Read the failed file next to OUTPUT; none if nothing failed.
 
-    During a run, or after a killed one, it may hold a row that is answered by now, or a row twice. Raises
+    During a run, or after a killed one, it may hold a row that is already answered, or a row twice. Raises
     ConfigurationError if a line is not batch output; names it.
     """
     return map(_failed, _lines(BatchPaths.of(Path(output)).failed))
 
 
 def parse_result(raw: bytes) -> Answered | Failed:
-    """Parse a line of OUTPUT or of the failed file. Raises ValueError if it is none."""
+    """Parse a line of OUTPUT or of the failed file. Raises ValueError if it is not one."""
     line = _LINE.decode(raw)
     return _answered(line) if line.error is None else _failed(line)
 
@@ -169,7 +169,7 @@ class Status:
 
 
 def read_status(output: Path, price_of: PriceOf) -> Status:
-    """Read how far the batch that writes `output` has come, and what it has cost at these prices."""
+    """Read the progress of the batch that writes `output`, and its cost at these prices."""
     files = BatchPaths.of(output)
     run = read_existing_run(files)
     active = held(files)
@@ -207,6 +207,6 @@ def _lines(path: Path) -> Iterator[_Line]:
     for entry in entries(path):
         try:
             yield _LINE.decode(entry.raw)
-        except DecodeError as error:  # it names a type and a path, no value
+        except DecodeError as error:  # it names a type and a path, never a value
             where = f"{path_of(path)}:{entry.number}"
             raise ConfigurationError(f"{where}: not a line of batch output: {error}") from None

@@ -1,9 +1,9 @@
-"""The state of every row, on disk and in one byte each: left, answered, failed, or failed and to be sent again.
+"""The state of every row, on disk and in one byte each: left, answered, failed, or failed and to be retried.
 
-OUTPUT takes each answer once, the failed file takes every failure; both are only appended to. A line is written at once
-and counts when it is durable: `flush` syncs what was written before, and then counts it. So a crash can cost the last
-line written, which the next run cuts off, and nothing else. A row that is sent again keeps the line of its failure
-until it is answered, or fails again.
+OUTPUT gets each answer once, the failed file gets every failure; both are append-only. A line is written at once and
+counts when it is durable: `flush` syncs the lines written before, then counts them. So a crash can cost only the last
+line written, which the next run cuts off. A row that is sent again keeps the line of its failure until it is answered
+or fails again.
 """
 
 import contextlib
@@ -44,18 +44,18 @@ from stormbreak.types import Verdict
 _LEFT: Final = 0
 _DONE: Final = 1
 _FAILED: Final = 2
-_RETRY: Final = 3  # failed in an earlier run, and is sent again by this one
+_RETRY: Final = 3  # failed in an earlier run; this run sends it again
 
 
 class RowJournal:
-    """The rows of one OUTPUT and its failed file; needs the lock.
+    """The rows of one OUTPUT and its failed file; the caller holds the lock.
 
     Call `succeed` and `fail` in one thread (about 10 us each), and `flush`, which blocks, in another, at most 100 ms
     after a line was written.
 
-    `on_line` gets each line that is written. With `shared`, rows with the same request get one answer. `done` and
-    `failed` count rows over all runs. This run sends `retried` of the failed rows: `again` are still to be sent,
-    `recovered` are answered now. `reused` rows got an answer without a request of their own, also in this run.
+    `on_line` gets each line that is written. With `shared`, rows with the same request share one answer. `done` and
+    `failed` count rows over all runs. Of the failed rows, this run sends `retried`: `again` are still to be sent,
+    `recovered` are now answered. `reused` rows got an answer without their own request in this run.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class RowJournal:
         *,
         check_first: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Read what earlier runs wrote, and repair a torn last line. `choice` says which rows this run sends.
+        """Read the files of earlier runs, and repair a torn last line. `choice` says which rows this run sends.
 
-        `check_first` gets the first of these, before anything is changed, and may raise. Raises ConfigurationError if a
-        file holds anything else; nothing was changed.
+        `check_first` gets the first of these before anything is changed, and may raise. Raises ConfigurationError if a
+        file has other content; then nothing was changed.
         """
         self.on_line: Callable[[bytes], object] = lambda _: None
         self.shared: SharedAnswers | None = None
@@ -103,8 +103,8 @@ class RowJournal:
         self.failed = states.count(_FAILED) + self.again
 
     def share(self) -> None:
-        """Let forks of this process write, too; call it before the fork."""
-        self._failed.repair(self._failed_end)  # it is open in all of them
+        """Let forks of this process write too; call it before the fork."""
+        self._failed.repair(self._failed_end)  # it must be open in all of them
         for file in (self._output, self._failed):
             file.share()
 
@@ -115,16 +115,16 @@ class RowJournal:
 
     @property
     def is_writable(self) -> bool:
-        """Whether OUTPUT takes more answers, as far as is known."""
+        """Whether OUTPUT accepts more answers, as far as is known."""
         return self._output.is_writable
 
     def left(self) -> Iterator[int]:
-        """Yield the rows that this run sends, in input order; a retry starts with some drawn by chance.
+        """Yield the rows that this run sends, in input order; a retry starts with a random sample.
 
-        The first rows decide whether a run makes sense, so they must represent all. Of the failed rows those that can
-        never be answered gather at the front.
+        The first rows decide whether the run continues, so they must represent all rows. In a retry, rows that can
+        never be answered collect at the front.
 
-        Reads the states lazily: make one pass per run, or rows still under way come twice.
+        States are read lazily: make one pass per run, or rows in progress come twice.
         """
         drawn: tuple[int, ...] = ()
         if not self._choice.fresh:
@@ -151,9 +151,9 @@ class RowJournal:
         return self._states[index] == _DONE
 
     def tries_of_refused(self, index: int) -> int:
-        """Return the attempts of earlier runs at a row that is sent again although it failed for good; 0 for any other.
+        """Return the attempts of earlier runs at a row that failed permanently and is sent again; 0 for other rows.
 
-        Its next request is another one, so the number goes into its Idempotency-Key (ADR 40).
+        Its next request is a new one, so the number goes into its Idempotency-Key (ADR 40).
         """
         return 0 if self._tries is None else self._tries.of_refused(index)
 
@@ -190,7 +190,7 @@ class RowJournal:
         self.on_line(line)
 
     def flush(self) -> int:
-        """Sync and count what was written before the call; return the number of lines."""
+        """Sync and count the lines written before the call; return their number."""
         with self._flushing:
             count = len(self._pending)
             try:
@@ -209,9 +209,9 @@ class RowJournal:
             return count
 
     def compact_failed(self) -> None:
-        """Keep in the failed file the last line of each unanswered row; remove the file if there is none.
+        """Keep only the last line of each unanswered row in the failed file; remove the file if no line is left.
 
-        Each run wrote a line of its own for a row; the one that stays gets the attempts of all of them.
+        Each run wrote its own line for a row; the remaining one gets the attempts of all.
         """
         self.flush()
         self._failed.close()
@@ -226,7 +226,9 @@ class RowJournal:
         ends = array("Q", bytes(8 * len(self._rows)))
         for index, entry in placed(path, self._rows):
             ends[index] = entry.end
-        earlier: dict[int, Tries] = {}  # of rows whose last line is still to come
+        earlier: dict[
+            int, Tries
+        ] = {}  # attempts on the lines so far, of rows whose last line is still ahead
         with replacing(path) as file:
             for index, entry in placed(path, self._rows):
                 if self._states[index] < _FAILED:
@@ -267,12 +269,12 @@ class RowJournal:
             where = f"{path_of(path)}:{entry.number}"
             name = entry.custom_id
             first = next(each.number for each in entries(path) if each.custom_id == name)
-            why = f"custom_id {quoted(name)} is answered on line {first} already"
+            why = f"custom_id {quoted(name)} is already answered on line {first}"
             raise ConfigurationError(f"{where}: {why}")
 
     def _require_unanswered(self, row: Row) -> None:
         if self._states[row.index] == _DONE:
-            raise ValueError(f"row {row.index} is answered already")
+            raise ValueError(f"row {row.index} is already answered")
 
     def _move(self, index: int, state: int) -> None:
         self._pending.append((self._states[index], state))
@@ -284,15 +286,15 @@ class _EarlierTries:
 
     def __init__(self, rows: int) -> None:
         self._attempts = array("I", bytes(4 * rows))
-        # One may have been processed: its answer may be stored under the old key.
+        # An attempt may have been processed, and its answer stored under the old key.
         self._doubtful = bytearray(rows)
-        self._refused = bytearray(rows)  # the last one was
+        self._refused = bytearray(rows)  # the last attempt was processed
 
     def add(self, index: int, entry: Entry) -> None:
         """Add a line of the failed file; the last one of a row says how it failed."""
         self._attempts[index] += entry.tries.attempts
         self._doubtful[index] |= entry.tries.maybe_processed > 0
-        answered = entry.verdict == Verdict.SCHEMA_MISMATCH  # the stored answer is of no use
+        answered = entry.verdict == Verdict.SCHEMA_MISMATCH  # the stored answer is useless
         self._refused[index] = answered or (entry.verdict in FINAL and not self._doubtful[index])
 
     def of_refused(self, index: int) -> int:

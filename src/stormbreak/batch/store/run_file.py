@@ -1,13 +1,13 @@
 """`out.jsonl.run`: which input and options an OUTPUT belongs to; written before anything is sent.
 
-A later run needs the same input, byte for byte (it may have moved), and the same value of every option in `PINNED`.
-Other options may change, and the change is kept: a resume may use another address, limit or key.
+A later run needs the same input, byte for byte (the file may have moved), and the same values of the options in
+`PINNED`. Other options may change, and the change is kept: a resume may use another address, limit or key.
 
-`account`: what the attempts of all these runs used; written every second, and at the end of a run. `flags`: the options
-of the last run, for `batch retry`, which may change pinned ones, too. `pauses`: until when (unix time) a model gets no
-request, also from the next run, because the provider named a time. `table`: the table that the requests were made of,
-if they were. `billed`: tokens of batches at the provider (`store.provider_batches`) whose usage is in the account.
-`salt`: goes into the idempotency keys of all these runs, so that a row keeps its key after a crash.
+`account`: the usage of the attempts of all these runs; written every second, and at the end of a run. `flags`: the
+options of the last run, for `batch retry`, which may also change pinned ones. `pauses`: until when (unix time) a model
+gets no request, also from the next run, because the provider named a time. `table`: the table that the requests were
+made from, if any. `billed`: tokens of batches at the provider (`store.provider_batches`) whose usage is in the account.
+`salt`: part of the idempotency keys of all these runs, so that a row keeps its key after a crash.
 """
 
 import json
@@ -35,7 +35,8 @@ from stormbreak.hidden_keys import hidden
 
 VERSION = 1
 PINNED = ("model", "schema")
-"""Options that may not change: an OUTPUT never holds the answers of two models, or of two forms, unasked."""
+"""Options that must not change: an OUTPUT mixes answers of two models or forms only if the user asks for it.
+"""
 
 Option = str | int | float | bool | None
 
@@ -44,8 +45,8 @@ Option = str | int | float | bool | None
 class TableRef:
     """The table whose rows became the requests in `Run.input`, and how to read it again.
 
-    `fingerprint` is of its files, `key` of all that the requests were made by, except the `shard`. Without
-    `has_columns` the rows are requests.
+    `fingerprint` is of its files, `key` of all inputs of the requests except the `shard`. Without `has_columns` the
+    rows are requests.
     """
 
     name: str
@@ -85,7 +86,7 @@ _RUN = Decoder(Run)
 
 
 def read_run(files: BatchPaths) -> Run | None:
-    """Read the run file; None if there is none."""
+    """Read the run file; None if it does not exist."""
     content = None
     with (
         system_errors_at(files.run),
@@ -98,9 +99,9 @@ def read_run(files: BatchPaths) -> Run | None:
     try:
         run = _decoded(content)
     except (ValueError, RecursionError):  # msgspec's errors are among them
-        raise ConfigurationError(f"{path_of(files.run)}: not a run file of stormbreak") from None
+        raise ConfigurationError(f"{path_of(files.run)}: not a stormbreak run file") from None
     if run.version != VERSION:
-        why = f"written by another stormbreak (format {run.version}, not {VERSION})"
+        why = f"written by another version of stormbreak (format {run.version}, not {VERSION})"
         raise ConfigurationError(f"{path_of(files.run)}: {why}")
     return run
 
@@ -108,13 +109,13 @@ def read_run(files: BatchPaths) -> Run | None:
 def read_existing_run(files: BatchPaths) -> Run:
     run = read_run(files)
     if run is None:
-        why = f"{path_of(files.output)} is no output of a batch run"
+        why = f"{path_of(files.output)} is not the output of a batch run"
         raise ConfigurationError(f"{path_of(files.run)}: not found; {why}")
     return run
 
 
 def find_moved(path: str, beside: Path) -> Path:
-    """Find a file of a batch whose folder may have been moved: where it was, else `beside` OUTPUT."""
+    """Find a file of a batch whose folder may have moved: at its old place, else `beside` OUTPUT."""
     was = Path(path)
     return beside if was.name == beside.name and not was.exists() else was
 
@@ -122,14 +123,14 @@ def find_moved(path: str, beside: Path) -> Path:
 def check(
     files: BatchPaths, rows: Rows, recorded: Mapping[str, Option], choice: Choice = UNFINISHED_ROWS
 ) -> Run | None:
-    """Refuse a run that may not use these files, touching nothing; return the run to resume, or None for a new one.
+    """Refuse a run that must not use these files, and change nothing; return the run to resume, None for a new one.
 
-    A choice without fresh rows needs a run, and may change pinned options.
+    A choice without fresh rows needs an earlier run, and may change pinned options.
     """
     run = check_before(files, (rows.path,), recorded, choice)
     if run is not None and (run.fingerprint, run.rows) != (rows.fingerprint, len(rows)):
         here, there = f"{path_of(rows.path)} ({len(rows):,} rows)", path_of(run.input)
-        why = f"belongs to a run of {there} ({run.rows:,} rows), and {here} has other content"
+        why = f"belongs to a run of {there} ({run.rows:,} rows), and {here} has different content"
         what = "choose another --output" if choice.fresh else "nothing is sent again"
         raise ConfigurationError(f"{path_of(files.output)}: {why}; {what}")
     return run
@@ -141,7 +142,7 @@ def check_before(
     recorded: Mapping[str, Option],
     choice: Choice = UNFINISHED_ROWS,
 ) -> Run | None:
-    """Do the part of `check` that needs no INPUT, which takes a while to read."""
+    """Do the part of `check` that does not need INPUT, since reading it takes a while."""
     _check_places(files, sources)
     run = read_run(files) if choice.fresh else read_existing_run(files)
     if run is None:
@@ -196,12 +197,12 @@ def record(
 def note_account(
     files: BatchPaths, run: Run, account: Account, pauses: Mapping[str, float]
 ) -> None:
-    """Write the run file again, with what has been spent by now, and the pauses of models."""
+    """Write the run file again, with the spending so far and the pauses of models."""
     _write(files, replace(run, account=account, pauses=pauses))
 
 
 def bill_batch(files: BatchPaths, run: Run, token: str, usage: Account) -> Run:
-    """Add the usage of a batch at the provider to the account, once; return the run as it is now."""
+    """Add the usage of a batch at the provider to the account, once; return the updated run."""
     if token in run.billed:
         return run
     account = replace(run.account.merged(usage), at_work=run.account.at_work)
@@ -226,7 +227,7 @@ def _encoded(run: Run) -> bytes:
 def _decoded(content: bytes) -> Run:
     try:
         return _RUN.decode(content)
-    except DecodeError:  # lone surrogates, which this decoder refuses
+    except DecodeError:  # lone surrogates, which msgspec refuses
         return convert(json.loads(content), Run)
 
 
@@ -235,7 +236,7 @@ def _check_places(files: BatchPaths, sources: Iterable[Path]) -> None:
     for path in (files.output, files.failed, files.run, files.lock, *table):
         try:
             why = _unfit(path, sources)
-            # We hold the lock: its file has the number of a standard stream that was closed.
+            # The lock file, which we hold, may have the number of a standard stream that was closed.
             if why is None and path != files.lock and _is_standard_stream(path):
                 why = "is standard output or error"
         except OSError as error:
@@ -245,10 +246,10 @@ def _check_places(files: BatchPaths, sources: Iterable[Path]) -> None:
 
 
 def _unfit(path: Path, sources: Iterable[Path]) -> str | None:
-    """Say why `path` cannot be a file of a run over `sources`, if it cannot."""
+    """Explain why `path` cannot be a file of a run over `sources`; None if it can."""
     if not path.parent.is_dir():
         return "no such directory"
-    if path.is_symlink():  # what it points to would be written, and the link replaced
+    if path.is_symlink():  # its target would be written, and the link replaced
         return "is a symbolic link"
     if not path.exists():
         return None
@@ -259,9 +260,9 @@ def _unfit(path: Path, sources: Iterable[Path]) -> str | None:
 
 
 def _is_standard_stream(path: Path) -> bool:
-    """Whether what a program prints goes into the file, and over its answers."""
+    """Whether the program's standard output or error is this file, and would overwrite its answers."""
     for fd in (1, 2):
-        with suppress(OSError):  # there is no such file, or the stream is closed
+        with suppress(OSError):  # the file does not exist, or the stream is closed
             if os.path.samestat(path.stat(), os.fstat(fd)):
                 return True
     return False

@@ -1,7 +1,7 @@
 """Rows with the same request share one answer (`--dedupe`), and answers stay for later runs (`--cache DIR`).
 
-A request is known by a keyed digest of its address, endpoint and body. The first row of a request is sent; the others
-get its answer, or its failure, when it ends. They cost 5 bytes of memory a row, and one more pass over INPUT.
+A request is identified by a keyed digest of its address, endpoint and body. The first row of a request is sent; the
+others get its answer, or its failure, when it ends. This costs 5 bytes of memory per row, and one more pass over INPUT.
 """
 
 import secrets
@@ -25,16 +25,16 @@ from stormbreak.types import CACHE
 if TYPE_CHECKING:
     from stormbreak.batch.store.row_journal import RowJournal
 
-DUPLICATE = "duplicate"  # what answered a row that has the answer of another one
-_FOREVER = 100 * 365 * 86_400.0  # seconds that an answer stays
+DUPLICATE = "duplicate"  # `answered_by` of a row that got the answer of another one
+_FOREVER = 100 * 365 * 86_400.0  # seconds that the cache keeps an answer
 _MAX_BYTES = 2**40
 
 
 class SharedAnswers(AbstractContextManager["SharedAnswers"]):
-    """Which rows have the same request, and the cache, if there is one; a context that closes it."""
+    """The rows with the same request, and the cache, if any; a context that closes it."""
 
     def __init__(self, rows: Rows, base_url: str, *, dedupe: bool, cache: str | None) -> None:
-        """Open the cache, which is made where it is missing, and find the duplicates.
+        """Open the cache, created if missing, and find the duplicates.
 
         Raises ConfigurationError if the cache cannot be used.
         """
@@ -53,7 +53,7 @@ class SharedAnswers(AbstractContextManager["SharedAnswers"]):
             self._cache.close()
 
     def follows(self, index: int) -> bool:
-        """Whether the row gets its answer from another one that is sent."""
+        """Whether the row gets its answer from another row that is sent."""
         return bool(self._follows) and bool(self._follows[index])
 
     def twins(self, row: Row, is_sent: Callable[[int], bool]) -> Iterator[Row]:
@@ -61,7 +61,7 @@ class SharedAnswers(AbstractContextManager["SharedAnswers"]):
         return (self._rows.row_at(index) for index in self._after(row.index) if is_sent(index))
 
     def keep(self, row: Row, response: Response) -> None:
-        """Take the answer to `row` for the cache, which gets it at the next `flush`."""
+        """Keep the answer to `row`; the next `flush` writes it to the cache."""
         if self._cache is not None and response.answered_by is None:
             key = self._key(row)
             if key is not None:
@@ -75,7 +75,7 @@ class SharedAnswers(AbstractContextManager["SharedAnswers"]):
             del self._new[:count]
 
     def answer_known(self, journal: "RowJournal", output: Path) -> None:
-        """Write the answers that are known: of duplicates in `output`, and of the cache. Then share new ones."""
+        """Write the known answers, of duplicates in `output` and of the cache; then share new ones."""
         wanted = self._answered_before(journal)
         for index, entry in placed(output, self._rows) if wanted else ():
             found = parse_result(entry.raw) if index in wanted else None
@@ -102,7 +102,7 @@ class SharedAnswers(AbstractContextManager["SharedAnswers"]):
         journal.flush()
 
     def _answered_before(self, journal: "RowJournal") -> dict[int, list[int]]:
-        """Choose which row of a request is sent; return the others of requests that are answered already."""
+        """Choose which row of a request is sent; return the other rows of requests that are already answered."""
         wanted: dict[int, list[int]] = {}
         for first in self._firsts:
             rows = [first, *self._after(first)]

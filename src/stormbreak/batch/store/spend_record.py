@@ -1,7 +1,7 @@
-"""What a batch spends: written to the run file while it runs, under a limit before it is spent.
+"""The spending of a batch: written to the run file during the run; under a limit, before the money is spent.
 
-A killed process writes nothing more. So it may spend no more than the run file allows for; when little of that is left,
-the file is written again, with more. The next run counts all of it, however often a run was killed.
+A killed process writes nothing more. So it may spend only what the run file allows; when little of that is left, the
+file is written again with a higher allowance. The next run counts the whole allowance, however often a run was killed.
 """
 
 import logging
@@ -18,23 +18,23 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.events import CooldownStarted
 from stormbreak.http.client import AsyncClient
 
-MAX_MODELS = 100_000  # with bills of their own; the others share one, which has no price
+MAX_MODELS = 100_000  # models with their own bill; all others share one, which has no price
 
 _log = logging.getLogger("stormbreak")
 
 
 def metered(client: AsyncClient) -> Meter:
-    """Count the tokens of `client` from now on, not the dollars: prices may change, and come later."""
+    """Count the tokens of `client` from now on, not dollars: prices load later and may change."""
     meter = Meter(lambda *_: None, max_names=MAX_MODELS, detailed=False)
     client.subscribe(meter)
     return meter
 
 
 class SpendRecord:
-    """The account of one run and of those before it.
+    """The account of one run and of earlier ones.
 
-    With `price_of`, the most that all runs can have cost is held to the spend limit of the client's policy, from `open`
-    on. `cost` and `limit` are as of the last `update_cost`, at the client's prices.
+    With `price_of`, from `open` on, the maximum cost of all runs is held to the spend limit of the client's policy.
+    `cost` and `limit` are as of the last `update_cost`, at the client's prices.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SpendRecord:
         self._allowed = NOTHING
         self._pauses = dict(store.pauses)
         self._written_pauses = self._pauses
-        # Writes and price lookups may outlive the run in their threads; the last to start must be the last to end.
+        # Writes and price lookups may outlive the run in their threads, so they must end in the order they start.
         self._writing = new_lock()
         self._pricing = new_lock()
 
@@ -64,7 +64,7 @@ class SpendRecord:
 
     @property
     def is_short(self) -> bool:
-        """Whether little is left of what may be spent before the next write."""
+        """Whether little of the allowance until the next write is left."""
         if self._bound is None:
             return False
         spend, _ = self._bound
@@ -72,7 +72,7 @@ class SpendRecord:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a target named a time that is not written yet."""
+        """Whether a target named a time that is not yet written."""
         return self._pauses is not self._written_pauses
 
     def pause(self, event: CooldownStarted) -> None:
@@ -83,9 +83,9 @@ class SpendRecord:
             self._pauses = {**future(self._pauses), model: until}
 
     def open(self) -> None:
-        """Respect times that targets named to earlier runs, count what these can have cost, allow the first attempts.
+        """Respect times that targets named to earlier runs, count the possible cost of these, allow the first attempts.
 
-        Raises ConfigurationError if a price is not known, or the run file cannot be written.
+        Raises ConfigurationError if a price is unknown, or the run file cannot be written.
         """
         retry, now = self._client.policy.retry, time.time()
         longest = retry.max_wait * (1 + retry.retry_after_jitter)  # the clock may have changed
@@ -98,7 +98,7 @@ class SpendRecord:
             self.allow()
 
     def write(self) -> None:
-        """Write what is spent, and under a limit how far that may go. Blocks on the disk."""
+        """Write what was spent and, under a limit, the next allowance. Blocks on the disk."""
         with self._writing:
             account = self.account
             if self._bound is not None:
@@ -120,18 +120,18 @@ class SpendRecord:
             self._store.note(replace(self.account, at_work=False), future(self._pauses))
 
     def update_cost(self) -> None:
-        """Update `cost` and `limit`. Blocks: price lists take long to load."""
+        """Update `cost` and `limit`. Blocks: price lists load slowly."""
         spend = self._spend
         with self._pricing:
             self.limit = None if spend is None else SpendLimit(spend.limit, spend.spent)
             try:
                 self.cost = self.account.cost(self._list_price)
             except Exception:  # noqa: BLE001 - such as a price list that is broken
-                _log.warning("the cost of the batch is not known", exc_info=True)
+                _log.warning("the cost of the batch is unknown", exc_info=True)
                 self._list_price = no_price
 
 
 def future(pauses: Mapping[str, float]) -> dict[str, float]:
-    """Those that are not over."""
+    """Return the pauses that have not ended."""
     now = time.time()
     return {model: until for model, until in pauses.items() if until > now}

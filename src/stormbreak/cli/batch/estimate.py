@@ -1,4 +1,4 @@
-"""`stormbreak batch estimate`: what a run will cost, and how long it will take, before anything is sent."""
+"""`stormbreak batch estimate`: the cost and the time of a run, before anything is sent."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -121,7 +121,7 @@ def command(  # noqa: PLR0913 - keyword-only, one for each option
 def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) -> CostFacts:
     rows = sum(each.rows for each in models)
     expected = [each.expected for each in models if each.expected is not None]
-    without = "" if len(expected) == len(models) else ", without what has no price"
+    without = "" if len(expected) == len(models) else ", without parts that have no price"
     amounts = [(each.model, each.expected, each.prices) for each in models]
     cost = f"{currency.with_code(sum(expected, Decimal(0)))} are expected{without}"
     return CostFacts(
@@ -156,8 +156,8 @@ def _notes(models: Sequence[ModelEstimate], pace: Pace, answer: int | None) -> I
     for each in models:
         yield from _unknown(each)
     yield (
-        f"Times count one limit alone, with {pace.concurrency:,} concurrent requests of {pace.latency:g} s each;"
-        " retries come on top."
+        f"Each time is for one limit only, with {pace.concurrency:,} concurrent requests of {pace.latency:g} s each;"
+        " retries add to it."
     )
 
 

@@ -1,4 +1,4 @@
-"""`stormbreak batch poll`, `fetch` and `cancel`: batches at the provider's own batch API, from submitted to written."""
+"""`stormbreak batch poll`, `fetch` and `cancel`: submitted batches at the provider's own batch API."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from stormbreak.escape import path_of, plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_WAIT = flag("-w --wait", "Wait until no batch runs any more.")
+_WAIT = flag("-w --wait", "Wait until all batches have ended.")
 _ACCESS = (API_KEY_ENV, CONNECT_GRACE_OPTION)
 
 
@@ -47,7 +47,7 @@ def _job_of(output: Path, given: dict[str, Any]) -> Job:
 @click.argument("output", type=FILE)
 @options("Options", _WAIT, *_ACCESS, JSON, QUIET)
 def poll(output: Path, *, wait: bool, as_json: bool, quiet: bool, **given: Any) -> int:
-    """Show how far the submitted batches of OUTPUT are. Exit code 1: some still run."""
+    """Show the progress of the submitted batches of OUTPUT. Exit code 1: some are still running."""
     progress = _progress(quiet=quiet or as_json)
     return _shown(
         lambda job: poll_batches(job, wait=wait, on_poll=progress), output, given, as_json=as_json
@@ -58,7 +58,7 @@ def poll(output: Path, *, wait: bool, as_json: bool, quiet: bool, **given: Any) 
 @click.argument("output", type=FILE)
 @options("Options", *_ACCESS, JSON)
 def cancel(output: Path, *, as_json: bool, **given: Any) -> int:
-    """Cancel the submitted batches of OUTPUT. What they have answered can be fetched."""
+    """Cancel the submitted batches of OUTPUT. Their answers so far can be fetched."""
     return _shown(cancel_batches, output, given, as_json=as_json)
 
 
@@ -78,7 +78,7 @@ def _shown(
 
 
 def _progress(*, quiet: bool) -> Callable[[Sequence[RemoteBatch]], None]:
-    """Return what prints the batches that have changed."""
+    """Return the function that prints changed batches."""
     shown: dict[int, str] = {}
 
     def show(batches: Sequence[RemoteBatch]) -> None:
@@ -124,7 +124,7 @@ def _line(batch: RemoteBatch) -> str:
 @options(
     "Options",
     _WAIT,
-    flag("--accept-partial", "Give up results that the provider has counted, but does not list."),
+    flag("--accept-partial", "Give up results that the provider has counted but does not list."),
     *_ACCESS,
     PRICES,
     JSON,
@@ -133,9 +133,9 @@ def _line(batch: RemoteBatch) -> str:
 def fetch(
     output: Path, *, wait: bool, accept_partial: bool, as_json: bool, quiet: bool, **given: Any
 ) -> int:
-    """Write the results of submitted batches that have ended to OUTPUT and its failed file.
+    """Write the results of ended batches to OUTPUT and its failed file.
 
-    Rows without an answer go on with batch run, or with another batch submit.
+    Send rows without an answer with batch run, or with another batch submit.
     """
     try:
         summary = fetch_batches(
@@ -164,8 +164,8 @@ def _warn_of_odd(fetched: Fetched) -> None:
         warn(f"batch {fetched.batch.number} was refused: {plain(error.code, limit=64)}{line}")
     if not fetched.is_done:
         warn(
-            f"batch {fetched.batch.number} stays open: its results are not whole; fetch again, or"
-            " --accept-partial leaves the rest to batch run"
+            f"batch {fetched.batch.number} stays open: its results are incomplete; fetch again, or"
+            " use --accept-partial to leave the rest to batch run"
         )
 
 
@@ -210,5 +210,5 @@ def _next(summary: FetchSummary) -> str:
     if summary.open:
         return f"stormbreak batch fetch --wait {out}"
     if summary.left:
-        return f"batch run with the same INPUT and options sends the rows that are left: -o {out}"
+        return f"send the remaining rows by batch run with the same INPUT and options: -o {out}"
     return retry_command(summary.output) if summary.failed else ""

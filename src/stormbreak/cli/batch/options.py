@@ -59,15 +59,17 @@ BASE_URL = option("--base-url", "URL", "Address of the API, up to and including 
 PROVIDER = option(
     "--provider", "NAME", "A known provider instead of --base-url: openai, deepseek, holysheep, ..."
 )
-MODEL = option("-m --model", "NAME", "Model of the rows that name none.")
+MODEL = option("-m --model", "NAME", "Model for rows that name none.")
 
 
 def max_output_tokens(highest: int | None = None) -> Callable[[F], F]:
-    return option("--max-output-tokens", Integer(1, highest), "Output limit of rows that set none.")
+    return option(
+        "--max-output-tokens", Integer(1, highest), "Output limit for rows that set none."
+    )
 
 
 API_KEY_ENV = option("--api-key-env", "VAR", "Environment variable with the API key.")
-MAX_COST = option("--max-cost", Number(name="USD"), "Maximum cost of all runs on OUTPUT together.")
+MAX_COST = option("--max-cost", Number(name="USD"), "Maximum total cost of all runs on OUTPUT.")
 QUIET = flag("-q --quiet", "Show no progress.")
 _DESTINATION = options(
     "Destination",
@@ -89,7 +91,7 @@ _LIMITS = options(
     max_output_tokens(),
     PRICES,
     flag("--dedupe", "Send identical requests once."),
-    option("--cache", "DIR", "Keep answers in DIR, and take them from there instead of sending."),
+    option("--cache", "DIR", "Cache answers in DIR, and use them instead of sending."),
 )
 PREFIX = option(
     "--prefix", "PREFIX", "Put PREFIX before the names of the result columns of a table."
@@ -98,7 +100,7 @@ ESCAPE_FORMULAS = flag(
     "--escape-formulas", "In CSV, put ' before cells that a spreadsheet would run as a formula."
 )
 FLATTEN = flag(
-    "--flatten", "Make a table also of a .jsonl OUTPUT: rows with their results as columns."
+    "--flatten", "Also make a table of a .jsonl OUTPUT: rows with their results as columns."
 )
 _RESULTS = options(
     "Results",
@@ -127,7 +129,7 @@ CONNECT_GRACE_OPTION = option(
 
 
 def submit_options(command: F) -> F:
-    """Add the options of `batch submit`: those of a run that have a meaning without one."""
+    """Add the options of `batch submit`: those of `batch run` that also apply here."""
     destination = options("Destination", BASE_URL, PROVIDER, API_KEY_ENV, MODEL)
     limits = options(
         "Limits",
@@ -135,7 +137,7 @@ def submit_options(command: F) -> F:
             "--batch-size",
             Integer(),
             "Maximum rows of one batch.",
-            show_default="that of the provider",
+            show_default="the provider's maximum",
         ),
         MAX_COST,
         max_output_tokens(),
@@ -163,20 +165,20 @@ _CONCURRENCY = options(
     option(
         "--workers",
         Integer(1, MAX_WORKERS),
-        "Processes that send, and share all limits.",
+        "Number of sending processes; they share all limits.",
         show_default="1",
     ),
 )
 _ANSWERS = options(
     "Answers",
-    option("--schema", "FILE", "A JSON schema that every answer must fit."),
+    option("--schema", "FILE", "A JSON schema that every answer must match."),
     option(
         "--repairs",
         Integer(0, MAX_REPAIRS),
-        "Times to ask again, and show the model why its answer does not fit.",
+        "Times to ask again, with the reason why the answer does not match.",
         show_default=f"{REPAIRS}",
     ),
-    flag("--check-only", "Check the schema, but do not send it: for an API that rejects it."),
+    flag("--check-only", "Check answers, but do not send the schema: for APIs that reject it."),
 )
 _TIMEOUTS = options(
     "Timeouts",
@@ -197,7 +199,7 @@ def run_options(command: F) -> F:
 
 
 def retry_options(command: F) -> F:
-    """Add the same options. Their help names no defaults: `batch retry` takes the values of the last run."""
+    """Add the same options, without defaults in their help: `batch retry` uses the values of the last run."""
     added: Any = run_options(command)
     for param in added.__click_params__:
         param.show_default = False
@@ -219,12 +221,12 @@ _TABLE = (
         "Delimiter of a CSV INPUT.",
         show_default="comma; tab for .tsv files",
     ),
-    option("--shard", "I/N", "Send only every N-th row, from the I-th on; see batch merge."),
+    option("--shard", "I/N", "Send only every N-th row, starting at the I-th; see batch merge."),
 )
 
 
 def table_options(command: F) -> F:
-    """Add the options that make requests of a table's rows; the command gets them as `table`."""
+    """Add the options that make requests from a table's rows; the command gets them as `table`."""
 
     @wraps(command)
     def with_table(*args: Any, **given: Any) -> Any:
@@ -237,7 +239,7 @@ def table_options(command: F) -> F:
 
 
 def job_options(command: F) -> F:
-    """Add INPUT, --output and the options of a table; the command gets the job that they and its own options ask for."""
+    """Add INPUT, --output and the options of a table; the command gets a job made from these and its own options."""
 
     @wraps(command)
     def with_job(*, source: Path, output: Path, table: TableOptions, **given: Any) -> Any:

@@ -1,6 +1,6 @@
 """Show the progress of a run: a live panel on a terminal, a line every few seconds elsewhere.
 
-Nothing from a file or a provider is printed here, except what `escape` made safe.
+Text from a file or a provider is printed only after `escape` made it safe.
 """
 
 import time
@@ -26,7 +26,7 @@ _GONE = (OSError, ValueError)  # a pipe without a reader, a terminal that was cl
 
 
 class Lines:
-    """Writes a line every few seconds, and one at the end; none without a stream, or once it is gone."""
+    """Writes a line every few seconds, and one at the end; does nothing without a stream, or once it is closed."""
 
     def __init__(self, stream: IO[str] | None) -> None:
         self._stream = stream
@@ -75,7 +75,7 @@ class Lines:
 
 @contextmanager
 def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator["Lines | Panel"]:
-    """Show progress on `stream` while the context lasts. A stream that goes away ends nothing."""
+    """Show progress on `stream` while the context lasts. A stream that is closed does not stop the run."""
     if quiet or stream is None or stream.closed:
         yield Lines(None)
     elif stream.isatty():
@@ -84,7 +84,9 @@ def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator["Lines | Pan
 
         from stormbreak.batch.running import progress_panel  # noqa: PLC0415
 
-        live = Live(console=Console(file=stream), auto_refresh=False, transient=True)  # no thread
+        live = Live(
+            console=Console(file=stream), auto_refresh=False, transient=True
+        )  # no thread can start
         with suppress(*_GONE):
             live.start()
         try:

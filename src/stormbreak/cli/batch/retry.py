@@ -1,4 +1,4 @@
-"""`stormbreak batch retry`: send the rows that failed once more, with the flags of the last run."""
+"""`stormbreak batch retry`: send the failed rows again, with the options of the last run."""
 
 import shlex
 from collections.abc import Iterator
@@ -46,11 +46,11 @@ class _Verdicts(Value[tuple[Verdict, ...]]):
     option(
         "--only",
         _Verdicts(),
-        "Only rows that failed with this verdict, or with one of several: auth,billing.",
+        "Only rows that failed with one of these verdicts, such as auth,billing.",
         multiple=True,
     ),
-    option("--input moved_to", FILE, "INPUT, if it was moved."),
-    flag("-n --dry-run", "Print what would be sent; send nothing."),
+    option("--input moved_to", FILE, "New path of INPUT, if it has moved."),
+    flag("-n --dry-run", "Print what would be sent, but send nothing."),
 )
 @retry_options
 def command(
@@ -67,7 +67,7 @@ def command(
 ) -> int:
     """Send the failed rows of OUTPUT again, with the options of the last run.
 
-    An option that is given replaces that of the last run. Rows that fail again stay in the failed file.
+    A given option replaces that of the last run. Rows that fail again stay in the failed file.
     """
     run = read_existing_run(BatchPaths.of(output))
     options = options_of_run(BatchOptions(**given), run, output).clean()
@@ -92,7 +92,7 @@ def options_of_run(given: BatchOptions, run: Run, output: Path) -> BatchOptions:
         options = options.over(BatchOptions(base_url=_text(run.options.get("base_url"))))
     for name in ("base_url", "fallback_base_url"):
         if holds_hidden(getattr(options, name) or ""):
-            why = "held a key, which is not kept; give it again"
+            why = "held a key, and keys are not saved; give it again"
             raise ConfigurationError(f"{path_of(output)}: the {option_flag(name)} of its run {why}")
     return options
 
@@ -102,7 +102,7 @@ def _options_missing(run: Run, output: Path) -> str:
     where = f" (it was {was})" if was else ""
     return (
         f"{path_of(BatchPaths.of(output).run)}: has no options of the last run; give --provider or"
-        f" --base-url{where}, and others that it needs, such as --api-key-env, --policy and --max-cost"
+        f" --base-url{where}, and other options it needs, such as --api-key-env, --policy and --max-cost"
     )
 
 
@@ -111,7 +111,7 @@ def _text(value: object) -> str | None:
 
 
 def input_of_run(run: Run, output: Path) -> Path:
-    """Find INPUT where it was. Raises ConfigurationError if it is gone."""
+    """Find INPUT at its old path. Raises ConfigurationError if it is gone."""
     source = find_moved(run.input, BatchPaths.of(output).input)
     if not source.exists():
         raise ConfigurationError(

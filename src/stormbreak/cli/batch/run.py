@@ -72,14 +72,14 @@ def run_and_report(
         say(json_text(summary))
     elif summary.end != End.UNREACHABLE.value:
         say(summary_text(summary, retry=not job.choice.fresh))
-    if destination is not None:  # last: the summary is out, whatever happens here
+    if destination is not None:  # last: the summary is already printed if this fails
         _report(destination, summary, stats, _cost_of(job))
     return _exit_code(summary)
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, also while INPUT is read or a table is made: one line, and code 130."""
+    """Let SIGTERM act like Ctrl-C, even while INPUT is read or a table is made: one line, and exit code 130."""
     heard = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     heard = heard and threading.current_thread() is threading.main_thread()
     if heard:
@@ -95,14 +95,14 @@ def _interruptible() -> Iterator[None]:
 
 
 class _Control:
-    """Changes a run on its way, from another thread."""
+    """Changes an active run, from another thread."""
 
     def __init__(self, job: Job) -> None:
         self.run: Running | None = None
         self._job = job
 
     def set_concurrency(self, text: str) -> str:
-        """Keep another number of requests in flight, or `auto`. Raises ConfigurationError."""
+        """Change the maximum of concurrent requests, or set it to `auto`. Raises ConfigurationError."""
         if self.run is None:
             raise ConfigurationError("the run has not begun yet")
         try:
@@ -125,7 +125,7 @@ def _destination(report: str, job: Job) -> ReportFile:
 
 
 def _cost_of(job: Job) -> BatchCost | None:
-    """What all runs on OUTPUT have cost; None where its files or the price lists cannot be read."""
+    """The cost of all runs on OUTPUT; None if its files or the price lists cannot be read."""
     try:
         return read_cost(job.output, load_lookup(job.options.prices))
     except ConfigurationError:
@@ -160,10 +160,10 @@ def _exit_code(summary: Summary) -> int:
 def command(job: Job, **shown: Any) -> int:
     """Send every row of INPUT and write the answers to a file.
 
-    INPUT is a table (CSV, Parquet or JSON lines) of which --prompt, --template or --body makes requests, or JSON lines
+    INPUT is a table (CSV, Parquet or JSON lines) that --prompt, --template or --body turns into requests, or JSON lines
     that are requests. OUTPUT is a table (.csv, .parquet), or JSON lines in the OpenAI Batch format.
 
-    Failed rows go to a second file beside it, with the reason. Run the same command again to resume after a stop or a
+    Failed rows go to a second file next to it, with the reason. Run the same command again to resume after a stop or a
     crash.
     """
     return run_and_report(job, **shown)

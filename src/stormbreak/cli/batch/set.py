@@ -1,4 +1,4 @@
-"""`stormbreak batch set`: change a run on its way, over its socket."""
+"""`stormbreak batch set`: change an active run, through its socket."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ PATIENCE = 5.0  # seconds
     ),
 )
 def command(output: Path, *, concurrency: int | str) -> None:
-    """Change the run that writes OUTPUT, until it ends. A resume takes the options of its own command line."""
+    """Change the active run on OUTPUT, until it ends. A resumed run uses its own options."""
     server = find(str(output))
     try:
         say(send_order(server, SET_CONCURRENCY, str(concurrency), PATIENCE))

@@ -1,4 +1,4 @@
-"""`stormbreak batch status`: how far a run has come, as text or JSON; also the text of a run's summary."""
+"""`stormbreak batch status`: the progress of a run, as text or JSON; also the text of a run's summary."""
 
 import shlex
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ _REFUSED = {
     Verdict.NOT_FOUND: "not_found, no such model or address",
     Verdict.REDIRECTED: "redirected, the address points elsewhere; redirects are never followed",
     Verdict.INVALID: "invalid, the request itself is wrong",
-    Verdict.SCHEMA_MISMATCH: "schema_mismatch, no answer fits the schema",
+    Verdict.SCHEMA_MISMATCH: "schema_mismatch, no answer matches the schema",
 }
 
 
@@ -58,14 +58,14 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
 
 
 def _answered(summary: Summary, *, retry: bool) -> str:
-    """The rows with an answer; after a resume also those of this run, to which most figures below belong."""
+    """The rows with an answer; after a resume also those of this run, which most figures below describe."""
     of_all = f"{summary.successful:,} of {summary.total:,} rows"
     is_resume = summary.successful != summary.answered and not retry
     return of_all + (f"; {summary.answered:,} of them in this run" if is_resume else "")
 
 
 def _answers(summary: Summary) -> str:
-    """Where the answers are: in the journal, until the table is made of it."""
+    """The file of the answers: the journal, until the table is made from it."""
     if not summary.successful:
         return ""
     if BatchPaths.of(Path(summary.output)).table is None or summary.end == End.FINISHED.value:
@@ -74,13 +74,13 @@ def _answers(summary: Summary) -> str:
 
 
 def in_journal(output: str) -> str:
-    """Where the answers are, while there is no table yet, and how to make one."""
+    """The file of the answers while there is no table yet, and how to make one."""
     export = f"stormbreak batch export {shlex.quote(path_of(output))} FILE"
     return f"{path_of(BatchPaths.of(Path(output)).output)}; as a table: {export}"
 
 
 def retry_command(output: str) -> str:
-    """What to do about failed rows; the command to type comes last."""
+    """Advice for failed rows; the command to type comes last."""
     return f"fix the cause, then: stormbreak batch retry {shlex.quote(path_of(output))}"
 
 
@@ -102,7 +102,7 @@ def _sent(summary: Summary, *, retry: bool) -> str:
     if retry:
         return "nothing: no row has failed" + " that way" * bool(summary.failed)
     if summary.failed:
-        return "nothing: batch run does not resend rows that failed for good"
+        return "nothing: batch run does not resend rows that failed permanently"
     return "nothing: all rows were answered before"
 
 
@@ -123,7 +123,7 @@ def _stopped(summary: Summary) -> str:
             hint = "" if place.path.strip("/") else ", which may need a /v1"
             why += f" at {place.scheme}://{place.netloc}{hint}"
         return (
-            f"{PROBE_ROWS} rows in a row failed: {why}; nothing is lost: fix the cause, then run the"
+            f"{PROBE_ROWS} consecutive rows failed: {why}; nothing is lost: fix the cause, then run the"
             " same command again"
         )
     if summary.end == End.SPENT.value:
@@ -139,7 +139,7 @@ def _stopped(summary: Summary) -> str:
 @click.argument("output", type=FILE)
 @options("Options", PRICES, JSON)
 def command(output: Path, *, prices: tuple[str, ...], as_json: bool) -> None:
-    """Show the progress of the run that writes OUTPUT. It reads only, and works during the run."""
+    """Show the progress of the run that writes OUTPUT. It only reads, and works during the run."""
     status = read_status(output, lookup_of(output, prices).price_of)
     if as_json:
         say(json_text(status))

@@ -1,4 +1,4 @@
-"""Serve the state of a run: on a socket beside OUTPUT, and on an address where one was asked for."""
+"""Serve the state of a run: on a socket next to OUTPUT, and on an address if one was given."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ class StatusSocket(AbstractContextManager["StatusSocket"]):
     """Serves one run, for as long as the context lasts.
 
     The address (host and port) is opened at once. The socket is made when the run sends, since then OUTPUT and the
-    files beside it belong to this process; some file systems can have none. Raises ConfigurationError if the address is
-    in use, or none of this machine.
+    files next to it belong to this process; some file systems do not support sockets. Raises ConfigurationError if the
+    address is in use or does not belong to this machine.
     """
 
     def __init__(
@@ -28,14 +28,14 @@ class StatusSocket(AbstractContextManager["StatusSocket"]):
     ) -> None:
         self._actions = actions
         self._status = StatusPages(metrics=listen is not None)
-        self.listeners = self._status.listeners  # which need the events of the run
+        self.listeners = self._status.listeners  # they need the events of the run
         self._output = output
         self._throughput = Throughput()
         self._stack = ExitStack()
         self._begun = False
         if listen is not None:
             taken = self._stack.enter_context(self._status.serve(*listen))
-            with suppress(OSError):  # such as a terminal that is gone
+            with suppress(OSError):  # such as a closed terminal
                 print(f"serving {taken.address}/metrics", file=sys.stderr)  # noqa: T201
 
     def __exit__(self, *_: object) -> None:

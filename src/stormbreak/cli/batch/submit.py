@@ -19,8 +19,8 @@ from stormbreak.escape import path_of
 def command(job: Job, *, batch_size: int | None, as_json: bool, quiet: bool) -> int:
     """Send the rows of INPUT to the provider's batch API, which answers within a day, at half the price.
 
-    INPUT and OUTPUT are as for batch run. batch fetch writes the answers. Rows that come back without one go on with
-    batch run. Run the same command again after a crash: nothing is submitted twice.
+    INPUT and OUTPUT are as for batch run. batch fetch writes the answers. Rows that come back without one can be sent
+    with batch run. Run the same command again after a crash: nothing is submitted twice.
     """
 
     def on_batch(batch: RemoteBatch) -> None:
@@ -55,6 +55,8 @@ def _text(submission: Submission) -> str:
         lines.append(f"not sent   {submission.unsent:,} rows: {why}; see --batch-size")
     if submission.unsure:
         names = ", ".join(str(batch.number) for batch in submission.unsure)
-        lines.append(f"unsure     batch {names}: it may be there; batch poll --wait finds out")
+        lines.append(
+            f"unsure     batch {names}: the provider may have it; batch poll --wait finds out"
+        )
     lines.append(f"next       stormbreak batch fetch --wait {out}")
     return "\n".join(lines)

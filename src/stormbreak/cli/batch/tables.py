@@ -1,4 +1,4 @@
-"""`stormbreak batch export` and `merge`: a table of rows and answers, and one output of the outputs of all shards."""
+"""`stormbreak batch export` and `merge`: make a table of rows and answers; merge the outputs of all shards."""
 
 from pathlib import Path
 
@@ -26,9 +26,9 @@ from stormbreak.escape import path_of
 def export(
     output: Path, file: Path, *, prefix: str | None, escape_formulas: bool, prices: tuple[str, ...]
 ) -> None:
-    """Write the rows of the batch at OUTPUT, in the order of INPUT, with what became of them, to FILE.
+    """Write the rows of the batch at OUTPUT with their results to FILE, in the order of INPUT.
 
-    The ending of FILE says the format: .csv, .tsv, .parquet, or JSON lines. Rows without an answer yet have empty
+    The suffix of FILE sets the format: .csv, .tsv, .parquet, or JSON lines. Rows without an answer yet have empty
     columns.
     """
     given = BatchOptions(prefix=prefix, escape_formulas=escape_formulas)
@@ -48,8 +48,8 @@ def export(
 def merge_shards(output: Path, shards: tuple[Path, ...], *, prices: tuple[str, ...]) -> None:
     """Merge SHARDS, the outputs of all runs with --shard over one table, into OUTPUT.
 
-    OUTPUT is what one run over the whole table would have written: status, retry, export and cost report work on it. The
-    shards stay as they are.
+    OUTPUT is what one run over the whole table would have written: status, retry, export and cost report work on it.
+    The shards do not change.
     """
     price_of = lookup_of(shards[0], prices).price_of
     rows = merge(output, shards, price_of=price_of)
@@ -58,6 +58,6 @@ def merge_shards(output: Path, shards: tuple[Path, ...], *, prices: tuple[str, .
     if status.failed:
         lines.append(f"{sum(status.failed.values()):,} of them failed")
     if status.left:
-        again = "batch run over the table, without --shard, continues with them"
+        again = "continue by batch run over the table, without --shard"
         lines.append(f"{status.left:,} of them have no answer yet; {again}")
     say("\n".join(lines))

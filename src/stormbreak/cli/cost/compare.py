@@ -40,7 +40,7 @@ class ComparisonRows(NamedTuple):
 
 
 def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
-    """Compare the offers of each model with the first one; with several named models, or one provider, all with the first.
+    """Compare the offers of each model with its first; with several named models, or one provider, with the very first.
 
     Raises UnknownPriceError if one of the models has no price.
     """
@@ -49,7 +49,7 @@ def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLook
         raise click.UsageError("give --models, or a price file with --prices")
     groups = [offers_for(model, wanted.sellers, lookup) for model in models]
     for group in groups:
-        compare(demands[0], group, lookup)  # a misspelt name is not lost among others
+        compare(demands[0], group, lookup)  # report a misspelt name even among others
     if len(wanted.sellers) == 1 or len(wanted.models) > 1:
         groups = [[offer for group in groups for offer in group]]
     return [row for demand in demands for group in groups for row in compare(demand, group, lookup)]
@@ -64,7 +64,7 @@ def real(
     service: Service | None,
     currency: Currency,
 ) -> tuple[list[Row], list[str]]:
-    """Compare real traffic at the providers of its own and the wanted models; return rows and notes.
+    """Compare real traffic at the providers of the used and the wanted models; return rows and notes.
 
     Raises UnknownPriceError if no used or wanted model has a price.
     """
@@ -87,7 +87,7 @@ def _demand(use: Use, times: Decimal, service: Service | None) -> Demand:
 
 
 def _rows(demand: Demand, wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
-    """Return the offers of the used model first; without any price of it, a row that explains it."""
+    """Return the offers of the used model first; if it has no price, a row that explains this."""
     offers: list[Offer] = []
     own = Offer(Seller(""), demand.used)
     why = ""
@@ -112,7 +112,7 @@ def _notes(traffic: Traffic, times: Decimal) -> Iterator[str]:
         yield f"Counted from {traffic.since} to {traffic.until}."
     yield from traffic.notes
     often = "" if times == 1 else f" {times:,f} times"
-    yield f"A month is taken as{often} the traffic of the file (--scale)."
+    yield f"A month is assumed to be{often} the traffic of the file (--scale)."
 
 
 def _use_text(use: Use) -> str:
@@ -127,13 +127,13 @@ def _use_text(use: Use) -> str:
 
 
 def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
-    """Sum up the costs, each model at its first provider."""
+    """Add up the costs, each model at its first provider."""
     firsts: dict[Demand, Row] = {}
     for row in rows:
         firsts.setdefault(row.demand, row)
     known = [row.monthly for row in firsts.values() if row.monthly is not None]
     if len(firsts) > 1:
-        of = "" if len(known) == len(firsts) else ", without what has no price"
+        of = "" if len(known) == len(firsts) else ", without parts that have no price"
         total = currency.with_code(sum(known, Decimal(0)))
         yield f"Together: {total} a month, each model at its first provider{of}."
 
@@ -188,8 +188,8 @@ _SCALE = Amount("a number between 0.0001 and 10,000", 10_000, low="0.0001", zero
         "Real traffic instead: OUTPUT of a batch, LEDGER of a gateway, or an export of OpenAI's usage.",
     ),
     option("--scale", _SCALE, "Multiply the traffic in --from by N.", default="1"),
-    option("--since", usage_report.Hour(), "Of a LEDGER: from this day or hour of UTC on."),
-    option("--until", usage_report.Hour(), "Of a LEDGER: before this day or hour of UTC."),
+    option("--since", usage_report.Hour(), "Of a LEDGER: since this day or hour (UTC)."),
+    option("--until", usage_report.Hour(), "Of a LEDGER: before this day or hour (UTC)."),
 )
 @traffic_options
 @cost_options
@@ -204,7 +204,7 @@ def command(
     output: Output,
     **traffic: Any,
 ) -> None:
-    """Compare what a month of traffic costs, relative to the first of --models, or else to the first provider of each model."""
+    """Compare the cost of a month of traffic with the first of --models, or else the first provider of each model."""
     currency = output.currency
     lookup = load_lookup(prices)
     wanted = ComparisonRows(models, sellers_in(providers))
@@ -214,7 +214,7 @@ def command(
     mix = mix_of(**traffic)
     if path is not None:
         reject_unused_options(
-            ("input_share", "cache_rate", "prompt_tokens"), "with --from: the file holds it"
+            ("input_share", "cache_rate", "prompt_tokens"), "with --from: the file has it"
         )
         service = mix.service if traffic["service_tier"] else None
         found = _read(path, since, until)
@@ -233,7 +233,7 @@ def command(
 def _read(path: Path, since: float | None, until: float | None) -> Traffic:
     if usage_report.is_ledger(path):
         return usage_report.read_traffic(path, since, until)
-    why = f"with {path_of(path)}: it is no ledger of a gateway"
+    why = f"with {path_of(path)}: it is not a gateway's ledger"
     reject_unused_options(("since", "until"), why)
     return read_traffic(path)
 

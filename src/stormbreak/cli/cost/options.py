@@ -50,7 +50,7 @@ class Amount(Value[Decimal]):
 
 
 class Volume(Value[tuple[int, ...]]):
-    """A whole number of tokens, such as 50M, or several of them, each once."""
+    """A whole number of tokens, such as 50M, or several different ones."""
 
     def __init__(self, *, several: bool = False) -> None:
         self.name = "N,..." if several else "N"
@@ -88,13 +88,13 @@ traffic_options = options(
     option(
         "--prompt-tokens",
         Volume(),
-        "Tokens of one prompt; some models cost more for long ones.",
+        "Tokens of one prompt; some models cost more for long prompts.",
         default="1",
     ),
     option(
         "--service-tier",
         click.Choice([service.value for service in Service]),
-        "The prices of this tier.",
+        "Use the prices of this tier.",
         show_default=Service.STANDARD.value,
     ),
 )
@@ -104,7 +104,7 @@ traffic_options = options(
 def cost_options(command: F) -> F:
     """Add the options of all subcommands; the command gets them as `output`, and its price files as `prices`.
 
-    A report may replace no price file, and no path that the command is given.
+    A report must not replace a price file or a path argument of the command.
     """
 
     @wraps(command)
@@ -146,9 +146,7 @@ def _currency_of(code: str, rate: str | None) -> Currency:
     except ConfigurationError as error:
         raise click.UsageError(f"--{error}") from None
     if rate is None and currency.code != USD.code:
-        raise click.UsageError(
-            f"--currency {currency.code} needs --rate, the units of it per US dollar"
-        )
+        raise click.UsageError(f"--currency {currency.code} needs --rate, its units per US dollar")
     return currency
 
 

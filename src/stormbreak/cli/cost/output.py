@@ -29,7 +29,7 @@ _MAX_SENTENCE = 1000
 _MIN = 9  # characters of text in a line
 _LINES = (2, 4)  # of a title
 _BETWEEN = 2  # characters between columns
-_ANY = 10_000  # characters: a width that bounds nothing
+_ANY = 10_000  # characters: a width that never limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Output:
 
     @classmethod
     def of(cls, *, as_json: bool, as_csv: bool, report: str | None, currency: Currency) -> Self:
-        """Reject what cannot be done before anything is calculated."""
+        """Reject impossible combinations before anything is calculated."""
         if as_json and as_csv:
             raise click.UsageError("--json and --csv: give one of them, not both")
         destination = None if report is None else ReportFile.of(report)
@@ -62,7 +62,7 @@ class Output:
     ) -> None:
         """Print the sheets, then write the report, with `facts` above them.
 
-        `head` is for JSON, `notes` for people. CSV holds the first sheet alone.
+        `head` is for JSON, `notes` for people. CSV has only the first sheet.
         """
         self._print(head, notes, sheets)
         if self.destination is not None:
@@ -88,7 +88,7 @@ class Output:
 
 
 def _drawn(sheet: Sheet, room: int | None) -> Table:
-    """A table of the columns that say something. Numbers are never broken nor cut; text is, where there is little `room`."""
+    """A table without empty columns. Numbers are never wrapped or cut; text is, if there is little `room`."""
     kept = sheet.visible_columns()
     columns = [sheet.columns[place] for place in kept]
     rows = [
@@ -112,7 +112,7 @@ def _widths(
     rows: Sequence[list[str]],
     room: int | None,
 ) -> list[int]:
-    """Return the width of each column: natural; else with folded titles; else with the longest texts folded, too."""
+    """Return the width of each column: natural, or with folded titles, or also with the longest texts folded."""
     cells = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(titles))]
     widths = [max(len(title), cell) for title, cell in zip(titles, cells, strict=True)]
     if room is None:
@@ -145,7 +145,7 @@ def _fits(widths: Sequence[int], room: int) -> bool:
 def costs_of(
     title: str, amounts: Iterable[tuple[str, Decimal | None, Prices | None]], *, exact: bool = False
 ) -> Costs:
-    """Compare amounts in bars, by name, without those that are not known; prices may be a claim."""
+    """Compare known amounts in bars, by name; prices may be a claim."""
     costs = [
         Cost(name=name, usd=usd, claim=prices is not None and prices.source.claim)
         for name, usd, prices in amounts

@@ -92,7 +92,7 @@ def _found(
         offers = offers_for(model, sellers, lookup)
         known = list(_known(offers, lookup))
         if not known:
-            lookup.find(offers[0])  # says why
+            lookup.find(offers[0])  # this explains why
         yield from known
 
 
@@ -105,7 +105,7 @@ def _known(offers: Sequence[Offer], lookup: PriceLookup) -> Iterator[Prices]:
 
 
 def _rows(prices: Prices) -> Iterator[list[Cell]]:
-    """A row for each service, and one more for each length of prompt from which other prices hold."""
+    """A row for each service, and one more for each prompt length at which the prices change."""
     for service in Service:
         rates = prices.rates(service)
         if rates is None:

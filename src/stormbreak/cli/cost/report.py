@@ -1,4 +1,4 @@
-"""`stormbreak cost report`: what a batch cost, and what of that was wasted; or what gateways spent."""
+"""`stormbreak cost report`: the cost of a batch and its wasted part, or the spending of gateways."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,8 +62,8 @@ _WASTE: Sequence[Column[Any]] = (
         "Rows of the report: tenant, label, label.NAME, model, key, target, provider, day, month.",
         default=",".join(usage_report.DEFAULT_BY),
     ),
-    option("--since", usage_report.Hour(), "From this day or hour of UTC on."),
-    option("--until", usage_report.Hour(), "Before this day or hour of UTC."),
+    option("--since", usage_report.Hour(), "Since this day or hour (UTC)."),
+    option("--until", usage_report.Hour(), "Before this day or hour (UTC)."),
 )
 @cost_options
 def command(
@@ -75,9 +75,9 @@ def command(
     since: float | None,
     until: float | None,
 ) -> None:
-    """Print what the batch that writes OUTPUT cost: its answers, and the attempts that were wasted.
+    """Print the cost of the batch that writes OUTPUT: its answers, and the wasted attempts.
 
-    Or print what the gateways with these LEDGERs spent together.
+    Or print the total spending of the gateways with these LEDGERs.
     """
     output.protect(*paths)
     if all(map(usage_report.is_ledger, paths)):
@@ -87,9 +87,9 @@ def command(
     if len(paths) > 1:
         other = next(path for path in paths if not usage_report.is_ledger(path))
         raise ConfigurationError(
-            f"{path_of(other)}: is no ledger of a gateway; name several ledgers, or one OUTPUT of a batch"
+            f"{path_of(other)}: is not a gateway's ledger; give several ledgers, or one OUTPUT of a batch"
         )
-    why = f"for a batch, and {path_of(paths[0])} is no ledger of a gateway"
+    why = f"for a batch, and {path_of(paths[0])} is not a gateway's ledger"
     reject_unused_options(("by", "since", "until"), why)
     _of_batch(paths[0], prices, output)
 
@@ -111,7 +111,7 @@ def _of_batch(path: Path, prices: tuple[str, ...], output: Output) -> None:
 def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
     known = [each.in_all for each in cost.models if each.in_all is not None]
     wasted = [each.wasted for each in cost.models if each.in_all and each.wasted]
-    without = "" if len(known) == len(cost.models) else ", without what has no price"
+    without = "" if len(known) == len(cost.models) else ", without parts that have no price"
     amounts = [
         (f"{each.model}, {each.provider}", each.in_all and each.in_all.max_usd, each.prices)
         for each in cost.models
@@ -124,7 +124,7 @@ def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
             f" {_total_span(wasted, currency)} of it was wasted on attempts without an answer."
         )
         if known
-        else "What the batch has cost is not known: nothing in it has a price.",
+        else "The cost of the batch is unknown: nothing in it has a price.",
         facts=[("answers", f"{sum(each.answers for each in cost.models):,}")],
         bars=[costs_of(f"{currency.code} in all, at most", amounts)],
         currency=currency,
@@ -143,7 +143,7 @@ def _sheet(models: Sequence[ModelCost], currency: Currency) -> Sheet:
 
 
 def _total(rows: Sequence[Sequence[Cell]]) -> list[Cell]:
-    """The last row: sums of numbers, and of what is no number nothing."""
+    """The last row: the sums of numbers; other cells are empty."""
     sums: list[Cell] = [
         None if any(isinstance(cell, str | None) for cell in column) else sum(map(_number, column))
         for column in zip(*rows, strict=True)
@@ -152,7 +152,7 @@ def _total(rows: Sequence[Sequence[Cell]]) -> list[Cell]:
 
 
 def _number(cell: Cell) -> Decimal:
-    assert isinstance(cell, int | Decimal), "only numbers are summed up"
+    assert isinstance(cell, int | Decimal), "only numbers have sums"
     return Decimal(cell)
 
 

@@ -1,4 +1,4 @@
-"""`stormbreak cost roi`: what a migration from one offer to another saves, and what a storm costs."""
+"""`stormbreak cost roi`: the savings of a migration from one offer to another, and the cost of a storm."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +34,7 @@ from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """What is printed (`head` as JSON, `notes` as text, `sheets` as both), and the start of a report."""
+    """The output (`head` as JSON, `notes` as text, `sheets` as both), and the start of a report."""
 
     currency: Currency
     head: dict[str, object] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Result:
 
     def write(self, output: Output) -> None:
         facts = CostFacts(
-            kind="what a move brings" if self.move else "what an outage costs",
+            kind="result of a move" if self.move else "cost of an outage",
             title="; ".join(self.titles),
             verdict=self.verdicts[0],
             facts=self.about,
@@ -110,8 +110,8 @@ def migration_cost(result: Result, move: Migration) -> None:
         when_not_to_switch=[{"holds": it.holds, "said": it.text} for it in against],
     )
     result.notes.append(
-        f"The migration costs {currency.with_code(case.migration)}, once. Savings are a share of what is paid"
-        " now; the return is what twelve months leave after the migration is paid, against what it costs."
+        f"The migration costs {currency.with_code(case.migration)}, once. Savings are a share of the current cost;"
+        " the return is the savings of twelve months less the cost of the migration, divided by that cost."
     )
     result.notes.extend(
         map(source_note, dict.fromkeys((move.current.source, move.candidate.source)))
@@ -138,11 +138,11 @@ def _priced(prices: Prices) -> str:
 
 
 def _verdict(move: Migration, currency: Currency) -> str:
-    """Write the result as a sentence; if today's price is a claim, the result at list price as a second one."""
+    """Write the result as a sentence; if today's price is a claim, add the result at the list price."""
     case, listed = move.case, move.listed_current
     text = f"The move {outcome(case.saving, currency.with_code)}"
     if case.saving > 0:
-        share = "" if case.share is None else f", {percent(case.share)} of what is paid now"
+        share = "" if case.share is None else f", {percent(case.share)} of the current cost"
         assert case.payback is not None, "what saves is paid back"
         text += f"{share}, and is paid back after {near(case.payback, 1)} months"
     if listed is None:
@@ -203,7 +203,7 @@ def storm_cost(result: Result, path: Path, scenario: str | None, downtime: Downt
 
 
 def _watched(storm: Storm, path: Path, scenario: str | None) -> Decimal:
-    """Seconds from the trigger on, over which goodput was measured."""
+    """Seconds after the start of the trigger over which goodput was measured."""
     duration, begun, ended = storm.duration, storm.trigger_at, storm.trigger_until
     if duration is None or scenario is not None:
         try:
@@ -242,7 +242,7 @@ def _outage_notes(
     if not others:
         notes.append(
             f"{storm.scenario} under {first.policy} loses {percent(first.share)} of the possible answers;"
-            " storm run --compare puts other policies beside it."
+            " storm run --compare adds other policies."
         )
     return notes
 
@@ -277,11 +277,12 @@ _MOVE_OPTIONS = (
 @options(
     "Outage",
     option("--storm", FILE, "Output of `storm run --json`."),
+    option("--scenario", "NAME|FILE", "Scenario of --storm, if the file lacks its duration."),
     option(
-        "--scenario", "NAME|FILE", "Scenario of --storm, if the file does not hold its duration."
-    ),
-    option(
-        "--downtime-minutes", _MINUTES, "Length of a downtime of known cost.", show_default="23"
+        "--downtime-minutes",
+        _MINUTES,
+        "Length of a past downtime with a known cost.",
+        show_default="23",
     ),
     option(
         "--downtime-cost", MONEY, "Cost of that downtime.", show_default="180,000, the article's"
@@ -306,7 +307,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Calculate savings, payback and return of a migration, and when not to migrate.
 
-    With --storm, also what an outage costs under each policy.
+    With --storm, also calculate the cost of an outage under each policy.
     """
     if scenario is not None:
         output.protect(scenario)

@@ -1,4 +1,4 @@
-"""`stormbreak cost report LEDGER...`: what the attempts of gateways used and cost, by key, model, label, day, ..."""
+"""`stormbreak cost report LEDGER...`: the usage and cost of gateways' attempts, by key, model, label, day, ..."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ FIELDS = Names(
     ", ".join((*_FIELDS, f"{_LABEL}NAME")),
     lambda name: name in _FIELDS or (name.startswith(_LABEL) and name != _LABEL),
 )
-"""What the rows of the report are for."""
+"""The grouping of the report's rows."""
 
 
 class Hour(Value[float]):
@@ -77,7 +77,7 @@ class Hour(Value[float]):
 
 @dataclass(slots=True)
 class _Group:
-    """The sums of one row of the report, in a bill, which has the sums by kind."""
+    """One row of the report; a bill holds its sums by kind."""
 
     names: tuple[str, ...]
     bill: Bill = field(default_factory=Bill)
@@ -94,7 +94,7 @@ class _Group:
 
     @property
     def unknown(self) -> PricedSum:
-        """Attempts without a usage, whose dollars are bounds."""
+        """Attempts without a usage; their dollars are bounds."""
         uncounted, wasted = self.bill.used_uncounted, self.bill.wasted_open
         return PricedSum(
             attempts=uncounted.attempts + wasted.attempts, usd=uncounted.usd + wasted.usd
@@ -124,7 +124,7 @@ _COLUMNS: Sequence[Column[_Group]] = (
 
 
 def is_ledger(path: Path) -> bool:
-    """Whether a file is a ledger; a missing one is not, and a pipe, which may have no writer, is never opened."""
+    """Whether a file is a ledger; a missing file is not. Never opens a pipe, since it may have no writer."""
     try:
         if not path.is_file():
             return False
@@ -152,7 +152,7 @@ def read_traffic(path: Path, since: float | None, until: float | None) -> Traffi
         ),
         since=_time(min(hours)).date(),
         until=_time(max(hours)).date(),
-        notes=(f"Attempts without usage are not in it: {unknown:,}.",) if unknown else (),
+        notes=(f"Attempts without usage are not included: {unknown:,}.",) if unknown else (),
     )
 
 
@@ -165,9 +165,9 @@ def report(
     lookup: PriceLookup,
     output: Output,
 ) -> None:
-    """Print what is in these ledgers together. Raises ConfigurationError if one is given twice, or cannot be read."""
+    """Print the contents of these ledgers together. Raises ConfigurationError if one is repeated or unreadable."""
     if len({path.resolve() for path in paths}) < len(paths):
-        raise ConfigurationError("a ledger is given twice, and would be added up twice")
+        raise ConfigurationError("a ledger is given twice, and would be counted twice")
     total, groups = _Group(("all", *[""] * (len(by) - 1))), dict[tuple[str, ...], _Group]()
     hours = set[int]()
     for path in paths:
@@ -196,7 +196,7 @@ def report(
 
 
 def _priced(found: Sums, lookup: PriceLookup) -> Sums:
-    """Return the same with the prices of the files."""
+    """Return the same rows with the prices of the files."""
     for row, each in found.items():
         prices = lookup.price_of(row.provider, row.model)
         if prices is None or row.kind == FREE:
@@ -226,16 +226,16 @@ def _notes(bill: Bill, period: str, lookup: PriceLookup, currency: Currency) -> 
     unknown = bill.used_uncounted.attempts + bill.wasted_open.attempts
     if unknown:
         yield (
-            f"Attempts without usage: {unknown:,}. They may be on the invoice, with at most the amount shown apart."
+            f"Attempts without usage: {unknown:,}. They may be on the invoice; their maximum is shown separately."
         )
     if bill.unpriced:
         yield f"Attempts without a known price: {bill.unpriced:,}. Give a price file with --prices."
     if bill.unbounded:
-        yield f"Attempts without usage or bound: {bill.unbounded:,}. They are in no amount."
+        yield f"Attempts without usage or bound: {bill.unbounded:,}. No amount includes them."
     if lookup.files:
-        yield "Amounts are by the prices given; prices that depend on the prompt's length, by the mean prompt of an hour."
+        yield "Amounts use the given prices; prices that depend on the prompt's length use the mean prompt of an hour."
     else:
-        yield "Amounts are by the gateway's prices on the day of each attempt: its price files, then list prices."
+        yield "Amounts use the gateway's prices on the day of each attempt: its price files, then list prices."
 
 
 def _facts(
@@ -260,7 +260,7 @@ def _facts(
 
 
 def _period(since: float | None, until: float | None, hours: Collection[int]) -> str:
-    """Name the time of the report: as asked, else from the first to the last hour with attempts."""
+    """Describe the period of the report: as given, else from the first to the last hour with attempts."""
     first = min(hours, default=0) * HOUR if since is None else since
     end = (max(hours, default=0) + 1) * HOUR if until is None else until
     return f"from {_point(first)} until {_point(end)} UTC"

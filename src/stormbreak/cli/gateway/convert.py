@@ -1,4 +1,4 @@
-"""`stormbreak gateway convert`: make a settings file of the YAML of LiteLLM's proxy."""
+"""`stormbreak gateway convert`: make a settings file from the YAML of LiteLLM's proxy."""
 
 import os
 import re
@@ -30,10 +30,10 @@ _LONGEST = 500  # characters of a note
     ),
 )
 def command(yaml: Path, *, output: Path | None) -> None:
-    """Make a settings file for the gateway of the YAML of LiteLLM's proxy.
+    """Make a settings file for the gateway from the YAML of LiteLLM's proxy.
 
-    What is not carried over is listed on standard error, and at the top of the file. The master key becomes a client
-    key, by its digest.
+    Settings that are not carried over are listed on standard error and at the top of the file. The master key becomes a
+    client key, by its digest.
     """
     with errors_at(path_of(yaml)):
         converted = convert(_read(yaml), os.environ)

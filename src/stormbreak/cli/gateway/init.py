@@ -31,7 +31,7 @@ def command(file: Path) -> None:
     with system_errors_at(file), file.open("x", encoding="utf-8") as new:
         new.write(text)
     show_key(FIRST_KEY, key)
-    say(f"{file} is written; start with: stormbreak gateway {file}")
+    say(f"wrote {file}; start with: stormbreak gateway {file}")
 
 
 def first_lines(environ: Mapping[str, str]) -> Iterator[str]:
@@ -40,8 +40,8 @@ def first_lines(environ: Mapping[str, str]) -> Iterator[str]:
     for name in names:
         url = "" if PRESETS[name].key_env else f"  # {PRESETS[name].base_url}"
         yield f'[targets.{name}]\nprovider = "{name}"{url}\n'
-    yield '[gateway]\nledger = "spent.db"  # what is used and spent: stormbreak cost report spent.db\n'
-    yield "[gateway.models]  # the name that a client asks for, and where it leads; * stands for any end"
+    yield '[gateway]\nledger = "spent.db"  # usage and cost; see: stormbreak cost report spent.db\n'
+    yield "[gateway.models]  # the name that a client asks for, and its target; * matches any ending"
     if "anthropic" in names[1:]:
         yield '"claude-*" = "anthropic"'
     yield f'"*" = "{names[0]}"'
@@ -64,7 +64,7 @@ def new(name: str) -> None:
 
 
 def show_key(name: str, key: str) -> None:
-    """Print a key on standard error, where no redirect of the lines takes it into a file."""
+    """Print a key on standard error, so that a redirect of the lines does not write it to a file."""
     click.echo(f"The key of {name}, which is not shown again: {key}", err=True)
 
 

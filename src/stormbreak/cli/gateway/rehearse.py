@@ -39,7 +39,11 @@ LATE = 0.2  # real seconds
         "--scenario", "NAME|FILE", "A scenario of docs/storms.md, or a TOML file.", default="outage"
     ),
     SCALE_ALL,
-    option("--duration", Number(1e-6, MAX_SECONDS, name="SECONDS"), "End after SECONDS of it."),
+    option(
+        "--duration",
+        Number(1e-6, MAX_SECONDS, name="SECONDS"),
+        "End after SECONDS of the scenario.",
+    ),
     speed(1.0, "timers of the gateway keep real time"),
     seed(),
     option("-m --model", "NAME", "Model that clients ask for.", show_default="the first of FILE"),
@@ -59,15 +63,15 @@ def command(  # noqa: PLR0913 - one parameter for each option
 ) -> int:
     """Play a storm to the gateway of FILE on local mock providers, and print what its clients saw.
 
-    No provider is called, and no key is needed. The first target of FILE meets the storm, with all at its address; other
-    addresses stay calm.
+    No provider is called, and no key is needed. The first target of FILE gets the storm, with all targets at its
+    address; other addresses stay calm.
     """
     claimed = None if claim is None else parse_assertion(claim)
     storm = staged(load(scenario), scale=scale, until=duration)
     seen = _run(file, storm, seed, speed, model)
     if seen.late >= LATE:
         warn(
-            f"calls left up to {seen.late:.1f} s late: the machine is too slow for this; lower --speed or --scale"
+            f"calls were sent up to {seen.late:.1f} s late: the machine is too slow; lower --speed or --scale"
         )
     if as_json:
         measures = {

@@ -44,7 +44,7 @@ _SPANS = (("hour", 3600.0), ("minute", 60.0))
         "--admin-port", PORT, "Port of /live, /ready, /metrics and /state.", show_default="9464"
     ),
     option("--workers", Integer(1, MAX_WORKERS), "Serve in N processes.", default=1),
-    flag("--check only_check", "Check FILE, say what each key may do, and exit."),
+    flag("--check only_check", "Check FILE, print what each key may do, and exit."),
 )
 def command(
     file: Path,
@@ -58,8 +58,8 @@ def command(
 ) -> None:
     """Serve the APIs of OpenAI and Anthropic on the targets and pools of FILE.
 
-    FILE is a settings file with [gateway] and [keys.NAME]. SIGHUP, or a change of FILE, reads it again; SIGTERM lets
-    answers end.
+    FILE is a settings file with [gateway] and [keys.NAME]. SIGHUP, or a change of FILE, reloads it; SIGTERM shuts down
+    gracefully.
     """
     change = partial(
         with_options, host=host, port=port, admin_host=admin_host, admin_port=admin_port
@@ -86,7 +86,8 @@ async def _serve(
             address = getattr(gateway.settings, name)
             if not is_loopback(address):
                 warn(
-                    f"{name} {address} is beyond this machine: put a proxy with TLS in front, since keys travel in the clear"
+                    f"{name} {address} is open to other machines: put a proxy with TLS in front,"
+                    " since keys are sent in clear text"
                 )
         await gateway.run(_started)
 
@@ -127,12 +128,12 @@ def _of_key(key: ClientKey) -> Iterator[str]:
 
 
 def _unpriced(rules: GatewayRules, key: ClientKey, price_of: PriceOf) -> Iterator[str]:
-    """Say where a spend limit allows no call."""
+    """Report targets whose spend limit allows no call."""
     if key.spends:
         for each in rules.targets(key):
             if price_of(each.provider, each.model) is None:
                 place = f"{shown(each.model, LABEL)} at {shown(each.provider, LABEL)}"
-                yield f"No price is known of {place}: its spend limit allows no call there."
+                yield f"No price is known for {place}: its spend limit allows no call there."
 
 
 def _seconds(span: float) -> str:

@@ -24,13 +24,13 @@ _MAX_LINE = 1000  # characters
 @click.argument("log", metavar="LOG")
 @options("Log", *LOG_FIELDS, option("--status-field", "NAME", "Field of the statuses."))
 @options(
-    "Output", option("-o --output", FILE, "Write the scenario there, and print what was found.")
+    "Output", option("-o --output", FILE, "Write the scenario to FILE, and print the findings.")
 )
 def command(*, log: str, status_field: str | None, output: Path | None, **fields: Any) -> None:
     """Estimate service time, slots, limits and failures of a target from an access log, and print a scenario.
 
     The log must have all requests to the target, and their latencies: $request_time in nginx, %D in Apache. Comments in
-    the scenario give the uncertainty, and what the log cannot tell.
+    the scenario give the uncertainty, and the facts that the log cannot show.
     """
     read = log_of(log, status_field=status_field, **fields)
     found = fit(read, name=None if output is None else output.stem)

@@ -46,7 +46,7 @@ from stormbreak.storm.result import Result
 
 # ---------------------------------------------------------------- progress and warnings
 
-_LATE = 0.1  # real seconds of delay in handing over a call, from which to warn
+_LATE = 0.1  # real seconds of delay of a call, from which to warn
 _FULL = 0.95  # of the machine
 
 
@@ -84,14 +84,14 @@ def warnings_of(played: Played) -> Iterator[str]:
             " bottleneck; a smaller --scale"
         )
     if busiest.machine is not None and busiest.machine >= _FULL:
-        yield f"all cores were busy for {WINDOW:g} s: waits for a core count, too"
+        yield f"all cores were busy for {WINDOW:g} s: results include waits for a core"
     if played.latest >= _LATE:
-        yield f"a call was handed over {played.latest:.1f} s late"
+        yield f"a call was started {played.latest:.1f} s late"
     if played.unmatched_requests:
-        yield f"{played.unmatched_requests:,} requests had no prompt of the storm; only the attempts count them"
+        yield f"{played.unmatched_requests:,} requests did not have a prompt of the storm; they count only as attempts"
 
 
-UNKNOWN = ("openings",)  # measures that cannot be seen from outside a program
+UNKNOWN = ("openings",)  # measures that are not visible from outside a program
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NAMED = re.compile(r"([A-Za-z][\w.-]{0,39})=(.*)", re.DOTALL)
 _MAX_COPIES = 1000
@@ -99,7 +99,7 @@ _MAX_LAST_LINE = 300  # characters of the last line of a program
 
 
 class _Show(NamedTuple):
-    """What is played, and how."""
+    """The storm to play, and its options."""
 
     scenario: Scenario
     seeds: range
@@ -149,9 +149,9 @@ def command(  # noqa: PLR0913 - one parameter for each option
     claim: str | None,
     report: str | None,
 ) -> int:
-    """Play a scenario to programs that call the provider at OPENAI_BASE_URL, and print what happened.
+    """Play a scenario to programs that call the provider at OPENAI_BASE_URL, and print the results.
 
-    --assert is about the first program.
+    --assert checks the first program.
     """
     destination = None if report is None else ReportFile.of(report)
     claimed = None if claim is None else _claim(claim)
@@ -171,7 +171,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
             draw(part)
         say(f"Measured at the provider, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
         say("Added wait is the time until the first request of a call.")
-    if destination is not None and played:  # last: if it fails, the results are printed
+    if destination is not None and played:  # last: if it fails, the results are already printed
         destination.storm(storm, [one.result for one in played], live=True)
     if failed:
         return 1
@@ -183,7 +183,7 @@ def _claim(text: str) -> Assertion:
     claim = parse_assertion(text)
     for name in claim.names():
         if name in UNKNOWN:
-            raise ConfigurationError(f"--assert: {name} cannot be seen from outside a program")
+            raise ConfigurationError(f"--assert: {name} is not visible from outside a program")
     return claim
 
 
@@ -210,7 +210,7 @@ def _program(text: str) -> Program:
 
 
 def _play(show: _Show, programs: Sequence[Program]) -> tuple[list[Played], dict[str, str]]:
-    """Play every seed to each program; return the results, and why programs failed.
+    """Play every seed to each program; return the results, and the reasons of failed programs.
 
     All programs play a seed before the next seed starts, so that a busy machine affects all of them. A program that
     failed plays no further seed.
@@ -268,7 +268,7 @@ def _in_a_line(error: ProgramError) -> str:
 def _document(
     show: _Show, scale: float, played: Sequence[Played], failed: dict[str, str]
 ) -> dict[str, Any]:
-    """The measures of the first program, over its seeds, then those of each program, and each run."""
+    """The measures of the first program over its seeds, then those of each program and of each run."""
     runs = [
         {
             "program": one.result.policy,
@@ -310,7 +310,7 @@ def _known(measures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_program(played: Sequence[Played]) -> dict[str, list[Result]]:
-    """Return the results of each program, seed by seed, in the order in which the programs were given."""
+    """Return the results of each program, seed by seed, in the given order of the programs."""
     of: dict[str, list[Result]] = {}
     for one in played:
         of.setdefault(one.result.policy, []).append(one.result)

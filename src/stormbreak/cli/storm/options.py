@@ -33,7 +33,7 @@ LOG_FIELDS = (
         "--latency-unit",
         click.Choice([*UNITS]),
         "Unit of the latencies.",
-        show_default="by its name and form",
+        show_default="by its name and format",
     ),
     option(
         "--time-is",
@@ -56,7 +56,7 @@ def assertion(example: str) -> Callable[..., Any]:
 
 
 def log_of(path: str, *, status_field: str | None = None, **options: Any) -> Log:
-    """Read a log by the options of `LOG_FIELDS`, and warn of lines that were left out."""
+    """Read a log with the options of `LOG_FIELDS`, and warn of skipped lines."""
     fields = Fields(
         time=options["time_field"],
         latency=options["latency_field"],

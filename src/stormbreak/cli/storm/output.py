@@ -29,7 +29,7 @@ _WORST_SHOWN = frozenset({"goodput", "trigger_goodput", "recovery", "p99"})
 
 
 def sentence(scenario: Scenario, results: Sequence[Result]) -> str:
-    """Write the verdict on one policy or program; folded between words on a terminal."""
+    """Write the verdict on one policy or program; on a terminal, wrap it between words."""
     text = plain(verdict(scenario, results), _MAX_SENTENCE)
     return fill(text, Console().width) if sys.stdout.isatty() else text
 
@@ -37,7 +37,7 @@ def sentence(scenario: Scenario, results: Sequence[Result]) -> str:
 def tables(
     policies: Mapping[str, Sequence[Measures]], *, without: Container[str] = ()
 ) -> list[Table]:
-    """Put as many policies side by side as fit without cutting a figure; the others stand below them."""
+    """Put policies side by side as long as no figure is cut; put the others below."""
     console = Console()
     boundless = console.options.update(max_width=_BOUNDLESS)
     parts: list[dict[str, Sequence[Measures]]] = [{}]
@@ -96,5 +96,5 @@ def progress_bar(*columns: ProgressColumn) -> Iterator[Progress]:
     """Show a bar on standard error, if that is a terminal."""
     shown = sys.stderr.isatty()
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
-    with bar if shown else nullcontext():  # before 14, rich ends one that is not shown with a line
+    with bar if shown else nullcontext():  # before version 14, rich ends a hidden bar with a line
         yield bar

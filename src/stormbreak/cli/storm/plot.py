@@ -1,7 +1,7 @@
 """Draw a simulation second by second, as text: answers above, requests below.
 
-Each line has a mark of its own, which the title explains, so that it works without colours. Of a long simulation it
-shows the trigger and the time after it; a column of several seconds shows their mean.
+Each line has its own mark, which the title explains, so that it works without colours. For a long simulation it shows
+the trigger and the time after it; a column of several seconds shows their mean.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,11 @@ from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.result import Result
 
 NARROWEST = 40  # columns
-_MARGIN = 9  # columns beside the canvas
+_MARGIN = 9  # columns next to the canvas
 _HEIGHTS = (14, 11)  # lines
-_BEFORE, _AFTER = 0.5, 3.0  # what is shown beside the trigger, in lengths of it
-_TICK = 10  # columns from one to the next, at least
-_TICKS = 4  # steps, at most
+_BEFORE, _AFTER = 0.5, 3.0  # the time shown before and after the trigger, in lengths of the trigger
+_TICK = 10  # minimum columns from one to the next
+_TICKS = 4  # maximum steps
 
 
 class _Line(NamedTuple):
@@ -110,7 +110,7 @@ def _trigger(scenario: Scenario) -> tuple[float, ...]:
 
 
 def _draw(plot: Any, scenario: Scenario, lines: Sequence[_Line], view: _View) -> None:
-    """The trigger behind, then the lines in their order."""
+    """The trigger in the background, then the lines in order."""
     points = [view.points(line) for line in lines]
     top = max(max(values) for _, values in points) or 1.0
     for at in _trigger(scenario):
@@ -133,7 +133,7 @@ def _ticks(low: float, high: float, max_steps: int) -> list[float]:
 
 
 def _steps(span: float) -> Iterator[float]:
-    """Yield step sizes, from far below `span` on."""
+    """Yield step sizes, starting far below `span`."""
     power = 10.0 ** floor(log10(span) - 1)
     while True:
         yield from (power, 2 * power, 5 * power)

@@ -1,4 +1,4 @@
-"""`stormbreak storm run`: simulate one scenario under one policy, and under others for comparison."""
+"""`stormbreak storm run`: simulate one scenario under one policy, and under other policies for comparison."""
 
 import json
 import sys
@@ -45,7 +45,7 @@ from stormbreak.storm.parallel import Run, simulate_all
 from stormbreak.storm.result import Result
 from stormbreak.storm.traffic import scaled, with_arrivals, with_batch
 
-_MODEL = "storm-1"  # of rows that name none
+_MODEL = "storm-1"  # for rows that name none
 
 
 def storm_of(
@@ -56,7 +56,7 @@ def storm_of(
     scale: float = 1.0,
     **fields: Any,
 ) -> Scenario:
-    """Load a scenario, put the calls of a log or the rows of a batch into it, and multiply its calls."""
+    """Load a scenario, add the calls of a log or the rows of a batch, and multiply its calls."""
     if arrivals is not None and batch_input is not None:
         raise click.UsageError("--arrivals and --batch-input: give one of them, not both")
     if batch_input is not None and scale != 1.0:
@@ -75,7 +75,7 @@ def storm_of(
 
 def _tokens(path: Path) -> list[int]:
     """Estimate the tokens of each row, as `batch run` does."""
-    # Imported here: slow, and needed for a batch only.
+    # Imported here: slow, and needed only for a batch.
     from stormbreak.batch.input.index import Rows  # noqa: PLC0415
     from stormbreak.http.request import RequestTemplate  # noqa: PLC0415
 
@@ -109,10 +109,10 @@ def _tokens(path: Path) -> list[int]:
 )
 @options(
     "Output",
-    flag("--plot", "Plot it, even if stdout is no terminal."),
+    flag("--plot", "Plot it, even if stdout is not a terminal."),
     REPORT,
     JSON,
-    flag("--series", "With --json: add each second of each run."),
+    flag("--series", "With --json: also print each second of each run."),
     assertion("goodput >= 0.97 and recovery <= 60"),
 )
 def command(  # noqa: PLR0913 - one parameter for each option
@@ -137,7 +137,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     report: str | None,
     **fields: Any,
 ) -> int:
-    """Simulate a scenario, and print what it does to a policy."""
+    """Simulate a scenario under a policy, and print the results."""
     if plot and as_json:
         raise click.UsageError("--plot and --json: give one of them, not both")
     if series and not as_json:
@@ -170,14 +170,14 @@ def command(  # noqa: PLR0913 - one parameter for each option
             console = Console()
             colour = console.is_terminal and not console.no_color
             say(picture(storm, of[first.name], width=console.width, colour=colour))
-    if destination is not None:  # last: if it fails, the results are printed
+    if destination is not None:  # last: if it fails, the results are already printed
         destination.storm(storm, results)
     means = average(measures_of(of[first.name]))
     return 0 if claimed is None else judge(claimed, str(claim), means)
 
 
 def _simulate(runs: Sequence[Run], jobs: int) -> list[Result]:
-    """Simulate all runs, with a bar on the terminal for each that is under way."""
+    """Simulate all runs, with a progress bar on the terminal for each active one."""
     tasks: dict[int, TaskID] = {}
     with progress_bar() as bar:
 
@@ -195,7 +195,7 @@ def _simulate(runs: Sequence[Run], jobs: int) -> list[Result]:
 def _document(
     head: dict[str, Any], storm: Scenario, of: dict[str, list[Result]], *, series: bool
 ) -> dict[str, Any]:
-    """The measures of the policy under test, then those of each policy, and each run of it."""
+    """The measures of the policy under test, then those of each policy and of each of its runs."""
     summaries = {name: summary_of(storm, results) for name, results in of.items()}
     return {
         **head,

@@ -25,6 +25,6 @@ def list_() -> None:
 @subcommand("stormbreak storm show incident > mine.toml")
 @click.argument("scenario", metavar="NAME|FILE")
 def show(scenario: str) -> None:
-    """Print a scenario as a TOML file, to be changed and run."""
+    """Print a scenario as a TOML file, to edit and run."""
     load(scenario)
     say(text_of(scenario), end="")

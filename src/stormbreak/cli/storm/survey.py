@@ -1,4 +1,4 @@
-"""`stormbreak storm survey`: what a policy loses to others in random storms."""
+"""`stormbreak storm survey`: compare a policy with others in random storms."""
 
 import json
 import shlex
@@ -52,7 +52,7 @@ _MAX_LINE, _MAX_NAME = 1000, 40  # characters
     option(
         "--preset",
         click.Choice(["interactive", BATCH]),
-        "batch: all rows arrive at once, and the time until 99 % are answered counts;"
+        "batch: all rows arrive at once; the measure is the time until 99 % are answered;"
         " failed rows are sent again, as `batch run` does.",
         default="interactive",
     ),
@@ -169,7 +169,7 @@ def _tables(found: Survey) -> Iterator[Table]:
     yield _means(found)
     yield _worst(found)
     yield _losses(found, "family", found.families)
-    if not found.is_batch:  # which has one process
+    if not found.is_batch:  # such a storm has one process
         yield _losses(found, "calls/s of a process", found.fleets)
 
 

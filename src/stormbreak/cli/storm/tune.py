@@ -1,4 +1,4 @@
-"""`stormbreak storm tune`: search better numbers for a policy, and print what they gain and cost."""
+"""`stormbreak storm tune`: search for better numbers for a policy, and print their gains and costs."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -37,14 +37,16 @@ from stormbreak.storm.tune import Difference, Tuned, tune
 @options(
     "Policy",
     option("-p --policy", POLICY_METAVAR, "The policy to tune.", default="interactive"),
-    flag("--write", "Write the numbers into the policy's FILE, if they gain."),
+    flag("--write", "Write the numbers into the policy's FILE, if they are better."),
 )
 @options(
     "Storms",
-    option("--scenario scenarios", "NAME|FILE", "Also in this storm.", multiple=True),
+    option("--scenario scenarios", "NAME|FILE", "Also tune in this storm.", multiple=True),
     SCALE,
-    option("--storms", Integer(2), "Random storms to search in, and to judge in.", default=18),
-    option("--candidates", Integer(2), "Number of settings that are tried.", default=48),
+    option(
+        "--storms", Integer(2), "Random storms for the search and for the evaluation.", default=18
+    ),
+    option("--candidates", Integer(2), "Number of settings to try.", default=48),
     seed(),
     JOBS,
 )
@@ -61,8 +63,8 @@ def command(
 ) -> None:
     """Search limit, patience, deadline and hedge in random storms, and in yours.
 
-    What they gain is measured in other storms than those of the search. --scale multiplies the calls of --scenario.
-    Here the deadline and patience of a policy count, where they are shorter than those of a scenario.
+    Gains are measured in other storms than those of the search. --scale multiplies the calls of --scenario. Here a
+    deadline or patience of a policy applies if it is shorter than that of a scenario.
     """
     if scale != 1.0 and not scenarios:
         raise click.UsageError("--scale needs --scenario")
@@ -112,7 +114,7 @@ def sentence(found: Tuned) -> str:
 
 
 def _value(value: Any) -> str:
-    """Write a value of `tune.VALUES` in a word or two."""
+    """Format a value of `tune.VALUES` in one or two words."""
     if value is None:
         return "off"
     if isinstance(value, float):
@@ -150,9 +152,9 @@ def toml_of(changes: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, found: Tuned) -> None:
-    """Put the changes into the file, and leave all other lines as they are.
+    """Put the changes into the file, and keep all other lines unchanged.
 
-    Raises ConfigurationError if the file would not say what it should, and is unchanged.
+    If the new file would not have the wanted values, raises ConfigurationError and does not change the file.
     """
     draft = path.with_name(path.name + ".tuned")
     try:

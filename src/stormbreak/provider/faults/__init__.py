@@ -14,7 +14,7 @@ GOOD: Mapping[Kind, Callable[[FaultContext], FaultContext]] = {
     Kind.PROSE: FaultContext.without_schema,
     Kind.EMPTY_CHOICES: FaultContext.without_choices,
 }
-"""Kinds that change the answer, and not how it is sent."""
+"""Kinds that change the answer but not its transmission."""
 
 
 def answered(play: FaultContext, kind: Kind | None) -> Script:

@@ -1,4 +1,4 @@
-"""The context of a fault: the request, and what else its script depends on."""
+"""The context of a fault: the request, and the other inputs of its script."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class FaultContext(NamedTuple):
     after: float = 0.0  # until an unsolicited action
 
     def without_schema(self) -> "FaultContext":
-        """The same for an answer that ignores the schema of its request."""
+        """Return the same context for an answer that ignores the schema of its request."""
         return self._replace(request=self.request._replace(schema=None, canned=None))
 
     def without_choices(self) -> "FaultContext":

@@ -11,7 +11,7 @@ from stormbreak.provider.faults.refusals import THROTTLED
 from stormbreak.provider.formats.base import Events
 from stormbreak.provider.scripts import Ending, Piece, Script, chunked, paced
 
-_FLUSHED = 0.02  # so that written bytes leave before the reset
+_FLUSHED = 0.02  # so that written bytes are sent before the reset
 _LOST = 10  # bytes cut from an event
 _ROUND = 64 * 1024
 _BREATH = 0.002  # seconds between the pieces of an endless response
@@ -76,7 +76,7 @@ def _with_line_ends(play: FaultContext, *, end: bytes) -> Script:
 
 
 def _beating(play: FaultContext) -> Iterator[Piece]:
-    """Send heartbeats for ever, and no answer."""
+    """Send heartbeats forever, and no answer."""
     yield from _opened(play)
     while True:
         yield Piece(_BEAT, chunk(b": PROCESSING\n\n"))

@@ -56,7 +56,7 @@ class Choice(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Its tokens: one a word, and two."""
+        """Its tokens: one per word, plus two."""
         parts = (self.text, self.reasoning, *(use.arguments for use in self.tool_uses))
         return 2 + sum(len(part.split()) for part in parts)
 
@@ -96,8 +96,8 @@ class ParsedRequest(NamedTuple):
     payload: Mapping[str, Any]
     streamed: bool
     fills: bool = False  # its answer uses all tokens that the request allows
-    schema: Any = None  # that the answer must fit
-    canned: CannedAnswer | None = None  # its answer; None: one is made up
+    schema: Any = None  # the answer must match it
+    canned: CannedAnswer | None = None  # its answer; None: make one up
     empty: bool = False  # its answer has no choices
 
     @property
@@ -163,7 +163,7 @@ class ParsedRequest(NamedTuple):
 
 
 def _tool_schema(payload: Mapping[str, Any], name: str) -> Any:
-    """Find the schema of a tool's arguments, in the words of each API; without one, any object fits."""
+    """Find the schema of a tool's arguments, in the format of each API; without one, any object fits."""
     found: Any = None
     tools = payload.get("tools")
     for tool in tools if isinstance(tools, list) else ():
@@ -198,7 +198,7 @@ def count_texts(texts: Any) -> int:
 
 
 def invalid(field: str, what: str) -> Refusal:
-    """Refuse a request for one of its fields, which `what` says more about."""
+    """Refuse a request because of one of its fields; `what` explains the problem."""
     return Refusal(400, f"'{field}' {what}", param=field)
 
 

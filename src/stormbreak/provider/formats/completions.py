@@ -106,7 +106,7 @@ def _choice(place: int, text: str, finish: str | None = None) -> dict[str, Any]:
 
 
 def _texts(request: ParsedRequest) -> list[str]:
-    """Return the text of each choice, behind its prompt if the request says so; tokens are not turned into words."""
+    """Return the text of each choice, after its prompt if the request asks for that; tokens are not decoded."""
     texts = [each.text for each in request.choices]
     if request.payload.get("echo") is not True:
         return texts

@@ -1,7 +1,7 @@
-"""JSON that fits a schema: the answer to a request that asks for one.
+"""JSON that fits a schema: the answer to a request with a schema.
 
-It knows the keywords that APIs take for structured outputs, except `pattern`. Values are drawn by the digest of the
-request.
+It supports the keywords that APIs accept for structured outputs, except `pattern`. Values are drawn by the digest of
+the request.
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class _Writer:
         return text.ljust(schema.get("minLength", 0), ".")[: schema.get("maxLength")]
 
     def _number(self, schema: dict[str, Any]) -> Any:
-        """The lowest multiple in the range, or a random number where the range is open."""
+        """The lowest multiple in the range, or a random number if the range is open."""
         step = schema.get("multipleOf", 1)
         least = schema.get("minimum", schema.get("exclusiveMinimum"))
         if least is None:

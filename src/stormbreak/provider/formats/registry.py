@@ -1,4 +1,4 @@
-"""Parse the body of a request, or describe what is wrong with it."""
+"""Parse the body of a request, or describe its error."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -64,7 +64,7 @@ def understand(
 
 
 def _schema_of(payload: Mapping[str, Any]) -> Any:
-    """Find the JSON schema that a request asks for, in the words of each API; None if there is none."""
+    """Find the JSON schema of a request, in the format of each API; None if there is none."""
     for path in _SCHEMAS:
         found: Any = payload
         for key in path:

@@ -1,6 +1,6 @@
-"""The names of attributes: those of OpenTelemetry's semantic conventions, and our own under "stormbreak.".
+"""The names of attributes: from OpenTelemetry's semantic conventions, and our own under "stormbreak.".
 
-The GenAI conventions are still in development, in a repository of their own. The names are listed here, because the
+The GenAI conventions are still in development, in a separate repository. The names are listed here because the
 published package marks them as deprecated. No attribute holds a prompt or an answer.
 """
 

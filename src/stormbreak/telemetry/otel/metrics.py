@@ -1,6 +1,6 @@
 """OpenTelemetry metrics: those of the GenAI conventions, and the metrics of `event_metrics` and `gauges`.
 
-Durations are those of calls, as the user made them. Tokens are those of every attempt whose usage the provider reported,
+Durations are measured per call of the user. Tokens are counted for every attempt whose usage the provider reported,
 since each of them is billed.
 """
 
@@ -21,7 +21,7 @@ TOKENS = "gen_ai.client.token.usage"
 
 SECONDS_BOUNDS = tuple(0.01 * 2**power for power in range(14))
 TOKEN_BOUNDS = tuple(4**power for power in range(14))
-"""Upper bounds of buckets, as the conventions give them."""
+"""Upper bounds of buckets, from the conventions."""
 
 
 class GenAiMetrics:
@@ -58,7 +58,7 @@ class GenAiMetrics:
             self._durations.record(seconds, attributes)
 
     def _attributes(self, target: Target, operation: str) -> names.Attributes:
-        """Return a bounded number of attributes: a target without a label of its own is "other"."""
+        """Return a bounded number of attributes: a target without its own label is "other"."""
         if self._targets.label(target) == OTHER:
             attributes: names.Attributes = {names.PROVIDER: OTHER, names.MODEL: OTHER}
         else:
@@ -68,8 +68,8 @@ class GenAiMetrics:
 
 
 # ---------------------------------------------------------------- our own metrics
-# A collector that hands them to Prometheus makes the names of `Metrics` of them: "stormbreak.calls"
-# becomes `stormbreak_calls_total`. So one dashboard serves both.
+# A collector for Prometheus converts them to the names of `Metrics`: "stormbreak.calls" becomes
+# `stormbreak_calls_total`. So one dashboard serves both.
 
 PREFIX = "stormbreak."
 _SECONDS = "_seconds"

@@ -1,8 +1,8 @@
 """OpenTelemetry spans of one engine's calls: one for each call, and below it one for each attempt.
 
-The parent of a call's span is the span that was current where the call was made, read once: later steps may run on
-other threads. Decisions are events on it. An attempt's span is current while the attempt is being sent, and ends with
-its answer; that of a stream ends with the stream.
+The parent of a call's span is the span that was current when the call was made, read once: later steps may run on other
+threads. Decisions are events on the call's span. An attempt's span is current while the attempt is being sent, and ends
+with its answer; the span of a stream ends with the stream.
 
 Spans have the kind "client". Only the call's span has a `gen_ai.operation.name`, so that the number of operations is the
 number of calls. The spans of functions have a name and a target only.
@@ -38,8 +38,8 @@ _MARKER: ContextVar[None] = ContextVar("stormbreak.otel.marker")
 class CurrentSpan:
     """A context manager that makes a span the current one.
 
-    The garbage collector may end a coroutine or a generator in another context than it was entered in. The span was
-    never current there, so nothing is restored.
+    The garbage collector may end a coroutine or a generator in a context other than its own. The span was never current
+    there, so nothing is restored.
     """
 
     __slots__ = ("_entered", "_marker", "_span")
@@ -77,7 +77,7 @@ SPAN_EVENTS = (
     events.Queued, events.CallRejected, events.Hedged, events.HedgeRefused, events.Overtaken,
     events.RetryPlanned, events.RetryRefused, events.FellBack, events.FallbackRefused,
 )  # fmt: skip
-"""The other events begin or end a span, or are about a target."""
+"""Events that become span events; the others begin or end a span, or are about a target."""
 
 _DIGEST = re.compile(r"#[0-9a-f]{8}$")  # of the key, after a target
 _ATTRIBUTES = {
@@ -94,7 +94,7 @@ _ATTRIBUTES = {
 
 
 def name_and_attributes(event: Event) -> tuple[str, names.Attributes]:
-    """Return the name and the attributes of an event; `stormbreak.seconds` is how long something takes or took."""
+    """Return the name and the attributes of an event; `stormbreak.seconds` is its duration or wait."""
     attributes: names.Attributes = {}
     for key, name in _ATTRIBUTES.items():
         value = getattr(event, key, None)
@@ -127,7 +127,7 @@ def _seconds(event: Event) -> float | None:
 
 
 class Spans:
-    """A listener to one engine, and the context_listener of its calls. From any thread.
+    """A listener to one engine, and the context_listener of its calls. Call it from any thread.
 
     A call may never end, such as one of a stopped event loop: beyond `max_calls` the oldest are ended as unfinished.
 
@@ -153,7 +153,7 @@ class Spans:
         self._calls: dict[int, ActiveSpan] = {}
 
     def close(self) -> None:
-        """End all open spans as unfinished, and each new one at once."""
+        """End all open spans as unfinished, and end new ones at once."""
         with self._lock:
             self._max_calls = 0
             calls, self._calls = self._calls, {}

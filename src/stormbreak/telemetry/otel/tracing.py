@@ -34,7 +34,7 @@ class Tracing:
         tracer_provider: creates the spans; by default the global one.
         meter_provider: creates the metrics; by default the global one.
         labels: names of call labels (see `scope`) that become span attributes; by default none.
-        max_targets: targets with a metric label of their own; later ones are "other".
+        max_targets: targets with their own metric label; later ones are "other".
         max_calls: open spans of calls per engine; beyond that the oldest are ended.
     """
 
@@ -67,7 +67,7 @@ class Tracing:
         """
         if engine.context_listener is not None:
             raise ConfigurationError(
-                "the engine is traced already: attach only one Tracing object to it"
+                "the engine is already traced: attach only one Tracing object to it"
             )
         spans = Spans(self._tracer, self._genai, labels=self._labels, max_calls=self._max_calls)
         Attached(engine, spans)
