@@ -1,29 +1,29 @@
-"""Admission to one target: whether a call leaves now, waits in the queue, or is rejected.
+"""Admission to one target: a call leaves now, waits in the queue, or is rejected.
 
 A call leaves when every gate is ready for it at the same time. Then all gates are taken in one step, the breaker's
-probe last. A waiting call holds nothing. The queue is bounded; `queue_order` decides which call is next. The ways of a
-call:
+probe last. A waiting call holds nothing. The queue is bounded; `queue_order` decides which call is next. The
+transitions of a call:
 
 | from | to | when | by |
 |---|---|---|---|
 | arrival | granted | no call waits, and every gate is ready | `enter`, `try_enter` |
-| arrival | rejected | its time is over (`_shed`), a gate is closed for too long (`_refusal`), or too many calls are before it (`_make_room`) | `enter` |
-| arrival | queued | else | `enter` |
-| queued | granted | it is the next, and every gate is ready | `pump` |
-| queued | rejected | it is the next, and money will not do (`veto`), or it cannot be answered in time (`_cannot_finish`) | `pump` |
+| arrival | rejected | its time is over, a gate is closed too long, or too many calls are ahead (`_make_room`) | `enter` |
+| arrival | queued | otherwise | `enter` |
+| queued | granted | it is next, and every gate is ready | `pump` |
+| queued | rejected | it is next, but its money or its answer would come too late (`_veto`, `_cannot_finish`) | `pump` |
 | queued | rejected | its time is over | `check` |
 | queued | rejected | a gate that just closed will hold it for too long | `sweep` |
 | queued | rejected | another call needs its place in a full queue | `_make_room` |
-| queued | gone | its caller gave up | `withdraw` |
+| queued | withdrawn | its caller gave up | `withdraw` |
 
-Within a priority the oldest call is served first. Interactive calls are served newest first while the in-flight
-limit binds, and a queue that stands because of an overload is too long to serve all in time. Oldest first, all would
-wait as long as they may. In a shorter queue, under a send rate, and after an outage or a pause, oldest first answers
-more.
+Within a priority the oldest call is served first. There is one exception: interactive calls are served newest first
+while the in-flight limit binds and an overload has made the queue too long to serve all in time. Oldest first, all of
+them would then wait until their time is nearly over. In a shorter queue, under a send rate, and after an outage or a
+pause, oldest first answers more calls.
 
-When a permit is settled, the queue is pumped in the same step: calls leave while the gates are ready. When only time
-can open the gates, one ticket is the timer of the whole queue (the timekeeper): its owner looks again at `wake_at`. If
-it leaves, another ticket takes over.
+When a permit is settled, the queue is pumped in the same step: calls leave while the gates are ready. If only time can
+open the gates, one ticket becomes the timer of the whole queue (the timekeeper): its owner checks again at `wake_at`.
+If that ticket leaves, another one takes over.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -40,9 +40,9 @@ from stormbreak.types import VERDICT_OK, Call, Outcome, Priority, Rejection
 
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
-NO_LATENESS_BEFORE = 1.0  # seconds; a call that waited less is not shed at its turn
-PROBES_DECIDE_WITHIN = 1.0  # seconds; a call rejected by a half-open circuit returns no sooner
-STANDING_QUEUE_RATIO = 4  # times the limit: a queue this long stands
+NO_LATENESS_BEFORE = 1.0  # seconds; a call that has waited less is not shed at its turn
+PROBES_DECIDE_WITHIN = 1.0  # seconds; minimum `retry_at` of a call rejected by a half-open circuit
+STANDING_QUEUE_RATIO = 4  # a queue longer than this many times the limit stands
 
 LATE = "could not be served in time"
 TOO_LONG = "the call may not wait that long"
@@ -67,9 +67,9 @@ class TargetQueue:
     ) -> None:
         """Serve through `gates`; the other gates are some of them.
 
-        `is_calm(now)`: whether all gates but the slots are ready, for any call, and stay so until a failure or `end_calm`.
-        `ask_fleet(call, now)` is called when `call` waits; then some gate may be ready earlier. It returns when to ask
-        again.
+        `is_calm(now)`: whether all gates except the slots are ready for any call, and stay so until a failure or
+        `end_calm`. `ask_fleet(call, now)` is called when `call` waits; afterwards some gate may be ready earlier. It
+        returns when to ask again.
         """
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates if gate is not diagnosis)
@@ -90,14 +90,14 @@ class TargetQueue:
         self._circuit = circuit
         self._spending = spending
         self._is_calm = is_calm
-        self._calm = False  # known to be so: saves asking each gate
+        self._calm = False  # known to be calm: saves asking each gate
         self._ask_fleet = ask_fleet
         self._queue = Queue(policy)
         self._timekeeper: Ticket | None = None
         self._stands = False  # more calls wait behind the limit than it serves soon
-        self._is_overload = False  # it began to stand while the limit alone held it
-        self._newest_first = False  # of its interactive calls: it is too long to serve all in time
-        self._newest_call: Call | None = None  # a snapshot of an empty queue is about this one
+        self._is_overload = False  # the queue began to stand while only the limit held it
+        self._newest_first = False  # of interactive calls: not all can be served in time
+        self._newest_call: Call | None = None  # the subject of a snapshot of an empty queue
         self.sharing: list[TargetQueue] | None = None  # queues with the same slots, oldest first
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
 
@@ -128,7 +128,7 @@ class TargetQueue:
             return refusal
         ticket = Ticket(self.withdraw, call, now, expires_at)
         queue.push(ticket)
-        if waiting and queue.size > waiting:  # those before it are held, as they were a moment ago
+        if waiting and queue.size > waiting:  # the calls ahead are still held, as just checked
             self.slots.tick(now, now - queue.oldest_at())
             self._choose_order(now)
             if self._next() is not ticket:
@@ -145,14 +145,14 @@ class TargetQueue:
         return not self._queue.size and self._ready_at(call, now) <= now
 
     def renew(self, permit: Permit, call: Call, now: float) -> bool:
-        """Reserve money anew if the period of what `permit` reserved is over; return whether it is reserved."""
+        """Reserve money again if the period of the permit's reservation is over; return whether it is reserved."""
         spending, tokens = self._spending, permit.tokens
         if spending is None or tokens is None:
             return True
         place = self._gates.index(spending)
         if spending.is_current(tokens[place], now):
             return True
-        self.pump(now)  # those that wait for this period are first
+        self.pump(now)  # calls that wait for this period come first
         if not self.is_free(call, now):
             return False
         tokens[place] = spending.take(call, now)
@@ -162,7 +162,7 @@ class TargetQueue:
         """Check `ticket` again, after a wake-up or at its time."""
         if ticket is self._timekeeper:
             self._timekeeper, ticket.check_at = None, None
-        if ticket.permit is None:  # what gave one has pumped
+        if ticket.permit is None:  # granting a permit has already pumped
             self.pump(now)
         if not ticket.decided and now >= ticket.expires_at:
             self._reject(ticket, self._shed(ticket.call, now))
@@ -176,7 +176,7 @@ class TargetQueue:
             self.pump(now)
 
     def pump(self, now: float) -> None:
-        """Let calls leave while every gate is ready, and set a ticket's timer for when time opens a gate."""
+        """Let calls leave while every gate is ready; if time will open a gate, set the timer of a ticket."""
         queue = self._queue
         self.slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
         self._choose_order(now)
@@ -206,16 +206,16 @@ class TargetQueue:
             self._wake(ticket)
 
     def _veto(self, spending: SpendingGate, ticket: Ticket, now: float) -> Rejection | None:
-        """Why the money for a call never comes, or not in time: with the end of the period it does."""
+        """Return a rejection if the money for a call will not come, or only with the next period, which is too late."""
         call, veto = ticket.call, spending.veto(ticket.call, now)
         if veto is None and ticket.expires_at < spending.ready_at(call, now) < inf:
             return self._rejection(spending, TOO_LONG, call, now)
         return veto
 
     def recover(self, tickets: Iterable[Ticket], permits: int, now: float) -> None:
-        """Set right what an interrupt in the middle of a step has left: these `tickets` wait, and so many permits are held.
+        """Repair the state after an interrupt in the middle of a step: `tickets` wait, and `permits` permits are held.
 
-        What else a gate was given for the interrupted call counts as used.
+        Anything else that a gate took for the interrupted call counts as used.
         """
         self._queue = Queue(self._policy)
         self._timekeeper = None
@@ -231,14 +231,14 @@ class TargetQueue:
         self._calm = False
 
     def sweep(self, now: float) -> None:
-        """Reject every waiting call that a gate, just closed, will hold for longer than it may wait."""
+        """Reject every waiting call that a newly closed gate will hold for longer than the call may wait."""
         for ticket in list(self._queue):
             refusal = self._refusal(ticket.call, now, ticket.expires_at)
             if refusal is not None:
                 self._reject(ticket, refusal)
 
     def settle(self, permit: Permit, outcome: Outcome, now: float, uniform: float) -> None:
-        """Give every gate its token back, last taken first, and let calls leave that now may."""
+        """Give every gate its token back, the last taken first, and let the next calls leave."""
         tokens, permit.tokens = permit.tokens, None
         if tokens is None:
             return
@@ -261,7 +261,7 @@ class TargetQueue:
             self.slots.tick(now, 0.0)
 
     def share_slots(self, before: "TargetQueue") -> None:
-        """Take the place of a queue with the same limiter: a slot that one frees may be taken in the other."""
+        """Replace a queue with the same limiter: a slot freed in one queue may be used in the other."""
         queues = [before] if before.sharing is None else before.sharing
         queues[:] = [*(each for each in queues if each.queued), self]
         self.sharing = before.sharing = queues
@@ -286,9 +286,10 @@ class TargetQueue:
         return self._next().call if self._queue.size else self._newest_call
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """Return the number of waiting calls, the seconds that the oldest has waited, the gate that holds them, and the seconds until it opens, if known.
+        """Return the number of waiting calls, the age of the oldest, the gate that holds them, and when it opens.
 
-        A gate that is closed for longer than calls may wait also holds calls, though none is in the queue.
+        Times are in seconds from now; None if unknown. A gate that is closed for longer than calls may wait also holds
+        calls, although none is in the queue.
         """
         call = self.observed_call()
         gate = None if call is None else self._holding_gate(call, now)
@@ -305,7 +306,7 @@ class TargetQueue:
         return self._queue.peek(newest_first=self._newest_first)
 
     def _holding_gate(self, call: Call, now: float) -> Gate | None:
-        """Return the gate that will be closed the longest; of two that wait for an event, not the slots."""
+        """Return the gate that will be closed the longest; if two wait for an event, not the slots."""
         holds, until = None, now
         for gate in self._gates:
             ready_at = gate.ready_at(call, now)
@@ -332,7 +333,7 @@ class TargetQueue:
     def _choose_order(self, now: float) -> None:
         """Choose newest first if a queue stands because of an overload, and is too long to serve all in time.
 
-        If it began while another gate was closed, the target can serve it.
+        A queue that began to stand while another gate was closed is no overload: the target can serve it.
         """
         queue, stood = self._queue, self._stands
         if queue.size <= STANDING_QUEUE_RATIO * self.slots.limit or not self.slots.binds(now):
@@ -355,7 +356,7 @@ class TargetQueue:
         if veto:
             return veto
         for gate in self._gates:
-            if gate is self.slots:  # a slot may come free sooner
+            if gate is self.slots:  # a slot may become free sooner
                 continue
             ready_at = gate.ready_at(call, now)
             if ready_at <= now:
@@ -376,8 +377,8 @@ class TargetQueue:
         ahead = self._queue.ahead_of(call)
         wait = self._time_until_turn(ahead, now, slots=self.slots.limit)
         newest_first = call.priority is Priority.INTERACTIVE and self._newest_first
-        # By the largest limit: one learned during an episode says little about the next, and a call that is
-        # rejected cannot be called back.
+        # Computed with the largest limit: a limit learned in one episode says little about the next, and a rejection
+        # cannot be undone.
         soonest = self._time_until_turn(ahead, now, slots=self.slots.max_limit)
         if now + soonest > expires_at and not newest_first:
             return Rejection("shed", LATE, now + wait)

@@ -1,4 +1,4 @@
-"""One attempt of a call: queue, send once, settle. `hedged_attempt` sends others beside a slow one.
+"""One attempt of a call: queue, send once, settle. `hedged_attempt` sends another one beside a slow one.
 
 A streamed answer is settled like any other, at its end: the permit stays with the frame of the
 attempt while the caller reads.
@@ -32,8 +32,8 @@ from stormbreak.types import (
     Verdict,
 )
 
-FIRST_OUTPUT_GRACE = 0.001  # seconds; a timer may run this much before its time
-# The constructor of a NamedTuple is a Python function, and takes twice as long.
+FIRST_OUTPUT_GRACE = 0.001  # seconds; a timer may fire this much early
+# The constructor of a NamedTuple is a Python function and takes twice as long.
 _tuple = tuple.__new__
 _UNPAID = Outcome(Verdict.CANCELLED, detail="its money was that of an earlier period")
 
@@ -48,10 +48,10 @@ def run_attempt(
     permit: Permit | None = None,
     is_paid: Callable[[float], bool] | None = None,
 ) -> Attempt:
-    """Queue unless there is a permit; send once and settle. `is_paid` is asked after a wait; if not, nothing is sent.
+    """Queue unless there is a permit; send once and settle. If `is_paid` is false after a wait, nothing is sent.
 
-    `admission` answers with a permit (send now), a ticket (wait) or a rejection. However this frame is left, it settles
-    the permit, or the ticket: that settles the ticket's permit, or takes it out of the queue.
+    `admission` answers with a permit (send now), a ticket (wait) or a rejection. However this frame ends, it settles
+    the permit or the ticket. Settling a ticket settles its permit, or takes it out of the queue.
     """
     call = state.call
     deadline_at, patience = call.deadline_at, call.patience
@@ -114,7 +114,7 @@ def _wait_in_queue(
 
 
 def _refused(ticket: Ticket, is_paid: Callable[[float], bool] | None, now: float) -> Outcome | None:
-    """Return the outcome of an attempt that may not leave, now that the queue has decided."""
+    """Return the outcome if the queue's decision does not allow the attempt; None if it may leave."""
     if ticket.rejection is not None:
         return Outcome(Verdict.REJECTED, rejection=ticket.rejection)
     return None if is_paid is None or is_paid(now) else _UNPAID
@@ -148,7 +148,7 @@ def _commit(
     *,
     took: float,
 ) -> DeliverStream:
-    """Commit: the caller gets the output from here on."""
+    """Commit: from now on the caller gets the output."""
     call = state.call
     if permit is not None:
         permit.first_output(now)
@@ -173,14 +173,15 @@ def _note_return(
     sent_at: float,
     now: float,
 ) -> tuple[Outcome, Outcome]:
-    """Record the end of an attempt; return its outcome, and what that says to the gates.
+    """Record the end of an attempt; return its outcome for the call, and the outcome for the gates.
 
-    It is marked if only the call's deadline ended it. An answer that does not fit its schema is an answer to the gates.
+    The outcome is marked if only the call's deadline ended the attempt. For the gates, an answer that does not fit its
+    schema counts as an answer.
     """
     verdict = outcome.verdict
     if verdict is Verdict.TIMEOUT and _is_own_deadline(target_state, state, outcome, sent_at, now):
         outcome = outcome._replace(own_deadline=True)
-    if outcome.rejection is not None:  # by the sender, for want of open files: nothing was sent
+    if outcome.rejection is not None:  # the sender had no free file descriptor: nothing was sent
         state.unconnected += 1
     if target_state.treatments[verdict].retry:
         target_state.failed_at = now
@@ -195,9 +196,9 @@ def _note_return(
 def _is_own_deadline(
     target_state: TargetState, state: CallState, outcome: Outcome, sent_at: float, now: float
 ) -> bool:
-    """Whether the call's deadline, and no shorter timeout, ended an attempt.
+    """Whether an attempt was ended by the call's deadline, not by a shorter timeout.
 
-    After the first output an attempt has no timeout of its own.
+    After the first output an attempt has no timeout.
     """
     deadline_at = state.call.deadline_at
     early = deadline_at is None or now < deadline_at - FIRST_OUTPUT_GRACE
@@ -219,15 +220,15 @@ def run_paid(
 ) -> Attempt:
     """Wait for the money of the call's tenant, and make the attempt. Reserved money is held while it queues.
 
-    It belongs to the period in which the attempt leaves: one that cannot be paid any more waits for money again.
+    The money belongs to the period in which the attempt leaves. If that period ends first, the attempt waits again.
     """
     tenant, make_attempt = state.tenant, partial(run_attempt, target_state, state, permit=permit)
     outcome = _UNPAID
     while outcome is _UNPAID:
         payer = None if tenant is None else tenant.payer(state.call.target)
-        if tenant is None or payer is None:  # it has no spend limit any more
+        if tenant is None or payer is None:  # the tenant has no spend limit any more
             return (yield from make_attempt(now, uniform))
-        expires_at = inf if permit else state.expires_at(now)  # with one, it leaves now
+        expires_at = inf if permit else state.expires_at(now)  # with a permit it leaves now
         place = payer.admission.enter(state.call, now, expires_at)
         pay = partial(_renew, place, payer, state)
         run = partial(make_attempt, is_paid=pay)
@@ -238,7 +239,7 @@ def run_paid(
 def _renew(
     place: Permit | Ticket | Rejection, payer: TargetState, state: CallState, now: float
 ) -> bool:
-    """Return whether the money of a `place` with the payer is reserved in this period by now."""
+    """Return whether the money of a `place` with the payer is reserved in the present period."""
     paid = place.permit if isinstance(place, Ticket) else place
     return not isinstance(paid, Permit) or payer.admission.renew(paid, state.call, now)
 
@@ -252,7 +253,7 @@ def hold(
     now: float,
     uniform: float,
 ) -> Attempt:
-    """Wait for the permit of a `place` in a queue of the tenant, and `run` with it. It is settled, however this frame is left."""
+    """Wait for the permit of a `place` in a queue of the tenant, and `run` with it. It is settled in any case."""
     outcome, earlier = None, state.attempts
     try:
         if isinstance(place, Ticket):
@@ -270,7 +271,7 @@ def hold(
         raise
     finally:
         if not isinstance(place, Rejection):
-            unconnected = 0 if earlier else state.unconnected  # later it may be that of a rival
+            unconnected = 0 if earlier else state.unconnected  # later it may belong to a rival
             sent = state.attempts - unconnected > earlier
             place.settle(counted(outcome, sent=sent), now, uniform)
             tenant.permits.discard(place)

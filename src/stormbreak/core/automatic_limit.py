@@ -1,31 +1,35 @@
 """The automatic in-flight limit, and the floor that keeps it from throttling a target that is only slow.
 
-Without evidence that sending less helps, the limit does not bind, up to a ceiling: a calm burst from idle is
-sent at once. Long and short answers side by side are not congestion, nor are failures beside answers
-on time. Evidence is the `diagnosis` (answers are late, or nothing is answered), a standing queue
-unless the target is certainly healthy, and 429s without a time that pile up while no slot is free: a refusal
-frees its slot at once, so a batch would ask a full target hundreds of times a second. In a cold start, timeouts that
-pile up are evidence, too: the first burst may be more than is served in time. A queue is evidence there only if it waits
-for slots: one behind a cooldown would turn the throughput of the first few calls into a limit.
+Without evidence that sending less helps, the limit stays at its ceiling: a calm burst from idle is sent at once. Long
+and short answers side by side are not congestion, and neither are failures next to answers on time. Evidence is:
 
-With evidence, an episode begins. Its phases:
+- the `diagnosis`: answers are late, or nothing is answered;
+- a standing queue, unless the target is certainly healthy;
+- 429s without a Retry-After that pile up while no slot is free. A refusal frees its slot at once, so a batch would
+  otherwise send hundreds of requests a second to a full target;
+- in a cold start, timeouts that pile up: the first burst may be more than the target serves in time. In a cold start a
+  queue is evidence only if it waits for slots. A queue behind a cooldown would turn the throughput of the first few
+  calls into a limit.
 
-- *hold*, for `HOLD` seconds after the last evidence: the limit is `_control`, a little above the proven throughput
-  (`throughput_estimate`), less so while answers are late, one if nothing is answered. In silence it falls.
-- *growth*, until `FADE`: `_control`, or `_held` (what it was at that evidence) if that is more, doubled every `DOUBLING`
-  seconds.
+Evidence begins an episode, which has three phases:
+
+- *hold*, until `HOLD` seconds after the last evidence: the limit is `_control`, slightly above the proven throughput
+  (`throughput_estimate`). It has less headroom while answers are late, and is one if nothing is answered. In silence it
+  falls.
+- *growth*, for the next `FADE` seconds: the larger of `_control` and `_held` (its value at the last evidence), doubled
+  every `DOUBLING` seconds.
 - *quiet*, until new evidence: the ceiling.
 
-While nothing is answered, the limit falls to one. The first answer on time brings back what was proven before
-(`_Recovery`): else it would have to be proven anew, from one, each time a target returns.
+While nothing is answered, the limit falls to one. The first answer on time restores the throughput that was proven
+before (`_Recovery`). Otherwise it would have to be proven again, from one, each time a target returns.
 
-The limit is never below the `LimitFloor`, is at least 1 and can always grow again. Lost attempts hold no slot: overdue
-and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
+The limit is never below the `LimitFloor`, is at least 1, and can always grow again. Lost attempts hold no slot: those
+that are overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
-`limit` is as of the last `tick`; while all is quiet, and where nothing has changed since, a tick costs little.
+`limit` is the value at the last `tick`. A tick is cheap while all is quiet, and if nothing has changed since.
 """
 
-# ruff: noqa: FURB136, PLR1730 - `max` takes ten times as long, and this is asked several times for each call
+# ruff: noqa: FURB136, PLR1730 - `max` takes ten times as long, and this runs several times for each call
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,20 +43,20 @@ from stormbreak.core.window import DecayingMean
 from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- limit floor
-# Detects that our limit throttles the target. With total times only, a queue and a slower target look alike: both are
-# late. A stale mean then makes the limit too small, which lowers the proven throughput, and so on. The diagnosis tells
-# the two apart after some answers (`late_answers`); the floor bridges them. The yield distinguishes them: late and as
-# many answers as before means a queue; late, without failures and with *fewer* answers means that we may throttle
-# ourselves. Then a floor under the limit grows until the answers are back.
+# Detects that our own limit is too small. By durations alone, a queue and a slower target look alike: answers are late.
+# With a slower target, an outdated mean makes the limit too small, which lowers the proven throughput, which lowers the
+# limit again. The diagnosis needs some answers to tell the two apart (`late_answers`); until then the floor uses the
+# number of answers. Late, and as many answers as before: a queue. Late, no failures, and *fewer* answers: we may
+# throttle ourselves. Then a floor under the limit grows until as many answers come as before.
 
-TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
-# Of all weight: that of `TAU` seconds. In a younger process, what is missing counts as idle.
+TAU = 30.0  # seconds; time constant of the usual rate of answers and of the usual in-flight count
+# The weight of `TAU` seconds, of 1. A younger process counts as idle for the missing time.
 ENOUGH = 1 - exp(-1.0)
 STEP = 10.0  # seconds in which the floor doubles or halves
-PROBE_BELOW = 0.75  # of the usual answers per second
-GRACE = 10.0  # seconds before the floor moves, at least; and without a floor since failures stood out, or a 429
-GRACE_TIMES = 3.0  # ... and so many times the usual time of an answer
-GAIN, PLUS = 1.25, 2.0  # the floor at first, beside what was usually in flight
+PROBE_BELOW = 0.75  # of the usual answers per second: below this share the floor grows
+GRACE = 10.0  # minimum seconds before the floor moves; also the seconds without a floor after many failures or a 429
+GRACE_TIMES = 3.0  # the floor waits at least this many times the mean duration of an answer
+GAIN, PLUS = 1.25, 2.0  # the first floor: GAIN times the usual in-flight count, plus PLUS
 
 
 class LimitFloor:
@@ -61,11 +65,11 @@ class LimitFloor:
     def __init__(self, max_floor: float) -> None:
         self._max_floor = max_floor
         self._rate = DecayingMean(TAU)  # usual answers per second
-        self._in_flight = DecayingMean(TAU)  # usually
+        self._in_flight = DecayingMean(TAU)  # usual in-flight count
         self._recent = 0.0  # answers, decaying over the window of an episode
-        self._since: float | None = None  # when it was fed last
-        self._began_at: float | None = None  # the episode
-        self._moved_at = 0.0  # the floor
+        self._since: float | None = None  # the last update
+        self._began_at: float | None = None  # the start of the episode
+        self._moved_at = 0.0  # when the floor last moved
         self._floor = 0.0
 
     def quiet(self, now: float, answers: int, in_flight: int) -> None:
@@ -77,7 +81,7 @@ class LimitFloor:
             self._in_flight.add(in_flight, span)
 
     def floor(self, now: float, answers: int, mean: float, *, failing: bool) -> float:
-        """Return the floor during an episode; none while `failing`."""
+        """Return the floor during an episode; 0 while `failing`."""
         window, span = GRACE_TIMES * mean, self._span(now)
         if window < GRACE:
             window = GRACE
@@ -102,7 +106,7 @@ class LimitFloor:
         self._moved_at = now
         usual = self._rate.mean(min_weight=ENOUGH)
         if rate < PROBE_BELOW * usual:
-            steps = min(steps, 10.0)  # 2 to the power of a long silence is no number
+            steps = min(steps, 10.0)  # after a long silence the power would overflow
             self._floor = min(self._max_floor, self._floor * 2.0**steps)
         elif rate > usual:
             self._floor *= 0.5**steps
@@ -110,24 +114,25 @@ class LimitFloor:
 
 # ---------------------------------------------------------------- recovery
 
-SILENCE = 5.0  # seconds: for so long the throughput estimate remembers anyway
+SILENCE = 5.0  # seconds that the throughput estimate remembers anyway
 
 
 class _Recovery:
-    """What a target served before it died, for when it answers on time again."""
+    """The throughput proven before a target died, to restore when it answers on time again."""
 
     def __init__(self) -> None:
-        self._before = 0.0  # proven ...
-        self._answered_at = -inf  # ... and when it last answered on time
+        self._before = 0.0  # proven before ...
+        self._answered_at = -inf  # ... and the last answer on time then
         self._died_at = -inf
-        # The limit is no lower than `_before` until then; inf: there has been no answer yet.
+        # Until then the limit is at least `_before`; inf: no answer has come yet.
         self._until = -inf
 
     def limit(self, now: float, proven: float, diagnosis: Diagnosis, *, late: bool) -> float:
-        """Return what was proven before the last death, from the first answer on time until as much is proven again; else 0.
+        """Return the throughput proven before the last death, to be restored now; else 0.
 
-        Not after less than `SILENCE`, since an overload may look like death for a moment; until an answer is evidence of
-        lateness, the target dies again, or `GRACE` seconds and the time of some answers are over.
+        It is restored from the first answer on time until as much is proven again. It ends earlier if answers are late,
+        if the target dies again, or after `GRACE` seconds and the duration of some answers. After a silence shorter
+        than `SILENCE` nothing is restored, since an overload may look like death for a moment.
         """
         if diagnosis.dead_at > self._died_at:
             if self._until < inf:
@@ -149,16 +154,19 @@ class _Recovery:
 HOLD, DOUBLING = 5.0, 10.0  # seconds
 FADE = 120.0  # seconds of growth
 BINDS_FOR = HOLD + FADE
-FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
-NEARLY_FULL = 1.2  # ... and the gain is no more than this: a larger one only makes it longer
+FRESH = 1.0  # seconds after late answers in which the target itself has a queue ...
+NEARLY_FULL = 1.2  # ... and the gain is at most this: a larger one only lengthens that queue
 MIN_LIMIT = 2.0  # while there is evidence, before fading
-STANDING = 1.0  # seconds in the queue
-RETRY_LOOK = 0.05  # seconds; the shortest wait before another look
+STANDING = 1.0  # seconds in the queue after which the queue stands
+RETRY_LOOK = 0.05  # seconds; the minimum wait before another look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutomaticLimit:
-    """An automatic limit: `headroom_factor` times the proven throughput plus `headroom`; without evidence, at least `max_in_flight`."""
+    """An automatic limit. With evidence: `headroom_factor` times the proven throughput, plus `headroom`.
+
+    Without evidence: `max_in_flight`, or that value if it is larger.
+    """
 
     kind: Literal["automatic"] = "automatic"
     finds_itself = True
@@ -178,22 +186,22 @@ class AutomaticLimiter(SlotGate):
     def __init__(
         self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]
     ) -> None:
-        """`paused(now)`: whether a cooldown holds; then silence is not evidence."""
+        """`paused(now)`: whether a cooldown holds calls; then silence is not evidence."""
         super().__init__(policy.max_in_flight)
         self._policy = policy
         self._diagnosis = diagnosis
         self._paused = paused
         self._limit_floor = LimitFloor(policy.max_in_flight)
         self._recovery = _Recovery()
-        self._answers = 0  # when the floor was last fed
-        self._look_at = -inf  # before this, and without new evidence, there is nothing to see
-        self._looked_at, self._changes = -inf, 0  # the last look: a second one would see the same
-        self._control = MIN_LIMIT  # what evidence would make of the limit, at the last look
-        self._held = MIN_LIMIT  # the same when the last evidence came
+        self._answers = 0  # at the last update of the floor
+        self._look_at = -inf  # before this, and without new evidence, nothing changes
+        self._looked_at, self._changes = -inf, 0  # of the last look, to avoid a second one
+        self._control = MIN_LIMIT  # the limit under evidence, as of the last look
+        self._held = MIN_LIMIT  # the same as of the last evidence
         self._held_at = -inf
-        self._full_at = -inf  # until when no slot was free
-        self._stood_at = -inf  # when a queue that stands, or 429s, were last evidence
-        self._ceiling: float = policy.max_in_flight  # raised by what was proven
+        self._full_at = -inf  # when last no slot was free
+        self._stood_at = -inf  # when a standing queue, a timeout or 429s were last evidence
+        self._ceiling: float = policy.max_in_flight  # raised by the proven throughput
 
     @property
     def max_limit(self) -> float:
@@ -206,7 +214,7 @@ class AutomaticLimiter(SlotGate):
     learned = binds
 
     def ready_at(self, _call: object, now: float) -> float:
-        """READY while a slot is free; else when `_limit` will have grown by one (an answer may be sooner)."""
+        """READY while a slot is free; else when `_limit` will have grown by one (an answer may free a slot sooner)."""
         if self.in_flight < self.limit:
             return READY
         diagnosis = self._diagnosis
@@ -226,9 +234,9 @@ class AutomaticLimiter(SlotGate):
         return opens_at if opens_at > soonest else soonest
 
     def _is_queue_evidence(self, now: float) -> bool:
-        """Whether a queue that stands shows that sending less helps.
+        """Whether a standing queue shows that sending less helps.
 
-        Not while the target is certainly healthy, nor where slots are free and nothing is known yet of what is served.
+        It does not while the target is certainly healthy, or while slots are free and the usual duration is unknown.
         """
         diagnosis = self._diagnosis
         suspicious = (
@@ -270,9 +278,9 @@ class AutomaticLimiter(SlotGate):
         self.in_flight -= 1
 
     def _is_too_much(self, failure: Outcome, now: float) -> bool:
-        """Whether a failure that just came, one of many, shows that too much is in flight.
+        """Whether a new failure, one of many, shows that too much is in flight.
 
-        A timeout does while nothing is known of what is usual; a 429 of unknown cause while no slot is free.
+        A timeout does while the usual duration is unknown; a 429 without a Retry-After does while no slot is free.
         """
         diagnosis = self._diagnosis
         if diagnosis.failed_at != now:
@@ -311,7 +319,7 @@ class AutomaticLimiter(SlotGate):
         self.limit = floor(limit if limit < self._ceiling else self._ceiling)
 
     def _limit(self, now: float, evidence_at: float, floor_: float) -> float:
-        """Return the limit of the phase; `ready_at` solves it for the time."""
+        """Return the limit of the present phase; `ready_at` solves the same formula for the time."""
         quiet = now - evidence_at - HOLD
         if quiet >= FADE:
             return self._ceiling

@@ -1,30 +1,31 @@
-"""The circuit breaker: it stops sending to an unhealthy target, and probes it for recovery.
+"""The circuit breaker: it stops calls to an unhealthy target, and probes it for recovery.
 
 States and transitions::
 
     state      event                                     next
-    closed     the trip rule says so                     open
+    closed     the trip rule fires                       open
     open       open time is over, and a call would leave half-open (that call is the first probe)
     half-open  enough probes succeeded                   closed
-    half-open  enough probes failed to make that         open, for longer where the open time grows
-               impossible (or any, with reopen_on_any_failure)
-    half-open  undecided for too long                    open, likewise
-    half-open  undecided after so many probes            open, for as long as before
+    half-open  too many probes failed for that           open, for longer where the open time grows
+               (or one, with reopen_on_any_failure)
+    half-open  undecided after max_half_open_duration    open, for longer likewise
+    half-open  undecided after many unclear probes       open, for as long as before
     any        isolate()                                 isolated
     isolated   reset()                                   closed
     isolated   its duration is over, and a call would    half-open (closed where the mode never opens)
                leave
 
-`ready_at` changes nothing; only `take` moves open to half-open. Each state has an epoch, and each token carries the
-epoch (a probe: the trial) that issued it: a late result of an earlier state changes nothing. An attempt that we ended,
-by a cancel or our deadline, is never a failure; if it was already slow, it counts as a slow call.
+`ready_at` changes nothing; only `take` moves open to half-open. Each state has an epoch. Each token carries the epoch
+(a
+probe: the trial) that issued it, so a late result from an earlier state changes nothing. An attempt that we ended, by a
+cancel or our deadline, is never a failure; if it was already slow, it counts as a slow call.
 
 The open time begins with the policy's `open_duration` and grows with each failed trial (`BreakerPolicy.longer`).
 `_open_until` adds jitter, and keeps the circuit open until a Retry-After is over.
 
-A trial ends by time without any action: the circuit counts as open from then on,
-and changes at the next step. During a trial, a call without a free place looks again when a lease ends or
-after the open time that follows the trial, whichever is first.
+A trial can end by time alone: from then on the circuit counts as open, and its state changes at the next step. During a
+trial, a call that finds no free place checks again when a lease ends, or when the open time after the trial would end,
+whichever is first.
 """
 
 from collections.abc import Mapping
@@ -41,10 +42,10 @@ from stormbreak.core.half_open import Decision, Probe, Trial
 from stormbreak.core.trip import Counts
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
-MAX_RETRY_AFTER = 900.0  # maximum seconds of a Retry-After, before its jitter; so long is an unprobed circuit remembered
+MAX_RETRY_AFTER = 900.0  # maximum seconds of a Retry-After, before jitter; an unprobed circuit is remembered as long
 
 Pass: TypeAlias = tuple[int, float, InFlight | None]
-"""Epoch, time it left, and for its own diagnosis."""
+"""Epoch, time of sending, and the token of the breaker's own diagnosis."""
 
 BreakerToken: TypeAlias = Pass | Probe
 
@@ -77,8 +78,8 @@ class Breaker:
     ) -> None:
         """A Retry-After of a failure is extended by a random share of up to `spread`.
 
-        Without a `diagnosis` it creates its own. `alone`: there is no cooldown gate, so the Retry-After of a
-        probe holds the next probes.
+        Without a `diagnosis` it creates one. `alone`: there is no cooldown gate, so the Retry-After of a probe holds
+        the next probes.
         """
         self._policy = policy
         self._spread = spread
@@ -91,7 +92,7 @@ class Breaker:
         self._open_is_idle = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
         self._alone = alone
         self._epoch = 0
-        self._uniform = 0.5  # the chance that opened the circuit last
+        self._uniform = 0.5  # the random number of the last opening
         self._probed_at = -inf  # when the last probe left
         self.trial: Trial | None = None
         self.trips = 0
@@ -124,7 +125,7 @@ class Breaker:
         return State.OPEN if self._is_stale(now) else self.state
 
     def state_text(self, now: float) -> str:
-        """Return the same as a word for messages."""
+        """Return the state as a word for messages."""
         return self.state_at(now).value.replace("_", "-")
 
     def next_probe(self, now: float) -> float | None:
@@ -138,7 +139,7 @@ class Breaker:
         return self._trip.counts(now)
 
     def is_needed(self, now: float) -> bool:
-        """Whether it has state that a new breaker lacks.
+        """Whether it has state that a new breaker would lack.
 
         Some time after its next probe was due, an unused circuit counts as closed.
         """
@@ -191,7 +192,7 @@ class Breaker:
         ):
             self.settle(token, outcome, now, uniform)
             return
-        self._retry_after_until = -inf  # a failure cannot speak for a target that serves
+        self._retry_after_until = -inf  # the target serves, so an earlier Retry-After is obsolete
         if self._trip.record(now, 0, now - token[1]):
             self._trips(now, uniform)
 
@@ -224,7 +225,7 @@ class Breaker:
         elif decision is Decision.HEALTHY:
             self.reset(now)
         else:
-            self._end_stale_trial(now)  # with this probe it may be spent
+            self._end_stale_trial(now)  # this probe may have spent the trial
 
     def _respect_retry_after(self, outcome: Outcome, now: float) -> None:
         if outcome.retry_after and self._policy.respect_retry_after:
@@ -248,7 +249,7 @@ class Breaker:
 
     def _open(self, at: float, now: float, seconds: float, uniform: float) -> None:
         self.until = self._open_until(at, seconds, uniform)
-        self._named_ends_at = self._retry_after_end(at, uniform)  # to save it
+        self._named_ends_at = self._retry_after_end(at, uniform)  # for `save`
         self._open_duration, self._uniform = seconds, uniform
         self._move(State.OPEN, now)
 
@@ -262,7 +263,7 @@ class Breaker:
         return at + named * (1 + self._spread * uniform) if named > 0 else READY
 
     def _after_trial(self, trial: Trial) -> float:
-        """Return the open time after a trial without a decision, which does not show bad health."""
+        """Return the open time after a trial without a decision: unchanged if it is spent, which proves nothing."""
         return self._open_duration if trial.spent else self._longer()
 
     def _longer(self) -> float:
@@ -293,7 +294,7 @@ class Breaker:
         self._move(self._open_is_idle, now)
 
     def force(self, forced_open: bool, now: float) -> None:  # noqa: FBT001
-        """Force the circuit open, or stop: its policy has changed."""
+        """Force the circuit open, or stop forcing it: the policy has changed."""
         at_rest = State.ISOLATED if forced_open else State.CLOSED
         if at_rest is self._open_is_idle:
             return
@@ -306,8 +307,8 @@ class Breaker:
     def save(self, now: float) -> CircuitSnapshot:
         """Return the state to keep over a restart.
 
-        Half-open is saved as open: its probes are lost. An isolation by the mode alone is saved as closed: the
-        next process has its own mode.
+        Half-open is saved as open, since its probes are lost. An isolation by the mode alone is saved as closed, since
+        the next process has its own mode.
         """
         open_for = self._open_duration
         if self._manual_until > now:
@@ -333,8 +334,8 @@ class Breaker:
     def restore(self, saved: CircuitSnapshot, now: float, *, elapsed: float = 0.0) -> None:
         """Restore the state that was saved `elapsed` seconds ago, without counts and calls in flight.
 
-        Only a breaker in normal mode opens this way; isolated is isolated in every mode. This policy, which may differ
-        from the saved one, caps all times.
+        Only a breaker in normal mode opens this way; an isolation is restored in every mode. All times are capped by
+        this policy, which may differ from the saved one.
         """
         self._forget()
         left = saved.open_left - elapsed
@@ -358,15 +359,15 @@ class Breaker:
 
     def _forget(self) -> None:
         self._trip.reset()
-        self._open_duration = self._policy.open_duration  # as grown so far
-        # The latest time that a failure named since the last success.
+        self._open_duration = self._policy.open_duration  # grows with failed trials
+        # The latest Retry-After since the last success.
         self._retry_after_until = -inf
         self._manual_until = -inf  # end of an isolation by hand
 
     def _move(self, after: State, now: float) -> None:
         before, self.state = self.state, after
         self._epoch += 1
-        self._hold = -inf  # no probe leaves before
+        self._hold = -inf  # no probe leaves before this
         self._diagnosis.probed = after in (State.OPEN, State.HALF_OPEN)
         if after is not State.HALF_OPEN:
             self.trial = None

@@ -25,8 +25,8 @@ class Mode(StrEnum):
     """The mode of a breaker. Isolation works in every mode."""
 
     NORMAL = "normal"
-    METRICS_ONLY = "metrics_only"  # counts, and reports when it would open; never opens
-    DISABLED = "disabled"  # lets calls pass, and counts nothing
+    METRICS_ONLY = "metrics_only"  # counts and reports when it would open; never opens
+    DISABLED = "disabled"  # lets calls pass and counts nothing
     FORCED_OPEN = "forced_open"  # lets no call pass
 
 
@@ -34,16 +34,17 @@ class Mode(StrEnum):
 class BreakerPolicy:
     """When to open, how long to stay open, and when to close. Durations are seconds, ratios 0 to 1.
 
-    `mode` turns it off, or lets it only measure. `trip` is the rule that opens it (`stormbreak.core.trip`).
+    `mode` turns the breaker off, or lets it only measure. `trip` is the rule that opens it (`stormbreak.core.trip`).
 
-    `open_duration` varies at random by up to +-`open_duration_jitter` of itself; after each failed trial it is
-    `open_duration_factor` times as long, up to `max_open_duration`. With `respect_retry_after` an open circuit stays
+    `open_duration` varies at random by up to +-`open_duration_jitter` of itself. After each failed trial it is
+    multiplied by `open_duration_factor`, up to `max_open_duration`. With `respect_retry_after` an open circuit stays
     open at least as long as a failure's Retry-After.
 
-    Half-open sends at most `probes`, no more than `max_concurrent_probes` at the same time; one unanswered for
-    `probe_lease` makes room for another. So does one that is older than usual, after answers on time: one per open time,
-    which grows likewise. `success_ratio` is the share of them that must succeed; with `reopen_on_any_failure` one
-    failure opens it. A trial without a decision after `max_half_open_duration` opens the circuit again (None: never).
+    A half-open circuit sends at most `probes`, and at most `max_concurrent_probes` at the same time. A probe without an
+    answer makes room for another one after `probe_lease` seconds. If answers came on time before, it does so as soon as
+    it is older than usual, but only one probe per open time, which grows as above. `success_ratio` is the share of
+    probes that must succeed; with `reopen_on_any_failure` one failure opens the circuit. A trial without a decision
+    after `max_half_open_duration` opens the circuit again (None: never).
     """
 
     mode: Mode = Mode.NORMAL
@@ -63,7 +64,7 @@ class BreakerPolicy:
     def __post_init__(self) -> None:
         check_types(self)
         require(self.mode in [*Mode], f"mode must be one of {', '.join(Mode)}", self.mode)
-        object.__setattr__(self, "mode", Mode(self.mode))  # which may be given as a word
+        object.__setattr__(self, "mode", Mode(self.mode))  # the argument may be a word
         require_positive(
             self, "open_duration", "max_open_duration", "probe_lease", "max_half_open_duration"
         )
@@ -79,7 +80,7 @@ class BreakerPolicy:
 
     @property
     def open_duration_limit(self) -> float:
-        """The longest open time that this policy makes by itself, before jitter."""
+        """The longest open time under this policy, before jitter and without a Retry-After."""
         return (
             self.open_duration
             if self.open_duration_factor == 1
@@ -87,7 +88,7 @@ class BreakerPolicy:
         )
 
     def longer(self, open_for: float) -> float:
-        """The open time that follows upon `open_duration`, before jitter."""
+        """Return the open time after one of `open_for` seconds, before jitter."""
         return min(open_for * self.open_duration_factor, self.open_duration_limit)
 
 
@@ -96,7 +97,7 @@ class BreakerPolicy:
 _OUR_OWN = (Verdict.REJECTED, Verdict.CANCELLED)
 
 COUNTABLE = tuple(verdict for verdict in Verdict if verdict not in (Verdict.OK, *_OUR_OWN))
-"""Verdicts that a policy can count as failures or ignore: no success, and none that we caused."""
+"""Verdicts that a policy can count as failures or ignore: all except success and verdicts that we cause."""
 
 
 def check_verdict_lists(failures: Collection[Verdict], ignored: Collection[Verdict]) -> None:

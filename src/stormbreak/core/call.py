@@ -1,4 +1,4 @@
-"""A call begins: within the limits of its tenant, at its target, and with its fallbacks.
+"""Run a call: within the limits of its tenant, at its target, and with its fallbacks.
 
 `run_target` (`retry_loop`) makes attempts at one target until one is answered or no retry is allowed. `FallbackRun`
 (`fallback`) moves a call with fallbacks from target to target.
@@ -21,7 +21,7 @@ from stormbreak.types import CACHE, CANCELLED, DEGRADED, Call, CallResult
 def run_call(
     engine: Engine, call: Call, now: float, uniform: float, state: CallState | None = None
 ) -> Flow:
-    """Run `call` to its end, at its target and its fallbacks. One that has passed its tenant's limits has a `state`."""
+    """Run `call` to its end, at its target and its fallbacks. `state` is given if it has passed its tenant's limits."""
     if state is None:
         if engine.listeners and call.labels:
             engine.events.append(Labelled(now, call.number, call.target, call.labels))
@@ -42,17 +42,17 @@ def run_call(
 
 
 def _run_for_tenant(tenant: Tenant, state: CallState, now: float, uniform: float) -> Flow:
-    """Wait for the limits of the call's tenant, and run it. A rejected one has no fallback: they hold for all targets."""
+    """Wait for the limits of the call's tenant, and run it. Without a fallback: the limits hold for all targets."""
     engine, call = state.engine, state.call
     ended: CallResult | None = None
-    # One that waits while a reload sets a limit was made without the bound that it needs.
+    # If a reload sets a spend limit while the call waits, the call lacks the bound that the limit needs.
     state.tenant = tenant if tenant.limits.spend.acts else None
 
     def run(now: float, uniform: float) -> Attempt:
         nonlocal ended
         try:
             ended = yield from run_call(engine, call, now, uniform, state)
-        finally:  # also if it is cancelled
+        finally:  # also on a cancel
             tenant.sent += state.attempts > 0
         outcome = CANCELLED if ended.source in (CACHE, DEGRADED) else ended.outcome
         if ended.maybe_processed:

@@ -12,7 +12,7 @@ from stormbreak.core.tenant import Tenant
 from stormbreak.events import CallEnded, Event
 from stormbreak.types import TARGET, Call, CallResult, Outcome, Target, Verdict
 
-MAX_EVENTS = 64  # that a call keeps
+MAX_EVENTS = 64  # maximum events that a call keeps
 NO_VERDICTS = frozenset[Verdict]()
 
 
@@ -32,14 +32,14 @@ class CallState(msgspec.Struct, eq=False):  # its constructor is not written in 
     queued: float = 0.0  # seconds of these in the queue
     delay: float = 0.0  # the last backoff in seconds
     retried_late: bool = False
-    was_told: bool = False  # by this target, when to make the last retry
+    was_told: bool = False  # the last retry followed a Retry-After of this target
     sent_at: float = 0.0  # when the last attempt left
     ended_at: float = 0.0  # when the call ended at its last target
     source: str = TARGET  # where the answer comes from
-    fallback_verdicts: frozenset[Verdict] = NO_VERDICTS  # for which another target takes the call
-    later_verdicts: frozenset[Verdict] = NO_VERDICTS  # for which a later step may answer the call
-    tenant: Tenant | None = None  # which pays for its attempts
-    may_move: bool = False  # then an end at one target is not the end of the call
+    fallback_verdicts: frozenset[Verdict] = NO_VERDICTS  # with these another target takes the call
+    later_verdicts: frozenset[Verdict] = NO_VERDICTS  # with these a later step may answer the call
+    tenant: Tenant | None = None  # pays for its attempts
+    may_move: bool = False  # the end at one target is not the end of the call
     _events: deque[Event] | None = None
 
     def move(
@@ -60,14 +60,14 @@ class CallState(msgspec.Struct, eq=False):  # its constructor is not written in 
         self.was_told = False
 
     def expires_at(self, now: float) -> float:
-        """Return the time until which it may wait, by its deadline and its patience."""
+        """Return the time until which the call may wait, by its deadline and its patience."""
         call = self.call
         deadline_at = inf if call.deadline_at is None else call.deadline_at
         patience = inf if call.patience is None else call.patience - self.waited
         return min(deadline_at, now + patience)
 
     def allowance(self, verdict: Verdict, now: float) -> RetryAllowance:
-        """Return the time and attempts that are left after `verdict`, and whether a late retry is."""
+        """Return the time and attempts left after `verdict`, and whether a late retry is left."""
         call = self.call
         patient = not (call.fail_fast or verdict in self.later_verdicts)
         return RetryAllowance(
@@ -79,7 +79,7 @@ class CallState(msgspec.Struct, eq=False):  # its constructor is not written in 
         )
 
     def note(self, event: Callable[..., Event], now: float, *details: object) -> None:
-        """Keep an event of this call and target, and emit it to listeners."""
+        """Record an event of this call and target, and emit it to listeners."""
         noted = event(now, self.call.number, self.call.target, *details)
         if self._events is None:
             self._events = deque(maxlen=MAX_EVENTS)

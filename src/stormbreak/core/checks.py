@@ -133,6 +133,6 @@ def shown(value: object, *, longest: int = MAX_SHOWN, write: Callable[[object], 
     """Format a value for a message, shortened."""
     try:
         text = write(value)
-    except ValueError:  # Python writes no integer of thousands of digits
+    except ValueError:  # Python does not format an integer of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= longest else f"{text[:longest]}..."

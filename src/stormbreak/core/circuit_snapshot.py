@@ -16,9 +16,9 @@ from stormbreak.hidden_keys import quoted
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
 
 MAX_SECONDS = 366 * 86400.0
-"""Seconds. A longer span is not saved: no call waits for it."""
+"""Seconds. Longer times are not saved: no call waits for them."""
 
-LONG = 60  # characters of a value that are shown
+LONG = 60  # maximum characters of a value in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +106,10 @@ def _bounded(values: Mapping[str, Any], key: str) -> float:
 
 
 def table_in(values: object, what: str) -> Mapping[Any, Any]:
-    """The same, which has keys.
+    """Return `values` if it is a mapping.
 
     Raises:
-        ConfigurationError: it has none; `what` says what it would be.
+        ConfigurationError: it is not a mapping; `what` names the expected value.
     """
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{what} must be a table, got {_quoted(values)}")

@@ -1,14 +1,14 @@
 """In-flight limits: additive increase and multiplicative decrease (AIMD), or a fixed number.
 
-The AIMD limit climbs by `increase` per round trip, that is by `increase` / limit with each answer; until the first sign
-of congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which it was
-reached count: an unused slot proves nothing. It is multiplied by `decrease_factor` when the target throttles, is
-overloaded, lets an attempt time out, or (with `slow_call_threshold`) answers late. Server errors, wrong requests and
-our deadline are not signs of congestion. Many such clients converge to equal shares of a target (Chiu and Jain,
-"Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989).
+The AIMD limit grows by `increase` per round trip, that is by `increase` / limit with each answer. Until the first sign
+of congestion it grows by one with each answer, which doubles it per round trip. Only answers to attempts during which
+the limit was reached count: an unused slot proves nothing. The limit is multiplied by `decrease_factor` when the target
+throttles, is overloaded, lets an attempt time out, or (with `slow_call_threshold`) answers late. Server errors, invalid
+requests and our deadline are not signs of congestion. Many such clients converge to equal shares of a target (Chiu and
+Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989).
 
-A round trip is an epoch. A fall begins a new one, and results of earlier attempts change nothing: they belong to
-the old limit. So a burst of refusals counts as one sign.
+A round trip is an epoch. A decrease begins a new epoch. Results of attempts from earlier epochs change nothing, since
+they belong to the old limit. So a burst of refusals counts as one sign.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,16 @@ from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import SlotGate
 from stormbreak.types import Outcome, Verdict
 
-LEARNED_FOR = 120.0  # seconds for which a fall is remembered
+LEARNED_FOR = 120.0  # seconds for which a decrease is remembered
 CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AimdLimit:
-    """A limit from `initial_in_flight`, up by `increase` per round trip, down to `decrease_factor` of itself; between `min_in_flight` and `max_in_flight`.
+    """A limit that starts at `initial_in_flight` and stays between `min_in_flight` and `max_in_flight`.
 
-    An answer that takes longer than `slow_call_threshold` seconds is also congestion (None: never).
+    It grows by `increase` per round trip, and falls to `decrease_factor` of itself. An answer that takes longer than
+    `slow_call_threshold` seconds is also a sign of congestion (None: never).
     """
 
     kind: Literal["aimd"] = "aimd"
@@ -64,7 +65,7 @@ class AimdLimit:
 
 
 class AimdLimiter(SlotGate):
-    """The gate that counts slots. The token is the epoch in which the attempt left, and when."""
+    """The gate that counts slots. The token is the epoch and the time in which the attempt left."""
 
     def __init__(self, policy: AimdLimit) -> None:
         super().__init__(policy.initial_in_flight)
@@ -73,7 +74,7 @@ class AimdLimiter(SlotGate):
         self._exact = float(policy.initial_in_flight)
         self._epoch = 0
         self._fell_at = -inf  # never yet
-        self._full_at = -inf  # when the limit was last seen to be reached
+        self._full_at = -inf  # when the limit was last reached
 
     @property
     def max_limit(self) -> float:
@@ -149,7 +150,7 @@ class FixedLimiter(SlotGate):
         super().__init__(policy.max_in_flight)
 
     def resize(self, max_in_flight: int, share: float) -> None:
-        """Keep another limit from now on: this process's `share` of it."""
+        """Change the limit to this process's `share` of another one."""
         self.limit = max(1, int(max_in_flight * share))
 
 
@@ -169,8 +170,8 @@ def limiter(
 ) -> Limiter:
     """Make the limiter of a policy. `paused(now)`: whether a cooldown holds.
 
-    A fixed limit is multiplied by `share`, rounded down, at least one, or made by `fixed`; the others adapt by
-    themselves.
+    A fixed limit is made by `fixed`, or is multiplied by `share`, rounded down, and at least one; the others adapt
+    anyway.
     """
     match policy:
         case FixedLimit():

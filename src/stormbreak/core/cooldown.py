@@ -1,15 +1,16 @@
 """Hold calls to a target until its Retry-After, and ramp up afterwards.
 
-Two gates, because they end differently. `Cooldown` holds every call until the named time. `Pace` then lets the queue
-leave in groups for a while, to avoid a stampede after the pause; a closing circuit also starts it.
+There are two gates, because they end differently. `Cooldown` holds every call until the named time. `Pace` then lets
+the queue leave in groups for a while, to avoid a stampede after the pause; a closing circuit also starts it.
 
-The named time t becomes a random time within [t, 1.5 t] for the whole process, so that a fleet does not return
-at one instant. An attempt that left no earlier than the refused one, and was served, lifts the cooldown.
-The refused call still waits (its retry respects the time). Without this, a provider that refuses three in ten at random
-would get one call at a time.
+The named time t becomes a random time within [t, 1.5 t] for the whole process, so that a fleet does not return at one
+instant. If an attempt that left no earlier than the refused one is served, the cooldown is lifted; the refused call
+still waits, since its retry respects the time. Without this, a provider that refuses three in ten at random would get
+one call at a time.
 
-Nor can one answer close the target for longer than `max_wait`, and its spread: the refused call ends with its own
-time, the others come back then, a few at first, and are refused again if it was meant.
+One answer cannot close the target for longer than `max_wait` plus its spread. The refused call ends with the time that
+it was given. The other calls come back after `max_wait`, a few at first, and are refused again if the longer time was
+meant.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,14 +21,14 @@ from stormbreak.core.gate import READY
 from stormbreak.types import VERDICT_OK, Outcome, Treatment, Verdict
 
 SPREAD = 0.5
-"""A named time t becomes a random time within [t, (1 + SPREAD) t], unless a policy changes it."""
+"""A named time t becomes a random time within [t, (1 + SPREAD) t], unless a policy sets another spread."""
 
 MIN_GROUP = 4
 """Minimum number of calls that leave together after a pause: a single one might be unlucky."""
 
 
 class CooldownNews(NamedTuple):
-    """The attempt that left at `sent_at` was refused until `until`, without the spread; None: it was served."""
+    """The attempt that left at `sent_at` was refused until `until` (without the spread), or was served (None)."""
 
     sent_at: float
     until: float | None
@@ -61,8 +62,8 @@ class Cooldown:
         self._max_wait = max_wait
         self._treatments = treatments
         self._on_change = on_change
-        self._refused_sent_at = -inf  # when the newest attempt left that was refused with a time
-        self.asked = 0.0  # seconds that were named for the cooldown in force, before the spread
+        self._refused_sent_at = -inf  # when the newest attempt left that got a Retry-After
+        self.asked = 0.0  # the Retry-After of the cooldown in force, before the spread, in seconds
         self.until = READY
         self.news: CooldownNews | None = None  # the latest change by an attempt of this process
 
@@ -98,7 +99,7 @@ class Cooldown:
             self.lift(now)
 
     def hold(self, until: float, now: float) -> None:
-        """Hold calls until `until`, a cooldown of an earlier process."""
+        """Hold calls until `until`: a cooldown from elsewhere."""
         if self.until < until:
             self.asked = until - now
             self.until = until
@@ -113,9 +114,9 @@ class Cooldown:
 class Pace:
     """The gate that lets calls leave in groups for a while. The token is the number of the pace.
 
-    A group leaves at one instant. It starts small and doubles from one pace to the next while most of
-    the calls before were not refused with a named time; else it halves. So an exhausted target gets
-    few calls, and one that refuses at random is soon fully used.
+    A group leaves at one instant. Groups start small. From one pace to the next their size doubles if most calls of the
+    pace before got no Retry-After, and halves otherwise. So an exhausted target gets few calls, and a target that
+    refuses at random is soon fully used.
     """
 
     name = "pace"

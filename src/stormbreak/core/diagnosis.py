@@ -1,22 +1,23 @@
 """The diagnosis of a target: overload, bad luck, or dead.
 
-Sending less helps only against an overload. So every gate that holds traffic back asks here first.
-The evidence is the answers, not the failures:
+Sending less helps only against an overload. So every gate that slows traffic down asks the diagnosis first. The
+evidence is the answers, not the failures:
 
-- *overload*: answers come, but later than usual (`late_at`);
-- *dead*: no answer comes, for longer than chance explains (`dead_at`);
-- *bad luck*: failures beside answers on time. Sending less changes nothing, and retrying is right.
+- *overload*: answers arrive, but later than usual (`late_at`);
+- *dead*: no answer arrives for longer than chance explains (`dead_at`);
+- *bad luck*: some attempts fail while others are answered on time. Sending less changes nothing; a retry is right.
 
-Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each
-late one is evidence, unless `late_answers` shows that the target is slower: then that time becomes usual. A
-hanging attempt does not count: it may be lost, and says nothing about those that are served.
+Lateness is a running score (a CUSUM) over answers: a late answer adds one, an answer on time subtracts one. While the
+score is at its maximum, each late answer is evidence of overload, unless `late_answers` shows that the target itself
+has become slower: then the new duration becomes the usual one. Only answers count. A hanging attempt may be lost, and
+says nothing about attempts that are served.
 
-A target is dead by the evidence of the attempts that left after the last one that was answered. Each of them that
-failed, or is older than is usual, counts (`failure_evidence`).
+For death, only the attempts count that left after the newest answered attempt. Each of them that failed, or is older
+than usual, is evidence (`failure_evidence`).
 
-Streaming attempts show more than others: the time of their first output. They have a separate
-baseline, and decide lateness as soon as enough is known about them, until none has left for
-`JUDGED`. Then others do not count, since their whole answers would look late beside first outputs.
+Streaming attempts reveal more: the time of their first output. They have a separate baseline. Once it is known, only
+streaming attempts decide lateness, since a whole answer would look late next to first outputs. If no streaming attempt
+has left for `JUDGED` seconds, the other attempts decide again.
 """
 
 from collections import deque
@@ -40,11 +41,11 @@ from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimat
 from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Treatment, Verdict
 
 RECENTLY = 30.0  # seconds since an answer, lateness or a 429
-# attempts that are watched, at most: beyond that a part of them speaks for all
+# attempts that are watched, at most: beyond that they are a sample of all
 RECOVERY_WINDOW = 1_024
-TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
-JUDGED = 120.0  # seconds since an attempt that streams left
-LOOK = 1.0  # seconds between two choices of who judges, two looks at the spread of late answers, or at a quiet limit
+TOP_TOTAL, TOP_FIRST = 8, 5  # maximum of the score: for whole answers, for first outputs
+JUDGED = 120.0  # seconds since a streaming attempt left
+LOOK = 1.0  # seconds between two choices of the baseline, two tests of the spread, two looks at a quiet limit
 LATE_FOR = 10.0  # seconds since lateness was evidence
 SUSPICIOUS_RATIO = 1 / 3  # share of failures
 
@@ -59,7 +60,7 @@ class Cause(StrEnum):
 
 
 class Diagnosis:
-    """Watches every attempt at one target. A gate that is always READY; the token is the attempt's flight."""
+    """Watches every attempt at one target. It is a gate that is always READY; the token is the attempt's `InFlight`."""
 
     __slots__ = (
         "_answered_at", "_by_rate", "_chosen_at", "_compared_at", "_failing", "_first_answered_at",
@@ -81,8 +82,8 @@ class Diagnosis:
     ) -> None:
         """The `treatments` define failures. `limited`: an automatic limit handles overload.
 
-        `is_random(now)`: whether 429s are known to be bad luck; then they are not evidence. `stalls` are those of this
-        process; what may have waited for it is neither late nor on time.
+        `is_random(now)`: whether 429s are known to be bad luck; then they are not evidence. `stalls` are the stalls of
+        this process: an answer that may have waited for a stall is neither late nor on time.
         """
         self.treatments = treatments
         self._limited = limited
@@ -96,31 +97,31 @@ class Diagnosis:
         self.probed = False  # the circuit is not closed
         self._answered_at = -inf
         self._first_answered_at = inf
-        self.evidence_at = -inf  # the later of `late_at` and `dead_at`: that sending less helps
+        self.evidence_at = -inf  # the later of `late_at` and `dead_at`: the last evidence
         # Lateness
         self.judge = self._plain = LatencyBaseline()
         self._streamed = LatencyBaseline(streams=True)
-        self._streamed_at = -inf  # when an attempt that streams last left
+        self._streamed_at = -inf  # when a streaming attempt last left
         self._chosen_at = -inf
         self.look_at = -inf  # an earlier `look` finds nothing new
-        self._looked_for: float | None = None  # what was usual at the last look
-        self._overdue: set[InFlight] = set()  # under way, and older than is usual
+        self._looked_for: float | None = None  # the usual duration at the last look
+        self._overdue: set[InFlight] = set()  # in flight, and older than usual
         self._late, self._late_share = 0, 0.0  # the score, and the share of the answers
         self._late_answers = LateAnswers()
-        self._compared_at = -inf  # when that was last asked
+        self._compared_at = -inf  # when their spread was last tested
         self.late_at = -inf
         self.on_time_at = -inf
         self._on_time_sent_at = -inf  # the newest attempt that was answered on time ...
-        self._on_time_took = 0.0  # ... and how long that took
+        self._on_time_took = 0.0  # ... and its duration
         # Failures
         self.run = FailureRun(self._watched)
         self.refusals = Refusals()
         self.timeouts = Timeouts()
         self._failing = 0.0  # share of failures
-        self.failed_at = -inf  # when failures last stood out
+        self.failed_at = -inf  # when the share of failures was last suspicious
         self.dead_at = -inf
         self._overloaded_at = -inf  # when the target last refused an attempt because of its load
-        self.throttled_at = -inf  # when a 429 last came that was not bad luck
+        self.throttled_at = -inf  # when the last 429 came that was not bad luck
         self.hangs = False  # the last attempt that ended timed out
 
     # ------------------------------------------------------------ a gate: attempts leave and end
@@ -138,7 +139,7 @@ class Diagnosis:
         else:
             self._plain.on_send(flight)
         watched = self._watched
-        while watched and watched[0].completion is not None:  # not looked at for long
+        while watched and watched[0].completion is not None:  # no `look` for a long time
             watched.popleft()
         if len(watched) < RECOVERY_WINDOW:
             watched.append(flight)
@@ -277,7 +278,7 @@ class Diagnosis:
             late_answers.begin(now, self.evidence_at)
         late_answers.answered(flight.sent_at, took)
         if judge.streams and flight.sent_at <= self._on_time_sent_at:
-            return  # of a burst the longest come last: one that left later was on time
+            return  # the longest answers of a burst come last: an attempt that left later was on time
         top = TOP_FIRST if judge.streams else TOP_TOTAL
         self._late = min(top, self._late + 1)
         if self._late < top:
@@ -295,10 +296,10 @@ class Diagnosis:
         self.late_at = self.evidence_at = now
 
     def _is_slower(self, now: float) -> bool:
-        """Whether the spread shows that it is the target that is slower.
+        """Whether the spread shows that the target itself is slower.
 
-        Not soon after failures or refusals, which may be signs of too much load. Not by first outputs: they are short,
-        and waits spread as much as they do.
+        It is not tested soon after failures or refusals, which may be signs of too much load. It is not tested by first
+        outputs: they are short, and waits spread as much as they do.
         """
         trouble_at = max(self.failed_at, self._overloaded_at)
         if self.judge.streams or now - trouble_at <= REMEMBERED or now - self._compared_at < LOOK:
@@ -307,7 +308,7 @@ class Diagnosis:
         return self._late_answers.is_slower(self.judge.samples)
 
     def _get_used_to(self, now: float) -> None:
-        """Take the time of these answers for usual."""
+        """Make the duration of these answers usual."""
         self.judge.restart(sorted(self._late_answers.times))
         self._late, self._late_share = 0, 0.0
         self.on_time_at = now
@@ -331,7 +332,7 @@ class Diagnosis:
     def _count(self, flight: InFlight, now: float, *, quick: bool) -> None:
         if self.run.count(flight, quick=quick):
             self.dead_at = self.evidence_at = now
-            if self._late_answers.end_trial(now):  # too late to be answered at all
+            if self._late_answers.end_trial(now):  # attempts are so late that none is answered
                 self.judge.roll_back()
 
     def _refused(self, flight: InFlight, now: float) -> None:
@@ -340,13 +341,13 @@ class Diagnosis:
             self.throttled_at = now
 
     def _is_everybody_refused(self) -> bool:
-        """Whether only 429s come, for longer than chance explains."""
+        """Whether only 429s have come for longer than chance explains."""
         refusals = self.refusals
         long = refusals.heard_at - self.on_time_at > LATE_FOR
         return long and refusals.count >= self.run.max_length
 
     def is_overtaken(self, sent_at: float) -> bool:
-        """Whether an attempt that left then was overtaken by one that was answered on time."""
+        """Whether an attempt that left later was answered on time."""
         return self._on_time_sent_at > sent_at
 
     # ------------------------------------------------------------ what gates ask
@@ -364,8 +365,8 @@ class Diagnosis:
     def is_dead(self, now: float) -> bool:
         """Whether nothing was answered for longer than chance explains.
 
-        With an automatic limit and late answers before, timeouts are a sign of overload, which the
-        limit handles. Then only earlier failures count.
+        With an automatic limit, timeouts after late answers are a sign of overload, which the limit handles. Then only
+        failures count that came before the attempt was late.
         """
         self.look(now)
         return self.run.is_unexplained(
@@ -373,11 +374,11 @@ class Diagnosis:
         )
 
     def is_healthy(self, now: float) -> bool:
-        """Whether answers come, most of them on time; in the last minutes if there is little traffic."""
+        """Whether answers come, and most of them on time; with little traffic, in the last minutes."""
         return not self.is_in_trouble(now) and now - self.on_time_at <= REMEMBERED
 
     def is_in_trouble(self, now: float) -> bool:
-        """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
+        """Whether most answers of the last minutes were late, or none has come for longer than chance explains."""
         self.look(now)
         return self._are_most_late(now) or self.run.is_unexplained()
 
@@ -391,11 +392,11 @@ class Diagnosis:
 
     @property
     def lost_after(self) -> float | None:
-        """The age at which a probe is lost; None if most answers were late before, so that it may be queued."""
+        """The age at which a probe is lost; None if most answers were late before, since a probe may then be queued."""
         return None if self._late_share >= MAJORITY else self.judge.usual
 
     def overdue_at(self) -> float:
-        """When the next attempt is lost while the circuit sets the pace; inf if unknown."""
+        """Return when the next attempt is lost while the circuit lets only probes pass; inf if unknown."""
         usual = self.lost_after if self.probed else None
         if usual is not None:
             for flight in self._watched:
@@ -405,7 +406,7 @@ class Diagnosis:
 
     @property
     def lost(self) -> int:
-        """Attempts under way that will hardly be answered: overdue, and overtaken or while the circuit sets the pace."""
+        """The attempts in flight that will hardly be answered: overdue, and overtaken unless only probes pass."""
         if not self._overdue or (self.probed and self.lost_after is not None):
             return len(self._overdue)
         return sum(self.is_overtaken(flight.sent_at) for flight in self._overdue)

@@ -30,13 +30,13 @@ from stormbreak.events import Event
 from stormbreak.types import Call, Target
 
 MAX_TARGETS = 256  # maximum remembered targets, besides those with state in force
-EVICTION_CHECKS = 4  # targets looked at per call, while there are more: each call adds one at most
+EVICTION_CHECKS = 4  # targets checked per call, while there are too many: a call adds at most one
 
 
 class ContextListener(Protocol):
     """Runs in the context of the caller: a trace begins its spans under the span that is current there.
 
-    It gets every call before its first event, on the thread and in the context of the caller.
+    It gets every call before the call's first event, on the thread and in the context of the caller.
     """
 
     def begins(self, call: Call, now: float) -> None:
@@ -50,13 +50,13 @@ class ContextListener(Protocol):
 
 
 class Fleet(Protocol):
-    """What an engine shares with others through a store. Package `fleet` supplies it."""
+    """The limits that an engine shares with others through a store. Package `fleet` supplies it."""
 
     def start_over(self) -> None:
         """Forget all leases, as in a forked child."""
 
     def lease(self, engine: "Engine", state: TargetState) -> TargetLease:
-        """Make the leases of a target, and renew them while its state lives."""
+        """Make the leases of a target, and renew them as long as its state lives."""
 
     def share_spending(
         self, engine: "Engine", policy: Policy, gate: SpendingGate, tenant: Tenant | None = None
@@ -71,10 +71,10 @@ class Fleet(Protocol):
 
 
 class Engine:
-    """The shared state under one policy, and under those of targets that have their own.
+    """The shared state under one policy, and under the policies of targets that have their own.
 
-    Equal budgets are one budget, and equal spend limits are one account, across targets. `tenants` are those with
-    limits of their own, by name; read them from any thread.
+    Across targets, equal budget policies share one budget, and equal spend limits share one account. `tenants` are
+    those with limits, by name; any thread may read them.
     """
 
     def __init__(
@@ -91,18 +91,19 @@ class Engine:
         self.fleet = fleet
         self.stalls = Stalls()
         self.races = policy.hedge is not None  # some attempts may be hedged
-        self._policies: Mapping[Target, Policy] = {}  # of targets that have their own
+        self._policies: Mapping[Target, Policy] = {}  # of targets with a policy of their own
         self._earlier_policies: Mapping[Target, Policy] = {}
         self._tenant_limits: Mapping[str, TenantLimits] = dict(tenants)
         self.listeners: list[Listener] = []
         self.context_listener: ContextListener | None = None
-        # Returns the `snapshot` of the stepper, which alone knows the time; None while no driver runs the engine.
+        # Returns the `snapshot` of the stepper, since only the stepper knows the time; None while no driver runs the
+        # engine.
         self.look: Callable[[], Callable[..., dict[str, Any]] | None] = lambda: None
-        self.number: Callable[[], int] = count(1).__next__  # returns that of a new call
+        self.number: Callable[[], int] = count(1).__next__  # returns the number of a new call
         self.start_over()
 
     def start_over(self) -> None:
-        """Reset all learned state and active calls, in a forked child: there they never end."""
+        """Reset all learned state and active calls in a forked child, where those calls never end."""
         self.stalls.rest()
         if self.spending is not None:
             self.spending.start_over()
@@ -112,7 +113,7 @@ class Engine:
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self.targets: OrderedDict[Target, TargetState] = OrderedDict()
-        self._replaced: list[TargetState] = []  # new states took their place, but calls still wait
+        self._replaced: list[TargetState] = []  # replaced states in which calls still wait
         self.lent: set[Permit] = set()  # permits that no flow holds
         limits = self._tenant_limits.items()
         self.tenants = {name: Tenant(name, self, each) for name, each in limits if each.acts}
@@ -126,7 +127,7 @@ class Engine:
         return self._policies.get(account) or self._earlier_policies.get(account, self.policy)
 
     def is_gone(self, target: Target) -> bool:
-        """Whether a target is no longer named: only earlier calls can use it."""
+        """Whether a target is no longer configured: only earlier calls can use it."""
         return bool(target.name) and target.account not in self._policies
 
     @property
@@ -135,7 +136,7 @@ class Engine:
         return self.budgets(self.policy)[0]
 
     def budgets(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
-        """Return the retry budget of `policy`, and that of its shadow."""
+        """Return the retry budgets of `policy` and of its shadow."""
         shadow = None if policy.shadow is None else policy.shadow.retry_budget
         return self._budget("real", policy.retry_budget), self._budget("shadow", shadow)
 
@@ -148,7 +149,7 @@ class Engine:
         return budget
 
     def spend_gate(self, policy: Policy, target: Target) -> SpendingGate | None:
-        """Make the spend gate of a target; None where its policy has no spend limit."""
+        """Make the spend gate of a target; None if its policy has no spend limit."""
         if self.spending is None:
             if policy.spend.acts:
                 raise ConfigurationError("spend.max_usd needs an engine that knows prices")
@@ -165,7 +166,7 @@ class Engine:
             self.fleet.share_spending(self, policy, gate, tenant)
 
     def lease(self, state: TargetState) -> TargetLease | None:
-        """Make the leases of a target; None where its policy shares nothing with a fleet."""
+        """Make the leases of a target; None if its policy shares nothing with a fleet."""
         if self.fleet is None or not state.policy.fleet.acts:
             return None
         return self.fleet.lease(self, state)
@@ -188,10 +189,10 @@ class Engine:
     ) -> None:
         """Apply new policies; `policies` are those of the named targets, without their models.
 
-        A target with an unchanged policy keeps its state. Another one gets a new state, which takes over the
+        A target with an unchanged policy keeps its state. Any other target gets a new state, which takes over the
         circuit; calls in the old state, or at a removed target, end there. The targets `anew` lose all state. With
-        `shares_slots`, calls in an old state go on counting for a fixed limit. The limits of `tenants` replace those
-        before; None: they stay.
+        `shares_slots`, calls in an old state still count for a fixed limit. The limits of `tenants` replace the former
+        ones; None: keep them.
         """
         known = {**self._earlier_policies, **self._policies}
         if self.spending is not None:
@@ -226,7 +227,7 @@ class Engine:
                 self.tenants[name] = Tenant(name, self, each)
 
     def change_limit(self, limit: Limit, now: float) -> None:
-        """Put another concurrency limit into every policy. A fixed one keeps the state of its target."""
+        """Replace the concurrency limit of every policy. Between fixed limits, targets keep their state."""
         for target_state in self.states:
             target_state.resize(limit, now)
         policies = {key: replace(each, limit=limit) for key, each in self._policies.items()}
@@ -241,7 +242,7 @@ class Engine:
             if new.breaker is not None:
                 new.breaker.trips = old.breaker.trips
         new.openings = old.openings  # a restored circuit does not count as opened
-        breaker = new.policy.breaker  # calls in the old state follow its mode, too
+        breaker = new.policy.breaker  # its mode also applies to calls in the old state
         for target_state in self._states_of(old.target):
             target_state.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
         if shares_slots:
@@ -263,7 +264,7 @@ class Engine:
 
     @property
     def states(self) -> tuple[TargetState, ...]:
-        """The states of all targets, and replaced ones in which calls still wait."""
+        """Return the states of all targets, and replaced states in which calls still wait."""
         return (*self.targets.values(), *self._replaced)
 
     def _states_of(self, target: Target) -> list[TargetState]:
@@ -278,7 +279,7 @@ class Engine:
             target_state.isolate(now, duration=duration)
 
     def reset(self, target: Target, now: float) -> None:
-        self.target_state(target)  # a snapshot shows what was reset
+        self.target_state(target)  # so that a snapshot shows the target
         for target_state in self._states_of(target):
             target_state.reset(now)
 
@@ -293,10 +294,10 @@ class Engine:
         return target_state is not None and target_state.is_open(now)
 
     def make_room(self, now: float) -> None:
-        """Forget targets beyond MAX_TARGETS: of those not needed, the least recently used.
+        """Forget targets beyond MAX_TARGETS: the least recently used of those not needed.
 
-        Checks only a few of them; one that was used since the last check goes to the end (the clock algorithm
-        of page caches).
+        Each call checks only a few targets. A target that was used since its last check moves to the end (the clock
+        algorithm of page caches).
         """
         for _ in range(EVICTION_CHECKS):
             if len(self.targets) <= MAX_TARGETS:
@@ -325,7 +326,7 @@ class Engine:
         self.woken.append(ticket)
 
     def recover(self, commands: Iterable[Command], now: float) -> None:
-        """Set right what an interrupt in the middle of a step has left; the flows under way execute `commands`."""
+        """Repair the state after an interrupt in the middle of a step; the running flows execute `commands`."""
         commands = list(commands)
         for command in commands:
             if isinstance(command, WaitFor) and command.ticket.decided:
@@ -340,7 +341,7 @@ class Engine:
                 for each in holdings
                 if isinstance(each, Ticket) and each.issuer is admission and not each.decided
             ]
-            # A ticket has one if the queue of a target before has let it go.
+            # A ticket has a permit if a queue has granted it before.
             permits = (each.permit if isinstance(each, Ticket) else each for each in holdings)
             taken = [each for each in permits if each and each.issuer.slots is admission.slots]
             admission.recover(waiting, len(taken), now)
@@ -350,7 +351,7 @@ class Engine:
             self.events.append(event)
 
     def save_circuits(self, now: float) -> dict[Target, CircuitSnapshot]:
-        """Return the state of every circuit that is not closed, to keep over a restart."""
+        """Return the state of every circuit that is not closed, to keep it over a restart."""
         saved = {
             target: target_state.breaker.save(now)
             for target, target_state in self.targets.items()
@@ -368,7 +369,7 @@ class Engine:
                 target_state.restore(circuit, now, elapsed=elapsed)
 
     def snapshot(self, now: float | None = None, *, pending: bool = True) -> dict[str, Any]:
-        """Return every target's state and the budget; without `now` also what each `pending` call waits for.
+        """Return every target's state and the budget; without `now` also the wait of each `pending` call.
 
         Users call it without `now`, from any thread: the stepper runs it between two steps.
         """

@@ -1,4 +1,4 @@
-"""Explain calls in plain values: what each active call waits for, and its attempts. No key, no prompt."""
+"""Explain calls in plain values: the current wait of each active call, and its attempts. No keys, no prompts."""
 
 from collections.abc import Iterable, Iterator
 from math import inf

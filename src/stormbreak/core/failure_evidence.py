@@ -1,7 +1,8 @@
-"""What failures say about a target: whether it is dead, and whether refusals and timeouts are bad luck.
+"""Evidence from failures: whether a target is dead, and whether refusals and timeouts are bad luck.
 
-Each is judged by the answers beside it. Attempts that left after the last answered one and failed are a *run*: too long
-a run is death. Attempts that left beside a refused one, or while one timed out, and were answered on time: bad luck.
+A failure is judged by the answers around it. Attempts that left after the newest answered attempt and failed are a
+*run*; a run that is too long means death. If attempts that left beside a refused one, or during one that timed out,
+were answered on time, the failure was bad luck.
 """
 
 from collections import deque
@@ -11,37 +12,37 @@ from math import inf, log
 from stormbreak.core.gate import InFlight
 from stormbreak.types import Verdict
 
-WEIGHT = 0.1  # of the newest in a moving share or mean
+WEIGHT = 0.1  # of the newest value in a moving share or mean
 MAJORITY = 0.5  # of a moving share
-REMEMBERED = 180.0  # seconds
+REMEMBERED = 180.0  # seconds for which evidence counts
 # death: the run of failures
-SIGNIFICANCE = 0.001  # what chance does not explain
-MIN_FAILURE_SHARE = 0.4  # the lowest share of failures that chance is granted ...
+SIGNIFICANCE = 0.001  # chance does not explain a run with a lower probability
+MIN_FAILURE_SHARE = 0.4  # the lowest share of random failures that is assumed ...
 MAX_FAILURE_SHARE = 0.85  # ... and the highest
-UNDECIDED = 0.25  # of a run: so many may still be under way
-KEPT = 256  # failures of a run that are kept
+UNDECIDED = 0.25  # share of a run that may still be in flight
+KEPT = 256  # maximum failures of a run that are kept
 # timeouts
-TIMEOUTS = 8  # that are kept
-PROMPT = 0.5  # of the time of a timeout: in an overload, what is answered has waited nearly as long
+TIMEOUTS = 8  # maximum number that is kept
+PROMPT = 0.5  # of the duration of a timeout: in an overload, answers take nearly as long
 
 
 class FailureRun:
     """The attempts that left after the last answered one, and failed or are overdue.
 
-    Where a share s of all attempts fails by chance, n of them in a row come with probability s^n. A run is unexplained
-    where that is below `SIGNIFICANCE`. The share is learned from the runs that an answer ended.
+    If a share s of all attempts fails by chance, n failures in a row have the probability s^n. A run is unexplained if
+    that is below `SIGNIFICANCE`. The share is learned from the runs that ended with an answer.
     """
 
     __slots__ = ("_quick", "_under_way", "_usual_length", "answered_sent_at", "sent_at")
 
     def __init__(self, under_way: Collection[InFlight]) -> None:
-        """`under_way`: the attempts that are watched, in the order in which they left."""
+        """`under_way`: the watched attempts, in the order in which they left."""
         self._under_way = under_way
         self.sent_at: list[float] = []  # when each of them left
-        # Of these: refused or broken before they were late.
+        # Those that were refused or broken before they were late.
         self._quick: list[float] = []
         self._usual_length = 0.0  # failures between two answers
-        self.answered_sent_at = -inf  # when the newest attempt left that was answered
+        self.answered_sent_at = -inf  # when the newest answered attempt left
 
     def count(self, flight: InFlight, *, quick: bool) -> bool:
         """Add an attempt, if it left after the last answered one; return whether the run is unexplained now."""
@@ -55,7 +56,7 @@ class FailureRun:
         return self.is_unexplained()
 
     def answered(self, flight: InFlight) -> None:
-        """Take note that the newest attempt so far was answered: what left before it is no longer in the run."""
+        """Record that the newest attempt so far was answered: drop earlier attempts from the run."""
         sent_at = self.answered_sent_at = flight.sent_at
         run = self.sent_at
         if not run:
@@ -70,7 +71,7 @@ class FailureRun:
             self._usual_length += WEIGHT * (ended - self._usual_length)
 
     def __len__(self) -> int:
-        """Failures in a row."""
+        """Return the failures in a row."""
         return len(self.sent_at)
 
     def start(self) -> None:
@@ -83,7 +84,7 @@ class FailureRun:
         return log(SIGNIFICANCE) / log(min(MAX_FAILURE_SHARE, max(MIN_FAILURE_SHARE, share)))
 
     def is_unexplained(self, *, by_quick: bool = False) -> bool:
-        """Whether chance does not explain the run; `by_quick`: nor those that failed before they were late."""
+        """Whether chance does not explain the run; `by_quick`: count only attempts that failed before being late."""
         run = self._quick if by_quick else self.sent_at
         if not run or len(run) < self.max_length:
             return False
@@ -97,18 +98,18 @@ class FailureRun:
 
 
 class Refusals:
-    """429s, compared with the attempts that left after a refused one, and before its refusal was heard."""
+    """429s, compared with attempts that left after a refused attempt, and before its refusal arrived."""
 
     __slots__ = ("_served", "count", "heard_at", "sent_at")
 
     def __init__(self) -> None:
-        self._served = 0.0  # share of those beside that were served
-        self.count = 0  # since the last answer
-        self.sent_at = -inf  # when the last that met a 429 left ...
-        self.heard_at = -inf  # ... and when that was heard
+        self._served = 0.0  # share of these attempts that were served
+        self.count = 0  # 429s since the last answer
+        self.sent_at = -inf  # when the newest refused attempt left ...
+        self.heard_at = -inf  # ... and when the last refusal arrived
 
     def compare(self, flight: InFlight, verdict: Verdict, now: float) -> None:
-        """Take note of an attempt that was refused, or that was answered and left before the last refusal was heard."""
+        """Record an attempt that was refused, or that was answered and left before the last refusal arrived."""
         beside = self.sent_at <= flight.sent_at <= self.heard_at
         if verdict is Verdict.OK:
             if beside:
@@ -122,12 +123,12 @@ class Refusals:
 
     @property
     def are_random(self) -> bool:
-        """Whether most attempts beside one with a 429 are served: then the others need not wait."""
+        """Whether most attempts beside a refused one are served: then other calls need not wait."""
         return self._served > MAJORITY
 
 
 class Timeouts:
-    """The last attempts that timed out: bad luck if one that left later was answered on time, and none late since."""
+    """The last timeouts: bad luck if an attempt that left later was answered on time, and no answer was late since."""
 
     __slots__ = ("_luck_at", "recent")
 
@@ -136,13 +137,13 @@ class Timeouts:
         self.recent: deque[tuple[float, float]] = deque(maxlen=TIMEOUTS)  # sent at, ended at
 
     def add(self, sent_at: float, now: float, on_time_sent_at: float, on_time_took: float) -> None:
-        """Take note of a timeout. The last two are of the newest attempt that was answered on time."""
+        """Record a timeout. The last two arguments describe the newest attempt that was answered on time."""
         self.recent.append((sent_at, now))
         if on_time_took < PROMPT * (now - sent_at) and on_time_sent_at > sent_at:
             self._luck_at = now
 
     def answered_on_time(self, sent_at: float, took: float, now: float) -> None:
-        """Take note of an answer on time: timeouts are bad luck if it left while one of them was waited for."""
+        """Record an answer on time: timeouts are bad luck if the attempt left while one of them was in flight."""
         began_at, ended_at = self.recent[-1]
         if took >= PROMPT * (ended_at - began_at):
             self._luck_at = -inf
@@ -152,7 +153,7 @@ class Timeouts:
             self._luck_at = now
 
     def answered_late(self) -> None:
-        """Take note of a late answer: timeouts may be its like."""
+        """Record a late answer: timeouts may have the same cause."""
         self._luck_at = -inf
 
     def are_luck(self, now: float) -> bool:

@@ -1,16 +1,17 @@
-"""Fallbacks of a call whose target cannot answer: from target to target, by the rules of its policy (`fallback_policy`).
+"""Fallbacks of a call whose target cannot answer: other targets, by the rules of its policy (`fallback_policy`).
 
 One deadline and one budget hold across all of them. The result is an answer from any source, or the failure at the
 first target.
 
-While a rule for rejected calls remains, a call waits at most its `max_wait` before it: for a slot, a cooldown or a
+While a rule for rejected calls remains, the call waits at most the rule's `max_wait` for a slot, a cooldown or a
 backoff. It does not wait for an open circuit while the circuit of a target of such a rule lets calls pass. If every
-circuit is open, it waits for that of its own target. A call with unlimited patience never waits for the circuit of a
+circuit is open, it waits for the circuit of its own target. A call with unlimited patience never waits for the circuit
+of a
 fallback: it ends there, since its own target may recover sooner.
 
-A fallback to another target is extra load there. So it is free only while that
-target seems healthy (fewer than `DEPRIORITIZED` failures in a row) or nothing was sent so far; else it costs
-budget like a retry: when everything is down, fallbacks must not double the traffic.
+A fallback is extra load for the other target. So it is free only while that target seems healthy (fewer than
+`DEPRIORITIZED` failures in a row) or nothing was sent so far. Otherwise it costs budget like a retry: when everything
+is down, fallbacks must not double the traffic.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -44,7 +45,7 @@ class FallbackRun:
         self._call = state.call
         self._met: set[Verdict] = set()
         self._tried: set[Target] = set()
-        self._retry_at = inf  # when a retry first makes sense at one of them
+        self._retry_at = inf  # the earliest `retry_at` of all targets
 
     def run(self, now: float) -> Flow:
         """Try the target, then every step whose verdicts match a failure."""
@@ -91,7 +92,7 @@ class FallbackRun:
         return outcome
 
     def _ask(self, step: Step, outcome: Outcome) -> _FallbackSteps:
-        """Ask the driver for a local answer; without one the failure stays."""
+        """Ask the driver for a local answer; without one, return the failure."""
         state, deadline_at = self._state, self._state.call.deadline_at
         until = None if deadline_at is None else max(deadline_at, state.ended_at + GRACE)
         found, now, _ = yield Ask(step, outcome, until)
@@ -110,7 +111,7 @@ class FallbackRun:
         self._tried.add(target)
         fallback_verdicts = self._fallback_verdicts(steps, now)
         if target != self._call.target and self._call.patience is None:
-            fallback_verdicts = _ALL_VERDICTS  # it ends, and may begin again at its own target
+            fallback_verdicts = _ALL_VERDICTS  # the call ends here, or restarts at its own target
         state.move(
             target,
             patience=self._patience(steps),
@@ -124,8 +125,8 @@ class FallbackRun:
         if ended.retry_at is not None:
             self._retry_at = min(self._retry_at, ended.retry_at)
         if ended.history and isinstance(ended.history[-1], CallRejected):
-            self._met.add(Verdict.REJECTED)  # after a failure, which is what it ended with
-        target_state = engine.target_state(target)  # a new one may have taken its place
+            self._met.add(Verdict.REJECTED)  # its outcome is an earlier failure
+        target_state = engine.target_state(target)  # the state may have been replaced
         if outcome.verdict is Verdict.OK:
             target_state.failed_in_a_row = 0
         elif target_state.treatments[outcome.verdict].retry:
@@ -133,7 +134,7 @@ class FallbackRun:
         return ended
 
     def _fallback_verdicts(self, steps: Sequence[Step], now: float) -> frozenset[Verdict]:
-        """The verdicts for which a target of these steps can take the call, so that it need not wait for an open circuit."""
+        """Return the verdicts with which a target of these steps takes the call instead of an open circuit."""
 
         def is_free(target: Target) -> bool:
             return target not in self._tried and not self._engine.is_open(target, now)
@@ -161,9 +162,7 @@ class FallbackRun:
         left = inf if call.deadline_at is None else call.deadline_at - now
         if left < target_state.policy.retry.min_time_left:
             return "deadline"
-        is_load = target_state.treatments[
-            outcome.verdict
-        ].retry  # not so where it was rejected here
+        is_load = target_state.treatments[outcome.verdict].retry  # not for a rejection of our own
         doubted, budget = target_state.failed_in_a_row >= DEPRIORITIZED, target_state.budget
         if is_load and doubted and budget is not None and not budget.try_pay(now):
             return "budget"
@@ -178,14 +177,15 @@ class FallbackRun:
 
 
 def _is_over(outcome: Outcome) -> bool:
-    """Whether the call ends here: it is answered, cancelled, or part of it has reached the caller."""
+    """Whether the call ends here: it is answered or cancelled, or part of an answer has reached the caller."""
     return outcome.committed or outcome.verdict in (Verdict.OK, Verdict.CANCELLED)
 
 
 def ordered(step: Step, uniform: float, load: Callable[[Target], float]) -> tuple[Target, ...]:
     """Return the targets of a step in order; `load` is the used share of a target's capacity.
 
-    By weight the first is drawn with `uniform`, the others follow by weight. Full targets are last.
+    In the order by weight, the first target is drawn with `uniform`, and the others follow by weight. Full targets come
+    last.
     """
     places = step.targets
     if step.choose is TargetOrder.IN_ORDER:

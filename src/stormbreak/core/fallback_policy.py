@@ -46,8 +46,8 @@ class Place:
     A `provider` or `base_url` has its own key, from `api_key_env` or the environment; `model` alone stays at the same
     provider. `weight` counts in a weighted pool.
 
-    `models` maps the model of the call to the model there; other calls use `model`, and if that is None, too, they
-    do not go there.
+    `models` maps the model of the call to the model there. Calls for other models use `model`; if that is None, they do
+    not go there.
     """
 
     provider: str | None = None
@@ -66,7 +66,7 @@ class Place:
             "none",
         )
         require_positive(self, "weight")
-        object.__setattr__(self, "models", dict(self.models))  # the caller's own may change
+        object.__setattr__(self, "models", dict(self.models))  # the caller's dict may change
 
     def model_for(self, model: str) -> str | None:
         """Return the model here for a call of `model`; None: the call does not go here."""

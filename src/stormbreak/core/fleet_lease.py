@@ -1,7 +1,7 @@
-"""What one process holds of what a fleet shares: leases, which the gates of a target read in place of limits of their own.
+"""The leases of one process: its part of the limits of a fleet. The gates of a target read them instead of own limits.
 
 Package `fleet` renews leases in the background. No call waits for that longer than PATIENCE: a call that finds no lease
-stands in the queue, and the next answer of the store wakes it.
+waits in the queue, and the next answer of the store wakes it.
 
 | the store | rates | slots in flight | money |
 |---|---|---|---|
@@ -21,9 +21,9 @@ from stormbreak.core.rate_limit_gate import Bucket
 from stormbreak.types import Outcome
 
 PATIENCE = 0.035  # seconds that a call waits for the store
-PARENT_PATIENCE = 1.0  # and for its parent process: that is busy then, and the children end with it
-LOSS = 1.0  # seconds after it was late, a store that has failed is lost
-LAPSE = 1.0  # seconds after its time for which a unit may be used
+PARENT_PATIENCE = 1.0  # and for a parent process: it is only busy, since its children end with it
+LOSS = 1.0  # seconds after it was late until a failed store counts as lost
+LAPSE = 1.0  # seconds for which a unit may be used after its time
 HALF = 0.5
 
 
@@ -31,15 +31,15 @@ class Lease:
     """Whether the store answers, for one target or one spend limit."""
 
     def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
-        """`wake` has the store asked soon. `share` of each limit is for this process until the store has answered."""
+        """`wake` makes the fleet ask the store soon. Until it answers, this process has `share` of each limit."""
         self.policy = policy
         self.is_known = False  # whether the store has ever answered
-        self.members = 0  # that the store knew last
-        # There are so many members that each gives back at once what it does not use.
+        self.members = 0  # as the store last reported
+        # There are so many members that each gives back unused leases at once.
         self.is_crowded = False
-        self.late_at = inf  # when calls stop waiting for an answer; inf: none is missing
-        self.lost_at = inf  # when the store is lost, unless it answers; inf: no report has failed
-        self.rests = False  # it is given back as soon as no call needs it
+        self.late_at = inf  # when calls stop waiting for an answer; inf: no answer is due
+        self.lost_at = inf  # when a silent store counts as lost; inf: no report has failed
+        self.rests = False  # give the lease back as soon as no call needs it
         self.report_soon = wake
         is_parent = policy.url is not None and policy.url.startswith("parent:")
         self.patience = PARENT_PATIENCE if is_parent else PATIENCE
@@ -55,12 +55,12 @@ class Lease:
         self.report_soon()
 
     def rest(self) -> None:
-        """Give it back soon, until it is woken again."""
+        """Give the lease back soon, until it is woken again."""
         self.rests = True
         self.report_soon()
 
     def ask(self, now: float) -> None:
-        """A call waits: ask the store soon."""
+        """Ask the store soon, for a call that waits."""
         if self.rests or self.late_at == inf:
             self.late_at = min(self.late_at, now + self.patience)
             self.wake()
@@ -71,12 +71,12 @@ class Lease:
         return self.is_known and self.lost_at == inf
 
     def answered(self, late_at: float) -> None:
-        """The store has answered; calls that wait now do so until `late_at` (inf: none does)."""
+        """Record an answer of the store; calls that still wait do so until `late_at` (inf: none waits)."""
         self.is_known = True
         self.late_at, self.lost_at = late_at, inf
 
     def failed(self, now: float) -> None:
-        """The store has not answered: calls no longer wait, and soon it counts as lost."""
+        """Record a missing answer: calls no longer wait, and soon the store counts as lost."""
         self.late_at = min(self.late_at, now)
         self.lost_at = min(self.lost_at, max(now, self.late_at + LOSS))
 
@@ -85,7 +85,7 @@ class Lease:
 
 
 class Ramp:
-    """Leased units: `count` of them, the first usable at `first`, then one every `spacing` seconds. Got at `got`.
+    """`count` leased units, the first usable at `first`, then one every `spacing` seconds. Received at `got`.
 
     None has lapsed before `whole_until`.
     """
@@ -101,18 +101,18 @@ class Ramp:
 
 
 class LeasedRate:
-    """Units of a rate limit that the store gave, each usable from its time until LAPSE later. Used as a `Bucket`.
+    """Leased units of a rate limit, each usable from its time until LAPSE seconds later. Used like a `Bucket`.
 
-    A store that is late is replaced by a bucket with this process's share. `owed` counts what was used so, less
-    what was given back.
+    While the store is late, a bucket with this process's share replaces it. `owed` counts the units used from that
+    bucket, less those given back.
     """
 
     def __init__(self, rate: float, depth: float, lease: Lease) -> None:
         self.rate = rate  # of the fleet, per second
         self.depth = depth
         self.owed = 0.0
-        self.used = 0.0  # ever
-        self.full_at = -inf  # when another gate may replace it: what is owed has been reported
+        self.used = 0.0  # in total
+        self.full_at = -inf  # when another gate may replace it: all debt has been reported
         self._lease = lease
         self._ramps: deque[Ramp] = deque()
         self._own: tuple[float, Bucket] | None = None  # this process's share, and its bucket
@@ -122,12 +122,12 @@ class LeasedRate:
             self._ramps.append(ramp)
 
     def held(self, now: float) -> float:
-        """Return how many units are held, usable now or later."""
+        """Return the number of units held, usable now or later."""
         self._drop_lapsed(now)
         return sum(ramp.count for ramp in self._ramps)
 
     def ready_at(self, amount: float, now: float) -> float:
-        """READY, when `amount` may be taken, or NEVER, where only the store knows."""
+        """READY, the time at which `amount` may be taken, or NEVER if only the store knows."""
         if self._usable(amount, now) is not None:
             return READY
         at = self._held_at(amount, now)
@@ -140,7 +140,7 @@ class LeasedRate:
         return now + max(0.0, ahead - self.held(now)) / self.rate
 
     def take(self, amount: float, now: float) -> float:
-        """Take `amount`; return when it would have lapsed, as a receipt for `refund`."""
+        """Take `amount`; return the time at which it would have lapsed, as a receipt for `refund`."""
         self.used += amount
         self.full_at = now + MEMORY
         usable = self._usable(amount, now)
@@ -165,7 +165,7 @@ class LeasedRate:
         return lapses_at
 
     def refund(self, amount: float, receipt: float, now: float) -> None:
-        """Give back what was taken for nothing, as far as it would not have lapsed."""
+        """Give back an unused amount, unless it would have lapsed."""
         self.used -= amount
         if receipt == -inf:
             self.owed -= amount
@@ -174,7 +174,7 @@ class LeasedRate:
             self._ramps.appendleft(Ramp(receipt - LAPSE, 0.0, amount, receipt - LAPSE))
 
     def settle(self, amount: float, *, latest: float = inf) -> None:  # noqa: ARG002 - as a Bucket
-        """Give `amount` back to the fleet; a negative one was used beyond what was taken."""
+        """Give `amount` back to the fleet; a negative amount was used in addition."""
         self.owed -= amount
 
     def _bucket(self, now: float) -> Bucket:
@@ -191,7 +191,7 @@ class LeasedRate:
         return own
 
     def _usable(self, amount: float, now: float) -> Ramp | None:
-        """Return the first units if more than `amount` of them are usable now: the usual case, on the way of every call."""
+        """Return the first units if more than `amount` of them are usable now: the usual case of every call."""
         if self._ramps:
             ramp = self._ramps[0]
             if (
@@ -203,7 +203,7 @@ class LeasedRate:
         return None
 
     def _held_at(self, amount: float, now: float) -> float:
-        """Return when that many held units are usable; NEVER if there are not as many."""
+        """Return when `amount` held units are usable; NEVER if fewer are held."""
         self._drop_lapsed(now)
         at = READY
         for ramp in self._ramps:
@@ -237,19 +237,19 @@ MEMORY = 10.0  # seconds for which a rate remembers its last use
 
 
 class LeasedLimiter(FixedLimiter):
-    """The gate that counts slots, under a cap that the store gave. `cap_until` is the end of the lease."""
+    """The gate that counts slots, under a cap from the store. `cap_until` is the end of the lease."""
 
     def __init__(self, policy: FixedLimit, lease: Lease) -> None:
         super().__init__(policy)
         self._lease = lease
         self.cap = 0
         self.cap_until = -inf
-        self.fresh_until = inf  # it has reported lately
+        self.fresh_until = inf  # the end of the time after a recent report
         self.whole = policy.max_in_flight  # of the fleet
         self.limit = max(1, int(self.whole * lease.share))
 
     def resize(self, max_in_flight: int, share: float) -> None:  # noqa: ARG002 - the store divides it
-        """Keep another limit of the fleet; the cap follows with the next answer of the store."""
+        """Change the limit of the fleet; the cap follows with the next answer of the store."""
         self.whole = max_in_flight
         self._lease.wake()
 
@@ -258,16 +258,16 @@ class LeasedLimiter(FixedLimiter):
         return self.whole
 
     def set_cap(self, cap: int, until: float) -> None:
-        """Keep another cap, until its lease is over."""
+        """Set another cap, until its lease ends."""
         self.cap, self.cap_until = cap, until
-        self.limit = max(1, cap)  # others divide by it
+        self.limit = max(1, cap)  # never 0, since it is a divisor
 
     def known_cap(self, now: float) -> int:
-        """Return the cap, if its lease is not over."""
+        """Return the cap, or 0 if its lease has ended."""
         return self.cap if now < self.cap_until else 0
 
     def cap_at(self, now: float) -> int:
-        """Return how many attempts may be in flight."""
+        """Return the number of attempts that may be in flight."""
         lease = self._lease
         cap = self.known_cap(now)
         if now < lease.late_at:
@@ -276,7 +276,7 @@ class LeasedLimiter(FixedLimiter):
         return share if now >= lease.lost_at else max(cap, share)
 
     def settle(self, _token: None, _outcome: Outcome, now: float, _uniform: float, /) -> None:
-        """Free the slot. The last one goes back to the fleet at once, unless it has just reported and may be used again."""
+        """Free the slot. The last one goes back to the fleet at once, unless a report was recent."""
         self.in_flight -= 1
         if self.in_flight:
             return
@@ -284,12 +284,12 @@ class LeasedLimiter(FixedLimiter):
         if (now >= self.fresh_until or lease.is_crowded) and lease.is_sharing:
             lease.report_soon()
 
-    on_success = settle  # that of the base class is its own `settle`
+    on_success = settle  # the base class refers to its own `settle`
 
     def ready_at(self, _call: object, now: float) -> float:
-        """READY while a slot is free; when the store is late; or NEVER."""
+        """READY while a slot is free; else the time at which the store is late, or NEVER."""
         if self.in_flight < self.cap and now < self.cap_until and now < self._lease.late_at:
-            return READY  # the usual case, on the way of every call
+            return READY  # the usual case
         if self.in_flight < self.cap_at(now):
             return READY
         late_at = self._lease.late_at
@@ -300,14 +300,14 @@ class LeasedLimiter(FixedLimiter):
 
 
 class TargetLease(Lease):
-    """The leases of one target: of requests, tokens and slots, as far as its policy has such limits."""
+    """The leases of one target: requests, tokens and slots, if its policy has such limits."""
 
     def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
         super().__init__(policy, share, wake)
         self.requests: LeasedRate | None = None
         self.tokens: LeasedRate | None = None
         self.slots: LeasedLimiter | None = None
-        self.news: object = None  # the newest of its own cooldowns that the fleet was woken for
+        self.news: object = None  # the last news of its cooldown for which the fleet was woken
 
     def report_news(self, news: object) -> None:
         """Report news of a cooldown soon."""
@@ -317,11 +317,11 @@ class TargetLease(Lease):
 
     @property
     def only_gossips(self) -> bool:
-        """Whether the policy has no limit that could be leased."""
+        """Whether the policy has no limit to lease, so that only cooldowns are shared."""
         return self.requests is None and self.tokens is None and self.slots is None
 
     def rate(self, kind: str, rate: float, depth: float) -> LeasedRate:
-        """Make the lease of `requests` or `tokens`, of which the fleet may use `rate` per second."""
+        """Make the lease of `requests` or `tokens`; the fleet may use `rate` per second."""
         leased = LeasedRate(rate, depth, self)
         setattr(self, kind, leased)
         return leased
@@ -335,10 +335,10 @@ class TargetLease(Lease):
 
 
 class SpendLease(Lease):
-    """What the store lets one account spend in the period that began at `started` (0: none has), in micro-dollars.
+    """The allowance of one account in the period that began at `started` (0: none has), in micro-dollars.
 
-    `granted` and `returned` only ever rise in a period. `elsewhere` is what others have spent for certain,
-    and `noted` what the store knows to be spent here.
+    `granted` and `returned` never decrease in a period. `elsewhere` is the known spending of other members, and `noted`
+    the spending here that the store knows.
     """
 
     def __init__(self, policy: FleetPolicy, share: float, wake: Callable[[], None]) -> None:
@@ -350,11 +350,11 @@ class SpendLease(Lease):
         self.started = started
         self.granted = self.returned = 0
         self.elsewhere = self.noted = 0
-        self.withholds = False  # there is money left, but the store grants none yet
+        self.withholds = False  # money is left, but the store does not grant it yet
 
     @property
     def allowance(self) -> int:
-        """What may be spent in the period."""
+        """The money that may be spent in the period."""
         return self.granted - self.returned
 
     def is_lost(self, now: float) -> bool:

@@ -24,8 +24,8 @@ class FleetPolicy:
     """Processes with the same store and `name` share limits, money and cooldowns. No `url`: nothing is shared.
 
     `url` is `redis://HOST:PORT/DB`, `rediss://` with TLS, or `unix:///PATH`. While the store does not answer, each
-    process uses an equal "share" of each limit, or "half" of that (`fallback`); and calls that need more money are
-    rejected, or with `on_store_loss="allow"` bounded by the whole limit in each process. Without `spend`, spend limits
+    process uses an equal "share" of each limit, or "half" of that (`fallback`). Calls that need more money are then
+    rejected; with `on_store_loss="allow"` each process may spend up to the whole limit. Without `spend`, spend limits
     are not shared.
     """
 

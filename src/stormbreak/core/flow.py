@@ -1,17 +1,17 @@
 """The commands of a call, and how drivers resume or close it.
 
-A call is a *flow*: a generator that yields commands and is resumed with their results. A driver
-executes the commands; it alone sleeps, locks, draws random numbers and reads the clock::
+A call is a *flow*: a generator that yields commands and is resumed with their results. A driver executes the commands;
+only the driver sleeps, locks, draws random numbers and reads the clock::
 
     flow yields            driver resumes it
     Wait(until)            at `until`
-    WaitFor(ticket, until) when the ticket is woken, or at `until`, whichever comes first
+    WaitFor(ticket, until) when the ticket is woken, at the latest at `until`
     Send(...)              with the outcome of one attempt; TIMEOUT when `timeout` has passed.
                            If the call delivers: at its first output, with an outcome that is `committed`
     Race(...)              with the outcome of the first of several attempts that ends, or at `until`
-    Ask(...)               with an answer, or None where there is none
+    Ask(...)               with an answer, or None if there is none
     DeliverStream(...)     once, when the stream that the caller now reads has ended, with the outcome of
-                           it all; TIMEOUT at `until`
+                           the whole stream; TIMEOUT at `until`
 
 Every resume carries an outcome (None after a wait), the time `now` and a `uniform` random number in [0, 1).
 The flow returns `CallResult`.
@@ -57,9 +57,9 @@ class Send(NamedTuple):
 class Race(msgspec.Struct, eq=False):
     """Run all of `sends` until the first of them ends, or until `until` (inf: no limit).
 
-    Attempts in flight go on, the others start now. The driver cancels an attempt in flight that the next command
-    does not name. It puts the ended attempt into `first`, in the order of their ends, and resumes with its outcome;
-    at `until` with None. Only for calls whose driver supports races.
+    Attempts in flight continue, the others start now. The driver cancels an attempt in flight that the next command
+    does not name. When an attempt ends, the driver puts it into `first`, in the order of the ends, and resumes the flow
+    with its outcome; at `until` with None. Only for calls whose driver supports races.
     """
 
     sends: tuple[Send, ...]
@@ -94,7 +94,7 @@ Flow: TypeAlias = Steps[CallResult]
 
 
 def held(command: Command) -> list[Permit | Ticket]:
-    """What a flow holds while `command` is executed: the permits of its attempts, or its place in a queue."""
+    """Return the permits or the ticket that a flow holds while `command` is executed."""
     if isinstance(command, WaitFor):
         return [command.ticket.permit or command.ticket]
     sends = command.sends if isinstance(command, Race) else (command,)

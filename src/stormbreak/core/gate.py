@@ -1,4 +1,4 @@
-"""Gates: the conditions under which a call may be sent, and the permit of a call that met them all.
+"""Gates: the conditions for sending a call, and the permit of a call that meets them all.
 
 Every attempt passes the same gates in the same order, in one step. It then holds one permit, which one frame owns and
 settles exactly once.
@@ -15,8 +15,8 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.events import Event
 from stormbreak.types import TREATMENTS, Call, Outcome, Rejection, Target, Verdict
 
-READY = -inf  # the result of `ready_at` if the call may pass now
-NEVER = inf  # the result of `ready_at` if only an event, not time, opens the gate
+READY = -inf  # result of `ready_at`: the call may pass now
+NEVER = inf  # result of `ready_at`: only an event, not time, opens the gate
 
 
 class Gate(Protocol):
@@ -25,23 +25,23 @@ class Gate(Protocol):
     name: str
 
     takes: bool
-    """Whether `take` does anything; else its token is the time at which the attempt leaves.
+    """Whether `take` does anything; if not, the token is the time at which the attempt leaves.
 
-    A gate that takes nothing does nothing after a success either, as long as every gate is ready (`TargetQueue`).
+    A gate that takes nothing is not told of a success either, as long as every gate is ready (`TargetQueue`).
     """
 
     def ready_at(self, call: Call, now: float, /) -> float:
-        """READY, the time at which it makes sense to ask again, or NEVER. Changes nothing."""
+        """Return READY, the time at which to ask again, or NEVER. Change nothing."""
 
     def take(self, call: Call, now: float, /) -> Any:
-        """Let one attempt pass and return a token for `settle`. Only for a gate that is READY for this call."""
+        """Let one attempt pass and return a token for `settle`. The gate must be READY for this call."""
 
     def settle(self, token: Any, outcome: Outcome, now: float, uniform: float, /) -> None:
         """Take back `token` and learn from `outcome`. CANCELLED frees the token and teaches nothing."""
 
     @property
     def on_success(self) -> Callable[[Any, Outcome, float, float], None] | None:
-        """The same as `settle`, for a success only; None if it does nothing then."""
+        """Like `settle`, for a success only; None if a success changes nothing."""
 
 
 class SlotGate:
@@ -67,7 +67,7 @@ class SlotGate:
         return True
 
     def learned(self, _now: float, /) -> bool:
-        """Whether recent congestion has taught it a limit that a new gate would have to learn again."""
+        """Whether recent congestion has set a limit that a new gate would have to learn again."""
         return False
 
     def tick(self, _now: float, _waited: float, /) -> None:
@@ -83,18 +83,18 @@ class SlotGate:
 
 
 class SpendingGate(Gate, Protocol):
-    """The gate that reserves what an attempt may cost, from its `account`."""
+    """The gate that reserves the maximum cost of an attempt from its `account`."""
 
     account: Any
 
     def veto(self, call: Call, now: float) -> Rejection | None:
-        """Why `call`, which cannot leave now, never will; None if it may still leave."""
+        """Return a rejection if `call`, which cannot leave now, never will; None if it may still leave."""
 
     def is_current(self, token: Any, now: float) -> bool:
-        """Whether what was reserved with `token` belongs to the present period."""
+        """Whether the reservation of `token` belongs to the present period."""
 
     def recheck_at(self) -> float:
-        """When to look again although the gate said NEVER; inf: not before an event."""
+        """Return when to ask again although the gate said NEVER; inf: not before an event."""
 
     def ask_fleet(self, call: Call, now: float) -> None:
         """Ask the fleet for the money that `call` lacks."""
@@ -104,10 +104,10 @@ class SpendLimits(Protocol):
     """The spend limits of one engine. Package `cost` supplies them."""
 
     def start_over(self) -> None:
-        """Forget all that was spent, as in a forked child."""
+        """Forget all spending, as in a forked child."""
 
     def of_tenant(self, name: str, policy: SpendPolicy) -> "SpendLimits":
-        """Return those of a tenant, which shares no account; what it spent in the same period counts under another limit."""
+        """Return the spend limits of a tenant, with separate accounts. Spending counts on after a change of limit."""
 
     def gate(
         self,
@@ -116,10 +116,10 @@ class SpendLimits(Protocol):
         emit: Callable[[Event], None],
         on_settled: Callable[[float, SpendingGate], None],
     ) -> SpendingGate | None:
-        """Make the gate of a target; None where there is no limit. `on_settled` is called after each attempt."""
+        """Make the gate of a target; None without a limit. `on_settled` is called after each attempt."""
 
     def replace(self, changes: Sequence[tuple[Target | None, SpendPolicy, SpendPolicy]]) -> None:
-        """Replace limits: of a target (None: of all), that of before by another one."""
+        """Replace limits: (target or None for all, former policy, new policy)."""
 
     def snapshot(self, now: float) -> Sequence[Mapping[str, Any]]:
         """Return the state of each account."""
@@ -129,7 +129,7 @@ class SpendLimits(Protocol):
 
 
 class Issuer(Protocol):
-    """Grants permits, and takes the tokens of the gates back."""
+    """Grants permits, and gives the tokens back to the gates."""
 
     @property
     def slots(self) -> object:
@@ -139,14 +139,14 @@ class Issuer(Protocol):
         """Give every gate its token back, with the outcome of the attempt; a second time does nothing."""
 
     def first_output(self, tokens: list[Any], now: float) -> None:
-        """Note that the attempt produces its first output."""
+        """Record the first output of the attempt."""
 
 
 class Permit(msgspec.Struct, eq=False):  # its constructor is not written in Python
     """The tokens of all gates. One frame owns it and settles it once; a second time does nothing."""
 
     issuer: Issuer
-    tokens: list[Any] | None  # None once it is settled
+    tokens: list[Any] | None  # None after it is settled
     sent_at: float
     first_output_at: float | None = None
 
@@ -163,12 +163,12 @@ class Permit(msgspec.Struct, eq=False):  # its constructor is not written in Pyt
 
 
 class Completion(Enum):
-    """How an attempt ended, as far as that says something about load."""
+    """The end of an attempt, as evidence about load."""
 
     ANSWERED = "answered"
-    REFUSED = "refused"  # refused, reset or broken: its duration says nothing
+    REFUSED = "refused"  # refused, reset or broken: the duration says nothing
     LATE = "late"  # timed out
-    CUT = "cut"  # ended by us, or for a reason of its own: an invalid request, a named pause
+    CUT = "cut"  # says nothing about load: ended by us, an invalid request, a named pause
 
 
 ANSWERED = Completion.ANSWERED
@@ -189,7 +189,7 @@ class InFlight(msgspec.Struct, eq=False):  # its constructor is not written in P
     stalled: bool = False
 
     def complete(self, outcome: Outcome) -> Completion:
-        """End the attempt; return what its outcome says about load."""
+        """End the attempt; return the evidence of its outcome."""
         verdict = outcome.verdict
         if verdict is Verdict.OK:
             completion = Completion.ANSWERED

@@ -1,13 +1,14 @@
 """The trial of a half-open circuit: a few probes decide whether the target has recovered.
 
-- A probe that hangs does not hold the circuit: after its lease its place is free for another call. If the usual time of
-  an answer is known, the place is free after that time already, but only one place in each open time, which grows. So
-  probes that hang are replaced no faster than probes that fail. If answers were late before, a hanging probe may only be
+- A hanging probe does not block the circuit: after its lease its place is free for another call. If the usual duration
+  of an answer is known, the place is free after that duration, but only one place per open time, which grows. So
+  hanging probes are replaced no faster than failing ones. If answers were late before, a hanging probe may only be
   queued: then it keeps its place for the whole lease.
-- A result counts however late, while the trial lasts: else a healthy target slower than the lease would stay locked out.
-- A trial that is undecided at `ends_at` is over: what it knows is stale, or its probes came to nothing.
+- While the trial lasts, a late result counts, too. Otherwise a healthy target that is slower than the lease would stay
+  locked out.
+- A trial that is undecided at `ends_at` is over: its results are stale, or its probes brought none.
 - A probe without a clear result gives its place to another, a bounded number of times (`ANSWERED`, `RETURNED_UNUSED`).
-  Then the trial is *spent* and sends no more. Probes under way may still decide it, until their leases are over.
+  Then the trial is *spent* and sends no more. Probes in flight may still decide it, until their leases end.
 """
 
 from enum import Enum
@@ -21,12 +22,12 @@ from stormbreak.core.trip import ROUNDING
 from stormbreak.types import Tally
 
 ANSWERED = 3
-"""Times `probes`: answers that say nothing about health, such as a 429 or a 401. Where half of the answers are 429s, a
-trial of three probes still decides 99 times in 100."""
+"""Maximum answers that say nothing about health, such as a 429 or a 401, as a multiple of `probes`. If half of the
+answers are 429s, a trial of three probes still decides 99 times in 100."""
 
 RETURNED_UNUSED = 10
-"""Times `probes`: probes without a clear result, including those that we ended ourselves: callers that cancel are no
-reason to keep others away."""
+"""Maximum probes without a clear result, as a multiple of `probes`. It includes probes that we ended ourselves; it is
+higher, since callers that cancel are no reason to reject others."""
 
 
 class Decision(Enum):
@@ -46,23 +47,23 @@ class Probe(msgspec.Struct, eq=False):
 
 
 class Trial:
-    """At most `probes`, `max_concurrent_probes` at once, decided as soon as the result is certain."""
+    """At most `probes`, `max_concurrent_probes` at once; decided as soon as the result is certain."""
 
     def __init__(self, policy: BreakerPolicy, now: float, *, pace: float) -> None:
-        """`pace`: the open time before."""
+        """`pace`: the open time before this trial."""
         self._policy = policy
-        self._pace = pace  # seconds between two that leave behind others that hang
+        self._pace = pace  # minimum seconds between two probes that replace hanging ones
         self._needed = max(1, ceil(policy.success_ratio * policy.probes - ROUNDING))
         self._tolerated = 0 if policy.reopen_on_any_failure else policy.probes - self._needed
         longest = policy.max_half_open_duration
         self.ends_at = inf if longest is None else now + longest
-        self.probes: list[Probe] = []  # that hold a place, or did until their lease was over
+        self.probes: list[Probe] = []  # probes that hold a place, or did until their lease ended
         self.succeeded = self.failed = 0
-        self._answered = self._returned_unused = 0  # without a clear result
+        self._answered = self._returned_unused = 0  # probes without a clear result
         self.spent = False
 
     def ready_at(self, now: float) -> float:
-        """READY if a probe may leave, the end of the next lease, or NEVER if no probe will leave."""
+        """Return READY if a probe may leave, the end of the next lease, or NEVER if no probe will leave."""
         if self.spent:
             return NEVER
         holding = self._leases(now)
@@ -72,7 +73,7 @@ class Trial:
         return min(holding, default=READY)
 
     def take(self, now: float, *, lost_after: float | None = None) -> Probe:
-        """Send a probe, whose place comes free when it is older than `lost_after`, an open time after another's."""
+        """Send a probe. Its place becomes free after `lost_after` seconds, but at least an open time after another."""
         held = [probe for probe in self.probes if probe.lease_until > now]
         if len(held) < len(self.probes):
             self._pace = self._policy.longer(self._pace)
@@ -86,7 +87,7 @@ class Trial:
 
     def settle(self, probe: Probe, tally: Tally, *, answered: bool, now: float) -> Decision | None:
         """Free the place and count; None while undecided. `answered`: not ended by us."""
-        if probe in self.probes:  # else its lease is over, and its place given away
+        if probe in self.probes:  # otherwise its lease has ended, and another probe has its place
             self.probes.remove(probe)
         if tally is Tally.SUCCESS:
             self.succeeded += 1
@@ -109,5 +110,5 @@ class Trial:
         )
 
     def _leases(self, now: float) -> list[float]:
-        """Yield when the held places become free."""
+        """Return the times at which the held places become free."""
         return [probe.lease_until for probe in self.probes if probe.lease_until > now]

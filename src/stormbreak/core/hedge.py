@@ -11,8 +11,8 @@ from math import inf
 
 from stormbreak.core.checks import check_types, require, require_at_least
 
-KEPT = 128  # attempts whose times say what is usual
-ENOUGH = 20  # of them, for an opinion
+KEPT = 128  # recent attempts whose durations are kept
+ENOUGH = 20  # minimum of them for an estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class _RecentDurations:
 
 
 class HedgeTimer:
-    """Decides for one target when an attempt is slow. Times to first outputs and to whole answers are separate."""
+    """Decides for one target when an attempt is slow. First outputs and whole answers have separate statistics."""
 
     def __init__(self, policy: HedgePolicy) -> None:
         self._policy = policy
@@ -64,7 +64,7 @@ class HedgeTimer:
         return self._policy.max_hedges
 
     def delay(self, *, streams: bool) -> float:
-        """Seconds after which an attempt is slow; inf while unknown. With `streams`, its first output is reported."""
+        """Return the seconds after which an attempt is slow; inf while unknown. `streams`: to its first output."""
         policy = self._policy
         after = policy.delay or 0.0
         if policy.percentile is None:

@@ -1,8 +1,8 @@
 """One attempt that may be hedged: when it is slow, others are sent beside it.
 
-The first answer counts, and the rest are cancelled. Each is an attempt like any other, with its own permit and frame. A
-failure ends the race only when no other attempt is in flight. `hedge` knows when an attempt is slow; this code decides
-whether to send another, the budget last.
+The first answer counts, and the rest are cancelled. Each is a normal attempt, with its own permit and frame. A failure
+ends the race only when no other attempt is in flight. `hedge` knows when an attempt is slow; this code decides whether
+to send another. It asks the budget last.
 """
 
 from math import inf
@@ -35,7 +35,7 @@ class _Result(NamedTuple):
 
 
 class _Rival:
-    """One attempt of a race; once it is `sent`, at `sent_at`."""
+    """One attempt of a race; `sent` and `sent_at` are set when it is sent."""
 
     sent_at: float
 
@@ -44,7 +44,7 @@ class _Rival:
         self.sent: Send | None = None
 
     def step(self, resume: Resume | None = None) -> Command | _Result:
-        """Go on to the next command, or to the end."""
+        """Run to the next command, or to the end."""
         try:
             return next(self.flow) if resume is None else self.flow.send(resume)
         except StopIteration as stop:
@@ -58,7 +58,7 @@ class _Rival:
 
 
 def run_hedged(target_state: TargetState, state: CallState, now: float, uniform: float) -> Attempt:
-    """Make an attempt, and hedges while it is slow. All are settled, however the frame is left."""
+    """Make an attempt, and hedges while it is slow. All are settled, however this frame ends."""
     assert target_state.hedging is not None, "only a policy with hedges races"
     race = _HedgedAttempt(target_state, target_state.hedging, state)
     try:
@@ -88,7 +88,7 @@ class _HedgedAttempt:
         rival = _Rival(make_attempt(self._target_state, self._state, now, uniform))
         self._rivals.append(rival)
         command = rival.step()
-        while not isinstance(command, Send | _Result):  # it queues
+        while not isinstance(command, Send | _Result):  # the attempt waits in the queue
             resume = yield command
             now = resume[1]
             command = rival.step(resume)
@@ -112,19 +112,19 @@ class _HedgedAttempt:
             close(rival.flow, now, uniform)
 
     def drop(self) -> None:
-        """Cancel them without knowing the time."""
+        """Cancel all attempts without knowing the time."""
         for rival in self._rivals:
             rival.flow.close()
 
     def _on_sent(self, rival: _Rival, sent: Send, now: float) -> float:
-        """Record that it was sent; return when the next may follow."""
+        """Record that an attempt was sent; return when the next may follow."""
         rival.sent, rival.sent_at = sent, now
         if self._hedges == self._hedging.max_hedges:
             return inf
         return now + self._hedging.delay(streams=self._streams)
 
     def _hedge(self, now: float, uniform: float) -> float:
-        """Send another attempt beside those in flight, if that is allowed; return when the next may follow."""
+        """Send another attempt beside those in flight, if allowed; return when the next may follow."""
         if any(rival.first_output_at is not None for rival in self._rivals):
             return inf
         state, target_state = self._state, self._target_state
@@ -148,7 +148,7 @@ class _HedgedAttempt:
         return self._on_sent(rival, sent, now)
 
     def _refusing_gate(self, now: float) -> str:
-        """Return the free gate that refuses another attempt; empty if none does."""
+        """Return the gate, of those that cost nothing, that refuses another attempt; empty if none does."""
         state, call, retry = self._state, self._state.call, self._target_state.policy.retry
         here = state.attempts - state.earlier_attempts
         if here >= retry.max_attempts or (
@@ -161,13 +161,13 @@ class _HedgedAttempt:
         return "load" if load.in_trouble or load.gated else ""
 
     def _unpaid(self, now: float) -> str:
-        """Return the gate of money if the tenant cannot pay for another attempt now; empty if it can."""
+        """Return the spend gate if the tenant cannot pay for another attempt now; empty if it can."""
         tenant, call = self._state.tenant, self._state.call
         payer = None if tenant is None else tenant.payer(call.target)
         return "" if payer is None or payer.admission.is_free(call, now) else "spend"
 
     def _on_return(self, sent: Send, result: _Result) -> Steps[_Result | None]:
-        """Handle the end or first output of an attempt: return the result of the race, None while others are in flight."""
+        """Handle the end or first output of an attempt. Return the result of the race; None while it continues."""
         rival = next(rival for rival in self._rivals if rival.sent is sent)
         took = (rival.first_output_at or result.now) - rival.sent_at
         command = rival.step(result)
@@ -185,7 +185,7 @@ class _HedgedAttempt:
         return command._replace(outcome=self._combined(command.outcome))
 
     def _combined(self, last: Outcome) -> Outcome:
-        """The outcome of the race: a win, or else a failure that is final, or the last. Counts the other failures."""
+        """Return the outcome of the race: a win, else a final failure, else the last one. Count the other failures."""
         chosen, state = last, self._state
         if self._winner is None:
             treatments = self._target_state.treatments

@@ -1,14 +1,15 @@
-"""The load response of a target: whether its answers take longer because more is sent.
+"""Late answers: does the target have a queue, or has it become slower?
 
-A queue and a slower target look alike: answers are late. Two things tell them apart, and then the time of late answers
-becomes usual:
+Both look alike: answers are late. But sending less shortens a queue, and does not speed up a slower target. Two tests
+tell them apart. If one of them shows a slower target, the duration of the late answers becomes usual:
 
-- *The spread.* A slower target multiplies the time of each answer. A queue adds the same wait to answers that come one
-  after the other. What one of several processes sends does not matter for this.
-- *A trial*, after `RESET_AFTER` seconds without a timeout: where attempts time out, the late answers are those that
-  just made it, and no longer time could show. If answers are late again, or none comes, within as many seconds, now that
-  more is sent, it was a queue: the former time is usual again, and the next trial waits twice as long, until as many
-  seconds have passed without evidence.
+- *The spread.* A slower target multiplies each duration. A queue adds about the same wait to consecutive answers. The
+  result does not depend on how much this process sends, so the test also works for one of several processes.
+- *A trial*, after a wait of `RESET_AFTER` seconds with late answers and without a timeout. (If attempts time out, only
+  answers just below the timeout are seen, so a longer duration could not show.) The late duration then counts as usual,
+  and more is sent. If answers are late again, or none arrives, before the same time has passed, it was a queue: the
+  former duration is usual again, and the wait for the next trial doubles. After as long without evidence, the wait is
+  `RESET_AFTER` again.
 """
 
 from collections import deque
@@ -20,7 +21,7 @@ from statistics import median
 from stormbreak.core.latency_baseline import ENOUGH
 
 KEPT = 256  # times
-RESET_AFTER = 120.0  # seconds of evidence after which the present may become usual
+RESET_AFTER = 120.0  # seconds of late answers before the first trial
 
 
 class LateAnswers:
@@ -35,7 +36,7 @@ class LateAnswers:
         self.times: deque[float] = deque(maxlen=KEPT)  # seconds, the last answers of the episode
 
     def begin(self, now: float, evidence_at: float) -> None:
-        """Begin an episode, with the attempts that leave from now on. `evidence_at`: of the last one."""
+        """Begin an episode, with the attempts that leave from now on. `evidence_at`: the last evidence so far."""
         if now - evidence_at > self._wait:
             self._wait = RESET_AFTER
         self._began_at = now
@@ -46,7 +47,7 @@ class LateAnswers:
             self.times.append(took)
 
     def is_trial_due(self, now: float, timed_out_at: float = -inf) -> bool:
-        """Whether answers have been late for long enough, and none has timed out meanwhile."""
+        """Whether answers have been late for long enough without a timeout."""
         since = max(self._began_at, timed_out_at)
         return now - since > self._wait and len(self.times) >= ENOUGH
 
@@ -55,7 +56,7 @@ class LateAnswers:
         self._tried_at = now
 
     def end_trial(self, now: float) -> bool:
-        """End a trial that late answers or none show to have failed, and wait longer for the next; return whether there was one."""
+        """End a failed trial, and wait longer for the next; return whether a trial was running."""
         if now - self._tried_at >= self._wait:
             return False
         self._tried_at, self._began_at = -inf, now
@@ -64,16 +65,17 @@ class LateAnswers:
         return True
 
     def is_slower(self, calm: Sequence[float]) -> bool:
-        """Whether these answers spread as those of a slower target do. `calm`: seconds of answers in a calm, sorted.
+        """Whether these answers spread like those of a slower target. `calm`: seconds of answers in a calm, sorted.
 
-        With answers r times as long, the variance of the logarithm stays, or falls to 1/r^2 of it in a queue. The line
-        between the two is 1/r. The answers decide once they are a standard error above it.
+        If answers take r times as long, the variance of their logarithms stays the same with a slower target, and falls
+        to 1/r^2 of itself in a queue. The threshold between the two is 1/r. The target counts as slower once the
+        variance is a standard error above it.
         """
         now = [log(time) for time in self.times]
         before = [log(time) for time in calm if time > 0.0]
         if len(now) < ENOUGH or len(before) < 2:
             return False
-        # By the differences of neighbours (von Neumann, 1941): the wait in a queue changes with time, too.
+        # From the differences of neighbours (von Neumann, 1941), since the wait in a queue also changes with time.
         steps = len(now) - 1
         spread = fsum((b - a) ** 2 for a, b in pairwise(now)) / 2 / steps
         mean = fsum(before) / len(before)  # `statistics.variance` computes in fractions

@@ -1,11 +1,11 @@
 """The latency baseline of a target: the usual duration of its answers.
 
-Attempts are grouped in the order they were *sent*, sixteen to a block, and a block counts when all of them
-have ended. The order of sending matters: of a burst, the shortest answers come first and the longest last,
-so any estimate in the order of completion is fooled. Blocks that overlap evidence of congestion are dropped,
-or congestion would become the new usual. `restart` takes given samples for usual at once, until `roll_back`.
+Attempts are grouped in the order in which they were *sent*, sixteen to a block. A block counts when all of them have
+ended. The order of sending matters: in a burst the shortest answers come first and the longest last, so an estimate in
+the order of completion would be biased. Blocks that overlap evidence of congestion are dropped, or congestion would
+become usual. `restart` makes given samples usual at once, until `roll_back`.
 
-A block keeps samples, not attempts: an attempt that hangs holds back its own block and nothing else.
+A block keeps samples, not attempts: a hanging attempt delays only its own block.
 """
 
 from collections import deque
@@ -18,15 +18,15 @@ from stormbreak.core.gate import ANSWERED, Completion, InFlight
 BLOCK = 16  # attempts
 MIN_SAMPLES = 8  # samples that make a block worth keeping
 KEPT = 16  # blocks
-ENOUGH = 20  # samples for an opinion
-CLEAR = 5.0  # seconds that evidence must be older than a block
-EVERY = 0.25  # seconds; an opinion is formed no more often
-TOTAL_QUANTILE, FIRST_QUANTILE = 0.75, 0.90  # of the samples, still usual
-TIMES, PLUS = 1.3, 0.25  # and never less than this times the median, or that much more, in seconds
+ENOUGH = 20  # minimum samples for an estimate
+CLEAR = 5.0  # seconds by which evidence must be older than a block
+EVERY = 0.25  # minimum seconds between two estimates
+TOTAL_QUANTILE, FIRST_QUANTILE = 0.75, 0.90  # of the samples: the longest usual duration
+TIMES, PLUS = 1.3, 0.25  # but at least TIMES the median, and the median plus PLUS seconds
 
 
 class _Block:
-    """Attempts that were sent one after the other."""
+    """Attempts that were sent one after another."""
 
     __slots__ = ("ended", "opened_at", "samples", "sent", "totals")
 
@@ -40,13 +40,13 @@ class _Block:
 
 class _Kept(NamedTuple):
     samples: list[float]
-    total: float  # seconds in all
+    total: float  # sum of seconds
 
 
 class LatencyBaseline:
-    """Learns `usual`, beyond which an answer is late, and `mean`, both in seconds; None while unknown.
+    """Learns `usual`, above which an answer is late, and `mean`, both in seconds; None while unknown.
 
-    For a `mean` to begin with, the first block is enough, even one that overlaps evidence.
+    For a first `mean` one block is enough, even one that overlaps evidence.
 
     With `streams`, `usual` is that of first outputs; `mean` is always that of whole answers.
     """
@@ -84,12 +84,13 @@ class LatencyBaseline:
             self._close(block, now, evidence_at)
 
     def restart(self, samples: list[float]) -> None:
-        """Put everything aside, and learn from these samples, the shortest first."""
+        """Set all samples aside, and learn from these instead, the shortest first."""
         self._former = [*self._kept], self.samples, self.mean
         self._kept.clear()
-        # The first blocks to end are those with short answers, so they may not be all that is known.
+        # The next blocks to end have short answers, so they must not soon replace all samples: spread these over
+        # blocks.
         parts = max(1, len(samples) // BLOCK)
-        mean = self.mean if self.streams else None  # then samples are no whole answers
+        mean = self.mean if self.streams else None  # with streams, samples are not whole answers
         for mixed in (samples[first::parts] for first in range(parts)):
             self._kept.append(_Kept(mixed, fsum(mixed) if mean is None else mean * len(mixed)))
         self._opine(samples)
@@ -97,7 +98,7 @@ class LatencyBaseline:
             self.mean = fsum(samples) / len(samples)
 
     def roll_back(self) -> None:
-        """Know again what was known before `restart`, and nothing that came since."""
+        """Restore the samples from before `restart`, and drop later ones."""
         kept, samples, self.mean = self._former
         self._kept.clear()
         self._kept.extend(kept)

@@ -1,4 +1,4 @@
-"""A policy: everything that is configured about how calls are treated, as one frozen value."""
+"""A policy: the whole configuration of how calls are treated, as one frozen value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -20,8 +20,8 @@ from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.types import Priority, Treatment, Verdict
 
 # ---------------------------------------------------------------- bounds of numbers
-# Windows are cut into slices and rates turned into seconds: with 1e-310 such a quotient overflows, and added to 1e300 a
-# time does not change. So a number that is not 0 must be within bounds that no sensible value exceeds.
+# Windows are cut into slices, and rates become seconds: with 1e-310 the quotient overflows, and 1e300 plus a time does
+# not change. So a number other than 0 must be within bounds that no sensible value exceeds.
 
 SMALLEST = 1e-6
 LARGEST = 1e12
@@ -54,15 +54,16 @@ class Policy:
     Parts (`retry`, `breaker`, `limit`, ...) are values with their own docstrings; docs/policies.md shows
     all, and `dataclasses.replace(policy, patience=5.0)` changes one. Invalid values raise ConfigurationError.
 
-    `deadline` bounds a call over all attempts and waits, `patience` the time it may spend unserved. `attempt_timeout`
-    bounds one attempt, `idle_timeout` the silence within one, `stall_timeout` that of a stream after its first output.
-    An open circuit rejects `fail_fast` calls, others wait for it. With `cooldown`, a Retry-After holds every call to
-    the target, not only the one that got it. `failures` are further verdicts that the breaker counts as failures,
-    `ignored` those that it does not count. With `adaptive_rate`, repeated 429s limit the send rate. `process_share` is
-    this process's share of `rate_limit`, of reported limits and of a fixed `limit`; adaptive limits need none. `spend`
-    bounds the cost of all attempts. Processes of one `fleet` share these limits through a store. With `hedge`, a slow
-    attempt gets another beside it. `shadow` is a policy that is reported and not applied. `fallback` are rules, tried
-    in order, for calls that their target cannot answer; `cache` is for rules that give cached answers.
+    `deadline` bounds a call over all attempts and waits; `patience` bounds the time that it waits unserved.
+    `attempt_timeout` bounds one attempt, `idle_timeout` the silence within it, `stall_timeout` the silence of a stream
+    after its first output. An open circuit rejects `fail_fast` calls; other calls wait for it. With `cooldown`, a
+    Retry-After holds every call to the target, not only the one that got it. `failures` are further verdicts that the
+    breaker counts as failures, `ignored` those that it does not count. With `adaptive_rate`, repeated 429s limit the
+    send rate. `process_share` is this process's share of `rate_limit`, of reported limits and of a fixed `limit`;
+    adaptive limits need none. `spend` bounds the cost of all attempts. Processes of one `fleet` share these limits
+    through a store. With `hedge`, another attempt is sent beside a slow one. `shadow` is a policy that is reported but
+    not applied. `fallback` lists rules, tried in order, for calls that their target cannot answer; `cache` configures
+    the cache for rules that give cached answers.
     """
 
     deadline: float | None = 600.0
@@ -105,7 +106,7 @@ class Policy:
         check_verdict_lists(self.failures, self.ignored)
 
     def shadow_overrides(self) -> ShadowPolicy:
-        """Return the parts that a shadow can decide; see `ShadowPolicy` for the others."""
+        """Return the parts of this policy that a shadow can decide; `ShadowPolicy` lists the others."""
         return ShadowPolicy(
             failures=self.failures,
             ignored=self.ignored,
@@ -120,7 +121,7 @@ class Policy:
 
     @property
     def reserves(self) -> bool:
-        """Whether tokens, or what they cost, are reserved before a call is sent."""
+        """Whether tokens, or their cost, are reserved before a call is sent."""
         return self.rate_limit.acts or self.spend.acts
 
     @property

@@ -92,7 +92,7 @@ def for_batch(policy: Policy) -> Policy:
 
 
 def body_defaults(policy: Policy) -> Mapping[str, float]:
-    """Return default fields of batch bodies under `policy`: none, except for the article's."""
+    """Return default fields of batch bodies under `policy`: empty except for the article's."""
     return ARTICLE_BODY if policy == ARTICLE else MappingProxyType({})
 
 

@@ -1,13 +1,14 @@
 """The order of calls that wait for one target: by priority, then by fair shares between tenants.
 
-`admission` decides whether a call may leave or is rejected; this module decides which is next, and which makes room.
+`admission` decides whether a call may leave or is rejected; this module decides which call is next, and which makes
+room.
 
-The more urgent calls go first, but no priority starves: while it has calls waiting, each priority gets at least
-`min_share` of what is served. Every call served elsewhere adds that much credit to a waiting priority; a whole credit is
-a turn. A priority without waiting calls earns none.
+More urgent calls go first, but no priority starves: while it has waiting calls, each priority gets at least `min_share`
+of the service. Every call served from another priority adds `min_share` of a credit to a waiting priority; a whole
+credit is a turn. A priority without waiting calls earns no credit.
 
-A full queue makes room for a call that is more urgent than some that wait, and for a call of a tenant that has fewer
-waiting, by its weight, than another tenant of the same priority: no tenant can fill the queue for all.
+A full queue makes room for a call that is more urgent than a waiting one. It also makes room for a call of a tenant
+that has fewer waiting calls, by its weight, than another tenant of the same priority: no tenant can fill the queue.
 """
 
 from collections import OrderedDict
@@ -23,14 +24,14 @@ from stormbreak.core.checks import check_types, require, require_at_least, requi
 from stormbreak.core.gate import Permit
 from stormbreak.types import Call, Outcome, Priority, Rejection
 
-ROUNDING = 1e-9  # of a credit
-CLEANUP_SIZE = 64  # outdated heap entries that are worth a cleanup
+ROUNDING = 1e-9  # tolerance of a credit
+CLEANUP_SIZE = 64  # minimum outdated heap entries for a cleanup
 _INTERACTIVE = Priority.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuePolicy:
-    """At most `max_size` calls wait for one target; a pause named for longer than `max_pause` s rejects.
+    """At most `max_size` calls wait for one target; a named pause longer than `max_pause` s rejects them.
 
     Every waiting priority gets at least `min_share` of the service. `tenant_weights` are relative to the weight 1 of
     other tenants, within a priority.
@@ -52,7 +53,7 @@ class QueuePolicy:
                 tenant.isprintable(), "names in tenant_weights must be printable", ascii(tenant)
             )
             require(weight > 0, f"tenant_weights.{tenant} must be positive", weight)
-        weights = dict(self.tenant_weights)  # the caller's own may change
+        weights = dict(self.tenant_weights)  # the caller's dict may change
         object.__setattr__(self, "tenant_weights", weights)
 
 
@@ -64,16 +65,16 @@ Withdraw: TypeAlias = Callable[["Ticket", float], None]
 class Ticket(msgspec.Struct, eq=False):
     """The place of one call in the queue of its target.
 
-    The queue puts a `permit` or a `rejection` on it, never both; until then its owner waits, at the latest
-    until `wake_at`. `due` says that the owner should be woken, `waker` wakes it; both belong to the driver,
-    which touches them only under the engine's lock.
+    The queue sets a `permit` or a `rejection`, never both; until then its owner waits, at the latest until `wake_at`.
+    `due` means that the owner should be woken, and `waker` wakes it. Both belong to the driver, which uses them only
+    under the engine's lock.
     """
 
     _withdraw: Withdraw
     call: Call
     queued_at: float
     expires_at: float
-    check_at: float | None = None  # set for the one ticket that keeps time for its queue
+    check_at: float | None = None  # set only for the timekeeper of its queue
     permit: Permit | None = None
     rejection: Rejection | None = None
     due: bool = False
@@ -81,7 +82,7 @@ class Ticket(msgspec.Struct, eq=False):
 
     @property
     def decided(self) -> bool:
-        """Whether there is nothing left to wait for."""
+        """Whether the queue has decided."""
         return self.permit is not None or self.rejection is not None
 
     @property
@@ -97,7 +98,7 @@ class Ticket(msgspec.Struct, eq=False):
 
     @property
     def wake_at(self) -> float:
-        """The latest time at which the owner should look again."""
+        """The latest time at which the owner should check again."""
         return self.expires_at if self.check_at is None else min(self.check_at, self.expires_at)
 
 
@@ -115,7 +116,7 @@ class Queue:
         self.size = 0
 
     def __iter__(self) -> Iterator[Ticket]:
-        """All tickets, the more urgent first, then the older."""
+        """Iterate over all tickets: the more urgent first, then the older."""
         for queue in self._queues.values():
             yield from queue
 
@@ -127,13 +128,13 @@ class Queue:
         self.size += 1
 
     def peek(self, *, newest_first: bool) -> Ticket:
-        """Return the next ticket; with `newest_first`, the newest of interactive calls. The queue must not be empty."""
+        """Return the next ticket; `newest_first` applies to interactive calls. The queue must not be empty."""
         priority = self._next_priority()
         return self._queues[priority].peek(newest_first=newest_first and priority is _INTERACTIVE)
 
     def serve(self, ticket: Ticket) -> None:
         served = ticket.call.priority
-        if self.size > len(self._queues[served]):  # other priorities wait, too
+        if self.size > len(self._queues[served]):  # calls of other priorities wait, too
             self._add_credit(served)
         self._remove(ticket, as_served=True)
 
@@ -152,7 +153,7 @@ class Queue:
         return next(iter(self._queues[_INTERACTIVE].tickets or self))
 
     def ahead_of(self, call: Call) -> float:
-        """Estimate how many calls are served before `call`, were it to wait."""
+        """Estimate the number of calls that would be served before `call`, if it waited."""
         own = self._queues[call.priority].ahead_of(call.tenant)
         urgent = sum(len(queue.tickets) for p, queue in self._queues.items() if p < call.priority)
         if not urgent or not self._min_share:
@@ -171,7 +172,7 @@ class Queue:
         return queue.last_of(heaviest, newest_first=newest_first and least is _INTERACTIVE)
 
     def _next_priority(self) -> Priority:
-        if self.size == len(self._queues[_INTERACTIVE].tickets):  # no other waits
+        if self.size == len(self._queues[_INTERACTIVE].tickets):  # no other priority waits
             return _INTERACTIVE
         waiting = [each for each in self._queues.items() if each[1].tickets]
         for priority, queue in waiting[1:]:
@@ -180,7 +181,7 @@ class Queue:
         return waiting[0][0]
 
     def _add_credit(self, served: Priority) -> None:
-        most_urgent = True  # of those with calls waiting
+        most_urgent = True  # of the priorities with waiting calls
         for priority, queue in self._queues.items():
             if not queue.tickets:
                 continue
@@ -202,9 +203,9 @@ class Queue:
 
 
 class TenantQueue:
-    """The waiting calls of one priority, by tenant, each tenant's in order of arrival.
+    """The waiting calls of one priority, by tenant, in order of arrival.
 
-    The oldest of all `tickets` is first. `credit` belongs to the `Queue`.
+    The oldest of `tickets` is first. `credit` belongs to the `Queue`.
     """
 
     __slots__ = ("_by_tenant", "_heaviest", "_shares", "credit", "tickets")
@@ -220,14 +221,14 @@ class TenantQueue:
         return len(self.tickets)
 
     def __iter__(self) -> Iterator[Ticket]:
-        """All tickets, the oldest first."""
+        """Iterate over all tickets, the oldest first."""
         return iter(self.tickets)
 
     def __contains__(self, ticket: Ticket) -> bool:
         return ticket in self.tickets
 
     def push(self, ticket: Ticket) -> None:
-        """Add a ticket behind those of the same tenant."""
+        """Add a ticket behind the others of its tenant."""
         tenant = ticket.call.tenant
         calls = self._by_tenant.get(tenant)
         if calls is None:
@@ -258,9 +259,9 @@ class TenantQueue:
             self._shares.leave(tenant)
 
     def ahead_of(self, tenant: str) -> float:
-        """Estimate how many calls are served before a further call of `tenant`; never more than wait.
+        """Estimate the number of calls that are served before a further call of `tenant`; at most all that wait.
 
-        While its own calls are served, other tenants get as many as their weights say.
+        Meanwhile other tenants are served in proportion to their weights.
         """
         own = len(self._by_tenant.get(tenant, ()))
         if own == len(self.tickets):  # no other tenant waits
@@ -270,7 +271,7 @@ class TenantQueue:
         return min(len(self.tickets), own + (own + 1) * others / weight)
 
     def load_of(self, tenant: str, *, more: int = 0) -> float:
-        """Return how many calls of `tenant` wait, and `more`, by its weight."""
+        """Return the waiting calls of `tenant` plus `more`, divided by its weight."""
         return (len(self._by_tenant.get(tenant, ())) + more) / self._shares.weight(tenant)
 
     def heaviest(self) -> str:
@@ -286,10 +287,10 @@ class FairShares:
     """The turns of tenants with waiting calls. `weights` names those whose weight is not 1.
 
     Self-clocked fair queueing (Golestani, "A Self-Clocked Fair Queueing Scheme for Broadband Applications", 1994).
-    A virtual clock stands at the finish of the call served last. A tenant that begins to wait finishes 1 / weight after
-    it, and again that much later after each call served; the earliest finish is next. So two tenants that both wait are
-    never further apart than one call each, by weight, and a tenant that was idle has gained no credit. Only tenants that
-    wait are remembered. A call counts one, however long it takes.
+    A virtual clock is at the finish time of the call served last. A tenant that begins to wait gets a finish time of
+    1 / weight after the clock, and again that much later after each of its served calls. The earliest finish time is
+    next. So two waiting tenants never differ by more than one call each, by weight, and an idle tenant gains no credit.
+    Only waiting tenants are remembered. Each call counts as one, however long it takes.
     """
 
     __slots__ = ("_clock", "_order", "_turns", "_valid_order", "_weights", "total")
@@ -297,13 +298,13 @@ class FairShares:
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = weights
         self._clock = 0.0
-        self._order = count()  # breaks ties
+        self._order = count()  # to break ties
         self._turns: list[tuple[float, int, str]] = []  # a heap with outdated entries
         self._valid_order: dict[str, int] = {}  # by tenant: the order of its valid entry
-        self.total = 0.0  # weight of all tenants that wait
+        self.total = 0.0  # weight of all waiting tenants
 
     def weight(self, tenant: str) -> float:
-        """Return how many calls of this tenant are served for one of a tenant that is not named."""
+        """Return the weight of a tenant, relative to the weight 1 of a tenant that is not named."""
         return self._weights.get(tenant, 1.0)
 
     def enter(self, tenant: str) -> None:
@@ -323,13 +324,13 @@ class FairShares:
             heapify(self._turns)
 
     def next(self) -> str:
-        """Return the tenant whose turn it is. One must wait."""
+        """Return the tenant whose turn it is. At least one must wait."""
         while not self._is_valid(self._turns[0]):
             heappop(self._turns)
         return self._turns[0][2]
 
     def served(self) -> None:
-        """Note that a call of `next` is served, and schedule its next turn."""
+        """Record that a call of the tenant `next` is served, and schedule that tenant's next turn."""
         tenant = self.next()
         self._clock = heappop(self._turns)[0]
         self._schedule(tenant)
@@ -343,11 +344,11 @@ class FairShares:
 
 
 class HeaviestTenant:
-    """Finds the tenant with the most waiting calls, by its weight: a full queue drops one of its calls.
+    """Finds the tenant with the most waiting calls, by its weight: a full queue rejects one of its calls.
 
-    A heap of loads, built on first use: most queues are never full. A load that grows is pushed; one that has shrunk is
-    corrected when it reaches the top, so that `find` does not look at thousands of tenants. Of two equal loads the older
-    wins. `tenants` are those that wait, at any time; `load_of(tenant)` is 0 for all others.
+    A heap of loads, built on first use, since most queues are never full. A load that grows is pushed. A load that has
+    shrunk is corrected when it reaches the top, so `find` does not examine thousands of tenants. Of two equal loads the
+    older wins. `tenants` are those that wait at the moment; `load_of(tenant)` is 0 for all others.
     """
 
     __slots__ = ("_heap", "_load_of", "_order", "_tenants")
@@ -359,7 +360,7 @@ class HeaviestTenant:
         self._heap: list[tuple[float, int, str]] | None = None
 
     def on_growth(self, tenant: str) -> None:
-        """Note that one more call of this tenant waits."""
+        """Record that one more call of this tenant waits."""
         heap = self._heap
         if heap is None:
             return
@@ -369,7 +370,7 @@ class HeaviestTenant:
             heappush(heap, self._entry(tenant))
 
     def find(self) -> str:
-        """Return the tenant. One must wait."""
+        """Return the tenant. At least one must wait."""
         if self._heap is None:
             self._heap = [self._entry(tenant) for tenant in self._tenants]
             heapify(self._heap)

@@ -1,15 +1,15 @@
-"""A test of whether refusals come at random, and sending less does not help against them.
+"""Test whether refusals come at random, so that sending less does not help.
 
-A limit that is used up and bad luck (a target that refuses a share of everything, however much it is sent) look alike at
-first: both answer with 429. They differ in what helps. Against a limit, sending less makes the refusals stop. Against
-bad luck it changes nothing: the same share is turned away, and a sender that slows down to escape it is soon sending
-nothing.
+A used-up limit and bad luck look alike at first: both answer 429. Bad luck is a target that refuses a share of all
+requests, however many are sent. Sending less tells the two apart. It stops the refusals of a limit. It does not change
+bad luck: the same share is refused, and a sender that slows down to escape it soon sends nothing.
 
-So when refusals slow us down, a trial begins: while less is sent, each second is weighed for "the share is as before"
-against "the share has fallen to a quarter" (a sequential probability ratio test, Wald 1945). Once the odds for bad luck
-are a hundred to one, it is taken for that, for ten minutes, and its share is followed. A share that climbs beyond what
-chance explains ends it, and so does one that climbs slowly, but to four times the odds of a refusal: many processes at
-one limit see the same refusals whatever each of them sends. The next trial has to wait, each time twice as long.
+So when refusals slow us down, a trial begins. While we send less, each second is weighed as evidence for "the share of
+refusals is unchanged" or for "the share has fallen to a quarter" (a sequential probability ratio test, Wald 1945). At
+odds of a hundred to one for the first, refusals count as bad luck for ten minutes, and their share is tracked. The
+finding ends earlier if the share rises faster than chance explains. It also ends if the share rises slowly until the
+odds of a refusal are four times as high: many processes at one limit see the same refusals, however much each of them
+sends. After a wrong finding the next trial has to wait, each time twice as long.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,21 @@ from math import inf, log, sqrt
 from stormbreak.core.window import TimeWindow
 
 WINDOW = 10.0  # seconds in which sends and refusals are counted, in slices of one second
-FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent; once more is, the odds rise so
-ODDS = log(100.0)  # that decide a trial, either way
-SETTLING = 5.0  # seconds at the start of a trial that do not count, since less is sent only then
+# With a limit, the share falls to this part of itself when less is sent. Bad luck ends when the odds rise as much.
+FALLEN = 0.25
+ODDS = log(100.0)  # odds that decide a trial, either way
+SETTLING = 5.0  # seconds at the start of a trial that do not count, until less is sent
 SILENT = 40.0  # seconds without a refusal that end a trial undecided
-MAX_SHARE = 0.9  # the highest share that is bad luck and no outage
-MIN_SHARE = 0.05  # a lower share needs no name
-DOUBT = 30.0  # seconds without a trial after bad luck that was none; doubles to `REMEMBER_FOR`
+MAX_SHARE = 0.9  # the highest share that is bad luck instead of an outage
+MIN_SHARE = 0.05  # below this share the finding ends
+DOUBT = 30.0  # seconds without a trial after a wrong finding; doubles up to `REMEMBER_FOR`
 NOISE = 3.0  # standard deviations that chance explains
-MEMORY = 1_000  # attempts over which the share is followed
-REMEMBER_FOR = 600.0  # seconds
+MEMORY = 1_000  # attempts over which the share is averaged
+REMEMBER_FOR = 600.0  # seconds for which a finding holds
 
 
 class _HypothesisTest:
-    """Evaluates each second when it is over."""
+    """Evaluates each second after its end."""
 
     def __init__(self, share: float, now: float) -> None:
         self._refusal_weight = -log(FALLEN)
@@ -42,7 +43,7 @@ class _HypothesisTest:
         self.sent = self.refused = 0
 
     def add_second(self, second: int, sent: int, refused: int) -> None:
-        """Take in what was sent and refused within `second`."""
+        """Add the numbers sent and refused in `second`."""
         if refused:
             self.refused_at = second + 1.0
         if second < self._begins_at:
@@ -60,12 +61,12 @@ class RandomRefusals:
         """`on_found(now)` is called when a trial has found bad luck."""
         self._on_found = on_found
         self._trial: _HypothesisTest | None = None
-        self._second = 0  # the one that is counted now
+        self._second = 0  # the present second
         self._sent = self._refused = 0  # in it
         self._sent_before = TimeWindow(WINDOW)  # in the seconds before
-        self._observed = 0.0  # share
-        self._max_share = MAX_SHARE  # a higher one is no bad luck any more
-        self._followed = 0.0  # attempts that the share stands on
+        self._observed = 0.0  # share of refusals
+        self._max_share = MAX_SHARE  # a higher share ends the finding
+        self._followed = 0.0  # attempts behind the observed share
         self._until = -inf
         self._doubt = DOUBT
         self._doubted_until = -inf
@@ -79,7 +80,10 @@ class RandomRefusals:
         return now < self._until
 
     def suppose(self, share: float, now: float) -> bool:
-        """Begin a trial of whether a `share` of refusals is bad luck, unless one runs or has just misled: whether it began."""
+        """Begin a trial of whether a `share` of refusals is bad luck; return whether it began.
+
+        It does not while another trial runs, or soon after a wrong finding.
+        """
         if share > MAX_SHARE or now < self._doubted_until or self.on_trial(now):
             return False
         self._trial = _HypothesisTest(share, now)
@@ -99,26 +103,26 @@ class RandomRefusals:
         self._refused += 1
 
     def sent_lately(self, now: float) -> int:
-        """Return how many were sent in the last `WINDOW` seconds. Only after a refusal at `now`."""
+        """Return the attempts of the last `WINDOW` seconds. Call it only after a refusal at `now`."""
         self._sent_before.roll(now)
         return self._sent_before.calls + self._sent
 
     @property
     def _share(self) -> float:
-        """The share that bad luck explains: no more than `MAX_SHARE`."""
+        """The share that bad luck explains: at most `MAX_SHARE`."""
         return min(MAX_SHARE, self._observed)
 
     def explains(self, sent: int, refused: int) -> bool:
         """Whether bad luck explains `refused` of `sent`.
 
-        The deviation allowed is that of the count itself and of the share, which is an estimate, too.
+        The allowed deviation includes that of the share, which is an estimate, too.
         """
         share = self._share
         spread = share * (1 - share) * (sent + sent**2 / self._followed)
         return refused <= share * sent + NOISE * sqrt(spread)
 
     def revoke(self, now: float) -> None:
-        """End the finding: it was wrong, or no longer holds."""
+        """End the finding: it was wrong, or holds no longer."""
         self._until = -inf
         self.is_limit = True
         self._doubted_until = now + self._doubt

@@ -1,15 +1,15 @@
 """The gate of rate limits: it reserves one request and its estimated tokens, and settles the real usage afterwards.
 
 A call leaves when it fits into every limit: the configured ones (`Bucket`) and those in the server's headers
-(`ReportedLimit`). The first call in the queue waits for its own estimate; smaller calls do not overtake it, or large
-ones would never leave.
+(`ReportedLimit`). The first call in the queue waits until its own estimate fits. Smaller calls do not overtake it, or
+large calls would never leave.
 
-What an attempt has reserved, by its outcome:
+The reservation of an attempt, by its outcome:
 
 - nothing was sent, or there was no connection: request and tokens are refunded
-- an answer with its usage: the request counts, and the usage
-- an answer without, or something that may have been processed: the request counts, and the estimate
-- anything else, refused and not served: the request counts, the tokens are refunded
+- an answer with usage: the request and the usage count
+- an answer without usage, or a failure that may have been processed: the request and the estimate count
+- anything else (refused and not served): the request counts, the tokens are refunded
 """
 
 from collections.abc import Callable
@@ -23,21 +23,21 @@ from stormbreak.types import Call, Outcome, RateLimitStatus, Verdict
 
 LEARNING = 0.1  # weight of the newest answer in the usual number of tokens
 RECENT = 1.0  # seconds since a limit held calls
-MINUTE = 60.0  # what a limit is per, where the server does not say
+MINUTE = 60.0  # period of a limit if the server does not state it
 MIN_SPEED = 1e-9  # per second
 SLACK = 1.0  # seconds; resets are rounded
 _NOT_SENT = frozenset({Verdict.CONNECT_FAILED, Verdict.REJECTED})
 
 Reserved: TypeAlias = tuple[int, float, float, float]
-"""What one attempt took: its tokens, and the receipts of `rpm` and of the reported limits of requests and tokens."""
+"""The reservation of an attempt: its tokens, and the receipts of `rpm` and of the reported request and token limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitPolicy:
-    """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: without a limit.
+    """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: no limit.
 
-    After a pause, `burst_seconds` seconds of them may leave at once (at least one request). With `learn_from_headers`,
-    what the headers of answers say of such limits is obeyed, too.
+    After a pause, `burst_seconds` seconds' worth of them may leave at once (at least one request). With
+    `learn_from_headers`, limits in the headers of answers are respected, too.
     """
 
     rpm: float | None = None
@@ -52,7 +52,7 @@ class RateLimitPolicy:
 
     @property
     def acts(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether there is any limit to apply."""
         return self.learn_from_headers or self.rpm is not None or self.tpm is not None
 
 
@@ -70,9 +70,10 @@ class RateLimitGate:
         share: float = 1.0,
         rate_for: Callable[[str, float, float], "Rate"] | None = None,
     ) -> None:
-        """No report closes a limit for longer than `max_wait` seconds. Of all limits, `share` is for this process.
+        """No report closes a limit for longer than `max_wait` seconds. This process has `share` of all limits.
 
-        `rate_for("requests" or "tokens", per second, seconds of a burst)` makes what counts a configured limit instead.
+        `rate_for("requests" or "tokens", per second, seconds of a burst)` makes the counter of a configured limit; the
+        default is a `Bucket`.
         """
         self._max_wait = max_wait
 
@@ -87,16 +88,16 @@ class RateLimitGate:
             if policy.learn_from_headers
             else None
         )
-        self._typical_tokens = 0.0  # tokens of a call that was answered; 0 while unknown
+        self._typical_tokens = 0.0  # tokens of an answered call; 0 while unknown
 
     def go_on(self, before: "RateLimitGate") -> None:
-        """Go on with the buckets of an earlier gate where the limit is the same: what was taken counts."""
+        """Take over the buckets of an earlier gate if the limit is the same: earlier use counts."""
         rpm, tpm = before.configured
         self._rpm, self._tpm = _kept(self._rpm, rpm), _kept(self._tpm, tpm)
 
     @property
     def configured(self) -> "tuple[Rate | None, Rate | None]":
-        """What counts the configured limits of requests and of tokens."""
+        """The counters of the configured limits of requests and of tokens."""
         return self._rpm, self._tpm
 
     def ready_at(self, call: Call, now: float) -> float:
@@ -112,7 +113,7 @@ class RateLimitGate:
         return ready_at if ready_at > now else READY
 
     def scarcer(self, call: Call, now: float) -> str | None:
-        """Return what `call` waits for the max_wait: "requests" or "tokens"; None: it may leave."""
+        """Return the limit for which `call` waits longest: "requests" or "tokens"; None: it may leave."""
         ready_at = self.ready_at(call, now)
         if ready_at <= now:
             return None
@@ -122,25 +123,25 @@ class RateLimitGate:
         return "requests" if ready_at in requests else "tokens"
 
     def is_needed(self, now: float) -> bool:
-        """Whether some of a configured limit is used, or much of a reported one: a new gate would start with all of it."""
+        """Whether a configured limit is partly used, or a reported one mostly: a new gate would start with all."""
         buckets = (self._rpm, self._tpm)
         return any(bucket is not None and bucket.full_at > now for bucket in buckets) or any(
             limit.is_scarce(now) for limit in self._reported or ()
         )
 
     def paces(self, call: Call, now: float) -> bool:
-        """Whether a configured limit holds calls like this one, or did a moment ago."""
+        """Whether a configured limit holds calls like this one, or recently did."""
         since = now - RECENT
         return (self._rpm is not None and self._rpm.ready_at(1, now) > since) or (
             self._tpm is not None and self._tpm.ready_at(call.tokens, now) > since
         )
 
     def time_to_send(self, sends: float, now: float) -> float:
-        """Seconds until `count` more calls are sent, by the configured requests alone."""
+        """Return the seconds until `sends` more calls are sent, by the configured request limit alone."""
         return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(sends - 1, now) - now)
 
     def set_reported_share(self, share: float) -> None:
-        """Use `share` of what later reports say."""
+        """Use `share` of limits in later reports."""
         for limit in self._reported or ():
             limit.share = share
 
@@ -155,11 +156,11 @@ class RateLimitGate:
         return reserved, rpm, requests.take(1, now), tokens.take(reserved, now)
 
     def is_what_lacks(self, outcome: Outcome) -> bool:
-        """Whether it was tokens that were wanting, and what remains would do for a usual call.
+        """Whether the attempt lacked tokens, and enough tokens remain for a usual call.
 
-        Then the heavy one has to wait, and others need not. Where less remains, all have to: what a server says of
-        its limit is not enough to send by while it refuses, since a window that is reported as if it flowed would be
-        met too early again and again (goodput 75 to 82 instead of 93 in `tokens`).
+        Then only the heavy call has to wait. If less remains, all calls have to. While a server refuses, its reported
+        limit is not enough to send by: calls would come too early again and again if a fixed window is reported as if
+        it flowed (goodput 75 to 82 instead of 93 in `tokens`).
         """
         report = outcome.rate_limits
         if (
@@ -176,7 +177,7 @@ class RateLimitGate:
         )
 
     def settle(self, token: Reserved, outcome: Outcome, now: float, _uniform: float) -> None:
-        """Refund what was reserved too much, and learn the reported limits."""
+        """Refund the excess of the reservation, and learn the reported limits."""
         reserved, rpm, requests_receipt, _ = token
         used = _used(outcome, reserved)
         served = outcome.verdict is Verdict.OK
@@ -205,7 +206,7 @@ class RateLimitGate:
         outcome: Outcome,
         now: float,
     ) -> None:
-        """Refund the reported limits, and learn what this answer reports."""
+        """Refund the reported limits, and learn from the report of this answer."""
         _, _, *receipts = token
         if left:
             limits[1].settle(left, receipts[1], now)
@@ -218,7 +219,7 @@ class RateLimitGate:
 
 
 def _kept(rate: "Rate | None", before: "Rate | None") -> "Rate | None":
-    """Return the bucket before if another is equal to it but for what was taken."""
+    """Return the bucket before if the new one has the same rate and depth."""
     if isinstance(rate, Bucket) and isinstance(before, Bucket) and rate.size == before.size:
         return before
     return rate
@@ -241,7 +242,7 @@ def _used(outcome: Outcome, reserved: int) -> int:
 
 
 class Rate(Protocol):
-    """What counts a configured limit: a `Bucket`, or leases (`core.fleet_lease.LeasedRate`)."""
+    """The counter of a configured limit: a `Bucket`, or leases (`core.fleet_lease.LeasedRate`)."""
 
     full_at: float
 
@@ -255,35 +256,35 @@ class Rate(Protocol):
         """Take `amount`, and return a receipt for `refund`."""
 
     def settle(self, amount: float, *, latest: float) -> None:
-        """Give back `amount` that was not used; a negative one was used beyond what was taken."""
+        """Give back an unused `amount`; a negative amount was used in addition."""
 
     def refund(self, amount: float, receipt: float, now: float) -> None:
-        """Give back an amount that was taken for nothing."""
+        """Give back an amount for an attempt that never happened."""
 
 
 class Bucket:
     """A bucket that holds `depth` seconds of a flow of `rate` per second, by virtual scheduling. It begins full.
 
-    Nothing is counted. What was taken is a time: `full_at`, when the bucket would be full again without further takes.
-    Taking moves it by what the amount is worth in seconds; an amount may be taken when it would leave `full_at` no
-    further ahead than the bucket is deep. This is the generic cell rate algorithm (ITU-T I.371, 1993) with a weight. An
-    amount larger than the whole bucket may be taken when the bucket is full, and is then paid off.
+    The state is one time: `full_at`, when the bucket would be full again without further takes. Taking an amount moves
+    it by amount / rate seconds. An amount may be taken if `full_at` is then at most `depth` seconds ahead. This is the
+    generic cell rate algorithm (ITU-T I.371, 1993) with a weight. An amount larger than the whole bucket may be taken
+    when the bucket is full, and is then paid off.
 
-    So of takes that are never given back, at most `depth * rate + rate * t` lie within any t seconds (or the largest
-    take, if that is more). `settle` gives back what was reserved too much: averages are kept, and a window holds more
-    than it should by at most what was given back in it. `refund` is for an attempt that never happened, and keeps the
-    bound for every window: of the time that the amount was worth, only the part still ahead is given back.
+    So without refunds, at most `depth * rate + rate * t` is taken within any t seconds (or the largest take, if that is
+    more). `settle` gives back an excess reservation: averages hold, and a window exceeds the bound by at most the
+    amount given back in it. `refund` is for an attempt that never happened, and keeps the bound in every window: it
+    gives back only the part of the amount's time that is still ahead.
     """
 
     def __init__(self, rate: float, depth: float) -> None:
-        self._seconds = 1 / rate  # that one is worth
+        self._seconds = 1 / rate  # of one unit
         self._depth = max(depth, self._seconds)
-        self.full_at = 0.0  # when it is full again, if nobody takes any more
-        self._returned_unused = 0.0  # seconds, ever
+        self.full_at = 0.0  # when it is full again without further takes
+        self._returned_unused = 0.0  # seconds in total
 
     @property
     def size(self) -> tuple[float, float]:
-        """The seconds that one is worth, and those that it holds."""
+        """The seconds of one unit, and the depth in seconds."""
         return self._seconds, self._depth
 
     def ready_at(self, amount: float, _now: float = 0.0) -> float:
@@ -299,17 +300,18 @@ class Bucket:
         return full_at + self._returned_unused
 
     def settle(self, amount: float, *, latest: float = inf) -> None:
-        """Give back `amount` that was not used; a negative one was used beyond what was taken.
+        """Give back an unused `amount`; a negative amount was used in addition.
 
-        The debt that makes is paid off at `latest`, whatever it is: one wrong count closes nothing for ever.
+        A debt is paid off at `latest`, whatever its size, so that one wrong count cannot close the limit forever.
         """
         full_at = self.full_at - amount * self._seconds
         self.full_at = min(full_at, max(self.full_at, latest))
 
     def refund(self, amount: float, receipt: float, now: float) -> None:
-        """Give back an amount that was taken for nothing, as far as its time has not gone by.
+        """Give back an amount for an attempt that never happened, as far as its time is still ahead.
 
-        What others got back meanwhile has moved that time; it is taken for earlier than it may be, never for later.
+        Other amounts that were given back meanwhile have moved that time. It may be estimated too early, never too
+        late.
         """
         ahead = receipt - self._returned_unused - now
         seconds = min(amount * self._seconds, max(0.0, ahead))
@@ -321,37 +323,38 @@ class Bucket:
 
 
 class ReportedLimit:
-    """A limit of requests or of tokens as the server reported it, carried on from there. At first everything passes.
+    """A limit of requests or of tokens, as last reported by the server and extrapolated. At first everything passes.
 
-    Servers report how much remains of a limit, and when it is full again. One that *flows* comes back
-    evenly until its reset: at (limit - remaining) / reset per second. Any other is full at its reset and not before.
+    Servers report how much of a limit remains, and when it is full again. A limit that *flows* refills evenly until its
+    reset, at (limit - remaining) / reset per second. Any other limit refills at its reset, not earlier.
 
-    A report is true of the moment in which the server counted that attempt. Attempts that left later are
-    not in it yet, so they are subtracted; a report on an attempt that left before the one reported last is outdated.
+    A report describes the moment in which the server counted that attempt. It does not include attempts that left
+    later, so they are subtracted. A report on an attempt that left before the last reported attempt is outdated.
 
-    A limit that does not flow is used up once until its reset. A server that serves two attempts and reports after both
-    that nothing remains does not mean it, and is not believed again: some gateways send 0 for want of a number.
+    A limit that does not flow can be used up only once until its reset. If a server serves two attempts and reports
+    after both that nothing remains, its reports are wrong and are ignored from then on: some gateways send 0 if they
+    know no number.
 
-    Where nothing remains and no time is named, nothing is known. No report holds for longer than `max_wait`
-    seconds: then an attempt has to find out.
+    A report of 0 without a reset time is ignored. No report holds for longer than `max_wait` seconds: after that, an
+    attempt has to find out.
     """
 
     def __init__(self, max_wait: float, share: float = 1.0) -> None:
-        """No report holds for longer than `max_wait` seconds; `share` of what is reported is for this process."""
+        """No report holds for longer than `max_wait` seconds; this process has `share` of a reported limit."""
         self._max_wait = max_wait
         self.share = share
         self._limit = inf
         self._remaining = inf  # at `_at`
         self._at = 0.0
-        self._flow = 0.0  # per second, from then on
-        self.until = READY  # the end of what is known; later, everything passes
-        self._taken = 0.0  # in all
+        self._flow = 0.0  # per second, from `_at` on
+        self.until = READY  # the end of the report; later, everything passes
+        self._taken = 0.0  # in total
         self._believed = True
-        self._empty_until = -inf  # the end of what it reports as used up, after it had served
-        self._reported_receipt = -1.0  # of the news heard last: what had been taken
+        self._empty_until = -inf  # the reset of a limit that a served answer reported as used up
+        self._reported_receipt = -1.0  # receipt of the last reported attempt
 
     def ready_at(self, amount: float, now: float) -> float:
-        """READY, or when `amount` remains. More than the limit may leave when all of it is there."""
+        """Return READY, or when `amount` remains. An amount above the limit may leave when the limit is full."""
         if now >= self.until:
             return READY
         lacks = min(amount, self._limit) - self._remaining
@@ -363,14 +366,14 @@ class ReportedLimit:
         return ready_at if ready_at > now else READY
 
     def is_scarce(self, now: float) -> bool:
-        """Whether less than half of the limit is known to remain, or, where that is not known, nothing."""
+        """Whether less than half of the limit remains; if the limit is unknown, whether nothing remains."""
         if now >= self.until:
             return False
         remains = self._remaining + (now - self._at) * self._flow
         return remains < (1 if self._limit == inf else self._limit / 2)
 
     def take(self, amount: float, now: float) -> float:
-        """Take `amount`, and return a receipt: news from before it was taken do not know of it."""
+        """Take `amount`, and return a receipt, by which a report shows whether it includes the amount."""
         self._taken += amount
         if now < self.until:
             self._advance_window(now)
@@ -378,9 +381,9 @@ class ReportedLimit:
         return self._taken
 
     def settle(self, amount: float, receipt: float, now: float) -> None:
-        """Give back `amount` of what was taken; a negative one was used beyond it.
+        """Give back an unused `amount`; a negative amount was used in addition.
 
-        What the server had counted when it was heard last is not corrected: it knew better.
+        An amount that the last report includes is not corrected: the server knows better.
         """
         if now < self.until and receipt > self._reported_receipt:
             self._advance_window(now)
@@ -408,7 +411,7 @@ class ReportedLimit:
         self._remaining = remaining - (self._taken - receipt)
         self._at = now
         self._flow = flow
-        # Once it is whole again, what flows is still bounded by how it flows.
+        # A flowing limit that is full again is still bounded by its flow.
         self.until = now + (self._max_wait if self._flow else min(reset, self._max_wait))
 
     def _on_exhausted(self, now: float, reset: float) -> None:

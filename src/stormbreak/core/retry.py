@@ -1,6 +1,6 @@
-"""Whether a failed attempt is followed by another, and when.
+"""Decide whether a failed attempt is followed by another, and when.
 
-There is a retry if all of these are true, asked in this order:
+There is a retry if all of these are true, checked in this order:
 
 1. the verdict allows a retry, and the server does not forbid it;
 2. nothing has reached the caller;
@@ -8,17 +8,18 @@ There is a retry if all of these are true, asked in this order:
 4. attempts are left;
 5. the delay and a minimum of useful time fit before the deadline;
 6. the delay fits into the patience, and a Retry-After is not above `max_wait`;
-7. the retry is free, or the budget pays. It comes last, so that a refusal costs nothing.
+7. the retry is free, or the budget pays. This check is last, so that a refusal costs nothing.
 
-With hardly any traffic, budget and evidence hang on a few calls. In the first half minute with a target, hardly
-anything has been earned, and a burst may fail as a whole (only with an automatic limit, which then bounds the retries).
-Then a call that has a deadline or patience asks again after each backoff, as long as others are in flight or queued:
-what comes of them may earn a retry, or show that it is free. Without them many small processes would wait for nothing,
-and then come back all at once. So a lone call makes one late retry, at a random time within what is left of it. A free
-retry leaves at such a time, too, if the call returned when the server had told it to, and is told to again.
+With hardly any traffic, budget and evidence depend on a few calls. In the first half minute with a target, hardly any
+budget has been earned, and a whole burst may fail (this applies only with an automatic limit, which then bounds the
+retries). In both cases a call that has a deadline or patience asks again after each backoff, as long as other calls are
+in flight or queued: their results may earn a retry, or show that it is free. Without other calls it would wait for
+nothing, and many small processes would then come back at the same time. So a lone call makes one late retry, at a
+random time within its remaining time. A free retry leaves at such a time, too, if the call returned after a Retry-After
+and got another one.
 
-A repair (the answer did not fit its schema, and the model is shown why) passes the same gates, without a delay: the
-target has answered. So it is free where answers come, and paid where the target is in trouble.
+A repair (the answer did not fit its schema, and the model is shown the errors) passes the same gates, but without a
+delay, since the target has answered. So it is free while answers come, and paid while the target is in trouble.
 """
 
 from dataclasses import dataclass, field
@@ -31,16 +32,16 @@ from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.retry_budget import UNKNOWN, Budget, Load, was_invited_by_server
 from stormbreak.types import Outcome, Treatment, Verdict
 
-ASK_AGAIN = 0.1  # seconds, at least, until the budget is asked again
-LATEST = 0.75  # of the time left, for a late retry: the rest is for the answer
+ASK_AGAIN = 0.1  # minimum seconds until the budget is asked again
+LATEST = 0.75  # of the time left: the latest time of a late retry; the rest is for the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """At most `max_attempts` attempts, the first included.
 
-    A retry needs `min_time_left` seconds before the deadline. A Retry-After beyond `max_wait` ends the call with the
-    time to retry; it holds other calls to that target for `max_wait`. A Retry-After of t seconds becomes a random time
+    A retry needs `min_time_left` seconds before the deadline. A Retry-After above `max_wait` ends the call with the
+    time to retry, and holds other calls to that target for `max_wait`. A Retry-After of t seconds becomes a random time
     within [t, (1 + retry_after_jitter) t]. After a status in `longer_backoff_on` the delay is that of the next retry.
     """
 
@@ -59,7 +60,7 @@ class RetryPolicy:
 
 
 class Retry(NamedTuple):
-    """Retry, not before `until`. `late`: it is the one late retry of the call."""
+    """Retry, not before `until`. `late`: this is the one late retry of the call."""
 
     until: float
     free: bool
@@ -69,7 +70,7 @@ class Retry(NamedTuple):
 class NoRetry(NamedTuple):
     """Do not retry: `gate` refused. `retry_at` is the time of the server's Retry-After, if any.
 
-    `ask_again_at` is the time of a retry that the budget could not pay, where the budget is to be asked again then.
+    `ask_again_at` is the time at which to ask the budget again, if it could not pay; None: do not ask.
     """
 
     gate: str
@@ -80,7 +81,7 @@ class NoRetry(NamedTuple):
 class RetryAllowance(NamedTuple):
     """The time and attempts that a call has left, inf if unbounded, and whether it may retry late.
 
-    `returned`: the last retry was made when the server had told it to, and the next may be late.
+    `returned`: the last retry followed a Retry-After, so the next may be late.
     """
 
     deadline: float = inf
@@ -104,10 +105,10 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     load: Load = UNKNOWN,
     elsewhere: bool = False,
 ) -> Retry | NoRetry:
-    """Ask every gate in turn about the attempt after number `attempt`, which ended in `outcome`.
+    """Ask every gate in turn about a retry after attempt number `attempt`, which ended in `outcome`.
 
-    `previous` is the delay before that attempt, in seconds; `elsewhere` says that the circuit is open, and that another
-    target can take the call.
+    `previous` is the delay before that attempt, in seconds. `elsewhere`: the circuit is open, and another target can
+    take the call.
     """
     repairs = outcome.repair is not None
     delay = 0.0 if repairs else _delay(policy, outcome, attempt, uniform, previous, budget)
@@ -146,7 +147,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
 
 
 def _floor(backoff: Backoff) -> float:
-    """The minimum delay: without a budget, nothing else bounds retries after a shorter Retry-After."""
+    """Return the minimum delay: without a budget, nothing else bounds retries after a short Retry-After."""
     return backoff.min_delay if backoff.kind == "proportional_jitter" else backoff.delay(1, 0.0)
 
 
@@ -158,12 +159,12 @@ def _delay(
     previous: float,
     budget: Budget | None,
 ) -> float:
-    """Return the delay. A very short named time is when one request has a place, of all that wait: it replaces no backoff."""
+    """Return the delay. A very short Retry-After has room for one of all waiting requests: it replaces no backoff."""
     longer = outcome.status in policy.longer_backoff_on
     backoff = policy.backoff.delay(attempt + longer, uniform, previous)
     if outcome.retry_after is None:
         return backoff
     named = outcome.retry_after * (1 + policy.retry_after_jitter * uniform)
-    if budget is None:  # then nothing else bounds retries
+    if budget is None:  # nothing else bounds retries
         return max(named, _floor(policy.backoff))
     return named if was_invited_by_server(outcome) else max(named, backoff)

@@ -1,32 +1,36 @@
-"""The retry budget: which retries are free, and what pays for the others.
+"""The retry budget: which retries are free, and how the others are paid.
 
-Retries multiply traffic when a target can handle it least. So a retry costs budget that calls have earned, and retries
-cannot overload the system as long as load * (1 + ratio) stays below capacity. The budget starts empty: a credit at the
-start would be multiplied by the number of processes.
+Retries multiply traffic when a target can handle it least. So a retry costs budget, which calls have earned. Then
+retries cannot overload the system as long as load * (1 + ratio) stays below capacity. The budget starts empty: a credit
+at the start would be multiplied by the number of processes.
 
-A retry is free if there is evidence that it does no harm. `Load` has the evidence:
+A retry is free if there is evidence that it does no harm. The evidence is in `Load`:
 
-- after a Retry-After that is long enough to hold calls: always;
-- after a timeout: if `healthy` and `timeouts_are_luck` (where all hang, nobody overtakes), or if `adaptive`;
-- after a 429: if `healthy` and `slowed_by_429s` (it may stand for a limit), or if `gated`;
-- after another failure: if `healthy` (it was bad luck, and sending less would not help), or if `gated`;
-- while the target is `new` to this process: if the automatic limit is in force (`limited`), since the first burst may
-  itself be the load. Until it is, a retry that cannot be paid waits. Not with another limit, which would let all that
-  waited leave at the first answer (ADR 82).
+| a retry after | is free if |
+|---|---|
+| a Retry-After that is long enough to hold calls | always |
+| a timeout | `healthy` and `timeouts_are_luck` (if all attempts hang, none overtakes another), or `adaptive` |
+| a 429 | `healthy` and `slowed_by_429s` (the 429 may come from a limit), or `gated` |
+| another failure | `healthy` (it was bad luck, and sending less would not help), or `gated` |
+| any failure of a target that is `new` to this process | also if the automatic limit is in force (`limited`) |
 
-A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. Its gates say
-nothing, not even of a `new` target. Up to `low_traffic_retries` failures in a row, its retries are free, or a lone script
-could not retry at all; after timeouts only by the table. Beyond that it pays for all, since free retries of thousands of
-small processes keep an overload alive.
+With a new target, the first burst may itself be the load, so the automatic limit must be in force. Until it is, a retry
+that cannot be paid waits. This does not hold for other limits: they would let all waiting calls leave at the first
+answer (ADR 82).
 
-Everything else costs budget. Where a lone call cannot pay, it may make one *late retry* (`retry`): by itself, and at a
-random time, so that these never come together. Not after a timeout: where calls hang, more of them may be what keeps
-the target overloaded.
+A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. The state of
+its gates does not count, not even with a `new` target. Its retries are free up to `low_traffic_retries` failures in a
+row, or a lone script could not retry at all; after a timeout only the table applies. Beyond that number it pays for
+every retry, since free retries of thousands of small processes keep an overload alive.
 
-Only retryable failures count as failures in a row. Timeouts count although they are hardly ever free: they are the
-strongest sign of an overload, and if one ended the row, errors between timeouts would always be free. Failures with a
-Retry-After do not count: a client that returns on time has used up nothing (ADR 23). Final verdicts (a wrong request, a
-wrong key) neither count nor end the row: they say nothing about the target's load.
+All other retries cost budget. A lone call that cannot pay may make one *late retry* (`retry`). It is made alone and at
+a random time, so that late retries never come together. There is none after a timeout: if calls hang, more calls may
+keep the target overloaded.
+
+Only retryable failures count as failures in a row. Timeouts count, although their retries are hardly ever free: they
+are the strongest sign of an overload, and if a timeout ended the row, errors between timeouts would always be free.
+Failures with a Retry-After do not count: a client that returns on time has used up nothing (ADR 23). Final verdicts (an
+invalid request, a wrong key) neither count nor end the row: they say nothing about the load of the target.
 """
 
 from dataclasses import dataclass
@@ -37,12 +41,12 @@ from stormbreak.core.checks import check_types, require_at_least, require_positi
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, Verdict
 
-SHORT_WAIT = 0.5  # seconds; a shorter named time makes no retry free
+SHORT_WAIT = 0.5  # seconds; a shorter Retry-After does not make a retry free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPolicy:
-    """Each call earns `ratio` retries, up to `capacity`; what is earned decays with time constant `decay_time` s.
+    """Each call earns `ratio` retries, up to `capacity`; the balance decays with time constant `decay_time` s.
 
     With `no_free_retries` no retry is free, as in a service mesh.
     """
@@ -64,16 +68,16 @@ class BudgetPolicy:
 
 
 class Load(NamedTuple):
-    """What the gates of a target know about its load."""
+    """The evidence of a target's gates about its load."""
 
-    gated: bool = False  # they hold the traffic, so that a retry adds none: a queue stands, ...
-    adaptive: bool = False  # ... and by what follows the load: no circuit, no fixed limit
-    healthy: bool = False  # answers come, most of them on time, and one did lately
-    timeouts_are_luck: bool = False  # what left after one that timed out was answered on time
-    slowed_by_429s: bool = False  # they slow the traffic down, or most beside them are served
-    in_trouble: bool = False  # most answers are late, or none comes: else it need not be healthy
+    gated: bool = False  # a gate holds traffic (a queue stands), so a retry adds none ...
+    adaptive: bool = False  # ... and that gate follows the load: not a circuit or a fixed limit
+    healthy: bool = False  # answers come, most of them on time, the last one recently
+    timeouts_are_luck: bool = False  # attempts sent after one that timed out were answered on time
+    slowed_by_429s: bool = False  # 429s slow the traffic, or most attempts beside them are served
+    in_trouble: bool = False  # most answers are late, or none comes; not the opposite of healthy
     busy: bool = False  # other calls are in flight or queued
-    # no answer to this process is older than half a minute; only with an automatic limit
+    # this process got its first answer less than half a minute ago, or none; only with an automatic limit
     new: bool = False
     limited: bool = False  # that limit is in force, and the target is not dead
 
@@ -103,7 +107,7 @@ class Budget:
         self._since = now
 
     def balance(self, now: float) -> float:
-        """Return the number of retries that the budget can pay at `now`."""
+        """Return the number of retries that the budget can pay now."""
         if not self._tokens:
             return 0.0
         return self._tokens * exp(-max(0.0, now - self._since) / self._policy.decay_time)
@@ -115,7 +119,7 @@ class Budget:
             return
         elif TREATMENTS[outcome.verdict].retry and not was_invited_by_server(outcome):
             self._in_a_row += 1
-        self._recent.add(now)  # only its calls are asked for
+        self._recent.add(now)  # only the number of calls is used
 
     def _is_lone(self, now: float) -> bool:
         """Whether this process has hardly any traffic."""
@@ -123,19 +127,19 @@ class Budget:
         return self._recent.calls < self._policy.low_traffic_calls
 
     def may_ask_again(self, now: float, load: Load) -> bool:
-        """Whether a retry that it cannot pay may wait for it: early or with hardly any traffic, while others may bring news."""
+        """Whether an unpaid retry may ask again later: new target or lone process, and other calls may bring news."""
         waits = load.busy and not self._policy.no_free_retries
         return waits and (load.new or self._is_lone(now))
 
     def may_retry_late(self, outcome: Outcome, now: float) -> bool:
-        """Whether a retry that it cannot pay may be made late: with hardly any traffic, after errors that come at once."""
+        """Whether an unpaid retry may be made late: by a lone process, after an error that came at once."""
         policy = self._policy
         hung = outcome.verdict in (Verdict.TIMEOUT, Verdict.THROTTLED)
         allowed = policy.low_traffic_retries and not policy.no_free_retries
         return bool(allowed) and not hung and self._is_lone(now)
 
     def spreads_return(self, outcome: Outcome, now: float) -> bool:
-        """Whether a call that was told when to return, and is refused again, returns at a random time: with hardly any traffic."""
+        """Whether a call that gets another Retry-After after the first returns at a random time: in a lone process."""
         told = was_invited_by_server(outcome) and not self._policy.no_free_retries
         return told and self._is_lone(now)
 

@@ -1,6 +1,6 @@
 """The attempts of a call at one target, and the backoff between them.
 
-`retry` decides whether there is another one. How one attempt is made is in `attempt`.
+`retry` decides whether another attempt follows; `attempt` makes one.
 """
 
 from collections.abc import Callable, Generator
@@ -52,7 +52,7 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
 def _plan(
     target_state: TargetState, state: CallState, outcome: Outcome, now: float, uniform: float
 ) -> Generator[Command, Resume, tuple[Retry | NoRetry, float, float]]:
-    """Decide about a retry. One that the budget cannot pay may ask again after each backoff, unless the call fails fast."""
+    """Decide about a retry. If the budget cannot pay, ask again after each backoff, unless the call fails fast."""
     deciding = partial(_decide, target_state, state, outcome)
     decision = deciding(now, uniform)
     while isinstance(decision, NoRetry) and decision.gate == "budget":
@@ -75,7 +75,7 @@ def _back_off(
     began = now
     target_state.backing_off += 1
     try:
-        while now < until:  # the timers of some loops run early
+        while now < until:  # the timers of some loops fire early
             _, now, uniform = yield Wait(until)
     finally:
         target_state.backing_off -= 1
@@ -92,7 +92,7 @@ def _decide(
     *,
     asks_again: bool = False,
 ) -> Retry | NoRetry:
-    """Decide about a retry, the first time also for the shadow policy."""
+    """Decide about a retry; the first time, also for the shadow policy."""
     policy, verdict = target_state.policy, outcome.verdict
     deciding: Callable[..., Retry | NoRetry] = partial(
         decide,
@@ -119,7 +119,7 @@ def _decide(
 def end_rejected(
     state: CallState, rejection: Rejection, failure: Outcome | None, now: float
 ) -> CallResult:
-    """End a call that was rejected here; its outcome is the failure of an earlier attempt, if there was one."""
+    """End a call that was rejected here. Its outcome is the failure of an earlier attempt, if any."""
     of_tenant = isinstance(rejection, TenantRejection)
     whose = "limit of its tenant: " if of_tenant else ""
     state.note(CallRejected, now, rejection.policy, whose + rejection.reason, rejection.retry_at)

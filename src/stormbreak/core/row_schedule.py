@@ -1,18 +1,18 @@
-"""The schedule of a batch: which row is next, and when a row without an answer is sent again. Pure.
+"""The schedule of a batch: which row is next, and when an unanswered row is sent again. Pure.
 
 `batch run` and the simulator use it.
 
-A row fails only on a final verdict, on its deadline, after `ATTEMPTS` attempts, or if it is asked to wait for more than a
-day. An attempt that never got a connection says nothing of the row, and does not count. Any other end of a call (an empty
-retry budget, used-up retries, a pause longer than a call may wait) reschedules the row: it is sent after the Retry-After,
-or after a backoff. The backoff grows with each round. It does not where another row was answered in this one, for then it
-was bad luck; but the last `SPREAD_OUT` sends are spread out, since an outage may last. With `once`, one attempt is all.
-Fresh rows are held back while many wait to come back, so that an outage does not drag the whole input through its first
-failure, and memory stays bounded. A row is taken only when there is room for it: a call that backs off makes room for
-another one.
+A row fails only on a final verdict, on its deadline, after `ATTEMPTS` attempts, or if the server asks it to wait for
+more than a day. An attempt without a connection says nothing about the row and does not count. Any other end of a call
+(an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules the row: it is sent again
+after the Retry-After or a backoff. The backoff grows with each round, unless another row was answered during the round,
+since then the failure was bad luck. But the last `SPREAD_OUT` sends are spread out, since an outage may last. With
+`once`, a row has one attempt. New rows are held back while many rows wait to be sent again: then an outage does not
+fail the whole input once, and memory stays bounded. A row is taken only if there is room; a call that backs off makes
+room for another one.
 
 The first rows are probes: until one of them shows that address, key, model and account are right, at most `PROBE_ROWS`
-are sent, and if all of them get the same final verdict, the run stops.
+are sent. If all of them get the same final verdict, the run stops.
 """
 
 from collections.abc import Iterator
@@ -26,30 +26,30 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import COST
 from stormbreak.types import TARGET, TREATMENTS, CallResult, Outcome, Verdict
 
-ATTEMPTS = 10  # sends of one row over all its rounds, but for those that got no connection
+ATTEMPTS = 10  # maximum sends of one row over all rounds, without those that got no connection
 PROBE_ROWS = 20
-WIDEST = 256  # rows sent or about to be, whatever a policy says
-PER_WIDTH = 5  # calls under way for each place: one that is sent, and others that back off
-DELAYED_SHARE = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
+WIDEST = 256  # maximum rows in flight or about to be, under any policy
+PER_WIDTH = 5  # calls for each place: one that is sent, and others that back off
+DELAYED_SHARE = 1_000  # maximum rows that wait to be sent again before new rows are held back
 STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
 """Final verdicts about address, key, model or account: if all probe rows get one of them, the run stops."""
 
 UNPROVEN = frozenset({Verdict.INVALID, Verdict.SCHEMA_MISMATCH})
-"""Verdicts that stop the run likewise while no row of OUTPUT was ever answered: the options, or the schema, may be wrong."""
+"""Verdicts that also stop the run while no row of OUTPUT was ever answered: the options or the schema may be wrong."""
 
-SPREAD_OUT = 4  # attempts of a row that are kept for later: an outage may last for a minute or two
+SPREAD_OUT = 4  # attempts of a row that are spread out: an outage may last for a minute or two
 _BACKOFF = Backoff(initial_delay=2.0, max_delay=60.0)
 _MIN = 0.5  # seconds before a row is sent again
-_MAX_WAIT = 86_400.0  # seconds that a server may ask a row to wait
+_MAX_WAIT = 86_400.0  # maximum seconds that a server may ask a row to wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowAttempt:
-    """A row whose turn it is, from `began` on; `attempts` were made in the `rounds` before, and so many are `left`.
+    """A row whose turn it is, from `began` on; `attempts` were made in earlier `rounds`, and `left` are left.
 
     `maybe_processed` of them may have been processed, and billed.
 
-    The deadline holds over all of them, and begins when the first attempt leaves.
+    The deadline covers all attempts, and begins when the first one leaves.
     """
 
     index: int
@@ -76,15 +76,15 @@ class Final(NamedTuple):
 
 
 def max_rows_in_flight(policy: Policy) -> int:
-    """Return the default number of rows sent or about to be."""
+    """Return the default maximum of rows in flight or about to be."""
     return min(policy.limit.max_in_flight, WIDEST)
 
 
 class Schedule:
-    """The rows of one run, in input order, with those that come back in between.
+    """The rows of one run, in input order, mixed with rescheduled rows.
 
-    At most `width` calls are sent or about to be, and four times as many back off. With `unproven`, no row of this
-    OUTPUT has ever been answered: then `UNPROVEN` verdicts of all scouts stop the run, too.
+    At most `width` calls are in flight or about to be, and four times as many back off. With `unproven`, no row of this
+    OUTPUT has ever been answered: then `UNPROVEN` verdicts of all probe rows stop the run, too.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Schedule:
 
     @property
     def next_at(self) -> float | None:
-        """When the first of them is due."""
+        """When the first of these rows is due."""
         return self._later[0][0] if self._later else None
 
     @property
@@ -131,12 +131,12 @@ class Schedule:
         return self._is_probing
 
     def has_room(self, backing_off: int) -> bool:
-        """Whether a row may be taken, where so many of the calls under way back off."""
+        """Whether a row may be taken while `backing_off` of the calls back off."""
         sent = self.under_way - backing_off
         return sent < self.width and self.under_way < PER_WIDTH * self.width
 
     def take(self, now: float) -> RowAttempt | float | None:
-        """Return the next row; or when to ask again (inf: when a row has ended); or None when all have ended."""
+        """Return the next row, the time to ask again (inf: when a row has ended), or None when all have ended."""
         if self._later and self._later[0][0] <= now:
             self.under_way += 1
             return replace(heappop(self._later)[2], began=now)
@@ -176,7 +176,7 @@ class Schedule:
         return Final(ok, attempts, maybe_processed)
 
     def stop_reason(self) -> Verdict | None:
-        """The final verdict of all probe rows, if the run should stop for it."""
+        """The common final verdict of all probe rows, if the run should stop for it."""
         return self._scouted[0] if self._is_probing and len(self._scouted) >= PROBE_ROWS else None
 
     def may_stop_for(self, verdict: Verdict) -> bool:
@@ -194,7 +194,7 @@ class Schedule:
         return index
 
     def _learn(self, outcome: Outcome) -> None:
-        """Evaluate a finished probe row: the run goes on unless all get the same verdict.
+        """Evaluate a finished probe row: the run continues unless all get the same verdict.
 
         A row without an HTTP response is replaced by another.
         """

@@ -1,20 +1,20 @@
-"""A send rate learned from refusals.
+"""A send rate learned from refusals (429s).
 
-A refusal frees its slot at once, so a limit on what is in flight alone lets thousands of them through. When
-429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly, faster the
-longer there is no 429 at all, and is gone after two minutes. One stray 429 has no effect.
+A refusal frees its slot at once, so an in-flight limit alone lets thousands of refused requests through. When 429s pile
+up, a *lesson* sets the send rate slightly below the accepted rate of the last seconds. Then the rate grows slowly, and
+faster the longer no 429 comes. Two minutes after the last lesson it ends. A single 429 has no effect.
 
-The first seconds of sending teach nothing: a bucket serves more in them than later. If nearly all of what is sent is
-refused then, a *brake* holds sending to what was accepted per second so far, until two seconds without a refusal or a
-first lesson.
+The first seconds of sending teach nothing, since a token bucket serves more in them than later. If nearly all requests
+are refused in them, a *brake* limits sending to the rate accepted so far. It ends with the first lesson, or after two
+seconds without a refusal.
 
-A lesson also begins a trial of whether refusals are bad luck (`random_refusals`), which no slower sending would help
-against. Until a trial has found a limit, the rate goes no lower than what was served when it began; then no lower than
-half of that. If it is bad luck, the rate is dropped, and refusals that it explains teach nothing.
+A lesson also begins a trial (`random_refusals`): are refusals bad luck, against which a slower rate does not help?
+Until a trial has found a limit, the rate does not fall below the rate that was served when the trial began; after that,
+not below half of it. If refusals are bad luck, the rate is dropped, and refusals that bad luck explains teach nothing.
 
-A limit that is *used up* refuses all: a window until its end, and a bucket that refusals empty, too, for as long as they
-come. Then a probe a second leaves until one is answered, or none is refused any more. If it is used up again soon, half
-of the rate is the floor.
+A limit that is *used up* refuses everything: a fixed window until its end, or a bucket that refused requests empty,
+too, as long as they come. Then only probes leave, at most one a second, until one is answered or refusals stop. If the
+limit is used up again soon, the lowest rate is halved.
 """
 
 from collections.abc import Callable
@@ -25,28 +25,28 @@ from stormbreak.core.random_refusals import MAX_SHARE, WINDOW, RandomRefusals
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import Outcome, Verdict
 
-SHARE = 0.1  # of what was sent that must have been refused ...
-MIN_REFUSALS = 2  # ... and at least so many
-ENOUGH = 5  # sends that a first lesson needs, also after a death, or chance decides
-BUSY = 5.0  # seconds of sending before a first lesson: a brake at most
+SHARE = 0.1  # minimum share of refusals for a lesson ...
+MIN_REFUSALS = 2  # ... and their minimum number
+ENOUGH = 5  # minimum sends for a first lesson, also after a death; with fewer, chance decides
+BUSY = 5.0  # seconds of sending before a first lesson; until then, a brake at most
 PAUSE = 2.0  # seconds between two lessons
-BELOW = 0.9  # of the accepted rate
+BELOW = 0.9  # a lesson sets this share of the accepted rate
 MIN_SPEED = 0.05  # per second
 GROWTH = 1.02  # per second
-GUESSES = 4  # at a time that depends on the growth until then
-FASTER = 10.0  # seconds without a refusal after which the growth has trebled
-FADE = 120.0  # seconds without a lesson
-SLOWER = 0.5  # of what was served, once a trial has shown that sending less helps
+GUESSES = 4  # iterations for a time that depends on the growth until then
+FASTER = 10.0  # seconds without a refusal after which the growth has tripled
+FADE = 120.0  # seconds without a lesson after which the rate ends
+SLOWER = 0.5  # lowest share of the served rate, once a trial has shown that sending less helps
 QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
-ALL_REFUSED = 20  # sends within `WINDOW`, and as many refusals: the limit is used up
-PROBES = 1 / 3  # of the rate, while the limit is used up ...
-MOST_PROBES = 1.0  # ... and at most so many per second; a brake lets at least so many leave
-SOON = 30.0  # seconds: a limit used up again so soon bears half of the rate
-SILENT = 5.0  # seconds without a refusal: the limit is no longer used up, although no answer has come yet
+ALL_REFUSED = 20  # minimum sends within `WINDOW`, all refused, that show a used-up limit
+PROBES = 1 / 3  # share of the rate while the limit is used up ...
+MOST_PROBES = 1.0  # ... and its maximum per second; also the minimum rate of a brake
+SOON = 30.0  # seconds: if the limit is used up again this soon, the lowest rate is halved
+SILENT = 5.0  # seconds without a refusal after which the limit is no longer used up, even without an answer
 
 
 class AdaptiveSendRate:
-    """The gate that spaces out sends. At most one second's worth of them leaves at once."""
+    """The gate that spaces out sends. At most one second's worth of sends leaves at once."""
 
     name = "rate"
     takes = True
@@ -57,7 +57,7 @@ class AdaptiveSendRate:
         answered_sent_at: Callable[[], float],
         on_random: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """`answered_sent_at` is when the newest attempt left that was answered.
+        """`answered_sent_at()` returns when the newest answered attempt left.
 
         `on_random(now)` is called when refusals have proved to be bad luck.
         """
@@ -65,13 +65,13 @@ class AdaptiveSendRate:
         self._refused = TimeWindow(WINDOW)
         self._random_refusals = RandomRefusals(self._found)
         self._on_random_refusals = on_random
-        self._rate = inf  # when it was learned, or the brake set
+        self._rate = inf  # as of the last lesson, brake or refusal; it grows from `_quiet_since` on
         self._learned_at = -inf
         self.ends_at = -inf
-        self._quiet_since = -inf  # the rate grows from then on
+        self._quiet_since = -inf
         self._slowest = MIN_SPEED
-        self._used_up_since = -inf  # the limit ...
-        self._used_up_at = -inf  # ... which still was at that time
+        self._used_up_since = -inf  # when the limit was used up ...
+        self._used_up_at = -inf  # ... and when that was last seen
         self._refused_at = -inf  # the last refusal
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
@@ -90,22 +90,22 @@ class AdaptiveSendRate:
         return self._random_refusals.holds(now)
 
     def rate_at(self, now: float) -> float:
-        """Sends per second; inf where none is in force."""
+        """Return the sends per second; inf if no rate is in force."""
         if not self.in_force(now):
             return inf
         rate = self._grown(now)
         return min(PROBES * rate, MOST_PROBES) if self._is_used_up(now) else rate
 
     def _grown(self, now: float) -> float:
-        """The rate, had the limit not been used up."""
+        """Return the rate, ignoring whether the limit is used up."""
         quiet = self._quiet(now)
         growth: float = GROWTH ** (quiet + quiet * quiet / FASTER)
         return self._rate * growth
 
     def _is_used_up(self, now: float) -> bool:
-        """Whether no attempt that left since has been answered, and refusals still come.
+        """Whether the limit is still used up: no attempt that left since was answered, and refusals still come.
 
-        Attempts may take minutes to be answered, or be answered with an error that is no refusal.
+        Without refusals it counts as free, since an answer may take minutes, or be an error that is not a refusal.
         """
         unheard = self._answered_sent_at() < self._used_up_since
         return unheard and now - self._refused_at < SILENT
@@ -115,11 +115,11 @@ class AdaptiveSendRate:
         return max(0.0, now - self._quiet_since)
 
     def time_to_send(self, sends: float, now: float) -> float:
-        """Seconds until so many `sends` more have left at the growing rate; 0 without a rate.
+        """Return the seconds until `sends` more calls have left at the growing rate; 0 without a rate.
 
-        With a constant growth g per second, they are rate * (exp(g * seconds) - 1) / g. It is growing itself, so g is that
-        after a third of the seconds, guessed `GUESSES` times: right within a tenth. During a trial the rate does not grow,
-        but the trial may end.
+        With a constant growth g per second, sends = rate * (exp(g * seconds) - 1) / g. The growth itself rises, so g is
+        its value after a third of the seconds, iterated `GUESSES` times: right within a tenth. The formula ignores that
+        the rate does not grow during a trial, since the trial may end.
         """
         if not self.in_force(now):
             return 0.0
@@ -173,7 +173,10 @@ class AdaptiveSendRate:
         self._learn(sent, refused, now)
 
     def restart(self, now: float) -> None:
-        """Count anew: the target was dead, and next to nothing was sent. One that dies again and again puts off no lesson."""
+        """Restart the counts after the target was dead, when almost nothing was sent.
+
+        A target that dies again and again does not delay lessons.
+        """
         if not self.in_force(now) and now - self._counted_since > WINDOW:
             self._busy_since = now
         self._counted_since = now
@@ -181,20 +184,20 @@ class AdaptiveSendRate:
         self._random_refusals.restart()
 
     def _keep_growth(self, now: float) -> None:
-        """Begin the quiet anew, from the present rate."""
+        """Restart the time without refusals, from the present rate."""
         if self._quiet_since < now < self.ends_at:
             self._rate, self._quiet_since = self._grown(now), now
 
     def _seconds(self, now: float) -> float:
-        """Return for how long sends and refusals have been counted."""
+        """Return the seconds for which sends and refusals have been counted."""
         return min(WINDOW, max(1.0, now - max(self._busy_since, self._counted_since)))
 
     def _has_learned(self, now: float) -> bool:
-        """Whether a lesson is in force; what else is in force is a brake."""
+        """Whether a lesson is in force; otherwise a rate in force is a brake."""
         return now - self._learned_at < FADE
 
     def _brake(self, accepted: int, now: float) -> None:
-        """Hold sending to what was accepted per second, until a while after the last refusal."""
+        """Limit sending to the rate accepted so far, until a while after the last refusal."""
         if not self.in_force(now):
             self._credit, self._earned_at = 0.0, now
         self._earn(now)
@@ -224,14 +227,14 @@ class AdaptiveSendRate:
         self._earning = self.rate_at(now)
 
     def _slow_down(self, before: float, now: float) -> None:
-        """Leave the limit alone until an answer comes; and send less then, if it was so a moment ago."""
+        """Send only probes until an answer comes; lower the rate if the limit was used up a moment ago, too."""
         if not self._is_used_up(now):
             self._used_up_since = now
             if now - self._used_up_at < SOON:
                 self._slowest = max(MIN_SPEED, SLOWER * self._slowest)
         self._learned_at = self._quiet_since = self._used_up_at = now
         self.ends_at = now + FADE
-        # What is served may never have been seen: then the floor says nothing.
+        # If no served rate has ever been seen, there is no lowest rate to use.
         self._rate = self._slowest if self._slowest > MIN_SPEED else max(MIN_SPEED, before / 2)
         self._earn(now)
 
@@ -241,7 +244,7 @@ class AdaptiveSendRate:
         self._on_random_refusals(now)
 
     def _earn(self, now: float) -> None:
-        """Add the sends earned since the last time. The rate is constant between two sends."""
+        """Add the sends earned since the last call. The rate is constant between two sends."""
         earned = (now - self._earned_at) * self._earning
         self._credit = min(max(1.0, self._earning), self._credit + earned)
         self._earned_at = now

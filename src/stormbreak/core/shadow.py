@@ -1,12 +1,12 @@
-"""Shadow policies: they decide beside the real one and are not applied.
+"""Shadow policies: they decide next to the real policy, and are not applied.
 
 A shadow sees only real attempts and their outcomes. It changes and delays no call, and draws
 no random numbers. Its decisions are counted, and emitted as events.
 
-Each mechanism is separate. It ignores the outcome of an attempt that it would have held back, since it
-would not have seen it. So an open circuit in the shadow also learns from probes alone. A shadow cannot know the outcome
-of a call that it would have sent later, or once more: it shows how often a policy would act, not the benefit.
-Use the simulator for that.
+Each mechanism is separate. It ignores the outcome of an attempt that it would have held back, since it would not have
+seen that outcome. So a circuit that is open in the shadow learns only from probes. A shadow cannot know the outcome of
+a call that it would have sent later, or once more: it shows how often a policy would act, not the benefit. Use the
+simulator for that.
 
 The gate of a shadow is always READY. It is among the gates of a target only if there is a shadow.
 """
@@ -28,12 +28,12 @@ from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.types import Call, Outcome, Verdict
 
-DIFFERENT = 0.001  # seconds; two times further apart differ
+DIFFERENT = 0.001  # seconds; two retry times differ if they are further apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowPolicy:
-    """The mechanisms that decide beside the real ones; None: no shadow of that mechanism.
+    """The mechanisms that decide next to the real ones; None: no shadow of that mechanism.
 
     `failures`, `ignored` and `fail_fast` are those of the real policy if None. Other parts of a policy have no
     shadow: deadline, patience, timeouts, the queue, the cooldown, the priority.
@@ -83,7 +83,7 @@ class ShadowGate:
         retry: RetryPolicy,
         share: float,
     ) -> None:
-        """`paused`, `retry` and `share` as for the real gates; `diagnosis` is the shadow's own, `budget` that of all targets' shadows."""
+        """`paused`, `retry`, `share`: as for the real gates. Each shadow has a `diagnosis`; all share the `budget`."""
         self.counts: Counter[str] = Counter()
         self.budget = budget
         self.slots: Limiter | None = None
@@ -109,7 +109,7 @@ class ShadowGate:
                 diagnosis=diagnosis,
             )
             self._gates.append(self.breaker)
-        self._gates.append(diagnosis)  # settles before all that asks it
+        self._gates.append(diagnosis)  # settles before the gates that ask it
 
     def ready_at(self, _call: object, _now: float) -> float:
         """Always READY: a shadow delays no call."""
@@ -131,7 +131,7 @@ class ShadowGate:
     def settle(
         self, token: list[tuple[Gate, Any]], outcome: Outcome, now: float, uniform: float
     ) -> None:
-        """Settle the mechanisms that would have sent the attempt."""
+        """Settle the mechanisms that would have let the attempt pass."""
         for gate, passed in reversed(token):
             gate.settle(passed, outcome, now, uniform)
         if self.budget is not None and not outcome.own_deadline:

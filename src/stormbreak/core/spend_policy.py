@@ -25,8 +25,8 @@ class SpendPolicy:
     """At most `max_usd` US dollars in every `period`, per process. None: no limit.
 
     A period is a number of seconds, or an hour, a day or a month of the calendar (UTC); None: it never ends. All
-    targets with the same limit share it. Before an attempt leaves, its maximum cost is reserved. So its answer needs a
-    bound: a request without one gets `max_output_tokens`; None: it is rejected.
+    targets with the same limit share it. Before an attempt leaves, its maximum cost is reserved, so its answer needs a
+    bound. A request without a bound gets `max_output_tokens`; if that is None, it is rejected.
     """
 
     max_usd: float | None = None
@@ -54,11 +54,11 @@ class SpendPolicy:
 
 
 def period_end(calendar: Calendar, at: float) -> float:
-    """Return when the hour, day or month (UTC) ends that `at` is in. Both are unix epoch seconds."""
+    """Return the end of the hour, day or month (UTC) that contains `at`. Both are unix epoch seconds."""
     if calendar != "month":
         seconds = _HOUR if calendar == "hour" else _DAY
         return (at // seconds + 1) * seconds
-    # Not by `datetime`, which can read the clock: core may not import it.
+    # Without `datetime`, which can read the clock: core may not import it.
     first = 0  # of the next month, in days
     for months in count():
         year, month = 1970 + months // 12, months % 12
@@ -70,24 +70,25 @@ def period_end(calendar: Calendar, at: float) -> float:
 
 
 def time_left(period: float | Calendar | None, at: float) -> float:
-    """Return the seconds for which a period lasts that begins at `at`, in unix epoch seconds."""
+    """Return the seconds of a period that begins at `at`, in unix epoch seconds."""
     if isinstance(period, str):
         return period_end(period, at) - at
     return inf if period is None else period
 
 
 def bounded_end(calendar: Calendar, ends_at: float, at: float) -> float:
-    """Return when a period ends that is to end at `ends_at`, if the clock was set back since it began.
+    """Return the end of a period that was to end at `ends_at`, although the clock may have been set back since.
 
-    It still ends then, lest another begins for the same hour, unless that is more than two periods away.
+    It still ends at `ends_at`, so that no second period begins for the same hour, unless that is more than two periods
+    away.
     """
     return ends_at if ends_at - at <= 2 * _LONGEST[calendar] else period_end(calendar, at)
 
 
 def restored_end(period: float | Calendar, ends_at: float, at: float) -> float:
-    """Return when a period ends for which a file says `ends_at`, or some seconds less.
+    """Return the end of a period for which a file says `ends_at`, or some seconds less.
 
-    If the file means another kind of period, it ends with the hour, day or month that `ends_at` is in.
+    If the file has another kind of period, it ends with the hour, day or month that contains `ends_at`.
     """
     if not isinstance(period, str):
         return min(ends_at, at + period)

@@ -32,9 +32,9 @@ from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
 from stormbreak.types import VERDICT_OK, Call, Outcome, Tally, Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
-PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
+PACED_BOUNDS = (0.1, 5.0)  # ... limited to this range of seconds
 REFUSED = 10.0  # seconds since the budget refused a retry
-PACED_CIRCUIT = 1.0  # after a circuit closed
+PACED_CIRCUIT = 1.0  # the same time after a circuit closed
 FRESH = 60.0  # seconds for which a failure counts, in the windows of circuits and rates
 
 Listener = Callable[[Event], None]
@@ -49,7 +49,7 @@ class Shared(Protocol):
         """Return the policy of a target."""
 
     def is_gone(self, target: Target) -> bool:
-        """Whether no new call may go there."""
+        """Whether no new call may go to a target."""
 
     def budgets(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
         """Return the retry budget of a policy, and that of its shadow."""
@@ -64,7 +64,7 @@ class Shared(Protocol):
         """Ask the driver to resume a waiting call."""
 
     def emit(self, event: Event) -> None:
-        """Leave an event for the listeners."""
+        """Queue an event for the listeners."""
 
 
 class TargetState:
@@ -80,10 +80,10 @@ class TargetState:
         self.gone = engine.is_gone(target)
         self.openings = 0  # how often the circuit opened
         self.failed_in_a_row = 0  # calls that fell back from or to here
-        self.failed_at = -inf  # the last failure that a retry may follow
+        self.failed_at = -inf  # the last retryable failure
         self.refused_at = -inf  # when the budget last refused a retry
         self.backing_off = 0  # calls between two attempts
-        self.recently_used = True  # since the engine last looked for targets to forget
+        self.recently_used = True  # since the engine last searched for targets to forget
         self._closing_until = -inf  # end of the pace that a closing circuit started
 
         retry = policy.retry
@@ -180,7 +180,7 @@ class TargetState:
         )
 
     def go_on(self, before: "TargetState", now: float) -> None:
-        """Take the place of an earlier state: what was taken of the same rate counts, and of the same slots."""
+        """Replace an earlier state: use of the same rate limits and slots still counts."""
         if self.quota is not None and before.quota is not None:
             self.quota.go_on(before.quota)
         if self.slots is before.slots:
@@ -188,14 +188,14 @@ class TargetState:
             self.admission.pump_all(now)
 
     def resize(self, limit: Limit, now: float) -> None:
-        """Keep another fixed limit from now on, where the present one is fixed, too; queued calls stay."""
+        """Change the limit if both are fixed; queued calls stay."""
         if isinstance(limit, FixedLimit) and isinstance(self.slots, FixedLimiter):
             self.policy = replace(self.policy, limit=limit)
             self.slots.resize(limit.max_in_flight, self.policy.process_share)
             self.admission.pump(now)
 
     def _is_calm(self, now: float) -> bool:
-        """Whether every gate but the slots is ready for any call, until a failure or a change of circuit, cooldown or pace."""
+        """Whether all gates except the slots stay ready until a failure or a change of circuit, cooldown or pace."""
         rate, breaker = self.rate, self.breaker
         return (
             not self._depends_on_call
@@ -206,7 +206,7 @@ class TargetState:
         )
 
     def _ask_fleet(self, call: Call, now: float) -> float:
-        """Ask the fleet for what `call` lacks, and return NEVER; or return until when something else holds it."""
+        """Ask the fleet for missing leases of `call`, and return NEVER; or return until when another gate holds it."""
         blocked_until = self.blocked_until(now)
         if blocked_until > now:
             return blocked_until
@@ -220,7 +220,7 @@ class TargetState:
         return NEVER
 
     def blocked_until(self, now: float) -> float:
-        """Return until when calls have to wait here for something that is not shared; READY if they need not."""
+        """Return until when gates that are not shared hold calls here; READY if they do not."""
         local = () if self.lease is None or self.lease.slots is not None else (self.slots,)
         gates = (self.cooldown, self.pace, self.breaker, *local)
         return max(READY if gate is None else gate.ready_at(None, now) for gate in gates)
@@ -246,7 +246,7 @@ class TargetState:
         return self.cooldown.until > now
 
     def _affects_one_call(self, outcome: Outcome, now: float) -> bool:
-        """Whether only the refused call has to wait: random refusals, or tokens that only it needs."""
+        """Whether only the refused call has to wait: refusals are random, or only this call needs that many tokens."""
         return (
             self.is_random(now)
             or self.diagnosis.refusals.are_random
@@ -289,7 +289,7 @@ class TargetState:
         self._emit(WouldHave(now, self.target, mechanism, decision, until))
 
     def as_evidence(self, misfit: Outcome) -> Outcome:
-        """What an answer that does not fit its schema says about the target: it has answered, unless the policy counts it."""
+        """Return the gates' outcome of an answer that misses its schema: a success, unless the policy counts it."""
         if self.treatments[misfit.verdict].tally is not Tally.SUCCESS:
             return misfit
         return misfit._replace(verdict=VERDICT_OK, repair=None)
@@ -322,7 +322,7 @@ class TargetState:
         return self.breaker is not None and self.breaker.ready_at(None, now) > now
 
     def load(self, now: float, sent_at: float = -inf) -> Load:
-        """Return what the gates know about the target's load, for an attempt that left at `sent_at`."""
+        """Return the gates' evidence about the target's load, for an attempt that left at `sent_at`."""
         waits = self.admission.queued > 0 or self.slots.in_flight >= self.slots.limit
         spaced = self.rate is not None and self.rate.in_force(now)
         circuit = self.breaker is not None and self.breaker.state is not State.CLOSED
@@ -341,10 +341,10 @@ class TargetState:
         )
 
     def is_straggler(self, now: float, sent_at: float, *, alone: bool) -> bool:
-        """Whether an attempt that left then and takes far too long is lost, and another may be answered.
+        """Whether an attempt that left at `sent_at` and takes far too long is lost, while another may be answered.
 
-        Then one that left later was answered, whatever the load; or, if no other is to be sent (`alone`), answers are
-        on time.
+        That is so if an attempt that left later was answered, under any load. With `alone` (no other attempt will be
+        sent), it is so if answers are on time.
         """
         diagnosis = self.diagnosis
         if diagnosis.is_dead(now):
@@ -365,13 +365,13 @@ class TargetState:
             self.admission.pump(now)
 
     def force(self, forced_open: bool, now: float) -> None:  # noqa: FBT001
-        """Apply a new policy whose breaker is forced open, or no longer."""
+        """Apply a new policy that forces the breaker open, or no longer does."""
         if self.breaker is not None:
             self.breaker.force(forced_open, now)
             self.admission.pump(now)
 
     def reset(self, now: float) -> None:
-        """Close the circuit and lift cooldown and pace; calls that waited for them leave."""
+        """Close the circuit, and end cooldown and pace; calls that waited for them leave."""
         if self.breaker is not None:
             self.breaker.reset(now)
         self.cooldown.lift(now)

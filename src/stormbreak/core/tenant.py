@@ -1,9 +1,9 @@
-"""The limits of tenants: calls wait for `rpm`, `tpm` and `max_in_flight`, attempts for money.
+"""The limits of tenants: calls wait for `rpm`, `tpm` and `max_in_flight`; attempts wait for money.
 
-A tenant has queues of its own, so that one at its limit delays no other. A call passes the first, of `calls`, before
-anything else, and holds its permit to its end, over all attempts: it counts as one request. Each of its attempts then
-passes that of `targets` for its target, which reserves what the attempt may cost; the account is the same for all
-targets. These queues are target states without retries, circuit or learned limits.
+Each tenant has separate queues, so a tenant at its limit delays no other. A call first passes the queue `calls`. It
+holds that permit to its end, over all attempts, so it counts as one request. Each of its attempts then passes the queue
+of its target in `targets`, which reserves the maximum cost of the attempt; all targets share one account. These queues
+are target states without retries, circuit or learned limits.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from stormbreak.events import Event, SpendReached
 from stormbreak.hidden_keys import quoted
 from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, VERDICT_OK, Outcome, Target, Verdict
 
-MAX_PAYERS = 256  # targets of one tenant that are remembered, besides those with calls
+MAX_PAYERS = 256  # maximum remembered targets of one tenant, besides those with calls
 _MANY = 1_000_000  # calls in flight
 _UNLIMITED = AimdLimit(initial_in_flight=_MANY, max_in_flight=_MANY)
 _SHOWN = ("in_flight", "limit", "queued", "queue_age", "held_by", "held_for", "quota")
@@ -34,8 +34,8 @@ _SHOWN = ("in_flight", "limit", "queued", "queue_age", "held_by", "held_for", "q
 class TenantLimits:
     """The limits of a tenant, or of one client key of a gateway. None: no limit.
 
-    `rpm`, `tpm` and `max_in_flight` make calls wait; all attempts of a call count once. `spend` bounds the cost of all
-    attempts.
+    `rpm`, `tpm` and `max_in_flight` make calls wait; a call counts once, with all its attempts. `spend` bounds the cost
+    of all attempts.
     """
 
     rpm: float | None = None
@@ -60,11 +60,11 @@ class TenantLimits:
 
     @property
     def reserves(self) -> bool:
-        """Whether tokens, or what they cost, are reserved before a call is sent."""
+        """Whether tokens, or their cost, are reserved before a call is sent."""
         return self.tpm is not None or self.spend.acts
 
     def queue_policy(self, of: Policy, process_share: float) -> Policy:
-        """Return the policy of the queue of calls, with the patience and the fleet of another."""
+        """Return the policy of the queue of calls, with the patience and the fleet of the policy `of`."""
         most = self.max_in_flight
         return Policy(
             deadline=None,
@@ -84,10 +84,10 @@ class TenantLimits:
 
 
 def check_tenants(tenants: object) -> None:
-    """Refuse what are no limits of tenants by name.
+    """Reject anything but a mapping of names to limits.
 
     Raises:
-        ConfigurationError: names the one that is wrong.
+        ConfigurationError: names the wrong entry.
     """
     if not isinstance(tenants, Mapping):
         raise ConfigurationError(
@@ -117,9 +117,9 @@ class Host(Shared, Protocol):
 
 
 class Tenant:
-    """One tenant with its limits, `calls` and `targets`. Its target states share it in place of the engine.
+    """One tenant with its limits, `calls` and `targets`. It takes the place of the engine for its target states.
 
-    `permits` are those that its calls hold over several commands of their flows.
+    `permits` are held by its calls over several commands of their flows.
     """
 
     def __init__(self, name: str, host: Host, limits: TenantLimits) -> None:
@@ -127,19 +127,19 @@ class Tenant:
         self.permits: set[Permit] = set()
         self.calls: TargetState | None = None  # None: no call waits
         self.targets: dict[Target, TargetState] = {}
-        self.sent = self.tokens = 0  # calls that have ended, and what they used
+        self.sent = self.tokens = 0  # calls that have ended, and their tokens
         self.stalls = host.stalls
         self.wake = host.wake
         self._host = host
         self._target = Target("client", "", name=self.title)
         self._spending: SpendLimits | None = None
-        self._replaced: list[TargetState] = []  # new ones took their place, but calls are in them
-        self.govern(limits, 0.0)  # no call is under way yet
+        self._replaced: list[TargetState] = []  # replaced states with calls in them
+        self.govern(limits, 0.0)  # no call is in progress yet
 
     def govern(self, limits: TenantLimits, now: float) -> None:
         """Apply other limits, or the same under another policy of the engine.
 
-        Calls that wait keep theirs; those that have begun count for other limits, too, as long as there are any.
+        Waiting calls keep their limits. Calls that have begun also count for the new limits, if there are any.
         """
         self.limits = limits
         of = self._host.policy
@@ -185,7 +185,7 @@ class Tenant:
 
     @property
     def title(self) -> str:
-        """Its name in a fleet."""
+        """The tenant's name in a fleet."""
         return f"tenant {self.name}"
 
     @property
@@ -213,11 +213,11 @@ class Tenant:
                 state.admission.pump(now)
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """Return its queue and its account as plain values; times are seconds from `now`.
+        """Return the queue and the account as plain values; times are seconds from `now`.
 
-        `sent` calls have ended by now, and used so many `tokens`.
+        `sent`: calls that have ended; `tokens`: the tokens that they used.
 
-        `short_of_money` calls wait until money that is reserved comes back.
+        `short_of_money`: calls that wait until reserved money comes back.
         """
         calls, spending = self.calls, self._spending
         queue = {} if calls is None else calls.snapshot(now)
@@ -236,21 +236,21 @@ class Tenant:
     # ------------------------------------------------------------ what its target states share
 
     def policy_of(self, target: Target) -> Policy:
-        """Return the policy of its queue of calls, or of those for money."""
+        """Return the policy of the queue of calls, or of a queue for money."""
         if target is self._target:
             return self._policy
         return replace(self._policy, rate_limit=RateLimitPolicy(), limit=_UNLIMITED)
 
     def is_gone(self, _target: Target) -> bool:
-        """It is there as long as it has calls."""
+        """Return False: a tenant exists as long as it has calls."""
         return False
 
     def budgets(self, _policy: Policy) -> tuple[None, None]:
-        """It retries nothing."""
+        """Return no budgets: these queues retry nothing."""
         return None, None
 
     def spend_gate(self, _policy: Policy, target: Target) -> SpendingGate | None:
-        """Make the gate of a target on its account; None for its queue of calls."""
+        """Make the gate of a target on the tenant's account; None for the queue of calls."""
         if target is self._target or self._spending is None:
             return None
         gate = self._spending.gate(self.limits.spend, target, self.emit, self.on_spend_settled)
@@ -263,19 +263,19 @@ class Tenant:
             self._host.share_spending(policy, gate, self)
 
     def lease(self, state: TargetState) -> TargetLease | None:
-        """Make the leases of its queue of calls."""
+        """Make the leases of the queue of calls."""
         return self._host.lease(state) if state.target is self._target else None
 
     def emit(self, event: Event) -> None:
-        """Leave an event for the listeners: only those of its account say anything."""
+        """Queue an event of the account for the listeners; drop other events."""
         if isinstance(event, SpendReached):
             self._host.emit(event._replace(of_tenant=True))
 
 
 def counted(outcome: Outcome | None, *, sent: bool) -> Outcome:
-    """Return what the queues of a tenant learn: whether something was sent, and what it used. No failure is the tenant's.
+    """Return the outcome for the queues of a tenant: whether something was sent, and its usage. Failures do not count.
 
-    Without an `outcome`, it was cancelled.
+    Without an `outcome`, the call was cancelled.
     """
     if outcome is None:
         return CANCELLED_AFTER_SEND if sent else CANCELLED

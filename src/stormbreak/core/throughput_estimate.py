@@ -1,8 +1,8 @@
 """The throughput estimate: how many attempts a target demonstrably serves at once.
 
-If first outputs are known, it is the peak of attempts past theirs, which counts service slots. If only
-the ends are known, it is answers per second times the usual duration (Little's law). An answer that was cut counts for
-the share of that duration that it took: else retries of cut answers would shrink the limit again and again.
+If first outputs are known, it is the peak number of attempts past their first output, which counts service slots. If
+only the ends are known, it is answers per second times the usual duration (Little's law). A cut answer counts for the
+share of that duration that it took; otherwise retries of cut answers would shrink the limit again and again.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from itertools import pairwise
 
 SLICES = 5
 RECENT = 2  # slices that count while answers are late
-LEARNING = 0.02  # weight of a longer answer in the least time of one
+LEARNING = 0.02  # weight of a longer answer in the smoothed minimum duration
 
 
 class FirstOutputEstimate:
@@ -56,14 +56,15 @@ class _Slice:
 
 
 class RateEstimate:
-    """The best mean rate of two adjacent slices of the last `SLICES`, times the usual time of an answer.
+    """The best mean rate of two adjacent slices of the last `SLICES`, times the usual duration of an answer.
 
-    A slice is half that time wide, and at least a second. Until the usual time is known, a smoothed minimum stands in.
+    A slice is half that duration wide, and at least a second. Until the usual duration is known, a smoothed minimum is
+    used.
     """
 
     def __init__(self) -> None:
         self._slices: deque[_Slice] = deque(maxlen=SLICES)
-        self._best = 0.0  # rate of two slices without the newest
+        self._best = 0.0  # best rate of two slices, without the newest slice
         self._min_duration: float | None = None
 
     def answered(self, now: float, took: float, mean: float | None) -> None:
@@ -78,13 +79,13 @@ class RateEstimate:
         slices[-1].answers += 1
 
     def cut(self, now: float, took: float, mean: float) -> None:
-        """An answer was cut after `took` seconds: it was served for so long."""
+        """Record an answer that was cut after `took` seconds of service."""
         if not self._slices or now >= self._slices[-1].ends:
             self._roll(now, mean)
         self._slices[-1].answers += min(1.0, took / mean)
 
     def at(self, now: float, mean: float | None) -> float:
-        """Rate times time; 0 while nothing is known."""
+        """Return rate times duration; 0 while unknown."""
         service = self._min_duration if mean is None else mean
         if service is None:
             return 0.0

@@ -1,4 +1,4 @@
-"""Trip rules of a circuit, as data, and their counters.
+"""The trip rules of a circuit, as data, and their counters.
 
 A success never opens a circuit, and a fast answer never opens it for slowness: only a counted
 failure or slow call does.
@@ -20,11 +20,11 @@ from stormbreak.core.checks import (
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.window import CountWindow, DecayingMean, TimeWindow
 
-MAX_WINDOW_CALLS = 100_000  # maximum outcomes of a count window: they are stored one by one
+MAX_WINDOW_CALLS = 100_000  # maximum outcomes of a count window, which stores each of them
 SHOWN_SECONDS = 10.0  # seconds of the displayed window if the rule has none
 ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
-RATE_TIME = 60.0  # seconds over which the usual rate is known
-PROBE_SHARE = 0.1  # of the usual rate, while attempts hang: what the retry budget lets through, too
+RATE_TIME = 60.0  # seconds over which the usual rate is averaged
+PROBE_SHARE = 0.1  # share of the usual rate for probes while attempts hang; equal to the ratio of the retry budget
 MAX_PROBE_GAP = 30.0  # seconds
 
 # ---------------------------------------------------------------- counters
@@ -33,7 +33,7 @@ MAX_PROBE_GAP = 30.0  # seconds
 class Counts(NamedTuple):
     """The counts of a rule. A rate is None if its window is empty, or the rule has none.
 
-    `calls` are those in the window of failures, or of slow calls if only these are counted.
+    `calls` are those in the window of failures, or in the window of slow calls if only these are counted.
     """
 
     calls: int = 0
@@ -53,15 +53,15 @@ class TripCounter(ABC):
         """Count one outcome of `took` seconds; return True to open the circuit."""
 
     def cut(self, now: float, took: float) -> bool:  # noqa: ARG002
-        """Count an attempt that we ended ourselves: no failure, but perhaps slow."""
+        """Count an attempt that we ended: not a failure, but perhaps slow. Return True to open the circuit."""
         return False
 
     def is_slow(self, took: float) -> bool:  # noqa: ARG002
-        """Whether a rule counts that as slow."""
+        """Whether the rule counts such a duration as slow."""
         return False
 
     def probe_gap(self) -> float:
-        """Return the least seconds between two probes, whatever the policy says."""
+        """Return the minimum seconds between two probes, whatever the policy says."""
         return 0.0
 
     @abstractmethod
@@ -75,7 +75,7 @@ class TripCounter(ABC):
 
 @dataclass(slots=True, eq=False)
 class ConsecutiveCounter(TripCounter):
-    """Failures in a row."""
+    """Counts failures in a row."""
 
     _threshold: int
     _failures: int = 0
@@ -92,10 +92,10 @@ class ConsecutiveCounter(TripCounter):
 
 
 class DeadTargetCounter(TripCounter):
-    """Whether the target is dead according to the diagnosis. The window is only displayed.
+    """Trips if the target is dead according to the diagnosis. The window is only for display.
 
-    Probes that hang may be what keeps a target overloaded: each of many small processes sends but few, and all of them
-    together as many as calls. So while attempts hang, probes are a small share of what each process usually sends.
+    Hanging probes may keep a target overloaded: each of many small processes sends few, but together they send as many
+    as calls. So while attempts hang, each process sends probes at only a small share of its usual rate.
     """
 
     __slots__ = ("_counted_since", "_diagnosis", "_ended", "_rate", "_window")
@@ -105,7 +105,7 @@ class DeadTargetCounter(TripCounter):
         self._window = TimeWindow(SHOWN_SECONDS)
         self._rate = DecayingMean(RATE_TIME)  # attempts per second while the circuit is closed
         self._counted_since = inf
-        self._ended = 0  # since then
+        self._ended = 0  # attempts that ended since then
 
     def record(self, now: float, failed: int, took: float) -> bool:  # noqa: ARG002
         self._window.add(now, failed)
@@ -138,7 +138,7 @@ class DeadTargetCounter(TripCounter):
 
 @dataclass(slots=True, eq=False)
 class RateCounter(TripCounter):
-    """The share of failures in a window; with a threshold of slow calls, failed, answered or cut."""
+    """Counts the share of failures in a window; with a threshold, the share of slow calls: failed, answered or cut."""
 
     _window: TimeWindow | CountWindow
     _ratio: float
@@ -170,7 +170,7 @@ class RateCounter(TripCounter):
 
 
 class AnyCounter(TripCounter):
-    """Several counters; each counts all outcomes, and the first to trip opens."""
+    """Several counters: each counts all outcomes, and the first to trip opens the circuit."""
 
     __slots__ = ("_counters",)
 
@@ -228,10 +228,10 @@ class ConsecutiveFailures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadTarget:
-    """Open when nothing has been answered for longer than chance explains (`diagnosis`): the default.
+    """Open when nothing has been answered for longer than chance explains (`diagnosis`). This is the default.
 
-    Five failures in a row are common if half of all calls fail at random. Eight are not if none had failed before,
-    nor are 20 if 70 % had. Attempts that are older than usual count as failures. Answers to attempts
+    Five failures in a row are common if half of all calls fail at random. Eight in a row are not common if no call had
+    failed before, and 20 are not if 70 % had. Attempts that are older than usual count as failures. Answers to attempts
     that left before the failures do not count.
     """
 
@@ -245,8 +245,8 @@ class DeadTarget:
 class FailureRate:
     """Open when `ratio` of the outcomes in the window failed, and there are at least `min_calls`.
 
-    The window is the last `window_seconds` (10 by default), or the last `window_calls` outcomes, however old. Five
-    failures in a row are common in a partial outage, where four of five in ten seconds are not.
+    The window is the last `window_seconds` (10 by default), or the last `window_calls` outcomes, however old. In a
+    partial outage, five failures in a row are common, but four of five within ten seconds are not.
     """
 
     kind: Literal["failure_rate"] = "failure_rate"

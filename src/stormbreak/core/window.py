@@ -1,4 +1,4 @@
-"""Count outcomes over the last seconds, or the last n, and means that fade: in constant time."""
+"""Windows over the last seconds or the last n outcomes, and decaying means. All take constant time."""
 
 from collections import deque
 from math import exp, inf
@@ -7,7 +7,7 @@ LONG_AGO = -(2**63)  # a slice before any time of a clock
 
 
 class DecayingMean:
-    """A mean over about the last `seconds`: a value counts by its span, and fades. It is not too low at its start."""
+    """A mean over about the last `seconds`: each value is weighted by its span and decays. Unbiased at the start."""
 
     __slots__ = ("_seconds", "_sum", "_weight")
 
@@ -19,12 +19,12 @@ class DecayingMean:
     def add(self, value: float, span: float) -> None:
         """Count a value that held for `span` seconds."""
         weight = 1 - exp(-span / self._seconds)
-        if weight:  # else rounding takes the span for 0, and the value may be infinite
+        if weight:  # otherwise rounding makes the span 0, and the value may be infinite
             self._sum += weight * (value - self._sum)
             self._weight += weight * (1 - self._weight)
 
     def mean(self, *, min_weight: float = 0.0) -> float:
-        """Return the mean; 0 without values. With less than `min_weight`, what is missing counts as 0."""
+        """Return the mean; 0 without values. Below `min_weight`, the missing weight counts as values of 0."""
         weight = max(self._weight, min_weight)
         return self._sum / weight if weight else 0.0
 
@@ -32,8 +32,8 @@ class DecayingMean:
 class TimeWindow:
     """Calls and failures within the last `seconds`, counted in `buckets` equal slices.
 
-    A slice leaves as a whole, so the window covers between seconds * (1 - 1/buckets) and seconds.
-    A clock that stands still, or a result that is counted late, goes into the newest slice.
+    A slice leaves as a whole, so the window covers between seconds * (1 - 1/buckets) and seconds. If the clock stands
+    still, or a result is counted late, it goes into the newest slice.
     """
 
     __slots__ = (
@@ -46,10 +46,10 @@ class TimeWindow:
         self.clear()
 
     def clear(self) -> None:
-        self._slices = [(0, 0)] * self._buckets  # calls and failures of all but the newest
-        self._before = 0, 0  # of all but the newest together
+        self._slices = [(0, 0)] * self._buckets  # calls and failures of each slice but the newest
+        self._before = 0, 0  # their sum
         self._head = LONG_AGO
-        self._ends = -inf  # of the newest
+        self._ends = -inf  # end of the newest slice
         self.calls = 0
         self.failures = 0
 

@@ -1,7 +1,7 @@
 """The asyncio driver: it executes the commands of flows on the caller's event loop.
 
-One engine may serve several loops and threads: a grant on one wakes a ticket on another. A
-cancelled caller closes its flow at once; the cancelled sender closes its connection.
+One engine may serve several loops and threads: a grant on one loop wakes a ticket on another. A cancelled caller closes
+its flow at once; the cancelled sender closes its connection.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ Asker: TypeAlias = Callable[[Ask], Coroutine[Any, Any, Outcome | None]]
 
 
 def timed_out(seconds: float | None) -> Outcome:
-    """Make the outcome of an attempt that was ended after `seconds`. Its frames, which hold the request, are not kept."""
+    """Make the outcome of an attempt that was ended after `seconds`, without its frames, which hold the request."""
     error = TimeoutError(f"no answer in {seconds:g} s")
     return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True)
 
@@ -53,9 +53,9 @@ class AsyncioDriver(Driver):
     def open(
         self, call: Call, sender: Sender, asker: Asker | None = None
     ) -> Coroutine[Any, Any, CallResult | LoopDelivery]:
-        """Run `call` to its end, or if it delivers, to the first output of an attempt.
+        """Run `call` to its end, or, if it delivers, to the first output of an attempt.
 
-        Then `sender` returns a `committed` outcome, and the owner of the delivery does the rest.
+        In the latter case `sender` returns a `committed` outcome, and the owner of the delivery does the rest.
         """
         return self.run(call, sender, asker)
 
@@ -83,7 +83,7 @@ class AsyncioDriver(Driver):
                 elif isinstance(command, DeliverStream):
                     delivery = LoopDelivery(self._stepper, flow, command)
                     active.reads(delivery)
-                    return cast("CallResult", delivery)  # to `open`; saves a frame for other calls
+                    return cast("CallResult", delivery)  # for `open`; saves a frame for other calls
                 else:
                     outcome = await self._until_next(stepper, flow, command, asker)
                 _, command = stepper.step(flow, outcome)
@@ -108,7 +108,7 @@ class AsyncioDriver(Driver):
             assert isinstance(stepper, HedgeTasks), "only a call that may race does"
             try:
                 return await stepper.until_first(command)
-            except StreamCutError:  # by the first of them
+            except StreamCutError:  # raised by the first of them
                 raise StreamCutError(command.sends[-1].attempt) from None
         await self._wait(flow, command)
         return None
@@ -116,7 +116,7 @@ class AsyncioDriver(Driver):
     def _prepared(
         self, call: Call, sender: Sender, context_listener: ContextListener | None
     ) -> tuple[Stepper | HedgeTasks, Sender]:
-        """The stepper and the sender of a call that may race."""
+        """Return the stepper and the sender of a call that may race."""
         if context_listener is not None:
             sender = in_context(sender, context_listener, call.number)
         if self.engine.races:
@@ -124,16 +124,16 @@ class AsyncioDriver(Driver):
         return self._stepper, sender
 
     def begin(self, call: Call) -> CallerDriven:
-        """Begin `call`, whose attempts the holder makes; `wait_to_send` waits for each."""
+        """Begin `call`. The holder makes its attempts, and waits for each with `wait_to_send`."""
         return CallerDriven(self._stepper, call)
 
     async def wait_to_send(self, call: CallerDriven) -> Send | None:
-        """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
+        """Wait until an attempt may leave; None if no attempt follows: the command of the call says why.
 
         The caller enforces the timeout of the attempt. A cancel closes the call.
         """
         command = call.command
-        if isinstance(command, Send):  # at once, as nearly always
+        if isinstance(command, Send):  # it may leave at once, the usual case
             return command
         try:
             while isinstance(command := call.command, Wait | WaitFor):
@@ -156,7 +156,7 @@ class AsyncioDriver(Driver):
     def close(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """End every call on `loop`, or on every loop, now or later: waiting, in flight, or streaming.
 
-        Thread-safe. On the running loop it is done on return; elsewhere soon after.
+        Thread-safe. On the running loop the calls have ended on return; on other loops soon after.
         """
         self._active_calls.close(loop)
         self._stepper.rest()
@@ -170,14 +170,14 @@ class AsyncioDriver(Driver):
         timeout = Timeout(command.timeout, active.timeouts)
         try:
             with timeout:
-                if active.ending and active.closed_here():  # a moment ago, when it was not found
+                if active.ending and active.closed_here():  # closed before this task was registered
                     raise StreamCutError(command.attempt)
                 return await sender(command)
         except AnsweredError as answered:
             if timeout.alone:
                 return answered.outcome
             raise
-        except TimeoutError:  # not kept: its frames hold the request
+        except TimeoutError:  # do not keep it: its frames hold the request
             if active.ending and active.closed_here():
                 raise StreamCutError(command.attempt) from None
             return timed_out(command.timeout)
@@ -227,7 +227,7 @@ def _give_up(stepper: Stepper | HedgeTasks, flow: Flow, error: BaseException) ->
 
 
 def in_context(sender: Sender, context_listener: ContextListener, number: int) -> Sender:
-    """The sender, with the context of the attempt around it."""
+    """Wrap the sender in the context of the attempt."""
 
     async def send(command: Send) -> Outcome:
         with context_listener.around(number, command):
@@ -245,5 +245,5 @@ def _wake(
         return
     try:
         loop.call_soon_threadsafe(wake, future)
-    except RuntimeError:  # that loop is closed, its callers are gone: pass the grant on
+    except RuntimeError:  # the loop is closed and its callers are gone: pass the grant on
         stepper.abandon(flow)

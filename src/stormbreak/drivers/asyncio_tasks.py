@@ -13,7 +13,7 @@ from stormbreak.drivers.timeouts import Pulse, Timeouts, call_at, on_loop
 from stormbreak.types import Call, CallResult, Outcome
 
 _cancelled_tasks: set["asyncio.Task[Outcome]"] = set()
-"""Tasks that were given up and have not ended yet: a loop keeps none but weak references."""
+"""Cancelled tasks that have not ended yet: a loop keeps only weak references."""
 
 
 class HedgeTasks:
@@ -23,7 +23,7 @@ class HedgeTasks:
         self._stepper = stepper
         self._send = send
         self._tasks: dict[Send, asyncio.Task[Outcome]] = {}
-        self._ended: list[Send] = []  # in the order in which they did
+        self._ended: list[Send] = []  # in the order of their ends
         self._wake: asyncio.Future[None] | None = None
 
     def start(self, call: Call) -> tuple[Flow, Command | CallResult]:
@@ -42,7 +42,7 @@ class HedgeTasks:
         self._keep(())
 
     async def until_first(self, race: Race) -> Outcome | None:
-        """Run all of `race` until the first ends, with its outcome, or until its time, with None."""
+        """Run all of `race` until the first ends; return its outcome, or None if the race's time is over before."""
         loop = asyncio.get_running_loop()
         for send in race.sends:
             if send not in self._tasks:
@@ -88,7 +88,7 @@ class HedgeTasks:
 
 
 def _close_result(task: "asyncio.Task[Outcome]") -> None:
-    """Close what an attempt brought that was answered in the instant in which it was given up."""
+    """Close the response of an attempt that was answered in the instant in which it was cancelled."""
     _cancelled_tasks.discard(task)
     if not task.cancelled() and task.exception() is None and task.result().committed:
         task.result().value.close()
@@ -118,13 +118,13 @@ class ActiveCalls:
     __slots__ = ("__weakref__", "_closed", "_closed_on", "_drained", "_streams", "_waits", "ending", "timeouts")  # fmt: skip
 
     def __init__(self, pulse: Pulse | None = None) -> None:
-        self.timeouts = Timeouts(pulse)  # of attempts; all of them have one
+        self.timeouts = Timeouts(pulse)  # of all attempts
         self._waits: set[asyncio.Future[None]] = set()
         self._streams: LiveSet[LoopDelivery] = LiveSet()
         self._drained = False
         self._closed = False
         self._closed_on: LiveSet[asyncio.AbstractEventLoop] = LiveSet()
-        self.ending = False  # drained, or closed somewhere: else there is nothing to look at
+        self.ending = False  # drained, or closed on some loop
 
     def closed_here(self) -> bool:
         return self._closed or asyncio.get_running_loop() in self._closed_on
@@ -133,7 +133,7 @@ class ActiveCalls:
         """Check whether a call may wait on the running loop.
 
         Raises:
-            RejectedWhileClosingError: it may not.
+            RejectedWhileClosingError: it may not wait.
         """
         if self.ending and (self._drained or self.closed_here()):
             raise RejectedWhileClosingError
@@ -146,15 +146,15 @@ class ActiveCalls:
         """Wait until `waking` is set, or until no call may wait any longer."""
         self._waits.add(waking)
         try:
-            self.may_wait()  # that may have changed since a moment ago
+            self.may_wait()  # this may just have changed
             await waking
         finally:
             self._waits.discard(waking)
 
     def reads(self, delivery: LoopDelivery) -> None:
-        """A stream has begun, on the running loop."""
+        """Record that a stream has begun on the running loop."""
         self._streams.add(delivery)
-        if self.ending and self.closed_here():  # a moment ago, when it was not found
+        if self.ending and self.closed_here():  # closed before the stream was registered
             delivery.cut_off()
 
     def drain(self) -> None:

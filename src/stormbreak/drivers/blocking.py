@@ -1,8 +1,8 @@
 """Coroutines that run on the calling thread: it blocks while they wait for sockets.
 
-So blocking code runs the same coroutines as a loop does, without a loop and without another thread. They may wait for
-sockets (`SocketWait`) and for other threads (`Signal`), and for nothing of asyncio. One that is alone on its thread
-blocks where it waits; those that race suspend, and wait together in `poll`.
+So blocking code runs the same coroutines as an event loop, but without a loop and without another thread. They may wait
+for sockets (`SocketWait`) and for other threads (`Signal`), but not for anything of asyncio. A coroutine that is alone
+on its thread blocks where it waits. Racing coroutines suspend, and wait together in `poll`.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ _LONGEST = 86_400.0  # seconds of one `poll`, which takes a C int of millisecond
 
 
 class LateError(Exception):
-    """What was waited for was not over in time."""
+    """The awaited operation did not end in time."""
 
 
 class SocketWait:
-    """Awaited, it returns those of its sockets that are ready for their events; none at `until`, or when interrupted."""
+    """Awaiting it returns the sockets that are ready for their events; none at `until`, or when interrupted."""
 
     __slots__ = ("sockets", "until")
 
@@ -51,9 +51,9 @@ class SocketWait:
 
 
 class Strand(Generic[T]):
-    """One coroutine. The first `resume`, with None, begins it; it runs until it suspends, or is over.
+    """One coroutine. The first `resume`, with None, starts it; it runs until it suspends or ends.
 
-    Only one that others run beside has a `context` of its own.
+    Only racing coroutines have a separate `context`.
     """
 
     __slots__ = (
@@ -69,9 +69,9 @@ class Strand(Generic[T]):
     ) -> None:
         self._coroutine = coroutine
         self._context = context
-        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - which it blocks; the public form raises
+        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - the loop that it blocks; the public function raises
         self.until = until  # when its runner ends it, on the monotonic clock
-        self._is_exact = time.monotonic() >= until  # whoever begins late did not stand still here
+        self._is_exact = time.monotonic() >= until  # a late start is not a stall of this thread
         self.over = self.is_interrupted = False
         self.result: T | None = None
         self.waits_for: SocketWait | None = None
@@ -81,10 +81,10 @@ class Strand(Generic[T]):
         self.on_interrupt: Callable[[], None] | None = None  # ends what blocks elsewhere
 
     def block(self, wait: SocketWait) -> list[socket.socket] | None:
-        """Wait here, and return the sockets that are ready; None: it has to suspend, since it races, or is to end."""
+        """Wait here and return the ready sockets; None: the coroutine must suspend, since it races or must end."""
         if self._context is not None:
             return None
-        self.waits_for = wait  # before the look: `interrupt` does both the other way round
+        self.waits_for = wait  # set before the check; `interrupt` uses the opposite order
         try:
             numbers, now = _poll((wait,), -inf if self.is_interrupted else self.until)
         finally:
@@ -92,7 +92,7 @@ class Strand(Generic[T]):
         return None if self.is_interrupted or now >= self.until else wait.ready(numbers)
 
     def try_extend(self, now: float) -> bool:
-        """Whether its thread stood still at `until`; then it has a little longer, once, to read what came meanwhile."""
+        """Extend `until` once, briefly, if the thread was stalled: data may have come meanwhile. Return whether."""
         late = now - self.until
         if late <= LATE or self._is_exact or self.is_interrupted:
             return False
@@ -101,13 +101,13 @@ class Strand(Generic[T]):
         return True
 
     def resume(self, ready: list[socket.socket] | None, error: BaseException | None = None) -> None:
-        """Go on, until it waits again or is over; with an `error`, that is raised where it waits."""
+        """Continue until the coroutine waits again or ends; an `error` is raised where it waits."""
         go_on: Callable[[Any], Any] = self._coroutine.send
         value: object = ready
         if error is not None:
             go_on, value = self._coroutine.throw, error
         within, _here.strand = _here.strand, self
-        self.waits_for = None  # another may use its sockets from now on
+        self.waits_for = None  # from now on other code may use its sockets
         try:
             wanted = go_on(value) if self._context is None else self._context.run(go_on, value)
         except StopIteration as stop:
@@ -119,7 +119,7 @@ class Strand(Generic[T]):
             raise
         finally:
             _here.strand = within
-            # its traceback leads here: it would hold itself, and all that the coroutine holds
+            # the traceback refers to this frame: avoid a cycle that keeps the coroutine's objects alive
             del error, value
         if not isinstance(wanted, SocketWait):
             self.close()
@@ -128,24 +128,24 @@ class Strand(Generic[T]):
 
     @property
     def runs_here(self) -> bool:
-        """Whether it runs, and no loop within it."""
+        """Whether the coroutine runs, without a loop inside it."""
         is_here = self._loop is asyncio._get_running_loop()  # noqa: SLF001
         return is_here and getcoroutinestate(self._coroutine) == CORO_RUNNING
 
     def interrupt(self) -> None:
-        """Wake it where it waits, by shutting its sockets. From any thread."""
+        """Wake the waiting coroutine by shutting down its sockets. From any thread."""
         self.is_interrupted = True
         wait, end = self.waits_for, self.on_interrupt
         if end is not None:
             end()
         if wait is not None:
             for sock, _ in wait.sockets:
-                with suppress(OSError):  # it is closed
-                    # an SSLSocket's own drops its TLS
+                with suppress(OSError):  # it may be closed
+                    # the method of SSLSocket drops its TLS state
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def end(self, error: BaseException) -> None:
-        """Give it up: raise `error` where it waits."""
+        """Abort the coroutine: raise `error` where it waits."""
         try:
             if getcoroutinestate(self._coroutine) == CORO_SUSPENDED:
                 self.resume(None, error)
@@ -159,9 +159,9 @@ class Strand(Generic[T]):
 
 
 def poll(strands: Sequence[Strand[Any]], until: float) -> float:
-    """Block until one of them can go on, or until `until`; then those that can do. Return the time before that."""
+    """Block until a coroutine can continue, or until `until`; resume all that can. Return the time before resuming."""
     waits = [wait for strand in strands if (wait := strand.waits_for) is not None]
-    assert len(waits) == len(strands), "each of them waits"
+    assert len(waits) == len(strands), "every strand waits"
     numbers, now = _poll(waits, until)
     for strand, wait in zip(strands, waits, strict=True):
         ready = wait.ready(numbers)
@@ -171,7 +171,7 @@ def poll(strands: Sequence[Strand[Any]], until: float) -> float:
 
 
 def _poll(waits: Sequence[SocketWait], until: float) -> tuple[set[int], float]:
-    """Block until a socket is ready, or a wait is over, or until `until`; return the numbers of the ready ones, and the time."""
+    """Block until a socket is ready, a wait ends, or `until`; return the numbers of ready sockets, and the time."""
     poller = select.poll()
     found: set[int] = set()
     for wait in waits:
@@ -189,20 +189,20 @@ def _poll(waits: Sequence[SocketWait], until: float) -> tuple[set[int], float]:
 
 
 class _Here(threading.local):
-    strand: Strand[Any] | None = None  # that runs, or ran when an interrupt came in
+    strand: Strand[Any] | None = None  # the running one, or the one that was interrupted
 
 
 _here = _Here()
 
 
 def running_strand() -> Strand[Any] | None:
-    """The coroutine that runs on this thread, if it blocks."""
+    """Return the coroutine that runs on this thread, if it blocks."""
     strand = _here.strand
     return strand if strand is not None and strand.runs_here else None
 
 
 def blocks_here() -> bool:
-    """Whether the code that runs on this thread is run by `run`, and may wait for no event loop."""
+    """Whether this thread runs code under `run`, which may not wait for an event loop."""
     return running_strand() is not None
 
 
@@ -212,9 +212,10 @@ def run(
     *,
     at_until: Callable[[], None] | None = None,
 ) -> T:
-    """Run `coroutine` to its end on this thread; return what it does, or raise. An interrupt is raised in it.
+    """Run `coroutine` to its end on this thread; return its result or raise. An interrupt is raised inside it.
 
-    `at_until` is called at `until`, on the monotonic clock, and must end what it waits for. Without one it is cancelled.
+    `at_until` is called at `until`, on the monotonic clock, and must end the wait. Without `at_until` the coroutine is
+    cancelled.
 
     Raises:
         LateError: it was cancelled at `until`.
@@ -234,7 +235,7 @@ def run(
         else:
             strand.end(error)
         if type(error) is asyncio.CancelledError and time.monotonic() >= until:
-            raise LateError from None  # it ended itself, in time
+            raise LateError from None  # it ended by itself after the cancel
         raise
     return strand.result  # type: ignore[return-value]  # it is over
 
@@ -257,17 +258,17 @@ class Signal:
     """Wakes a coroutine on a blocked thread, from any thread."""
 
     def __init__(self) -> None:
-        self._lock = new_lock()  # else a byte could go to another file with the same number
+        self._lock = new_lock()  # prevents a write to another file that reuses the number
         self._here, self._there = socket.socketpair()
         self._there.setblocking(False)
 
     def set(self) -> None:
-        """Wake it, now or later."""
-        with self._lock, suppress(OSError):  # it is closed, or was set often
+        """Wake the coroutine, now or later."""
+        with self._lock, suppress(OSError):  # closed, or the buffer is full
             self._there.send(b"\0")
 
     async def wait(self, until: float = inf) -> bool:
-        """Wait until it is set; False: not by `until`. Then it is closed."""
+        """Wait until the signal is set, and close it; False: it was not set by `until`."""
         try:
             return bool(await SocketWait((self._here, READ), until=until))
         finally:
@@ -280,10 +281,10 @@ class Signal:
 
 
 async def in_time(coroutine: Coroutine[Any, Any, T], until: float | None) -> T:
-    """Await `coroutine` until `until` on the monotonic clock (None: for ever), on a loop or on a thread that blocks.
+    """Await `coroutine` until `until` on the monotonic clock (None: no limit), on a loop or on a blocked thread.
 
     Raises:
-        LateError: it was cancelled then, or that time had passed before.
+        LateError: it was cancelled at `until`, or `until` had already passed.
     """
     if until is None:
         return await coroutine
@@ -298,13 +299,13 @@ async def in_time(coroutine: Coroutine[Any, Any, T], until: float | None) -> T:
         with bound:
             return await coroutine
     except TimeoutError:
-        if bound.alone:  # else it is the coroutine's own
+        if bound.alone:  # otherwise the error comes from the coroutine
             raise LateError from None
         raise
 
 
 async def foreign(awaitable: Awaitable[T]) -> T:
-    """Await what a function of the user's returned; where this thread blocks, on a loop of its own on another thread."""
+    """Await the result of a user's function; on a blocked thread, run it on a separate loop on another thread."""
     if not blocks_here():
         return await awaitable
     job = _Job(awaitable)
@@ -317,7 +318,7 @@ async def foreign(awaitable: Awaitable[T]) -> T:
 
 
 class _Job(Generic[T]):
-    """An awaitable of the user's on a thread with a loop."""
+    """A user's awaitable on a thread with a loop."""
 
     def __init__(self, awaitable: Awaitable[T]) -> None:
         self.done = Signal()

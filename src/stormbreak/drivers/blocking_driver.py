@@ -1,4 +1,4 @@
-"""The driver for blocking clients: it runs calls on the calling thread, and the coroutines of their attempts, too.
+"""The driver for blocking clients: it runs calls, and the coroutines of their attempts, on the calling thread.
 
 Attempts may race: the thread waits for the sockets of all of them. Another thread may drain or close it.
 """
@@ -32,7 +32,7 @@ _LAST = (CallResult, DeliverStream)
 
 
 class _Attempt(Strand[Outcome]):
-    """One attempt under way; once it is over, its `result` is how it ended, unless it raised."""
+    """One attempt in flight; after its end, `result` is its outcome, unless it raised."""
 
     __slots__ = ("_seconds",)
 
@@ -58,7 +58,7 @@ class _Attempt(Strand[Outcome]):
         except CancelledError:
             self.result = timed_out(self._seconds)
         finally:
-            del error  # its traceback leads here
+            del error  # its traceback refers to this frame
 
 
 class BlockingDriver(Driver):
@@ -67,7 +67,7 @@ class BlockingDriver(Driver):
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(engine, clock, draw)
         self._threads = ThreadDriver(engine)
-        self.attempts: set[_Attempt] = set()  # which `close` interrupts
+        self.attempts: set[_Attempt] = set()  # `close` interrupts them
         self._streams: LiveSet[BlockingDelivery] = LiveSet()
         self._closed = False
         reset_in_child(self._forget)
@@ -75,9 +75,9 @@ class BlockingDriver(Driver):
     def open(
         self, call: Call, sender: Sender, asker: Asker | None = None
     ) -> Coroutine[Any, Any, "CallResult | BlockingDelivery"]:
-        """Run `call` to its end, or if it delivers, to the first output of an attempt.
+        """Run `call` to its end, or, if it delivers, to the first output of an attempt.
 
-        Then `sender` returns a `committed` outcome, and the owner of the delivery does the rest.
+        In the latter case `sender` returns a `committed` outcome, and the owner of the delivery does the rest.
         """
         return self.run(call, sender, asker)
 
@@ -98,7 +98,7 @@ class BlockingDriver(Driver):
                 if running.attempts:
                     running.keep(command.sends if isinstance(command, Race) else ())
             if isinstance(command, DeliverStream):
-                return cast("CallResult", self._delivery(flow, command))  # to `open`
+                return cast("CallResult", self._delivery(flow, command))  # for `open`
         except BaseException as error:
             self._stepper.give_up(flow, error)
             running.keep(())
@@ -115,7 +115,7 @@ class BlockingDriver(Driver):
     def _delivery(self, flow: Flow, command: DeliverStream) -> "BlockingDelivery":
         delivery = BlockingDelivery(self._stepper, flow, command)
         self._streams.add(delivery)
-        if self._closed:  # a moment ago, when it was not found
+        if self._closed:  # closed before the delivery was registered
             delivery.cut_off()
         return delivery
 
@@ -134,7 +134,7 @@ class BlockingDriver(Driver):
         self._stepper.rest()
 
     def poll(self, attempts: "dict[Send, _Attempt]", until: float) -> None:
-        """Go on with the attempts that can, until one is over, or until `until`.
+        """Run the attempts that can continue, until one ends, or until `until`.
 
         Raises:
             StreamCutError: the driver was closed.
@@ -177,7 +177,7 @@ class BlockingDriver(Driver):
 
 
 class _RunningCall:
-    """One call, and its attempts that are under way."""
+    """One call, and its attempts in flight."""
 
     def __init__(self, driver: BlockingDriver, sender: Sender, asker: Asker | None) -> None:
         self._driver = driver
@@ -187,7 +187,7 @@ class _RunningCall:
         self.sent = 0  # the number of the last attempt
 
     def execute(self, command: Send | Race | Ask | Wait | WaitFor) -> Outcome | None:
-        """Do what the flow asks for, and return what came of it."""
+        """Execute a command of the flow, and return its outcome."""
         if isinstance(command, Send):
             attempt = self._begin(command, None)
             if not attempt.has_succeeded:
@@ -211,7 +211,7 @@ class _RunningCall:
             return None
 
     def _first_of(self, race: Race) -> Outcome | None:
-        """Run all of `race` until the first ends, with its outcome, or until its time, with None."""
+        """Run all of `race` until the first ends; return its outcome, or None if the race's time is over before."""
         for send in race.sends:
             if send not in self.attempts:
                 self._begin(send, copy_context())
@@ -224,13 +224,13 @@ class _RunningCall:
         return None
 
     def keep(self, sends: tuple[Send, ...]) -> None:
-        """Cancel all attempts but these."""
+        """Cancel all attempts except these."""
         for send in [each for each in self.attempts if each not in sends]:
             attempt = self.attempts.pop(send)
             outcome = attempt.result
             if not attempt.over:
                 attempt.close()
-            elif outcome is not None and outcome.committed:  # just when it was given up
+            elif outcome is not None and outcome.committed:  # answered just when it was cancelled
                 outcome.value.close()
 
     def _begin(self, send: Send, context: Context | None) -> _Attempt:
@@ -247,17 +247,17 @@ class _RunningCall:
 
 
 class BlockingDelivery(Delivery):
-    """A delivery that a thread reads: it ends at its deadline while it is read, or when it is read soon after."""
+    """A delivery that a thread reads: its deadline ends it during a read, or at the next read."""
 
     def __init__(self, stepper: Stepper, flow: Flow, command: DeliverStream) -> None:
         super().__init__(stepper, flow, command)
         self._began = stepper.clock()
-        self._last = inf  # when no read may begin any more
+        self._last = inf  # no read may begin after this
 
     def read(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run what reads the stream, on this thread."""
+        """Run a read of the stream on this thread."""
         until, now = self.command.until, self._stepper.clock()
-        if until is not None and now >= until:  # what came in a stall is read, for a moment
+        if until is not None and now >= until:  # allow a moment for data that came during a stall
             self._last = min(self._last, now + STALL)
             if now >= self._last:
                 self._end_late()

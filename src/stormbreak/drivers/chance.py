@@ -1,4 +1,4 @@
-"""Chance of our own, in [0, 1). A program that seeds `random` would put the jitter of all its processes in step."""
+"""Our own random numbers in [0, 1). If a program seeds `random`, its processes would otherwise have equal jitter."""
 
 import os
 from random import Random

@@ -39,7 +39,7 @@ _log = logging.getLogger("stormbreak")
 class BreakerMetrics:
     """The counts of a circuit breaker.
 
-    `calls`, `failures` and `slow_calls` are those that its trip rule has in its window now; under `consecutive`, the
+    `calls`, `failures` and `slow_calls` are the present counts of its trip rule's window; under `consecutive`, the
     failures in a row. A rate is a share from 0 to 1, and None before the first call, or if no rule counts it.
     `rejected` counts rejected calls, `trips` how often the rule opened the circuit, both since the breaker was created.
     """
@@ -98,7 +98,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
 
     @property
     def state(self) -> State:
-        """The state of the circuit. An open circuit stays open until the first call after its open time."""
+        """The state of the circuit. It stays open until the first call after its open time."""
         return self._turn(lambda: self._breaker.state_at(self._clock()))
 
     @property
@@ -122,7 +122,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
 
     @property
     def retry_in(self) -> float | None:
-        """Seconds until a call may pass, 0.0 if one may now; None if unknown."""
+        """Return the seconds until a call may pass, 0.0 if one may pass now; None if unknown."""
         now, ready_at = self._turn(self._look)
         return None if ready_at == inf else max(0.0, ready_at - now)
 
@@ -228,7 +228,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
 
     def _settle(self, held: tuple[_Pass, Outcome]) -> None:
         (breaker, token), outcome = held
-        if breaker is self._breaker:  # else it left in the parent of this process
+        if breaker is self._breaker:  # otherwise the call began in the parent process
             breaker.settle(token, outcome, self._clock(), self._chance())
 
     def _refusal(self, ready_at: float, now: float) -> CircuitOpenError:
@@ -269,7 +269,7 @@ class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
 class Attempt:
     """One attempt through the circuit: counted once, when its context is left.
 
-    An exception of the context is judged; else it succeeded, unless `judge` was given a failed result.
+    An exception in the context is judged. Without one the attempt succeeded, unless `judge` got a failed result.
     """
 
     __slots__ = ("_breaker", "_outcome", "_passed")
@@ -299,8 +299,8 @@ class Attempt:
     def judge(self, result: object) -> None:
         """Judge a result; a later exception overrides it.
 
-        An exception of the user's own `failed_result` is raised, and the attempt counts as cancelled: it says nothing
-        of the target.
+        An exception of the user's `failed_result` is raised, and the attempt counts as cancelled: it says nothing about
+        the target.
         """
         self._outcome = CANCELLED
         self._outcome = self._breaker.judge.of_result(result)

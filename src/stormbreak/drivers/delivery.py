@@ -1,8 +1,8 @@
-"""Calls that their holder carries on: all attempts of one (`CallerDriven`), or a stream from its first output to its end (`Delivery`).
+"""Calls that their holder continues: all attempts (`CallerDriven`), or a stream after its first output (`Delivery`).
 
-The driver does the waiting; the holder reports what came of an attempt or of the whole stream. A report never waits, so
-it may be made where nothing can be awaited, as at the end of a `with` block. A call that the holder drops, on whatever
-thread the garbage collector runs, is closed.
+The driver does the waiting; the holder reports the outcome of an attempt or of the whole stream. A report never waits,
+so it also works where nothing can be awaited, as at the end of a `with` block. If the holder drops a call, it is
+closed, on whatever thread the garbage collector runs.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from stormbreak.types import (
 # ---------------------------------------------------------------- shared by all waiting calls
 
 LOOK_AGAIN = 5.0
-"""A waiting call checks the queue by itself after one to two times this many seconds: the ticket that is the timer
-for all may be on a busy or closed loop."""
+"""A waiting call checks the queue by itself after one to two times this many seconds, since the timekeeper of the queue
+may be on a busy or closed loop."""
 
 DRAINED = CallResult(
     CANCELLED._replace(rejection=Rejection("drain", "the client is drained")), stopped="drained"
@@ -40,18 +40,18 @@ CLOSED = CallResult(
     CANCELLED._replace(rejection=Rejection(ENDED_BY_CLOSING, "the client is closed")),
     stopped=ENDED_BY_CLOSING,
 )
-"""Nothing was sent, or nothing is under way any more."""
+"""Nothing was sent, or nothing is in flight any more."""
 
 STREAM_CUT = CallResult(
     CANCELLED_AFTER_SEND._replace(detail="the client was closed"),
     stopped=ENDED_BY_CLOSING,
     maybe_processed=1,
 )
-"""An attempt was under way, or a stream was read."""
+"""An attempt was in flight, or a stream was being read."""
 
 
 def check_ticket(ticket: Ticket) -> float:
-    """Return the seconds until the owner of `ticket` checks by itself; jittered."""
+    """Return the seconds until the owner of `ticket` checks by itself, with jitter."""
     return LOOK_AGAIN * (1 + ticket.call.number % 64 / 64)
 
 
@@ -59,20 +59,20 @@ def check_ticket(ticket: Ticket) -> float:
 
 
 class CallerDriven:
-    """One call under way: its `command` is what is to be done next, `CallResult` in the end."""
+    """One call in progress: `command` is the next command, and the `CallResult` at the end."""
 
     __slots__ = ("_stepper", "command", "flow")
 
     def __init__(self, stepper: Stepper, call: Call) -> None:
         self.flow: Flow | None = None
         self._stepper = stepper
-        # Kept with no code in between: an interrupt would leave it, and its slot, without an owner.
+        # Stored at once: an interrupt in between would leave the flow, and its slot, without an owner.
         self.flow, self.command = stepper.start(call)
         if isinstance(self.command, CallResult):
             self.flow = None
 
     def answer(self, outcome: Outcome | None) -> Command | CallResult:
-        """Say what came of the command, and learn the next. Once the call is closed, nothing changes."""
+        """Report the outcome of the command, and return the next one. After the call is closed, nothing changes."""
         if self.flow is not None:
             _, self.command = self._stepper.step(self.flow, outcome)
             if isinstance(self.command, CallResult):
@@ -80,23 +80,23 @@ class CallerDriven:
         return self.command
 
     def forget(self) -> None:
-        """Keep no longer what came of it: an exception whose traceback leads here would hold itself."""
+        """Drop the result: an exception whose traceback refers to this call would form a cycle."""
         if isinstance(self.command, CallResult):
             outcome = self.command.outcome._replace(value=None, error=None)
             self.command = self.command._replace(outcome=outcome)
 
     def close(self) -> None:
-        """Give it up: what the call held is free, and counts neither as success nor as failure."""
+        """Close the call: its permits are freed, and count neither as success nor as failure."""
         flow, self.flow = self.flow, None
         if flow is not None:
             try:
                 self._stepper.close(flow)
-            except BaseException:  # an interrupt: the next step closes it
+            except BaseException:  # an interrupt: the next step closes the flow
                 self._stepper.abandon(flow)
                 raise
 
     def __del__(self) -> None:
-        flow = getattr(self, "flow", None)  # an interrupt may come before there is any
+        flow = getattr(self, "flow", None)  # an interrupt may come before it is set
         if flow is not None:
             self._stepper.drop(flow)
 
@@ -107,8 +107,8 @@ class CallerDriven:
 class Delivery:
     """The rest of a call after its first output. Its owner enforces the deadline, `command.until`.
 
-    `cut` is called when it ends before its reader is done, and must end the reading. An answer that is `complete` by
-    then is a success.
+    `cut` is called if the delivery ends before its reader is done, and must end the reading. An answer that is
+    `complete` by then is a success.
     """
 
     def __init__(self, stepper: Stepper, flow: Flow, command: DeliverStream) -> None:
@@ -121,7 +121,7 @@ class Delivery:
 
     @property
     def over(self) -> bool:
-        """Whether it was ended or closed."""
+        """Whether the delivery was ended or closed."""
         return self._flow is None
 
     def end(self, outcome: Outcome) -> CallResult | None:
@@ -151,7 +151,7 @@ class Delivery:
                 raise
 
     def drop(self, outcome: Outcome | None = None) -> None:
-        """Close it in a finalizer, on any thread; with an outcome, end with that."""
+        """Close it in a finalizer, on any thread; with an outcome, end it with that."""
         flow, self._flow = self._flow, None
         if flow is not None:
             self._stepper.drop(flow, outcome)
@@ -182,7 +182,7 @@ class Delivery:
                 self.cut()
 
     def __del__(self) -> None:
-        if hasattr(self, "_flow"):  # else an interrupt came before there was any
+        if hasattr(self, "_flow"):  # an interrupt may have come before it was set
             self.drop()
 
     def _ends_whole(self) -> bool:
@@ -217,7 +217,7 @@ class LoopDelivery(Delivery):
         open_, timer = not self.over, self._timer
         super().drop(outcome)
         if open_:
-            with suppress(RuntimeError):  # a loop that is closed
+            with suppress(RuntimeError):  # the loop may be closed
                 self.loop.call_soon_threadsafe(self._stepper.deliver_events)
                 if timer is not None:
                     self.loop.call_soon_threadsafe(timer.cancel)

@@ -1,4 +1,4 @@
-"""Keep the attempt history of a request with its response or exception, and explain it from there."""
+"""Keep the attempt history of a request with its response or exception, and explain it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ _MAX_DEPTH = 16
 
 
 class AttemptHistory:
-    """The attempt history of a call to `target`; also before the call has ended."""
+    """The attempt history of a call to `target`, also while the call is in progress."""
 
     def __init__(self, target: Target, result: CallResult | DeliverStream) -> None:
         self.target = target
@@ -28,14 +28,14 @@ class AttemptHistory:
 
     @property
     def ended(self) -> CallResult | None:
-        """Its result; None while it is in flight."""
+        """The result of the call; None while it is in flight."""
         return self._result if isinstance(self._result, CallResult) else None
 
     def end(self, ended: CallResult) -> None:
         self._result = ended
 
     def lines(self) -> Iterator[str]:
-        """Format it: a line for each attempt and fallback, and a summary line."""
+        """Format the history: a line for each attempt and fallback, and a summary line."""
         result = self._result
         if isinstance(result, CallResult):
             yield from history_lines(result.history)
@@ -51,7 +51,7 @@ class AttemptHistory:
 
 
 def explain(what: object) -> str:
-    """Explain the attempts of an answer or a failure: a response, an SDK's exception, or one of ours.
+    """Explain the attempts of a response, an SDK's exception, or one of ours.
 
     Empty if nothing is known.
     """

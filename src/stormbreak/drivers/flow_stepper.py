@@ -1,4 +1,4 @@
-"""Step flows under the engine's lock: what every driver shares.
+"""Step flows under the engine's lock: the common part of all drivers.
 
 A step is a turn at the engine (`turn_lock`). Afterwards, with the lock released, the owners of woken tickets are
 woken and events are delivered.
@@ -27,7 +27,7 @@ R = TypeVar("R")
 _Left: TypeAlias = tuple[Sequence[Callable[[], None]], Sequence[Event]]
 
 _TROUBLE = (Exception, CancelledError, GeneratorExit)
-"""Exceptions of listeners. A listener is a plain function, never cancelled or closed, so these two are its errors."""
+"""Errors of listeners. A listener is a plain function, never cancelled or closed, so these two are its own errors."""
 
 _log = logging.getLogger("stormbreak")
 
@@ -46,18 +46,18 @@ class Stepper(TurnLock[Flow, _Left]):
         self.engine = engine
         self.clock = clock
         self.chance = chance
-        self._warned: dict[int, Callable[[], object]] = {}  # by id, which a later listener may have
+        self._warned: dict[int, Callable[[], object]] = {}  # by id, which may be reused
         super().__init__()
         self.look = WeakMethod(self.snapshot)
-        if steps_alone:  # else `shared_stepper` sees to it
+        if steps_alone:  # otherwise `shared_stepper` does it
             engine.look = self.look
 
     def _begin(self) -> None:
         super()._begin()
         self._delivering: set[int] = set()
         self._pending: dict[Flow, tuple[Call, Command]] = {}
-        self._last: dict[Flow, Outcome] = {}  # of flows that were dropped with one
-        self._interrupted = False  # a step was, by a signal: see `_settle`
+        self._last: dict[Flow, Outcome] = {}  # of flows that were dropped with an outcome
+        self._interrupted = False  # a signal interrupted a step: see `_settle`
 
     def _reset_after_fork(self) -> None:
         super()._reset_after_fork()
@@ -67,7 +67,7 @@ class Stepper(TurnLock[Flow, _Left]):
         """Start the flow of `call` and run it to its first command.
 
         Raises:
-            RuntimeError: a listener asks for it, or a finalizer that interrupts a step of this thread.
+            RuntimeError: called by a listener, or by a finalizer that interrupts a step of this thread.
         """
         context_listener = self.engine.context_listener
         if context_listener is not None:
@@ -94,7 +94,7 @@ class Stepper(TurnLock[Flow, _Left]):
             with self._lock:
                 if self._busy:
                     self._refuse_in_the_middle()
-                clock, chance = self.clock, self.chance  # as methods they would take twice as long
+                clock, chance = self.clock, self.chance  # a method call would take twice as long
                 now, uniform = clock(), chance()
                 self._busy = True
                 try:
@@ -106,7 +106,7 @@ class Stepper(TurnLock[Flow, _Left]):
                             pending[flow] = call, command
                         else:
                             command = flow.send((outcome, now, uniform))  # type: ignore[union-attr]
-                            if flow in pending:  # not what a forked child has of its parent
+                            if flow in pending:  # not a flow of the parent in a forked child
                                 pending[flow] = pending[flow][0], command
                     except StopIteration as stop:
                         command = stop.value
@@ -132,7 +132,7 @@ class Stepper(TurnLock[Flow, _Left]):
             self.close(unowned)
 
     def first_output(self, send: Send) -> None:
-        """Record the first output of the attempt of `send`, of a call that `streams`; does nothing once it has ended."""
+        """Record the first output of the attempt of `send`, in a call that `streams`; do nothing after its end."""
         if self._delivering:
             self._refuse_reentry()
         if send.permit is None:
@@ -151,13 +151,13 @@ class Stepper(TurnLock[Flow, _Left]):
         return self._turn(lambda: do(self.engine, self.clock()))
 
     def rest(self) -> None:
-        """Give back what a fleet has lent to the engine, when no call needs it, until one does: a driver was closed."""
+        """Give back the leases of a fleet when no call needs them, until one does: a driver was closed."""
         fleet = self.engine.fleet
         if fleet is not None:
             self._turn(fleet.rest)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
-        """Return a snapshot between two steps, and what each `pending` call waits for; listeners may call it."""
+        """Return a snapshot between two steps, with the wait of each `pending` call; listeners may call it."""
         return self._turn(lambda: self._snapshot(pending=pending))
 
     def _snapshot(self, *, pending: bool) -> dict[str, Any]:
@@ -171,13 +171,13 @@ class Stepper(TurnLock[Flow, _Left]):
     def close(self, flow: Flow) -> None:
         """Close `flow`; its permits go to the next waiting calls.
 
-        In the middle of another flow's step on the same thread it is closed at the end of that step.
+        During another flow's step on the same thread, it is closed at the end of that step.
         """
         self.abandon(flow)
         self._catch_up()
 
     def give_up(self, flow: Flow, error: BaseException) -> None:
-        """Close `flow` after an exception in what runs it; a GeneratorExit comes from the garbage collector."""
+        """Close `flow` after an exception in its runner; a GeneratorExit comes from the garbage collector."""
         if isinstance(error, GeneratorExit):
             self.drop(flow)
         else:
@@ -186,7 +186,7 @@ class Stepper(TurnLock[Flow, _Left]):
     def drop(self, flow: Flow, last: Outcome | None = None) -> None:
         """Close `flow` in a finalizer: its permits are freed at once, and listeners get its events with the next step.
 
-        They may have locks of their own, which the very thread may hold that the finalizer interrupts.
+        Listeners may have locks that the interrupted thread holds.
         A flow with a `last` outcome is resumed with it first.
         """
         if last is not None:
@@ -240,7 +240,7 @@ class Stepper(TurnLock[Flow, _Left]):
                 held.send((last, now, self.chance()))
         if self._interrupted:
             self._interrupted = False
-            with suppress(Exception):  # the interrupted step may have left what makes it fail
+            with suppress(Exception):  # the state after the interrupted step may make it fail
                 close(held, now, self.chance())
             self.engine.recover([command for _, command in self._pending.values()], now)
         else:
@@ -258,14 +258,14 @@ class Stepper(TurnLock[Flow, _Left]):
 
     def _deliver(self, events: Sequence[Event]) -> None:
         here = threading.get_ident()
-        within = here in self._delivering  # a listener has closed something
+        within = here in self._delivering  # called from a listener
         self._delivering.add(here)
         try:
             for event in events:
                 for listener in tuple(self.engine.listeners):
                     try:
                         listener(event)
-                    except _TROUBLE:  # a listener's must never fail a call
+                    except _TROUBLE:  # a listener's error must never fail a call
                         self._warn_once(listener)
         finally:
             if not within:
@@ -292,7 +292,7 @@ class Stepper(TurnLock[Flow, _Left]):
 
 
 def _wake_all(left: _Left) -> None:
-    """Wake the owners of tickets; a second time does nothing."""
+    """Wake the owners of tickets. Idempotent."""
     for wake in left[0]:
         wake()
 
@@ -300,12 +300,12 @@ def _wake_all(left: _Left) -> None:
 def _reference(listener: object) -> Callable[[], object]:
     try:
         return ref(listener)
-    except TypeError:  # it has slots; kept alive, its id is never used again
+    except TypeError:  # it has slots; kept alive, so that its id is not reused
         return lambda: listener
 
 
 # ---------------------------------------------------------------- one stepper for each engine
-# The lock is the stepper's. Two steppers on one engine would step its flows at the same time.
+# The stepper has the lock. Two steppers on one engine would step its flows at the same time.
 
 _lock = new_lock()
 
@@ -333,11 +333,11 @@ def shared_stepper(
                     "an engine has one clock and one source of chance, and this one has others"
                 )
             return stepper
-        # Not under the lock: while it is made the garbage collector may come here, too.
+        # Not under the lock: meanwhile the garbage collector may call this function, too.
         made = Stepper(engine, clock=clock, chance=chance, steps_alone=False)
         mine = made.look
         with _lock:
-            if engine.look is before:  # nothing can come between this and the next line
+            if engine.look is before:  # nothing can run between this and the next line
                 engine.look = mine
                 return made
 

@@ -1,8 +1,8 @@
 """Reset state in forked child processes.
 
-A fork copies the memory and shares the sockets. In the child no attempt of the parent will ever end, a lock may be held
-by a thread that is not there, and what is read from a connection is missing in the parent. So objects with such state
-register a reset here; it runs before anything else in the child. Locks are free by then (`locks.new_lock`).
+A fork copies the memory and shares the sockets. In the child, the parent's attempts never end, a lock may be held by a
+thread that does not exist there, and data read from a connection is missing in the parent. So objects with such state
+register a reset here. It runs before anything else in the child. Locks are free by then (`locks.new_lock`).
 """
 
 import os
@@ -15,7 +15,7 @@ from stormbreak.drivers.locks import free_locks_in_child
 
 _Forgetful = tuple["ref[object]", Callable[[Any], None]]
 
-# By the id of the object. A dict needs no lock, which the thread that holds it might not take along into the child.
+# By the id of the object. A dict needs no lock; a lock might be held by a thread that is missing in the child.
 _reset_in_child: dict[int, _Forgetful] = {}
 
 

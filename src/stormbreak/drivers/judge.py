@@ -51,9 +51,9 @@ def _named_time(error: BaseException, response: object, status: int) -> float | 
 class Judge:
     """Defines which exceptions and results are failures.
 
-    An exception of `failures`, and not of `ignored`, is one, unless `outcome_of` reads something else in it
-    (None: nothing is read, and a 429 is a failure like any other). Other exceptions are not counted at all. A
-    cancel, an interrupt or an exit is never a failure. `failed_result` returns True for a failed result.
+    An exception of a class in `failures` and not in `ignored` is a failure, unless `outcome_of` reads another outcome
+    from it (with `outcome_of=None`, a 429 is a failure like any other). Other exceptions are not counted. A cancel, an
+    interrupt or an exit is never a failure. `failed_result` returns True for a failed result.
     """
 
     failures: tuple[type[BaseException], ...] = (Exception,)
@@ -71,7 +71,7 @@ class Judge:
         """Judge an exception.
 
         Raises:
-            TypeError: `outcome_of` gave something else than an Outcome or None.
+            TypeError: `outcome_of` returned neither an Outcome nor None.
         """
         if not isinstance(error, Exception):
             return CANCELLED
@@ -88,7 +88,7 @@ class Judge:
 
 
 def check_function(name: str, given: object) -> None:
-    """Reject anything but a function, and asynchronous functions, whose result would not be awaited.
+    """Reject anything but a function. Asynchronous functions are rejected, too: nothing would await them.
 
     Raises:
         ConfigurationError: it is neither None nor a function.
@@ -99,10 +99,10 @@ def check_function(name: str, given: object) -> None:
 
 
 def _classes(name: str, given: object) -> tuple[type[BaseException], ...]:
-    """Return exception classes as a tuple; one class alone is accepted, as by `except`.
+    """Return exception classes as a tuple; a single class is accepted, as by `except`.
 
     Raises:
-        ConfigurationError: something else is among them.
+        ConfigurationError: an entry is not an exception class.
     """
     classes = tuple(given) if isinstance(given, Iterable) else (given,)
     for each in classes:

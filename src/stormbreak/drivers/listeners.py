@@ -13,14 +13,14 @@ class Attached:
     A listener gets every event, after its step, on any thread. It may not make calls on this engine. Its exceptions are
     logged once, and fail no call.
 
-    A listener that was attached before stays attached, and gets no event twice. A method `watch` of a listener gets
-    the engine first, a method `unwatch` gets it last. Thread-safe.
+    A listener that was already attached stays attached, and gets no event twice. If a listener has a method `watch`, it
+    is called first with the engine; a method `unwatch` is called last. Thread-safe.
     """
 
     def __init__(self, engine: Engine, *listeners: Listener) -> None:
         self.listeners = listeners
         self._engine = engine
-        self._mine: list[Listener] = []  # those that were not attached before
+        self._mine: list[Listener] = []  # listeners that were not attached before
         try:
             for listener in listeners:
                 self._attach(listener)
@@ -37,7 +37,7 @@ class Attached:
             self._mine.append(listener)
 
     def detach(self) -> None:
-        """Detach them. Idempotent.
+        """Detach the listeners. Idempotent.
 
         An event that another thread is delivering at this moment may still reach them.
         """
@@ -70,12 +70,12 @@ class Observable:
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """Return the state of every target (circuit, queue, limit, cooldown) and of the retry budget.
 
-        With `pending`, also what each call waits for, which is much where many wait.
+        With `pending`, also the wait of each call, which is much output if many calls wait.
         """
         return self.engine.snapshot(pending=pending)
 
 
-# One attaches or detaches at a time. What a `watch` does in its turn may do so, too.
+# One thread attaches or detaches at a time. A `watch` may do so, too, within its turn.
 _turn = new_lock()
 
 

@@ -1,15 +1,15 @@
-"""The locks of this package, and what must hold while one is held.
+"""The locks of this package, and the rules while one is held.
 
 The garbage collector runs at almost any allocation, and a signal handler between almost any two instructions. Both run
-other people's code on the thread that they interrupt: finalizers of an SDK, weak references, generators that are
-closed. So every lock here is reentrant, is made by `new_lock`, and is free again in a forked child. While one is held:
+foreign code on the interrupted thread: finalizers of an SDK, weak references, generators that are closed. So every lock
+here is reentrant, is made by `new_lock`, and is free again in a forked child. While a lock is held:
 
 - code does not wait for another thread, a loop, or the start of a thread;
 - code does not call listeners, log handlers or users' functions; they are called after the release;
-- the data is in order at each point where such code can come in, or that code is postponed (`turn_lock`).
+- the data is consistent at each point where such code can run, or that code is postponed (`turn_lock`).
 
-Where a lock would only guard a single operation, use none: an operation of a dict, set or deque cannot be interrupted
-(`LiveSet`, `cached_value`).
+Do not use a lock for a single operation: an operation of a dict, set or deque cannot be interrupted (`LiveSet`,
+`cached_value`).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,11 +19,11 @@ from weakref import ref
 
 T = TypeVar("T")
 
-_locks: "set[ref[Any]]" = set()  # of all that live
+_locks: "set[ref[Any]]" = set()  # all live locks
 
 
 def new_lock() -> Any:
-    """Make a reentrant lock that is free in every forked child, unless the thread that forks holds it there, too."""
+    """Make a reentrant lock that is free in every forked child, unless the forking thread holds it."""
     lock = RLock()
     _locks.add(ref(lock, _locks.discard))
     return lock
@@ -34,16 +34,16 @@ def _alive() -> list[Any]:
 
 
 def free_locks_in_child() -> None:
-    """Free the locks that a thread holds which is not in this child process."""
+    """Free the locks held by threads that do not exist in this child process."""
     for lock in _alive():
         if not lock._is_owned():  # noqa: SLF001 - as `threading.Condition` asks
             lock._at_fork_reinit()  # noqa: SLF001 - as `logging` does
 
 
 class LiveSet(Generic[T]):
-    """Objects that are kept alive by others, for as long as they live. From any thread: no operation can be interrupted.
+    """A set of weak references to live objects. From any thread: no operation can be interrupted.
 
-    A `weakref.WeakSet` is made of many operations: it needs a lock of its own where several threads use it.
+    A `weakref.WeakSet` consists of many operations, so it needs a lock if several threads use it.
     """
 
     __slots__ = ("_refs",)
@@ -52,7 +52,7 @@ class LiveSet(Generic[T]):
         self._refs: set[ref[T]] = set()
 
     def add(self, one: T) -> None:
-        """Add it; a second time does nothing."""
+        """Add an object. Idempotent."""
         self._refs.add(ref(one, self._refs.discard))
 
     def discard(self, one: T) -> None:
@@ -62,7 +62,7 @@ class LiveSet(Generic[T]):
         return ref(one) in self._refs
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate over those that are there now, whatever is added or dropped meanwhile."""
+        """Iterate over the present objects, whatever is added or dropped meanwhile."""
         return iter([one for known in self._refs.copy() if (one := known()) is not None])
 
     def __len__(self) -> int:
@@ -70,10 +70,10 @@ class LiveSet(Generic[T]):
 
 
 class cached_value(Generic[T]):  # noqa: N801 - a decorator, as that of functools
-    """A property that is computed when it is first asked for, as `functools.cached_property` without its lock.
+    """A property that is computed on first use: `functools.cached_property` without its lock.
 
-    That of Python 3.11 holds one lock for all objects of a class while it computes, which a forked child never gets
-    back. Here two threads may both compute; one value is kept.
+    In Python 3.11 that holds one lock for all objects of a class while it computes; after a fork in that moment, the
+    child could never take the lock. Here two threads may both compute; one value is kept.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:

@@ -1,6 +1,6 @@
 """Settings for all calls within a block, at any depth: a context variable.
 
-Tasks and `asyncio.to_thread` inherit it, as context variables do. A task that is started in a block keeps its settings.
+Tasks and `asyncio.to_thread` inherit it, like any context variable. A task started in a block keeps its settings.
 """
 
 import re
@@ -27,7 +27,7 @@ _LABEL = re.compile(r"[a-z0-9_.-]{1,64}")
 class Scope(NamedTuple):
     """The settings of a scope; None, or empty, if the call or its policy decides.
 
-    `deadline_at` is on the monotonic clock. An empty `tenant` means none, whatever an outer scope says.
+    `deadline_at` is on the monotonic clock. An empty `tenant` means no tenant, whatever an outer scope sets.
     """
 
     deadline_at: float | None = None
@@ -37,7 +37,7 @@ class Scope(NamedTuple):
     max_attempts: int | None = None
 
     def earlier(self, deadline_at: float | None) -> float | None:
-        """Return the earlier deadline: this one, or that of a call."""
+        """Return the earlier deadline: that of this scope, or that of a call."""
         if self.deadline_at is None or deadline_at is None:
             return self.deadline_at if deadline_at is None else deadline_at
         return min(self.deadline_at, deadline_at)
@@ -46,7 +46,7 @@ class Scope(NamedTuple):
         """Return the scope within this one: the inner settings win, but never extend the deadline.
 
         Raises:
-            ConfigurationError: there are too many labels in all.
+            ConfigurationError: there are too many labels in total.
         """
         return Scope(
             self.earlier(inner.deadline_at),
@@ -58,7 +58,7 @@ class Scope(NamedTuple):
 
 
 class _Frame(msgspec.Struct, eq=False):
-    """A scope that was entered; `ended` if it was left in another context than that which it was entered in."""
+    """A scope that was entered; `ended` if it was left in a context other than the one in which it was entered."""
 
     scope: Scope
     outer: "_Frame | None"
@@ -77,7 +77,7 @@ def _frame() -> _Frame | None:
 
 
 def current() -> Scope:
-    """What holds where this is called."""
+    """Return the settings of the present context."""
     if _CURRENT.get() is None:  # as for most calls
         return _NOTHING
     frame = _frame()
@@ -115,7 +115,7 @@ class Block:
                 _CURRENT.reset(token)
                 return
         except ValueError:
-            pass  # a generator that somebody else finishes
+            pass  # a generator that is finished in another context
         frame.ended = True
 
 
@@ -167,10 +167,10 @@ def checked_priority(priority: object) -> Priority:
 
 
 def checked_labels(labels: object) -> Labels:
-    """Make labels of a mapping, in the order of their names.
+    """Make labels from a mapping, in the order of their names.
 
     Raises:
-        ConfigurationError: names the one that cannot be, and what it can be.
+        ConfigurationError: names the invalid label and the rule.
     """
     if not isinstance(labels, Mapping):
         raise ConfigurationError(
@@ -186,7 +186,7 @@ def checked_labels(labels: object) -> Labels:
 
 
 def checked_text(name: str, text: object) -> str:
-    """Refuse what is no text, or too long, or would break a line of a log."""
+    """Reject a value that is not a text, is too long, or would break a line of a log."""
     if not isinstance(text, str) or len(text) > MAX_TEXT or not text.isprintable():
         raise ConfigurationError(
             f"{name} must be printable text of at most {MAX_TEXT} characters, got {quoted(str(text))}"

@@ -1,4 +1,4 @@
-"""Explain from one target's snapshot why its calls are slow: only what holds calls back, the strictest gate first.
+"""Explain from one target's snapshot why its calls are slow: the gates that hold calls back, the strictest first.
 
 Pure: the caller passes the time of day.
 """
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from math import ceil
 from typing import Any
 
-_MINUTES = 120.0  # seconds from which a span is shown in minutes
+_MINUTES = 120.0  # seconds from which a duration is shown in minutes
 
 _CIRCUITS = {
     "isolated": "circuit isolated",
@@ -20,7 +20,7 @@ _CAUSES = {"overload": "answers are late", "dead": "nothing is answered"}
 
 
 def slow_reason(target: Mapping[str, Any], at: datetime) -> str:
-    """Explain what holds the calls to a target (`TargetState.snapshot`); "" if nothing does. `at` is the time of the snapshot."""
+    """Explain what holds the calls to a target (`TargetState.snapshot`, taken `at` that time); "" if nothing does."""
     return (
         _circuit(target)
         or _cooldown(target)

@@ -1,6 +1,6 @@
 """The driver for threads that make the attempts of a call themselves: it blocks one until an attempt may leave.
 
-It cannot stop an attempt: its maker ends it after `Send.timeout`, and closes the call after an exception.
+It cannot stop an attempt: the thread ends it after `Send.timeout`, and closes the call after an exception.
 """
 
 import threading
@@ -21,7 +21,7 @@ FOREVER = threading.TIMEOUT_MAX
 
 
 class Waiter(Protocol):
-    """Where one thread waits, as in a `threading.Event`."""
+    """A place where one thread waits, like a `threading.Event`."""
 
     def wait(self, timeout: float, /) -> object:
         """Wait until it is set, or for `timeout` seconds."""
@@ -31,7 +31,7 @@ class Waiter(Protocol):
 
 
 class ParkedThread:
-    """Parks one thread, once. An Event holds a plain lock meanwhile: a finalizer that sets it would wait for itself."""
+    """Parks one thread, once. An Event has a plain lock: a finalizer that sets it on the same thread would deadlock."""
 
     __slots__ = ("_lock",)
 
@@ -44,7 +44,7 @@ class ParkedThread:
 
     def set(self) -> None:
         """Release the thread, now or later. Idempotent."""
-        with suppress(RuntimeError):  # it is free
+        with suppress(RuntimeError):  # the lock is free already
             self._lock.release()
 
 
@@ -66,16 +66,16 @@ class ThreadDriver(Driver):
         reset_in_child(self._forget)
 
     def begin(self, call: Call) -> CallerDriven:
-        """Begin `call`, whose attempts the holder makes; `wait_to_send` waits for each."""
+        """Begin `call`. The holder makes its attempts, and waits for each with `wait_to_send`."""
         return CallerDriven(self._stepper, call)
 
     def wait_to_send(self, call: CallerDriven) -> Send | None:
-        """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
+        """Wait until an attempt may leave; None if no attempt follows: the command of the call says why.
 
         An exception, such as KeyboardInterrupt, closes the call.
         """
         command = call.command
-        if isinstance(command, Send):  # at once, as nearly always
+        if isinstance(command, Send):  # it may leave at once, the usual case
             return command
         try:
             while isinstance(command := call.command, Wait | WaitFor):
@@ -90,7 +90,7 @@ class ThreadDriver(Driver):
         return command if isinstance(command, Send) else None
 
     def wait(self, command: Wait | WaitFor) -> bool:
-        """Execute a wait; return False if the driver is drained, or was meanwhile."""
+        """Execute a wait; return False if the driver was drained before its end."""
         parking, seconds = self._parking(), command.until - self.clock()
         if isinstance(command, WaitFor):
             if not self._stepper.arm(command.ticket, parking.set):
@@ -98,7 +98,7 @@ class ThreadDriver(Driver):
             seconds = min(seconds, check_ticket(command.ticket))
         self._waits.add(parking)
         try:
-            if not self._draining:  # since a moment ago
+            if not self._draining:  # it may just have begun to drain
                 parking.wait(min(max(0.0, seconds), FOREVER))
         finally:
             self._waits.discard(parking)

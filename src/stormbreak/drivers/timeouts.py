@@ -1,13 +1,14 @@
-"""Timeouts of attempts on an event loop, at a fraction of what a timer for each would cost.
+"""Timeouts of attempts on an event loop, at a fraction of the cost of a timer for each.
 
-Nearly every timeout is cancelled, by an answer, long before its time; setting and cancelling a timer of the loop
-then costs more than anything else on the way of a call. So long timeouts are rounded up to the next `GRAIN`, and
-all that end with the same one share a timer, as aiohttp does it. Short ones are exact.
+An answer cancels nearly every timeout long before its time. Setting and cancelling a timer of the loop would then cost
+more than anything else in a call. So long timeouts are rounded up to the next `GRAIN`, and all timeouts that end with
+the same grain share a timer, as in aiohttp. Short timeouts are exact.
 
-After a stall (ADR 78) a loop comes late to its timers, and to its sockets: uvloop to the timers first, and asyncio ends a
-task whose answer it has just read. So a timer that comes late waits again, once, until the loop has read what came in time.
+After a stall (ADR 78) a loop is late for its timers and its sockets. uvloop runs the timers first, and asyncio ends a
+task whose answer it has just read. So a late timer waits again, once, until the loop has read the data that came in
+time.
 
-The owner of `Timeouts` can end all that runs within them early.
+The owner of `Timeouts` can end all code that runs within them early.
 """
 
 import asyncio
@@ -23,17 +24,17 @@ from stormbreak.core.stalls import BEAT, STALL, Stalls
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.types import Outcome
 
-EXACT = 60.0  # seconds; a shorter timeout has a timer of its own
+EXACT = 60.0  # seconds; a shorter timeout has a separate timer
 GRAIN = 0.25  # seconds
-LATE = 0.01  # seconds; what comes later than that comes after a stall
+LATE = 0.01  # seconds; a timer that is later than this comes after a stall
 
 _CANCELLED = asyncio.CancelledError
 
 
 class AnsweredError(asyncio.CancelledError):
-    """Inside of a driver: a `cancel` met an attempt that had its whole answer and waited for no more than the end of its body.
+    """Internal to drivers: a `cancel` met an attempt with a complete answer that waited only for the end of its body.
 
-    The call is settled by the `outcome`; a timeout then gives that, and any other cancel goes on.
+    The `outcome` settles the call. A timeout then returns it; any other cancel continues.
     """
 
     def __init__(self, outcome: Outcome, cancel: asyncio.CancelledError) -> None:
@@ -52,9 +53,9 @@ class Pulse(NamedTuple):
 def call_at(
     loop: asyncio.AbstractEventLoop, at: float, do: Callable[[], object], grace: float = STALL
 ) -> asyncio.TimerHandle:
-    """Call `do` at `at`; if that comes late, wait once for as long again, but at most `grace` seconds.
+    """Call `do` at `at`; if the timer is late, wait once more for the same delay, at most `grace` seconds.
 
-    While it waits again, cancelling has no effect: `do` must see that it is not wanted any more.
+    During the second wait, cancelling has no effect: `do` must check whether it is still wanted.
     """
     return loop.call_at(at, _ring, loop, at, do, grace)
 
@@ -70,11 +71,11 @@ def _ring(
 
 
 class _Here(threading.local):
-    last: "_OnLoop | None" = None  # of the loop that ran last in this thread
+    last: "_OnLoop | None" = None  # of the last loop that ran in this thread
 
 
 class Timeouts:
-    """The timeouts of one driver, on any loop. With a `pulse`, loops beat while anything runs within one."""
+    """The timeouts of one driver, on any loop. With a `pulse`, a loop beats while code runs within a timeout."""
 
     __slots__ = ("_all", "_pulse", "local")
 
@@ -84,11 +85,11 @@ class Timeouts:
         self.forget()
 
     def forget(self) -> None:
-        """Leave them all to the parent process."""
+        """Forget all timeouts in a child process: they belong to the parent."""
         self._all: LiveSet[_OnLoop] = LiveSet()
 
     def here(self) -> "_OnLoop":
-        """Those of the running loop."""
+        """The timeouts of the running loop."""
         loop, here = asyncio.get_running_loop(), self.local.last
         if here is None or here.loop() is not loop:
             here = self.local.last = _OnLoop(loop, self._pulse)
@@ -96,7 +97,7 @@ class Timeouts:
         return here
 
     def end(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """End what runs within one of them on `loop`, or on any loop. From any thread."""
+        """End all code that runs within a timeout on `loop`, or on any loop. From any thread."""
         for each in self._all:
             on_loop(each.loop(), loop, each.end)
 
@@ -105,20 +106,20 @@ _APART = Timeouts()
 
 
 class Timeout:
-    """Raises TimeoutError after `seconds`: `asyncio.timeout` without what is not needed here.
+    """Raises TimeoutError after `seconds`: a reduced `asyncio.timeout`.
 
-    With None it does so when it is ended, and else never. A cancel from outside goes before it.
+    With None it does so only when `Timeouts.end` ends it. A cancel from outside has precedence.
     """
 
     __slots__ = ("__weakref__", "_among", "_cancelling", "_fired", "_handle", "_on", "_seconds", "_task", "_with", "alone")  # fmt: skip
-    grace = STALL  # seconds that a short one waits again at most
+    grace = STALL  # maximum seconds that a short timeout waits again
 
     def __init__(self, seconds: float | None, among: Timeouts = _APART) -> None:
         self._seconds = seconds
         self._among = among
         self._fired = False
-        self.alone = False  # afterwards: it fired, and there was no cancel from outside
-        self._handle: asyncio.TimerHandle | None = None  # its own timer
+        self.alone = False  # afterwards: it fired without a cancel from outside
+        self._handle: asyncio.TimerHandle | None = None  # the separate timer of a short timeout
 
     def __enter__(self) -> None:
         here, seconds = self._among.local.last, self._seconds
@@ -128,9 +129,9 @@ class Timeout:
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("an attempt with a timeout needs a task to run in")
-        self._task = ref(task)  # weak: a loop that was closed silently takes its tasks along
+        self._task = ref(task)  # weak: a loop that is dropped takes its tasks along
         self._cancelling = task.cancelling()
-        self._on = here  # which lives as long
+        self._on = here  # lives as long as the timeout
         if seconds is not None and EXACT <= seconds < inf:
             grain = int((loop.time() + seconds) / GRAIN) + 1
             due = here.due.get(grain)
@@ -154,9 +155,9 @@ class Timeout:
                 raise TimeoutError
 
     def fire(self) -> None:
-        """End what runs within; a second time does nothing.
+        """End the code that runs within. Idempotent.
 
-        What ends itself ends as soon as it waits: a cancel that meets no wait in here would meet one outside.
+        If the code ends itself, it ends at its next wait: a cancel that meets no wait in here would hit one outside.
         """
         task = self._task()
         if task is None or self._fired or self not in self._with:
@@ -169,33 +170,33 @@ class Timeout:
         task.cancel()
 
     def _uncancel(self) -> bool:
-        """Take back the cancel that fired it; whether it was the only one."""
+        """Take back our cancel; return whether it was the only one."""
         task = self._task()
         return task is None or task.uncancel() <= self._cancelling
 
 
 class _OnLoop:
-    """Those of one loop: several that share a timer, and others apart."""
+    """The timeouts of one loop: groups that share a timer, and exact ones."""
 
     __slots__ = ("__weakref__", "_pulse", "_runs", "beats", "due", "exact", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pulse: Pulse | None) -> None:
-        self.loop = ref(loop)  # weak: a thread keeps those of its last loop
+        self.loop = ref(loop)  # weak: a thread keeps this object for its last loop
         self._pulse = pulse
         self._runs = partial(_runs, ref(self))  # weak: the engine keeps it
-        self.beats = pulse is None  # then there is nothing to begin
+        self.beats = pulse is None  # without a pulse there is nothing to begin
         self.exact: set[Timeout] = set()
-        self.due: dict[int, set[Timeout]] = {}  # by the number of the grain they end with
+        self.due: dict[int, set[Timeout]] = {}  # by the number of the grain with which they end
 
     def new_grain(self, loop: asyncio.AbstractEventLoop, grain: int) -> set[Timeout]:
-        """Fire at the end of this grain the timeouts that are then still in the returned set."""
+        """Make a set; timeouts that are still in it at the end of this grain fire."""
         due = self.due[grain] = set()
         call_at(loop, grain * GRAIN, partial(self._fire, grain))
         return due
 
     def beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """Beat until nothing runs within a timeout any more."""
-        assert self._pulse is not None, "without a pulse nothing has to begin to beat"
+        assert self._pulse is not None, "only a pulse beats"
         stalls, clock = self._pulse
         self.beats = bool(self.exact) or any(self.due.values())
         if self.beats:
@@ -224,11 +225,11 @@ def on_loop(
     wanted: asyncio.AbstractEventLoop | None,
     do: Callable[[], None],
 ) -> None:
-    """Do something on its `home` loop, if that is the wanted one; on the running one at once."""
+    """Run a function on its `home` loop if that is the wanted one; at once if that loop runs here."""
     if home is None or wanted not in (None, home):
         return
     if asyncio._get_running_loop() is home:  # noqa: SLF001 - the public form raises
         do()
         return
-    with suppress(RuntimeError):  # a loop that is closed
+    with suppress(RuntimeError):  # the loop may be closed
         home.call_soon_threadsafe(do)

@@ -1,11 +1,11 @@
 """Turns of many threads at a shared object.
 
-A turn takes the lock for microseconds and never across I/O; what it leaves behind, such as tickets to wake and events to
-deliver, is handled after the lock is released. Correct without the GIL.
+A turn holds the lock for microseconds and never across I/O. Its results, such as tickets to wake and events to deliver,
+are handled after the lock is released. It is correct without the GIL.
 
-The garbage collector may drop a caller, and so come with what that caller held, in the middle of a turn on the very
-same thread. A plain lock would then stand still for ever, and a reentrant one alone would let it change what the
-turn is in the middle of. So what was held is postponed, and done when the turn is over.
+The garbage collector may drop a caller in the middle of a turn on the same thread; then the things that the caller held
+must be settled. A plain lock would deadlock, and a reentrant lock alone would let this code change the state in the
+middle of the turn. So it is postponed until the turn is over.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 class TurnLock(ABC, Generic[Held, Left]):
-    """One turn at a time, from any thread: `Held` is what may be postponed, `Left` what a turn leaves behind."""
+    """One turn at a time, from any thread: a `Held` may be postponed, and a `Left` is the result of a turn."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
@@ -30,17 +30,17 @@ class TurnLock(ABC, Generic[Held, Left]):
         reset_in_child(self._reset_after_fork)
 
     def _begin(self) -> None:
-        self._busy = False  # a turn is under way; touched only under the lock
+        self._busy = False  # a turn is running; used only under the lock
         self._postponed: deque[Held] = deque()
 
     def _reset_after_fork(self) -> None:
-        """Reset in a child process: there no thread has the lock or will end an open turn."""
+        """Reset in a child process: no thread there holds the lock or will end an open turn."""
         self._begin()
 
     def _turn(self, do: Callable[[], R]) -> R:
-        """Run a step under the lock; then handle what it left behind.
+        """Run a step under the lock; then handle its results.
 
-        Within another turn of the same thread it is a part of that one.
+        Within another turn of the same thread, it is part of that turn.
         """
         left: Left | None = None
         try:
@@ -58,13 +58,13 @@ class TurnLock(ABC, Generic[Held, Left]):
                 self._act(left)
 
     def _postpone(self, held: Held) -> None:
-        """Leave `held` to be settled at the end of the present turn, or by the next `_catch_up`."""
+        """Postpone `held` to the end of the present turn, or to the next `_catch_up`."""
         self._postponed.append(held)
 
     def _catch_up(self, take: Callable[[], Left | None] | None = None) -> None:
-        """Settle what was postponed, unless a turn of this thread is under way: that will.
+        """Settle postponed things, unless a turn of this thread is running: that turn does it.
 
-        `take` takes away what is dealt with here; by default that is all.
+        `take` returns the results to handle here; by default all of them.
         """
         take = take or self._collect
         while True:
@@ -77,7 +77,7 @@ class TurnLock(ABC, Generic[Held, Left]):
                     self._postponed.popleft()
                 except Exception:
                     self._postponed.popleft()
-                    raise  # after an interrupt, the next turn settles it again
+                    raise  # after an interrupt, which is not an Exception, the next turn settles it again
                 finally:
                     try:
                         left = take()
@@ -94,12 +94,12 @@ class TurnLock(ABC, Generic[Held, Left]):
 
     @abstractmethod
     def _settle(self, held: Held) -> None:
-        """Settle what was postponed; under the lock. It is called again if an interrupt ended it."""
+        """Settle a postponed thing, under the lock. It is called again if an interrupt ended it."""
 
     @abstractmethod
     def _collect(self) -> Left | None:
-        """Take what the turn left behind, None if that is nothing; under the lock."""
+        """Take the results of the turn, under the lock; None if there are none."""
 
     @abstractmethod
     def _deliver_later(self, left: Left) -> None:
-        """Handle what a turn left behind; the lock is released."""
+        """Handle the results of a turn; the lock is released."""

@@ -22,7 +22,7 @@ from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 Reply: TypeAlias = Callable[[Outcome], None]
 VirtualSender: TypeAlias = Callable[[Send, Reply], Callable[[], None] | None]
-"""Takes an attempt and a callback for its outcome; may return a function that cancels the attempt.
+"""Takes an attempt and a callback for its outcome; it may return a function that cancels the attempt.
 
 The callback of a call that delivers is called twice: at its first output, `committed`, and at the end.
 """
@@ -31,10 +31,10 @@ _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 
 
 Timer: TypeAlias = list[Any]
-"""[when, order, what to do]; the last is None once that has been done or cancelled. A timeout has a fourth element."""
+"""[when, order, action]; the action is None after it has run or was cancelled. A timeout has a fourth element."""
 
-_TIMER = 3  # elements of one that is no timeout
-MANY = 64  # cancelled timers that are worth a clearance
+_TIMER = 3  # elements of a timer that is not a timeout
+MANY = 64  # minimum cancelled timers for a cleanup
 
 
 class Timeline:
@@ -43,9 +43,9 @@ class Timeline:
     def __init__(self, start: float = 0.0) -> None:
         self.now = start
         self._due: list[Timer] = []
-        self._timeouts: deque[Timer] = deque()  # in order; only the first of them is among the due
+        self._timeouts: deque[Timer] = deque()  # in order; only the first is in the heap
         self._order = count()
-        self._cancelled = 0  # timers among the due that were cancelled, without timeouts
+        self._cancelled = 0  # cancelled timers in the heap, without timeouts
 
     def time(self) -> float:
         """The virtual time in seconds."""
@@ -60,7 +60,7 @@ class Timeline:
         return timer
 
     def timeout(self, when: float, do: Callable[[], None]) -> Timer:
-        """Schedule like `at` what will probably be cancelled, and is seldom due before the timeout that came last."""
+        """Schedule like `at`; best for actions that are usually cancelled, and seldom due before the last timeout."""
         timeouts = self._timeouts
         if when < (timeouts[-1][0] if timeouts else self.now):
             return self.at(when, do)
@@ -103,7 +103,7 @@ class Timeline:
             self.now = max(self.now, until)
 
     def _expire(self) -> None:
-        """Put the next timeout among the due."""
+        """Put the next timeout into the heap."""
         timeouts = self._timeouts
         timeouts.popleft()
         while timeouts and timeouts[0][2] is None:
@@ -142,16 +142,16 @@ class VirtualDriver:
 
 
 class _Rival(msgspec.Struct, eq=False):
-    """One of several attempts of a call that are under way at the same time."""
+    """One of several attempts of a call that are in flight at the same time."""
 
     give_up: Callable[[], None] | None = None
     timer: Timer | None = None
 
 
 class _Run(msgspec.Struct, eq=False):
-    """One call under way. `_turn` tells apart what it waits for now from what it no longer waits for.
+    """One call in progress. `_turn` distinguishes its present wait from earlier ones.
 
-    In a `_race` the `_rivals` are under way; the `_winner` may have more to say.
+    In a `_race` the `_rivals` are in flight; the `_winner` may bring further output.
     """
 
     _driver: VirtualDriver
