@@ -166,7 +166,7 @@ def test_a_scenario_made_in_python_is_validated():
 
 def test_an_unknown_scenario_name_lists_the_known_names():
     with pytest.raises(
-        ConfigurationError, match=r"named 'storm'; scenarios: .*calm, calm-burst, chaos"
+        ConfigurationError, match=r"has the name 'storm'; scenarios: .*calm, calm-burst, chaos"
     ):
         load("storm")
 

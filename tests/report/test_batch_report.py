@@ -75,7 +75,7 @@ def test_a_run_without_failures_has_no_failure_sections(tmp_path):
 
 def test_an_unknown_cost_is_shown_as_not_known(tmp_path):
     page = batch_page(a_summary(tmp_path), some_stats())
-    assert section(page, "Cost").lead.startswith("Not known: ")
+    assert section(page, "Cost").lead.startswith("Unknown: ")
 
 
 def test_the_cost_is_shown_by_model_with_the_bounds_of_waste(tmp_path):
@@ -159,7 +159,7 @@ def test_rare_outcomes_share_one_line():
     for number, verdict in enumerate(kinds):
         for _ in range(10 - number):
             stats.hear(Returned(0.0, number, TARGET, 1, verdict, None, None, 0.1))
-    shown = lines(stats, "Responses that were not answers")
+    shown = lines(stats, "Outcomes")
     assert list(shown) == ["answers", "throttled", "overloaded", "reset", "timeout", "all others"]
     assert shown["all others"] == [9 / stats.width]
 
@@ -234,9 +234,7 @@ def test_outcomes_are_shown_per_second():
     stats = RunStats(began=0.0)
     for number in range(3):
         stats.hear(Returned(0.1, number, TARGET, 1, Verdict.OK, 200, None, 0.1))
-    chart = next(
-        each for each in charts_of(stats) if each.title == "Responses that were not answers"
-    )
+    chart = next(each for each in charts_of(stats) if each.title == "Outcomes")
     assert (chart.panel.y_label, chart.panel.lines[0].ys) == ("attempts per second", [6.0])
     assert chart.panel.xs == [0.25]
 

@@ -143,9 +143,7 @@ def test_texts_of_a_picture_do_not_overlap_or_leave_the_page(figures, cards, sha
     keys = [Key(name=name, stroke=STROKES[0]) for name in names]
     about = "lost, with 82.0 % of the possible answers: as good as 57 s down; ±89 USD over seeds"
     several = [Card(name=long, figure="7,500 USD", about=about, stroke=STROKES[0])] * cards
-    tiles = [
-        Chart(title="Responses that were not answers", panel=PANEL, keys=() if shared else keys)
-    ] * 2
+    tiles = [Chart(title="Outcomes", panel=PANEL, keys=() if shared else keys)] * 2
     png_of(
         Picture(title="t", verdict="v", charts=tiles, keys=keys if shared else (), cards=several)
     )

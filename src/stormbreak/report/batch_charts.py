@@ -17,7 +17,7 @@ def charts_of(stats: RunStats) -> list[Chart]:
     """Make all charts in order, without charts of events that never happened."""
     charts = [
         _chart(stats, "Rows", "rows per second", _rows(stats)),
-        _chart(stats, "What came back", "attempts per second", _outcomes(stats)),
+        _chart(stats, "Outcomes", "attempts per second", _outcomes(stats)),
         _chart(stats, "Seconds to an answer", "seconds", _latencies(stats)),
         _chart(stats, "In flight, against the limit", "attempts", _in_flight(stats)),
     ]

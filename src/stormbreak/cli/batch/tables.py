@@ -58,6 +58,6 @@ def merge_shards(output: Path, shards: tuple[Path, ...], *, prices: tuple[str, .
     if status.failed:
         lines.append(f"{sum(status.failed.values()):,} of them failed")
     if status.left:
-        again = "continue by batch run over the table, without --shard"
+        again = "batch run over the table, without --shard, sends them"
         lines.append(f"{status.left:,} of them have no answer yet; {again}")
     say("\n".join(lines))
