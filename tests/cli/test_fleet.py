@@ -54,7 +54,7 @@ def test_status_with_json_covers_one_fleet(url, capsys):
 
 def test_status_of_an_unknown_fleet_is_empty(url, capsys):
     assert main(["fleet", "status", url, "--name", "nobody*"]) == 0
-    assert "no process has used the fleet nobody* lately" in capsys.readouterr().out
+    assert "no process has used the fleet nobody* recently" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fields", [{"": "abc"}, {"a1": "x" * 7}, {"": ""}, None])
