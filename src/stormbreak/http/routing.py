@@ -79,7 +79,7 @@ class RouteTable:
         return tuple(self._routes)
 
     def _forget(self) -> None:
-        """Forget routes that can be made again: with several endpoints of one name and key, a target has no clear address."""
+        """Forget routes that can be made again: a target with several endpoints does not name its address."""
         self._routes = {
             target: route
             for target, route in tuple(self._routes.items())

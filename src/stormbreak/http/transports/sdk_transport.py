@@ -61,7 +61,7 @@ from stormbreak.http.transports.wrapped_connection import WrappedConnection, che
 from stormbreak.llm.endpoints import shape_of
 from stormbreak.types import Call, CallResult, Outcome, Rejection, Target, Verdict
 
-UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or lasts on the server"
+UNCOUNTED = "its cost cannot be counted: it is not JSON, has no model, or lasts on the server"
 """Why a spend limit rejects a request that would otherwise pass through."""
 
 
