@@ -118,9 +118,9 @@ def test_a_resume_with_another_schema_is_rejected(source, schema, output):
     [
         ("", "is not JSON: "),
         ('{"type":', "is not JSON: "),
-        ('{"type": "objekt"}', "schema is no JSON schema: type: "),
+        ('{"type": "objekt"}', "schema is not a JSON schema: type: "),
         ("[1]", "schema must be a JSON schema (a dict) or a pydantic model, got list"),
-        ('{"$ref": "http://127.0.0.1:1/x"}', "schema is no JSON schema: "),
+        ('{"$ref": "http://127.0.0.1:1/x"}', "schema is not a JSON schema: "),
         (None, "cannot be read: No such file or directory"),
     ],
 )

@@ -73,7 +73,7 @@ def test_an_invalid_base_url_is_rejected_and_not_echoed(url, key):
 
 @table_test("url", ["llm.example.org/v1", "127.0.0.1:8900/v1", "localhost:8900"])
 def test_a_base_url_without_a_scheme_is_an_error_that_says_so(url):
-    with pytest.raises(ConfigurationError, match=r"got no http:// or https:// before it$"):
+    with pytest.raises(ConfigurationError, match=r"got one without http:// or https://$"):
         origin_of(url, None)
 
 

@@ -279,12 +279,12 @@ async def test_a_hedge_that_fits_the_schema_wins():
 @table_test(
     ("schema", "message"),
     [
-        ({"type": "objekt"}, "schema is no JSON schema: type: "),
-        ({"$ref": "#/$defs/none"}, "schema is no JSON schema: "),
-        ({"$ref": "http://127.0.0.1:1/x.json"}, "schema is no JSON schema: "),
-        ({"$ref": "file:///etc/hostname"}, "schema is no JSON schema: "),
-        ({"pattern": "("}, "schema is no JSON schema: pattern: "),
-        ({"enum": {1j}}, "schema is no JSON: TypeError"),
+        ({"type": "objekt"}, "schema is not a JSON schema: type: "),
+        ({"$ref": "#/$defs/none"}, "schema is not a JSON schema: "),
+        ({"$ref": "http://127.0.0.1:1/x.json"}, "schema is not a JSON schema: "),
+        ({"$ref": "file:///etc/hostname"}, "schema is not a JSON schema: "),
+        ({"pattern": "("}, "schema is not a JSON schema: pattern: "),
+        ({"enum": {1j}}, "schema is not JSON: TypeError"),
         (int, "schema must be a JSON schema (a dict) or a pydantic model, got type"),
         ("x", "schema must be a JSON schema (a dict) or a pydantic model, got str"),
     ],

@@ -293,9 +293,9 @@ async def test_a_client_without_settings_accepts_a_key_function():
 
 
 async def test_key_functions_for_unknown_targets_or_beside_a_variable_are_rejected(scene):
-    with pytest.raises(ConfigurationError, match="keys names 'mian', which is no target"):
+    with pytest.raises(ConfigurationError, match="keys names 'mian', which is not a target"):
         await scene(TWO, [[answer()]], keys={"mian": lambda: "key"})
-    with pytest.raises(ConfigurationError, match="keys names '3', which is no target"):
+    with pytest.raises(ConfigurationError, match="keys names '3', which is not a target"):
         await scene(TWO, [[answer()]], keys={3: lambda: "key"})
     with pytest.raises(ConfigurationError, match=r"targets\.main: it has an api_key_env, and a"):
         await scene(TWO, [[answer()]], keys={"main": lambda: "key"})

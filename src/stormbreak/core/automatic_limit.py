@@ -14,8 +14,8 @@ and short answers side by side are not congestion, and neither are failures next
 Evidence begins an episode, which has three phases:
 
 - *hold*, until `HOLD` seconds after the last evidence: the limit is `_control`, slightly above the proven throughput
-  (`throughput_estimate`). It has less headroom while answers are late, and is one if nothing is answered. In silence it
-  falls.
+  (`throughput_estimate`). It has less headroom while answers are late, and is one if nothing is answered. While no
+  answer comes, it falls.
 - *growth*, for the next `FADE` seconds: the larger of `_control` and `_held` (its value at the last evidence), doubled
   every `DOUBLING` seconds.
 - *quiet*, until new evidence: the ceiling.

@@ -27,7 +27,7 @@ class Gate(Protocol):
     takes: bool
     """Whether `take` does anything; if not, the token is the time at which the attempt leaves.
 
-    A gate that takes nothing is not told of a success either, as long as every gate is ready (`TargetQueue`).
+    While every gate is ready, a gate that takes nothing does not get successes either (`TargetQueue`).
     """
 
     def ready_at(self, call: Call, now: float, /) -> float:

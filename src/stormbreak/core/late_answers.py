@@ -5,11 +5,11 @@ tell them apart. If one of them shows a slower target, the duration of the late 
 
 - *The spread.* A slower target multiplies each duration. A queue adds about the same wait to consecutive answers. The
   result does not depend on how much this process sends, so the test also works for one of several processes.
-- *A trial*, after a wait of `RESET_AFTER` seconds with late answers and without a timeout. (If attempts time out, only
-  answers just below the timeout are seen, so a longer duration could not show.) The late duration then counts as usual,
-  and more is sent. If answers are late again, or none arrives, before the same time has passed, it was a queue: the
-  former duration is usual again, and the wait for the next trial doubles. After as long without evidence, the wait is
-  `RESET_AFTER` again.
+- *A trial.* After `RESET_AFTER` seconds of late answers, their duration counts as usual for now, so more is sent. If
+  answers are late again, or none comes, within the next `RESET_AFTER` seconds, it was a queue: the former duration is
+  usual again. Each failed trial doubles both times. They are `RESET_AFTER` again when no evidence has come for as long
+  as they last. While attempts time out, there is no trial: only answers faster than the timeout are seen, so a longer
+  duration could not show.
 """
 
 from collections import deque

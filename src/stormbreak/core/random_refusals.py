@@ -8,8 +8,8 @@ So when refusals slow us down, a trial begins. While we send less, each second i
 refusals is unchanged" or for "the share has fallen to a quarter" (a sequential probability ratio test, Wald 1945). At
 odds of a hundred to one for the first, refusals count as bad luck for ten minutes, and their share is tracked. The
 finding ends earlier if the share rises faster than chance explains. It also ends if the share rises slowly until the
-odds of a refusal are four times as high: many processes at one limit see the same refusals, however much each of them
-sends. After a wrong finding the next trial has to wait, each time twice as long.
+odds of a refusal are four times as high. Then it may be a limit that many processes share: each of them sees the same
+refusals, however much it sends. After a wrong finding the next trial has to wait, each time twice as long.
 """
 
 from collections.abc import Callable

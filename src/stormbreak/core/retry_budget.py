@@ -14,9 +14,9 @@ A retry is free if there is evidence that it does no harm. The evidence is in `L
 | another failure | `healthy` (it was bad luck, and sending less would not help), or `gated` |
 | any failure of a target that is `new` to this process | also if the automatic limit is in force (`limited`) |
 
-With a new target, the first burst may itself be the load, so the automatic limit must be in force. Until it is, a retry
-that cannot be paid waits. This does not hold for other limits: they would let all waiting calls leave at the first
-answer (ADR 82).
+With a new target, the first burst may itself be the load. So its retries are free only while the automatic limit is in
+force; until then, a retry that cannot be paid waits. Other limits have neither rule: they would let all waiting calls
+leave at the first answer (ADR 82).
 
 A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. The state of
 its gates does not count, not even with a `new` target. Its retries are free up to `low_traffic_retries` failures in a

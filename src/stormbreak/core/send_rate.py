@@ -12,9 +12,9 @@ A lesson also begins a trial (`random_refusals`): are refusals bad luck, against
 Until a trial has found a limit, the rate does not fall below the rate that was served when the trial began; after that,
 not below half of it. If refusals are bad luck, the rate is dropped, and refusals that bad luck explains teach nothing.
 
-A limit that is *used up* refuses everything: a fixed window until its end, or a bucket that refused requests empty,
-too, as long as they come. Then only probes leave, at most one a second, until one is answered or refusals stop. If the
-limit is used up again soon, the lowest rate is halved.
+A limit that is *used up* refuses everything: a fixed window until its end, or a token bucket that refused requests also
+drain, as long as they come. Then only probes leave, at most one a second, until one is answered or refusals stop. If
+the limit is used up again soon, the lowest rate is halved.
 """
 
 from collections.abc import Callable

@@ -235,7 +235,7 @@ def run(
         else:
             strand.end(error)
         if type(error) is asyncio.CancelledError and time.monotonic() >= until:
-            raise LateError from None  # it ended by itself after the cancel
+            raise LateError from None  # it cancelled itself at `until`
         raise
     return strand.result  # type: ignore[return-value]  # it is over
 

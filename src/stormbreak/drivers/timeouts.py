@@ -53,7 +53,7 @@ class Pulse(NamedTuple):
 def call_at(
     loop: asyncio.AbstractEventLoop, at: float, do: Callable[[], object], grace: float = STALL
 ) -> asyncio.TimerHandle:
-    """Call `do` at `at`; if the timer is late, wait once more for the same delay, at most `grace` seconds.
+    """Call `do` at `at`; if the timer is late, wait once more for as long as it was late, at most `grace` seconds.
 
     During the second wait, cancelling has no effect: `do` must check whether it is still wanted.
     """

@@ -1,1 +1,1 @@
-"""The only place that opens client connections."""
+"""The HTTP layer. Only this package opens client connections."""

@@ -1,7 +1,7 @@
-"""The schema of an answer: a JSON schema or a pydantic model, against which the text of an answer is checked.
+"""The schema of an answer: a JSON schema or a pydantic model, to check the text of an answer.
 
-A JSON schema is checked by jsonschema-rs (the extra `schema`), formats included; a reference to another document is
-refused, so that nothing is fetched. A pydantic model checks its own answers, and its instance is the parsed value.
+jsonschema-rs (the extra `schema`) checks JSON schemas, formats included. A reference to another document is rejected,
+so that nothing is fetched. A pydantic model validates the answer, and its instance is the parsed value.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,11 +21,11 @@ from stormbreak.llm.schema_request import response_format
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import Target
 
-REPAIRS = 2  # how often a model is shown why its answer does not fit, and asked again, by default
+REPAIRS = 2  # default number of times that a model is asked again, and shown its errors
 MAX_REPAIRS = 10
 
 _KEPT = 64  # schemas of earlier calls
-_MAX_ERRORS = 5  # that are shown to the model
+_MAX_ERRORS = 5  # shown to the model
 _MAX_SHOWN = 300  # characters of each
 _NO_JSON = "the answer is not JSON"
 
@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class Problem(NamedTuple):
-    """Why an answer does not fit. `detail` names rules of the schema alone; `shown`, for the model, also quotes the answer."""
+    """The errors of an answer. `detail` names only rules of the schema; `shown`, for the model, quotes the answer."""
 
     detail: str
     shown: str
@@ -43,7 +43,7 @@ _Check = Callable[[str], tuple[Any, Problem | None]]
 
 
 class Misfit(NamedTuple):
-    """The last answer of a target, which does not fit, and the idempotency key of the request that shows it to the model."""
+    """The last, unfit answer of a target, and the idempotency key of the request that shows it to the model."""
 
     answer: str
     errors: str
@@ -51,9 +51,9 @@ class Misfit(NamedTuple):
 
 
 class Repairs:
-    """The repairs of one request: how many there were, and what the next attempt at each target shows.
+    """The repairs of one request: their number, and the unfit answer that the next attempt at each target shows.
 
-    A batch keeps them while a row waits to be sent again. So the row goes on with the repairs that it has left.
+    A batch keeps them while a row waits to be sent again, so that the row continues with its remaining repairs.
     """
 
     __slots__ = ("count", "misfits")
@@ -64,15 +64,15 @@ class Repairs:
 
 
 class AnswerSchema:
-    """What an answer must look like.
+    """The required form of an answer.
 
     Args:
         source: a JSON schema as a dict, or a pydantic model.
-        repairs: how often an answer that does not fit is asked for again.
-        asks: ask the API for this form; else answers are only checked.
+        repairs: how often the model is asked again for an answer that fits.
+        asks: ask the API for this form; otherwise answers are only checked.
 
     Raises:
-        ConfigurationError: `source` is no JSON schema and no pydantic model, or `repairs` no small number.
+        ConfigurationError: `source` is not a JSON schema or pydantic model, or `repairs` is invalid.
     """
 
     def __init__(self, source: object, *, repairs: int = REPAIRS, asks: bool = True) -> None:
@@ -89,7 +89,7 @@ class AnswerSchema:
         self._check = _check_by_model(source) if _is_model(source) else _validator(self.encoded)
 
     def format_of(self, shape: Shape) -> msgspec.Raw | None:
-        """Return the format that requests ask for, encoded; None where the API is not asked."""
+        """Return the response format for requests, encoded; None if the API is not asked."""
         if not self.asks:
             return None
         if shape not in self._formats:
@@ -103,16 +103,16 @@ class AnswerSchema:
         return blake2b(self.encoded, digest_size=8).hexdigest()
 
     def read(self, text: str) -> tuple[Any, Problem | None]:
-        """Return the value of an answer, or why it does not fit."""
+        """Return the value of an answer, or its errors."""
         return self._check(text)
 
 
 Schema: TypeAlias = Mapping[str, Any] | type | AnswerSchema
-"""What callers give: a JSON schema, a pydantic model, or a schema that was made before."""
+"""The argument of callers: a JSON schema, a pydantic model, or an existing `AnswerSchema`."""
 
 
 def schema_of(source: Schema, repairs: int, *, asks: bool = True) -> AnswerSchema:
-    """Make the schema of a call; one that is given as an `AnswerSchema` stays as it is."""
+    """Make the schema of a call; an `AnswerSchema` is returned unchanged."""
     if isinstance(source, AnswerSchema):
         return source
     return _made(_encoded(source) if isinstance(source, Mapping) else source, repairs, asks)
@@ -159,7 +159,7 @@ def _encoded(schema: Mapping[str, Any]) -> bytes:
     try:
         return _encode(schema)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ConfigurationError(f"schema is no JSON: {type(error).__name__}") from None
+        raise ConfigurationError(f"schema is not JSON: {type(error).__name__}") from None
 
 
 # ---------------------------------------------------------------- checks
@@ -181,7 +181,7 @@ def _validator(schema: bytes) -> _Check:
         where = "/".join(str(part) for part in getattr(error, "instance_path", ()))
         what = plain(getattr(error, "message", type(error).__name__), limit=_MAX_SHOWN)
         raise ConfigurationError(
-            f"schema is no JSON schema: {f'{where}: ' if where else ''}{what}"
+            f"schema is not a JSON schema: {f'{where}: ' if where else ''}{what}"
         ) from None
 
     def check(text: str) -> tuple[Any, Problem | None]:
@@ -205,12 +205,12 @@ def _at(error: Any) -> str:
 
 
 def _check_by_model(model: Any) -> _Check:
-    """Make the check of a pydantic model. A place in the answer may have a name that a model made up; fields are safe."""
+    """Make the check of a pydantic model. A path in the answer may contain invented names; names of fields are safe."""
 
     def check(text: str) -> tuple[Any, Problem | None]:
         try:
             return model.model_validate_json(text), None
-        except ValueError as error:  # pydantic's own is one
+        except ValueError as error:  # includes pydantic's ValidationError
             errors = error.errors() if hasattr(error, "errors") else []
         found = [
             (

@@ -1,6 +1,7 @@
 """The asynchronous client: one engine, an origin, any number of models, and the fallbacks of its policy.
 
-`request` and `chat` return an `Answer` or raise. `ask` returns how the call ended as a value: the batch runner uses it.
+`request` and `chat` return an `Answer` or raise. `ask`, for the batch runner, returns the result of the call as a
+value.
 """
 
 import asyncio
@@ -70,7 +71,7 @@ from stormbreak.types import (
 
 
 class _CallOptions(NamedTuple):
-    """How a call is made, beside its payload."""
+    """The options of a call, besides its payload."""
 
     priority: Priority | None
     deadline: float | None
@@ -80,7 +81,7 @@ class _CallOptions(NamedTuple):
 
 
 class ClientControls(Observable):
-    """What both clients offer besides calls: observe the engine, control its circuits, shut down. Thread-safe."""
+    """The common part of both clients: observe the engine, control its circuits, shut down. Thread-safe."""
 
     _resolver: TargetResolver
     _driver: AsyncioDriver | BlockingDriver
@@ -92,7 +93,7 @@ class ClientControls(Observable):
 
     @property
     def base_url(self) -> str:
-        """Where calls go."""
+        """The base URL of calls."""
         return self._resolver.first.origin.base_url
 
     def target(self, model: str) -> Target:
@@ -106,7 +107,7 @@ class ClientControls(Observable):
         rejected at once.
 
         Raises:
-            ConfigurationError: the policy has no circuit breaker, or `duration` is no span of time.
+            ConfigurationError: the policy has no circuit breaker, or `duration` is not a valid duration.
         """
         if self.policy.breaker is None:
             raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
@@ -116,14 +117,14 @@ class ClientControls(Observable):
         )
 
     def reset(self, target: Target | str) -> None:
-        """Close the circuit of a target, or of a model, and end its cooldown; waiting calls leave."""
+        """Close the circuit of a target, or of a model, and end its cooldown; waiting calls start."""
         where = self._target_of(target)
         self._driver.between_steps(lambda engine, now: engine.reset(where, now))
 
     def save_circuits(self) -> dict[str, Any]:
-        """Return the circuits that are not closed, by model, as plain values for `restore_circuits` of another process.
+        """Return the circuits that are not closed, by model, as plain values for `restore_circuits` in another process.
 
-        Circuits of fallback targets are not among them.
+        Circuits of fallback targets are left out.
         """
         saved = self._driver.between_steps(lambda engine, now: engine.save_circuits(now))
         circuits = {
@@ -134,7 +135,7 @@ class ClientControls(Observable):
         return {"circuits": circuits, "saved_at": time.time()}
 
     def restore_circuits(self, values: Mapping[str, Any]) -> None:
-        """Restore what `save_circuits` returned; the time since then counts, by the wall clock.
+        """Restore the result of `save_circuits`; the time since then counts, by the wall clock.
 
         Without a breaker in the policy, nothing is restored.
 
@@ -152,11 +153,11 @@ class ClientControls(Observable):
         self._driver.between_steps(lambda engine, now: engine.pause(where, seconds, now))
 
     def change_limit(self, limit: Limit) -> None:
-        """Put another concurrency limit in force."""
+        """Replace the concurrency limit."""
         self._driver.between_steps(lambda engine, now: engine.change_limit(limit, now))
 
     def may_spend(self, usd: Decimal) -> None:
-        """Allow at most this many US dollars to be spent by now, within the spend limit of the policy."""
+        """Allow total spending of at most `usd` US dollars for now, within the spend limit of the policy."""
         policy = self.policy
         self._driver.between_steps(lambda engine, now: allow_spending(engine, policy, usd, now))
 
@@ -170,7 +171,7 @@ class ClientControls(Observable):
         return self.target(target) if isinstance(target, str) else target
 
     def drain(self) -> None:
-        """Let calls in flight finish; end every call that waits, now or later, as CANCELLED."""
+        """Let calls in flight finish; end every waiting call, now or later, as CANCELLED."""
         self._driver.drain()
 
     def stop(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -188,20 +189,20 @@ class AsyncClient(ClientControls):
     """Calls an OpenAI-compatible API, or Anthropic's, through an engine.
 
     Args:
-        provider: name of a preset, such as "openai" or "anthropic" (docs/client.md names them all).
-        base_url: where to send instead, up to and including "/v1".
-        api_key: the key, or a function (a coroutine function, too) that is called for it before each attempt; by
-            default it comes from the environment (see docs/client.md).
+        provider: name of a preset, such as "openai" or "anthropic" (docs/client.md lists all).
+        base_url: another address to send to, up to and including "/v1".
+        api_key: the key, or a function or coroutine function that returns it before each attempt; by default it comes
+            from the environment (see docs/client.md).
         api_key_env: name of the environment variable that holds the key.
-        model: the model of payloads that name none.
+        model: the model of payloads without one.
         policy: a `Policy`, the name of a preset or the path of a file.
         allow_http: allow a key over plain http to another machine.
-        stream_on_wire: have plain chat completions sent as streams and assemble them, so that the policy sees when
-            each answer begins (see docs/client.md).
-        degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text (see docs/fallbacks.md).
-        prices: gives what a model costs, by provider and name, for `Answer.cost` and for a spend limit
+        stream_on_wire: request plain chat completions as streams and assemble them, so that the policy sees when each
+            answer begins (see docs/client.md).
+        degraded: makes answers for a `degraded` rule without a text in the policy's fallbacks (see docs/fallbacks.md).
+        prices: returns the price of a model, by provider and name, for `Answer.cost` and for a spend limit
             (`policy.spend`); by default today's list prices.
-        fleet: the store of a fleet, or a `FleetPolicy`, in place of `policy.fleet` (see docs/fleet.md).
+        fleet: the store of a fleet, or a `FleetPolicy`, instead of `policy.fleet` (see docs/fleet.md).
         tenants: the limits of tenants, by name (see docs/scope.md).
     """
 
@@ -238,13 +239,13 @@ class AsyncClient(ClientControls):
 
     @classmethod
     def on(cls, engine: Engine, resolver: TargetResolver, *, blocks: bool = False) -> Self:
-        """Make a client of an engine that exists, and may be shared; one that `blocks` is run by `drivers.blocking`."""
+        """Make a client of an existing, perhaps shared engine; `drivers.blocking` runs a client that `blocks`."""
         client = cls.__new__(cls)
         client._use(engine, resolver, blocks=blocks)  # noqa: SLF001 - of this very class
         return client
 
     def for_blocking(self) -> Self:
-        """Make one of the same engine and targets that blocks."""
+        """Make a blocking client with the same engine and targets."""
         return self if self.blocks else self.on(self.engine, self._resolver, blocks=True)
 
     def _use(self, engine: Engine, resolver: TargetResolver, *, blocks: bool = False) -> None:
@@ -268,15 +269,15 @@ class AsyncClient(ClientControls):
     ) -> Answer:
         """Send `payload` to `endpoint`, such as "chat/completions"; `deadline` is seconds from now.
 
-        Where calls wait, each `tenant` gets a fair share. Every attempt at the first target has the `idempotency_key`, by
-        default one of its own. With a `schema`, the answer is JSON that fits it, and has it
-        as `parsed`; the model is shown at most `repairs` times why an answer does not fit, and asked again.
+        If calls wait, each `tenant` gets a fair share. Every attempt at the first target has the `idempotency_key`, by
+        default a new one. With a `schema`, the answer is JSON that fits it, parsed in `parsed`. If an answer does not
+        fit, the model is shown the errors and asked again, at most `repairs` times.
 
         Raises:
-            RejectedError: nothing was sent; says which policy rejected it and when to come back.
-            UpstreamError: the last attempt failed; its subclass says how.
+            RejectedError: nothing was sent; it names the policy that rejected the call and when to come back.
+            UpstreamError: the last attempt failed; the subclass tells how.
             ClientClosedError: this client was closed, before or meanwhile.
-            ConfigurationError: the payload names no model, or is no JSON; or the priority or the schema is invalid.
+            ConfigurationError: the payload has no model or is not JSON, or the priority or the schema is invalid.
         """
         checks = None if schema is None else schema_of(schema, repairs)
         payload = {**payload, "model": self._resolver.first.model_of(payload)}
@@ -305,9 +306,9 @@ class AsyncClient(ClientControls):
         repairs: int = REPAIRS,
         **options: Any,
     ) -> Answer:
-        """Ask for a chat completion, as `request` does; `options` go into the payload (temperature, max_tokens, ...).
+        """Request a chat completion, like `request`; `options` go into the payload (temperature, max_tokens, ...).
 
-        Each of the `messages` has a "role" and a "content". Raises what `request` raises.
+        Each of the `messages` has a "role" and a "content". Raises the same errors as `request`.
         """
         payload = {"model": model, "messages": list(messages), **options}
         return await self.request(
@@ -329,11 +330,11 @@ class AsyncClient(ClientControls):
         deadline: float | None = None,
         tenant: str = "",
     ) -> PendingStream:
-        """Send `payload` as `request` does, and return the answer while it comes: see `http.stream.Stream`.
+        """Send `payload` like `request`, and return the answer as a stream: see `http.stream.Stream`.
 
-        Use it as ``async with client.stream(...) as stream``, or await it. That waits for the first output; until
-        then attempts are retried, and it raises what `request` raises. `deadline` bounds the whole stream, the
-        policy's attempt timeout the time to its first output, its idle timeout silence. What breaks later raises
+        Use it as ``async with client.stream(...) as stream``, or await it. Both wait for the first output. Until then
+        attempts are retried, and it raises the same errors as `request`. `deadline` bounds the whole stream, the
+        policy's attempt timeout the time to the first output, its idle timeout silence. A later failure raises
         StreamBrokenError, with the part that was received.
         """
         return PendingStream(
@@ -384,16 +385,16 @@ class AsyncClient(ClientControls):
         schema: AnswerSchema | None = None,
         repairs: Repairs | None = None,
     ) -> CallResult:
-        """Send a JSON object, encoded and with its model, and return how the call ended.
+        """Send an encoded JSON object with its model, and return the result of the call.
 
-        At most `attempts` are made, where the policy allows more. With `queue_is_free` the deadline counts from when
-        the first attempt leaves. The outcome's value is the last `Response`, where there was one; a stream is
-        assembled. Every attempt at one target has the same idempotency key, at the first target `idempotency_key`.
-        A caller that has parsed the body passes its `fields`. An answer that does not fit the `schema` is a failure,
-        unless one of the `repairs` mends it; a later call with the same `repairs` goes on where this one ended.
+        At most `attempts` are made, even if the policy allows more. With `queue_is_free` the deadline begins when the
+        first attempt leaves. The outcome's value is the last `Response`, if any; a stream is assembled. Every attempt
+        at one target has the same idempotency key, at the first target `idempotency_key`. A caller that has parsed the
+        body passes its `fields`. An answer that does not fit the `schema` is a failure, unless one of the `repairs`
+        succeeds; a later call with the same `repairs` continues where this one ended.
 
         Raises:
-            ConfigurationError: the body is no JSON object, or names no model; or the priority is invalid.
+            ConfigurationError: the body is not a JSON object or has no model, or the priority is invalid.
         """
         template = RequestTemplate(
             endpoint, body, key=idempotency_key, fields=fields, schema=schema, repairs=repairs
@@ -403,10 +404,10 @@ class AsyncClient(ClientControls):
         return await self._run(config, template, options)
 
     def prepare(self, template: RequestTemplate) -> PreparedRequest:
-        """Prepare the request that a call would send to its first target, for one that is sent in a batch.
+        """Prepare the request that a call would send to its first target, to send it in a batch.
 
         Raises:
-            ConfigurationError: the endpoint is no path.
+            ConfigurationError: the endpoint is not a path.
         """
         config = self._resolver.resolve(template.model)
         route, _ = config.route_and_steps(template.model)
@@ -415,19 +416,18 @@ class AsyncClient(ClientControls):
         return template.prepare(route)
 
     def outcome_of(self, response: HttpResponse, request: PreparedRequest) -> Outcome:
-        """Read a response to a prepared request that came in a batch, as one that came over a connection."""
+        """Read a response from a batch to a prepared request, like one from a connection."""
         parsed = parse_response(response, request)
         key = self._resolver.first.origin.api_key
         return outcome_of(parsed, request, key, learn=False)
 
     async def send(self, resource: Resource, *, attempts: int | None = None) -> CallResult:
-        """Send a request about a file or a job, such as a batch, and return how it ended; it has no fallbacks.
+        """Send a request about a file or a job, such as a batch, and return the result; it has no fallbacks.
 
-        At most `attempts` are made, where the policy allows more. The outcome's value is the last `Response`, where
-        there was one.
+        At most `attempts` are made, even if the policy allows more. The outcome's value is the last `Response`, if any.
 
         Raises:
-            ConfigurationError: its endpoint is no path.
+            ConfigurationError: the endpoint is not a path.
         """
         config = self._resolver.first
         span = config.policy.deadline
@@ -455,7 +455,7 @@ class AsyncClient(ClientControls):
             template, config.routes, self.engine.policy, self._driver.first_output, self.blocks
         )
         asker = asker_of(config, template) if call.fallbacks else None
-        running = self._driver.run(call, sender, asker)  # not awaited: a frame less in every call
+        running = self._driver.run(call, sender, asker)  # not awaited: saves a frame in every call
         return _cached(config, template, running) if config.local_answers.caches else running
 
     def _call(
@@ -486,7 +486,7 @@ class AsyncClient(ClientControls):
     async def close(self) -> None:
         """End every call of this client on the running loop, now or later, and close its connections there.
 
-        A second time does nothing. On other loops it goes on.
+        Idempotent. On other loops the client stays open.
         """
         if self.blocks:
             self.stop()

@@ -3,9 +3,9 @@
 A key belongs to one origin and is never sent to another. Redirects are not followed, so the origin of a
 request is known before it is sent.
 
-Keys come from, in this order: the variable the user named; the named provider's own variable, for its own
-address only; `STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_API_KEY`, but only together with
-`OPENAI_BASE_URL` or for OpenAI's own address, so that no key gets to another host.
+Keys come from these sources, in this order: the variable that the user named; the named provider's own variable, only
+for the provider's own address; `STORMBREAK_API_KEY`, together with `STORMBREAK_BASE_URL`; `OPENAI_API_KEY`, together
+with `OPENAI_BASE_URL` or for OpenAI's own address. So no key gets to another host.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from stormbreak.llm.endpoints import Shape, shape_of
 from stormbreak.llm.providers import PRESETS, KnownProvider, key_headers, preset
 from stormbreak.types import Outcome, Verdict
 
-_SALT = secrets.token_bytes(16)  # digests distinguish the keys of one process only
+_SALT = secrets.token_bytes(16)  # digests distinguish keys only within one process
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:.]+(%[\w.-]+)?")
 _PATH = re.compile(r"[\w.~:@-]+(/[\w.~:@-]+)*/?", re.ASCII)  # no "%": it can spell ".." and "/"
 _QUERY = re.compile(r"[\w.~:@/=&%+-]*", re.ASCII)
@@ -40,7 +40,7 @@ _SCHEMES = ("http", "https")
 _MAX_HOST = 253  # RFC 1035, without the last dot
 _KEY_PART = re.compile(r"(?=[a-z]*[0-9])[a-z0-9]{16,}", re.IGNORECASE | re.ASCII)
 _MAX_SCHEME = 12
-_ENDPOINTS = 64  # that are remembered; few users have more than three
+_ENDPOINTS = 64  # size of the cache; few users have more than three
 _KEY_PARAMETERS = frozenset(
     {"key", "apikey", "api-key", "api_key", "x-api-key", "subscription-key", "access_token"}
 )
@@ -52,9 +52,9 @@ Passed: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A base URL and its key. The key appears in no repr, and only in requests to this very origin.
+    """A base URL and its key. The key appears in no repr, and only in requests to this origin.
 
-    `headers` are those of every request there, with the key, by the shape that it asks for.
+    `headers` are the headers of every request there, with the key, by requested shape.
     """
 
     base_url: str
@@ -70,7 +70,7 @@ class Origin:
         object.__setattr__(self, "headers", made)
 
     def fixed_head(self, endpoint: str, more: Passed) -> FixedHead:
-        """Return what all requests to an endpoint share that have these headers, too; raise as `url_of` does."""
+        """Return the common head of all requests to an endpoint with these headers; raise as `url_of` does."""
         fixed = self._fixed.get((endpoint, more))
         if fixed is None:
             if len(self._fixed) >= _ENDPOINTS:
@@ -94,7 +94,7 @@ class Origin:
         """Return the full URL of an endpoint such as "chat/completions"; a key among its parameters is removed.
 
         Raises:
-            ConfigurationError: the endpoint is anything but a path below the base URL.
+            ConfigurationError: the endpoint is not a path below the base URL.
         """
         path, _, query = endpoint.partition("?")
         path = path.removeprefix("/")
@@ -125,9 +125,9 @@ def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -
     if "@" in parts.netloc:
         raise ConfigurationError(f"base_url must hold no user or password (host {_host_in(parts)})")
     if not is_host(host):
-        raise ConfigurationError(f"base_url names no possible host: {_host_in(parts)}")
+        raise ConfigurationError(f"base_url has an invalid host: {_host_in(parts)}")
     if _is_key(host):
-        raise ConfigurationError(f"base_url has {_HIDDEN} in the place of its host")
+        raise ConfigurationError(f"base_url has {_HIDDEN} instead of a host")
     if api_key is not None:
         _check_key(api_key)
         if parts.scheme == "http" and not is_loopback(host) and not allow_http:
@@ -140,20 +140,20 @@ def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -
 
 
 def is_host(host: str) -> bool:
-    """Whether this is a possible name or address of a host: its form, and the lengths that DNS allows."""
+    """Whether this is a valid name or address of a host, by its form and the lengths that DNS allows."""
     if not _HOST.fullmatch(host):
         return False
     if ":" in host:
         return True
     try:
-        name = host.encode("idna").decode()  # raises where a part is longer than 63
+        name = host.encode("idna").decode()  # raises if a part is longer than 63
     except UnicodeError:
         return False
     return len(name.removesuffix(".")) <= _MAX_HOST
 
 
 def _is_key(host: str) -> bool:
-    """Whether a key is in the place of the host: it would be looked up, and shown. URLs lower its case."""
+    """Whether the host is a key, which would be looked up and shown. URLs lower its case."""
     return (
         "." not in host
         and has_key_prefix(host, any_case=True)
@@ -174,7 +174,7 @@ def _place(url: str) -> tuple[str, str | None, int | None]:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url.strip())
-        _ = parts.port  # read when asked for
+        _ = parts.port  # parsed on access
     except ValueError:
         parts = None
     if parts is None:  # raised here, since the ValueError repeats the URL
@@ -202,23 +202,23 @@ def is_loopback(host: str) -> bool:
 def _shown(parts: SplitResult) -> str:
     """Return scheme and host, for an error; a long scheme may be a key before a colon."""
     if not parts.netloc and parts.scheme not in _SCHEMES:  # such as localhost:80
-        return "no http:// or https:// before it"
+        return "one without http:// or https://"
     scheme = repr(parts.scheme) if len(parts.scheme) <= _MAX_SCHEME else _HIDDEN
     return f"scheme {scheme} and host {_host_in(parts)}"
 
 
 def _host_in(parts: SplitResult) -> str:
-    """Return the host in quotes. Full names often look like a token, so only a known kind of key is hidden in them."""
+    """Return the host in quotes. Full names often look like tokens, so only a known kind of key is hidden in them."""
     host = parts.netloc.rpartition("@")[2]  # as written, since a key has capitals
     hidden = has_key_prefix(host, any_case=True) or ("." not in host and holds_token(host))
     return _HIDDEN if hidden else repr(parts.hostname)
 
 
 # ---------------------------------------------------------------- keys from a function
-# The function is called for each attempt, so that a retry has the key of its own time.
+# The function is called before each attempt, so that a retry has the key that is valid then.
 
 KeyFunction: TypeAlias = Callable[[], str | Awaitable[str]]
-"""Returns a key, or a coroutine that does. It runs on the event loop: a coroutine function should do what blocks."""
+"""Returns a key, or a coroutine that does. It runs on the event loop: use a coroutine function for slow work."""
 
 
 class DynamicKey:
@@ -230,7 +230,7 @@ class DynamicKey:
         self.stand_in = secrets.token_hex(16)
 
     async def ask(self, origin: Origin, *, allow_http: bool) -> Origin | Outcome:
-        """Return the origin with its key; if the function fails, an outcome without its message, which may hold the key."""
+        """Return the origin with its key; if the function fails, an outcome without its message, which may hold it."""
         try:
             key: Any = self._function()
             if inspect.isawaitable(key):
@@ -259,13 +259,13 @@ def _failed(why: str) -> Outcome:
     return Outcome(Verdict.AUTH, detail=f"the key function failed: {why}")
 
 
-# ---------------------------------------------------------------- an endpoint, as the environment says
+# ---------------------------------------------------------------- an endpoint from the environment
 
 
 class ProviderEndpoint(NamedTuple):
     """A provider's name, as it appears in targets, and its origin.
 
-    In a settings file it has a `name`, and its own `policy`. A `key` function is called before each attempt.
+    In a settings file it has a `name`, and may have a `policy`. A `key` function is called before each attempt.
     """
 
     provider: str
@@ -285,10 +285,10 @@ def find_endpoint(
     allow_http: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> ProviderEndpoint:
-    """Find where to send, and the key; `provider` names a preset, `base_url` overrides its address.
+    """Find the address and the key; `provider` names a preset, `base_url` overrides its address.
 
     Raises:
-        ConfigurationError: there is no address, or a needed key is missing; names the variable.
+        ConfigurationError: there is no address, or a required key is missing; names the variable.
     """
     known = preset(provider) if provider else None
     if base_url is None:
@@ -328,7 +328,7 @@ def _key(
 def key_variables(
     provider: str | None, base_url: str | None, environ: Mapping[str, str] = os.environ
 ) -> list[str]:
-    """Return the variables that may hold the key, in their order; raise ConfigurationError if there is no address."""
+    """Return the variables that may hold the key, in order; raise ConfigurationError if there is no address."""
     known = preset(provider) if provider else None
     if base_url is None:
         base_url = known.base_url if known else _base_url(environ)
@@ -350,7 +350,7 @@ def _candidates(
 
 
 def _value_of(named: str, environ: Mapping[str, str]) -> str:
-    """Return the variable of that name; an error never shows it, since it may be the key itself."""
+    """Return the value of a variable; an error never shows what looks like a key."""
     is_name = VARIABLE.fullmatch(named) is not None
     if is_name and environ.get(named):
         return environ[named]

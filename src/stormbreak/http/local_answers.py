@@ -1,6 +1,6 @@
-"""Answers without a target: cached ones, and degraded ones of the user's.
+"""Answers without a target: cached ones, and the user's degraded ones.
 
-A cache in a file is read and written in threads, so that no loop waits for a disk. No failure in here fails a call.
+A cache in a file is read and written in threads, so that no loop waits for a disk. No failure here fails a call.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ DegradedAnswer: TypeAlias = str | Mapping[str, Any] | None
 Degraded: TypeAlias = Callable[
     [Mapping[str, Any], Outcome], DegradedAnswer | Awaitable[DegradedAnswer]
 ]
-"""Makes an answer from the payload of a call and its failure: a text, or a whole body; None: no answer."""
+"""Makes an answer from the payload of a call and its failure: a text or a whole body; None: no answer."""
 
 _FUNCTION, _CACHE = "the function for degraded answers", "the answer cache"
 
@@ -36,7 +36,7 @@ _log = logging.getLogger("stormbreak")
 
 
 class LocalRequest(NamedTuple):
-    """What a local answer depends on. Its repr shows neither key nor prompt."""
+    """The input of a local answer. Its repr shows neither key nor prompt."""
 
     base_url: str
     endpoint: str
@@ -65,7 +65,7 @@ def _opened(policy: CachePolicy) -> Cache:
 
 
 class LocalAnswers:
-    """The cache and the degraded answers of one client, as far as its policy has a fallback to them."""
+    """The cache and the degraded answers of one client, if its policy has a fallback to them."""
 
     def __init__(self, policy: Policy, degraded: Degraded | None) -> None:
         self.caches = any(isinstance(rule, ToCache) for rule in policy.fallback)
@@ -143,12 +143,12 @@ class LocalAnswers:
 
 
 def _is_readable_again(body: bytes, request: LocalRequest) -> bool:
-    """Whether a success can be read without its headers, which alone mark a file."""
+    """Whether a success can be read without its headers; a file cannot, since only headers mark it."""
     return request.shape not in _MAY_BE_FILES or _outcome(body, request) is not None
 
 
 def _outcome(body: bytes, request: LocalRequest) -> Outcome | None:
-    """Read it as if it had just come; None if it is no complete answer."""
+    """Read a cached body like a new one; None if it is not a complete answer."""
     response = HttpResponse(200, {}, body, 0.0)
     parsed = read_answer(response, request.shape, choices=request.choices, inputs=request.inputs)
     if parsed.verdict is not Verdict.OK:
@@ -160,11 +160,11 @@ def _outcome(body: bytes, request: LocalRequest) -> Outcome | None:
 # ---------------------------------------------------------------- a text in the format of an endpoint
 
 ID = "stormbreak-degraded"  # the `id` of a degraded answer
-MAX_CHOICES = 128  # no provider gives more
+MAX_CHOICES = 128  # no provider returns more
 
 
 def write_answer(shape: Shape, text: str, model: str, *, choices: int = 1) -> bytes | None:
-    """Write an answer with `text` in each of its choices, no tokens used; None if the shape holds no text."""
+    """Write an answer with `text` in each of its choices and zero tokens; None if the shape has no text."""
     write = _WRITERS.get(shape)
     if write is None or choices > MAX_CHOICES:
         return None

@@ -1,4 +1,4 @@
-"""The policy in force in this process, by its environment, and the engine for it."""
+"""The policy in force in this process and its environment, and the engine for it."""
 
 import os
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("STORMBREAK_DISABLED", "") not in ("", "0")
 
 
-SHARE = "STORMBREAK_SHARE"  # the variable that says which part of the limits is for this process
+SHARE = "STORMBREAK_SHARE"  # the variable with this process's share of the limits
 
 
 def share(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Return the share of the limits that STORMBREAK_SHARE gives this process: `1/4`, or `0.25`; None if unset.
+    """Return this process's share of the limits from STORMBREAK_SHARE, such as `1/4` or `0.25`; None if unset.
 
     Raises:
-        ConfigurationError: it is no share; shows the value.
+        ConfigurationError: the value is not a share; shows it.
     """
     value = environ.get(SHARE)
     if not value:
@@ -46,9 +46,9 @@ def share(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 def in_force(policy: Policy | str, fleet: FleetPolicy | str | None = None) -> Policy:
-    """Return the policy in force: the given one, or that of a preset or a file, with its share; `OFF` if all are turned off.
+    """Return the policy in force: the given one, or that of a preset or a file; `OFF` if all policies are turned off.
 
-    The environment's share applies to policies that set none. `fleet` replaces the fleet of the policy; a text is its
+    The environment's share applies to policies without one. `fleet` replaces the fleet of the policy; a text is its
     URL.
     """
     chosen = _named(policy) if isinstance(policy, str) else policy
@@ -78,10 +78,10 @@ def _named(policy: str) -> Policy:
 def check_prices(
     policy: Policy, tenants: Mapping[str, TenantLimits] = MappingProxyType({})
 ) -> None:
-    """Load the list prices if `policy` or a tenant has a spend limit, so that no call waits for that.
+    """Load the list prices if `policy` or a tenant has a spend limit, so that no call waits for them.
 
     Raises:
-        ConfigurationError: they are not installed, or the limits of a tenant are invalid.
+        ConfigurationError: the prices are not installed, or the limits of a tenant are invalid.
     """
     check_tenants(tenants)
     if policy.spend.acts or any(each.spend.acts for each in tenants.values()):
@@ -94,7 +94,7 @@ def engine_for(
     tenants: Mapping[str, TenantLimits] | None = None,
     prices: PriceOf | None = None,
 ) -> Engine:
-    """Make an engine for a policy, or a preset, as it is in force here; raise as `check_prices` and `fleet_for` do.
+    """Make an engine for a policy or a preset, as in force here; raise as `check_prices` and `fleet_for` do.
 
     `prices` are by default today's list prices.
     """

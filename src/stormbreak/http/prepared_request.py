@@ -1,4 +1,4 @@
-"""A request as an attempt sends it: everything but the connection is known."""
+"""A request as an attempt sends it, complete except for the connection."""
 
 from collections.abc import AsyncIterable, Mapping
 
@@ -10,7 +10,7 @@ CONNECT_TIMEOUT = 10.0  # seconds
 
 
 class FixedHead:
-    """The URL of an endpoint and the headers that all requests there have, encoded once for each address (`heads`)."""
+    """The URL of an endpoint and the common headers of all requests there, encoded once for each address (`heads`)."""
 
     __slots__ = ("headers", "heads", "url")
 
@@ -20,7 +20,7 @@ class FixedHead:
         self.heads: dict[Address, bytes] = {}
 
     def with_own(self, name: str, value: str) -> "KeyedHeaders":
-        """Return the headers of a request that has one more."""
+        """Return the headers of a request with one more header."""
         made = KeyedHeaders(self.headers)
         made[name] = value
         made.fixed, made.own = self, f"{name}: {value}\r\n"
@@ -28,7 +28,7 @@ class FixedHead:
 
 
 class KeyedHeaders(dict[str, str]):
-    """Headers that are `fixed` but for one line, its `own`. It is not changed."""
+    """The `fixed` headers plus one line, its `own`. Immutable."""
 
     __slots__ = ("fixed", "own")
     fixed: FixedHead
@@ -36,10 +36,10 @@ class KeyedHeaders(dict[str, str]):
 
 
 class PreparedRequest(Value, frozen=True):
-    """One request as it is sent, and the answer it asks for. Its repr shows neither key nor prompt.
+    """One request as it is sent, and the requested answer. Its repr shows neither key nor prompt.
 
-    Timeouts are in seconds. The caller ends the attempt after `attempt_timeout`, if it is set. The response has at most
-    `max_bytes`, by default `BODY_LIMIT`. `choices` are asked for, or embeddings of `inputs` (None: not known).
+    Timeouts are in seconds. The caller ends the attempt after `attempt_timeout`, if set. The response has at most
+    `max_bytes`, by default `BODY_LIMIT`. The request asks for `choices`, or for embeddings of `inputs` (None: unknown).
     """
 
     url: str

@@ -11,7 +11,7 @@ _NOTHING = Decimal(0)
 
 
 def cost_of(price_of: PriceOf | None, target: Target, usage: Usage, source: str) -> Decimal | None:
-    """Return the cost of an answer in US dollars; None if unknown. Loading the list prices takes long."""
+    """Return the cost of an answer in US dollars; None if unknown. Loading the list prices is slow."""
     if source in (CACHE, DEGRADED):
         return _NOTHING
     if price_of is None or not usage.total:
@@ -23,7 +23,7 @@ def prices_in(files: Iterable[str], folder: Path) -> PriceOf:
     """Return the prices in price files, then list prices, if they are installed. A relative path starts at `folder`.
 
     Raises:
-        ConfigurationError: a file is wrong.
+        ConfigurationError: a file is invalid.
     """
     from stormbreak.cost.price_file import builtin_names  # noqa: PLC0415 - they are slow to load
     from stormbreak.cost.price_lookup import load_lookup, price_of  # noqa: PLC0415

@@ -1,7 +1,7 @@
-"""Redact what a provider repeats of a request: the key, if it can be a secret, and the text of the request.
+"""Redact the parts of a request that a provider repeats: the key, if it can be a secret, and the text.
 
-A successful answer goes to the caller, to OUTPUT and to the cache unchanged. Error bodies, codes, ids and hosts end up
-in failed files, logs and errors: they are redacted. Other keys are recognised by their form (`hidden_keys`).
+A successful answer goes unchanged to the caller, to OUTPUT and to the cache. Error bodies, codes, ids and hosts get
+into failed files, logs and errors, so they are redacted. Other keys are recognised by their form (`hidden_keys`).
 """
 
 import json
@@ -18,7 +18,7 @@ from stormbreak.llm.parsed_response import ParsedResponse
 from stormbreak.llm.surrogates import UNREADABLE
 
 REDACTED = b"[...]"
-SECRET = 8  # characters; a shorter text is no secret
+SECRET = 8  # characters; a shorter text is not a secret
 MIN_MATCH = 12  # characters of a single word that identifies a text
 
 # bytes of a failed answer; a longer one is dropped, since it takes long to search
@@ -33,7 +33,7 @@ def redact(
 ) -> tuple[ParsedResponse, bytes]:
     """Redact the key and the text of the request in a failure: its body and its identifiers.
 
-    A code that our own tables know is no secret.
+    A code in our own tables is not a secret.
     """
     for form in _forms_of_key(_secret(api_key)):
         body = body.replace(form, REDACTED)
@@ -63,7 +63,7 @@ def _secret(api_key: str | None) -> str:
 
 
 def _without_words(body: bytes, request_body: bytes) -> bytes:
-    """Redact every text of the request, and every long word of one, however it is quoted."""
+    """Redact every text of the request, and every long word of a text, in any quoting."""
     if len(body) > KEPT:
         return b""
     texts = set(_texts(request_body))
@@ -78,19 +78,19 @@ def _without_words(body: bytes, request_body: bytes) -> bytes:
     for text in sorted(found, key=len, reverse=True):
         for form in sorted(
             _forms(text), key=len, reverse=True
-        ):  # a plain form is part of a quoted one
+        ):  # a quoted form contains the plain one
             body = body.replace(form, REDACTED)
     return body
 
 
 def _starts(body: bytes, *, many: bool) -> Container[str]:
-    """Return what plain texts in a body may start with; as a set if `many` will be looked up."""
+    """Return the possible starts of plain texts in a body; as a set if `many` will be looked up."""
     shown = body.decode("latin-1")
     return {shown[at : at + SECRET] for at in range(len(shown))} if many else shown
 
 
 def _may_contain(body: bytes, text: str, starts: Container[str]) -> bool:
-    """Whether a body may contain a text in any form, by its start: an image has a hundred thousand words.
+    """Whether a body may contain a text in any form. Only its start is checked: an image has a hundred thousand words.
 
     No form is shorter than the text, and only forms with a backslash differ from it in plain characters.
     """
@@ -113,7 +113,7 @@ def _forms_of_key(key: str) -> tuple[bytes, ...]:
 
 
 def _texts(request_body: bytes) -> Iterator[str]:
-    """Yield every text of a request, but its model, that is long enough."""
+    """Yield every long enough text of a request, except its model."""
     try:
         request = msgspec.json.decode(request_body)
     except UNREADABLE:
@@ -132,7 +132,7 @@ def _texts(request_body: bytes) -> Iterator[str]:
 
 
 def _forms(text: str) -> set[bytes]:
-    """Return the forms of a text in a body: as it is, in a JSON string, and in JSON quoted in another."""
+    """Return the forms of a text in a body: plain, in a JSON string, and in JSON quoted in another."""
     once = {json.dumps(text, ensure_ascii=ascii_)[1:-1] for ascii_ in (True, False)}
     twice = {
         json.dumps(form, ensure_ascii=ascii_)[1:-1] for form in once for ascii_ in (True, False)

@@ -1,4 +1,4 @@
-"""From a payload to the request that is sent: encoded once, its fields read once, prepared once for each target."""
+"""Turn a payload into a request: encode it once, read its fields once, prepare it once for each target."""
 
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
@@ -25,7 +25,7 @@ from stormbreak.llm.tokens import bound_of, estimate, is_bounded, most_of, unbou
 from stormbreak.types import VERDICT_OK, Outcome, Repair, Target, Usage, Verdict
 
 NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
-"""Why a request has no token bound, where a limit of its output is all that is missing."""
+"""Why a request has no token bound, if only a limit of its output is missing."""
 
 NO_MODEL = "-"  # the model of targets of lookups
 REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
@@ -60,10 +60,10 @@ class RequestFields(msgspec.Struct):
     max_output_tokens: Any = None
 
     def output_limit(self, shape: Shape) -> int | None:
-        """Return the maximum tokens of one answer, if the body sets it in a field that the endpoint reads.
+        """Return the maximum tokens of one answer, if the body has it in a field that the endpoint reads.
 
-        Of two names for it the larger number counts: some servers know only one of them, and ignore the other. One that
-        is no count bounds nothing, whatever the other says: some servers read "100" as 100, and -1 as no limit.
+        With two such fields the larger number counts, since some servers know only one of them. If either is not a
+        count, there is no bound: some servers read "100" as 100, and -1 as no limit.
         """
         limits = [getattr(self, name) for name in _limit_names(shape)]
         given = [limit for limit in limits if limit is not None]
@@ -71,14 +71,14 @@ class RequestFields(msgspec.Struct):
 
     @property
     def choices(self) -> int:
-        """How many answers are generated and billed; of `best_of` only the best `n` are returned."""
+        """The number of generated and billed answers; of `best_of` only the best `n` are returned."""
         return max(self.n or 1, self.best_of or 1)
 
     @property
     def may_stream(self) -> bool:
-        """Whether the same answer can come as a stream: the body does not say how it should come.
+        """Whether the same answer can come as a stream: the body does not choose the form.
 
-        ``"stream": false`` does; and audio has other formats in a stream.
+        ``"stream": false`` chooses it, and audio has other formats in a stream.
         """
         fields = (self.stream, self.stream_options, self.modalities, self.audio)
         return all(each is None for each in fields)
@@ -117,14 +117,14 @@ FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
 
 
 def read_fields(body: bytes) -> RequestFields:
-    """Read the fields of a body; raise ConfigurationError if it is no JSON object or names no model."""
+    """Read the fields of a body; raise ConfigurationError if it is not a JSON object or has no model."""
     try:
         return _DECODE_FIELDS(body)
     except msgspec.ValidationError as error:
-        wrong = str(error)  # it names a type and a path, no value
+        wrong = str(error)  # it names a type and a path, not a value
     except UNREADABLE:
-        wrong = "it is no JSON object"
-    # Raised out here, since a UnicodeError would carry the whole body along.
+        wrong = "it is not a JSON object"
+    # Raised outside the handler: a UnicodeError in the context would keep the whole body.
     raise ConfigurationError(f"the body cannot be sent: {wrong}")
 
 
@@ -143,7 +143,7 @@ def fields_of(payload: Mapping[str, Any], body: bytes) -> RequestFields:
 
 
 def set_stream(payload: dict[str, Any], shape: Shape) -> None:
-    """Ask for a stream; with its usage, too, unless the payload has `stream_options`.
+    """Ask for a stream, including its usage, unless the payload has `stream_options`.
 
     ``"stream_options": None`` asks for nothing, and is left out.
     """
@@ -154,7 +154,7 @@ def set_stream(payload: dict[str, Any], shape: Shape) -> None:
 
 
 def with_fields(body: bytes, parts: Parts | None = None, /, **fields: Any) -> bytes:
-    """Return the body, whose `parts` may be known, with these fields set. Every other field stays as it was written."""
+    """Return the body with these fields set; other fields stay as written. `parts` are the body's, if known."""
     return msgspec.json.encode((parts or decode_parts(body)) | fields)
 
 
@@ -164,7 +164,7 @@ def as_stream(body: bytes) -> bytes:
 
 
 def without_stream(body: bytes) -> bytes:
-    """Ask for the same answer whole."""
+    """Ask for the same answer without streaming."""
     fields = decode_parts(body)
     return msgspec.json.encode(
         {name: value for name, value in fields.items() if name not in ("stream", "stream_options")}
@@ -172,7 +172,7 @@ def without_stream(body: bytes) -> bytes:
 
 
 def _with_format(body: bytes, shape: Shape, schema: AnswerSchema) -> tuple[bytes, bool]:
-    """Ask for answers that fit a schema, where the API can and the body asks for no format; return whether it does."""
+    """Ask for answers that fit a schema, if the API can and the body asks for no format; return whether it does."""
     format_ = schema.format_of(shape)
     if format_ is None:
         return body, False
@@ -182,7 +182,7 @@ def _with_format(body: bytes, shape: Shape, schema: AnswerSchema) -> tuple[bytes
 
 
 def count_inputs(body: bytes) -> int | None:
-    """Count what is to be embedded: a text, its tokens, or a list of either; None if there is no such thing."""
+    """Count the inputs to embed: a text, its tokens, or a list of either; None if there are none."""
     try:
         return _count_texts(_DECODE_EMBEDDED(body).input)
     except UNREADABLE:
@@ -190,7 +190,7 @@ def count_inputs(body: bytes) -> int | None:
 
 
 def count_prompts(body: bytes) -> int | None:
-    """Count the prompts of a text completion, each of which is answered; None if they cannot be counted."""
+    """Count the prompts of a text completion, each with an answer; None if they cannot be counted."""
     try:
         prompt = _DECODE_PROMPTED(body).prompt
     except UNREADABLE:
@@ -214,9 +214,9 @@ _DEEP: Any = _FLAT
 for _ in range(8):  # levels; deeper payloads take the slow check
     _DEEP = _FLAT | list[_DEEP] | dict[str, _DEEP]
 
-# A class, since msgspec would prepare any other type at each call.
+# A class, since msgspec prepares any other type at each call.
 _Plain = msgspec.defstruct("_Plain", [("value", _DEEP)])
-msgspec.json.Decoder(_Plain)  # prepares it now: if threads do, the process can crash
+msgspec.json.Decoder(_Plain)  # prepare it now: if two threads do, the process can crash
 _UNFIT = (bytes, bytearray, memoryview)
 _MAX_SHOWN = 40  # characters of a name in a path
 
@@ -224,16 +224,16 @@ _MAX_SHOWN = 40  # characters of a name in a path
 def encode_payload(payload: Mapping[str, Any], *, name: str = "the payload") -> bytes:
     """Encode a payload as JSON.
 
-    Raises ConfigurationError for what JSON cannot hold, with its path but not its value. msgspec would turn bytes into
-    a string, and numbers that are not finite into null.
+    Raises ConfigurationError for a value that JSON cannot represent, with its path but not the value. msgspec would
+    turn bytes into a string, and numbers that are not finite into null.
     """
     try:
         body = msgspec.json.encode(payload)
-        if b"null" not in body:  # nor a number that is not finite
+        if b"null" not in body:  # so all numbers are finite
             try:
                 msgspec.convert({"value": payload}, _Plain)
             except (msgspec.ValidationError, RecursionError):
-                pass  # look closely
+                pass  # check each value below
             else:
                 return body
         builtins = msgspec.to_builtins(payload, builtin_types=_UNFIT, enc_hook=_keep_raw)
@@ -241,13 +241,13 @@ def encode_payload(payload: Mapping[str, Any], *, name: str = "the payload") -> 
         if wrong is None:
             return body
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        wrong = next(_unfit(payload, ""), f"it holds what is none ({type(error).__name__})")
-    # Raised out here, since a UnicodeError would carry the whole text along.
+        wrong = next(_unfit(payload, ""), f"it has an unsupported value ({type(error).__name__})")
+    # Raised outside the handler: a UnicodeError in the context would keep the whole text.
     raise ConfigurationError(f"{name} cannot be written as JSON: {wrong}")
 
 
 def _unfit(value: object, path: str, levels: int = 100) -> Iterator[str]:
-    """Describe what JSON cannot hold, and where."""
+    """Describe the values that JSON cannot represent, with their paths."""
     if isinstance(value, Mapping) and levels:
         for key, each in value.items():
             if isinstance(key, _UNFIT) or (isinstance(key, float) and not isfinite(key)):
@@ -277,7 +277,7 @@ def _is_encodable(value: object) -> bool:
 
 def _keep_raw(value: object) -> object:
     if isinstance(value, msgspec.Raw):
-        return None  # it is sent as it is
+        return None  # sent unchanged
     raise TypeError(type(value).__name__)
 
 
@@ -285,17 +285,17 @@ def _keep_raw(value: object) -> object:
 
 
 class RequestTemplate:
-    """A body, from which the request to each target is prepared.
+    """A body, and the requests to each target made from it.
 
-    Every attempt at one target carries the same idempotency key: at the first target the `key`, at each other one
-    derived from it; by default random keys. A target with another model gets the body with that model.
+    Every attempt at one target has the same idempotency key: the `key` at the first target, a key derived from it at
+    each other; by default random keys. A target with another model gets the body with that model.
 
-    With a `schema` the body asks for it where the API can. A repair is another request: it goes on with the answer that
-    does not fit, and has a key of its own. With the `repairs` of an earlier call, this one goes on with the last of
-    them.
+    With a `schema` the body asks for it if the API can. A repair is another request with another key: it continues
+    after the answer that does not fit. With the `repairs` of an earlier call, this one continues with the last of them.
 
     Raises:
-        ConfigurationError: the body is no JSON object, names no model, asks for a deferred answer, or cannot have a schema.
+        ConfigurationError: the body is not a JSON object, has no model, asks for a deferred answer, or cannot have a
+            schema.
     """
 
     def __init__(
@@ -310,7 +310,7 @@ class RequestTemplate:
         parts: Parts | None = None,
         passed: Passed = (),
     ) -> None:
-        """`fields` and `parts` are those of the body, where they are known; `passed` are further headers."""
+        """`fields` and `parts` are those of the body, if known; `passed` are further headers."""
         self.endpoint = endpoint
         self.shape = shape = shape_of(endpoint)
         if fields is None:
@@ -326,7 +326,7 @@ class RequestTemplate:
             )
         self.schema = schema
         self._repairs = repairs or Repairs() if schema is not None else None
-        self._needs: dict[Target, Repair] = {}  # of the next attempt, where it is a repair
+        self._needs: dict[Target, Repair] = {}  # of the next attempt, if it is a repair
         self._has_format = False
         if schema is not None:
             body, self._has_format = _with_format(body, shape, schema)
@@ -339,18 +339,18 @@ class RequestTemplate:
         self._passed = passed
         self._max_output: int | None = None
         self._prompts = count_prompts(body) if shape is Shape.COMPLETION else 1
-        self._choices = (fields.n or 1) * (self._prompts or 1)  # that are returned
+        self._choices = (fields.n or 1) * (self._prompts or 1)  # returned choices
         self._inputs = count_inputs(body) if shape is Shape.EMBEDDINGS else None
         self.prepared: dict[Target, tuple[Route, PreparedRequest]] = {}
 
     def stream_on_wire(self) -> None:
-        """Ask for a stream, to be assembled, where the answer is the same."""
+        """Ask for a stream, to be assembled, if the answer is the same."""
         if self.shape is Shape.CHAT and self.fields.may_stream and not is_fim(self.endpoint):
             self._body = self._unlimited = as_stream(self._body)
             self.streamed = self.reports_output = True
 
     def prepare(self, route: Route) -> PreparedRequest:
-        """Prepare the request to a target, once; raise ConfigurationError if the endpoint is no path."""
+        """Prepare the request to a target, once; raise ConfigurationError if the endpoint is not a path."""
         origin, target, shape = route.origin, route.target, self.shape
         if target in self.prepared:
             return self.prepared[target][1]
@@ -381,12 +381,12 @@ class RequestTemplate:
         return self.prepared[target][1]
 
     def _head(self, route: Route, accept: Passed, key: str) -> tuple[str, Mapping[str, str], float]:
-        """Return the URL and the headers of the request to a target, and the seconds in which to connect."""
+        """Return the URL and the headers of the request to a target, and the connect timeout in seconds."""
         fixed = route.origin.fixed_head(self.endpoint, accept + self._passed)
         return fixed.url, fixed.with_own(IDEMPOTENCY_KEY, key), CONNECT_TIMEOUT
 
     def _body_for(self, target: Target) -> bytes:
-        """Return the body that goes to a target, before any repair."""
+        """Return the body for a target, before any repair."""
         body = self._body
         if self._max_output is not None:
             body = self._limited(target.provider, self._max_output)
@@ -402,7 +402,8 @@ class RequestTemplate:
     def check(self, outcome: Outcome, target: Target | None) -> Outcome:
         """Check the text of an answer against the schema, if there is one. Without its `target` it is not repaired.
 
-        An answer that calls a tool is none yet. One that was cut at a limit would be cut again.
+        A tool call is not checked, since it is not an answer yet. An answer that was cut at a limit is not repaired: it
+        would be cut again.
         """
         if self.schema is None or outcome.verdict is not VERDICT_OK:
             return outcome
@@ -427,17 +428,17 @@ class RequestTemplate:
         )
 
     def _repair(self, target: Target, answer: str, errors: str) -> Repair | None:
-        """Have the next attempt show the model what is wrong with its `answer`; None if no repair is left."""
+        """Make the next attempt show the model the errors of its `answer`; None if no repair is left."""
         assert self.schema is not None
         assert self._repairs is not None, "only an answer with a schema is repaired"
         if self._repairs.count == self.schema.repairs:
             return None
         self._repairs.count += 1
         self._note_need(target, self._show(target, answer, errors))
-        return Repair(self.estimated_tokens(), self.token_bound())  # it may go to another target
+        return Repair(self.estimated_tokens(), self.token_bound())  # for any target
 
     def _resume(self, target: Target, misfits: Mapping[Target, Misfit]) -> None:
-        """Go on with the repairs of earlier rounds. The call reserves before it knows which targets it will reach."""
+        """Continue with the repairs of earlier rounds. The call reserves tokens before its targets are known."""
         if len(self.prepared) == 1:
             for each, (answer, errors, _) in misfits.items():
                 self._note_need(each, self._repaired(each, answer, errors))
@@ -453,7 +454,7 @@ class RequestTemplate:
         return repaired(body, self.shape, schema=schema, answer=answer, errors=errors)
 
     def _show(self, target: Target, answer: str, errors: str, key: str | None = None) -> bytes:
-        """Let the next attempt show the model its last answer; return the body. A new repair has no `key` yet."""
+        """Make the next attempt show the model its last answer; return the body. A new repair has no `key` yet."""
         assert self._repairs is not None
         route, request = self.prepared[target]
         body = self._repaired(target, answer, errors)
@@ -468,7 +469,7 @@ class RequestTemplate:
     # ------------------------------------------------------------ tokens
 
     def estimated_tokens(self, body: bytes | None = None) -> int:
-        """Estimate the tokens of an attempt with this body, prompt and answer together; else the most at any target."""
+        """Estimate the tokens (prompt and answer) of an attempt with this body; None: the maximum at any target."""
         choices = (self._prompts or 1) * self.fields.choices
         limit, answers = self._output_limit, self._has_output
         tokens = estimate(body or self._body, bound=limit, choices=choices, answers=answers)
@@ -479,7 +480,7 @@ class RequestTemplate:
     def limit_output(self, tokens: int | None, provider: str) -> None:
         """Limit the output of a body that sets no limit itself; call it before anything is prepared.
 
-        `provider` is the first target's; each other target gets the field that it reads.
+        `provider` is that of the first target; each other target gets the field that it reads.
         """
         assert not self.prepared, "a prepared request does not change"
         if (
@@ -497,7 +498,7 @@ class RequestTemplate:
         if self.shape is Shape.CHAT and provider in _MAX_COMPLETION_TOKENS:
             field = "max_completion_tokens"
         fields = decode_parts(self._unlimited)
-        for name in _limit_names(self.shape):  # they bound nothing, but a server may respect one
+        for name in _limit_names(self.shape):  # invalid limits, but a server may respect one
             fields.pop(name, None)
         return msgspec.json.encode({**fields, field: tokens})
 
@@ -511,7 +512,7 @@ class RequestTemplate:
         return self.shape is not Shape.EMBEDDINGS
 
     def token_bound(self, body: bytes | None = None) -> Usage | None:
-        """Return the maximum tokens of an attempt with this body, else at any target; None if nothing bounds them."""
+        """Return the maximum tokens of an attempt with this body; without it, at any target. None: unbounded."""
         if path_of(self.endpoint).endswith(FREE):
             return Usage()
         if self._prompts is None:
@@ -541,19 +542,19 @@ class RequestTemplate:
         )
 
     def local_request(self, origin: Origin) -> LocalRequest:
-        """Return what a local answer depends on; `origin` is that of the first target."""
+        """Return the input of a local answer; `origin` is that of the first target."""
         asked = self.endpoint, self.shape, self._given, self.fields.model
         return LocalRequest(origin.base_url, *asked, origin.api_key, self._choices, self._inputs)
 
 
 def headers_for(origin: Origin, request: PreparedRequest) -> dict[str, str]:
-    """Return the headers of a request with another key of its origin: no header of the old key stays."""
+    """Return the headers of a request with another key of its origin; the headers of the old key are removed."""
     own = {name: value for name, value in request.headers.items() if name in _WITHOUT_KEY}
     return {**origin.headers[request.shape], **own}
 
 
 class Lookup:
-    """A request that only reads, such as a list of models. It goes to its own target alone, and uses no tokens."""
+    """A request that only reads, such as a list of models. It goes only to its own target, and uses no tokens."""
 
     model = NO_MODEL
     delivers = reports_output = streamed = False
@@ -568,11 +569,11 @@ class Lookup:
         return self._request
 
     def check(self, outcome: Outcome, _target: Target) -> Outcome:
-        """It has no schema."""
+        """Return the outcome: a lookup has no schema."""
         return outcome
 
     def limit_output(self, _tokens: int | None, _provider: str) -> None:
-        """Nothing to do: no model answers."""
+        """Do nothing: no model answers."""
 
     def estimated_tokens(self) -> int:
         return 0

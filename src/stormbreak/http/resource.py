@@ -1,7 +1,7 @@
-"""Requests about the files and jobs of an API, such as its batches: uploads that are read from a source, downloads into a file.
+"""Requests about the files and jobs of an API, such as batches: uploads from a source, downloads into a file.
 
-They go to the client's own address alone, and pass the queue, the limits and the circuit of a target without a model.
-No tokens are reserved for them.
+They go only to the client's own address, and pass the queue, the limits and the circuit of a target without a model. No
+tokens are reserved for them.
 """
 
 from collections.abc import AsyncIterable
@@ -22,7 +22,7 @@ from stormbreak.types import Outcome, Target, Verdict
 
 
 class Upload(AsyncIterable[bytes], Protocol):
-    """A body that is read piece by piece: each iteration starts at its beginning, for the next attempt."""
+    """A body that is read piece by piece; each iteration, for the next attempt, starts at the beginning."""
 
     @property
     def size(self) -> int: ...
@@ -32,8 +32,8 @@ class Upload(AsyncIterable[bytes], Protocol):
 class Resource(Lookup):
     """A request about a file or a job, which may change it. Every attempt has the same idempotency `key`.
 
-    `dialect` says which headers the API expects beside it: of Anthropic, those of its messages. A success is written
-    into the file `into`, from its current position on, where there is one.
+    `dialect` selects the headers that the API expects; for Anthropic, those of its Messages API. A success is written
+    into the file `into`, if given, from its current position on.
     """
 
     method: str
@@ -47,7 +47,7 @@ class Resource(Lookup):
     prepared: dict[Target, tuple[Route, PreparedRequest]] = field(default_factory=dict, init=False)
 
     def prepare(self, route: Route) -> PreparedRequest:
-        """Prepare the request, once; raise ConfigurationError if the endpoint is no path."""
+        """Prepare the request, once; raise ConfigurationError if the endpoint is not a path."""
         found = self.prepared.get(route.target)
         if found is not None:
             return found[1]
@@ -76,7 +76,7 @@ class ResourceSender(Sender):
         stream = await connection.open(request)
         if isinstance(stream, Outcome):
             return stream
-        assert isinstance(self.template, Resource), "no other is sent by this"
+        assert isinstance(self.template, Resource), "this sends only resources"
         into = self.template.into
         result: Parsed | Outcome
         if into is None or not stream.head.succeeded:
@@ -88,13 +88,13 @@ class ResourceSender(Sender):
         if isinstance(result, Outcome):
             return result
         if not isinstance(request.body, bytes):
-            # too large to look for what an error repeats of it
+            # too large to search for repeated parts
             request = request._replace(body=b"")
         return outcome_of(result, request, api_key, learn=policy.rate_limit.learn_from_headers)
 
 
 async def _download(stream: ResponseStream, into: BinaryIO) -> Outcome | None:
-    """Write a body to a file; after a failure the file is as it was before."""
+    """Write a body to a file; after a failure, restore the file."""
     begin = into.tell()
     try:
         while piece := await stream.read():

@@ -1,4 +1,4 @@
-"""What a response means: whole, or put together from a stream; and the answer made of it."""
+"""Interpret a response, whole or assembled from a stream, and make the answer."""
 
 from asyncio import CancelledError
 from codecs import BOM_UTF8
@@ -21,18 +21,18 @@ from stormbreak.types import Answer, CallResult, Cost, Outcome, Target, Verdict
 Reader = TypeVar("Reader", bound=StreamReader)
 
 Parsed: TypeAlias = tuple[HttpResponse, ParsedResponse]
-"""A response, its body assembled where it was a stream, and what it means."""
+"""A response, its body assembled if it was a stream, and its meaning."""
 
-GRACE = 0.25  # seconds that a body may go on after the end of its answer, to reuse the connection
+GRACE = 0.25  # seconds that a body may go on after its answer's end, to reuse the connection
 MAX_PIECES_AFTER_END = 16  # a server may never stop
 _STREAM = "text/event-"
 
 
 class Response(Value, frozen=True):
-    """A response and what it means; the body of a stream is assembled. Its repr shows no text.
+    """A response and its meaning; the body of a stream is assembled. Its repr shows no text.
 
-    `original` is what came, headers included. It may repeat the request: only the caller may see it. `value` is what
-    the text holds, where a schema was checked.
+    `original` is the received response with its headers. It may repeat the request: only the caller may see it. `value`
+    is the parsed text, if a schema was checked.
     """
 
     status: int
@@ -50,7 +50,7 @@ class Response(Value, frozen=True):
 
 def parse_response(result: HttpResponse, request: PreparedRequest) -> Parsed:
     """Read a response that came whole."""
-    # A resource may be a file that begins with the mark.
+    # A resource may be a file that begins with a byte order mark.
     if result.body.startswith(BOM_UTF8) and request.shape is not Shape.RESOURCE:
         result = result._replace(body=without_mark(result.body))
     parsed = read_answer(result, request.shape, choices=request.choices, inputs=request.inputs)
@@ -59,7 +59,7 @@ def parse_response(result: HttpResponse, request: PreparedRequest) -> Parsed:
         and request.shape in FORMATS
         and result.succeeded
         and result.headers.get("content-type", "").startswith(_STREAM)
-    ):  # a stream that was not asked for: the server would send one again
+    ):  # a stream that was not requested: the server would send one again
         assembler = stream_reader(StreamAssembler, request, result)
         assembler.feed(result.body)
         parsed, body = assembler.end()
@@ -68,7 +68,7 @@ def parse_response(result: HttpResponse, request: PreparedRequest) -> Parsed:
 
 
 def is_own(parsed: ParsedResponse, *, other_form: bool) -> bool:
-    """Whether this can be the answer to its request: not in the `other_form` of stream or one piece, unless it is an error."""
+    """Whether this can be the answer to its request. Unless it is an error, it must not be in the `other_form`."""
     verdict = parsed.verdict
     if not other_form:
         return verdict is not Verdict.BROKEN
@@ -76,7 +76,7 @@ def is_own(parsed: ParsedResponse, *, other_form: bool) -> bool:
 
 
 class WholeAnswer:
-    """A `Judge` that keeps what it read."""
+    """A `Judge` that keeps its result."""
 
     __slots__ = ("_request", "parsed")
     parsed: Parsed
@@ -85,7 +85,7 @@ class WholeAnswer:
         self._request = request
 
     def __call__(self, response: HttpResponse) -> bool:
-        """Read a response; False: it may be that to another request."""
+        """Read a response; False: it may belong to another request."""
         self.parsed = parsed = parse_response(response, self._request)
         return is_own(
             parsed[1],
@@ -103,7 +103,7 @@ async def read_whole(stream: ResponseStream, request: PreparedRequest) -> Parsed
 async def read_failure(
     stream: ResponseStream, request: PreparedRequest, api_key: str | None, *, learn: bool
 ) -> Outcome:
-    """Read a response whose status is no success."""
+    """Read a response with an error status."""
     result = await read_whole(stream, request)
     return (
         result if isinstance(result, Outcome) else outcome_of(result, request, api_key, learn=learn)
@@ -180,9 +180,9 @@ async def assemble_stream(
     stall_timeout: float | None,
     on_output: Callable[[], None] | None,
 ) -> tuple[Parsed | Outcome, CancelledError | None]:
-    """Put a streamed answer together. A cancel that came after its end is returned, not raised.
+    """Assemble a streamed answer. A cancel after its end is returned, not raised.
 
-    `on_output` is called at the first output; from then on `stall_timeout` bounds silence.
+    `on_output` is called at the first output; after that, `stall_timeout` bounds silence.
     """
     if not stream.head.succeeded:
         return await read_whole(stream, request), None
@@ -209,7 +209,7 @@ async def _read_all(
     stall_timeout: float | None,
     on_output: Callable[[], None] | None,
 ) -> Outcome | CancelledError | None:
-    """Read until the answer is over, or has failed; return the outcome if the connection failed, or a cancel after the end."""
+    """Read until the answer is over or has failed; return a failed connection's outcome, or a cancel after the end."""
     has_output = False
     while not assembler.failed:
         try:
@@ -232,25 +232,24 @@ async def _read_all(
 
 
 class StreamedBody:
-    """The body of a streamed answer, read until the answer is over: one rule for all that read a stream.
+    """The body of a streamed answer, read until the answer is over, by one rule for all readers.
 
-    Once the format says that the answer is over, nothing that comes after, or fails to come, changes it: a missing last
-    chunk, a lost connection, silence. The same holds after the usage that follows all finish reasons. The rest is read
-    for `GRACE` only, to reuse the connection. Finish reasons alone do not end an answer, since some relays write them
-    into every chunk: then the body must end correctly. Bytes that cannot be decompressed break an answer that is over,
-    too: it may not be what was sent.
+    An answer is over when its format says so, or when usage follows all finish reasons. After that, a missing last
+    chunk, a lost connection or silence changes nothing; the rest is read only for `GRACE`, to reuse the connection.
+    Finish reasons alone do not end an answer, since some relays write them into every chunk: then the body must end
+    correctly. Bytes that cannot be decompressed break even an answer that is over: it may differ from what was sent.
     """
 
     def __init__(self, stream: ResponseStream) -> None:
         self._stream = stream
-        self._after_end = 0  # pieces
+        self._after_end = 0  # pieces read after the end
         self._size = 0
         self._held = Held()
 
     async def read_into(self, reader: StreamReader) -> bytes | Outcome:
         """Read the next bytes and feed the reader; no bytes at the end of the answer, an outcome if it broke.
 
-        What was read stays in memory, until `release`. Cancelling closes the connection.
+        The bytes count as memory until `release`. Cancelling closes the connection.
         """
         chunk = None
         while chunk is None:
@@ -264,7 +263,7 @@ class StreamedBody:
         return chunk
 
     def take_into(self, reader: StreamReader) -> bytes | Outcome | None:
-        """Do the same with bytes that have come, and do not stay; None if there are none."""
+        """Do the same with bytes that have arrived, without keeping memory; None if there are none."""
         chunk = self._take(reader)
         if isinstance(chunk, bytes) and chunk:
             self._feed(chunk, reader)

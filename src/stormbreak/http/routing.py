@@ -1,7 +1,7 @@
-"""Where calls go: the route to each target, and the target config of each call.
+"""The destinations of calls: the route to each target, and the target config of each call.
 
-All targets that the fallbacks of a policy name are found when the client is made, so that a wrong address or a missing
-key is an error at the start. Each target keeps its own origin and connection: no key travels to another origin.
+All fallback targets of a policy are resolved when the client is made, so that a wrong address or a missing key is an
+error at the start. Each target has its own origin and connection: no key goes to another origin.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ from stormbreak.types import CACHE, DEGRADED, FALLBACK, Target, Verdict
 _SOURCES = {"targets": FALLBACK, "cache": CACHE, "degraded": DEGRADED}  # by kind of fallback
 
 MAX_MODELS = 1024
-"""Models that are remembered: callers choose their names, and may never repeat one."""
+"""Maximum remembered models: callers choose the names, and may never repeat one."""
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -35,18 +35,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How to reach a target. A `key` is asked for before each attempt."""
+    """The way to reach a target. The function `key` is called before each attempt."""
 
     target: Target
     origin: Origin
     connection: Connection
-    policy: Policy | None = None  # where it is not the client's
+    policy: Policy | None = None  # if it is not the client's
     key: DynamicKey | None = None
     allow_http: bool = False
 
 
 class RouteTable:
-    """The routes of one client, or of several that share them. Those of many models are dropped and made again."""
+    """The routes of one or several clients. Routes beyond a maximum of models are dropped and made again."""
 
     def __init__(self) -> None:
         self._routes: dict[Target, Route] = {}
@@ -59,7 +59,7 @@ class RouteTable:
             known.append((endpoint, connection))
 
     def add(self, target: Target, endpoint: ProviderEndpoint, connection: Connection) -> None:
-        """Remember a route; the first to a target counts."""
+        """Remember a route; the first route to a target counts."""
         if target in self._routes:
             return
         if len(self._routes) >= MAX_MODELS:
@@ -79,7 +79,7 @@ class RouteTable:
         return tuple(self._routes)
 
     def _forget(self) -> None:
-        """Forget what can be made again: of two endpoints with one name and key, a target alone does not name the address."""
+        """Forget routes that can be made again: a target with several endpoints does not name its address."""
         self._routes = {
             target: route
             for target, route in tuple(self._routes.items())
@@ -127,7 +127,7 @@ class Routes:
         return steps
 
     def own_targets(self) -> tuple[Target, ...]:
-        """Return the remembered targets that have its own key."""
+        """Return the remembered targets with the client's own key."""
         key, first = self.endpoint.origin.key_digest, (each.target for each in self._first.values())
         kept = (target for target in self._table.targets() if target.key == key)
         return tuple({*first, *kept})
@@ -151,14 +151,14 @@ class Routes:
                 yield Step(on, after, source, text=text)
 
     def _add(self, endpoint: ProviderEndpoint, model: str) -> Target:
-        """Return the target of a model there, and make it routable."""
+        """Return the target of a model at an endpoint, and make it routable."""
         target = _target(endpoint, model)
         self._table.add(target, endpoint, self._connections[endpoint.origin.base_url])
         return target
 
 
 def make_room(by_model: dict[K, T]) -> None:
-    """Empty a memory by model when it is full: it can all be made again."""
+    """Empty a cache by model when it is full: its entries can be made again."""
     if len(by_model) >= MAX_MODELS:
         by_model.clear()
 
@@ -180,7 +180,7 @@ def _fallback_endpoints(rule: Fallback, own: ProviderEndpoint) -> Iterator[Provi
 
 
 def _endpoint(place: Place, own: ProviderEndpoint) -> ProviderEndpoint:
-    """Find the endpoint of a fallback. It differs from the client's only in what it names; another address has its own key."""
+    """Find the endpoint of a fallback: the client's, except for the values set. Another address has its own key."""
     elsewhere = place.provider is not None or place.base_url is not None
     if not elsewhere and place.api_key_env is None:
         return own
@@ -201,7 +201,7 @@ class OriginConnections(dict[tuple[str, str], Connection]):
         self._connect = connect
 
     def to(self, origin: Origin) -> Connection:
-        """Return the connection to an origin; of several threads that make one, all get the same."""
+        """Return the connection to an origin; if several threads make one, all get the same."""
         place = self.place_of(origin)
         connection = self.get(place)
         return self.setdefault(place, self._connect(origin)) if connection is None else connection
@@ -214,15 +214,15 @@ class OriginConnections(dict[tuple[str, str], Connection]):
 
 
 # ---------------------------------------------------------------- target configs
-# A call keeps the config that it began with. A client has one, or takes it from a settings file at
-# the time of the call.
+# A call keeps the config with which it began. A client has one config, or takes it from a settings file at the time of
+# the call.
 
 
 @dataclass(frozen=True, slots=True)
 class TargetConfig:
-    """How calls to one target are made. `model` is for payloads that name none; in a pool it replaces theirs.
+    """The configuration of calls to one target. `model` is for payloads without one; in a pool it replaces theirs.
 
-    `reserves`: some target that the call may reach limits tokens or dollars. `pool_step` comes before the policy's own
+    `reserves`: a target that the call may reach limits tokens or dollars. `pool_step` comes before the policy's
     fallbacks.
     """
 
@@ -237,12 +237,12 @@ class TargetConfig:
 
     @property
     def origin(self) -> Origin:
-        """Where its calls go, with the key that is not asked for."""
+        """The origin of its calls, with a static key."""
         return self.routes.endpoint.origin
 
     @property
     def account(self) -> Target:
-        """Its target, without the model."""
+        """The target without its model."""
         return _target(self.routes.endpoint, "")
 
     def target(self, model: str) -> Target:
@@ -251,14 +251,14 @@ class TargetConfig:
 
     def route_and_steps(self, model: str) -> tuple[Route, tuple[Step, ...]]:
         """Return the route of a call for `model` to its first target, and its fallbacks."""
-        # Of the rules that these routes were made for.
+        # For the rules of these routes.
         own = self.routes.steps(model) if self.routes.rules else ()
         if self.pool_step is None:
             return self.routes.first(model), own
         return self.routes.first(self._model_for(model)), (self.pool_step(model), *own)
 
     def _model_for(self, model: str) -> str:
-        """The model that is asked for instead, where it is one of a pool."""
+        """Return the model to request: in a pool, that of this member."""
         return model if self.pool_step is None or not self.model else self.model
 
     def model_of(self, payload: Mapping[str, object]) -> str:
@@ -279,7 +279,7 @@ class TargetResolver(Protocol):
     def resolve(self, model: str) -> TargetConfig: ...
 
     def owned(self) -> tuple[LocalAnswers | Connection, ...]:
-        """Return what is closed with the client."""
+        """Return the objects to close with the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,9 +296,9 @@ class SingleTarget:
 
 
 class Pool:
-    """Target configs of which one is chosen for each call; the others are its first fallback.
+    """Target configs. One is chosen for each call; the others are its first fallback.
 
-    `order` puts the targets of a step into the order in which they are tried.
+    `order` sorts the targets of a step for trying.
     """
 
     def __init__(
@@ -318,7 +318,7 @@ class Pool:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it is always the turn of the same member."""
+        """Whether every call goes first to the same member."""
         return self._choose is TargetOrder.IN_ORDER
 
     def resolve(self, model: str) -> TargetConfig:
@@ -328,7 +328,7 @@ class Pool:
         return next(member for member in self.members if member.target(model) == first)
 
     def step(self, model: str) -> Step:
-        """Return the fallback to all members, for a call for `model`; it skips those that were tried."""
+        """Return the fallback to all members, for a call for `model`; members that were tried are skipped."""
         step = self._steps.get(model)
         if step is None:
             targets = tuple((member.target(model), member.weight) for member in self.members)

@@ -23,7 +23,7 @@ from stormbreak.http.stream_source import Source, open_source
 from stormbreak.llm.endpoints import OPERATIONS
 from stormbreak.types import Call, CallResult, Outcome, Priority, Target, Verdict
 
-CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that the connection failed
+CONNECT_SHARE = 0.9  # of an attempt's time for connecting; the rest is needed to report a failure
 
 
 def make_call(  # noqa: PLR0913 - keywords are cheap to read
@@ -44,20 +44,19 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
     stream_deadline_at: float | None = None,
     tells_bound: bool = True,
 ) -> Call:
-    """Prepare the request to the first target, and make the call. The scope extends neither the deadline nor the policy.
+    """Prepare the request to the first target, and make the call. A scope never extends a deadline or the policy.
 
-    `reserves`: tokens or dollars are reserved for it, also without limits of its targets and its tenant. `priority`,
-    `tenant` and `attempts` go before the scope's.
-    `tells_bound`: listeners learn the most tokens that an attempt can use.
+    `reserves`: reserve tokens or dollars even without limits of its targets and its tenant. `priority`, `tenant` and
+    `attempts` have precedence over the scope's. `tells_bound`: listeners get the maximum tokens of an attempt.
 
     Raises:
-        ConfigurationError: the endpoint is no path.
+        ConfigurationError: the endpoint is not a path.
     """
     policy, tenant = config.policy, tenant or scope.tenant or ""
     limited = engine.tenants.get(tenant)
     if config.reserves or limited is not None:
         limit_output(engine, template, config, route, tenant)
-    template.prepare(route)  # kept in the template, or fails before it waits
+    template.prepare(route)  # kept in the template; an error comes before any wait
     reserves = reserves or config.reserves or (limited is not None and limited.limits.reserves)
     needs_bound = reserves or (tells_bound and engine.listeners)
     bound = template.token_bound() if needs_bound else None
@@ -86,7 +85,7 @@ def make_call(  # noqa: PLR0913 - keywords are cheap to read
 
 
 def asker_of(config: TargetConfig, template: RequestTemplate) -> Asker:
-    """Return what finds the local answers that a fallback of a call asks for."""
+    """Return the function that finds local answers for fallbacks of a call."""
     request = template.local_request(config.origin)
 
     async def find(ask: Ask) -> Outcome | None:
@@ -127,8 +126,8 @@ class Sender(
     """Sends the attempts of one call. The driver calls it for each `Send` that the call's flow yields.
 
     `on_output` is called at the first output of an assembled stream. `idle_timeout`, in seconds, is by default that of the
-    policy. `blocks`: it runs on a thread that blocks. Of a delivered call, `stream_source` is the stream that succeeded,
-    or the last one, from `target`.
+    policy. `blocks`: it runs on a blocked thread. In a delivered call, `stream_source` is the stream that succeeded, or
+    the last one, from `target`.
     """
 
     template: RequestTemplate | Lookup
@@ -141,9 +140,9 @@ class Sender(
     stream_source: Source | None = None
 
     async def __call__(self, command: Send) -> Outcome:
-        """Send once. The driver ends it after `command.timeout` seconds.
+        """Send once. The driver ends the attempt after `command.timeout` seconds.
 
-        What has no connection shortly before that has failed to connect: nothing can have been processed.
+        An attempt without a connection shortly before that has failed to connect: nothing can have been processed.
         """
         found = self.template.prepared.get(command.target)
         if found is None:
@@ -164,7 +163,7 @@ class Sender(
         if timeout is not None:
             connect = min(connect, CONNECT_SHARE * timeout)
         idle = policy.idle_timeout if self.idle_timeout is None else self.idle_timeout
-        request = replace(  # `_replace` is another call
+        request = replace(  # quicker than `_replace`
             request, idle_timeout=idle, connect_timeout=connect, attempt_timeout=timeout
         )
         outcome = await self._attempt((command, connection, request, policy, api_key))
@@ -223,7 +222,7 @@ class StreamSender(Sender):
         return outcome
 
     def _take(self, command: Send, source: Source | None, *, succeeded: bool) -> None:
-        if not self.has_succeeded:  # attempts may race: one that comes too late changes nothing
+        if not self.has_succeeded:  # attempts may race: a late one changes nothing
             self.target, self.stream_source = command.target, source
             self.has_succeeded = succeeded
 

@@ -1,7 +1,7 @@
-"""A settings file in use: one engine for all its targets and pools, clients of them, and a reload that drops no call.
+"""A settings file in use: one engine for all its targets and pools, their clients, and a reload that drops no call.
 
-A `Generation` is one reading of the file. It is complete before it replaces the one before, so that a wrong file changes
-nothing.
+A `Generation` is one reading of the file. It is complete before it replaces the previous one, so that a wrong file
+changes nothing.
 """
 
 import asyncio
@@ -56,10 +56,10 @@ def load(
 ) -> "LiveSettings":
     """Read a settings file, to make clients of its targets and pools (see docs/configuration.md).
 
-    `keys` are functions that return the keys of targets, by name, before each attempt. `profile` is by default
-    STORMBREAK_PROFILE. `degraded` makes answers for a `degraded` rule that has no text. `prices` are for spend limits
-    and for the cost of answers, as in an `AsyncClient`; None: those of the file. `text` is what the file holds; None:
-    it is read.
+    `keys` are functions, by name of the target, that return its key before each attempt. `profile` is by default
+    STORMBREAK_PROFILE. `degraded` makes answers for a `degraded` rule without a text. `prices` are for spend limits and
+    for the cost of answers, as in an `AsyncClient`; None: those of the file. `text` is the content of the file; None:
+    read it.
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
@@ -70,10 +70,10 @@ def load(
 
 
 class LiveSettings:
-    """A settings file in use; `load` makes it. Use it from any thread and event loop.
+    """A settings file in use, made by `load`. Use it from any thread and event loop.
 
-    `connections` are used in place of its own, and closed with it, too. The limits of tenants are those of the engine,
-    unless the caller, a gateway, `limits_tenants` itself.
+    `connections` are used instead of its own, and also closed with it. The engine applies the limits of tenants, unless
+    the caller, a gateway, `limits_tenants` itself.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class LiveSettings:
             limits_tenants=limits_tenants,
         )
         self.now = builder.read(text=text)
-        """What is in force."""
+        """The settings in force."""
         unknown = next((name for name in keys if name not in self.now.configs), None)
         if unknown is not None:
-            raise builder.wrong(f"keys names {quoted(str(unknown))}, which is no target")
+            raise builder.wrong(f"keys names {quoted(str(unknown))}, which is not a target")
         price_of = prices or builder.price_of(self.now.settings)
         self.engine = Engine(self.now.policy, SpendAccounts(price_of), self.now.fleet())
         self._driver = AsyncioDriver(self.engine)
@@ -118,7 +118,7 @@ class LiveSettings:
         return self.now.settings.names
 
     def client(self, name: str) -> AsyncClient:
-        """Make a client of a target or a pool, which follows every reload. The settings close its connections.
+        """Make a client of a target or a pool. It follows every reload; the settings close its connections.
 
         Raises:
             ConfigurationError: no target or pool has that name.
@@ -129,17 +129,17 @@ class LiveSettings:
         return client
 
     def blocking_client(self, name: str) -> Client:
-        """Make the same for blocking code."""
+        """Make a client for blocking code."""
         self.now.find(name)
         client = AsyncClient.on(self.engine, _NamedTarget(self, name), blocks=True)
         self._clients.add(client)
         return Client.of(client)
 
     def reload(self) -> None:
-        """Read the file again. Calls that have begun keep their settings; new ones use the new.
+        """Read the file again. Calls in progress keep their settings; new calls use the new ones.
 
-        An unchanged target keeps its circuit, its limits and what was learned; one whose policy alone has changed keeps
-        its circuit.
+        An unchanged target keeps its circuit, its limits and everything learned. If only the policy of a target has
+        changed, it keeps its circuit.
 
         Raises:
             ConfigurationError: the file is wrong, or a key is missing; everything stays as it was.
@@ -148,17 +148,17 @@ class LiveSettings:
         self.apply(self.read())
 
     def read(self, text: str | None = None) -> "Generation":
-        """Read the file again, or `text` in its place, for `apply`: a caller may check more before.
+        """Read the file again, or `text` instead, for `apply`; a caller may check more in between.
 
         Raises:
-            ConfigurationError: as `reload` does.
+            ConfigurationError: as in `reload`.
         """
         generation = self._builder.read(self.now, text)
-        generation.fleet()  # its package may be missing
+        generation.fleet()  # raises if its package is missing
         return generation
 
     def apply(self, generation: "Generation") -> None:
-        """Use what `read` has returned.
+        """Use the result of `read`.
 
         Raises:
             RuntimeError: a listener calls it, from within an event.
@@ -183,7 +183,7 @@ class LiveSettings:
         return self._driver.snapshot()
 
     async def close(self) -> None:
-        """End every call of its clients on the running loop, now or later, and close the connections there."""
+        """End every call of the clients on the running loop, now or later, and close the connections there."""
         loop = asyncio.get_running_loop()
         for client in self._clients:
             if not client.blocks:
@@ -231,7 +231,7 @@ def _dynamic_key(name: object, function: Any) -> DynamicKey:
 
 
 class _NamedTarget:
-    """Resolves a name to what the settings have under it at the time of a call."""
+    """Resolves a name, at the time of a call, to the target or pool in the settings."""
 
     def __init__(self, settings: LiveSettings, name: str) -> None:
         self._settings = settings
@@ -248,7 +248,7 @@ class _NamedTarget:
         return first if pool is None else pool.resolve(model)
 
     def owned(self) -> tuple[LocalAnswers, ...]:
-        """Return the caches, whose writes are waited for. Others use the connections, too."""
+        """Return the caches, to wait for their writes. The connections are shared with other clients."""
         return tuple(config.local_answers for config in self._settings.now.configs.values())
 
 
@@ -256,9 +256,9 @@ class _NamedTarget:
 
 
 class ModelRoute(NamedTuple):
-    """Where a call goes first, the model to ask for there, and whether it can lead nowhere else.
+    """The first target of a call, the model to request there, and whether no other target is possible.
 
-    `is_fixed`: every call for that model goes there first.
+    `is_fixed`: every call for that model goes first to this target.
     """
 
     config: TargetConfig
@@ -271,7 +271,7 @@ class ModelRoute(NamedTuple):
 class Generation:
     """The settings, the configs of their targets, and the limits of `tenants` in force.
 
-    `leads` are targets and pools by model name, `beginnings` those by the beginning of one, the longest first.
+    `leads` are targets and pools by model name, `beginnings` those by the start of a model name, the longest first.
     """
 
     settings: Settings
@@ -291,9 +291,9 @@ class Generation:
         object.__setattr__(self, "beginnings", tuple(starts))
 
     def route(self, model: str) -> ModelRoute | None:
-        """Return the route of a call for `model`; None if the file names none.
+        """Return the route of a call for `model`; None if the file has none.
 
-        A whole name stands for the target's own model, if it has one.
+        A call for the full name of a target gets the target's own model, if it has one.
         """
         name = self.leads.get(model)
         is_whole = name is not None
@@ -311,7 +311,7 @@ class Generation:
 
     @property
     def policies(self) -> dict[Target, Policy]:
-        """The policies of the targets, by target without its model."""
+        """Return the policies of the targets, by target without its model."""
         return {config.account: config.policy for config in self.configs.values()}
 
     def fleet(self) -> Fleet | None:
@@ -328,10 +328,10 @@ class Generation:
         )
 
     def find(self, name: str) -> tuple[TargetConfig, Pool | None]:
-        """Return the config of a target, or of the first of a pool, and the pool.
+        """Return the config of a target, or of the first target of a pool, and the pool.
 
         Raises:
-            ConfigurationError: no target and no pool has that name.
+            ConfigurationError: no target or pool has that name.
         """
         if name in self.configs:
             return self.configs[name], None
@@ -344,10 +344,10 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class SettingsBuilder:
-    """Reads the generations of one file. Connections outlive them: those not in use close by themselves.
+    """Reads the generations of one file. Connections outlive generations; unused ones close by themselves.
 
-    `order` puts the targets of a step into the order in which they are tried. `has_prices`: the program gives them.
-    `limits_tenants`: their limits are in force.
+    `order` sorts the targets of a step for trying. `has_prices`: the program supplies prices. `limits_tenants`: the
+    limits of tenants are in force.
     """
 
     path: str | os.PathLike[str]
@@ -360,19 +360,19 @@ class SettingsBuilder:
     limits_tenants: bool = True
 
     def read(self, before: Generation | None = None, text: str | None = None) -> Generation:
-        """Read the file, or `text` in its place.
+        """Read the file, or `text` instead.
 
         Raises:
-            ConfigurationError: it is wrong, or a key is missing.
+            ConfigurationError: the file is wrong, or a key is missing.
         """
         settings = load_settings(self.path, profile=self.profile, text=text)
-        if not settings.targets:  # a file that is about to be written is empty
+        if not settings.targets:  # a file that is being written may be empty
             raise self.wrong("it names no target, as in [targets.main]")
         has_prices = self.has_prices or bool(settings.prices)
         table = RouteTable()
         tenants = tenants_in_force(settings.tenants if self.limits_tenants else None)
         configs = {}
-        reserves = in_force(settings.policy).reserves  # fallbacks may lead to targets under it
+        reserves = in_force(settings.policy).reserves  # fallbacks may use this policy
         for name, target in settings.targets.items():
             try:
                 if not has_prices:
@@ -417,7 +417,7 @@ class SettingsBuilder:
             table=table,
         )
         if before is not None and before.settings.targets.get(name) == target:
-            local_answers = before.configs[name].local_answers  # those in memory stay valid
+            local_answers = before.configs[name].local_answers  # keeps answers in memory
         else:
             local_answers = LocalAnswers(policy, self.degraded)
         return TargetConfig(

@@ -1,6 +1,6 @@
-"""An answer that its caller reads while it comes.
+"""An answer that its caller reads while it arrives.
 
-A complete stream just ends. Any other end raises `StreamBrokenError`: nothing is retried after the first output has
+A complete stream simply ends. Any other end raises `StreamBrokenError`: nothing is retried after the first output has
 reached the caller.
 """
 
@@ -31,13 +31,13 @@ _ANSWER = "an answer"
 
 
 class StreamEvent(NamedTuple):
-    """One event of a stream: its name, where it has one, and its data. Its repr shows no text."""
+    """One event of a stream: its name, if any, and its data. Its repr shows no text."""
 
     name: str
     data: bytes
 
     def json(self) -> Any:
-        """Decode the data; half characters, which some models write, are replaced."""
+        """Decode the data; lone surrogates, which some models write, are replaced."""
         return decoded(self.data)
 
     def __repr__(self) -> str:
@@ -47,10 +47,10 @@ class StreamEvent(NamedTuple):
 class Stream:
     """A stream that has begun, or is complete: iterate over its events, over `texts()` or `raw()`, or await `answer()`.
 
-    Read it in one of these ways, by one task. The marker ``[DONE]`` is no event. An answer in one piece, such as one
-    that came from no target (see `source`), is a single event. Close it with `aclose`, or use it in an ``async with``:
-    it holds a connection and its place in the limits. One that is dropped is closed, with a ResourceWarning; a cancel
-    while it is read closes it.
+    Read it in one of these ways, by one task. The marker ``[DONE]`` is not an event. An answer in one piece, such as a
+    local answer (see `source`), is a single event. Close the stream with `aclose`, or use it in an ``async with``: it
+    holds a connection and its place in the limits. If it is dropped, it is closed with a ResourceWarning. A cancel
+    during a read closes it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Stream:
         self.request_id = source.request_id
         self._source = source
         self._price_of = price_of
-        self._client = client  # kept alive: settings close the clients that they still know
+        self._client = client  # kept alive, so that its settings can close it
         self._held = deque(source.held)
         self._delivery = opened if isinstance(opened, Delivery) else None
         self._ended = None if isinstance(opened, Delivery) else opened
@@ -80,33 +80,33 @@ class Stream:
         self._at_end = False
         self._has_text = False
         self._is_plain = source.is_plain
-        self._as = ""  # what it is read as
+        self._as = ""  # the kind of iteration in use
         self._reader: EventReader | None = EventReader()
         self._ready: deque[StreamEvent] = deque()
         if self._delivery is not None:
             self._delivery.cut = source.close
             self._delivery.complete = source.complete
-            if self._delivery.over:  # its client was closed meanwhile
+            if self._delivery.over:  # the client was closed meanwhile
                 source.close()
 
     @property
     def attempts(self) -> int:
-        """How many attempts were sent."""
+        """The number of attempts sent."""
         return self._so_far[0]
 
     @property
     def waited(self) -> float:
-        """Seconds spent unserved: queue, cooldown, backoff."""
+        """The seconds spent unserved: queue, cooldown, backoff."""
         return self._so_far[1]
 
     @property
     def maybe_processed(self) -> int:
-        """How many earlier attempts may have been processed, and billed."""
+        """The number of earlier attempts that may have been processed and billed."""
         return self._so_far[2]
 
     @property
     def usage(self) -> Usage | None:
-        """Tokens as the provider counted them; None until the stream is complete."""
+        """The tokens as counted by the provider; None until the stream is complete."""
         response = None if self._ended is None else self._ended.outcome.value
         return response.parsed.usage if isinstance(response, Response) else None
 
@@ -120,7 +120,7 @@ class Stream:
 
     @property
     def failed(self) -> bool:
-        """Whether what came last shows that it is no complete answer: the next read raises."""
+        """Whether the last bytes show that the answer is incomplete: the next read raises."""
         return self._source.failed
 
     def __aiter__(self) -> Self:
@@ -141,7 +141,7 @@ class Stream:
         return ready.popleft()
 
     async def next_events(self) -> list[StreamEvent]:
-        """Wait for the next event, and return all that came with it; none at the end."""
+        """Wait for the next event, and return it with all others that have arrived; empty at the end."""
         try:
             events = [await self.__anext__()]
         except StopAsyncIteration:
@@ -161,7 +161,7 @@ class Stream:
         return _Iterator(self._next_raw)
 
     async def next_chunk(self) -> bytes | None:
-        """Wait for the next bytes; None at the end. For one that is read as `raw` only."""
+        """Wait for the next bytes; None at the end. Only for a stream that is read as `raw`."""
         if self._held:
             return self._held.popleft()
         if self._closed or self._ended is not None:
@@ -189,7 +189,7 @@ class Stream:
         return None
 
     def run(self, reading: Coroutine[Any, Any, T]) -> T:
-        """Run what reads it on this thread, which blocks, until the deadline of the call at the latest."""
+        """Run a read on this blocked thread, at the latest until the deadline of the call."""
         delivery = self._delivery
         if isinstance(delivery, BlockingDelivery):
             return delivery.read(reading)
@@ -198,7 +198,7 @@ class Stream:
     async def _next_text(self) -> str:
         ready = self._ready
         while True:
-            while not ready:  # not by `__anext__`: a coroutine less for each text
+            while not ready:  # without `__anext__`, which saves a coroutine for each text
                 if self._malformed:
                     self._break()
                 self._take(await self.next_chunk())
@@ -213,7 +213,7 @@ class Stream:
         return chunk
 
     def text_in(self, event: StreamEvent) -> str:
-        """Return the text in the next of its events; empty if it has none."""
+        """Return the text in the next event of the stream; empty if it has none."""
         if not self._is_plain:
             text = text_of(event.data, begun=self._has_text)
             self._has_text = self._has_text or bool(text)
@@ -222,7 +222,7 @@ class Stream:
         return str(self._ended.outcome.value.parsed.text)
 
     async def answer(self) -> Answer:
-        """Read it to its end, and assemble the answer of the same call without streaming.
+        """Read the stream to its end, and assemble the answer of the same call without streaming.
 
         Raises:
             StreamBrokenError: it was cut, went silent, reported an error, or is malformed.
@@ -241,9 +241,9 @@ class Stream:
         return answer_of(self.target, ended, self._price_of)
 
     async def aclose(self) -> None:
-        """Close the connection, and free what the call holds. A second time does nothing.
+        """Close the connection, and free everything that the call holds. Idempotent.
 
-        A stream that was complete by then is a success; any other is neither a success nor a failure.
+        A complete stream counts as a success; any other as neither success nor failure.
         """
         if self._over:
             return
@@ -299,7 +299,7 @@ class Stream:
         raise add_attempt_notes(error) from ended.outcome.error
 
     def _give_up(self, *, dropped: bool = False) -> None:
-        """Free everything; a complete answer is a success. `dropped`: by a finalizer."""
+        """Free everything; a complete answer counts as a success. `dropped`: called by a finalizer."""
         delivery, finished = self._delivery, self._source.finished()
         if delivery is not None and dropped:
             delivery.drop(finished)
@@ -313,7 +313,7 @@ class Stream:
             delivery.close()
 
     def _take(self, chunk: bytes | None) -> None:
-        """Queue the events that a chunk ends, or the end (None)."""
+        """Queue the events that a chunk completes, or those at the end (None)."""
         if chunk is None:
             self._take_rest()
         elif not self._source.failed and not self._is_plain:  # a failure is raised next
@@ -322,7 +322,7 @@ class Stream:
             self._add(reader.split(chunk) or reader.feed(chunk))
 
     def _add(self, events: Iterable[tuple[bytes, bytes]]) -> None:
-        """Queue the events of the answer: what comes after its end is not part of it."""
+        """Queue the events of the answer; later events are not part of it."""
         for name, data in events:
             if self._at_end:
                 return
@@ -336,7 +336,7 @@ class Stream:
                 return
 
     def _break(self) -> NoReturn:
-        """End it for an event that is no JSON; the scanner does not look into all of them."""
+        """End the stream for an event that is not JSON, since the scanner does not decode all events."""
         assert self._delivery is not None
         ended = self._delivery.end(self._source.malformed())
         assert ended is not None
@@ -344,7 +344,7 @@ class Stream:
         self._raise(ended)
 
     def _take_rest(self) -> None:
-        """Take the event that the end left open, or the only one."""
+        """Take the event that is open at the end, or the only one."""
         reader, self._reader = self._reader, None
         if reader is None:
             raise StopAsyncIteration
@@ -356,7 +356,7 @@ class Stream:
 
 
 class _Iterator(AsyncIterator[T]):
-    """Iterates with a method of a stream: without a frame of its own, since it runs for each chunk."""
+    """Iterates with a method of a stream, without an extra frame, since it runs for each chunk."""
 
     def __init__(self, following: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._following = following
@@ -366,7 +366,7 @@ class _Iterator(AsyncIterator[T]):
 
 
 class PendingStream:
-    """A stream that was asked for: await it, or use it in an ``async with``."""
+    """A requested stream: await it, or use it in an ``async with``."""
 
     def __init__(self, opening: Coroutine[Any, Any, Stream]) -> None:
         self._opening = opening
@@ -376,7 +376,7 @@ class PendingStream:
         return self._opening.__await__()
 
     async def opened(self) -> Stream:
-        """Wait for it, as a coroutine."""
+        """Wait for the stream, as a coroutine."""
         return await self._opening
 
     async def __aenter__(self) -> Stream:

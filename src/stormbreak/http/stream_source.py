@@ -1,6 +1,6 @@
 """The bytes of one streamed answer, checked as they pass: has it begun, stalled or failed, is it complete?
 
-They pass through untouched. A scanner reads what they mean, or an assembler where the whole answer is wanted.
+The bytes pass through unchanged. A scanner interprets them, or an assembler if the whole answer is wanted.
 """
 
 from asyncio import CancelledError
@@ -29,14 +29,14 @@ from stormbreak.types import Outcome, Verdict
 
 EVENT_STREAM = "text/event-stream"
 _OF_BODY = frozenset({"etag", "content-md5", "digest", "content-digest", "repr-digest"})
-KEPT = 16 * 1024  # bytes of what came, to explain a stream that broke
+KEPT = 16 * 1024  # last bytes that are kept, to explain a broken stream
 
 
 class Source:
     """A streamed answer, read piece by piece.
 
-    `last_events` are the types of the events that end it, beside the marker ``[DONE]``.
-    `size` bytes have come so far. `held` is what came before anything was taken, as it came.
+    `last_events` are the types of the events that end it, besides the marker ``[DONE]``. `size` bytes have arrived so
+    far. `held` has the bytes that arrived before anything was taken, unchanged.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Source:
         self.head = stream.head
         self.size = 0
         self.held: list[bytes] = []
-        self.failed = False  # the bytes that came last show that this is no complete answer
+        self.failed = False  # the last bytes show that the answer is incomplete
         self.wait = stream.wait
         kind = FORMATS.get(request.shape)
         self.last_events = kind.last_events if kind else frozenset()
@@ -70,7 +70,7 @@ class Source:
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is no event stream, but one body."""
+        """Whether this is one body instead of an event stream."""
         return self._scanner.is_plain
 
     @property
@@ -82,11 +82,11 @@ class Source:
 
     @property
     def received(self) -> bytes:
-        """The bytes that came; of a long stream the last `KEPT`, and what came in one piece with them."""
+        """The received bytes; of a long stream the last `KEPT`, rounded up to whole pieces."""
         return b"".join(self._kept)
 
     def take(self) -> bytes | Outcome | None:
-        """Return the next bytes, or the outcome of the stream; None if neither has come: then `wait`.
+        """Return the next bytes, or the outcome of the stream; None if neither has arrived: then `wait`.
 
         Cancelling a wait closes the connection.
         """
@@ -138,24 +138,24 @@ class Source:
         return chunk
 
     def complete(self) -> Outcome | None:
-        """Return the success of an answer that is over before its body ends; None if it is not over."""
+        """Return the success of an answer that is complete before its body ends; None if it is not complete."""
         return self._outcome() if self._scanner.whole and not self._scanner.failed else None
 
     def finished(self) -> Outcome | None:
-        """Return the same when its reader stops early: then all finish reasons are enough."""
+        """Return the same for a reader that stops early: then all finish reasons are enough."""
         scanner = self._scanner
         return self._outcome() if scanner.finished and not scanner.failed else None
 
     def assemble(self) -> None:
-        """Assemble the answer from what was held and all that comes; keep all of it for `received`."""
+        """Assemble the answer from held and later bytes; keep all bytes for `received`."""
         self._scanner = assembler = self._assembled()
-        if assembler.failed:  # it looks at more than a scanner
+        if assembler.failed:  # it checks more than a scanner
             self._fail()
         self._kept = deque(self.held)
         self._max_kept = inf
 
     def whole(self) -> Response:
-        """Assemble an answer that came whole while it was held."""
+        """Assemble an answer of which all bytes are held."""
         parsed, body = self._assembled().end()
         outcome = outcome_of(
             (self.head._replace(body=body), parsed), self._request, self._api_key, learn=False
@@ -163,7 +163,7 @@ class Source:
         return Response(self.head.status, outcome.value.body, outcome.value.parsed)
 
     def make_events(self, ended: Outcome) -> None:
-        """Hold events instead of an answer that came in one piece, for a caller who passes on nothing else."""
+        """Replace an answer in one piece by events, for a caller that passes on only events."""
         if self.is_plain and isinstance(ended.value, Response):
             came = ended.value.original or ended.value  # the body of a filtered answer is redacted
             events = whole_as_events(self._request.shape, came.body)
@@ -174,7 +174,7 @@ class Source:
                 self.head = self.head._replace(headers=headers)
 
     def malformed(self) -> Outcome:
-        """Close the connection for an event that is no JSON, which the scanner did not look into; return the outcome."""
+        """Close the connection for an event that is not JSON, which the scanner missed; return the outcome."""
         self._fail()
         detail = "invalid json in an event"
         status = self.head.status
@@ -182,7 +182,7 @@ class Source:
         return self._with_limits(outcome)
 
     def close(self) -> None:
-        """Close the connection, unless a complete answer was read to the end of its body. A waiting reader wakes."""
+        """Close the connection, unless a complete answer was read to the end of its body. Wake a waiting reader."""
         if not self._scanner.finished:
             self._stream.spoil()
         self._stream.close()
@@ -220,7 +220,7 @@ class Source:
 
 
 class LocalSource:
-    """An answer from no target, in one piece: there is nothing to read and nothing to close."""
+    """A local answer, in one piece, with nothing to read or close."""
 
     failed = False
     is_plain = True
@@ -241,7 +241,7 @@ class LocalSource:
         raise AssertionError("a local answer has ended")
 
     def assemble(self) -> None:
-        """Nothing to do: it is whole."""
+        """Do nothing: the answer is whole."""
 
     def whole(self) -> Response:
         response: Response = self._response
@@ -257,7 +257,7 @@ class LocalSource:
         """Nothing to return: the call has ended."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 async def open_source(
@@ -269,10 +269,10 @@ async def open_source(
     learn: bool,
     on_cancelled: Callable[[Source], None],
 ) -> tuple[Outcome, Source | None]:
-    """Send once and wait for the first output, or for the end.
+    """Send once, and wait for the first output or the end.
 
-    `on_cancelled` gets an answer that was complete when it was cancelled. The connection is closed at the end, unless
-    the outcome is `committed`: then the source owns it.
+    `on_cancelled` gets an answer that was complete at the cancel. The connection is closed, unless the outcome is
+    `committed`: then the source owns it.
     """
     stream = await connection.open(request)
     if isinstance(stream, Outcome):

@@ -1,6 +1,6 @@
-"""The client for blocking code: `AsyncClient`, run on the thread that calls, by any number of threads.
+"""The client for blocking code: an `AsyncClient` that runs on the calling threads, of any number.
 
-An interrupt of the waiting thread (KeyboardInterrupt) closes the connection of the call, and frees what it held.
+An interrupt of the waiting thread (KeyboardInterrupt) closes the connection of the call, and frees everything it held.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 def _blocking(
     method: Callable[Concatenate[AsyncClient, Arguments], Coroutine[Any, Any, Result]],
 ) -> Callable[Concatenate["Client", Arguments], Result]:
-    """Make a method of `Client` that waits for that of `AsyncClient`."""
+    """Make a method of `Client` that waits for the method of `AsyncClient`."""
 
     @wraps(method)
     def wait(self: "Client", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -35,7 +35,7 @@ class Client(ClientControls):
     """Calls an OpenAI-compatible API through an engine; its arguments are those of `AsyncClient`.
 
     Any number of threads may share it; each waits for its own calls. Do not use it in a listener to its events. A
-    function that makes degraded answers may be a coroutine function.
+    function for degraded answers may be a coroutine function.
     """
 
     def __init__(self, provider: str | None = None, **settings: Any) -> None:
@@ -66,9 +66,9 @@ class Client(ClientControls):
         deadline: float | None = None,
         tenant: str = "",
     ) -> "BlockingStream":
-        """Send `payload`, wait for the first output, and return the answer while it comes.
+        """Send `payload`, wait for the first output, and return the answer as a stream.
 
-        Use it in a `with`. It raises what `AsyncClient.stream` does.
+        Use it in a `with`. It raises the same errors as `AsyncClient.stream`.
         """
         pending = self._client.stream(
             endpoint, payload, priority=priority, deadline=deadline, tenant=tenant
@@ -76,9 +76,9 @@ class Client(ClientControls):
         return BlockingStream(run(pending.opened()))
 
     def close(self) -> None:
-        """Close it: every call, now or later, ends with a `ClientClosedError`, and every stream breaks.
+        """Close the client: every call, now or later, ends with a `ClientClosedError`, and every stream breaks.
 
-        From any thread; a second time does nothing.
+        From any thread. Idempotent.
         """
         run(self._client.close())
 
@@ -90,15 +90,15 @@ class Client(ClientControls):
 
 
 def _of_stream(name: str) -> Any:
-    """Make a property of `BlockingStream` that is that of its `Stream`."""
+    """Make a property of `BlockingStream` that returns that of its `Stream`."""
     return property(attrgetter(f"_stream.{name}"), doc=getattr(Stream, name).__doc__)
 
 
 class BlockingStream:
     """A `Stream` for blocking code: iterate over its events, over `texts()` or `raw()`, or ask for the `answer()`.
 
-    Read it in one of these ways, by one thread at a time. Close it, or use it in a `with`; another thread may close it,
-    too: then the read raises. An interrupt while it is read closes it.
+    Read it in one of these ways, by one thread at a time. Close it, or use it in a `with`. Another thread may close it,
+    too: then the read raises. An interrupt during a read closes it.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -120,7 +120,7 @@ class BlockingStream:
         return self
 
     def __next__(self) -> StreamEvent:
-        """Wait for the next event; raises what `Stream` raises."""
+        """Wait for the next event; raise the same errors as `Stream`."""
         if not self._ready:
             self._ready.extend(self._stream.run(self._stream.next_events()))
         if not self._ready:
@@ -138,11 +138,11 @@ class BlockingStream:
         return self._raw()
 
     def answer(self) -> Answer:
-        """Read it to its end, and assemble the answer of the same call without streaming."""
+        """Read the stream to its end, and assemble the answer of the same call without streaming."""
         return self._stream.run(self._stream.answer())
 
     def close(self) -> None:
-        """Close the connection, and free what the call holds. A second time does nothing."""
+        """Close the connection, and free everything that the call holds. Idempotent."""
         run(self._stream.aclose())
 
     def __enter__(self) -> Self:

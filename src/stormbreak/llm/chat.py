@@ -78,7 +78,7 @@ class ChatWatcher(StreamWatcher):
         self.finish_reason = None if self._first is None else self._reasons[self._first]
 
     def usage_in(self, data: dict[str, Any]) -> Any:
-        """Find the usage in a chunk; Groq uses a field of its own."""
+        """Find the usage in a chunk; Groq uses another field."""
         own = data.get("x_groq")
         return data.get("usage") or (own.get("usage") if isinstance(own, dict) else None)
 

@@ -26,7 +26,7 @@ from stormbreak.types import TREATMENTS, VERDICT_OK, Outcome, RateLimits, Usage,
 # ---------------------------------------------------------------- outcomes
 # A reply of the provider model as a client would see it on a socket; `tests/storm/test_outcomes.py` compares each kind
 # of fault. Simulated calls have no connections, so faults of idle connections (`unasked`, `quiet_close`, `close_race`)
-# do not apply; nor do they have bodies to search for text.
+# do not apply. They have no bodies either, so no fault can match their text.
 
 _EPOCH = 1.7e9  # unix seconds at which a simulation begins, for headers with points in time
 ANSWERED = Outcome(Verdict.OK, status=200)

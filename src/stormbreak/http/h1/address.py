@@ -1,16 +1,16 @@
-"""Where a request goes: the parts of its URL."""
+"""The address of a request: the parts of its URL."""
 
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-_REMEMBERED = 256  # URLs; hardly anybody uses more than some endpoints
+_REMEMBERED = 256  # URLs; few users have more than some endpoints
 PORTS = {"http": 80, "https": 443}
-_SAFE = "/:?#[]@!$&'()*+,;=%~"  # is in a URL as it is (RFC 3986, section 2)
+_SAFE = "/:?#[]@!$&'()*+,;=%~"  # not escaped in a URL (RFC 3986, section 2)
 
 
 class Address(NamedTuple):
-    """The parts of a URL. `target` is what stands in the request line; `authority` in the Host header."""
+    """The parts of a URL. `target` goes into the request line, `authority` into the Host header."""
 
     secure: bool
     host: str
@@ -21,7 +21,7 @@ class Address(NamedTuple):
 
 @lru_cache(maxsize=_REMEMBERED)
 def address_of(url: str) -> Address:
-    """Take a URL apart. What is not ASCII, or a blank, is escaped; what is escaped already stays as it is."""
+    """Split a URL. Blanks and characters outside ASCII are escaped; existing escapes stay."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if not host.isascii():

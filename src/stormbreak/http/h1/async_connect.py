@@ -1,4 +1,4 @@
-"""A connection made on an event loop: names looked up, addresses raced, the proxy's tunnel, TLS."""
+"""Connect on an event loop: look up names, race addresses, open the proxy's tunnel, start TLS."""
 
 import asyncio
 import socket
@@ -17,14 +17,14 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class Resolver:
-    """Looks names up; those who ask for one meanwhile share the answer."""
+    """Looks up names; concurrent lookups of one name share the answer."""
 
     def __init__(self) -> None:
         self.names = DnsCache()
         self._asked: dict[tuple[str, int], asyncio.Task[Found]] = {}
 
     async def addresses(self, host: str, port: int) -> Found:
-        """The addresses of a host; raises what the resolver raises."""
+        """Return the addresses of a host; raise the resolver's errors."""
         found = self.names.find(host, port)
         if found is not None:
             return found
@@ -53,10 +53,10 @@ async def connect(
     tls: ssl.SSLContext | None,
     factory: Callable[[], P],
 ) -> tuple[asyncio.Transport, P]:
-    """Connect to `address`, through `proxy` if there is one. Cancelling closes what was opened.
+    """Connect to `address`, through `proxy` if there is one. Cancelling closes all opened sockets.
 
     Raises:
-        OSError: no connection; of TLS an ssl.SSLError, of the proxy's tunnel a ProxyRefusedError.
+        OSError: no connection; an ssl.SSLError from TLS, a ProxyRefusedError from the proxy's tunnel.
         RuntimeError: no thread can be started for the resolver.
     """
     loop = asyncio.get_running_loop()
@@ -79,7 +79,7 @@ async def connect(
 
 
 async def _race(resolver: Resolver, host: str, port: int) -> socket.socket:
-    """The first socket that connects: every `STAGGER` seconds, or when one has failed, another address is tried."""
+    """Return the first socket that connects; try another address every `STAGGER` seconds, or after a failure."""
     addresses = await resolver.addresses(host, port)
     if len(addresses) == 1:
         try:
@@ -128,7 +128,7 @@ async def _open(family: int, address: tuple[Any, ...]) -> socket.socket:
 
 
 async def _tunnel(sock: socket.socket, address: Address, proxy: Proxy) -> None:
-    """Have the proxy connect to `address`: what is sent from here on goes there."""
+    """Make the proxy connect to `address`: later bytes go there."""
     loop = asyncio.get_running_loop()
     tunnel = Tunnel(address, proxy)
     try:

@@ -1,7 +1,7 @@
-"""HTTP/1.1 on event loops: a pool of sockets for each loop, and the responses that are read from them.
+"""HTTP/1.1 on event loops: a pool of sockets for each loop, and the responses read from them.
 
-Nothing is sent a second time, no redirect is followed, and no exception leaves: a request ends with a response or with
-an outcome.
+Nothing is sent twice, no redirect is followed, and no exception is raised: a request ends with a response or with an
+outcome.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from stormbreak.http.h1.socket_response import (
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome
 
-_PARENTS: list[object] = []  # never collected in a child, since that would close it
+_PARENTS: list[object] = []  # keeps the parent's pools from being collected, and closed, in a child
 
 
 class AsyncConnection:
-    """A pool of at most `limit` connections to one origin for each event loop; it is closed with its loop at the latest.
+    """A pool of at most `limit` connections to one origin for each event loop, closed at the latest with its loop.
 
-    `tls` says whom to trust; it is needed for https only. `proxy` is the URL of an HTTP proxy.
+    `tls` has the trusted certificates; it is needed only for https. `proxy` is the URL of an HTTP proxy.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class AsyncConnection:
         begun = socket if isinstance(socket, Outcome) else self._send(socket, request)
         if isinstance(begun, Outcome):
             return begun
-        while begun.parser.status is None and begun.failure is None:  # here: each frame costs
+        while begun.parser.status is None and begun.failure is None:  # inline to save a frame
             await begun.wait()
         return came_whole(begun, judge) or await whole_response(begun, request, pool, judge)
 
@@ -68,7 +68,7 @@ class AsyncConnection:
         return begun if isinstance(begun, Outcome) else await open_response(begun, request, pool)
 
     async def close(self) -> None:
-        """Close the connections of the running loop; whoever reads there is woken."""
+        """Close the connections of the running loop, and wake their readers."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
             await pool.close()
@@ -89,21 +89,21 @@ class AsyncConnection:
         socket.exchange = exchange
         try:
             exchange.send(request, address, self._proxy)
-        except ValueError:  # its message may hold the header
+        except ValueError:  # its message may contain the header
             exchange.fail(BAD_HEADER)
             return BAD_HEADER
         return exchange
 
     def _pool(self) -> AsyncPool | None:
-        """Return the pool of the running loop, if there is one that is open."""
+        """Return the open pool of the running loop, if any."""
         pool = self._pools.get(asyncio.get_running_loop())
         if pool is None or pool.closed:
             return None
-        has_loop = getattr(pool.closer, "ag_frame", None) is not None  # else its end closed it
+        has_loop = getattr(pool.closer, "ag_frame", None) is not None  # else its loop has ended
         return pool if has_loop else None
 
     async def _new_pool(self) -> AsyncPool:
-        for known in self._pools.keyrefs():  # other threads add theirs meanwhile
+        for known in self._pools.keyrefs():  # other threads may add pools meanwhile
             other = known()
             if other is not None and other.is_closed():
                 self._pools.pop(other, None)
@@ -112,7 +112,7 @@ class AsyncConnection:
         return pool
 
     def _leave_behind(self) -> None:
-        """Use no connection of the parent process, and close none: the loop's selector is shared, too."""
+        """Neither use nor close the connections of the parent process, which shares the loop's selector, too."""
         _PARENTS.append([(loop, pool, list(pool.streams)) for loop, pool in self._pools.items()])
         for pool in self._pools.values():
             for response in pool.streams:

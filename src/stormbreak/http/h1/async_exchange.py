@@ -42,7 +42,7 @@ class AsyncExchange(Exchange):
         self.socket = socket
         self.upload: asyncio.Task[None] | None = None
         self._loop = loop
-        self._unsent = 0  # bytes, when that was looked at
+        self._unsent = 0  # bytes at the last check
         self._waiter: asyncio.Future[None] | None = None
         self._idle = inf
         self._waiting_since = inf
@@ -51,10 +51,10 @@ class AsyncExchange(Exchange):
             self.limit_silence(request.idle_timeout)
 
     def send(self, request: PreparedRequest, address: Address, proxy: Proxy | None) -> None:
-        """Write the request; a body that is iterated over is sent by a task.
+        """Write the request; a task sends a body that is an iterator.
 
         Raises:
-            ValueError: a header holds a line break or a NUL.
+            ValueError: a header has a line break or a NUL.
         """
         head, chunked = head_of(request, address, proxy)
         body, transport = request.body, self.socket.transport
@@ -67,7 +67,7 @@ class AsyncExchange(Exchange):
             transport.write(body)
 
     async def _upload(self, head: bytes, body: AsyncIterable[bytes], *, chunked: bool) -> None:
-        """Send `head` with the first piece of `body`: nothing, if there is none because the body fails."""
+        """Send `head` with the first piece of `body`; send nothing if the body fails before."""
         socket = self.socket
         try:
             async for piece in body:
@@ -105,7 +105,7 @@ class AsyncExchange(Exchange):
             self._timer = None
         if self.upload is not None:
             self.upload.cancel()
-            self.upload = None  # its traceback holds the body
+            self.upload = None  # its traceback keeps the body
         return True
 
     def wake(self) -> None:
@@ -118,7 +118,7 @@ class AsyncExchange(Exchange):
     async def wait(self) -> None:
         if self.parser.unread or self.parser.complete or self.failure is not None:
             return
-        if self._waiter is not None:  # it would never wake
+        if self._waiter is not None:  # the other reader would never wake
             raise RuntimeError("another task reads the response")
         waiter = self._waiter = self._loop.create_future()
         self._waiting_since = self._loop.time()
@@ -142,7 +142,7 @@ class AsyncExchange(Exchange):
         self._timer = call_at(self._loop, at, self._look)
 
     def _look(self) -> None:
-        """See how long the server has been silent, or has taken nothing of the request, while we waited for it."""
+        """Check how long the server has been silent, or has accepted nothing of the request, while we waited for it."""
         if self._is_done:
             return
         now = self._loop.time()
@@ -159,7 +159,7 @@ class AsyncExchange(Exchange):
 
 
 class Socket(asyncio.Protocol):
-    """A connected socket: at most one exchange at a time. Bytes that come while there is none close it."""
+    """A connected socket: at most one exchange at a time. Bytes without an exchange close it."""
 
     def __init__(self, owner: "ref[Owner]") -> None:
         self._owner = owner
@@ -169,7 +169,7 @@ class Socket(asyncio.Protocol):
         self.closed = False
         self.spent = False  # may carry no other request
         self._paused = False
-        self._ended = False  # the server sends no more, and said so
+        self._ended = False  # the server announced that it sends no more
         self._drained: asyncio.Future[None] | None = None
         self._poller: select.poll | None = None
 
@@ -183,7 +183,7 @@ class Socket(asyncio.Protocol):
             self.exchange.received(data)
 
     def eof_received(self) -> None:
-        """The server sends no more: asyncio closes the connection. Within TLS it may not have said so itself."""
+        """Handle the end of the server's data: asyncio closes the connection. With TLS it may not be announced."""
         tls = self.transport.get_extra_info("ssl_object")
         try:
             self._ended = tls is None or not tls.read(1)
@@ -201,12 +201,12 @@ class Socket(asyncio.Protocol):
             exchange.lost(cleanly=self._ended and exc is None)
 
     def _read_rest(self, exchange: AsyncExchange) -> None:
-        """Take what came before the connection failed: asyncio reads no more after a failed write.
+        """Read the bytes that came before the connection failed: asyncio reads no more after a failed write.
 
-        A server that refuses an upload answers, and closes while we still write.
+        A server that refuses an upload answers, and closes the connection while we still write.
         """
         self.spent = True
-        if self.transport.get_extra_info("sslcontext") is not None:  # asyncio has its state
+        if self.transport.get_extra_info("sslcontext") is not None:  # asyncio has the TLS state
             return
         descriptor = self.transport.get_extra_info("socket").fileno()
         with suppress(OSError):
@@ -223,7 +223,7 @@ class Socket(asyncio.Protocol):
             drained.set_result(None)
 
     async def drained(self) -> None:
-        """Wait until more may be written."""
+        """Wait until the transport accepts more data."""
         if self._drained is not None:
             await asyncio.shield(self._drained)
 
@@ -251,7 +251,7 @@ class Socket(asyncio.Protocol):
     def abort(self) -> None:
         if not self.closed:
             self._forget()
-            with suppress(RuntimeError):  # a loop that is closed
+            with suppress(RuntimeError):  # the loop may be closed
                 self.transport.abort()
 
     def _forget(self) -> None:
@@ -264,7 +264,7 @@ class Socket(asyncio.Protocol):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing has come, not even the end, also what the loop has not read yet."""
+        """Whether neither data nor the end has come, including data that the loop has not read yet."""
         if self.closed or self.transport.is_closing():
             return False
         try:
@@ -272,5 +272,5 @@ class Socket(asyncio.Protocol):
                 self._poller = select.poll()
                 self._poller.register(self.transport.get_extra_info("socket"), select.POLLIN)
             return not self._poller.poll(0)
-        except (OSError, ValueError):  # it is closed
+        except (OSError, ValueError):  # the socket is closed
             return False

@@ -21,13 +21,14 @@ from stormbreak.http.h1.socket_response import SocketResponse
 
 class _Connecting(Timeout):
     __slots__ = ()
-    grace = 0.02  # less than that of an attempt, which would else time out first
+    grace = 0.02  # less than that of an attempt, which would otherwise time out first
 
 
 class AsyncPool:
-    """The connections of one loop to one origin: at most `limit`, those used last are used first.
+    """The connections of one loop to one origin: at most `limit`, the last used first.
 
-    Of idle ones it keeps `MAX_IDLE`, for `KEEP_ALIVE` seconds, and more for `SPARE` seconds. None is used after `MAX_AGE`.
+    It keeps `MAX_IDLE` idle ones for `KEEP_ALIVE` seconds, and further ones for `SPARE` seconds. None is used after
+    `MAX_AGE`.
     """
 
     def __init__(self, limit: int) -> None:
@@ -43,7 +44,7 @@ class AsyncPool:
         self.closed = False
 
     def idle(self) -> Socket | None:
-        """A connection that is free."""
+        """Return a free connection, if any."""
         while self._idle:
             socket = self._idle.pop()
             if _is_fit(socket):
@@ -53,11 +54,11 @@ class AsyncPool:
     async def take(
         self, address: Address, proxy: Proxy | None, tls: ssl.SSLContext | None, seconds: float
     ) -> Socket:
-        """A free socket, or a new one within `seconds`; waits while `limit` are in use.
+        """Return a free socket, or a new one within `seconds`; wait while `limit` are in use.
 
         Raises:
             PoolClosedError: the pool was closed meanwhile.
-            OSError, RuntimeError: as `connect` does.
+            OSError, RuntimeError: as in `connect`.
         """
         has_waited = False
         while not self.closed:
@@ -74,7 +75,7 @@ class AsyncPool:
         raise PoolClosedError
 
     async def _turn(self, *, first: bool) -> Socket | None:
-        """Wait for a socket that is freed; None: there may be room for a new one."""
+        """Wait for a freed socket; None: there may be room for a new one."""
         waiter: asyncio.Future[Socket | None] = asyncio.get_running_loop().create_future()
         (self._waiting.appendleft if first else self._waiting.append)(waiter)
         try:
@@ -117,7 +118,7 @@ class AsyncPool:
             self.tidy()
 
     def gone(self, socket: Socket) -> None:
-        """A socket was closed: another may be opened."""
+        """Record that a socket was closed: another may be opened."""
         self.sockets.discard(socket)
         with suppress(ValueError):
             self._idle.remove(socket)
@@ -132,7 +133,7 @@ class AsyncPool:
         return False
 
     def tidy(self) -> None:
-        """Close what has been idle for too long, now and later."""
+        """Close sockets that have been idle for too long, now and later."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -150,7 +151,7 @@ class AsyncPool:
             self._timer.cancel()
 
     async def close(self) -> None:
-        """Close every socket; whoever reads or waits is woken."""
+        """Close every socket, and wake readers and waiters."""
         self.closed = True
         for response in self.streams:
             response.close()
@@ -161,7 +162,7 @@ class AsyncPool:
 
 
 def _is_fit(socket: Socket) -> bool:
-    """Whether a free socket can carry another request; else close it."""
+    """Whether a free socket can carry another request; if not, close it."""
     if socket.is_quiet and time.monotonic() - socket.opened_at < MAX_AGE:
         return True
     socket.abort()
@@ -175,7 +176,7 @@ def _tidy(known: "ref[AsyncPool]") -> None:
 
 
 async def _closing(sockets: set[Socket]) -> AsyncGenerator[None, None]:
-    """Close `sockets` when this generator is closed; a loop that ends closes those that were begun on it."""
+    """Close `sockets` when this generator is closed; an ending loop closes its running generators."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A connection made on a thread that blocks: names looked up, addresses raced, the proxy's tunnel, TLS."""
+"""Connect on a blocked thread: look up names, race addresses, open the proxy's tunnel, start TLS."""
 
 import errno
 import os
@@ -23,14 +23,14 @@ _UNDER_WAY = (0, errno.EINPROGRESS)
 
 
 class BlockingResolver:
-    """Looks names up on threads of its own, since a lookup cannot be given up; who asks meanwhile shares the answer."""
+    """Looks up names on separate threads, since a lookup cannot be cancelled; concurrent lookups share the answer."""
 
     def __init__(self) -> None:
         self.names = DnsCache()
         self._asked: dict[tuple[str, int], Future[Found]] = {}
 
     async def addresses(self, host: str, port: int, until: float) -> Found:
-        """The addresses of a host; raises what the resolver raises, or a TimeoutError."""
+        """Return the addresses of a host; raise the resolver's errors, or a TimeoutError."""
         found = self.names.find(host, port)
         if found is not None:
             return found
@@ -68,10 +68,10 @@ async def connect(
     tls: ssl.SSLContext | None,
     until: float,
 ) -> socket.socket:
-    """Connect to `address`, through `proxy` if there is one, by `until`. Cancelling closes what was opened.
+    """Connect to `address`, through `proxy` if there is one, by `until`. Cancelling closes all opened sockets.
 
     Raises:
-        OSError: no connection; of TLS an ssl.SSLError, of the proxy's tunnel a ProxyRefusedError.
+        OSError: no connection; an ssl.SSLError from TLS, a ProxyRefusedError from the proxy's tunnel.
         RuntimeError: no thread can be started for the resolver.
     """
     host, port = (address.host, address.port) if proxy is None else (proxy.host, proxy.port)
@@ -94,7 +94,7 @@ async def connect(
 
 
 async def _race(addresses: Found, until: float) -> socket.socket:
-    """The first socket that connects: every `STAGGER` seconds, or when one has failed, another address is tried."""
+    """Return the first socket that connects; try another address every `STAGGER` seconds, or after a failure."""
     left, trying = list(addresses), list[socket.socket]()
     failure: OSError | None = None
     try:
@@ -123,7 +123,7 @@ async def _race(addresses: Found, until: float) -> socket.socket:
 
 
 def _begin(family: int, address: tuple[object, ...]) -> socket.socket:
-    """A socket that connects; raises OSError where that fails at once."""
+    """Return a socket that is connecting; raise OSError if that fails at once."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setblocking(False)
     number = sock.connect_ex(address)
@@ -134,7 +134,7 @@ def _begin(family: int, address: tuple[object, ...]) -> socket.socket:
 
 
 async def _tunnel(sock: socket.socket, address: Address, proxy: Proxy, until: float) -> None:
-    """Have the proxy connect to `address`: what is sent from here on goes there."""
+    """Make the proxy connect to `address`: later bytes go there."""
     tunnel = Tunnel(address, proxy)
     try:
         sock.sendall(tunnel.request)  # it fits into the buffer of a new socket
@@ -157,7 +157,7 @@ async def _secured(
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,
         )
-    except OSError as error:  # a reset: before Python 3.13, what took over `sock` is left open
+    except OSError as error:  # a reset: before Python 3.13, the socket that took over `sock` leaks
         for frame, _ in walk_tb(error.__traceback__):
             if isinstance(made := frame.f_locals.get("self"), ssl.SSLSocket):
                 made.close()
@@ -172,7 +172,7 @@ async def _secured(
 
 
 def _shake(secured: ssl.SSLSocket) -> int | None:
-    """Go on with the handshake; return what it waits for, None at its end."""
+    """Continue the handshake; return the event that it waits for, None at its end."""
     try:
         secured.do_handshake()
     except ssl.SSLWantReadError:

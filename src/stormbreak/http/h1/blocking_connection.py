@@ -1,7 +1,7 @@
-"""HTTP/1.1 on threads that block: one pool of sockets for all threads, and the exchanges over them.
+"""HTTP/1.1 on blocked threads: one pool of sockets for all threads, and the exchanges over them.
 
-The same promises as `async_connection`: nothing is sent a second time, no redirect is followed, no exception leaves.
-Its coroutines are run by `drivers.blocking`.
+As in `async_connection`, nothing is sent twice, no redirect is followed, and no exception is raised. `drivers.blocking`
+runs its coroutines.
 """
 
 import ssl
@@ -21,7 +21,7 @@ from stormbreak.types import Outcome
 
 
 class BlockingConnection:
-    """A pool of at most `limit` sockets for all threads. `tls` says whom to trust; it is needed for https only."""
+    """A pool of at most `limit` sockets for all threads. `tls` has the trusted certificates, needed only for https."""
 
     def __init__(self, *, limit: int, proxy: Proxy | None, tls: ssl.SSLContext | None) -> None:
         self._proxy = proxy
@@ -48,7 +48,7 @@ class BlockingConnection:
         return begun if isinstance(begun, Outcome) else await open_response(begun, request, pool)
 
     async def close(self) -> None:
-        """Close all sockets, on whichever thread; whoever reads is woken. Later requests connect anew."""
+        """Close all sockets, on any thread, and wake their readers. Later requests open new connections."""
         closing, self._pool = self._pool, BlockingPool(self._pool.limit)
         closing.close()
 
@@ -61,7 +61,7 @@ class BlockingConnection:
             head, chunked = head_of(request, address, proxy)
         except UnicodeError as error:
             return connect_outcome(error, proxied=proxy is not None)
-        except ValueError:  # its message may hold the header
+        except ValueError:  # its message may contain the header
             return BAD_HEADER
         try:
             used = pool.idle() or await pool.take(

@@ -1,4 +1,4 @@
-"""An exchange on a thread that blocks; its coroutines are run by `drivers.blocking`."""
+"""An exchange on a blocked thread; `drivers.blocking` runs its coroutines."""
 
 import ssl
 import time
@@ -10,7 +10,7 @@ from stormbreak.http.h1.exchange import LOST, SMALL, Exchange
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome
 
-_CHUNK = 64 * 1024  # bytes that are read at a time
+_CHUNK = 64 * 1024  # bytes of one read
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -27,7 +27,7 @@ class BlockingExchange(Exchange):
         self.is_sent = False
 
     async def send(self, request: PreparedRequest, head: bytes, *, chunked: bool) -> None:
-        """Send the request, until an answer comes; then the socket is in use until `wait` ends.
+        """Send the request, or stop when an answer comes; the socket stays in use until `wait` ends.
 
         Cancelling closes the connection.
         """
@@ -55,7 +55,7 @@ class BlockingExchange(Exchange):
             raise
         finally:
             self.is_sent = not self._has_answer
-            if not self.is_sent:  # nothing may be left to wait for
+            if not self.is_sent:  # there may be nothing left to wait for
                 self._rest()
 
     @property
@@ -63,7 +63,7 @@ class BlockingExchange(Exchange):
         return self.over or self.parser.status is not None
 
     async def _write(self, data: bytes) -> None:
-        """Send `data`, but no more of it once an answer has begun."""
+        """Send `data`; stop when an answer has begun."""
         left, sock = memoryview(data), self.socket.sock
         while left and not self._has_answer:
             try:
@@ -71,7 +71,7 @@ class BlockingExchange(Exchange):
                 continue
             except _NOT_NOW:
                 pass
-            except OSError:  # what came before the connection failed can still be read
+            except OSError:  # bytes that came before the failure can still be read
                 while not self._is_done:
                     if not self._take():
                         self.fail(LOST)
@@ -83,7 +83,7 @@ class BlockingExchange(Exchange):
                 self._take()
 
     async def wait(self) -> None:
-        if self.parser.unread or self._is_done:  # then another thread may use the socket
+        if self.parser.unread or self._is_done:  # another thread may use the socket now
             return
         self._enter()
         sock, until = self.socket.sock, time.monotonic() + self._idle
@@ -102,7 +102,7 @@ class BlockingExchange(Exchange):
             self._rest()
 
     def _take(self) -> bool:
-        """Take what has come; whether there was something, or an end."""
+        """Read the bytes that have come; return whether there were any, or an end."""
         if self._is_done:
             return True
         try:
@@ -120,12 +120,12 @@ class BlockingExchange(Exchange):
 
     @property
     def _is_shut_here(self) -> bool:
-        """Whether another thread of ours has ended it, and not the server."""
+        """Whether another thread of ours ended the connection, not the server."""
         strand = running_strand()
         return self.socket.closed or (strand is not None and strand.is_interrupted)
 
     def close(self, outcome: Outcome) -> None:
-        """Release or close the connection; on another thread, wake the one that reads, which closes it."""
+        """Release or close the connection. On another thread, wake the reader, which closes it."""
         with self.socket.lock:
             if self.over:
                 return
@@ -139,13 +139,13 @@ class BlockingExchange(Exchange):
         self.release()
 
     def _enter(self) -> None:
-        """Use the socket, unless it is closed, or no longer ours."""
+        """Begin to use the socket, unless it is closed or no longer ours."""
         with self.socket.lock:
             if not self.over and not self.socket.enter():
                 self.fail(LOST)
 
     def _rest(self) -> None:
-        """Use the socket no longer, for now."""
+        """Stop using the socket for now."""
         with self.socket.lock:
             if not self.over and not self.socket.rest() and self.parser.complete:
                 self.spoil()

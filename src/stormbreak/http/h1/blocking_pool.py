@@ -18,7 +18,7 @@ from stormbreak.http.h1.socket_response import SocketResponse
 
 
 class _Place:
-    """A place for one socket in a pool. It is free again when nobody holds it, also where an interrupt lost it."""
+    """A place for one socket in a pool. It becomes free when unreferenced, even if an interrupt lost it."""
 
     __slots__ = ("__weakref__", "_pool")
 
@@ -27,15 +27,15 @@ class _Place:
         pool.places.add(self)
 
     def __del__(self) -> None:
-        # an interrupt may have come before it was made
+        # an interrupt may have come before it was set
         if hasattr(self, "_pool") and (pool := self._pool()) is not None:
             pool.free(self)
 
 
 class PooledSocket:
-    """A connected socket. The thread that uses it closes it: another one only shuts it. One that is lost is closed.
+    """A connected socket. Only the thread that uses it closes it; other threads shut it down. A lost one is closed.
 
-    Under its lock it passes from one exchange, or from one thread, to the next.
+    Its lock guards the change from one exchange, or one thread, to the next.
     """
 
     def __init__(self, pool: "BlockingPool", place: _Place, sock: socket.socket) -> None:
@@ -50,13 +50,13 @@ class PooledSocket:
         pool.sockets.add(self)
 
     def enter(self) -> bool:
-        """Use it; False: it is closed."""
+        """Begin to use it; False: it is closed."""
         with self.lock:
             self.in_use = not self.closed
             return self.in_use
 
     def rest(self) -> bool:
-        """Use it no longer, for now; False: another thread shut it meanwhile, and it is closed."""
+        """Stop using it for now; False: another thread shut it meanwhile, and it is closed."""
         with self.lock:
             self.in_use = False
             if self.closed:
@@ -71,7 +71,7 @@ class PooledSocket:
             pool.put(self)
 
     def abort(self) -> None:
-        """Close at once, by the thread that uses it, or where none does."""
+        """Close it at once, on the thread that uses it, or if none does."""
         with self.lock:
             self.closed = True
             self.in_use = False
@@ -80,18 +80,18 @@ class PooledSocket:
         del place
 
     def shut(self) -> None:
-        """Close it, from any thread: a thread that uses it wakes."""
+        """Close it from any thread, and wake the thread that uses it."""
         with self.lock:
             if not self.in_use:
                 self.abort()
             elif not self.closed:
                 self.closed = True
                 with suppress(OSError):
-                    # an SSLSocket's own drops its TLS
+                    # the method of SSLSocket drops its TLS state
                     socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
     def leave_behind(self) -> None:
-        """In a child: close this copy of the parent's socket, which stays open there."""
+        """Close this copy of the parent's socket in a child process; it stays open in the parent."""
         self.closed = True
         self.sock.close()
 
@@ -100,15 +100,15 @@ class PooledSocket:
             self.abort()
 
     def pause(self) -> None:
-        """Nothing is read before it is asked for."""
+        """Do nothing: data is read only on request."""
 
     resume = pause
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing has come, and the server has not left."""
+        """Whether neither data nor the end has come."""
         try:
-            socket.socket.recv(self.sock, 1, socket.MSG_PEEK)  # an SSLSocket's own takes no flags
+            socket.socket.recv(self.sock, 1, socket.MSG_PEEK)  # SSLSocket's method accepts no flags
         except BlockingIOError:
             return True
         except (OSError, ValueError):
@@ -123,9 +123,9 @@ class _Turn(Signal):
 
 
 class BlockingPool:
-    """The sockets of all threads to one origin: at most `limit`, those used last are used first.
+    """The sockets of all threads to one origin: at most `limit`, the last used first.
 
-    Threads that find none queue, and are served first come first served.
+    Threads that find no socket queue, first come first served.
     """
 
     def __init__(self, limit: int) -> None:
@@ -140,7 +140,7 @@ class BlockingPool:
         self._waiting: deque[_Turn] = deque()
 
     def idle(self) -> PooledSocket | None:
-        """A socket that is free. While threads wait for one, there is none."""
+        """Return a free socket; None while threads wait for one."""
         while True:
             try:
                 found = self._idle.pop()
@@ -152,11 +152,11 @@ class BlockingPool:
     async def take(
         self, address: Address, proxy: Proxy | None, tls: ssl.SSLContext | None, seconds: float
     ) -> PooledSocket:
-        """A free socket, or a new one within `seconds`; waits while `limit` are in use.
+        """Return a free socket, or a new one within `seconds`; wait while `limit` are in use.
 
         Raises:
             PoolClosedError: the pool was closed meanwhile.
-            OSError, RuntimeError: as `connect` does.
+            OSError, RuntimeError: as in `connect`.
         """
         while not isinstance(got := await self._next(), _Place):
             if got is not None and _is_fit(got):
@@ -165,18 +165,18 @@ class BlockingPool:
         try:
             made = PooledSocket(self, got, await connect(self.resolver, address, proxy, tls, until))
         finally:
-            del got  # the traceback of an interrupt would hold it
+            del got  # the traceback of an interrupt would keep it
         if self.closed:
             made.abort()
             raise PoolClosedError
         return made
 
     async def _next(self) -> PooledSocket | _Place | None:
-        """A free socket, or a place for a new one, at once or in turn; None: it was woken for another reason."""
+        """Return a free socket, or a place for a new one, at once or in turn; None: it was woken for another reason."""
         with self._lock:
             if self.closed:
                 raise PoolClosedError
-            with suppress(IndexError):  # `idle` takes one without the lock
+            with suppress(IndexError):  # `idle` takes sockets without the lock
                 return self._idle.pop()
             if len(self.places) < self.limit:
                 return _Place(self)
@@ -197,7 +197,7 @@ class BlockingPool:
             self.put(unused)
 
     def put(self, free: PooledSocket) -> None:
-        """Keep a socket that nobody uses for the next request, and none too many, or idle for too long."""
+        """Keep a free socket for the next request; close those that are too many or idle for too long."""
         free.idle_since = now = time.monotonic()
         old = []
         with self._lock:
@@ -215,14 +215,14 @@ class BlockingPool:
             each.abort()
 
     def free(self, place: _Place) -> None:
-        """A socket was closed: another may be opened."""
+        """Record that a socket was closed: another may be opened."""
         self.places.discard(place)
         if self._waiting:
             with self._lock:
                 self._hand_out()
 
     def _hand_out(self) -> None:
-        """Give what is free to those who wait, under the lock. An interrupt, or a finalizer, may come in anywhere."""
+        """Give free sockets to waiting threads, under the lock. An interrupt or a finalizer may come at any point."""
         while not self.closed and (self._idle or len(self.places) < self.limit):
             try:
                 turn = self._waiting[0]
@@ -240,7 +240,7 @@ class BlockingPool:
                 self._waiting.remove(turn)
 
     def close(self) -> None:
-        """Close every socket; whoever reads or waits is woken. From any thread."""
+        """Close every socket, and wake readers and waiters. From any thread."""
         with self._lock:
             self.closed = True
             self._idle.clear()
@@ -253,7 +253,7 @@ class BlockingPool:
             turn.set()
 
     def leave_behind(self) -> None:
-        """In a child: close its copies of the parent's sockets."""
+        """Close the copies of the parent's sockets in a child process."""
         for response in self.streams:
             response.abandon()
         for each in self.sockets:
@@ -261,7 +261,7 @@ class BlockingPool:
 
 
 def _is_fit(free: PooledSocket) -> bool:
-    """Use a free socket, if it can carry another request; else close it."""
+    """Begin to use a free socket if it can carry another request; if not, close it."""
     now = time.monotonic()
     if (
         free.enter()

@@ -1,7 +1,7 @@
 """One HTTP request and its response: the interface that hides the HTTP library.
 
-A connection makes exactly one attempt: it does not retry, does not follow redirects and never raises for what a
-server or a network did. It returns an `HttpResponse`, or the `Outcome` of an attempt that got none.
+A connection makes exactly one attempt: it does not retry, does not follow redirects, and never raises for an error of a
+server or a network. It returns an `HttpResponse`, or the `Outcome` of an attempt without a response.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 # ---------------------------------------------------------------- repeated headers
-# Some, such as `Set-Cookie`, come several times in one response: all of them are passed on.
+# Some headers, such as `Set-Cookie`, come several times in one response: all of them are passed on.
 
 RepeatableHeaders: TypeAlias = Mapping[str, str | tuple[str, ...]]
-"""Headers of a response by their lower-case names; a repeated one has all its values, in their order."""
+"""Headers of a response by lower-case name; a repeated header has all its values, in order."""
 
 
 def repeated_headers(lines: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Return the headers that came several times, by their lower-case names, with all their values."""
+    """Return the repeated headers by lower-case name, with all their values."""
     values: dict[str, tuple[str, ...]] = {}
     for name, value in lines:
         key = name.lower()
@@ -47,16 +47,16 @@ def with_repeats(
 
 
 # ---------------------------------------------------------------- memory for bodies
-# A body may grow to 64 MiB, and a few KiB of gzip are enough for that: many at once would not fit.
-# Beyond its first `FREE` bytes a body takes from a common budget. If that is empty, reading waits
-# until other bodies have ended, and TCP slows the server down meanwhile: no answer fails for lack
-# of memory, except by its own timeout. One body at a time may exceed the budget, so that there is
-# always one that ends. The total is the budget, one body, and `FREE` for each attempt.
+# A body may grow to 64 MiB, and a few KiB of gzip are enough for that: many at once would not fit into memory. Beyond
+# its first `FREE` bytes a body takes from a shared budget. If the budget is empty, reading waits until other bodies
+# have ended, and TCP slows the server down meanwhile: no answer fails for lack of memory, except by its own timeout.
+# One body at a time may exceed the budget, so that one can always end. The total is the budget, one body, and `FREE`
+# for each attempt.
 #
-# Large bodies take turns, too: one of them continues in each turn of the loop. Unpacking is work,
-# and many bodies that are ready at once would hold up every other call on the loop.
+# Large bodies also take turns: one of them continues in each turn of the loop. Unpacking takes CPU time, and many ready
+# bodies would delay every other call on the loop.
 
-FREE = 256 * 1024  # bytes; hardly any answer is larger
+FREE = 256 * 1024  # bytes; few answers are larger
 BUDGET = 256 * 2**20  # bytes
 
 
@@ -65,7 +65,7 @@ class BodyMemory:
 
     def __init__(self) -> None:
         self.left = BUDGET
-        self.beyond: Held | None = None  # the one that may go beyond the budget
+        self.beyond: Held | None = None  # the body that may exceed the budget
 
     def grants(self, held: "Held", size: int) -> bool:
         """Give a body `size` more bytes, if possible."""
@@ -78,7 +78,7 @@ class BodyMemory:
         return True
 
     def give_back(self, held: "Held") -> None:
-        """Take back all that a body holds."""
+        """Take back all memory of a body."""
         self.left += held.size
         held.size = 0
         if self.beyond is held:
@@ -99,11 +99,11 @@ class LoopMemory(BodyMemory):
 
     def __init__(self) -> None:
         super().__init__()
-        self._due = False  # the next is served in the next turn of the loop
+        self._due = False  # the next body is served in the next turn of the loop
         self.waiting: deque[tuple[Held, int, asyncio.Future[None]]] = deque()
 
     async def take(self, held: "Held", size: int) -> None:
-        """Wait until a body has `size` more bytes. After a cancel, `give_back` returns what was granted."""
+        """Wait until a body has `size` more bytes. After a cancel, `give_back` returns granted bytes."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.append((held, size, future))
         self.wake()
@@ -113,7 +113,7 @@ class LoopMemory(BodyMemory):
         """Serve the next waiting body, if the budget allows, in the next turn of the loop."""
         if self.waiting and not self._due:
             self._due = True
-            with suppress(RuntimeError):  # that loop is closed
+            with suppress(RuntimeError):  # the loop may be closed
                 self.waiting[0][2].get_loop().call_soon_threadsafe(self._serve)
 
     def _serve(self) -> None:
@@ -174,7 +174,7 @@ class ThreadsMemory(BodyMemory):
 
 
 class Held:
-    """What one body holds of the memory that it shares; `release` gives it back."""
+    """The share of one body in the common memory; `release` gives it back."""
 
     __slots__ = ("_memory", "size")
 
@@ -192,7 +192,7 @@ class Held:
         await self._memory.take(self, missing)
 
     def release(self) -> None:
-        """Give everything back. A second time does nothing."""
+        """Give everything back. Idempotent."""
         memory, self._memory = self._memory, None
         if memory is not None:
             memory.give_back(self)
@@ -213,28 +213,28 @@ def _of_running_loop() -> LoopMemory:
 # ---------------------------------------------------------------- connection interface
 
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
-ERROR_LIMIT = 2**20  # bytes of the body of an error that are read
-POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
-MAX_IDLE = 256  # sockets of a pool that wait for a request: beyond it those are closed ...
-SPARE = 1.0  # ... that have waited so many seconds; a batch that is wider uses its own again sooner
+ERROR_LIMIT = 2**20  # maximum bytes that are read of an error's body
+POOL_LIMIT = 4096  # connections; above this even an unlimited policy waits for the pool
+MAX_IDLE = 256  # idle sockets of a pool; further ones are closed ...
+SPARE = 1.0  # ... after this many idle seconds; a wider batch reuses its sockets sooner
 KEEP_ALIVE = 60.0  # seconds that an idle socket is kept
-MAX_AGE = 3600.0  # seconds after which a socket is not used again: its address may have moved
-ERROR_SILENCE = 5.0  # seconds in the body of an error: its head has said what it is
+MAX_AGE = 3600.0  # seconds after which a socket is not used again: the host may have moved
+ERROR_SILENCE = 5.0  # seconds of silence in the body of an error: its head is enough
 
 
 ExchangeResult: TypeAlias = HttpResponse | Outcome
 
 Judge: TypeAlias = Callable[[HttpResponse], bool]
-"""Whether a response can be the answer to its request. If not, its connection is closed: the next response on it may be
-that of this request, or of another."""
+"""Whether a response can be the answer to its request. If not, its connection is closed, since the next response on it
+may belong to this request, or to another."""
 
 
 MALFORMED = "body cannot be decompressed"
-"""Detail of an outcome: what came of the body may not be what was sent, even if it can be parsed."""
+"""Detail of an outcome: the received body may differ from the sent one, even if it can be parsed."""
 
 
 def broken_body(status: int, detail: str = "body was cut") -> Outcome:
-    """Return the outcome of a body without a good end."""
+    """Return the outcome of a body without a correct end."""
     return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
 
 
@@ -244,40 +244,40 @@ def silent_body(status: int) -> Outcome:
 
 
 class ResponseStream(Protocol):
-    """A response whose head has come; its body is read in chunks. It owns its connection.
+    """A response whose head has arrived; its body is read in chunks. It owns its connection.
 
-    One that is dropped closes its connection, on any thread.
+    If it is dropped, it closes its connection, on any thread.
     """
 
     head: HttpResponse
 
     async def read(self) -> bytes | Outcome:
-        """Wait for the next bytes: none at the end of the body, an outcome where it ended badly.
+        """Wait for the next bytes; return no bytes at the end of the body, an outcome if it broke.
 
         Cancelling closes the connection.
         """
 
     def take(self) -> bytes | Outcome | None:
-        """Return the same, if it has come; else None."""
+        """Return the same if it has arrived; else None."""
 
     def wait(self) -> Awaitable[None]:
-        """Wait until there may be something to take; not where there is. Cancelling closes the connection."""
+        """Wait until `take` may return something; only if it returns None now. Cancelling closes the connection."""
 
     def limit_silence(self, seconds: float) -> None:
         """From now on wait at most `seconds` for the next bytes."""
 
     def spoil(self) -> None:
-        """Let no other request use the connection: what came is no answer to this one. Before `close`."""
+        """Keep other requests off the connection: the response does not answer this one. Call it before `close`."""
 
     def close(self) -> None:
-        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
+        """Close the connection, unless the body was read to its end. Wake a waiting reader."""
 
 
 async def collect(stream: ResponseStream, judge: Judge | None = None) -> ExchangeResult:
-    """Read a response to its end; the connection is closed if that did not come, or if `judge` takes it for no answer.
+    """Read a response to its end. Close the connection if it has no end, or if `judge` rejects it as an answer.
 
-    The head of an error decides, however its body ends: cut, silent, endless or garbled, it stays final, or keeps its
-    time to come back.
+    The head of an error decides, however its body ends: with a cut, silent, endless or garbled body it stays final, or
+    keeps its Retry-After.
     """
     parts: list[bytes] = []
     succeeded, size, held = stream.head.succeeded, 0, Held()
@@ -311,12 +311,12 @@ class Connection(Protocol):
 
     @property
     def blocking(self) -> "Connection":
-        """The same for coroutines that block their thread (`drivers.blocking`)."""
+        """Return the connection for coroutines that block their thread (`drivers.blocking`)."""
 
     async def exchange(
         self, request: PreparedRequest, judge: Judge | None = None
     ) -> ExchangeResult:
-        """Send once and read the whole response. Cancelling closes the socket, and so does a response that `judge` refuses."""
+        """Send once and read the whole response. A cancel, or a response that `judge` rejects, closes the socket."""
 
     async def open(self, request: PreparedRequest) -> ResponseStream | Outcome:
         """Send once, and wait for the head of the response. Cancelling closes the socket."""

@@ -1,4 +1,4 @@
-"""Make connections: with the proxy and the certificates of the environment, or those that a transport is given."""
+"""Make connections with the proxy and the certificates of the environment, or those given to a transport."""
 
 import os
 import ssl
@@ -17,7 +17,7 @@ Cert: TypeAlias = str | tuple[str, str] | tuple[str, str, str]
 
 
 def connect(limit: int, origin: Origin) -> Connection:
-    """Make a connection of at most `limit` sockets, and never more than `POOL_LIMIT`."""
+    """Make a connection of at most `limit` sockets, and at most `POOL_LIMIT`."""
     from stormbreak.http.h1.async_connection import AsyncConnection  # noqa: PLC0415 - only when needed
 
     return AsyncConnection(
@@ -28,10 +28,10 @@ def connect(limit: int, origin: Origin) -> Connection:
 
 
 def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Return the trusted certificates: those in SSL_CERT_FILE, or those of this machine, or if it has none, certifi's.
+    """Return the trusted certificates: those in SSL_CERT_FILE, else those of this machine, else certifi's.
 
     Raises:
-        ConfigurationError: SSL_CERT_FILE holds no certificates that can be read.
+        ConfigurationError: SSL_CERT_FILE has no readable certificates.
     """
     path = environ.get("SSL_CERT_FILE")
     try:
@@ -41,7 +41,7 @@ def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
         raise ConfigurationError(f"SSL_CERT_FILE {path}: {reason}") from None
     places = ssl.get_default_verify_paths()
     known = path or places.cafile or places.capath or context.cert_store_stats()["x509_ca"]
-    if not known:  # as some builds of Python
+    if not known:  # as in some builds of Python
         with suppress(ImportError):
             import certifi  # noqa: PLC0415 - comes with the SDKs' HTTP libraries
 
@@ -50,10 +50,10 @@ def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
 
 
 class ConnectionFactory:
-    """The settings of our own connections, as the HTTP libraries name them. An `inner` transport has its own.
+    """The settings of our own connections, with the names of the HTTP libraries. An `inner` transport has its own.
 
     Raises:
-        ConfigurationError: names a setting that is wrong, or does not go with another.
+        ConfigurationError: names a setting that is invalid, or conflicts with another.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ConnectionFactory:
             if odd
         ]
         self.is_changed = inner is not None or bool(given)
-        """Whether connections are others than everywhere else."""
+        """Whether any setting differs from the default."""
         if inner is not None and given:
             raise ConfigurationError(f"{given[0]} goes to the inner transport, not to ours")
         if http2:
@@ -98,7 +98,7 @@ class ConnectionFactory:
         if inner is None:
             _ = (
                 self._tls if cert is not None or verify is not True else None
-            )  # wrong files fail at the start
+            )  # so that wrong files fail at the start
 
     def connection_to(self, origin: Origin) -> Connection:
         from stormbreak.http.h1.async_connection import AsyncConnection  # noqa: PLC0415 - only when needed
@@ -112,7 +112,7 @@ class ConnectionFactory:
         return AsyncConnection(limit=POOL_LIMIT, proxy=proxy, tls=self._tls if secure else None)
 
     def connections(self) -> tuple[Connection, ...]:
-        """Return the one over the inner transport, if any: requests that only pass through make none."""
+        """Return the connection over the inner transport, if any: pass-through requests do not create one."""
         return () if self._wrapped is None else (self._wrapped,)
 
     @cached_value

@@ -1,4 +1,4 @@
-"""Unpack compressed bodies chunk by chunk; one without the end of its format is cut (law 15).
+"""Unpack compressed bodies chunk by chunk; a body without the end of its format is cut (law 15).
 
 A chunk is at most `PIECE` bytes, whatever its packed size, and a large body at most `MAX_RATIO` times its packed size.
 """
@@ -19,20 +19,20 @@ _PACKING = frozenset(
 
 PIECE = 1024 * 1024
 MAX_MEMBERS = 1000
-"""Gzip members of one body. Many empty ones only cost time."""
+"""Maximum gzip members of one body. Many empty ones only cost time."""
 
 MAX_RATIO = 600
-"""How many times its packed size a body may have, beyond `FREE_RATIO`. Deflate reaches 1,032. JSON and events of real text
-reach 40, short equal events 294; only embeddings that are all zeros reach more, 700. Envoy allows 100, Apache 200."""
+"""Maximum ratio of unpacked to packed size, beyond `FREE_RATIO`. Deflate reaches 1,032. JSON and events of real text
+reach 40, short equal events 294; only all-zero embeddings reach more, 700. Envoy allows 100, Apache 200."""
 
 FREE_RATIO = 4 * 2**20
-"""Unpacked bytes of any ratio. A model that repeats one word until its limit reaches 900, in 1.5 MiB at most."""
+"""Unpacked bytes without a ratio limit. A model that repeats one word to its limit reaches 900, in at most 1.5 MiB."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class UndecodableError(ValueError):
-    """A body that does not match its header, or ends early; the message is in our words."""
+    """A body that does not match its header, or ends early; the message has our own words."""
 
 
 class UnacceptedCodingError(UndecodableError):
@@ -56,7 +56,7 @@ class Decoder:
     def feed(self, packed: bytes) -> Iterator[bytes]:
         """Unpack the next bytes; raise UndecodableError if that fails."""
         self._packed += len(packed)
-        if self._packed > BODY_LIMIT:  # a body that unpacks to nothing has no other bound
+        if self._packed > BODY_LIMIT:  # the only bound on a body that unpacks to nothing
             raise UndecodableError(f"larger than {BODY_LIMIT >> 20} MiB")
         left = packed
         while left:
@@ -81,14 +81,14 @@ class Decoder:
             raise UndecodableError("compressed body was cut")
 
     def _bounded(self, chunk: bytes, packed: int) -> bytes:
-        """Return what was unpacked; `packed` are the bytes that it took so far."""
+        """Return the chunk if its ratio is allowed; `packed` is the packed size so far."""
         self._unpacked += len(chunk)
         if self._unpacked > max(FREE_RATIO, MAX_RATIO * packed):
             raise UndecodableError(f"unpacks to more than {MAX_RATIO} times its size")
         return chunk
 
     def _more(self, member: "zlib._Decompress") -> bytes:
-        """Return what was unpacked, and did not fit into the chunk before."""
+        """Return unpacked bytes that did not fit into the chunk before."""
         chunk = member.decompress(b"", PIECE)
         if member.eof:
             self._member = None

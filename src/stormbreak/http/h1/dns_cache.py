@@ -6,21 +6,21 @@ from itertools import zip_longest
 from typing import Any, TypeAlias
 
 Found: TypeAlias = list[tuple[int, tuple[Any, ...]]]
-"""Families and socket addresses, in the order in which they are tried."""
+"""Families and socket addresses, in the order of the tries."""
 
-STAGGER = 0.25  # seconds until the next address is tried beside those before (RFC 8305, section 5)
+STAGGER = 0.25  # seconds until the next address is tried in parallel (RFC 8305, section 5)
 DNS_TTL = 10.0  # seconds
 _MAX_NAMES = 64
 
 
 class DnsCache:
-    """What the resolver said, for `DNS_TTL` seconds. From any thread."""
+    """Caches the resolver's answers for `DNS_TTL` seconds. From any thread."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], tuple[float, Found]] = {}
 
     def find(self, host: str, port: int) -> Found | None:
-        """The addresses of a host, if they are known, or if `host` is one."""
+        """Return the addresses of a host if they are known, or if `host` is an address."""
         literal = _literal(host, port)
         if literal is not None:
             return literal
@@ -34,12 +34,12 @@ class DnsCache:
         self._known[host, port] = time.monotonic() + DNS_TTL, found
 
     def forget(self, host: str, port: int) -> None:
-        """Ask again next time: no address of this host could be reached."""
+        """Forget a host of which no address could be reached."""
         self._known.pop((host, port), None)
 
 
 def in_order(answers: list[tuple[Any, ...]]) -> Found:
-    """What `getaddrinfo` returned: families in turn, the resolver's first choice first (RFC 8305, section 4)."""
+    """Sort the result of `getaddrinfo`: families alternate, the resolver's first choice first (RFC 8305, section 4)."""
     found = [(family, address) for family, _, _, _, address in answers]
     first = [each for each in found if each[0] == found[0][0]]
     others = [each for each in found if each[0] != found[0][0]]
@@ -48,7 +48,7 @@ def in_order(answers: list[tuple[Any, ...]]) -> Found:
 
 
 def _literal(host: str, port: int) -> Found | None:
-    """The one address that `host` is itself; None: it is a name, or has a zone, which the resolver reads."""
+    """Return the address if `host` is one; None: it is a name, or has a zone, which only the resolver can read."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, host)

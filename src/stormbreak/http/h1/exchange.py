@@ -1,6 +1,6 @@
 """One exchange over HTTP/1.1: a request, its response as it comes, and the socket that carries both.
 
-What is the same on an event loop and on a thread that blocks. How it waits for bytes is left to the two kinds.
+The common part for event loops and blocked threads. Subclasses wait for the bytes.
 """
 
 import time
@@ -22,9 +22,9 @@ from stormbreak.http.prepared_request import KeyedHeaders, PreparedRequest
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
-UNREAD = 256 * 1024  # bytes of a body that wait to be read; beyond it the server has to wait
-SMALL = 1024 * 1024  # bytes of a body that are sent together with the head
-_ADDRESSES = 64  # of which a head is remembered
+UNREAD = 256 * 1024  # unread bytes of a body; above this the server has to wait
+SMALL = 1024 * 1024  # bytes; a body up to this size is sent together with the head
+_ADDRESSES = 64  # maximum addresses with a cached head
 _ACCEPT = f"Accept-Encoding: {ACCEPTED}"
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
@@ -43,7 +43,7 @@ class Carrier(Protocol):
     spent: bool  # may carry no other request
 
     def free(self, *, reusable: bool) -> None:
-        """The exchange is over: wait for another one, or close."""
+        """Wait for another exchange, or close: this one is over."""
 
     def abort(self) -> None:
         """Close at once."""
@@ -52,11 +52,11 @@ class Carrier(Protocol):
         """Read no more for now."""
 
     def resume(self) -> None:
-        """Read again, if it was too much."""
+        """Read again after a pause."""
 
 
 class Exchange:
-    """One request, and what has come of the response. `failure` is set when no more can come."""
+    """One request, and the received part of its response. `failure` is set when no more can come."""
 
     __slots__ = ("carrier", "failure", "over", "parser", "received_at")
 
@@ -64,10 +64,10 @@ class Exchange:
         self.carrier = carrier
         self.parser = ResponseParser(request.method)
         self.failure: Outcome | None = None
-        self.over = False  # the connection is no longer this exchange's
+        self.over = False  # the exchange no longer has the connection
         self.received_at = 0.0
 
-    # ------------------------------------------------------------ what the two kinds differ in
+    # ------------------------------------------------------------ left to subclasses
 
     @property
     def is_sent(self) -> bool:
@@ -75,14 +75,14 @@ class Exchange:
         raise NotImplementedError
 
     async def wait(self) -> None:
-        """Wait until something has come, was lost, or the time is over; not if so already.
+        """Wait until data has come, the connection was lost, or the time is over; return at once if so already.
 
         Cancelling closes the connection.
         """
         raise NotImplementedError
 
     def limit_silence(self, seconds: float) -> None:
-        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+        """From now on wait at most `seconds` for the next bytes."""
         raise NotImplementedError
 
     def drop(self) -> None:
@@ -95,7 +95,7 @@ class Exchange:
     # ------------------------------------------------------------ from the socket
 
     def received(self, data: bytes) -> None:
-        """Take what came. Behind a whole response nothing may come."""
+        """Handle received data. No data may follow a complete response."""
         parser = self.parser
         if parser.complete:
             self.spoil()
@@ -114,7 +114,7 @@ class Exchange:
         self.wake()
 
     def lost(self, *, cleanly: bool) -> None:
-        """The connection has ended: the server said so (`cleanly`), or it failed."""
+        """Handle the end of the connection: announced by the server (`cleanly`), or a failure."""
         parser = self.parser
         try:
             parser.end(cleanly=cleanly)
@@ -124,25 +124,25 @@ class Exchange:
         self.wake()
 
     def silent(self) -> None:
-        """The server has said nothing for too long."""
+        """Handle a server that was silent for too long."""
         status = self.parser.status
         self.fail(_SILENT if status is None else silent_body(status))
 
     def _refuse_early(self) -> None:
-        """A good response to a request that was not sent whole is none; of an error the connection is spent."""
+        """Handle a response to an incomplete request: a success is rejected; after an error the connection is spent."""
         self.parser.reusable = False
         self.carrier.spent = True
         if 200 <= (self.parser.status or 0) <= 299:
             self.fail(_EARLY)
 
     def fail(self, outcome: Outcome) -> None:
-        """Close the connection; what came before can still be read."""
+        """Close the connection; received bytes can still be read."""
         if self.failure is None:
             self.failure = outcome
         self.spoil()
 
     def _leave(self) -> bool:
-        """Have no more to do with the connection; False: so it was before."""
+        """Detach from the connection; False: it was detached before."""
         if self.over:
             return False
         self.over = True
@@ -156,25 +156,25 @@ class Exchange:
 
     @property
     def _is_read(self) -> bool:
-        """Whether the whole response has come, and was taken."""
+        """Whether the whole response has been received and taken."""
         return self.parser.complete and not self.parser.unread
 
     # ------------------------------------------------------------ from the reader
-    # It holds the connection until it has judged the response: of one that is no answer to the request nobody knows
-    # what comes next on it.
+    # The reader holds the connection until it has judged the response: after a response that does not answer the
+    # request, the next bytes on the connection are unknown.
 
     def release(self) -> None:
-        """The whole response was read, and is an answer: the connection is free for another request, or closed."""
+        """Free the connection for another request, or close it: the whole response was read, and is an answer."""
         if self._leave():
             self.carrier.free(reusable=self.parser.reusable)
 
     def spoil(self) -> None:
-        """Close the connection; what came can still be read."""
+        """Close the connection; received bytes can still be read."""
         if self._leave():
             self.carrier.abort()
 
     def close(self, outcome: Outcome) -> None:
-        """Release the connection if the whole response was read; else close it, and wake the reader."""
+        """Release the connection if the whole response was read; otherwise close it and wake the reader."""
         if self._is_read:
             self.release()
         else:
@@ -193,7 +193,7 @@ class Exchange:
         return HttpResponse(parser.status, parser.headers, b"", self.received_at, parser.repeated)
 
     def take(self) -> bytes | Outcome | None:
-        """Return the next bytes of the body, none at its end; None: they have not come."""
+        """Return the next bytes of the body, no bytes at its end; None: nothing has arrived yet."""
         parser = self.parser
         piece = parser.take()
         if piece:
@@ -206,14 +206,14 @@ class Exchange:
 
 
 def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> tuple[bytes, bool]:
-    """The head of a request as it is sent, and whether its body is sent in chunks.
+    """Return the encoded head of a request, and whether its body is sent in chunks.
 
     Raises:
         ValueError: a header holds a line break or a NUL.
     """
     headers, body = request.headers, request.body
     if isinstance(headers, KeyedHeaders) and isinstance(body, bytes) and proxy is None:
-        assert request.method == "POST", "what has a key of its own is sent"
+        assert request.method == "POST", "only a POST has an idempotency key"
         return _keyed_head(headers, address, len(body)), False
     given = given_names(tuple(headers))
     lines: list[str] = [] if "accept-encoding" in given else [_ACCEPT]
@@ -245,7 +245,7 @@ def _keyed_head(headers: KeyedHeaders, address: Address, length: int) -> bytes:
 
 
 def _framing(request: PreparedRequest, given: frozenset[str]) -> Sequence[str]:
-    """The line that says how the body is sent, where the caller's headers do not."""
+    """Return the header for the framing of the body, unless the caller's headers have it."""
     if isinstance(request.body, bytes):
         needed = bool(request.body) or request.method not in _WITHOUT_BODY
         return (f"Content-Length: {len(request.body)}",) if needed else ()

@@ -1,7 +1,7 @@
-"""What a connection that failed means: an exception of the operating system or of TLS in, an outcome out.
+"""Failed connections: an exception of the operating system or of TLS in, an outcome out.
 
-The exceptions themselves are not kept: their frames hold the request and its key. What the operating system or TLS
-said is kept, as an exception of its own.
+The exceptions themselves are not kept: their frames refer to the request and its key. The message of the operating
+system or TLS is kept in a new exception.
 """
 
 import errno
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from stormbreak.types import Outcome, Rejection, Verdict
 
 OPEN_FILES = "open_files"
-"""The policy that rejects an attempt: the limit of this process, or machine, on open files. Nothing was sent."""
+"""The policy name of a rejection by the limit on open files of this process or machine. Nothing was sent."""
 
 _TOO_MANY = Outcome(
     Verdict.REJECTED,
@@ -34,7 +34,7 @@ class PoolClosedError(Exception):
 
 
 class ProxyRefusedError(OSError):
-    """A proxy answered CONNECT with another status than 2xx, or with no HTTP (None)."""
+    """A proxy answered CONNECT with a status other than 2xx, or not with HTTP (None)."""
 
     def __init__(self, status: int | None) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class ProxyRefusedError(OSError):
 
 
 def connect_outcome(error: BaseException, *, proxied: bool) -> Outcome:
-    """No connection was made: `error` says why. `proxied`: it was one to a proxy."""
+    """Return the outcome of a failed connection with its `error`. `proxied`: it was a connection to a proxy."""
     if _lacks_files(error):
         return _TOO_MANY
     where = "the proxy: " if proxied else ""
@@ -91,7 +91,7 @@ def _lacks_files(error: BaseException) -> bool:
         return True
     if not isinstance(error, socket.gaierror):
         return False
-    try:  # a resolver does not report that it could not open a file
+    try:  # a resolver does not report a failure to open a file
         os.close(os.dup(0))
     except OSError as lack:
         return is_out_of_files(lack)
@@ -99,7 +99,7 @@ def _lacks_files(error: BaseException) -> bool:
 
 
 def _copy(error: BaseException) -> OSError | None:
-    """A copy without frames; None where neither the operating system nor TLS said anything."""
+    """Return a copy without frames; None if the error is neither from the operating system nor from TLS."""
     if isinstance(error, TimeoutError):
         return TimeoutError("no connection in time")
     if not isinstance(error, OSError) or not isinstance(error.strerror, str):

@@ -14,7 +14,7 @@ def proxy_for(origin: Origin) -> str | None:
     """Return the proxy by HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; None for this machine.
 
     Raises:
-        ConfigurationError: it is no HTTP proxy; names the scheme, never its password.
+        ConfigurationError: it is not an HTTP proxy; names the scheme, never the password.
     """
     if is_loopback(origin.host):
         return None
@@ -33,13 +33,13 @@ def proxy_for(origin: Origin) -> str | None:
         )
     if not is_proxy(proxy):
         raise ConfigurationError(
-            f"the proxy for {parts.scheme} (from the environment) is no URL such as http://host:3128"
+            f"the proxy for {parts.scheme} (from the environment) must be a URL such as http://host:3128"
         )
     return proxy
 
 
 def is_proxy(proxy: object) -> bool:
-    """Whether it is the http URL of a possible host and port."""
+    """Whether this is an http URL with a valid host and port."""
     if not isinstance(proxy, str):
         return False
     try:
@@ -62,7 +62,7 @@ class Proxy(NamedTuple):
 
 
 def proxy_of(url: str) -> Proxy:
-    """Take the URL of a proxy apart."""
+    """Split the URL of a proxy."""
     parts = urlsplit(url)
     given = None
     if parts.username is not None:

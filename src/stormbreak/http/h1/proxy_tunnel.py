@@ -1,4 +1,4 @@
-"""The tunnel that a proxy makes of CONNECT, without a socket."""
+"""The tunnel of a proxy (CONNECT), without a socket."""
 
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.failures import ProxyRefusedError
@@ -19,13 +19,13 @@ class Tunnel:
         if proxy.authorization is not None:
             lines.append(f"Proxy-Authorization: {proxy.authorization}")
         self.request = "\r\n".join((*lines, "", "")).encode()
-        self._parser = ResponseParser("HEAD")  # a tunnel begins behind the head
+        self._parser = ResponseParser("HEAD")  # the tunnel begins after the head
 
     def feed(self, data: bytes) -> bool:
-        """Parse what the proxy has sent, nothing at its end; return whether the tunnel is open.
+        """Parse data from the proxy, b"" at its end; return whether the tunnel is open.
 
         Raises:
-            ProxyRefusedError: it answers with another status than 2xx, with no HTTP, or not at all.
+            ProxyRefusedError: it answers with a status other than 2xx, not with HTTP, or not at all.
         """
         parser = self._parser
         try:

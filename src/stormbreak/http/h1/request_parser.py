@@ -1,16 +1,16 @@
 """HTTP/1.1 for servers as bytes, without a socket: requests in, the heads and chunks of responses out.
 
-llhttp (by httptools) reads headers and bodies, strictly. What it allows and another parser may read differently is
-refused here:
+llhttp (by httptools) reads headers and bodies, strictly. This module rejects what llhttp allows and another parser may
+read differently. It requires:
 
 - a request line of exactly three parts: a method, a path, HTTP/1.0 or HTTP/1.1;
 - exactly one `Host`;
 - `Transfer-Encoding` is exactly `chunked`, once, and in HTTP/1.1 only;
-- a body comes with POST only; no CONNECT, and no `Upgrade`;
-- a header that a server decides by comes once (RFC 9112, sections 3, 3.2, 6.1).
+- a body only with POST; no CONNECT, and no `Upgrade`;
+- at most one of each header that a server decides by (RFC 9112, sections 3, 3.2, 6.1).
 
-Each request is parsed when the one before it has been taken; after an error nothing more is. Clients send the same head
-again, but for the length of the body: then llhttp is not asked a second time.
+A request is parsed after the one before has been taken; after an error nothing is parsed. Clients repeat the same head,
+except for the length of the body: such a head is not parsed again.
 """
 
 import re
@@ -25,15 +25,15 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 MAX_HEAD = 64 * 1024  # bytes of the request line and the headers
 MAX_HEADERS = 200
-_OVERHEAD = 16  # bytes on the wire for each byte of a body in chunks, besides MAX_HEAD
-_END = b"\r\n\r\n"  # of a head, and of a body in chunks
+_OVERHEAD = 16  # maximum bytes on the wire for each byte of a body in chunks, besides MAX_HEAD
+_END = b"\r\n\r\n"  # the end of a head, and of a body in chunks
 _LINE = re.compile(  # the target is visible ASCII without a fragment
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[!-\"$-~]*) HTTP/(1\.[01])"
 )
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]+", re.ASCII)  # RFC 3986, section 3.2.2
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})\r\n", re.IGNORECASE)
 _MAX_LENGTH = 9  # digits
-_LEARNED = 4  # heads in a row of which none came again; then a client has a new one each time
+_LEARNED = 4  # after this many new heads in a row, heads are not remembered
 _ONCE = frozenset(
     {
         b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"expect",
@@ -45,7 +45,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class UnreadableError(Exception):
-    """A request that cannot be read: the connection ends after a response with `status`."""
+    """An unreadable request: the connection ends after a response with `status`."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class UnreadableError(Exception):
 
 
 class Request(msgspec.Struct, frozen=True):  # its constructor is not written in Python
-    """One request. Header names are in lower case, without the length of the body. Its repr shows neither key nor prompt.
+    """One request. Header names are lower-case; the body's length is left out. The repr shows neither key nor prompt.
 
     Requests with the same head share one object as their `headers`.
     """
@@ -73,8 +73,8 @@ class Request(msgspec.Struct, frozen=True):  # its constructor is not written in
 class RequestParser:
     """The requests of one connection: `feed` it, then call `next` until it returns None.
 
-    `continue_wanted` says that the client waits for an interim response before it sends the body; whoever sends that
-    resets it.
+    `continue_wanted`: the client waits for an interim response before it sends the body. Reset it after sending that
+    response.
     """
 
     __slots__ = (
@@ -86,22 +86,22 @@ class RequestParser:
     def __init__(self, *, max_body: int) -> None:
         self._llhttp: HttpRequestParser | None = HttpRequestParser(self)
         self._max_body = max_body
-        self._data, self._at = b"", 0  # not parsed yet, from `_at` on
+        self._data, self._at = b"", 0  # unparsed from `_at` on
         self._error: UnreadableError | None = None
         self._ended = False  # the last request had `Connection: close`
         self._host = b""  # the last good one: clients repeat it
-        # a head with a body: what comes before and after its length, and the request
+        # a head with a body: the bytes before and after its length, and the request
         self._known: tuple[bytes, bytes, Request] | None = None
         self._learned = 0  # heads since one came again
-        self._line = b""  # the request line, as far as it has come
+        self._line = b""  # the received part of the request line
         self._parsed: tuple[str, str, str, str] | None = None  # the request line
         self._headers: dict[bytes, bytes] = {}
         self._count = 0
-        self._tail = b""  # the last bytes that were parsed: `_END` may come in parts
+        self._tail = b""  # the last parsed bytes, since `_END` may come in parts
         self._fed = 0  # bytes of this head, or of this body
-        self._head: Request | None = None  # of a request whose body has not come whole
+        self._head: Request | None = None  # of a request with an incomplete body
         self._announced = False  # `begun` has returned it
-        self._left: int | None = None  # bytes of its body; None: in chunks
+        self._left: int | None = None  # missing bytes of its body; None: in chunks
         self._body: list[bytes] = []
         self._body_size = 0
         self._whole: Request | None = None
@@ -125,7 +125,7 @@ class RequestParser:
         """Return the next complete request, or None. Bytes after `Connection: close` are ignored.
 
         Raises:
-            UnreadableError: the bytes after the last request are none.
+            UnreadableError: the next bytes are not a request.
         """
         if self._error is not None:
             raise self._error
@@ -150,7 +150,7 @@ class RequestParser:
         return None
 
     def _again(self, before: bytes, after: bytes, request: Request) -> Request | None:
-        """Return the next request, if it has the known head and has come whole."""
+        """Return the next request, if it has the known head and is complete."""
         data = self._data
         if not data.startswith(before, self._at):
             return None
@@ -174,7 +174,7 @@ class RequestParser:
         )  # fmt: skip
 
     def _learn(self, head: bytes) -> None:
-        """Know a head that came in one piece, if requests that begin with it differ in the length of their body alone."""
+        """Remember a head that came in one piece, if later requests may differ only in the length of their body."""
         request, found = self._head or self._whole, _LENGTH.search(head)
         assert request is not None
         is_plain = request.method == "POST" and request.keep_alive
@@ -183,7 +183,7 @@ class RequestParser:
             self._known = head[: found.start(1)], head[found.end(1) :], request
 
     def begun(self) -> Request | None:
-        """Return a request of which only the head has arrived, once and without a body; None if there is none."""
+        """Return, once and without a body, a request of which only the head has arrived; None if there is none."""
         if self._head is None or self._announced:
             return None
         self._announced = True
@@ -191,40 +191,40 @@ class RequestParser:
 
     @property
     def path(self) -> str:
-        """The path of the request that is coming in; empty if it is not known yet."""
+        """The path of the incoming request; empty if not known yet."""
         return "" if self._parsed is None else self._parsed[1]
 
     @property
     def is_between(self) -> bool:
-        """Whether nothing has come of a further request."""
+        """Whether no byte of a further request has arrived."""
         return self._at == len(self._data) and not self._fed and self._head is None
 
     @property
     def in_body(self) -> bool:
-        """Whether a head has come whole, and its body has not."""
+        """Whether a head is complete, and its body is not."""
         return self._head is not None
 
     @property
     def held(self) -> int:
-        """How many bytes of bodies, and of what waits to be parsed, are held."""
+        """The number of bytes of bodies and of unparsed data that are held."""
         return self._body_size + len(self._data) - self._at
 
     def close(self) -> None:
-        """Let go of what is held, and of llhttp's parser, which holds this object."""
+        """Release all data, and llhttp's parser, which refers to this object."""
         self._llhttp = None
         self._ended = True
         self._data, self._at = b"", 0
         self._body, self._body_size = [], 0
 
     def _begins(self, data: bytes) -> bool:
-        """Skip blank lines, as some clients end a body with one; return whether a request follows."""
+        """Skip blank lines, with which some clients end a body; return whether a request follows."""
         while data.startswith(b"\r\n", self._at):
             self._at += 2
         rest = len(data) - self._at
         return rest > 1 or (rest == 1 and data[self._at :] != b"\r")
 
     def _end_of_part(self, start: int, size: int) -> int:
-        """Return where to parse up to, so that nothing of a further request is parsed."""
+        """Return the end of the part to parse, so that nothing of a further request is parsed."""
         data = self._data
         if self._head is not None and self._left is not None:
             return min(size, start + self._left - self._body_size)
@@ -246,7 +246,7 @@ class RequestParser:
         try:
             self._llhttp.feed_data(piece)
         except HttpParserCallbackError as error:
-            if error.__context__ is not self._error:  # a mistake of ours
+            if error.__context__ is not self._error:  # a bug of ours
                 raise
         except (HttpParserError, HttpParserUpgrade) as error:
             self._refuse(400, f"malformed request: {error}")
@@ -346,7 +346,7 @@ class RequestParser:
             if coding.lower() != b"chunked" or version != "1.1":
                 raise self._refuse(400, "the only transfer coding is chunked, in HTTP/1.1")
             return None
-        length = int(headers.pop(b"content-length", b"0"))  # llhttp has checked that it is one
+        length = int(headers.pop(b"content-length", b"0"))  # llhttp has checked it
         if length > self._max_body:
             raise self._refuse(413, self._too_large)
         return length
@@ -373,7 +373,7 @@ def _split(line: bytes) -> tuple[str, str, str, str]:
     return method, path, query, version
 
 
-_known_line = lru_cache(maxsize=64)(_split)  # not of a query: it may hold a key
+_known_line = lru_cache(maxsize=64)(_split)  # not for lines with a query, which may contain a key
 
 
 # ---------------------------------------------------------------- responses
@@ -408,7 +408,7 @@ UNTIL_CLOSE = ""
 def response_head(
     status: int, media: str, framing: int | str, headers: Iterable[tuple[str, str]]
 ) -> bytes:
-    """Encode the head of a response; `framing` is the length of its body, or `CHUNKED`, or `UNTIL_CLOSE`.
+    """Encode the head of a response; `framing` has the length of the body, or is `CHUNKED` or `UNTIL_CLOSE`.
 
     Raises:
         ValueError: a header holds a line break or a NUL.
@@ -424,5 +424,5 @@ def response_head(
 
 
 def chunk(data: bytes) -> bytes:
-    """Encode one chunk; the empty one ends a body."""
+    """Encode one chunk; an empty chunk ends a body."""
     return b"%x\r\n%b\r\n" % (len(data), data)

@@ -1,8 +1,7 @@
-"""HTTP/1.1 as bytes, without a socket: the head of a request out, one response in: heads and chunked bodies.
+"""HTTP/1.1 for clients as bytes, without a socket: the head of a request out, one response in.
 
-llhttp (by httptools) parses, strictly. This module adds what it allows and we do not: other versions than 1.0 and 1.1,
-other transfer codings than `chunked`, blank lines before the answer, heads without a bound (RFC 9112, sections 2.2,
-6.1, 11.2).
+llhttp (by httptools) parses, strictly. This module also rejects versions other than 1.0 and 1.1, transfer codings other
+than `chunked`, blank lines before the answer, and unbounded heads (RFC 9112, sections 2.2, 6.1, 11.2).
 """
 
 import re
@@ -14,7 +13,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 MAX_HEAD = 64 * 1024  # bytes before the body, interim (1xx) responses included
 MAX_HEADERS = 200
 NAMES: dict[bytes, str] = {}
-"""The lower-case names of headers that have come: the same ones come again and again."""
+"""Cache of the lower-case names of headers, since the same names come again and again."""
 
 _MAX_NAMES = 500
 _START = b"HTTP/"
@@ -23,18 +22,18 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class MalformedResponseError(ValueError):
-    """What came is not the HTTP response to one request."""
+    """The data is not the HTTP response to one request."""
 
 
 class CutResponseError(ValueError):
-    """The connection ended before the response did."""
+    """The connection ended before the response."""
 
 
 class ResponseParser:
-    """One response: feed it what the server sends, and take what has come.
+    """One response: `feed` it the server's data, and `take` the body.
 
-    `status` is None until the head is complete. `body` holds the pieces that nobody has taken yet. After `complete`,
-    `reusable` says whether the connection may carry another request: not where bytes came behind the response.
+    `status` is None until the head is complete. `body` holds the pieces that were not taken yet. After `complete`,
+    `reusable` says whether the connection may carry another request; it may not if bytes followed the response.
     """
 
     __slots__ = (
@@ -46,26 +45,26 @@ class ResponseParser:
         self._llhttp: HttpResponseParser | None = HttpResponseParser(self)
         self._start = b""
         self._is_head = method == "HEAD"
-        self._outside = 0  # bytes in a row that are not of the body
+        self._outside = 0  # consecutive bytes outside the body
         self._count = self._size = 0
         self._interim = self._until_close = False
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.repeated: dict[str, tuple[str, ...]] = {}
         self.body: list[bytes] = []
-        self.unread = 0  # bytes of it
+        self.unread = 0  # bytes of the body
         self.complete = self.reusable = False
 
     def feed(self, data: bytes) -> None:
-        """Parse what came. What was complete before the bytes that are wrong stays.
+        """Parse received bytes. Data before invalid bytes is kept.
 
         Raises:
-            MalformedResponseError: this cannot be, or go on as, the response to one request.
+            MalformedResponseError: the bytes cannot belong to the response to one request.
         """
         if self.complete:
             self.reusable = False
             return
-        if len(self._start) < len(_START):  # llhttp skips blank lines, and takes RTSP for HTTP
+        if len(self._start) < len(_START):  # llhttp skips blank lines, and accepts RTSP as HTTP
             self._start += data[: len(_START)]
             if self._start[: len(_START)] != _START[: len(self._start)]:
                 raise MalformedResponseError
@@ -85,10 +84,10 @@ class ResponseParser:
             raise MalformedResponseError
 
     def end(self, *, cleanly: bool = True) -> None:
-        """Note that the connection has ended; not `cleanly`: it was reset, or TLS did not announce the end.
+        """Handle the end of the connection; not `cleanly`: it was reset, or TLS did not announce the end.
 
         Raises:
-            CutResponseError: the response has not.
+            CutResponseError: the response is incomplete.
         """
         self.reusable = False
         if not self.complete:
@@ -97,7 +96,7 @@ class ResponseParser:
             self.complete = True
 
     def take(self) -> bytes:
-        """The bytes of the body that nobody has taken."""
+        """Return the bytes of the body that were not taken yet."""
         body = self.body
         if not body:
             return b""
@@ -109,7 +108,7 @@ class ResponseParser:
     # ------------------------------------------------------------ called by llhttp
 
     def on_message_begin(self) -> None:
-        """Note bytes behind the response: the next one, or anything."""
+        """Detect bytes after the response, of any kind."""
         if self.complete:
             self.reusable = False
 
@@ -119,7 +118,7 @@ class ResponseParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; a trailer is dropped."""
-        if self.status is not None:  # a trailer, or of bytes behind the response
+        if self.status is not None:  # a trailer, or bytes after the response
             return
         key = NAMES.get(name) or lower_name(name)
         try:
@@ -146,7 +145,7 @@ class ResponseParser:
         if status < 200:
             self._interim = True
             self.headers, self.repeated = {}, {}
-            if status < 100 or status == 101:  # none, or one that nobody asked for
+            if status < 100 or status == 101:  # invalid, or not requested
                 raise MalformedResponseError
             return
         coding = self.headers.get("transfer-encoding")
@@ -154,37 +153,37 @@ class ResponseParser:
             coding.lower() != "chunked" or "transfer-encoding" in self.repeated
         ):
             raise MalformedResponseError
-        # who says 408 gives the connection up, maybe before our request came (RFC 9110, section 15.5.9)
+        # a server that sends 408 closes the connection, perhaps before our request came (RFC 9110, section 15.5.9)
         self.reusable = self._llhttp.should_keep_alive() and status != 408
         self._until_close = (
             coding is None and "content-length" not in self.headers and status not in (204, 304)
         )
         self.status = status
-        if self._is_head:  # its head tells of a body that does not come
+        if self._is_head:  # the head describes a body that does not come
             self.reusable = False
             self.complete = True
 
     def on_body(self, piece: bytes) -> None:
-        if self._interim:  # it has none (RFC 9110, section 15.2), and none would take it
+        if self._interim:  # it has no body (RFC 9110, section 15.2)
             raise MalformedResponseError
         if not self.complete:
             self.body.append(piece)
             self.unread += len(piece)
 
     def on_message_complete(self) -> None:
-        """Note the end of the response."""
+        """Handle the end of the response."""
         if self._interim:
             self._interim = False
         else:
             self.complete = True
 
     def close(self) -> None:
-        """Let go of llhttp's parser, which holds this object."""
+        """Release llhttp's parser, which refers to this object."""
         self._llhttp = None
 
 
 def lower_name(name: bytes) -> str:
-    """Return the name of a header in lower case, and remember it."""
+    """Return the lower-case name of a header, and cache it."""
     text = name.decode("latin-1").lower()
     if len(NAMES) < _MAX_NAMES:
         NAMES[name] = text
@@ -193,7 +192,7 @@ def lower_name(name: bytes) -> str:
 
 @lru_cache(maxsize=256)
 def given_names(names: tuple[str, ...]) -> frozenset[str]:
-    """The lower-case names of a request's headers."""
+    """Return the lower-case names of a request's headers."""
     return frozenset(name.lower() for name in names)
 
 
@@ -205,12 +204,12 @@ def request_head(
     given: frozenset[str],
     more: Iterable[str],
 ) -> bytes:
-    """The head of a request; `given` are the lower-case names of its headers, `more` are further lines.
+    """Return the head of a request; `given` are the lower-case names of its headers, `more` are further lines.
 
-    How the body is sent is said in `more`, never in `headers`, unless its length is known by the caller alone.
+    The framing of the body is in `more`, and in `headers` only if just the caller knows the length.
 
     Raises:
-        ValueError: a header holds a line break.
+        ValueError: a header has a line break or a NUL.
     """
     lines = [f"{method} {target} HTTP/1.1"]
     if "host" not in given:

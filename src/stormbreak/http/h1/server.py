@@ -1,4 +1,4 @@
-"""A server of HTTP/1.1 on the running event loop: it listens, watches the bounds of its connections, and drains."""
+"""An HTTP/1.1 server on the running event loop: it listens, enforces the bounds of its connections, and drains."""
 
 import asyncio
 import os
@@ -10,12 +10,12 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.h1.server_connection import LINGER, Application, ServerBounds, ServerConnection
 
 BACKLOG = 4096
-_TURNS = 3  # of an event loop, until what it has accepted is a connection
-_LAST_WORDS = 5.0  # seconds in which cancelled answers can tell their clients
+_TURNS = 3  # turns of an event loop until an accepted socket is a connection
+_LAST_WORDS = 5.0  # seconds in which cancelled answers can inform their clients
 
 
 class HttpServer:
-    """Serves one application. `held` counts the bytes of requests that are held."""
+    """Serves one application. `held` counts the bytes of held requests."""
 
     def __init__(self, application: Application, bounds: ServerBounds | None = None) -> None:
         self.application = application
@@ -38,10 +38,11 @@ class HttpServer:
         await self.serve(listen(host, port))
 
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
-        """Listen on the sockets that `listen` made; other processes may do so, too."""
+        """Listen on the sockets from `listen`; other processes may do so, too."""
         loop = asyncio.get_running_loop()
         for each in sockets:
-            # An event loop may take as many connections at once as the backlog has: one at a time spreads them.
+            # An event loop may accept the whole backlog at once; accepting one at a time spreads connections over
+            # processes.
             self._listeners.append(
                 await loop.create_server(lambda: ServerConnection(self), sock=each, backlog=1)
             )
@@ -56,14 +57,14 @@ class HttpServer:
 
     @property
     def busy(self) -> int:
-        """How many requests are being answered."""
+        """The number of requests that are being answered."""
         return sum(connection.busy for connection in self._connections)
 
     async def drain(self, grace: float) -> None:
         """Stop listening, let answers end for `grace` seconds, then cancel them; close every connection.
 
-        An idle connection may send one more request within a second: the client could not know. So may those that wait
-        in the backlog: the system would reset them.
+        An idle connection may send one more request within a second, since the client could not know. So may
+        connections in the backlog, since the system would reset them.
         """
         self.draining = True
         await self._stop_listening()
@@ -87,13 +88,13 @@ class HttpServer:
     # ------------------------------------------------------------ called by connections
 
     def admit(self, connection: ServerConnection) -> bool:
-        """Note a new connection; return whether there is room for it."""
+        """Register a new connection; return whether there is room for it."""
         self._connections.add(connection)
         self._empty.clear()
         return len(self._connections) <= self.bounds.max_connections
 
     def gone(self, connection: ServerConnection) -> None:
-        """Forget a connection: it is closed, and its last request answered."""
+        """Forget a connection that is closed, and whose last request is answered."""
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
@@ -101,28 +102,28 @@ class HttpServer:
     # ------------------------------------------------------------ internal
 
     async def _stop_listening(self) -> None:
-        """Listen no longer, and accept the connections that wait.
+        """Stop listening, and accept the waiting connections.
 
-        All at once, before any is answered: clients that come back at once would keep the backlog full. And no more than
-        it holds: others keep it full anyway.
+        All are accepted before any is answered, since clients that return at once would keep the backlog full. At most
+        one full backlog is accepted, since other clients may keep it full anyway.
         """
         loop = asyncio.get_running_loop()
         clients: list[socket.socket] = []
         for listening in self._sockets:
-            with suppress(OSError):  # no more, no descriptor left, or closed by a drain before
+            with suppress(OSError):  # no more, no descriptor left, or closed by an earlier drain
                 while len(clients) < BACKLOG:
                     clients.append(listening.accept()[0])
         for listener in self._listeners:
             listener.close()
         for client in clients:
             client.setblocking(False)
-            with suppress(OSError):  # it has left
+            with suppress(OSError):  # the client has left
                 await loop.connect_accepted_socket(lambda: ServerConnection(self), client)
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
     async def _emptied(self, seconds: float) -> bool:
-        """Wait until no connection is left; return whether that was within `seconds`."""
+        """Wait at most `seconds` until no connection is left; return whether none is."""
         if self._connections:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -138,7 +139,7 @@ class HttpServer:
 
     @property
     def _pause(self) -> float:
-        """Seconds between two looks at all connections."""
+        """Return the seconds between two checks of all connections."""
         bounds = self.bounds
         return min(LINGER, bounds.head_timeout, bounds.idle_timeout) / 4
 
@@ -166,7 +167,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """Make the fastest event loop that is installed."""
+    """Make the fastest installed event loop."""
     with suppress(ImportError):
         import uvloop  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
-"""One client's connection to a server: requests are read and answered one at a time.
+"""One client's connection to a server: it reads and answers one request at a time.
 
-While a request is answered, nothing behind it is read. A client that closes its sending side has left: its answer is
-cancelled, unless the application finishes it. A request that cannot be read is answered with its status, and ends the
-connection; so does one that breaks a bound. Times are seconds on the loop's clock.
+While a request is answered, no later one is read. A client that closes its sending side has left: its answer is
+cancelled, unless the application finishes it. A request that cannot be read, or that exceeds a bound, is answered with
+an error status and ends the connection. Times are seconds on the loop's clock.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from stormbreak.http.h1.request_parser import (
     response_head,
 )
 
-LINGER = 1.0  # seconds in which a client can read the last answer before the connection is gone
+LINGER = 1.0  # seconds in which a client can read the last answer before the connection is closed
 JSON = "application/json"
 
 _LAST_CHUNK = chunk(b"")
@@ -39,7 +39,7 @@ _log = logging.getLogger("stormbreak")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerBounds:
-    """What clients may take. `max_held` is for the bytes of all requests together, `min_body_rate` in bytes per second."""
+    """The bounds for clients. `max_held`: bytes of all requests together. `min_body_rate`: bytes per second."""
 
     max_body: int = 32 << 20
     max_held: int = 512 << 20
@@ -68,17 +68,17 @@ class Application(Protocol):
     """Answers the requests of all connections."""
 
     def refuse(self, head: Request, connection: "ServerConnection") -> ServerResponse | None:
-        """Refuse a request whose body is still to come, or return None."""
+        """Reject a request whose body has not arrived yet, or return None."""
 
     def unreadable(self, status: int, message: str, path: str) -> ServerResponse:
-        """Answer a request that cannot be read, breaks a bound, or made `answer` fail (500). Its path may be unknown (empty)."""
+        """Answer a request that is unreadable, exceeds a bound, or made `answer` fail (500). The path may be empty."""
 
     async def answer(self, request: Request, connection: "ServerConnection") -> None:
-        """Answer with `respond`, or with `begin`, `send` and `end`. It is cancelled when the client leaves."""
+        """Answer with `respond`, or with `begin`, `send` and `end`. If the client leaves, this is cancelled."""
 
 
 class Host(Protocol):
-    """The server, as its connections know it."""
+    """The part of the server that its connections use."""
 
     application: Application
     bounds: ServerBounds
@@ -101,24 +101,24 @@ class ServerConnection(asyncio.Protocol):
         self._parser = RequestParser(max_body=server.bounds.max_body)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None  # answers requests
-        self._next: asyncio.Future[None] | None = None  # it waits for the next one
-        self._request: Request | None = None  # that is answered
+        self._next: asyncio.Future[None] | None = None  # the task waits for the next request
+        self._request: Request | None = None  # being answered
         self._started = False  # its answer has begun
         self._keep_alive = True  # after the answer
-        # since when it is idle, reads a request, writes without progress, or closes
+        # start of its present state: idle, reading a request, writing without progress, or closing
         self._since = self._loop.time()
-        self._awaits = False  # more of a request that has begun
-        self._unsent = 0  # bytes, when that was looked at last
+        self._awaits = False  # the rest of a request
+        self._unsent = 0  # bytes at the last check
         self._paused = False  # nothing is read
         self._held = 0  # bytes that the server counts as held
         self._closing = False  # nothing more is read or answered
         self._drained: asyncio.Future[None] | None = None
         self.address = ""
-        self.client: Any = None  # what the application remembers of it
+        self.client: Any = None  # for the application
         self.is_full = False  # the client does not read
         self.begun = False  # a response has begun
         self.left = False  # the client has left
-        self.survives = False  # an answer goes on after its client has left
+        self.survives = False  # the answer continues after its client has left
         self.expired = False  # the answer was cancelled because the server ends
 
     # ------------------------------------------------------------ called by the event loop
@@ -131,7 +131,7 @@ class ServerConnection(asyncio.Protocol):
             self._refuse(503, "too many connections")
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes; answer a request if none is being answered."""
+        """Parse bytes; answer a request unless another is being answered."""
         if self._closing:
             return
         try:
@@ -147,7 +147,7 @@ class ServerConnection(asyncio.Protocol):
             self._count_as(self._parser.held + len(self._request.body))
 
     def eof_received(self) -> bool:
-        """End: the client has left. What was written before it is still sent."""
+        """Handle the end of the client's data: it has left. Data written before is still sent."""
         transport = self._transport
         if self._closing and transport is not None and transport.get_write_buffer_size():
             return True
@@ -179,7 +179,7 @@ class ServerConnection(asyncio.Protocol):
     # ------------------------------------------------------------ called by the application
 
     def respond(self, response: ServerResponse, headers: Headers = ()) -> None:
-        """Answer in one piece, with further `headers`. Nothing is sent to a client that has left."""
+        """Answer in one piece, with more `headers`. Nothing is sent to a client that has left."""
         assert not self.begun, "a request has one response"
         self.begun = True
         body = response.body
@@ -211,10 +211,10 @@ class ServerConnection(asyncio.Protocol):
             self._write(_LAST_CHUNK)
 
     def break_off(self) -> None:
-        """End an answer in pieces so that the client sees that it is not complete."""
+        """End a chunked answer so that the client sees that it is incomplete."""
         if self._transport is None or self._request is None:
             return
-        if self._request.version == "1.0":  # only a reset is no good end
+        if self._request.version == "1.0":  # any end but a reset would look correct
             sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._closing = True
@@ -229,7 +229,7 @@ class ServerConnection(asyncio.Protocol):
         return self._request is not None
 
     def check(self, now: float) -> None:
-        """End it if a time is over."""
+        """End the connection if a time bound is exceeded."""
         bounds, parser, waited = self._server.bounds, self._parser, now - self._since
         if self._closing or self.is_full:
             self._check_writing(now)
@@ -256,7 +256,7 @@ class ServerConnection(asyncio.Protocol):
             self.abort()
 
     def expire(self) -> None:
-        """Cancel the answer because the server ends: the application says so to the client."""
+        """Cancel the answer because the server ends; the application informs the client."""
         if self.busy:
             self.expired = True
             self._cancel()
@@ -287,7 +287,7 @@ class ServerConnection(asyncio.Protocol):
             self._go_on()
 
     def _await_body(self) -> None:
-        """Look at a request whose head alone has come."""
+        """Check a request of which only the head has arrived."""
         parser = self._parser
         awaited, self._awaits = self._awaits, not parser.is_between
         if not (awaited and self._awaits):
@@ -309,11 +309,11 @@ class ServerConnection(asyncio.Protocol):
     def _cancel(self) -> None:
         assert self._task is not None
         self._task.cancel()
-        if not self._started:  # then nothing of the answer will ever run
+        if not self._started:  # the answer will never run
             self._answered()
 
     async def _answer_all(self) -> None:
-        """Answer one request after the other, until one is cancelled: a task for each would take longer."""
+        """Answer one request after another, until one is cancelled; a task for each would take longer."""
         try:
             while True:
                 self._next = None
@@ -322,7 +322,7 @@ class ServerConnection(asyncio.Protocol):
                 if self.left:
                     return
                 self._next = self._loop.create_future()
-                if self._request is not None:  # sent ahead: others have their turn before
+                if self._request is not None:  # sent ahead: let other connections run first
                     self._loop.call_soon(self._go_on)
                 await self._next
         finally:
@@ -352,7 +352,7 @@ class ServerConnection(asyncio.Protocol):
     def _answered(self) -> None:
         self._request = None
         self.begun = self.survives = False
-        ahead = self._parser.held  # nothing of it is parsed
+        ahead = self._parser.held  # unparsed
         self._count_as(ahead)
         self._since = self._loop.time()
         if self._transport is None:
@@ -390,7 +390,7 @@ class ServerConnection(asyncio.Protocol):
         self._end_with(response.with_headers(*headers))
 
     def _end_with(self, response: ServerResponse) -> None:
-        """Answer a request that is not read to its end, and end the connection."""
+        """Answer a request without reading it to its end, and end the connection."""
         if not self._closing:
             self.respond(response)
             self._close()
@@ -405,7 +405,7 @@ class ServerConnection(asyncio.Protocol):
         if transport is not None and not transport.is_closing():
             try:
                 transport.write_eof()
-            except OSError:  # the client has reset it a moment ago
+            except OSError:  # the client has just reset the connection
                 transport.abort()
             else:
                 transport.resume_reading()

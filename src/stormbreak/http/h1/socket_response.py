@@ -1,4 +1,4 @@
-"""A response whose head has come, over one of our own connections: its body, unpacked and bounded, as it comes."""
+"""A response over one of our own connections, after its head: the body as it comes, unpacked and bounded."""
 
 from collections.abc import Awaitable, Iterator
 from typing import Protocol
@@ -26,17 +26,17 @@ class ResponseOwner(Protocol):
 
 
 class SocketResponse:
-    """A response whose head has come. One that is dropped closes its connection, on whatever thread that happens."""
+    """A response whose head has arrived. If it is dropped, it closes its connection, on any thread."""
 
     def __init__(
         self, exchange: Exchange, head: HttpResponse, request: PreparedRequest, pool: ResponseOwner
     ) -> None:
         self.head = head
-        self.pool = pool  # held while this is: a pool that nobody holds closes
+        self.pool = pool  # keeps the pool open: an unreferenced pool closes
         self._exchange = exchange
         encoding = head.headers.get("content-encoding")
         self._decoder: Decoder | None = None if encoding is None else decoder_of(encoding)
-        self._pieces: Iterator[bytes] | None = None  # unpacked, and not taken yet
+        self._pieces: Iterator[bytes] | None = None  # unpacked, not taken yet
         self._max_bytes = BODY_LIMIT if request.max_bytes is None else request.max_bytes
         self._size = 0
         self._closed = False
@@ -79,17 +79,17 @@ class SocketResponse:
         self._exchange.limit_silence(seconds)
 
     def spoil(self) -> None:
-        """Let `close` close the connection, also if the whole body was read: it is no answer to the request."""
+        """Make `close` close the connection even if the whole body was read: it does not answer the request."""
         self._exchange.parser.reusable = False
 
     def close(self) -> None:
-        """Close the connection, unless the whole body was read; whoever reads is woken."""
+        """Close the connection, unless the whole body was read; wake the reader."""
         if not self._closed:
             self._closed = True
             self._exchange.close(broken_body(self.head.status))
 
     def abandon(self) -> None:
-        """Have nothing more to do with the connection: it is that of a parent process."""
+        """Detach from the connection, which belongs to a parent process."""
         self._closed = True
         self._exchange.failure = broken_body(self.head.status)
 
@@ -122,7 +122,7 @@ async def open_response(
 async def whole_response(
     exchange: Exchange, request: PreparedRequest, pool: ResponseOwner, judge: Judge | None
 ) -> ExchangeResult:
-    """Wait for a whole response, and release its connection if `judge` takes it for an answer."""
+    """Wait for a whole response, and release its connection if `judge` accepts it as an answer."""
     head = await exchange.head()
     if isinstance(head, Outcome):
         return head
@@ -131,7 +131,7 @@ async def whole_response(
 
 
 def came_whole(exchange: Exchange, judge: Judge | None) -> ExchangeResult | None:
-    """Return a success that came with its head, as most do; None if it is not that, or is packed."""
+    """Return a success whose body came with its head, the usual case; None for other or compressed responses."""
     parser = exchange.parser
     status, headers = parser.status, parser.headers
     if status is None or exchange.failure is not None or not parser.complete:

@@ -1,1 +1,1 @@
-"""Transports for httpx and httpx2: they lead an SDK's requests through an engine. Shared code is free of async."""
+"""Transports for httpx and httpx2 that pass an SDK's requests through an engine. Shared code has no async."""

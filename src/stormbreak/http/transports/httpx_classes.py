@@ -1,4 +1,4 @@
-"""The classes of httpx or httpx2, and the response bodies made of them: buffered, streamed, passed through."""
+"""The classes of httpx or httpx2, and the response bodies made from them: buffered, streamed, passed through."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -26,16 +26,16 @@ from stormbreak.types import Outcome, Verdict
 T = TypeVar("T")
 
 # ---------------------------------------------------------------- buffered body
-# Read in one step, where the HTTP library takes many (45 us).
+# Read in one step; the HTTP library takes many (45 us).
 
 
 class BufferedBody:
     """A mixin for the library's response class: `read` returns the ready body without its stream.
 
-    Iterating, or closing it unread, works as in the library.
+    Iterating works as in the library, and so does closing it unread.
     """
 
-    ready: tuple[bytes, object] | None = None  # the body, and the stream that stands for it
+    ready: tuple[bytes, object] | None = None  # the body, and the stream in its place
 
     async def aread(self) -> bytes:
         """Read the body, and close the response."""
@@ -53,10 +53,10 @@ class BufferedBody:
         return body
 
     def _use_ready(self, response: Any) -> bool:
-        """Set the ready body as the content, if reading has not begun, and nobody has put a stream around ours."""
+        """Set the ready body as the content, if reading has not begun, and no code has wrapped our stream."""
         (content, ours), self.ready = self.ready, None  # type: ignore[misc]
         stream = response.stream
-        # The library's client puts a stream of its own around ours.
+        # The library's client wraps our stream in its own.
         bound = stream is ours or getattr(stream, "_stream", None) is ours
         if not bound or response.is_stream_consumed or response.is_closed:
             return False
@@ -75,7 +75,7 @@ class Library:
     """An HTTP library, by its module."""
 
     def __init__(self, module: ModuleType, buffered: type[BufferedBody]) -> None:
-        """`buffered` is its class of response, for a body that is ready."""
+        """`buffered` is the response class for a ready body."""
         self._module: Any = module
         self.name = module.__name__
         self._extensions = lru_cache(maxsize=64)(self._extensions_of)
@@ -86,19 +86,19 @@ class Library:
             True: _subclass(StreamBody, SyncBody, blocking),
             False: _subclass(StreamBody, AsyncBody, reading),
         }
-        """The class of a streamed body, by whether it is read by a blocking thread."""
+        """The class of a streamed body, by whether a blocked thread reads it."""
         self.pass_through_bodies = {
             True: _subclass(PassThroughBody, SyncBody, blocking),
             False: _subclass(PassThroughBody, AsyncBody, reading),
         }
 
     def _extensions_of(self, status: int) -> dict[str, Any]:
-        """Make those that the library's own transport gives to a response."""
+        """Make the extensions that the library's own transport gives to a response."""
         reason = self._module.codes.get_reason_phrase(status).encode()
         return {"http_version": b"HTTP/1.1", "reason_phrase": reason}
 
     def read(self, request: Any) -> SdkRequest:
-        """Read all of a request but its body."""
+        """Read a request except for its body."""
         timeouts = read_timeouts(request.extensions)
         headers = _headers_in(request.headers.raw, "latin-1")
         return SdkRequest(request.method.upper(), str(request.url), headers, timeouts)
@@ -114,14 +114,14 @@ class Library:
         *,
         held: bool = False,
     ) -> Any:
-        """Return the response of an inner transport, with its body bounded, or held, as `WrappedBody` says."""
+        """Return the response of an inner transport, with its body bounded or held (see `WrappedBody`)."""
         parser = parser_of(response)
         if parser is not None or until is not None or held:
             response.stream = self._wrapped(response, parser, until, late, held=held)
         return response
 
     def head_of(self, response: Any, received_at: float) -> HttpResponse:
-        """Return the head of a response of an inner transport; bytes that are no UTF-8 are escaped, as our own connection does."""
+        """Return the head of an inner transport's response; non-UTF-8 bytes are escaped, as on our own connections."""
         raw = response.headers.raw
         headers = _headers_in(raw)
         head = HttpResponse(response.status_code, headers, b"", received_at)
@@ -131,7 +131,7 @@ class Library:
         return head._replace(repeated=repeated_headers(lines))
 
     def without_our_headers(self, request: Any) -> Any:
-        """Return the request, without the headers that are meant for us."""
+        """Return the request without the headers for us."""
         headers = request.headers.raw
         kept = [each for each in headers if not each[0].lower().startswith(_OURS)]
         if len(kept) == len(headers):
@@ -140,7 +140,7 @@ class Library:
         return self._module.Request(request.method, request.url, headers=kept, **more)
 
     def with_timeout(self, request: Any, seconds: float) -> Any:
-        """Return the request, its own timeouts no longer than `seconds`."""
+        """Return the request with its timeouts limited to `seconds`."""
         given = request.extensions.get("timeout") or {}
         timeouts = {name: min(given.get(name) or seconds, seconds) for name in _TIMEOUTS}
         extensions = {**request.extensions, "timeout": timeouts}
@@ -170,7 +170,7 @@ class Library:
         if content is not None:
             made.ready = content, made.stream
         if b"".join([value for _, value in sent]).isascii():
-            made.headers.encoding = "ascii"  # else the library tries each of them
+            made.headers.encoding = "ascii"  # otherwise the library tries several encodings
         return made
 
     def error(self, failure: Failure, request: Any) -> Exception:
@@ -183,11 +183,11 @@ class Library:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What its transports raise for failures of a server or a network."""
+        """The exceptions of its transports for failures of a server or a network."""
         return (self._module.RequestError,)
 
     def outcome_of(self, error: Exception, status: int | None) -> Outcome:
-        """Return what an exception of a transport means. It holds the request, so it is not kept."""
+        """Return the outcome of a transport's exception. The exception refers to the request, so it is not kept."""
         kinds = self._module
         if isinstance(error, kinds.ConnectTimeout | kinds.ConnectError | kinds.ProxyError):
             return Outcome(Verdict.CONNECT_FAILED, detail="no connection")
@@ -206,13 +206,13 @@ class Library:
 
 
 def _is_of_parser(error: Exception) -> bool:
-    """Whether httpcore could not parse the response; else the connection ended before it."""
+    """Whether httpcore could not parse the response; if not, the connection ended before it."""
     below = getattr(error.__cause__, "__context__", None)  # httpcore's pool drops the cause
     return type(below).__module__.partition(".")[0] == "h11"
 
 
 def _as_sent(headers: RepeatableHeaders) -> list[tuple[bytes, bytes]]:
-    """Return headers as the library takes them: as bytes, since it encodes only what is ASCII."""
+    """Return headers for the library: as bytes, since it encodes only ASCII."""
     return [
         (name.encode("ascii"), each.encode("utf-8", "surrogateescape"))
         for name, value in headers.items()
@@ -221,9 +221,9 @@ def _as_sent(headers: RepeatableHeaders) -> list[tuple[bytes, bytes]]:
 
 
 def _headers_in(raw: Sequence[tuple[bytes, bytes]], otherwise: str = "") -> dict[str, str]:
-    """Return headers by their lower-case names, repeated ones joined. The library's own way is slow.
+    """Return headers by lower-case name, repeated ones joined. The library's own function is slow.
 
-    A value that is no UTF-8 is read by the encoding `otherwise`, if one is given; else its bytes are escaped.
+    A value that is not UTF-8 is decoded by the encoding `otherwise`, if given; if not, its bytes are escaped.
     """
     headers: dict[str, str] = {}
     for name, value in raw:
@@ -241,8 +241,8 @@ def _escaped(value: bytes) -> str:
 
 
 # ---------------------------------------------------------------- streamed bodies
-# Each body owns its connection, and a stream its permits, too. They are byte streams of the HTTP
-# library: read on a loop, or by a blocking thread.
+# Each body owns its connection, and a stream also its permits. They are byte streams of the HTTP library, read on a
+# loop or by a blocked thread.
 
 
 class Body(ABC):
@@ -250,10 +250,10 @@ class Body(ABC):
 
     @abstractmethod
     async def next_chunk(self) -> bytes | None:
-        """Wait for the next bytes; None at the end. Raises the library's exception for a broken body."""
+        """Wait for the next bytes; None at the end. Raise the library's exception for a broken body."""
 
     def run(self, reading: Coroutine[Any, Any, T]) -> T:
-        """Run what reads it on the thread that blocks."""
+        """Run a read on the blocked thread."""
         return run(reading)
 
     @abstractmethod
@@ -262,7 +262,7 @@ class Body(ABC):
 
 
 class AsyncBody(Body):
-    """Reads it on the running loop."""
+    """Reads the body on the running loop."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while (chunk := await self.next_chunk()) is not None:
@@ -274,7 +274,7 @@ class AsyncBody(Body):
 
 
 class SyncBody(Body):
-    """Reads it on the calling thread, which blocks. Another may close it."""
+    """Reads the body on the calling thread, which blocks. Another thread may close it."""
 
     def __iter__(self) -> Iterator[bytes]:
         while (chunk := self.run(self.next_chunk())) is not None:
@@ -286,7 +286,7 @@ class SyncBody(Body):
 
 
 class StreamBody(Body):
-    """A stream that has begun; its bytes are untouched. If it breaks, it raises the library's exception."""
+    """A stream that has begun, with unchanged bytes. If it breaks, it raises the library's exception."""
 
     def __init__(
         self, stream: Stream, history: AttemptHistory, library: Library, request: Any
@@ -308,7 +308,7 @@ class StreamBody(Body):
         raise self._library.error(failure, self._request) from outcome.error
 
     def run(self, reading: Coroutine[Any, Any, T]) -> T:
-        """Run what reads it on the thread that blocks, until the deadline of the call."""
+        """Run a read on the blocked thread, until the deadline of the call."""
         return self._stream.run(reading)
 
     async def free(self) -> None:
@@ -316,7 +316,7 @@ class StreamBody(Body):
 
 
 class PassThroughBody(Body):
-    """The body of a response that passes through, read until `until` at the latest."""
+    """The body of a pass-through response, read at the latest until `until`."""
 
     def __init__(
         self, stream: ResponseStream, library: Library, request: Any, until: float | None
@@ -341,5 +341,5 @@ class PassThroughBody(Body):
 
 
 def _subclass(*bases: type) -> Any:
-    """Make a class of the library that reads its body as we do."""
+    """Make a class of the library that reads its body in our way."""
     return type(bases[0].__name__, bases, {})

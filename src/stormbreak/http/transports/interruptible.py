@@ -1,8 +1,8 @@
-"""Blocking work of a transport that is not ours, ended at its deadline by shutting the socket that its thread waits for.
+"""End the blocking work of a foreign transport at its deadline, by shutting the socket for which its thread waits.
 
-Law 6: a thread that blocks in such a transport is released at its deadline. Only its socket can wake it, and no public
-hook of httpcore leads from a waiting request to the socket. So the frames of the thread are searched: the innermost
-`self` with httpcore's public `get_extra_info` is the stream that it waits for.
+Law 6: a thread that blocks in such a transport is released at its deadline. Only its socket can wake it, and httpcore
+has no public way from a waiting request to the socket. So the frames of the thread are searched: the innermost `self`
+with httpcore's public `get_extra_info` is the stream for which it waits.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from stormbreak.drivers.timeouts import LATE
 
 T = TypeVar("T")
 
-_PAUSE = 0.02  # seconds between two looks at blocking work
-_LINGER = 5.0  # seconds that the thread which looks stays without any
+_PAUSE = 0.02  # seconds between two checks of blocking work
+_LINGER = 5.0  # seconds after which the watching thread ends without work
 
 
 def interruptible(
     work: Callable[[], T], until: float = inf, *, undo: Callable[[T], None] | None = None
 ) -> T:
-    """Do blocking `work` on this thread; at `until`, or when what runs here is ended, its socket is shut.
+    """Do blocking `work` on this thread; shut its socket at `until`, or when the code that runs here is cancelled.
 
-    `undo` gets a result that comes in spite of that.
+    `undo` gets a result that comes nevertheless.
 
     Raises:
-        CancelledError: what runs here was ended.
-        TimeoutError: it was not over by `until`, on the monotonic clock.
+        CancelledError: the code that runs here was cancelled.
+        TimeoutError: the work did not end by `until`, on the monotonic clock.
     """
     strand = running_strand()
     ends = inf if strand is None else strand.until
@@ -63,12 +63,12 @@ def interruptible(
 
 
 KEPT: set[Generator[bytes]] = set()
-"""Bodies that are open, kept alive beside their readers. The garbage collector would close them wherever it runs, such as
-in the lock of the library's pool, which they need for it, and which is not reentrant."""
+"""Open bodies, kept alive in addition to their readers. Otherwise the garbage collector could close them anywhere, even
+within the lock of the library's pool, which closing needs, and which is not reentrant."""
 
 
 def do_soon(work: Callable[[], object]) -> None:
-    """Do this on the thread that looks at blocking work, which stays while a body is kept.
+    """Do `work` on the thread that watches blocking work, which runs as long as a body is kept.
 
     For finalizers: they may run on a thread that holds the lock of the library's pool.
     """
@@ -78,7 +78,7 @@ def do_soon(work: Callable[[], object]) -> None:
 def _reason(
     blocking: "_Blocking[Any]", strand: Strand[Any] | None, until: float
 ) -> TimeoutError | asyncio.CancelledError:
-    """Why it was interrupted."""
+    """Return the reason of the interrupt."""
     if blocking.is_given_up:
         return asyncio.CancelledError()
     if strand is None or until < strand.until:
@@ -91,7 +91,7 @@ def _reason(
 
 
 class _Blocking(Generic[T]):
-    """One unit of blocking work on a thread. The lock is its own: no fork and no finalizer needs it."""
+    """One unit of blocking work on a thread. It has a plain lock: no fork and no finalizer needs it."""
 
     def __init__(self, work: Callable[[], T], until: float) -> None:
         self._work = work
@@ -110,21 +110,21 @@ class _Blocking(Generic[T]):
                 self._thread = None
 
     def give_up(self) -> None:
-        """Interrupt it now, and for as long as it goes on. From any thread."""
+        """Interrupt it now, and again while it continues. From any thread."""
         self.is_given_up = True
         self.until = -inf
         self.interrupt()
 
     def interrupt(self) -> None:
-        """Shut the socket that the thread waits for, if it is found."""
-        with self._lock:  # while it is held, the thread cannot start other work
+        """Shut the socket for which the thread waits, if it is found."""
+        with self._lock:  # prevents the thread from starting other work
             if self._thread is None:
                 return
             self.is_interrupted = True
             found = self._socket()
             if isinstance(found, socket.socket):
                 with suppress(OSError):
-                    # an SSLSocket's own drops its TLS
+                    # the method of SSLSocket drops its TLS state
                     socket.socket.shutdown(found, socket.SHUT_RDWR)
 
     def _socket(self) -> socket.socket | None:
@@ -139,11 +139,11 @@ class _Blocking(Generic[T]):
             elif found is None and hasattr(type(one), "get_extra_info"):
                 found = handshaking or one.get_extra_info("socket")
             frame = frame.f_back
-        return None  # the thread has left the work
+        return None  # the thread has ended the work
 
 
 class _Watch:
-    """Interrupts blocking work whose time is over, again and again: a transport of the user may retry."""
+    """Interrupts blocking work whose time is over, repeatedly, since a user's transport may retry."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
@@ -152,9 +152,9 @@ class _Watch:
 
     def _forget(self) -> None:
         self._work: set[_Blocking[Any]] = set()
-        self._runs = False  # a thread looks
+        self._runs = False  # the watching thread runs
         self.postponed: deque[Callable[[], object]] = deque()
-        self._of_parent = KEPT.copy()  # not closed here, where their locks may be held for ever
+        self._of_parent = KEPT.copy()  # not closed here, where their locks may never become free
         KEPT.clear()
 
     def add(self, work: _Blocking[Any]) -> None:
@@ -173,7 +173,7 @@ class _Watch:
             before = time.monotonic()
             time.sleep(_PAUSE)
             late = time.monotonic() - before - _PAUSE
-            if late > LATE:  # a stall: what came in it is read first
+            if late > LATE:  # a stall: first read the data that came during it
                 time.sleep(min(late, STALL))
             while self.postponed:
                 with suppress(Exception):

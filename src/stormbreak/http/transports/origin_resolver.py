@@ -1,8 +1,9 @@
-"""Where the requests through a transport go: routes by origin and key, one connection by origin.
+"""The destinations of requests through a transport: routes by origin and key, one connection by origin.
 
-Keys that rotate would pile up: beyond `MAX_ROUTES`, the least recently used routes are forgotten, and what the engine
-knows of their targets, unless a call is in progress there or they have a cooldown. So are connections that no route
-and no target of the settings uses. A response that is still read keeps its pool, which closes by itself afterwards.
+Rotating keys would accumulate. So beyond `MAX_ROUTES` the least recently used routes are forgotten, and with them the
+engine's state of their targets, unless a call is in progress there or they have a cooldown. Connections that no route
+and no target of the settings uses are dropped, too. A response that is still being read keeps its pool, which closes by
+itself afterwards.
 """
 
 import secrets
@@ -23,17 +24,17 @@ from stormbreak.http.routing import OriginConnections, Routes, TargetConfig
 from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Target
 
-MAX_ROUTES = 256  # that are kept, and connections; more than any application uses at a time
+MAX_ROUTES = 256  # maximum routes and connections; more than an application uses at a time
 
 _SALT = secrets.token_bytes(16)
 _NAMES = {urlsplit(known.base_url).netloc: known.name for known in PRESETS.values()}
 
 
 class OriginResolver:
-    """The routes of one transport, made as its requests come.
+    """The routes of one transport, made on demand.
 
-    `connections` are made as they are needed. `forget` drops what is known of targets, if they are idle. `led` returns
-    the connections that the settings lead to, which are kept.
+    `connections` are made on demand. `forget` drops the state of targets if they are idle. `led` returns the
+    connections of the settings' targets, which are kept.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class OriginResolver:
 
     def _reset_after_fork(self) -> None:
         for kept in self._kept.values():
-            kept.calls = 0  # of the parent
+            kept.calls = 0  # the calls belong to the parent
 
     def routes(self, base_url: str, key: str | None) -> "KeptRoutes":
-        """Return the routes of a request to this address; they are not forgotten within its context.
+        """Return the routes of a request to this address; within the context they are not forgotten.
 
         Raises:
             ConfigurationError: the key would travel in the clear, or a fallback has no key.
@@ -67,7 +68,7 @@ class OriginResolver:
         digest = b"" if key is None else blake2b(key.encode(), key=_SALT, digest_size=16).digest()
         where = base_url, digest
         kept = self._use(where, None)
-        if kept is None:  # making routes calls too much to be done under the lock
+        if kept is None:  # making routes calls too much code to hold the lock
             kept = self._use(where, KeptRoutes(self._make(base_url, key), self._lock))
             assert kept is not None
         if len(self._kept) > MAX_ROUTES:
@@ -75,7 +76,7 @@ class OriginResolver:
         return kept
 
     def _use(self, where: tuple[str, bytes], made: "KeptRoutes | None") -> "KeptRoutes | None":
-        """Return the kept routes, or those that were made, with one call more; None if there are neither."""
+        """Return the kept routes, or the `made` ones, with one more call; None if there are neither."""
         with self._lock:
             kept = self._kept.get(where)
             if kept is not None:
@@ -103,7 +104,7 @@ class OriginResolver:
             if not self._forget(kept.routes.own_targets()):
                 continue
             with self._lock:
-                if not kept.calls:  # still
+                if not kept.calls:  # still unused
                     self._kept.pop(where, None)
             return
 
@@ -134,9 +135,9 @@ class OriginResolver:
 
 
 class KeptRoutes(msgspec.Struct, eq=False):
-    """Routes, and how many calls use them; changed under the lock of the resolver.
+    """Routes, and the number of calls that use them; changed under the lock of the resolver.
 
-    `config` is that of the last call. It refers to the routes: if these knew it, they would keep their connections.
+    `config` is that of the last call. It refers to the routes; the reverse would keep their connections alive.
     """
 
     routes: Routes

@@ -15,7 +15,7 @@ from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome
 
 # ---------------------------------------------------------------- upload
-# Sent once, chunk by chunk, and exactly as long as announced.
+# Sent once, chunk by chunk, with exactly the announced length.
 
 
 class WrongLengthError(Exception):
@@ -23,10 +23,10 @@ class WrongLengthError(Exception):
 
 
 class Upload:
-    """The chunks of a body, as it is sent.
+    """The chunks of a body that is being sent.
 
-    When the announced length is reached, the last chunk is sent without a check for more, since a server may answer
-    before that; `finish` checks. `failure` is what the body raised: the connection would only report that it was lost.
+    When the announced length is reached, the last chunk is sent without a check for more, since the server may answer
+    first; `finish` checks. `failure` is the error of the body: the connection would only report a lost connection.
     """
 
     def __init__(self, chunks: AsyncIterable[bytes], length: int | None) -> None:
@@ -34,7 +34,7 @@ class Upload:
         self.failure: Exception | None = None
         self._pieces = chunks
         self._length = length
-        self._sent: AsyncIterator[bytes] | None = None  # all that was announced
+        self._sent: AsyncIterator[bytes] | None = None  # the announced bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = aiter(self._pieces)
@@ -51,7 +51,7 @@ class Upload:
                 await _close(chunks)
 
     async def finish(self) -> None:
-        """Read the end of a body that was sent whole; if there is more of it, that is a `failure`."""
+        """Read the end of a body that was sent completely; further bytes are a `failure`."""
         chunks, self._sent = self._sent, None
         if chunks is None:
             return
@@ -88,7 +88,7 @@ async def _close(chunks: AsyncIterator[bytes]) -> None:
 
 # ---------------------------------------------------------------- pass through
 
-_ONCE = ("location", "content-length")  # passed on as they were checked
+_ONCE = ("location", "content-length")  # passed on as checked, without repeats
 
 
 async def pass_through(
@@ -100,7 +100,7 @@ async def pass_through(
 ) -> tuple[HttpResponse, ResponseStream] | Failure:
     """Send `body` once, chunk by chunk, and wait for the head of the response, prepared for the SDK.
 
-    At most until `until`, on the monotonic clock. An exception of the body is raised.
+    It ends at the latest at `until`, on the monotonic clock. An exception of the body is raised.
     """
     length = sdk_request.headers.get("content-length")
     upload = Upload(body, int(length) if length is not None and length.isdecimal() else None)
@@ -119,7 +119,7 @@ async def pass_through(
     head = stream.head
     passing = without_hops(head.headers)
     if "content-encoding" in passing and sdk_request.method != "HEAD":
-        del passing["content-encoding"]  # it is unpacked
+        del passing["content-encoding"]  # the body is unpacked
     elif "content-length" in head.headers:
         passing["content-length"] = head.headers["content-length"]
     if redirects_to_other_origin(passing, sdk_request.url):
@@ -152,11 +152,11 @@ def _request(sdk_request: SdkRequest, upload: Upload) -> PreparedRequest:
 
 
 def redirects_to_other_origin(headers: Mapping[str, str], url: str) -> bool:
-    """Whether a response from `url` redirects to another origin: the key would go there, too."""
+    """Whether a response from `url` redirects to another origin, where the key would go, too."""
     location = headers.get("location")
     if location is None:
         return False
     try:
         return not same_origin(urljoin(url, location), url)
-    except ValueError:  # it is no URL
+    except ValueError:  # not a URL
         return True

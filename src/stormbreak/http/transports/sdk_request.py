@@ -1,4 +1,4 @@
-"""A request of an SDK: where it goes, with which key, whether it may be retried, and what its headers ask of us.
+"""A request of an SDK: its destination, its key, whether it may be retried, and its options in headers for us.
 
 Only requests that are known to be safe to repeat go through an engine. All others pass through.
 """
@@ -25,11 +25,11 @@ from stormbreak.types import Priority
 
 R = TypeVar("R")
 
-OURS = "x-stormbreak-"  # the prefix of the headers that are meant for us
+OURS = "x-stormbreak-"  # the prefix of the headers for us
 KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"
-_MAX_URLS = 64  # that are remembered
+_MAX_URLS = 64  # size of the cache
 _NOT_PASSED = frozenset(
     {
         "accept-encoding",  # the connection that sends the request unpacks the answer
@@ -66,13 +66,13 @@ class SdkRequest(NamedTuple):
 
     @property
     def sdk_retry_count(self) -> int:
-        """The number of this retry by the SDK itself; 0 if it is none."""
+        """The number of this retry by the SDK itself; 0 if it is not a retry."""
         count = self.headers.get(_RETRY_COUNT, "")
         return int(count) if count.isascii() and count.isdigit() else 0
 
     @property
     def is_model_call(self) -> bool:
-        """Whether it is a call to a model that may be repeated, as far as its head shows."""
+        """Whether it is a call to a model that may be repeated, judged by its head."""
         return (
             self.method == "POST"
             and _endpoint_in(self.url.partition("?")[0]) is not None
@@ -81,7 +81,7 @@ class SdkRequest(NamedTuple):
 
     @property
     def is_lookup(self) -> bool:
-        """Whether it reads something, as one piece of JSON; openai sends the same head for some streams."""
+        """Whether it only reads one piece of JSON; openai sends the same head for some streams."""
         return (
             self.method == "GET"
             and _is_json(self.headers.get("accept", ""))
@@ -90,7 +90,7 @@ class SdkRequest(NamedTuple):
 
     @property
     def place(self) -> tuple[str, str]:
-        """The base URL and the endpoint after it, both without a query."""
+        """Return the base URL and the endpoint after it, both without a query."""
         return _place(self.url.partition("?")[0])
 
     def __repr__(self) -> str:
@@ -98,8 +98,8 @@ class SdkRequest(NamedTuple):
 
 
 def without_hops(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that are for more than one connection, and not for us."""
-    if OURS in "\n".join(headers):  # quicker than to look at each name
+    """Return the headers without hop-by-hop headers and headers for us."""
+    if OURS in "\n".join(headers):  # quicker than checking each name
         headers = {name: headers[name] for name in headers if not name.startswith(OURS)}
     kept = dict(headers)
     for name in _NOT_PASSED & kept.keys():
@@ -130,7 +130,7 @@ def _place(url: str) -> tuple[str, str]:
 
 @lru_cache(_MAX_URLS)
 def _endpoint_in(url: str) -> str | None:
-    """Return the end of the path, if it is an endpoint that is safe to repeat."""
+    """Return the end of the path if it is an endpoint that is safe to repeat."""
     path = urlsplit(url).path
     for end in FREE:
         if path.endswith(end):
@@ -140,18 +140,18 @@ def _endpoint_in(url: str) -> str | None:
     return known_end(path) or path[path.rindex("/") :]
 
 
-# ---------------------------------------------------------------- what it asks for
-# Its own target gets the request as the SDK wrote it; a fallback, or a target of a settings file, gets one of ours.
+# ---------------------------------------------------------------- model calls and lookups
+# The SDK's own target gets the request unchanged; a fallback, or a target of a settings file, gets one of ours.
 
-_LASTING = ("background", "conversation")  # they leave something on the server: never repeated
-_CONTINUES = "previous_response_id"  # it refers to something there
+_LASTING = ("background", "conversation")  # they create state on the server: never repeat them
+_CONTINUES = "previous_response_id"  # refers to state on the server
 
 
 class ModelCall(RequestTemplate):
     """A call to a model.
 
-    `is_led` elsewhere than to the address that the SDK has, by a settings file. `continues`: it refers to an earlier
-    answer, which one provider keeps.
+    `is_led`: a settings file leads it to another address than the SDK's. `continues`: it refers to an earlier answer,
+    which only one provider has.
     """
 
     is_led = continues = False
@@ -167,7 +167,7 @@ class ModelCall(RequestTemplate):
     def _head(self, route: Route, accept: Passed, key: str) -> tuple[str, Mapping[str, str], float]:
         if self.is_led or self.prepared:
             return super()._head(route, accept, key)
-        headers = without_hops(self._request.headers)  # the first request is the SDK's own
+        headers = without_hops(self._request.headers)  # the first request is the SDK's
         headers.setdefault("idempotency-key", key)
         if self.streamed and not self.delivers:
             headers["accept"] = "text/event-stream"
@@ -177,7 +177,7 @@ class ModelCall(RequestTemplate):
 def read_call(
     request: SdkRequest, body: bytes, *, stream_on_wire: bool
 ) -> ModelCall | Lookup | None:
-    """Read what a model call or a lookup asks for; None if it is not known to be safe to repeat."""
+    """Read a model call or a lookup; None if it is not known to be safe to repeat."""
     if request.method == "GET":
         headers, connect = without_hops(request.headers), _connect_timeout(request)
         return Lookup(
@@ -185,7 +185,7 @@ def read_call(
         )
     try:
         call = ModelCall(request, request.place[1], body, stream_on_wire=stream_on_wire)
-    except ConfigurationError:  # it names no model, or is no JSON: the server will say so
+    except ConfigurationError:  # it has no model, or is not JSON: let the server report it
         return None
     if call.shape is Shape.RESPONSES:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -204,9 +204,9 @@ def _connect_timeout(request: SdkRequest) -> float:
 
 
 # ---------------------------------------------------------------- headers for us
-# `x-stormbreak-priority` (interactive, batch or background), `x-stormbreak-deadline` (seconds from
-# when the request comes), `x-stormbreak-tenant`, `x-stormbreak-label-NAME`, `x-stormbreak-retries`:
-# a scope for this request alone. They are not sent on.
+# `x-stormbreak-priority` (interactive, batch or background), `x-stormbreak-deadline` (seconds from the arrival of the
+# request), `x-stormbreak-tenant`, `x-stormbreak-label-NAME`, `x-stormbreak-retries`: a scope for this request alone.
+# They are not sent on.
 
 _LABEL = "label-"
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -216,10 +216,10 @@ _KNOWN = ("priority", "deadline", "tenant", "label-NAME", "retries")
 
 
 def scope_from_headers(headers: Mapping[str, str]) -> Scope:
-    """Return the scope of a request with these headers, their names in lower case; they go before the scope here.
+    """Return the scope of a request with these headers (lower-case names); they have precedence over the present scope.
 
     Raises:
-        ConfigurationError: names a header that is none of ours, or whose value is invalid.
+        ConfigurationError: names a header that is unknown or has an invalid value.
     """
     if OURS not in "\n".join(headers):
         return current()

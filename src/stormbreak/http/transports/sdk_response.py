@@ -1,6 +1,6 @@
-"""How a call ends for an SDK: a response as the provider sent it, one of our own, or an exception.
+"""The end of a call for an SDK: a response as the provider sent it, one of our own, or an exception.
 
-Every final response forbids the SDK to retry by itself: that would multiply attempts.
+Every final response forbids the SDK to retry, which would multiply attempts.
 """
 
 from functools import lru_cache
@@ -74,7 +74,7 @@ class Failure(NamedTuple):
 def response_for(
     shape: Shape, history: AttemptHistory, ended: CallResult, now: float
 ) -> Reply | Failure:
-    """Return the end of a call for an SDK that asked for this shape."""
+    """Return the end of a call for an SDK that requested this shape."""
     outcome = ended.outcome
     if outcome.rejection is not None:
         return _rejected(shape, outcome.rejection, history, now)
@@ -97,7 +97,7 @@ def response_for(
 
 
 def begun_stream(sender: Sender, call: Call, opened: Delivery | CallResult) -> Stream | None:
-    """Return the stream that a call has begun, or that came whole; None where there is none, or it has failed."""
+    """Return the stream that a call has begun, or that came whole; None if there is none, or it has failed."""
     source = sender.stream_source
     if isinstance(opened, Delivery):
         assert source is not None
@@ -111,7 +111,7 @@ def begun_stream(sender: Sender, call: Call, opened: Delivery | CallResult) -> S
 
 
 def is_filtered(outcome: Outcome) -> bool:
-    """Whether an answer, and no error, failed by its finish reason, which users of SDKs look at."""
+    """Whether an answer (not an error) failed by its finish reason, which users of SDKs check."""
     response = outcome.value
     finished = isinstance(response, Response) and response.parsed.finish_reason is not None
     return finished and not TREATMENTS[outcome.verdict].retry
@@ -120,7 +120,7 @@ def is_filtered(outcome: Outcome) -> bool:
 def response_headers(
     head: HttpResponse, history: AttemptHistory
 ) -> dict[str, str | tuple[str, ...]]:
-    """Return the headers for the SDK, of a body that was unpacked, without a redirect."""
+    """Return the headers for the SDK, for an unpacked body and without a redirect."""
     headers = with_repeats(without_hops(head.headers), head.repeated)
     headers.pop("content-encoding", None)
     headers.pop("location", None)
@@ -142,7 +142,7 @@ def _fixed_headers(target: Target) -> dict[str, str]:
 
 def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: float) -> Reply:
     status = 503 if rejection.policy in _UNAVAILABLE else 429
-    if rejection.policy == COST:  # it is about the request itself
+    if rejection.policy == COST:  # the request itself is the cause
         status = 400
     message = f"stormbreak sent nothing to {history.target}: {rejection.text} ({rejection.policy})"
     headers: dict[str, str | tuple[str, ...]] = {"content-type": _JSON}
@@ -155,13 +155,13 @@ def _rejected(shape: Shape, rejection: Rejection, history: AttemptHistory, now: 
 
 
 def failure_of(outcome: Outcome, history: AttemptHistory | None) -> Failure:
-    """Return the exception of an attempt, the last of `history`, that got no response."""
+    """Return the exception of an attempt without a response, the last of `history`."""
     message = str(outcome.detail or outcome.error or outcome.verdict)
     return Failure(_kind_of(outcome), message, history, outcome.error)
 
 
 def _kind_of(outcome: Outcome) -> str:
-    """Return the name of the exception that an HTTP library has for a failure without a response."""
+    """Return the name of the HTTP library's exception for a failure without a response."""
     if outcome.verdict is Verdict.TIMEOUT:
         return "ReadTimeout"
     if outcome.verdict is Verdict.CONNECT_FAILED:
@@ -178,7 +178,7 @@ def _is_error(body: bytes) -> bool:
 
 
 def error_body(shape: Shape, status: int, code: str | None, message: str) -> bytes:
-    """Write an error as the API of this shape does."""
+    """Write an error in the format of this shape's API."""
     kind = _TYPES.get(status, "api_error")
     if shape is Shape.MESSAGES:
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})

@@ -1,7 +1,7 @@
-"""What both transports share: a request of an HTTP library in, its response or exception out, an engine in between.
+"""The common part of both transports: a request of an HTTP library in, its response or exception out.
 
-It serves httpx2 and httpx, which differ in their classes only. `AsyncSdkTransport` runs on the caller's loop,
-`sync_transport` on the thread that calls.
+An engine is in between. It serves httpx2 and httpx, which differ only in their classes. `AsyncSdkTransport` runs on the
+caller's loop, `sync_transport` on the calling thread.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ from stormbreak.http.transports.wrapped_connection import WrappedConnection, che
 from stormbreak.llm.endpoints import shape_of
 from stormbreak.types import Call, CallResult, Outcome, Rejection, Target, Verdict
 
-UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or lasts on the server"
+UNCOUNTED = "its cost cannot be counted: it is not JSON, has no model, or lasts on the server"
 """Why a spend limit rejects a request that would otherwise pass through."""
 
 
@@ -72,7 +72,7 @@ def _forget(driver: AsyncioDriver | BlockingDriver, targets: Iterable[Target]) -
 def _with_own_cookies(
     headers: RepeatableHeaders, routes: Routes, target: Target, sdk_request: SdkRequest
 ) -> RepeatableHeaders:
-    """Return the headers; without cookies if the target has another address, since the SDK's client would send them to its own."""
+    """Return the headers; drop cookies of another address, since the SDK's client would send them to its own."""
     if "set-cookie" not in headers:
         return headers
     if same_origin(routes.route(target).origin.base_url, sdk_request.place[0]):
@@ -81,11 +81,11 @@ def _with_own_cookies(
 
 
 class SdkTransport(Observable):
-    """A transport: one engine for all the hosts, keys and models that are called through it."""
+    """A transport: one engine for all hosts, keys and models that are called through it."""
 
     library: ClassVar[Library]
-    sends: ClassVar[str]  # the method by which a transport of its kind sends
-    blocks: ClassVar[bool]  # the caller's thread
+    sends: ClassVar[str]  # the sending method of a transport of this kind
+    blocks: ClassVar[bool]  # it blocks the caller's thread
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
@@ -103,26 +103,26 @@ class SdkTransport(Observable):
         fleet: FleetPolicy | str | None = None,
         tenants: Mapping[str, TenantLimits] | None = None,
     ) -> None:
-        """Make one; any number of clients may share it.
+        """Make a transport; any number of clients may share it.
 
         Args:
             policy: a `Policy`, the name of a preset, the path of a file, or the engine of another transport, to share
-                all it knows. Settings, or a file with targets, also lead requests to their targets and pools, by the
-                model that they name.
+            its
+                state. Settings, or a file with targets, also lead requests to their targets and pools, by model.
             inner: another transport of the library to send through, instead of our own connections.
-            stream_on_wire: have plain chat completions sent as streams and assemble them (see docs/client.md).
-            degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text.
+            stream_on_wire: request plain chat completions as streams and assemble them (see docs/client.md).
+            degraded: makes answers for a `degraded` rule without a text in the policy's fallbacks.
             allow_http: allow a key over plain http to another machine.
             proxy: URL of an HTTP proxy, for every host.
-            verify: which certificates to trust: a context, or False for all.
-            cert: files of a client certificate, as the library takes them.
-            trust_env: whether proxies and certificates in the environment count.
+            verify: the certificates to trust: a context, or False for all.
+            cert: files of a client certificate, as in the library.
+            trust_env: whether to use proxies and certificates from the environment.
             http2: rejected, since our own connections do not support it.
-            fleet: the store of a fleet, or a `FleetPolicy`, in place of `policy.fleet` (see docs/fleet.md).
+            fleet: the store of a fleet, or a `FleetPolicy`, instead of `policy.fleet` (see docs/fleet.md).
             tenants: the limits of tenants, by name (see docs/scope.md).
 
         Raises:
-            ConfigurationError: names the argument that is wrong.
+            ConfigurationError: names the invalid argument.
         """
         self._connecting = ConnectionFactory(
             inner=inner,
@@ -162,7 +162,7 @@ class SdkTransport(Observable):
         fleet: FleetPolicy | str | None,
         tenants: Mapping[str, TenantLimits] | None,
     ) -> tuple[Engine, LiveSettings | None]:
-        """Return the engine, and the settings that lead requests to targets; those of a file get our `connections`."""
+        """Return the engine, and the settings that lead requests to targets; from a file, with our `connections`."""
         if isinstance(policy, LiveSettings) and self._connecting.is_changed:
             raise ConfigurationError(
                 "settings have their own connections: give the transport the path of their file"
@@ -171,18 +171,18 @@ class SdkTransport(Observable):
             policy = LiveSettings(policy, degraded=degraded, connections=connections)
         if isinstance(policy, Engine | LiveSettings) and tenants is not None:
             raise ConfigurationError(
-                "tenants belong to the engine, or into the settings: set [tenants.NAME] in the file"
+                "tenants belong to the engine or to the settings: set [tenants.NAME] in the file"
             )
         if isinstance(policy, Engine):
             return policy, None
         if not isinstance(policy, LiveSettings):
             return engine_for(policy, fleet, tenants), None
         if fleet is not None:
-            raise ConfigurationError("fleet belongs into the settings: set [fleet] in the file")
+            raise ConfigurationError("fleet belongs in the settings: set [fleet] in the file")
         return policy.engine, policy
 
     def _led_connections(self) -> Iterator[Connection]:
-        """Yield those of the settings' targets and of their fallbacks."""
+        """Yield the connections of the settings' targets and of their fallbacks."""
         configs: Mapping[str, TargetConfig] = (
             {} if self._settings is None else self._settings.now.configs
         )
@@ -196,7 +196,7 @@ class SdkTransport(Observable):
         return WrappedConnection(self.library, inner)
 
     async def _run(self, source: ModelCall | Lookup, sdk_request: SdkRequest, request: Any) -> Any:
-        """Run a call to its end, or to the first output of a stream: return its response, or raise an exception."""
+        """Run a call to its end, or to the first output of a stream; return its response or raise an exception."""
         scope = scope_from_headers(sdk_request.headers)
         known = self._recent_failures.find(sdk_request, request.content)
         if known is not None:
@@ -214,7 +214,7 @@ class SdkTransport(Observable):
         return result
 
     def _config_of(self, kept: KeptRoutes) -> TargetConfig:
-        """Return the config of calls to the SDK's own address, made anew when the policy has changed."""
+        """Return the config of calls to the SDK's own address; make a new one if the policy has changed."""
         policy, config = self.engine.policy, kept.config
         if config is None or config.policy is not policy:
             answers, reserves = self._local_answers, policy.reserves
@@ -222,7 +222,7 @@ class SdkTransport(Observable):
         return config
 
     def _config_led_to(self, source: ModelCall | Lookup) -> tuple[TargetConfig, str] | None:
-        """Return the target to which the settings lead a call, and the model to ask for there; None: its own address."""
+        """Return the target to which the settings lead a call, and the model there; None: the SDK's address."""
         if self._settings is None or not isinstance(source, ModelCall):
             return None
         route = self._settings.now.route(source.model)
@@ -247,7 +247,7 @@ class SdkTransport(Observable):
         request: Any,
         scope: Scope,
     ) -> Any:
-        """Return the response that a call ends with or begins; or how it failed without one."""
+        """Return the final or streaming response of a call, or its failure without a response."""
         call = self._make_call(source, config, model, sdk_request.timeouts, scope)
         driver = self._driver
         sender = self._sender(source, config, sdk_request.timeouts)
@@ -258,7 +258,7 @@ class SdkTransport(Observable):
         stream = begun_stream(sender, call, opened)
         if stream is not None:
             return self._stream_response(stream, opened, config.routes, sdk_request, request)
-        assert isinstance(opened, CallResult), "what has begun is a stream"
+        assert isinstance(opened, CallResult), "a delivery has begun a stream"
         history = AttemptHistory(opened.target or call.target, opened)
         if isinstance(source, ModelCall):
             cache_answer(config, source, opened)
@@ -276,9 +276,9 @@ class SdkTransport(Observable):
         timeouts: SdkTimeouts,
         scope: Scope,
     ) -> Call:
-        """Make the call. The SDK's own timeout bounds all of a plain call, and of a stream the time to its first output."""
+        """Make the call. The SDK's timeout bounds a whole plain call, or the time to the first output of a stream."""
         route, steps = config.route_and_steps(model)
-        if source.delivers:  # a local answer is no stream
+        if source.delivers:  # a local answer is not a stream
             steps = tuple(step for step in steps if step.targets)
         now, whole = time.monotonic(), config.policy.deadline or inf
         deadline = min(whole, timeouts.read or inf)
@@ -297,7 +297,7 @@ class SdkTransport(Observable):
     def _sender(
         self, source: ModelCall | Lookup, config: TargetConfig, timeouts: SdkTimeouts
     ) -> BufferedSender | StreamSender:
-        """Make the sender; after the first output of a stream the SDK's own timeout bounds silence."""
+        """Make the sender; after the first output of a stream, the SDK's timeout bounds silence."""
         policy, routes, on_output = config.policy, config.routes, self._driver.first_output
         if not source.delivers:
             return BufferedSender(source, routes, policy, on_output, self.blocks)
@@ -313,7 +313,7 @@ class SdkTransport(Observable):
         sdk_request: SdkRequest,
         request: Any,
     ) -> Any:
-        """Return the response to a stream that has begun, or came whole."""
+        """Return the response for a stream that has begun, or came whole."""
         result = opened.command if isinstance(opened, Delivery) else opened
         history, head = AttemptHistory(stream.target, result), stream.head
         body = self.library.stream_bodies[self.blocks](stream, history, self.library, request)
@@ -323,14 +323,14 @@ class SdkTransport(Observable):
         return self.library.response(head.status, headers, history=history, stream=body)
 
     def _exceeds_spend_limit(self, sdk_request: SdkRequest) -> bool:
-        """Whether it calls a model, but would only pass through, while there is a spend limit."""
+        """Whether a spend limit exists and a model call would only pass through."""
         if not sdk_request.is_model_call or self.policy.spend.acts:
             return sdk_request.is_model_call
         limited = self.engine.tenants.get(scope_from_headers(sdk_request.headers).tenant or "")
         return limited is not None and limited.limits.spend.acts
 
     def _rejection(self, sdk_request: SdkRequest) -> Any:
-        """Return the response to a request that no spend limit could count."""
+        """Return the response to a request whose cost cannot be counted."""
         base_url, endpoint = sdk_request.place
         target = Target(urlsplit(base_url).netloc, NO_MODEL)
         ended = CallResult(
@@ -338,13 +338,13 @@ class SdkTransport(Observable):
         )
         history = AttemptHistory(target, ended)
         reply = response_for(shape_of(endpoint), history, ended, self._driver.clock())
-        assert isinstance(reply, Reply), "a rejection is answered"
+        assert isinstance(reply, Reply), "a rejection has a response"
         return self.library.response(
             reply.status, reply.headers, history=history, content=reply.body
         )
 
     async def _pass(self, sdk_request: SdkRequest, body: AsyncIterable[bytes], request: Any) -> Any:
-        """Send once, over our own connections and past the engine, what may not be safe to repeat."""
+        """Send once, over our own connections and past the engine: the request may not be safe to repeat."""
         until = scope_from_headers(sdk_request.headers).deadline_at
         origin = self._resolver.origin(sdk_request.place[0], sdk_request.key)
         connection = self._resolver.connection(origin)
@@ -382,7 +382,7 @@ class SdkTransport(Observable):
 
     @property
     def policy(self) -> Policy:
-        """The policy of requests that no settings lead, as of the latest reload; its fallbacks stay those of the beginning."""
+        """The policy of requests to the SDK's own address, as of the last reload, but with its first fallbacks."""
         return self.engine.policy
 
     async def _close(self) -> None:
@@ -402,7 +402,7 @@ class AsyncSdkTransport(SdkTransport):
     blocks = False
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Answer a request of the library with its response, or raise its exception.
+        """Answer a request of the library with the library's response, or raise its exception.
 
         Raises:
             ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
@@ -422,7 +422,7 @@ class AsyncSdkTransport(SdkTransport):
         return await self._pass(sdk_request, request.stream, request)
 
     async def aclose(self) -> None:
-        """Close the connections of the running loop. Its streams end, and count as nothing."""
+        """Close the connections of the running loop. Its streams end, and count neither as success nor as failure."""
         assert isinstance(self._driver, AsyncioDriver)
         self._driver.end_streams(asyncio.get_running_loop())
         self._driver.rest()
@@ -430,8 +430,8 @@ class AsyncSdkTransport(SdkTransport):
 
 
 # ---------------------------------------------------------------- recent failures
-# An exception carries no header that forbids a retry. So when an SDK retries a failed call by itself
-# within a minute, the same failure is raised at once. Of a request only a digest is kept.
+# An exception has no header that forbids a retry. So if an SDK retries a failed call within a minute, the same failure
+# is raised at once. Only a digest of a request is kept.
 
 KEPT = 60.0  # seconds; the SDKs come back within 8
 _MAX_KEPT = 1024
@@ -439,7 +439,7 @@ _SALT = secrets.token_bytes(16)
 
 
 class RecentFailures:
-    """What was raised for which request, on any thread."""
+    """The recent failures by request. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -451,7 +451,7 @@ class RecentFailures:
             self._kept.popitem(last=False)
 
     def find(self, request: SdkRequest, body: bytes) -> Failure | None:
-        """Return the failure of the call that an SDK retries; None for a call of its own."""
+        """Return the failure of the call that an SDK retries; None for a new call."""
         if not request.sdk_retry_count:
             return None
         known = self._kept.get(_digest(request, body))

@@ -1,6 +1,6 @@
 """The transport for blocking code: calls run on the calling thread.
 
-An interrupt of the thread (KeyboardInterrupt) closes the connection of its call, and frees what it held.
+An interrupt of the thread (KeyboardInterrupt) closes the connection of its call, and frees everything it held.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -17,9 +17,9 @@ from stormbreak.http.transports.wrapped_connection import BlockingWrappedConnect
 
 
 async def _ahead(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """Yield the chunks of a body that an SDK sends, each when the next is known.
+    """Yield the chunks of an SDK's body, each when the next is known.
 
-    With the last one it must be known that no more comes: an answer before that counts as one to another request.
+    The last chunk must be known to be the last: an answer before that counts as one to another request.
     """
     left = iter(chunks)
     chunk = next(left, None)
@@ -32,7 +32,7 @@ async def _ahead(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
 class SyncSdkTransport(SdkTransport):
     """A synchronous transport, for any number of threads; its arguments are those of `SdkTransport`.
 
-    `inner` is synchronous, too; it runs on the calling thread. A function that makes degraded answers may be a coroutine
+    `inner` is synchronous, too; it runs on the calling thread. A function for degraded answers may be a coroutine
     function.
     """
 
@@ -59,9 +59,9 @@ class SyncSdkTransport(SdkTransport):
         )
 
     def close(self) -> None:
-        """End all calls: those that wait are rejected, those that were sent lose their connection.
+        """End all calls: waiting calls are rejected, sent calls lose their connection.
 
-        From any thread, and from a finalizer, as an SDK does. Later calls find it open.
+        From any thread, and from a finalizer, as in SDKs. Later calls work: it stays usable.
         """
         ending, self._driver = self._driver, self._new_driver()
         ending.close()

@@ -10,7 +10,7 @@ from stormbreak.http.policy_in_force import engine_for
 from stormbreak.http.settings import LiveSettings
 from stormbreak.http.transports.sdk_transport import SdkTransport
 
-_OWN = ("_transport", "_mounts")  # where httpx2 and httpx keep what a client sends through
+_OWN = ("_transport", "_mounts")  # where httpx2 and httpx keep the transports of a client
 
 
 Client = TypeVar("Client")
@@ -22,13 +22,14 @@ def put_under(
     policy: Policy | str | Engine,
     **settings: Any,
 ) -> Client:
-    """Put one of our transports over each transport of the client, all of one engine; `kinds` by the class of client.
+    """Put our transports over each transport of the client, with one engine; `kinds` are by the class of client.
 
     Returns the client.
 
     Raises:
-        ConfigurationError: it is no client of the library, nor an SDK that has one; or it is wrapped already, in whole
-            or in part; or it is closed.
+        ConfigurationError: it is neither a client of the library nor an SDK with one; or it is already wrapped, in
+        whole or
+            in part; or it is closed.
     """
     if isinstance(policy, LiveSettings):
         raise ConfigurationError("wrap takes a policy: give the settings to a transport")
@@ -41,7 +42,7 @@ def put_under(
     if ours:
         raise ConfigurationError(
             "a proxy or mount of the client bypasses its stormbreak transport:"
-            " give the proxy to that, or wrap a client without it"
+            " give the proxy to the transport, or wrap a client without it"
         )
     if http.is_closed:
         raise ConfigurationError("the client is closed")
@@ -54,7 +55,7 @@ def put_under(
 
 
 def installed_transports(client: Any) -> list[SdkTransport]:
-    """Return our transports under a client of the library, or under an SDK that has one."""
+    """Return our transports under a client of the library, or under an SDK with one."""
     for each in (client, getattr(client, "_client", None)):
         mounts = getattr(each, "_mounts", None)
         mounted = mounts.values() if isinstance(mounts, Mapping) else ()
@@ -68,7 +69,7 @@ def installed_transports(client: Any) -> list[SdkTransport]:
 def _http_client(
     client: Any, kinds: Mapping[type, type[SdkTransport]]
 ) -> tuple[Any, type[SdkTransport]]:
-    """Return the HTTP client of `client`, and the kind of transport that goes under it."""
+    """Return the HTTP client of `client`, and the kind of transport for it."""
     for each in (client, getattr(client, "_client", None)):
         for http, kind in kinds.items():
             if isinstance(each, http) and all(hasattr(each, name) for name in _OWN):

@@ -10,24 +10,24 @@ from stormbreak.http.transports.interruptible import interruptible
 from stormbreak.http.transports.sdk_response import Failure
 
 # ---------------------------------------------------------------- deadlines and stale bytes
-# The connections of a wrapped transport are not ours.
+# We do not own the connections of a wrapped transport.
 #
 # Law 15: a connection with unrequested bytes is closed instead of reused. httpcore checks the socket before it reuses a
 # connection, but not what it has already read: in h11's buffer, in the TLS buffer and in anyio's queue.
 #
 # This module uses undocumented parts of httpx, httpx2, httpcore, httpcore2 and anyio.
-# `tests/laws/test_law_15_the_answer_to_that_very_call.py` checks each name. Without them, the laws do
-# not hold there, and nothing else breaks.
+# `tests/laws/test_law_15_the_answer_to_that_very_call.py` checks each name. If one is missing, the laws do not hold
+# there; nothing else breaks.
 
 TO_H11 = ("_httpcore_stream", "_stream", "_connection", "_h11_state")
-"""From the stream of a response to the parser of its connection: a chain of attributes."""
+"""The chain of attributes from the stream of a response to the parser of its connection."""
 
 TO_QUEUE = ("_protocol", "read_queue")
-"""From an anyio stream to the bytes that it has read and not handed out."""
+"""The chain of attributes from an anyio stream to its bytes that were read but not handed out."""
 
 
 def parser_of(response: Any) -> Any:
-    """Return the h11 connection that parses a response; None if it is HTTP/2, or no connection."""
+    """Return the h11 connection that parses a response; None for HTTP/2, or without a connection."""
     found = _follow(response.stream, TO_H11)
     return found if hasattr(found, "trailing_data") and hasattr(found, "send_failed") else None
 
@@ -49,7 +49,7 @@ def _has_buffered(network_stream: Any) -> bool:
 
 
 def _has_decrypted(tls: ssl.SSLObject) -> bool:
-    """Whether its buffer holds bytes, or the end; it reads only from memory."""
+    """Whether the TLS buffer holds bytes or the end; reads only from memory."""
     try:
         tls.read(1)
     except ssl.SSLWantReadError:
@@ -78,8 +78,8 @@ def seconds_to(until: float | None) -> float | None:
 class WrappedBody:
     """The stream of `response`, read on a loop or by a thread until `until`; `late` makes the exception then.
 
-    Closing it closes the connection, too, if unrequested bytes came. One that is `held` is closed by `release` alone: the
-    library closes a body at its end, before anyone can judge it.
+    If unrequested bytes came, closing it also closes the connection. A `held` body is closed only by `release`: the
+    library closes a body at its end, before it can be judged.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class WrappedBody:
             self._parser.send_failed()  # an h11 connection with an error is not reused
 
     def release(self) -> None:
-        """Close it, now that it was judged."""
+        """Close it after the judgement."""
         self._is_held = False
         self.close()
 
@@ -162,7 +162,7 @@ class WrappedBody:
             await self._stream.aclose()
 
     def _leave(self) -> None:
-        """From now on the parser may be another request's."""
+        """Detach from the parser, which may now belong to another request."""
         if self._parser is not None and _is_unrequested(self._parser, self._network_stream):
             self.spoil()
         self._parser = None

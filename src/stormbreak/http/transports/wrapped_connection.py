@@ -1,6 +1,6 @@
 """A connection over another transport of the HTTP library, with all its settings.
 
-It makes one attempt per request: a transport that retries by itself would hide attempts from the policy.
+It makes one attempt per request: a transport that retries would hide attempts from the policy.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ from stormbreak.types import Outcome
 
 _SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
 _GRACE = 0.1  # seconds
-_TURNS = 8  # of the loop, until a connection is free: httpcore takes one or two
+_TURNS = 8  # maximum turns of the loop until a connection is free; httpcore takes one or two
 _LIBRARIES = frozenset({"httpx", "httpx2"})
 
 
 def check_wrapped(inner: Any, library: Library, sends: str) -> None:
-    """Check that the method `sends` sends, and does not hide attempts from the policy; raise ConfigurationError."""
+    """Check that `inner` has the method `sends`, and hides no attempts from the policy; raise ConfigurationError."""
     kind = type(inner)
     homes = {base.__module__.partition(".")[0] for base in kind.__mro__} & _LIBRARIES
     if homes and library.name not in homes:
@@ -72,7 +72,7 @@ class _WrappedConnection(ABC):
     def _made(self, request: PreparedRequest) -> Any:
         idle = request.idle_timeout
         pool = None
-        if request.attempt_timeout is not None:  # also if no socket is found to be shut
+        if request.attempt_timeout is not None:  # in case no socket is found to shut
             pool = request.attempt_timeout + _GRACE
             idle = min(idle or inf, pool)
         spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": pool}
@@ -91,11 +91,11 @@ class WrappedConnection(_WrappedConnection):
     def __init__(self, library: Library, inner: Any) -> None:
         super().__init__(library, inner)
         self._streams: LiveSet[WrappedResponse] = LiveSet()
-        self.releasing: asyncio.Task[None] | None = None  # what was judged last
+        self.releasing: asyncio.Task[None] | None = None  # of the last judged response
 
     @property
     def blocking(self) -> Connection:
-        """There is none: `inner` does not block."""
+        """Raise: an asynchronous `inner` has no blocking form."""
         raise AssertionError("an asynchronous transport does not send for blocking code")
 
     async def open(self, request: PreparedRequest) -> "WrappedResponse | Outcome":
@@ -109,7 +109,7 @@ class WrappedConnection(_WrappedConnection):
         return stream
 
     async def _released(self) -> None:
-        """Let the connection of the last response go back to the pool: else one more would be opened."""
+        """Let the connection of the last response return to the pool, or another one would be opened."""
         releasing, self.releasing = self.releasing, None
         if releasing is not None:
             for _ in range(_TURNS):
@@ -118,7 +118,7 @@ class WrappedConnection(_WrappedConnection):
                 await asyncio.sleep(0)
 
     async def close(self) -> None:
-        """Close the inner transport. Readers are woken before, since a closed socket does not wake them."""
+        """Close the inner transport. Wake readers first, since a closed socket does not wake them."""
         loop = asyncio.get_running_loop()
         here = [each for each in self._streams if each.loop is loop]
         with suppress(TimeoutError):
@@ -134,7 +134,7 @@ class WrappedConnection(_WrappedConnection):
 
 
 class BlockingWrappedConnection(_WrappedConnection):
-    """Sends requests through a synchronous `inner`, on the thread that waits for them."""
+    """Sends requests through a synchronous `inner`, on the waiting thread."""
 
     @property
     def blocking(self) -> Self:
@@ -173,7 +173,7 @@ class _WrappedResponse(ABC):
         return got
 
     async def wait(self) -> None:
-        """Read the next bytes, to be taken."""
+        """Read the next bytes for `take`."""
         self._got = await self.read()
 
     async def read(self) -> bytes | Outcome:
@@ -193,7 +193,7 @@ class _WrappedResponse(ABC):
         self._patience = min(self._patience, seconds)
 
     def spoil(self) -> None:
-        """Let no other request use the connection, where the library shows its parser. Before `close`."""
+        """Keep other requests off the connection, if the library exposes its parser. Call it before `close`."""
         if not self._closed:
             self._body.spoil()
 
@@ -202,11 +202,11 @@ class _WrappedResponse(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close the connection, unless the body was read to its end. A waiting reader wakes."""
+        """Close the connection, unless the body was read to its end. Wake a waiting reader."""
 
 
 class BlockingWrappedResponse(_WrappedResponse):
-    """That of a synchronous transport."""
+    """The response of a synchronous transport."""
 
     def __init__(self, response: Any, owner: _WrappedConnection, max_bytes: float | None) -> None:
         super().__init__(response, owner, max_bytes)
@@ -234,7 +234,7 @@ class BlockingWrappedResponse(_WrappedResponse):
             raise
         finally:
             self._reader = None
-            if self._closed:  # by another thread, meanwhile
+            if self._closed:  # another thread closed it meanwhile
                 _leave(self._body, self._chunks)
 
     def close(self) -> None:
@@ -246,7 +246,7 @@ class BlockingWrappedResponse(_WrappedResponse):
             reader.interrupt()
         elif self._is_read:
             _leave(self._body, self._chunks)
-        else:  # the garbage collector may have ended the generator of an SDK, which closes it
+        else:  # the garbage collector may have ended an SDK's generator, which closes the response
             do_soon(partial(_leave, self._body, self._chunks))
 
     def __del__(self) -> None:
@@ -262,7 +262,7 @@ def _leave(body: WrappedBody, chunks: Generator[bytes]) -> None:
 
 
 class WrappedResponse(_WrappedResponse):
-    """That of an asynchronous transport; of the running loop."""
+    """The response of an asynchronous transport, on the running loop."""
 
     def __init__(self, response: Any, owner: WrappedConnection, max_bytes: float | None) -> None:
         super().__init__(response, owner, max_bytes)
@@ -270,11 +270,11 @@ class WrappedResponse(_WrappedResponse):
         self._chunks = response.aiter_bytes()
         self._waiting: Timeout | None = None
         self.loop = asyncio.get_running_loop()
-        self._cut = False  # closed while it was read
+        self._cut = False  # closed during a read
 
     @property
     def is_read(self) -> bool:
-        """Whether a reader waits for its next bytes."""
+        """Whether a reader waits for the next bytes."""
         return self._waiting is not None
 
     async def _next(self) -> bytes | Outcome:
@@ -311,7 +311,7 @@ class WrappedResponse(_WrappedResponse):
 
     def __del__(self) -> None:
         if not self._closed:
-            with suppress(RuntimeError):  # a loop that is closed
+            with suppress(RuntimeError):  # the loop may be closed
                 body, loop = self._body, self.loop
                 body.spoil()
                 loop.call_soon_threadsafe(lambda: _start(loop, body.release_on_loop()))

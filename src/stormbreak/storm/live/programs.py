@@ -1,4 +1,4 @@
-"""The programs under test: copies of one command, each in a process group of its own, which is killed after the storm.
+"""The programs under test: copies of one command. Each has a process group, which is killed after the storm.
 
 A program gets its usual environment, with the base URL of the provider and a dummy key. Its standard output is not
 read: the provider sees all that counts. The end of its standard error is kept, in case it dies.
