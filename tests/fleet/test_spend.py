@@ -11,7 +11,7 @@ from stormbreak.provider.in_thread import serve
 
 LIMIT = Decimal("0.02")
 BOUND = Decimal("0.001")  # what a call may cost, at most
-SPENT, LOST = "leaves no", "the store of the fleet does not answer"
+SPENT, LOST = "the rest of the limit", "the store of the fleet does not answer"
 
 
 def billed(provider):
