@@ -287,6 +287,9 @@ async def test_a_hedge_that_fits_the_schema_wins():
         ({"enum": {1j}}, "schema is not JSON: TypeError"),
         (int, "schema must be a JSON schema (a dict) or a pydantic model, got type"),
         ("x", "schema must be a JSON schema (a dict) or a pydantic model, got str"),
+        (b"{}", "schema must be a JSON schema (a dict) or a pydantic model, got bytes"),
+        (b"x", "schema must be a JSON schema (a dict) or a pydantic model, got bytes"),
+        ([], "schema must be a JSON schema (a dict) or a pydantic model, got list"),
     ],
 )
 async def test_an_invalid_schema_is_rejected_before_anything_is_sent(schema, message):

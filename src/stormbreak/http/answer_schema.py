@@ -111,11 +111,15 @@ Schema: TypeAlias = Mapping[str, Any] | type | AnswerSchema
 """The argument of callers: a JSON schema, a pydantic model, or an existing `AnswerSchema`."""
 
 
-def schema_of(source: Schema, repairs: int, *, asks: bool = True) -> AnswerSchema:
+def schema_of(source: object, repairs: int, *, asks: bool = True) -> AnswerSchema:
     """Make the schema of a call; an `AnswerSchema` is returned unchanged."""
     if isinstance(source, AnswerSchema):
         return source
-    return _made(_encoded(source) if isinstance(source, Mapping) else source, repairs, asks)
+    if isinstance(source, Mapping):
+        return _made(_encoded(source), repairs, asks)
+    if isinstance(source, type):
+        return _made(source, repairs, asks)
+    return AnswerSchema(source, repairs=repairs, asks=asks)  # rejects it; it may have no hash
 
 
 @lru_cache(maxsize=_KEPT)
