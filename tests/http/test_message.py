@@ -55,6 +55,16 @@ def test_a_response_cut_at_any_byte_is_incomplete():
         assert parser.take() == b"hello"
 
 
+@table_test("callback", ["on_header", "on_headers_complete", "on_body", "on_message_complete"])
+def test_an_interrupt_in_a_callback_is_no_malformed_response(callback):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    parser = type("Interrupted", (ResponseParser,), {callback: interrupt})()
+    with pytest.raises(KeyboardInterrupt):
+        parser.feed(LENGTH)
+
+
 def test_a_malformed_body_in_the_same_packet_does_not_lose_the_head():
     parser = ResponseParser()
     with pytest.raises(MalformedResponseError):

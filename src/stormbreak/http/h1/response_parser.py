@@ -74,8 +74,11 @@ class ResponseParser:
         assert llhttp is not None
         try:
             llhttp.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade):
+        except (HttpParserError, HttpParserUpgrade) as error:
             self.reusable = False
+            cause = error.__context__
+            if cause is not None and not isinstance(cause, Exception):  # Ctrl-C in a callback
+                raise cause from None
             if not self.complete:
                 raise MalformedResponseError from None
         if self.unread > unread:
