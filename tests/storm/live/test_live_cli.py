@@ -56,7 +56,7 @@ def brief(tmp_path):
     return str(path)
 
 
-BUSY = re.compile(r"of a core for \d+ s: it may|all cores were busy|was handed over \S+ s late")
+BUSY = re.compile(r"of a core for \d+ s: it may|all cores were busy|was started \S+ s late")
 
 
 def live(capsys, *args):
@@ -318,6 +318,8 @@ def test_the_progress_is_shown_on_a_terminal(brief, asker, typed):
 def test_reasons_to_doubt_the_figures_are_printed():
     busiest = PeakCpuLoad(program=0.93, provider=0.85, machine=0.99)
     played = Played(result=None, unmatched_requests=3, exits=(0,), latest=0.4, busiest=busiest)
+    *busy, _ = warnings_of(played)
+    assert all(map(BUSY.search, busy))
     assert [warning.split(":")[0] for warning in warnings_of(played)] == [
         "a copy used 93% of a core for 5 s",
         "the provider used 85% of a core for 5 s",
