@@ -173,9 +173,7 @@ class SimulatedProvider:
             now, key, streamed=self._streamed, tokens=tokens, attempt=attempt
         )
         limits = None
-        if (
-            self._dialect is not None
-        ):  # an answer reports the current limits, as the embedded provider does
+        if self._dialect is not None:  # an answer reports the limits of its arrival
             limits = rate_limits_of(self._dialect, self._model.limit_states(now), now)
         self._waiting[request] = answer, first, send, tokens, limits
         self._aim()

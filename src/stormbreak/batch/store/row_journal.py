@@ -226,9 +226,8 @@ class RowJournal:
         ends = array("Q", bytes(8 * len(self._rows)))
         for index, entry in placed(path, self._rows):
             ends[index] = entry.end
-        earlier: dict[
-            int, Tries
-        ] = {}  # attempts on the lines so far, of rows whose last line is still ahead
+        # Attempts on the lines so far, of rows whose last line is still ahead.
+        earlier: dict[int, Tries] = {}
         with replacing(path) as file:
             for index, entry in placed(path, self._rows):
                 if self._states[index] < _FAILED:
