@@ -216,11 +216,10 @@ def pytest_runtest_makereport(call: Any) -> None:
     error = call.excinfo.value
     if isinstance(error, explaining.CallError):
         return  # its own message has them
-    with suppress(
-        Exception
-    ):  # from a property of a foreign exception: report the test's own failure
+    # A property of a foreign exception may raise: report the test's own failure.
+    with suppress(Exception):
         response = getattr(error, "response", None)
-        told = error.__cause__ if response is None else response
-        for line in explaining.explain(told).splitlines():
+        failed = error.__cause__ if response is None else response
+        for line in explaining.explain(failed).splitlines():
             if line not in getattr(error, "__notes__", ()):
                 error.add_note(line)

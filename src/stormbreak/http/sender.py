@@ -120,9 +120,8 @@ PreparedAttempt: TypeAlias = tuple[Send, Connection, PreparedRequest, Policy, st
 """One attempt, ready to be sent, and the API key to redact."""
 
 
-class Sender(
-    msgspec.Struct, eq=False
-):  # made for each call, and its constructor is not written in Python
+# Made for each call: the constructor of a Struct is not written in Python.
+class Sender(msgspec.Struct, eq=False):
     """Sends the attempts of one call. The driver calls it for each `Send` that the call's flow yields.
 
     `on_output` is called at the first output of an assembled stream. `idle_timeout`, in seconds, is by default that of the
