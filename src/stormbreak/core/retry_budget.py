@@ -6,13 +6,11 @@ at the start would be multiplied by the number of processes.
 
 A retry is free if there is evidence that it does no harm. The evidence is in `Load`:
 
-| a retry after | is free if |
-|---|---|
-| a Retry-After that is long enough to hold calls | always |
-| a timeout | `healthy` and `timeouts_are_luck` (if all attempts hang, none overtakes another), or `adaptive` |
-| a 429 | `healthy` and `slowed_by_429s` (the 429 may come from a limit), or `gated` |
-| another failure | `healthy` (it was bad luck, and sending less would not help), or `gated` |
-| any failure of a target that is `new` to this process | also if the automatic limit is in force (`limited`) |
+- after a Retry-After that is long enough to hold calls: always
+- after a timeout: `healthy` and `timeouts_are_luck` (if all attempts hang, none overtakes another), or `adaptive`
+- after a 429: `healthy` and `slowed_by_429s` (the 429 may come from a limit), or `gated`
+- after another failure: `healthy` (it was bad luck, and sending less would not help), or `gated`
+- after any failure of a target that is `new` to this process, also if the automatic limit is in force (`limited`)
 
 With a new target, the first burst may itself be the load. So its retries are free only while the automatic limit is in
 force; until then, a retry that cannot be paid waits. Other limits have neither rule: they would let all waiting calls
@@ -20,7 +18,7 @@ leave at the first answer (ADR 82).
 
 A *lone* process (fewer than `low_traffic_calls` outcomes in `low_traffic_window`) has hardly any evidence. The state of
 its gates does not count, not even with a `new` target. Its retries are free up to `low_traffic_retries` failures in a
-row, or a lone script could not retry at all; after a timeout only the table applies. Beyond that number it pays for
+row, or a lone script could not retry at all; after a timeout only the list applies. Beyond that number it pays for
 every retry, since free retries of thousands of small processes keep an overload alive.
 
 All other retries cost budget. A lone call that cannot pay may make one *late retry* (`retry`). It is made alone and at
