@@ -37,7 +37,7 @@ def failed(response, now):
     ],
 )
 def test_a_trial_is_due_after_enough_late_answers_for_long_enough(count, now, due):
-    assert late(count).is_trial_due(now) == due
+    assert late(count).is_trial_due(now, -inf) == due
 
 
 def test_a_trial_waits_anew_after_a_timeout():
@@ -65,8 +65,8 @@ def test_the_next_trial_waits_twice_as_long():
     for _ in range(ENOUGH):
         response.answered(201.5, 3.0)
 
-    assert not response.is_trial_due(201.0 + 2 * RESET_AFTER)
-    assert response.is_trial_due(202.0 + 2 * RESET_AFTER)
+    assert not response.is_trial_due(201.0 + 2 * RESET_AFTER, -inf)
+    assert response.is_trial_due(202.0 + 2 * RESET_AFTER, -inf)
 
 
 @table_test(("quiet", "waits"), [(0.0, 2), (2 * RESET_AFTER + 1, 1)])
@@ -78,8 +78,8 @@ def test_the_wait_is_reset_after_as_long_without_evidence(quiet, waits):
     for _ in range(ENOUGH):
         response.answered(begins, 3.0)
 
-    assert not response.is_trial_due(begins + waits * RESET_AFTER)
-    assert response.is_trial_due(begins + waits * RESET_AFTER + 1)
+    assert not response.is_trial_due(begins + waits * RESET_AFTER, -inf)
+    assert response.is_trial_due(begins + waits * RESET_AFTER + 1, -inf)
 
 
 def test_only_attempts_sent_in_the_episode_count():

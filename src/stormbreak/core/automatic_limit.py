@@ -54,7 +54,7 @@ TAU = 30.0  # seconds; time constant of the usual rate of answers and of the usu
 ENOUGH = 1 - exp(-1.0)
 STEP = 10.0  # seconds in which the floor doubles or halves
 PROBE_BELOW = 0.75  # of the usual answers per second: below this share the floor grows
-GRACE = 10.0  # minimum seconds before the floor moves; also the seconds without a floor after many failures or a 429
+GRACE = 10.0  # minimum seconds before the floor moves
 GRACE_TIMES = 3.0  # the floor waits at least this many times the mean duration of an answer
 GAIN, PLUS = 1.25, 2.0  # the first floor: GAIN times the usual in-flight count, plus PLUS
 
@@ -158,6 +158,7 @@ FRESH = 1.0  # seconds after late answers in which the target itself has a queue
 NEARLY_FULL = 1.2  # ... and the gain is at most this: a larger one only lengthens that queue
 MIN_LIMIT = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue after which the queue stands
+FAILING = 10.0  # seconds without a floor after many failures or a 429
 RETRY_LOOK = 0.05  # seconds; the minimum wait before another look
 
 
@@ -335,5 +336,5 @@ class AutomaticLimiter(SlotGate):
             self._limit_floor.quiet(now, answers, self.in_flight)
             return 0.0
         trouble_at = max(diagnosis.failed_at, diagnosis.throttled_at)
-        failing = now - trouble_at < GRACE or self._paused(now)
+        failing = now - trouble_at < FAILING or self._paused(now)
         return self._limit_floor.floor(now, answers, diagnosis.mean or 0.0, failing=failing)

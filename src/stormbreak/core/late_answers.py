@@ -46,7 +46,7 @@ class LateAnswers:
         if sent_at >= self._began_at and took > 0.0:
             self.times.append(took)
 
-    def is_trial_due(self, now: float, timed_out_at: float = -inf) -> bool:
+    def is_trial_due(self, now: float, timed_out_at: float) -> bool:
         """Whether answers have been late for long enough without a timeout."""
         since = max(self._began_at, timed_out_at)
         return now - since > self._wait and len(self.times) >= ENOUGH

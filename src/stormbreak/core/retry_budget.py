@@ -10,7 +10,7 @@ A retry is free if there is evidence that it does no harm. The evidence is in `L
 - after a timeout: `healthy` and `timeouts_are_luck` (if all attempts hang, none overtakes another), or `adaptive`
 - after a 429: `healthy` and `slowed_by_429s` (the 429 may come from a limit), or `gated`
 - after another failure: `healthy` (it was bad luck, and sending less would not help), or `gated`
-- after any failure of a target that is `new` to this process, also if the automatic limit is in force (`limited`)
+- after any failure, while the target is `new` to this process: if the automatic limit is in force (`limited`)
 
 With a new target, the first burst may itself be the load. So its retries are free only while the automatic limit is in
 force; until then, a retry that cannot be paid waits. Other limits have neither rule: they would let all waiting calls

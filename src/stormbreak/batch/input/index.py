@@ -212,8 +212,10 @@ class Rows(AbstractContextManager["Rows"]):
 
     def _line_at(self, index: int) -> bytes:
         begin, end = self._offsets[index], self._offsets[index + 1]
-        with system_errors_at(self.path):
+        try:  # for each row, so without a context manager
             line = os.pread(self._fd, end - begin, begin).strip()
+        except OSError as error:
+            raise ConfigurationError(f"{path_of(self.path)}: {reason(error)}") from error
         if self._hashes[index] != hash(line) & _HASH_BITS:
             what = "was changed during the run; undo the change, or choose another output for the new rows"
             raise self._wrong(self._numbers[index], what)
