@@ -92,12 +92,17 @@ class RawClient:
         data, self._rest = (data, b"") if end is None else (data[:end], data[end:])
         return _parse(data, ending, times)
 
-    def everything(self, patience: float = 0.3, max_bytes: int = 1 << 40) -> tuple[bytes, str]:
-        """Read until the connection ends, nothing comes for `patience`, or there are `max_bytes`; return how it ended."""
+    def everything(
+        self, patience: float = 30.0, max_bytes: int = 1 << 40, first: bytes = b""
+    ) -> tuple[bytes, str]:
+        """Read until the connection ends or there are `max_bytes`, or nothing comes for `patience` after the bytes `first`.
+
+        Returns the bytes and how the connection ended.
+        """
         data, self._rest = bytearray(self._rest), b""
-        self.sock.settimeout(patience)
         try:
             while len(data) < max_bytes:
+                self.sock.settimeout(patience if first in data else 30.0)
                 more = self.sock.recv(1 << 20)
                 if not more:
                     return bytes(data), "closed"
@@ -164,12 +169,15 @@ def faulty(stormbreak_provider):
 
 @pytest.fixture
 def played(faulty, dial):
-    """Play a kind to one request; return all bytes and how the connection ended."""
+    """Play a kind to one request, the only one of its connection; return all bytes and how the connection ended.
 
-    def play(kind, payload=CHAT, *, extra="", patience=0.3, max_bytes=1 << 40, **more):
-        client = dial(faulty(kind, extra))
-        client.send(request_bytes(payload=payload, **more))
-        return client.everything(patience, max_bytes)
+    A kind that ends in silence needs the bytes `first` that come before it.
+    """
+
+    def play(kind, payload=CHAT, *, headers=(), max_bytes=1 << 40, first=None, **more):
+        client = dial(faulty(kind))
+        client.send(request_bytes(payload=payload, headers=[*headers, "connection: close"], **more))
+        return client.everything(30.0 if first is None else 0.3, max_bytes, first or b"")
 
     return play
 

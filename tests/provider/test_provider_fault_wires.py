@@ -114,7 +114,7 @@ def test_short_length_declares_too_few_bytes(played):
 
 @plays("long_length")
 def test_long_length_declares_too_many_bytes(played):
-    data, ending = played("long_length")
+    data, ending = played("long_length", first=b"\r\n\r\n{")
     assert ending == "silent"
     assert text_in(data) == answer_text(CHAT)
     assert int(data.split(b"content-length: ")[1].split(b"\r\n")[0]) == len(body_of(data)) + 40
