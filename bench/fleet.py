@@ -1,4 +1,4 @@
-"""Figures of docs/fleet.md: members on a real Valkey, what a report costs it, what leases cost a call.
+"""Figures of docs/background/fleet.md: members on a real Valkey, what a report costs it, what leases cost a call.
 
 python bench/fleet.py [SECONDS] [members | calm | reports | calls]; needs valkey-server.
 """

@@ -57,7 +57,7 @@ HINTS: Mapping[str, str] = {
     "output_cost_per_token": 'put it in a price file, and name that: prices = ["FILE"]',
     "num_workers": "start it with --workers N",
     "model_info": "it describes a model and is not needed",
-    "pass_through_endpoints": "only the endpoints of docs/gateway.md are served",
+    "pass_through_endpoints": "only the endpoints of docs/gateway-api.md are served",
     "guardrails": "put them in front of the gateway",
     "environment_variables": "set them in the environment of the gateway",
 }  # fmt: skip
