@@ -11,6 +11,7 @@ import weakref
 import pytest
 from interrupts import interrupted
 from sockets import PATIENCE
+from sockets import until as wait_until
 
 from stormbreak.drivers.blocking import (
     READ,
@@ -129,14 +130,14 @@ def test_an_interrupt_is_raised_inside_the_wait(pair):
 
 
 def test_another_thread_wakes_a_coroutine_by_its_socket(pair):
-    strands = []
+    def interrupt(strand):
+        wait_until(lambda: strand.waits_for is not None)
+        strand.interrupt()
 
     async def waits():
-        strands.append(running_strand())
+        threading.Thread(target=interrupt, args=[running_strand()]).start()
         return await read(pair[0])
 
-    interrupt = threading.Timer(0.02, lambda: strands[0].interrupt())  # noqa: PLW0108 - there is none yet
-    interrupt.start()
     assert run(waits()) == b""
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -22,6 +23,8 @@ from stormbreak.core.breaker_policy import BreakerPolicy
 from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.drivers.blocking import run, running_strand
+from stormbreak.http.transports.interruptible import interruptible
 from stormbreak.httpx2 import AsyncTransport, Transport
 
 ASK = {"model": "m", "messages": SAY}
@@ -320,3 +323,28 @@ def test_two_loops_and_four_threads_share_one_engine(serve):
 def test_a_refused_connection_raises_connect_error(serve):
     with httpx2.Client(transport=Transport(ONCE)) as client, pytest.raises(httpx2.ConnectError):
         client.post("http://127.0.0.1:9/v1/chat/completions", json=ASK)
+
+
+class Reader:
+    """A library's stream."""
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    def get_extra_info(self, _name):
+        return self.sock
+
+    def read(self):
+        return self.sock.recv(1)
+
+
+def test_a_transport_that_begins_to_block_after_an_interrupt_is_woken():
+    here, there = socket.socketpair()
+    here.settimeout(PATIENCE)
+
+    async def interrupted_before():
+        running_strand().interrupt()
+        interruptible(Reader(here).read)
+
+    with here, there, pytest.raises(asyncio.CancelledError):
+        run(interrupted_before())

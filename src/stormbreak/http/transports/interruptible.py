@@ -43,7 +43,10 @@ def interruptible(
     ends = inf if strand is None else strand.until
     blocking = _Blocking(work, min(ends, until))
     if strand is not None:
+        # set before the check; `Strand.interrupt` uses the opposite order
         strand.on_interrupt = blocking.give_up
+        if strand.is_interrupted:
+            blocking.give_up()
     _WATCH.add(blocking)
     try:
         result = blocking.run()
