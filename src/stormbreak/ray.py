@@ -10,7 +10,7 @@
         concurrency=4,
     )
 
-`Ask` does not need Ray itself: it is an asynchronous callable class. See docs/batch.md.
+`Ask` does not need Ray itself: it is an asynchronous callable class. See docs/many-machines.md.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The commands in docs/batch.md run, and its flags are those of the commands."""
+"""The commands in docs/batch.md and docs/batch-api.md run, and the flags are those of the commands."""
 
 import json
 import os
@@ -15,14 +15,16 @@ from batches import run as run_command
 from stormbreak.cli.batch import estimate, retry, run
 from stormbreak.types import Verdict
 
-PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "batch.md").read_text()
 
 
-def run_block(heading, tmp_path):
-    """Run the first shell block of a section with a provider at a free port; return stdout."""
+def run_block(page, heading, tmp_path):
+    """Run the first shell block of a section of a page with a provider at a free port; return stdout."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    (block,) = re.findall(rf"^## {heading}\n.*?```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    text = (DOCS / page).read_text()
+    (block,) = re.findall(rf"^##? {heading}\n.*?```sh\n(.*?)```", text, re.DOTALL | re.MULTILINE)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with subprocess.Popen(
         ["bash", "-ec", re.sub("890[01]", str(port), block)],
@@ -41,7 +43,7 @@ def run_block(heading, tmp_path):
 
 
 def test_the_commands_of_two_minutes_run(tmp_path):
-    out = run_block("Two minutes", tmp_path)
+    out = run_block("batch.md", "Two minutes", tmp_path)
     assert "answered   3 of 3 rows" in out
     assert "done     3 (100.0%)" in out
     assert {line["custom_id"] for line in read(tmp_path / "out.jsonl")} == {
@@ -52,7 +54,7 @@ def test_the_commands_of_two_minutes_run(tmp_path):
 
 
 def test_the_commands_of_the_batch_api_section_run(tmp_path):
-    out = run_block("The provider's own batch API", tmp_path)
+    out = run_block("batch-api.md", "The provider's own batch API", tmp_path)
     assert "submitted  50 rows in 1 batch(es)" in out
     assert "some rows expired" in out
     assert "answered   50 of 50 rows" in out

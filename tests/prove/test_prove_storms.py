@@ -57,7 +57,7 @@ LIMITS = {
 }
 LIMITS_TABLE = re.findall(
     r"^\| `([a-z-]+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
-    (Path(__file__).parents[2] / "docs" / "policies.md").read_text(),
+    (Path(__file__).parents[2] / "docs" / "background" / "sensitivity.md").read_text(),
     re.MULTILINE,
 )
 
