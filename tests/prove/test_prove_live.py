@@ -40,7 +40,7 @@ def test_the_limit_recovers_within_ten_service_times(on_sockets):
 
 
 def test_simulated_and_live_agree(on_sockets, in_virtual_time):
-    """Within the bounds of docs/storms.md."""
+    """Within the bounds of docs/background/storms.md."""
     one, other = on_sockets, in_virtual_time
     assert one.settled(RULE + 1) == pytest.approx(other.settled(RULE + 1), abs=2.0)
     assert one.lowest() == pytest.approx(other.lowest(), abs=4)
