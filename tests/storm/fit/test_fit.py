@@ -108,7 +108,7 @@ def test_clients_that_time_out_are_censored_and_not_left_out(fitted):
     assert found.scenario.load.timeout == pytest.approx(8.0, rel=0.01)
     assert found.scenario.provider.service == pytest.approx(2.0, rel=0.15)
     assert found.scenario.provider.slots == pytest.approx(10, rel=0.15)
-    assert "the target works on" in " ".join(found.found)
+    assert "the target keeps working for them" in " ".join(found.found)
 
 
 def test_hung_requests_are_not_counted_as_work(fitted):

@@ -171,8 +171,8 @@ def _found(seen: Evidence, scenario: Scenario, log: Log) -> Iterator[str]:
         yield f"Status {status} at random: {share:.2%} of the requests."
     if seen.gone:
         after = "" if seen.timeout is None else f", after {seen.timeout:.3g} s"
-        works = "the target works on" if seen.capacity.gone_work_on else "the target drops them"
-        yield f"{seen.gone:,} clients gave up{after}; the log fits best if {works}."
+        then = "keeps working for them" if seen.capacity.gone_work_on else "drops them"
+        yield f"{seen.gone:,} clients gave up{after}; the log fits best if the target {then}."
     if seen.others:
         yield f"{seen.others:,} requests were wrong (other statuses from 400 on): they are left out."
 
@@ -206,13 +206,13 @@ def _capacity(seen: Evidence) -> Iterator[str]:
 def _limits(seen: Evidence) -> Iterator[str]:
     for place, rule in enumerate(seen.rules):
         what = {
-            "queue": f"a full queue: {_room(seen, rule):,} waiting requests",
+            "queue": f"a full queue ({_room(seen, rule):,} waiting requests)",
             "window": f"a limit of {rule.allowed:,.0f} requests in each {rule.period:,.0f} s",
-            "bucket": f"a token bucket of {60 * rule.allowed:,.3g} requests a minute, {rule.burst:,.3g} at once",
+            "bucket": f"a token bucket of {60 * rule.allowed:,.3g} requests a minute ({rule.burst:,.3g} at once)",
         }[rule.kind]
         also = "Or" if place else f"{seen.throttled:,} requests got a 429:"
-        times = f", in {rule.seen} of them" if rule.kind == "window" else ""
-        yield f"{also} {what}; explains {rule.explained:.0%}{times}."
+        windows = f", in {rule.seen} windows" if rule.kind == "window" else ""
+        yield f"{also} {what} explains {rule.explained:.0%} of them{windows}."
 
 
 # ---------------------------------------------------------------- what it cannot tell
