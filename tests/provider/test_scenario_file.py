@@ -179,17 +179,17 @@ def test_an_unreadable_scenario_file_is_named(tmp_path):
 
 
 STORMS = {
-    "S2": "[provider]\nslots=100\nservice=2\n[[faults]]\nkind='capacity'\nfactor=0.2\nat=30\nuntil=40\n[load]\nrate=42.5\ntimeout=6",
-    "S4": "[[faults]]\nkind='hang'\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=20",
-    "S5b": "[limit]\nkind='bucket'\nrequests=1800\nburst=60\nreject_cost=0.2\n[load]\nrate=24\nsteps=[{at=30,rate=45},{at=150,rate=24}]\ndeadline=60",
-    "S6": "[load]\nbursts=[{at=0,calls=5000}]\nprocesses=5\ndeadline=600\ntimeout=60\npreset='batch'",
-    "S7": "[[faults]]\nkind='529'\nshare=0.3\nat=30\nuntil=330\n[load]\nrate=30",
-    "S8": "[[faults]]\nkind='capacity'\nfactor=0.1\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=2000",
-    "S9": "[[faults]]\nkind='service'\nfactor=4\nat=30\nuntil=150\n[load]\nrate=42.5",
-    "S10": "[load]\nrate=25\nbursts=[{at=30,calls=1200,repeat=5,every=60}]\ndeadline=60",
-    "S11": "[provider]\nslots=400\nservice=10\n[load]\nbursts=[{at=10,calls=200,repeat=2,every=80}]\ntimeout=60",
-    "S12": "[provider]\nservice=20\n[[faults]]\nkind='503'\nshare=0.02\n[load]\nrate=0.016667\ndeadline=600\ntimeout=600",
-    "S13": "[provider]\nservice=20\nvariation=2\nmin_service=1\nmax_service=120\n[load]\nrate=3\ndeadline=600\ntimeout=600",
+    "dip": "[provider]\nslots=100\nservice=2\n[[faults]]\nkind='capacity'\nfactor=0.2\nat=30\nuntil=40\n[load]\nrate=42.5\ntimeout=6",
+    "blackhole": "[[faults]]\nkind='hang'\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=20",
+    "rpm-bucket": "[limit]\nkind='bucket'\nrequests=1800\nburst=60\nreject_cost=0.2\n[load]\nrate=24\nsteps=[{at=30,rate=45},{at=150,rate=24}]\ndeadline=60",
+    "gather": "[load]\nbursts=[{at=0,calls=5000}]\nprocesses=5\ndeadline=600\ntimeout=60\npreset='batch'",
+    "partial": "[[faults]]\nkind='529'\nshare=0.3\nat=30\nuntil=330\n[load]\nrate=30",
+    "serverless": "[[faults]]\nkind='capacity'\nfactor=0.1\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=2000",
+    "brownout": "[[faults]]\nkind='service'\nfactor=4\nat=30\nuntil=150\n[load]\nrate=42.5",
+    "herd": "[load]\nrate=25\nbursts=[{at=30,calls=1200,repeat=5,every=60}]\ndeadline=60",
+    "calm-burst": "[provider]\nslots=400\nservice=10\n[load]\nbursts=[{at=10,calls=200,repeat=2,every=80}]\ntimeout=60",
+    "sparse": "[provider]\nservice=20\n[[faults]]\nkind='503'\nshare=0.02\n[load]\nrate=0.016667\ndeadline=600\ntimeout=600",
+    "mixed-lengths": "[provider]\nservice=20\nvariation=2\nmin_service=1\nmax_service=120\n[load]\nrate=3\ndeadline=600\ntimeout=600",
 }
 
 
