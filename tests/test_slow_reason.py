@@ -56,9 +56,9 @@ def test_a_reached_fixed_limit_is_no_slow_reason():
 def test_a_pause_requested_by_the_provider_is_a_slow_reason():
     stage = Stage(policy(retry=ONCE), chance=0.5)
     stage.start().step(retry_in(12.0))
-    assert reason_of(stage) == "waiting: provider asked for 12 s, 15 s left"
+    assert reason_of(stage) == "waiting: provider asked for 12 s, next calls in 15 s"
     stage.tick(14.5)
-    assert reason_of(stage) == "waiting: provider asked for 12 s, 1 s left"
+    assert reason_of(stage) == "waiting: provider asked for 12 s, next calls in 1 s"
     stage.tick(0.5)
     assert reason_of(stage) == ""
 
@@ -67,7 +67,15 @@ def test_a_long_pause_is_shown_in_minutes():
     stage = Stage(policy(retry=ONCE))
     stage.start().step(retry_in(600.0))
 
-    assert reason_of(stage) == "waiting: provider asked for 10 min, 10 min left"
+    assert reason_of(stage) == "waiting: provider asked for 10 min, next calls in 10 min"
+
+
+def test_a_pause_beyond_our_own_maximum_is_shown_as_it_came():
+    """Found: after a Retry-After of a day, a batch said that the provider asked for 15 minutes."""
+    stage = Stage(policy(retry=ONCE))
+    stage.start().step(retry_in(90_000.0))
+
+    assert reason_of(stage) == "waiting: provider asked for 25 h, next calls in 15 min"
 
 
 def test_an_open_or_half_open_circuit_is_a_slow_reason():

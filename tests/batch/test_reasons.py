@@ -75,6 +75,16 @@ def test_the_most_frequent_reason_has_its_message():
     assert reasons.most_frequent(Verdict.BILLING) is None
 
 
+def test_a_reason_has_the_end_of_the_longest_wait():
+    reasons, others = FailureReasons(), FailureReasons()
+    throttled = Outcome(Verdict.THROTTLED, status=429)
+    for each, retry_at in ((reasons, 300.0), (reasons, 200.0), (others, 400.0), (others, None)):
+        each.add(throttled, b"", ASKED, retry_at=retry_at)
+    assert reasons.most_frequent().retry_at == 300.0
+    reasons.merge(others)
+    assert (reasons.most_frequent().retry_at, reasons.most_frequent().rows) == (400.0, 4)
+
+
 def test_the_number_of_reasons_is_bounded():
     reasons = FailureReasons()
     for number in range(2 * KINDS):

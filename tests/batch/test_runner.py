@@ -1,6 +1,7 @@
 """The runner against the embedded provider on real sockets: each row is answered once or fails with a reason."""
 
 import logging
+import time
 from dataclasses import replace
 
 import pytest
@@ -48,6 +49,17 @@ def test_a_row_gets_at_most_ten_attempts(run_rows, output, stormbreak_provider):
     assert (summary.failed, summary.attempts) == (3, 30)
     failures = read(output.parent / "out.failed.jsonl")
     assert [line["error"]["attempts"] for line in failures] == [10] * 3
+
+
+def test_a_row_that_must_wait_for_more_than_a_day_says_so(run_rows, output, stormbreak_provider):
+    provider = stormbreak_provider(scenario({"kind": "429", "retry_after": 900_000.0}))
+    began = time.time()
+    summary = run_rows(chat_rows(1), provider)
+    (failed,) = read(output.parent / "out.failed.jsonl")
+    assert failed["error"]["message"] == (
+        "throttled; status 429; it must wait for more than a day, which is too long for a row"
+    )
+    assert summary.reason.retry_at == failed["error"]["retry_at"] > began + 86_400
 
 
 def test_all_rounds_of_a_row_share_one_idempotency_key(run_rows, stormbreak_provider):

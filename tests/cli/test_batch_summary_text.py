@@ -1,5 +1,8 @@
 """The summary text of a run."""
 
+from datetime import datetime
+
+from stormbreak.batch.running.failure_reasons import Reason
 from stormbreak.batch.running.runner import End
 from stormbreak.batch.running.summary import Summary
 from stormbreak.cli.batch.status import summary_text
@@ -29,6 +32,24 @@ def summary_lines(*, retry=False, **changes):
 def test_the_summary_proposes_a_retry_after_failures():
     assert "stormbreak batch retry out.jsonl" in summary_lines(failed=3)["next"]
     assert "next" not in summary_lines()
+
+
+def test_the_summary_names_the_end_of_a_wait_that_is_too_long_for_a_row():
+    """Found: it asked to fix the cause, but only time helps."""
+    end = datetime(2026, 12, 2, 6, 33).astimezone()
+    reason = Reason(
+        verdict=Verdict.THROTTLED,
+        status=429,
+        code=None,
+        message="",
+        rows=3,
+        retry_at=end.timestamp(),
+    )
+    lines = summary_lines(failed=3, reason=reason)
+    assert lines["reason"] == (
+        "throttled 429 (3 rows of this run); they must wait until 2026-12-02 06:33, and a row waits for a day at most"
+    )
+    assert lines["next"] == "after 2026-12-02 06:33: stormbreak batch retry out.jsonl"
 
 
 def test_the_summary_proposes_no_retry_when_the_same_command_continues():

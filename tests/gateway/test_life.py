@@ -326,6 +326,14 @@ def test_the_process_serves_reloads_and_ends_on_signals(process, path):
         assert secret not in log
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_reopen_logs_does_not_end_the_gateway(process, number):
+    gateway, _, admin = process()
+    gateway.send_signal(number)
+    assert f"{number.name} is ignored" in gateway.stderr.readline()
+    assert processes.get(f"{admin}/ready") == (200, "ready\n")
+
+
 def test_one_metrics_page_shows_the_gateway_and_its_engine(process):
     _, url, admin = process()
     request = urllib.request.Request(

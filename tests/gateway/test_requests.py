@@ -159,6 +159,7 @@ async def test_a_key_sees_only_its_own_models(path):
         ({"payload": b"no json"}, 400, "invalid_body"),
         ({"payload": b""}, 400, "invalid_body"),
         ({"payload": b"[]"}, 400, "invalid_body"),
+        ({"payload": rb'{"model":"main","messages":"\ud800"}'}, 400, "invalid_body"),
         ({"payload": {"messages": []}}, 400, "invalid_body"),
         ({"payload": {**CHAT, "model": 7}}, 400, "invalid_body"),
         ({"payload": {**CHAT, "n": "x"}}, 400, "invalid_body"),

@@ -91,6 +91,19 @@ def test_a_gateway_can_write_its_ledger_while_a_report_reads_it(ledger, monkeypa
     assert sum(each.attempts for each in sums.values()) == 6
 
 
+def test_attempts_in_a_journal_cost_what_the_gateway_says(path, capsys):
+    """Found: within five seconds of a call, a report knew no price that only the gateway's own files have."""
+    own = TARGET._replace(provider="own", model="own-1", name="")
+    (key,) = client_keys({"app": KeySettings(sha256="a" * 64)}).values()
+    ledger = opened(path)
+    ledger.ended(ledger.sent(key, own, BOUND), Outcome(Verdict.OK, usage=USAGE))
+    ledger.ended(ledger.sent(key, own, BOUND), CANCELLED_AFTER_SEND)
+    early = report(capsys, path.with_name("spent.db"))
+    ledger.close()
+    assert early == report(capsys, path.with_name("spent.db"))
+    assert (early[0][0]["cost"], early[0][0]["unpriced_attempts"]) == (0.015, 0)
+
+
 def test_since_and_until_select_the_hours_of_a_report(ledger, capsys):
     rows, printed = report(capsys, ledger, "--since", "2026-11-01", "--until", "2026-11-02")
     assert [(row["key"], row["model"]) for row in rows[:-1]] == [

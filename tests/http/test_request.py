@@ -127,6 +127,20 @@ def test_an_invalid_body_is_rejected(wrong):
         read_fields(wrong)
 
 
+@table_test(
+    ("body", "why"),
+    [
+        (rb'{"model":"m","messages":[{"content":"\ud800"}]}', "it holds half a character"),
+        (rb'{"model":"\udc00","n":"two"}', "it holds half a character"),
+        (rb'{"model":"m","messages":"\ud800"', "it is not a JSON object"),
+    ],
+)
+def test_a_lone_surrogate_in_a_body_is_named(body, why):
+    """Found: a JSON object with one was called no JSON object."""
+    with pytest.raises(ConfigurationError, match=f"the body cannot be sent: {why}"):
+        read_fields(body)
+
+
 def test_a_payload_that_is_not_json_is_rejected_and_not_echoed():
     with pytest.raises(ConfigurationError, match="model is of type object") as refused:
         encode_payload({"model": object()})

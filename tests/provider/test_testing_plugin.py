@@ -40,6 +40,15 @@ def test_serve_works_without_pytest():
     assert done.stdout.startswith("http://127.0.0.1:")
 
 
+def test_a_block_that_is_never_left_does_not_delay_the_end_of_the_program():
+    """Found: the program waited for ten seconds for a thread that had ended."""
+    program = "from stormbreak.testing import serve; block = serve('calm'); block.__enter__()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
 def test_serve_accepts_a_name_path_text_or_scenario(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[provider]\nservice = 0\n")

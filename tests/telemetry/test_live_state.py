@@ -222,7 +222,7 @@ def test_engines_show_the_reason_of_the_longest_queue(watch):
             stage.start()
     stages[2].start()
 
-    assert only(watch.state()).slow == "waiting: provider asked for 4 s, 4 s left"
+    assert only(watch.state()).slow == "waiting: provider asked for 4 s, next calls in 4 s"
 
 
 def test_an_engine_without_a_driver_shows_no_target(watch):

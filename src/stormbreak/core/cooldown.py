@@ -63,7 +63,7 @@ class Cooldown:
         self._treatments = treatments
         self._on_change = on_change
         self._refused_sent_at = -inf  # when the newest attempt left that got a Retry-After
-        self.asked = 0.0  # the Retry-After of the cooldown in force, before the spread, in seconds
+        self.asked = 0.0  # the Retry-After of the cooldown in force, as it came, in seconds
         self.until = READY
         self.news: CooldownNews | None = None  # the latest change by an attempt of this process
 
@@ -86,9 +86,9 @@ class Cooldown:
         ):
             return
         self._refused_sent_at = max(self._refused_sent_at, token)
-        wait = min(wait, self._max_wait)
+        asked, wait = wait, min(wait, self._max_wait)
         if self.until < now + wait:
-            self.asked = wait
+            self.asked = asked
             self.news = CooldownNews(token, now + wait)
             self.until = now + wait * (1 + self._spread * uniform)
             self._on_change(now=now, until=self.until)

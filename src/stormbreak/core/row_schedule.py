@@ -75,6 +75,11 @@ class Final(NamedTuple):
     maybe_processed: int = 0
 
 
+def waits_too_long(ended: CallResult, now: float) -> bool:
+    """Whether the next attempt is later than a row waits, mostly because the server asks for it."""
+    return ended.retry_at is not None and ended.retry_at - now > _MAX_WAIT
+
+
 def max_rows_in_flight(policy: Policy) -> int:
     """Return the default maximum of rows in flight or about to be."""
     return min(policy.limit.max_in_flight, WIDEST)
@@ -219,7 +224,7 @@ class Schedule:
             return True
         if ended.outcome.repair is not None:  # another gate refused it
             return True
-        if ended.retry_at is not None and ended.retry_at - now > _MAX_WAIT:
+        if waits_too_long(ended, now):
             return False
         return TREATMENTS[verdict].retry and not ended.outcome.own_deadline
 

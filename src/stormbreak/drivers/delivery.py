@@ -182,6 +182,8 @@ class Delivery:
                 self.cut()
 
     def __del__(self) -> None:
+        # Python prints an interrupt that comes here, and does not raise it. The flow is closed at the latest with the
+        # next step.
         if hasattr(self, "_flow"):  # an interrupt may have come before it was set
             self.drop()
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from math import ceil
 from typing import Any
 
-_MINUTES = 120.0  # seconds from which a duration is shown in minutes
+_MINUTES, _HOURS = 120.0, 7200.0  # seconds from which a duration is shown in minutes, and in hours
 
 _CIRCUITS = {
     "isolated": "circuit isolated",
@@ -40,7 +40,7 @@ def _cooldown(target: Mapping[str, Any]) -> str:
     if target["cooldown"] <= 0:
         return ""
     asked, left = _span(target["cooldown_asked"]), _span(target["cooldown"])
-    return f"waiting: provider asked for {asked}, {left} left"
+    return f"waiting: provider asked for {asked}, next calls in {left}"
 
 
 def _gate(target: Mapping[str, Any], at: datetime) -> str:
@@ -65,6 +65,8 @@ def _limit(target: Mapping[str, Any]) -> str:
 
 
 def _span(seconds: float) -> str:
+    if seconds >= _HOURS:
+        return f"{ceil(seconds / 3600)} h"
     return f"{ceil(seconds)} s" if seconds < _MINUTES else f"{ceil(seconds / 60)} min"
 
 

@@ -2,8 +2,12 @@
 
 A message is a line of JSON. The parent decides alone, with its own clock; the store ends with the parent process. A
 `SpendRecord` keeps money over restarts: it records the money that may be spent before the store grants it.
+
+The socket is in a folder that the parent locks, and removes at its end. The next store removes the folder of a parent
+that was killed.
 """
 
+import fcntl
 import os
 import socket
 import threading
@@ -11,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from time import monotonic, time
 from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import quote, unquote, urlsplit
@@ -24,6 +28,7 @@ from stormbreak.fleet.messages import NONE, TIMEOUT, Answer, Message, Report, St
 from stormbreak.fleet.store_rules import EVER, Scope, beat
 
 MAX_LINE = 16_000_000  # bytes
+_FOLDER, _SOCKET = "stormbreak-fleet-", "socket"
 
 # Made at import: msgspec prepares a type on first use, and two threads that do so at once crash the process.
 _READ_MESSAGES = msgspec.json.Decoder(list[Message]).decode
@@ -67,11 +72,12 @@ class ParentStore:
         self._record = record
         self._turn = new_lock()
         try:
-            self.folder = Path(mkdtemp(prefix="stormbreak-fleet-"))  # mode 0700
+            _remove_leftovers(Path(gettempdir()))
+            self.folder = Path(mkdtemp(prefix=_FOLDER))  # mode 0700
         except OSError as error:
             message = f"no folder for the socket of the workers: {error.strerror}; set TMPDIR"
             raise ConfigurationError(message) from error
-        self._path = self.folder / "socket"
+        self._path = self.folder / _SOCKET
         self.url = f"parent://{quote(str(self._path))}"
 
     def beat(self, messages: Sequence[Message]) -> list[Answer]:
@@ -138,9 +144,13 @@ class ParentStore:
             daemon_threads = True
             request_queue_size = 1024  # all workers may connect at once; more are refused
 
+        self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):  # a file system without locks: nobody removes the folder
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             self._server = Server(str(self._path), Handler)
         except OSError as error:  # the path of a socket has about 100 characters
+            os.close(self._lock)
             self.folder.rmdir()
             message = f"no socket for the workers: {error}; set TMPDIR to a short path"
             raise ConfigurationError(message) from error
@@ -155,6 +165,23 @@ class ParentStore:
         with suppress(OSError):
             os.unlink(self._path)  # noqa: PTH108 - as the line after
             os.rmdir(self.folder)  # noqa: PTH106
+        os.close(self._lock)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the socket folders of parents that were killed: nobody holds their locks.
+
+    A folder without a socket stays: its parent may be about to lock it.
+    """
+    for path in folder.glob(f"{_FOLDER}*/{_SOCKET}"):
+        with suppress(OSError):  # it is alive, of another user, or removed by another parent
+            lock = os.open(path.parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                path.parent.rmdir()
+            finally:
+                os.close(lock)
 
 
 class ParentClient:

@@ -18,6 +18,8 @@ from stormbreak.gateway.spend_ledger import SpendLedger, ledger_path
 
 WATCH_INTERVAL = 1.0  # seconds between two checks of the file
 
+IGNORED = "%s is ignored: logs go to standard error; SIGHUP reloads the settings, SIGTERM drains"
+
 _FIXED = ("host", "port", "admin_host", "admin_port", "max_connections", "ledger")
 
 
@@ -83,13 +85,18 @@ class Lifecycle(ABC):
             return True
 
     async def run(self, started: Callable[[Self], None] = lambda _: None) -> None:
-        """Listen until SIGTERM or SIGINT, then drain; a second one ends at once. SIGHUP reads the file again."""
+        """Listen until SIGTERM or SIGINT, then drain; a second one ends at once. SIGHUP reads the file again.
+
+        SIGUSR1 and SIGUSR2, with which other servers reopen their logs or replace themselves, do nothing.
+        """
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopped.set)
         hung_up = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            loop.add_signal_handler(number, LOG.warning, IGNORED, number.name)
         await self.start()
         started(self)
         watching = loop.create_task(self._watch(hung_up))

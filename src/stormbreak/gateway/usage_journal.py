@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -33,11 +34,12 @@ class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent"):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
-    """The end of an attempt; without a usage, its bound counts."""
+    """The end of an attempt; without a usage, its bound counts. `usd` is its cost at the gateway's prices, if known."""
 
     number: int
     kind: str
     usage: Usage | None
+    usd: Decimal | None = None
 
 
 _ENCODE = msgspec.json.Encoder().encode
@@ -91,7 +93,8 @@ def replay(journals: Iterable[bytes], price_of: PriceOf) -> Sums:
         if isinstance(line, Sent):
             going[line.number] = line
         elif (sent := going.pop(line.number, None)) is not None:
-            put(sums, sent.row._replace(kind=line.kind), line.usage, sent.bound, price_of)
+            row = sent.row._replace(kind=line.kind)
+            put(sums, row, line.usage, sent.bound, price_of, usd=line.usd)
     for sent in going.values():
         put(sums, sent.row._replace(kind=_UNKNOWN), None, sent.bound, price_of)
     return sums

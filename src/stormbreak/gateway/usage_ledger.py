@@ -100,8 +100,8 @@ class UsageLedger:
         is_free = outcome.usage is None and sent.bound == _NO_TOKENS  # counting tokens is free
         kind = FREE if is_free else kind_of(outcome)
         row = UsageRow(*sent.row[:-1], kind)
-        self._write(Ended(sent.number, kind, outcome.usage))
         usd = put(self._sums, row, outcome.usage, sent.bound, self._price_of)
+        self._write(Ended(sent.number, kind, outcome.usage, usd))
         if usd:
             spent, is_bound = self._spent_by(row), kind not in KNOWN
             spent[is_bound] = EXACT.add(spent[is_bound], usd)
@@ -221,8 +221,8 @@ class MeteredSender(SettledSender[Sent]):
 def read_usage(path: Path, price_of: PriceOf, since: float = 0, until: float = inf) -> Sums:
     """Return the usage so far of the attempts that were sent from `since` to `until`, in unix seconds.
 
-    Whole hours count. It may be called while gateways write the file. `price_of` is for attempts that are not in the
-    file yet. Raises ConfigurationError if the file cannot be read.
+    Whole hours count. It may be called while gateways write the file. `price_of` is for attempts that have not ended, or
+    whose price the gateway does not know. Raises ConfigurationError if the file cannot be read.
     """
     first, end = int(since // HOUR), 2**40 if until == inf else int(-(-until // HOUR))
     try:

@@ -99,9 +99,18 @@ def kind_of(outcome: Outcome) -> str:
 
 
 def put(
-    sums: Sums, row: UsageRow, usage: Usage | None, bound: Usage | None, price_of: PriceOf
+    sums: Sums,
+    row: UsageRow,
+    usage: Usage | None,
+    bound: Usage | None,
+    price_of: PriceOf,
+    *,
+    usd: Decimal | None = None,
 ) -> Decimal | None:
-    """Add an attempt to the sum of its row; return its cost, or its maximum by `bound`; None if unknown or free."""
+    """Add an attempt to the sum of its row; return its cost, or its maximum by `bound`; None if unknown or free.
+
+    `usd` is that cost, if it is known already.
+    """
     found = sums.get(row)
     if found is None:
         found = sums[row] = UsageSum()
@@ -110,8 +119,8 @@ def put(
         return None
     is_known = row.kind in KNOWN
     tokens, cost = (usage, known_cost) if is_known else (bound, known_max_cost)
-    prices = known_prices(price_of, row.provider, row.model)
-    usd = None if tokens is None else cost(prices, tokens)
+    if usd is None and tokens is not None:
+        usd = cost(known_prices(price_of, row.provider, row.model), tokens)
     found.put_attempt(tokens, usd)
     return usd
 

@@ -155,8 +155,8 @@ async def work(control: socket.socket, write_line: Callable[[str], None]) -> Non
 
 
 def main() -> None:
-    """Run a worker; signals that a terminal sends to all processes are for the parent."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    """Run a worker; signals that a terminal or a supervisor sends to all processes are for the parent."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     with log_to_stderr() as write_line, asyncio.Runner(loop_factory=new_loop) as runner:

@@ -20,7 +20,7 @@ from stormbreak.llm.finish_reasons import FinishMeaning, reason_of
 from stormbreak.llm.providers import VERSION
 from stormbreak.llm.schema_request import CHECKED, UNASKED, format_field, repaired, without_format
 from stormbreak.llm.stream_reader import FORMATS
-from stormbreak.llm.surrogates import UNREADABLE
+from stormbreak.llm.surrogates import UNREADABLE, decoded
 from stormbreak.llm.tokens import bound_of, estimate, is_bounded, most_of, unbounded_by
 from stormbreak.types import VERDICT_OK, Outcome, Repair, Target, Usage, Verdict
 
@@ -112,6 +112,7 @@ _DECODE_PROMPTED = msgspec.json.Decoder(_Prompted).decode
 Parts: TypeAlias = dict[str, msgspec.Raw]  # the fields of a body, each as it was written
 
 decode_parts = msgspec.json.Decoder(Parts).decode
+_HALF_CHARACTER = "holds half a character (a lone surrogate)"
 _BUILTIN = frozenset({str, bool, int, float, list, dict, type(None)})
 FIELD_NAMES = frozenset(RequestFields.__struct_fields__)
 
@@ -123,9 +124,17 @@ def read_fields(body: bytes) -> RequestFields:
     except msgspec.ValidationError as error:
         wrong = str(error)  # it names a type and a path, not a value
     except UNREADABLE:
-        wrong = "it is not a JSON object"
+        wrong = _why_unreadable(body)
     # Raised outside the handler: a UnicodeError in the context would keep the whole body.
     raise ConfigurationError(f"the body cannot be sent: {wrong}")
+
+
+def _why_unreadable(body: bytes) -> str:
+    try:
+        decoded(body, decode_parts)  # which replaces lone surrogates
+    except UNREADABLE:
+        return "it is not a JSON object"
+    return f"it {_HALF_CHARACTER}"
 
 
 def fields_of(payload: Mapping[str, Any], body: bytes) -> RequestFields:
@@ -263,7 +272,7 @@ def _unfit(value: object, path: str, levels: int = 100) -> Iterator[str]:
     elif isinstance(value, _UNFIT) or not _is_encodable(value):
         what = f"is of type {type(value).__name__}"
         if type(value) is str:
-            what = "holds half a character (a lone surrogate)"
+            what = _HALF_CHARACTER
         yield f"{path} {what}"
 
 

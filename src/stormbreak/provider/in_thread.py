@@ -1,6 +1,7 @@
 """The provider for tests and scripts: in its own thread, so that blocking code can call it too."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,7 +93,8 @@ def serve(
         asyncio.run_coroutine_threadsafe(server.start(port), loop).result(_PATIENCE)
         yield RunningProvider(server, loop)
     finally:
-        asyncio.run_coroutine_threadsafe(server.close(), loop).result(_PATIENCE)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(_PATIENCE)
-        loop.close()
+        if not sys.is_finalizing():  # else the block was never left, and the thread has ended
+            asyncio.run_coroutine_threadsafe(server.close(), loop).result(_PATIENCE)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(_PATIENCE)
+            loop.close()

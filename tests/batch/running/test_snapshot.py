@@ -49,7 +49,9 @@ def printed(run_rows, stormbreak_provider, monkeypatch):
 def test_a_slow_run_names_the_pause_that_the_provider_requests(printed):
     output = printed([{"kind": "429", "retry_after": 1, "requests": [*range(1, 9)]}])
 
-    assert re.search(r"; waiting: provider asked for 1 s, [12] s left$", output, re.MULTILINE)
+    assert re.search(
+        r"; waiting: provider asked for 1 s, next calls in [12] s$", output, re.MULTILINE
+    )
 
 
 def test_a_slow_run_names_the_open_circuit_and_its_last_failure(printed):

@@ -15,7 +15,7 @@ from msgspec import DecodeError
 from msgspec.json import decode
 
 from stormbreak.batch.store.output_line import Failure
-from stormbreak.core.row_schedule import PROBE_ROWS, Final
+from stormbreak.core.row_schedule import PROBE_ROWS, Final, waits_too_long
 from stormbreak.escape import plain
 from stormbreak.events import Returned
 from stormbreak.hidden_keys import hidden
@@ -35,13 +35,17 @@ _QUOTED = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """The reason of `rows` failures; `message` is that of one of them, empty if the provider gave none."""
+    """The reason of `rows` failures; `message` is that of one of them, empty if the provider gave none.
+
+    `retry_at` is the end of the longest wait that was too long for a row, in unix seconds.
+    """
 
     verdict: Verdict
     status: int | None
     code: str | None
     message: str
     rows: int
+    retry_at: float | None = None
 
     def __str__(self) -> str:
         known = " ".join(str(part) for part in (self.status, self.code) if part)
@@ -54,13 +58,21 @@ class FailureReasons:
     def __init__(self) -> None:
         self._counted: Counter[tuple[Verdict, int | None, str | None]] = Counter()
         self._messages: dict[tuple[Verdict, int | None, str | None], str] = {}
+        self._retry_at: dict[tuple[Verdict, int | None, str | None], float] = {}
 
-    def add(self, outcome: Outcome, body: bytes, request: bytes) -> None:
-        """Count a row that failed with `outcome`, by the bodies of its response and its request."""
+    def add(
+        self, outcome: Outcome, body: bytes, request: bytes, *, retry_at: float | None = None
+    ) -> None:
+        """Count a row that failed with `outcome`, by the bodies of its response and its request.
+
+        `retry_at` is the end of a wait that was too long for the row, in unix seconds.
+        """
         kind = (outcome.verdict, outcome.status, outcome.code)
         if kind not in self._counted and len(self._counted) >= KINDS:
             return
         self._counted[kind] += 1
+        if retry_at is not None:
+            self._retry_at[kind] = max(retry_at, self._retry_at.get(kind, 0.0))
         if not self._messages.get(kind):
             self._messages[kind] = message_in(body, request) or plain(outcome.detail or "", LONGEST)
 
@@ -68,14 +80,22 @@ class FailureReasons:
         self._counted.update(other._counted)  # noqa: SLF001 - of this very class
         for kind, message in other._messages.items():  # noqa: SLF001
             self._messages[kind] = self._messages.get(kind) or message
+        for kind, retry_at in other._retry_at.items():  # noqa: SLF001
+            self._retry_at[kind] = max(retry_at, self._retry_at.get(kind, 0.0))
 
     def most_frequent(self, verdict: Verdict | None = None) -> Reason | None:
         """Return the most frequent reason, of this verdict if one is given; None without failures."""
         for kind, rows in self._counted.most_common():
             found, status, code = kind
             if verdict is None or found is verdict:
-                message = self._messages[kind]
-                return Reason(verdict=found, status=status, code=code, message=message, rows=rows)
+                return Reason(
+                    verdict=found,
+                    status=status,
+                    code=code,
+                    message=self._messages[kind],
+                    rows=rows,
+                    retry_at=self._retry_at.get(kind),
+                )
         return None
 
 
@@ -140,7 +160,10 @@ def failure_of(ended: CallResult, fate: Final, now: float) -> Failure:
     parts += [f"status {outcome.status}"] if outcome.status else []
     parts += [outcome.detail] if outcome.detail else []
     parts += [outcome.rejection.text] if outcome.rejection else []
-    parts += [f"no further retry: {ended.stopped}"] if ended.stopped else []
+    if waits_too_long(ended, now):
+        parts.append("it must wait for more than a day, which is too long for a row")
+    elif ended.stopped:
+        parts.append(f"no further retry: {ended.stopped}")
     return Failure(
         code=outcome.code or outcome.verdict.value,
         message="; ".join(parts),

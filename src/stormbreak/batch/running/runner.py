@@ -40,7 +40,7 @@ from stormbreak.batch.store.output_line import Failure, Response
 from stormbreak.batch.store.spend_record import SpendRecord
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.presets import is_off
-from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule
+from stormbreak.core.row_schedule import Reschedule, RowAttempt, Schedule, waits_too_long
 from stormbreak.drivers.chance import draw
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Sent
@@ -329,9 +329,10 @@ class Runner:
             self._after_row(None, ended, sent_at=sent_at, now=now)
         else:
             body = b"" if response is None else response.body
-            self.stats.reasons.add(ended.outcome, body, row.body)
-            failed = (row, failure_of(ended, fate, now), response)
-            self._after_row(failed, ended, sent_at=sent_at, now=now)
+            failure = failure_of(ended, fate, now)
+            retry_at = failure.retry_at if waits_too_long(ended, now) else None
+            self.stats.reasons.add(ended.outcome, body, row.body, retry_at=retry_at)
+            self._after_row((row, failure, response), ended, sent_at=sent_at, now=now)
 
     def _after_row(
         self, held: _Held | None, ended: CallResult, *, sent_at: float, now: float

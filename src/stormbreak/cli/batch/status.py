@@ -20,6 +20,7 @@ from stormbreak.cost.formatting import format_cost
 from stormbreak.escape import path_of
 from stormbreak.types import Verdict
 
+_RETRY = "stormbreak batch retry"
 _REFUSED = {
     Verdict.AUTH: "auth, the key was refused",
     Verdict.BILLING: "billing, the account has no credit or quota left",
@@ -52,7 +53,7 @@ def summary_text(summary: Summary, *, retry: bool = False) -> str:
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": _answers(summary),
         "stopped": _stopped(summary),
-        "next": retry_command(summary.output) if summary.failed and is_over else "",
+        "next": _after_failures(summary) if summary.failed and is_over else "",
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items() if text)
 
@@ -81,7 +82,18 @@ def in_journal(output: str) -> str:
 
 def retry_command(output: str) -> str:
     """Advice for failed rows; the command to type comes last."""
-    return f"fix the cause, then: stormbreak batch retry {shlex.quote(path_of(output))}"
+    return f"fix the cause, then: {_RETRY} {shlex.quote(path_of(output))}"
+
+
+def _after_failures(summary: Summary) -> str:
+    reason = summary.reason
+    if reason is None or reason.retry_at is None:
+        return retry_command(summary.output)
+    return f"after {_local(reason.retry_at)}: {_RETRY} {shlex.quote(path_of(summary.output))}"
+
+
+def _local(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M}"
 
 
 def _retried(summary: Summary, *, retry: bool) -> str:
@@ -112,7 +124,12 @@ def _reason(summary: Summary) -> str:
     if reason is None:
         return ""
     text = f" {reason}" if str(reason) else ""
-    return f"{reason.verdict}{text} ({reason.rows:,} row{'s' * (reason.rows > 1)} of this run)"
+    text = f"{reason.verdict}{text} ({reason.rows:,} row{'s' * (reason.rows > 1)} of this run)"
+    if reason.retry_at is None:
+        return text
+    return (
+        f"{text}; they must wait until {_local(reason.retry_at)}, and a row waits for a day at most"
+    )
 
 
 def _stopped(summary: Summary) -> str:

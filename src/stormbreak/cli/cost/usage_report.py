@@ -229,7 +229,10 @@ def _notes(bill: Bill, period: str, lookup: PriceLookup, currency: Currency) -> 
             f"Attempts without usage: {unknown:,}. They may be on the invoice; their maximum is shown separately."
         )
     if bill.unpriced:
-        yield f"Attempts without a known price: {bill.unpriced:,}. Give a price file with --prices."
+        yield (
+            f"Attempts without a known price: {bill.unpriced:,}. Give a price file with --prices; prices that only the"
+            " gateway has count when an attempt has ended."
+        )
     if bill.unbounded:
         yield f"Attempts without usage or bound: {bill.unbounded:,}. No amount includes them."
     if lookup.files:
