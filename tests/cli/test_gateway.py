@@ -39,6 +39,8 @@ period = 86400
 sha256 = "{}"
 """
 
+SHARED = 'process_share = 0.5\n[fleet]\nurl = "redis://localhost:1"\n'
+
 
 @pytest.fixture
 def file(tmp_path, monkeypatch, no_words_about_providers):
@@ -138,14 +140,15 @@ def test_an_invalid_argument_is_one_line_and_exit_code_2(file, capsys, argv, mes
     [
         ({"STORMBREAK_SHARE": "1/4"}, "", "STORMBREAK_SHARE is set: with --workers, use [fleet] to share limits"),
         ({}, "process_share = 0.5\n", "process_share must not be set with --workers: the variable STORMBREAK_SHARE"),
+        ({"STORMBREAK_SHARE": "1/4"}, SHARED, "process_share must not be set with --workers: the variable STORMBREAK_SHARE"),
     ],
 )  # fmt: skip
 def test_workers_reject_a_process_share(file, capsys, monkeypatch, environ, top, message):
-    file.write_text(top + file.read_text())
+    Path("other.toml").write_text(top + file.read_text())
     with monkeypatch.context() as patched:
         for name, value in environ.items():
             patched.setenv(name, value)
-        assert main(["gateway", "gateway.toml", "--workers", "2"]) == 2
+        assert main(["gateway", "other.toml", "--workers", "2"]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -178,8 +178,9 @@ def _remove_leftovers(folder: Path) -> None:
             lock = os.open(path.parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-                path.parent.rmdir()
+                if os.fstat(lock).st_uid == os.geteuid():  # root may open those of others
+                    os.unlink(_SOCKET, dir_fd=lock)  # the path may lead elsewhere by now
+                    path.parent.rmdir()
             finally:
                 os.close(lock)
 

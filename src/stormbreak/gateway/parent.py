@@ -269,8 +269,10 @@ def _check_shares(rules: GatewayRules, *, own_fleet: bool) -> None:
     generation = rules.generation
     if generation.policy.fleet.acts is not own_fleet:
         raise ConfigurationError("[fleet] was added or removed: restart the gateway to apply it")
-    if share() is None and any(
-        policy.process_share != 1.0 for policy in (generation.policy, *generation.policies.values())
+    in_force = {1.0, share()}
+    if any(
+        policy.process_share not in in_force
+        for policy in (generation.policy, *generation.policies.values())
     ):
         raise ConfigurationError(
             f"process_share must not be set with --workers: the variable {SHARE} sets the share of all of them"
