@@ -41,7 +41,7 @@ from stormbreak.http.request import (
     set_stream,
 )
 from stormbreak.http.resource import Resource, ResourceSender
-from stormbreak.http.response import answer_of, outcome_of, parse_response
+from stormbreak.http.response import WholeAnswer, answer_of, outcome_of
 from stormbreak.http.routing import Routes, SingleTarget, TargetConfig, TargetResolver
 from stormbreak.http.sender import (
     BufferedSender,
@@ -417,9 +417,9 @@ class AsyncClient(ClientControls):
 
     def outcome_of(self, response: HttpResponse, request: PreparedRequest) -> Outcome:
         """Read a response from a batch to a prepared request, like one from a connection."""
-        parsed = parse_response(response, request)
-        key = self._resolver.first.origin.api_key
-        return outcome_of(parsed, request, key, learn=False)
+        answer, key = WholeAnswer(request), self._resolver.first.origin.api_key
+        answer(response)
+        return outcome_of(answer.parsed, request, key, learn=False)
 
     async def send(self, resource: Resource, *, attempts: int | None = None) -> CallResult:
         """Send a request about a file or a job, such as a batch, and return the result; it has no fallbacks.

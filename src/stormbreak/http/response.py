@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
+import msgspec
+
 from stormbreak.cost.price_source import PriceOf
 from stormbreak.http.h1.connection import FREE, MALFORMED, Held, ResponseStream, collect
 from stormbreak.http.prepared_request import PreparedRequest
@@ -48,25 +50,6 @@ class Response(Value, frozen=True):
 # ---------------------------------------------------------------- a whole body
 
 
-def parse_response(result: HttpResponse, request: PreparedRequest) -> Parsed:
-    """Read a response that came whole."""
-    # A resource may be a file that begins with a byte order mark.
-    if result.body.startswith(BOM_UTF8) and request.shape is not Shape.RESOURCE:
-        result = result._replace(body=without_mark(result.body))
-    parsed = read_answer(result, request.shape, choices=request.choices, inputs=request.inputs)
-    if (
-        parsed.verdict is Verdict.BROKEN
-        and request.shape in FORMATS
-        and result.succeeded
-        and result.headers.get("content-type", "").startswith(_STREAM)
-    ):  # a stream that was not requested: the server would send one again
-        assembler = stream_reader(StreamAssembler, request, result)
-        assembler.feed(result.body)
-        parsed, body = assembler.end()
-        result = result._replace(body=body)
-    return result, parsed
-
-
 def is_own(parsed: ParsedResponse, *, other_form: bool) -> bool:
     """Whether this can be the answer to its request. Unless it is an error, it must not be in the `other_form`."""
     verdict = parsed.verdict
@@ -75,23 +58,31 @@ def is_own(parsed: ParsedResponse, *, other_form: bool) -> bool:
     return verdict not in (Verdict.OK, Verdict.BROKEN) and parsed.finish_reason is None
 
 
-class WholeAnswer:
-    """A `Judge` that keeps its result."""
+class WholeAnswer(msgspec.Struct, eq=False):  # its constructor is not written in Python
+    """A `Judge` that reads a response that came whole, and keeps the result."""
 
-    __slots__ = ("_request", "parsed")
-    parsed: Parsed
-
-    def __init__(self, request: PreparedRequest) -> None:
-        self._request = request
+    request: PreparedRequest
+    parsed: Parsed = None  # type: ignore[assignment]  # not before it was called
 
     def __call__(self, response: HttpResponse) -> bool:
         """Read a response; False: it may belong to another request."""
-        self.parsed = parsed = parse_response(response, self._request)
-        return is_own(
-            parsed[1],
-            other_form=response.headers.get("content-type", "").startswith(_STREAM)
-            and response.succeeded,
+        request = self.request
+        # A resource may be a file that begins with a byte order mark.
+        if response.body.startswith(BOM_UTF8) and request.shape is not Shape.RESOURCE:
+            response = response._replace(body=without_mark(response.body))
+        parsed = read_answer(
+            response, request.shape, choices=request.choices, inputs=request.inputs
         )
+        media = response.headers.get("content-type", "")
+        is_stream = media.startswith(_STREAM) and response.succeeded
+        if is_stream and parsed.verdict is Verdict.BROKEN and request.shape in FORMATS:
+            # it was not requested: the server would send one again
+            assembler = stream_reader(StreamAssembler, request, response)
+            assembler.feed(response.body)
+            parsed, body = assembler.end()
+            response = response._replace(body=body)
+        self.parsed = response, parsed
+        return is_own(parsed, other_form=is_stream)
 
 
 async def read_whole(stream: ResponseStream, request: PreparedRequest) -> Parsed | Outcome:
