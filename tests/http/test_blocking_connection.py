@@ -28,6 +28,7 @@ from stormbreak.http.h1 import connection as connection_module
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.h1.blocking_connect import BlockingResolver
 from stormbreak.http.h1.blocking_exchange import BlockingExchange
+from stormbreak.http.h1.response_parser import ResponseParser
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome, Verdict
 
@@ -361,7 +362,7 @@ def test_a_hanging_lookup_times_out_and_its_late_failure_is_dropped(monkeypatch)
 def test_a_finished_exchange_does_not_touch_its_socket():
     """Another thread may use the socket by then. Found: TLS was asked for pending bytes after every stream."""
     left = SimpleNamespace(sock=ssl.SSLSocket.__new__(ssl.SSLSocket), lock=new_lock())
-    exchange = BlockingExchange(left, PreparedRequest("https://x.example/", {}, b""))
+    exchange = BlockingExchange(left, ResponseParser())
     exchange.over = True
 
     run(exchange.wait())

@@ -55,6 +55,10 @@ def test_a_response_cut_at_any_byte_is_incomplete():
         assert parser.take() == b"hello"
 
 
+def test_the_repr_of_a_parser_shows_nothing_of_the_response():
+    assert "hello" not in repr(fed(LENGTH))
+
+
 @table_test("callback", ["on_header", "on_headers_complete", "on_body", "on_message_complete"])
 def test_an_interrupt_in_a_callback_is_no_malformed_response(callback):
     def interrupt(*_):

@@ -34,7 +34,7 @@ from stormbreak.drivers import blocking
 from stormbreak.http.h1.address import address_of
 from stormbreak.http.h1.async_exchange import AsyncExchange
 from stormbreak.http.h1.async_pool import AsyncPool
-from stormbreak.http.prepared_request import PreparedRequest
+from stormbreak.http.h1.response_parser import ResponseParser
 from stormbreak.http.transports import interruptible
 from stormbreak.httpx import Transport
 
@@ -261,8 +261,8 @@ def test_only_one_check_for_silence_runs():
     async def main():
         loop = asyncio.get_running_loop()
         transport = SimpleNamespace(get_write_buffer_size=lambda: 0)
-        request = PreparedRequest("http://x/", {}, b"")
-        exchange = Exchange(loop, SimpleNamespace(transport=transport), request)
+        carrier = SimpleNamespace(transport=transport)
+        exchange = Exchange(carrier=carrier, parser=ResponseParser(), loop=loop)
         exchange.limit_silence(1.0)
         loop._jumping.now += 1.0 + STALL
         await asyncio.sleep(STALL / 2)

@@ -25,7 +25,7 @@ from stormbreak.drivers.blocking import foreign
 from stormbreak.errors import ConfigurationError
 from stormbreak.hidden_keys import VARIABLE, has_key_prefix, holds_token, is_constant, quoted
 from stormbreak.http.h1.address import PORTS
-from stormbreak.http.prepared_request import FixedHead
+from stormbreak.http.prepared_request import IDEMPOTENCY_KEY, FixedHead, KeyedHeaders
 from stormbreak.llm.endpoints import Shape, shape_of
 from stormbreak.llm.providers import PRESETS, KnownProvider, key_headers, preset
 from stormbreak.types import Outcome, Verdict
@@ -69,15 +69,17 @@ class Origin:
         made = {shape: _OWN_HEADERS | key_headers(host, self.api_key, shape) for shape in Shape}
         object.__setattr__(self, "headers", made)
 
-    def fixed_head(self, endpoint: str, more: Passed) -> FixedHead:
-        """Return the common head of all requests to an endpoint with these headers; raise as `url_of` does."""
+    def keyed_headers(self, endpoint: str, more: Passed, key: str) -> KeyedHeaders:
+        """Return the headers of a request to an endpoint, with `more` headers; raise as `url_of` does."""
         fixed = self._fixed.get((endpoint, more))
         if fixed is None:
             if len(self._fixed) >= _ENDPOINTS:
                 self._fixed.clear()
             headers = {**self.headers[shape_of(endpoint)], **dict(more)}
             fixed = self._fixed[endpoint, more] = FixedHead(self.url_of(endpoint), headers)
-        return fixed
+        keyed = KeyedHeaders(fixed.headers)
+        keyed[IDEMPOTENCY_KEY], keyed.fixed = key, fixed
+        return keyed
 
     @property
     def host(self) -> str:

@@ -2,37 +2,29 @@
 
 from collections.abc import AsyncIterable, Mapping
 
-from stormbreak.http.h1.address import Address
 from stormbreak.llm.endpoints import Shape
 from stormbreak.llm.parsed_response import Value
 
 CONNECT_TIMEOUT = 10.0  # seconds
+IDEMPOTENCY_KEY = "Idempotency-Key"
 
 
 class FixedHead:
-    """The URL of an endpoint and the common headers of all requests there, encoded once for each address (`heads`)."""
+    """The URL of an endpoint and the common headers of all requests there, `encoded` once."""
 
-    __slots__ = ("headers", "heads", "url")
+    __slots__ = ("encoded", "headers", "url")
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         self.url = url
         self.headers = headers
-        self.heads: dict[Address, bytes] = {}
-
-    def with_own(self, name: str, value: str) -> "KeyedHeaders":
-        """Return the headers of a request with one more header."""
-        made = KeyedHeaders(self.headers)
-        made[name] = value
-        made.fixed, made.own = self, f"{name}: {value}\r\n"
-        return made
+        self.encoded: bytes | None = None  # without the empty line at the end
 
 
 class KeyedHeaders(dict[str, str]):
-    """The `fixed` headers plus one line, its `own`. Immutable."""
+    """The `fixed` headers plus an idempotency key. Immutable."""
 
-    __slots__ = ("fixed", "own")
+    __slots__ = ("fixed",)
     fixed: FixedHead
-    own: str
 
 
 class PreparedRequest(Value, frozen=True):

@@ -12,7 +12,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.answer_schema import AnswerSchema, Misfit, Repairs
 from stormbreak.http.endpoint import Origin, Passed
 from stormbreak.http.local_answers import LocalRequest
-from stormbreak.http.prepared_request import CONNECT_TIMEOUT, PreparedRequest
+from stormbreak.http.prepared_request import CONNECT_TIMEOUT, IDEMPOTENCY_KEY, PreparedRequest
 from stormbreak.http.response import Response
 from stormbreak.http.routing import Route
 from stormbreak.llm.endpoints import FREE, Shape, is_fim, path_of, shape_of
@@ -34,7 +34,6 @@ REPORTS_USAGE = frozenset({Shape.CHAT, Shape.COMPLETION})
 _MAX_COMPLETION_TOKENS = frozenset({"openai", "azure"})
 """Providers whose newer models reject max_tokens."""
 
-IDEMPOTENCY_KEY = "Idempotency-Key"
 _WITHOUT_KEY = frozenset({"Accept", IDEMPOTENCY_KEY, "Content-Type", "Content-Length", *VERSION})
 ACCEPT_ANY = "application/json, */*;q=0.5"  # for an endpoint that may return a file
 _ACCEPT_STREAM: Passed = (("Accept", "text/event-stream"),)
@@ -391,8 +390,8 @@ class RequestTemplate:
 
     def _head(self, route: Route, accept: Passed, key: str) -> tuple[str, Mapping[str, str], float]:
         """Return the URL and the headers of the request to a target, and the connect timeout in seconds."""
-        fixed = route.origin.fixed_head(self.endpoint, accept + self._passed)
-        return fixed.url, fixed.with_own(IDEMPOTENCY_KEY, key), CONNECT_TIMEOUT
+        headers = route.origin.keyed_headers(self.endpoint, accept + self._passed, key)
+        return headers.fixed.url, headers, CONNECT_TIMEOUT
 
     def _body_for(self, target: Target) -> bytes:
         """Return the body for a target, before any repair."""

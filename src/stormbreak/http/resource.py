@@ -10,8 +10,8 @@ from math import inf
 from typing import BinaryIO, Protocol
 
 from stormbreak.http.h1.connection import ResponseStream
-from stormbreak.http.prepared_request import PreparedRequest
-from stormbreak.http.request import ACCEPT_ANY, IDEMPOTENCY_KEY, Lookup
+from stormbreak.http.prepared_request import IDEMPOTENCY_KEY, PreparedRequest
+from stormbreak.http.request import ACCEPT_ANY, Lookup
 from stormbreak.http.response import Parsed, outcome_of, read_whole
 from stormbreak.http.routing import Route
 from stormbreak.http.sender import PreparedAttempt, Sender

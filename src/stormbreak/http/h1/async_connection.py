@@ -11,11 +11,10 @@ from weakref import WeakKeyDictionary
 from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import cached_value
 from stormbreak.http.h1.address import address_of
-from stormbreak.http.h1.async_exchange import AsyncExchange, Socket
+from stormbreak.http.h1.async_exchange import Socket
 from stormbreak.http.h1.async_pool import AsyncPool
 from stormbreak.http.h1.blocking_connection import BlockingConnection
 from stormbreak.http.h1.connection import ExchangeResult, Judge
-from stormbreak.http.h1.exchange import BAD_HEADER
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import proxy_of
 from stormbreak.http.h1.socket_response import (
@@ -54,9 +53,9 @@ class AsyncConnection:
     ) -> ExchangeResult:
         pool = self._pool() or await self._new_pool()
         socket = pool.idle() or await self._connected(pool, request)
-        begun = socket if isinstance(socket, Outcome) else self._send(socket, request)
-        if isinstance(begun, Outcome):
-            return begun
+        if isinstance(socket, Outcome):
+            return socket
+        begun = socket.begin(request, self._proxy)
         while begun.parser.status is None and begun.failure is None:  # inline to save a frame
             await begun.wait()
         return came_whole(begun, judge) or await whole_response(begun, request, pool, judge)
@@ -64,8 +63,9 @@ class AsyncConnection:
     async def open(self, request: PreparedRequest) -> SocketResponse | Outcome:
         pool = self._pool() or await self._new_pool()
         socket = pool.idle() or await self._connected(pool, request)
-        begun = socket if isinstance(socket, Outcome) else self._send(socket, request)
-        return begun if isinstance(begun, Outcome) else await open_response(begun, request, pool)
+        if isinstance(socket, Outcome):
+            return socket
+        return await open_response(socket.begin(request, self._proxy), request, pool)
 
     async def close(self) -> None:
         """Close the connections of the running loop, and wake their readers."""
@@ -82,17 +82,6 @@ class AsyncConnection:
             return NOT_SENT
         except (OSError, UnicodeError, RuntimeError) as error:
             return connect_outcome(error, proxied=proxy is not None)
-
-    def _send(self, socket: Socket, request: PreparedRequest) -> AsyncExchange | Outcome:
-        address = address_of(request.url)
-        exchange = AsyncExchange(asyncio.get_running_loop(), socket, request)
-        socket.exchange = exchange
-        try:
-            exchange.send(request, address, self._proxy)
-        except ValueError:  # its message may contain the header
-            exchange.fail(BAD_HEADER)
-            return BAD_HEADER
-        return exchange
 
     def _pool(self) -> AsyncPool | None:
         """Return the open pool of the running loop, if any."""

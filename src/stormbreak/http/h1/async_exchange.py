@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from weakref import ref
 
 from stormbreak.drivers.timeouts import call_at
-from stormbreak.http.h1.address import Address
-from stormbreak.http.h1.exchange import LOST, SMALL, UNREAD, Exchange, head_of
+from stormbreak.http.h1.address import address_of
+from stormbreak.http.h1.exchange import BAD_HEADER, LOST, SMALL, UNREAD, Exchange, head_of
 from stormbreak.http.h1.proxy import Proxy
+from stormbreak.http.h1.response_parser import ResponseParser
 from stormbreak.http.prepared_request import PreparedRequest
 
 
@@ -30,83 +31,59 @@ class Owner(Protocol):
         """A socket was closed."""
 
 
-class AsyncExchange(Exchange):
+class AsyncExchange(Exchange, kw_only=True):
     """One exchange on a loop."""
 
-    __slots__ = ("_idle", "_loop", "_timer", "_unsent", "_waiter", "_waiting_since", "socket", "upload")  # fmt: skip
+    carrier: "Socket"
+    loop: asyncio.AbstractEventLoop
+    upload: asyncio.Task[None] | None = None
+    _unsent: int = 0  # bytes at the last check
+    _waiter: asyncio.Future[None] | None = None
+    _idle: float = inf
+    _waiting_since: float = inf
+    _timer: asyncio.TimerHandle | None = None
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, socket: "Socket", request: PreparedRequest
-    ) -> None:
-        super().__init__(socket, request)
-        self.socket = socket
-        self.upload: asyncio.Task[None] | None = None
-        self._loop = loop
-        self._unsent = 0  # bytes at the last check
-        self._waiter: asyncio.Future[None] | None = None
-        self._idle = inf
-        self._waiting_since = inf
-        self._timer: asyncio.TimerHandle | None = None
-        if request.idle_timeout is not None:
-            self.limit_silence(request.idle_timeout)
-
-    def send(self, request: PreparedRequest, address: Address, proxy: Proxy | None) -> None:
-        """Write the request; a task sends a body that is an iterator.
-
-        Raises:
-            ValueError: a header has a line break or a NUL.
-        """
-        head, chunked = head_of(request, address, proxy)
-        body, transport = request.body, self.socket.transport
-        if not isinstance(body, bytes):
-            self.upload = self._loop.create_task(self._upload(head, body, chunked=chunked))
-        elif len(body) <= SMALL:
-            transport.write(head + body)
-        else:
-            transport.write(head)
-            transport.write(body)
-
-    async def _upload(self, head: bytes, body: AsyncIterable[bytes], *, chunked: bool) -> None:
+    async def send_pieces(self, head: bytes, body: AsyncIterable[bytes], *, chunked: bool) -> None:
         """Send `head` with the first piece of `body`; send nothing if the body fails before."""
-        socket = self.socket
+        transport = self.carrier.transport
         try:
             async for piece in body:
-                if self.over or socket.transport.is_closing():
+                if self.over or transport.is_closing():
                     return
                 if piece:
                     framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
-                    socket.transport.write(head + framed)
+                    transport.write(head + framed)
                     head = b""
-                    await socket.drained()
+                    await self.carrier.drained()
         except Exception:  # noqa: BLE001 - the owner of the body knows what it raised
             self.fail(LOST)
             self.wake()
             return
         if not self.over:
-            socket.transport.write(head + (b"0\r\n\r\n" if chunked else b""))
+            transport.write(head + (b"0\r\n\r\n" if chunked else b""))
 
     @property
     def is_sent(self) -> bool:
         upload = self.upload
         done = upload is None or upload.done()
-        return done and not self.socket.transport.get_write_buffer_size()
+        return done and not self.carrier.transport.get_write_buffer_size()
 
     def drop(self) -> None:
         with suppress(RuntimeError):  # a loop that is closed
-            self._loop.call_soon_threadsafe(self.fail, LOST)
+            self.loop.call_soon_threadsafe(self.fail, LOST)
 
-    def _leave(self) -> bool:
+    def leave(self, *, reusable: bool = False) -> None:
         if self.over:
-            return False
+            return
         self.over = True
-        self.parser.close()
+        self.parser.llhttp = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self.upload is not None:
             self.upload.cancel()
             self.upload = None  # its traceback keeps the body
-        return True
+        self.carrier.free(reusable=reusable)
 
     def wake(self) -> None:
         waiter = self._waiter
@@ -120,8 +97,8 @@ class AsyncExchange(Exchange):
             return
         if self._waiter is not None:  # the other reader would never wake
             raise RuntimeError("another task reads the response")
-        waiter = self._waiter = self._loop.create_future()
-        self._waiting_since = self._loop.time()
+        waiter = self._waiter = self.loop.create_future()
+        self._waiting_since = self.loop.time()
         try:
             await waiter
         except BaseException:
@@ -134,19 +111,19 @@ class AsyncExchange(Exchange):
     def limit_silence(self, seconds: float) -> None:
         if seconds < self._idle and not self.over:
             self._idle = seconds
-            self._look_at(self._loop.time() + seconds)
+            self._look_at(self.loop.time() + seconds)
 
     def _look_at(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = call_at(self._loop, at, self._look)
+        self._timer = call_at(self.loop, at, self._look)
 
     def _look(self) -> None:
         """Check how long the server has been silent, or has accepted nothing of the request, while we waited for it."""
         if self._is_done:
             return
-        now = self._loop.time()
-        unsent = self.socket.transport.get_write_buffer_size()
+        now = self.loop.time()
+        unsent = self.carrier.transport.get_write_buffer_size()
         if unsent < self._unsent:
             self._waiting_since = now
         self._unsent = unsent
@@ -175,6 +152,27 @@ class Socket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+
+    def begin(self, request: PreparedRequest, proxy: Proxy | None) -> AsyncExchange:
+        """Begin an exchange: write the request; a task sends a body that is an iterator."""
+        loop, parser = asyncio.get_running_loop(), ResponseParser(request.method)
+        begun = self.exchange = AsyncExchange(carrier=self, parser=parser, loop=loop)
+        if request.idle_timeout is not None:
+            begun.limit_silence(request.idle_timeout)
+        try:
+            head, chunked = head_of(request, address_of(request.url), proxy)
+        except ValueError:  # its message may contain the header
+            begun.fail(BAD_HEADER)
+            return begun
+        body = request.body
+        if not isinstance(body, bytes):
+            begun.upload = loop.create_task(begun.send_pieces(head, body, chunked=chunked))
+        elif len(body) <= SMALL:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
+        return begun
 
     def data_received(self, data: bytes) -> None:
         if self.exchange is None:

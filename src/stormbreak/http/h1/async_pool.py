@@ -20,7 +20,6 @@ from stormbreak.http.h1.socket_response import SocketResponse
 
 
 class _Connecting(Timeout):
-    __slots__ = ()
     grace = 0.02  # less than that of an attempt, which would otherwise time out first
 
 
@@ -44,11 +43,12 @@ class AsyncPool:
         self.closed = False
 
     def idle(self) -> Socket | None:
-        """Return a free connection, if any."""
+        """Return a free connection that can carry another request, if any; close others."""
         while self._idle:
             socket = self._idle.pop()
-            if _is_fit(socket):
+            if socket.is_quiet and time.monotonic() - socket.opened_at < MAX_AGE:
                 return socket
+            socket.abort()
         return None
 
     async def take(
@@ -68,10 +68,10 @@ class AsyncPool:
             if len(self.sockets) + self._connecting < self.limit:
                 with _Connecting(seconds):
                     return await self._connect(address, proxy, tls)
-            socket = await self._turn(first=has_waited)
+            freed = await self._turn(first=has_waited)
             has_waited = True
-            if socket is not None and _is_fit(socket):
-                return socket
+            if freed is not None:
+                self._idle.append(freed)  # taken in the next round
         raise PoolClosedError
 
     async def _turn(self, *, first: bool) -> Socket | None:
@@ -159,14 +159,6 @@ class AsyncPool:
             if not waiter.done():
                 waiter.set_result(None)
         await self.closer.aclose()
-
-
-def _is_fit(socket: Socket) -> bool:
-    """Whether a free socket can carry another request; if not, close it."""
-    if socket.is_quiet and time.monotonic() - socket.opened_at < MAX_AGE:
-        return True
-    socket.abort()
-    return False
 
 
 def _tidy(known: "ref[AsyncPool]") -> None:

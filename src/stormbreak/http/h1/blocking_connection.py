@@ -15,6 +15,7 @@ from stormbreak.http.h1.connection import ExchangeResult, Judge
 from stormbreak.http.h1.exchange import BAD_HEADER, head_of
 from stormbreak.http.h1.failures import NOT_SENT, PoolClosedError, connect_outcome
 from stormbreak.http.h1.proxy import Proxy
+from stormbreak.http.h1.response_parser import ResponseParser
 from stormbreak.http.h1.socket_response import SocketResponse, open_response, whole_response
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome
@@ -72,7 +73,7 @@ class BlockingConnection:
         except (OSError, UnicodeError, RuntimeError) as error:
             return connect_outcome(error, proxied=proxy is not None)
         try:
-            exchange = BlockingExchange(used, request)
+            exchange = BlockingExchange(used, ResponseParser(request.method))
             await exchange.send(request, head, chunked=chunked)
         except BaseException:
             used.abort()

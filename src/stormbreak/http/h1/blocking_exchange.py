@@ -17,14 +17,9 @@ _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class BlockingExchange(Exchange):
     """One exchange on the thread that reads it; another thread may close it."""
 
-    __slots__ = ("_idle", "is_sent", "socket")
-    is_sent: bool
-
-    def __init__(self, carrier: PooledSocket, request: PreparedRequest) -> None:
-        super().__init__(carrier, request)
-        self.socket = carrier
-        self._idle = inf if request.idle_timeout is None else request.idle_timeout
-        self.is_sent = False
+    carrier: PooledSocket
+    is_sent: bool = False
+    _idle: float = inf  # maximum seconds of silence
 
     async def send(self, request: PreparedRequest, head: bytes, *, chunked: bool) -> None:
         """Send the request, or stop when an answer comes; the socket stays in use until `wait` ends.
@@ -32,6 +27,8 @@ class BlockingExchange(Exchange):
         Cancelling closes the connection.
         """
         body = request.body
+        if request.idle_timeout is not None:
+            self.limit_silence(request.idle_timeout)
         try:
             if not isinstance(body, bytes):
                 async for piece in body:
@@ -64,7 +61,7 @@ class BlockingExchange(Exchange):
 
     async def _write(self, data: bytes) -> None:
         """Send `data`; stop when an answer has begun."""
-        left, sock = memoryview(data), self.socket.sock
+        left, sock = memoryview(data), self.carrier.sock
         while left and not self._has_answer:
             try:
                 left = left[sock.send(left) :]
@@ -86,7 +83,7 @@ class BlockingExchange(Exchange):
         if self.parser.unread or self._is_done:  # another thread may use the socket now
             return
         self._enter()
-        sock, until = self.socket.sock, time.monotonic() + self._idle
+        sock, until = self.carrier.sock, time.monotonic() + self._idle
         try:
             if isinstance(sock, ssl.SSLSocket) and sock.pending() and self._take():
                 return
@@ -106,7 +103,7 @@ class BlockingExchange(Exchange):
         if self._is_done:
             return True
         try:
-            data = self.socket.sock.recv(_CHUNK)
+            data = self.carrier.sock.recv(_CHUNK)
         except _NOT_NOW:
             return False
         except (OSError, ValueError):
@@ -122,37 +119,40 @@ class BlockingExchange(Exchange):
     def _is_shut_here(self) -> bool:
         """Whether another thread of ours ended the connection, not the server."""
         strand = running_strand()
-        return self.socket.closed or (strand is not None and strand.is_interrupted)
+        return self.carrier.closed or (strand is not None and strand.is_interrupted)
 
     def close(self, outcome: Outcome) -> None:
         """Release or close the connection. On another thread, wake the reader, which closes it."""
-        with self.socket.lock:
+        with self.carrier.lock:
             if self.over:
                 return
-            if self.socket.in_use:
+            if self.carrier.in_use:
                 if self.failure is None:
                     self.failure = outcome
-                self.socket.shut()
+                self.carrier.shut()
                 return
             if not self._is_read:
                 self.fail(outcome)
-        self.release()
+        self.leave(reusable=self.parser.reusable)
 
     def _enter(self) -> None:
         """Begin to use the socket, unless it is closed or no longer ours."""
-        with self.socket.lock:
-            if not self.over and not self.socket.enter():
+        with self.carrier.lock:
+            if not self.over and not self.carrier.enter():
                 self.fail(LOST)
 
     def _rest(self) -> None:
         """Stop using the socket for now."""
-        with self.socket.lock:
-            if not self.over and not self.socket.rest() and self.parser.complete:
-                self.spoil()
+        with self.carrier.lock:
+            if not self.over and not self.carrier.rest() and self.parser.complete:
+                self.leave()
 
-    def _leave(self) -> bool:
-        with self.socket.lock:
-            return super()._leave()
+    def leave(self, *, reusable: bool = False) -> None:
+        with self.carrier.lock:
+            was_over, self.over = self.over, True
+        if not was_over:
+            self.parser.llhttp = None
+            self.carrier.free(reusable=reusable)
 
     def limit_silence(self, seconds: float) -> None:
         self._idle = min(self._idle, seconds)

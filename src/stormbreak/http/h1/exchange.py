@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from stormbreak.http.h1.address import Address
 from stormbreak.http.h1.connection import broken_body, silent_body
 from stormbreak.http.h1.decompression import ACCEPTED
@@ -18,13 +20,17 @@ from stormbreak.http.h1.response_parser import (
     given_names,
     request_head,
 )
-from stormbreak.http.prepared_request import KeyedHeaders, PreparedRequest
+from stormbreak.http.prepared_request import (
+    IDEMPOTENCY_KEY,
+    FixedHead,
+    KeyedHeaders,
+    PreparedRequest,
+)
 from stormbreak.llm.parsed_response import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 UNREAD = 256 * 1024  # unread bytes of a body; above this the server has to wait
 SMALL = 1024 * 1024  # bytes; a body up to this size is sent together with the head
-_ADDRESSES = 64  # maximum addresses with a cached head
 _ACCEPT = f"Accept-Encoding: {ACCEPTED}"
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
@@ -43,10 +49,7 @@ class Carrier(Protocol):
     spent: bool  # may carry no other request
 
     def free(self, *, reusable: bool) -> None:
-        """Wait for another exchange, or close: this one is over."""
-
-    def abort(self) -> None:
-        """Close at once."""
+        """Wait for another exchange if it is `reusable`, else close at once: this exchange is over."""
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -55,17 +58,16 @@ class Carrier(Protocol):
         """Read again after a pause."""
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):  # its constructor is not written in Python
     """One request, and the received part of its response. `failure` is set when no more can come."""
 
-    __slots__ = ("carrier", "failure", "over", "parser", "received_at")
+    carrier: Carrier
+    parser: ResponseParser
+    failure: Outcome | None = None
+    over: bool = False  # the exchange no longer has the connection
+    received_at: float = 0.0
 
-    def __init__(self, carrier: Carrier, request: PreparedRequest) -> None:
-        self.carrier = carrier
-        self.parser = ResponseParser(request.method)
-        self.failure: Outcome | None = None
-        self.over = False  # the exchange no longer has the connection
-        self.received_at = 0.0
+    __repr__ = object.__repr__  # shows no text
 
     # ------------------------------------------------------------ left to subclasses
 
@@ -89,6 +91,13 @@ class Exchange:
         """Close the connection, on whatever thread a finalizer runs."""
         raise NotImplementedError
 
+    def leave(self, *, reusable: bool = False) -> None:
+        """Free the connection for another request if it is `reusable`, else close it. Received bytes can still be read.
+
+        Idempotent. Free it only if the whole response was read, and is an answer.
+        """
+        raise NotImplementedError
+
     def wake(self) -> None:
         """Wake the reader."""
 
@@ -98,7 +107,7 @@ class Exchange:
         """Handle received data. No data may follow a complete response."""
         parser = self.parser
         if parser.complete:
-            self.spoil()
+            self.leave()
             return
         had_head = parser.status is not None
         try:
@@ -120,7 +129,7 @@ class Exchange:
             parser.end(cleanly=cleanly)
         except CutResponseError:
             self.fail(LOST if parser.status is None else broken_body(parser.status))
-        self.spoil()
+        self.leave()
         self.wake()
 
     def silent(self) -> None:
@@ -139,15 +148,7 @@ class Exchange:
         """Close the connection; received bytes can still be read."""
         if self.failure is None:
             self.failure = outcome
-        self.spoil()
-
-    def _leave(self) -> bool:
-        """Detach from the connection; False: it was detached before."""
-        if self.over:
-            return False
-        self.over = True
-        self.parser.close()
-        return True
+        self.leave()
 
     @property
     def _is_done(self) -> bool:
@@ -163,20 +164,10 @@ class Exchange:
     # The reader holds the connection until it has judged the response: after a response that does not answer the
     # request, the next bytes on the connection are unknown.
 
-    def release(self) -> None:
-        """Free the connection for another request, or close it: the whole response was read, and is an answer."""
-        if self._leave():
-            self.carrier.free(reusable=self.parser.reusable)
-
-    def spoil(self) -> None:
-        """Close the connection; received bytes can still be read."""
-        if self._leave():
-            self.carrier.abort()
-
     def close(self, outcome: Outcome) -> None:
         """Release the connection if the whole response was read; otherwise close it and wake the reader."""
         if self._is_read:
-            self.release()
+            self.leave(reusable=self.parser.reusable)
         else:
             self.fail(outcome)
         self.wake()
@@ -214,7 +205,12 @@ def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> 
     headers, body = request.headers, request.body
     if isinstance(headers, KeyedHeaders) and isinstance(body, bytes) and proxy is None:
         assert request.method == "POST", "only a POST has an idempotency key"
-        return _keyed_head(headers, address, len(body)), False
+        key, fixed = headers[IDEMPOTENCY_KEY], headers.fixed
+        if "\n" in key or "\r" in key or "\0" in key:
+            raise ValueError("a header holds a line break or a NUL")
+        last = f"{IDEMPOTENCY_KEY}: {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+        first = fixed.encoded or _encoded(fixed, address)
+        return first + last.encode("utf-8", "surrogateescape"), False
     given = given_names(tuple(headers))
     lines: list[str] = [] if "accept-encoding" in given else [_ACCEPT]
     target = address.target
@@ -228,20 +224,13 @@ def head_of(request: PreparedRequest, address: Address, proxy: Proxy | None) -> 
     return head, bool(framing) and not isinstance(body, bytes)
 
 
-def _keyed_head(headers: KeyedHeaders, address: Address, length: int) -> bytes:
-    heads, own = headers.fixed.heads, headers.own
-    head = heads.get(address)
-    if head is None:
-        fixed = headers.fixed.headers
-        given = given_names(tuple(fixed))
-        more = () if "accept-encoding" in given else (_ACCEPT,)
-        head = request_head("POST", address.target, address.authority, fixed, given, more)
-        if len(heads) >= _ADDRESSES:
-            heads.clear()
-        head = heads[address] = head.removesuffix(b"\r\n")
-    if own.count("\n") != 1 or own.count("\r") != 1 or "\0" in own:
-        raise ValueError("a header holds a line break or a NUL")
-    return head + f"{own}Content-Length: {length}\r\n\r\n".encode("utf-8", "surrogateescape")
+def _encoded(fixed: FixedHead, address: Address) -> bytes:
+    """Encode the common lines of all requests with these headers, which have one address."""
+    given = given_names(tuple(fixed.headers))
+    more = () if "accept-encoding" in given else (_ACCEPT,)
+    head = request_head("POST", address.target, address.authority, fixed.headers, given, more)
+    fixed.encoded = head.removesuffix(b"\r\n")
+    return fixed.encoded
 
 
 def _framing(request: PreparedRequest, given: frozenset[str]) -> Sequence[str]:

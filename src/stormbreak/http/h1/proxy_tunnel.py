@@ -40,4 +40,4 @@ class Tunnel:
         return parser.complete
 
     def close(self) -> None:
-        self._parser.close()
+        self._parser.llhttp = None

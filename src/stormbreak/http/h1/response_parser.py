@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 MAX_HEAD = 64 * 1024  # bytes before the body, interim (1xx) responses included
@@ -29,31 +30,31 @@ class CutResponseError(ValueError):
     """The connection ended before the response."""
 
 
-class ResponseParser:
-    """One response: `feed` it the server's data, and `take` the body.
+class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not written in Python
+    """One response to a request with `method`: `feed` it the server's data, and `take` the body.
 
     `status` is None until the head is complete. `body` holds the pieces that were not taken yet. After `complete`,
     `reusable` says whether the connection may carry another request; it may not if bytes followed the response.
+    At the end set `llhttp` to None: it refers to this object.
     """
 
-    __slots__ = (
-        "_count", "_interim", "_is_head", "_llhttp", "_outside", "_size", "_start", "_until_close", "body", "complete", "headers",
-        "repeated", "reusable", "status", "unread",
-    )  # fmt: skip
+    method: str = "POST"
+    llhttp: HttpResponseParser | None = None  # made with the first bytes
+    status: int | None = None
+    headers: dict[str, str] = {}
+    repeated: dict[str, tuple[str, ...]] = {}
+    body: list[bytes] = []
+    unread: int = 0  # bytes of the body
+    complete: bool = False
+    reusable: bool = False
+    _start: bytes = b""
+    _outside: int = 0  # consecutive bytes outside the body
+    _count: int = 0
+    _size: int = 0
+    _interim: bool = False
+    _until_close: bool = False
 
-    def __init__(self, method: str = "POST") -> None:
-        self._llhttp: HttpResponseParser | None = HttpResponseParser(self)
-        self._start = b""
-        self._is_head = method == "HEAD"
-        self._outside = 0  # consecutive bytes outside the body
-        self._count = self._size = 0
-        self._interim = self._until_close = False
-        self.status: int | None = None
-        self.headers: dict[str, str] = {}
-        self.repeated: dict[str, tuple[str, ...]] = {}
-        self.body: list[bytes] = []
-        self.unread = 0  # bytes of the body
-        self.complete = self.reusable = False
+    __repr__ = object.__repr__  # shows no text
 
     def feed(self, data: bytes) -> None:
         """Parse received bytes. Data before invalid bytes is kept.
@@ -70,10 +71,10 @@ class ResponseParser:
                 raise MalformedResponseError
         unread = self.unread
         self._outside += len(data)
-        llhttp = self._llhttp
-        assert llhttp is not None
+        if self.llhttp is None:
+            self.llhttp = HttpResponseParser(self)
         try:
-            llhttp.feed_data(data)
+            self.llhttp.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self.reusable = False
             cause = error.__context__
@@ -100,11 +101,8 @@ class ResponseParser:
 
     def take(self) -> bytes:
         """Return the bytes of the body that were not taken yet."""
-        body = self.body
-        if not body:
-            return b""
-        piece = body[0] if len(body) == 1 else b"".join(body)
-        body.clear()
+        piece = b"".join(self.body)  # a single piece is not copied
+        self.body.clear()
         self.unread = 0
         return piece
 
@@ -141,10 +139,11 @@ class ResponseParser:
         """Check the head, and skip an interim response."""
         if self.complete:
             return
-        assert self._llhttp is not None
-        if self._llhttp.get_http_version() not in ("1.1", "1.0"):
+        llhttp = self.llhttp
+        assert llhttp is not None
+        if llhttp.get_http_version() not in ("1.1", "1.0"):
             raise MalformedResponseError
-        status = self._llhttp.get_status_code()
+        status = llhttp.get_status_code()
         if status < 200:
             self._interim = True
             self.headers, self.repeated = {}, {}
@@ -157,12 +156,12 @@ class ResponseParser:
         ):
             raise MalformedResponseError
         # a server that sends 408 closes the connection, perhaps before our request came (RFC 9110, section 15.5.9)
-        self.reusable = self._llhttp.should_keep_alive() and status != 408
+        self.reusable = llhttp.should_keep_alive() and status != 408
         self._until_close = (
             coding is None and "content-length" not in self.headers and status not in (204, 304)
         )
         self.status = status
-        if self._is_head:  # the head describes a body that does not come
+        if self.method == "HEAD":  # the head describes a body that does not come
             self.reusable = False
             self.complete = True
 
@@ -179,10 +178,6 @@ class ResponseParser:
             self._interim = False
         else:
             self.complete = True
-
-    def close(self) -> None:
-        """Release llhttp's parser, which refers to this object."""
-        self._llhttp = None
 
 
 def lower_name(name: bytes) -> str:

@@ -138,17 +138,14 @@ def came_whole(exchange: Exchange, judge: Judge | None) -> ExchangeResult | None
         return None
     if not 200 <= status <= 299 or "content-encoding" in headers:
         return None
-    body = parser.take()
+    body = b"".join(parser.body)
     if len(body) > BODY_LIMIT:
-        exchange.spoil()
+        exchange.leave()
         return broken_body(status, f"larger than {BODY_LIMIT >> 20} MiB")
     response = HttpResponse(status, headers, body, exchange.received_at, parser.repeated)
     is_answer = False
     try:
         is_answer = judge is None or judge(response)
     finally:
-        if is_answer:
-            exchange.release()
-        else:
-            exchange.spoil()
+        exchange.leave(reusable=is_answer and parser.reusable)
     return response
