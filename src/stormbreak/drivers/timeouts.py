@@ -17,8 +17,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import ref
+
+import msgspec
 
 from stormbreak.core.stalls import BEAT, STALL, Stalls
 from stormbreak.drivers.locks import LiveSet
@@ -105,33 +107,37 @@ class Timeouts:
 _APART = Timeouts()
 
 
-class Timeout:
+class Timeout(msgspec.Struct, eq=False, weakref=True):  # its constructor is not written in Python
     """Raises TimeoutError after `seconds`: a reduced `asyncio.timeout`.
 
     With None it does so only when `Timeouts.end` ends it. A cancel from outside has precedence.
     """
 
-    __slots__ = ("__weakref__", "_among", "_cancelling", "_fired", "_handle", "_on", "_seconds", "_task", "_with", "alone")  # fmt: skip
-    grace = STALL  # maximum seconds that a short timeout waits again
+    seconds: float | None
+    among: Timeouts = _APART
+    alone: bool = False  # afterwards: it fired without a cancel from outside
+    _fired: bool = False
+    _handle: asyncio.TimerHandle | None = None  # the separate timer of a short timeout
+    # Set on entry.
+    _task: Any = None  # weak: a loop that is dropped takes its tasks along
+    _cancelling: int = 0
+    _on: Any = None  # lives as long as the timeout
+    _with: Any = None  # the set of timeouts that fire together
 
-    def __init__(self, seconds: float | None, among: Timeouts = _APART) -> None:
-        self._seconds = seconds
-        self._among = among
-        self._fired = False
-        self.alone = False  # afterwards: it fired without a cancel from outside
-        self._handle: asyncio.TimerHandle | None = None  # the separate timer of a short timeout
+    grace = STALL  # maximum seconds that a short timeout waits again
+    __repr__ = object.__repr__
 
     def __enter__(self) -> None:
-        here, seconds = self._among.local.last, self._seconds
+        here, seconds = self.among.local.last, self.seconds
         loop = asyncio.get_running_loop()
         if here is None or here.loop() is not loop:
-            here = self._among.here()
+            here = self.among.here()
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("an attempt with a timeout needs a task to run in")
-        self._task = ref(task)  # weak: a loop that is dropped takes its tasks along
+        self._task = ref(task)
         self._cancelling = task.cancelling()
-        self._on = here  # lives as long as the timeout
+        self._on = here
         if seconds is not None and EXACT <= seconds < inf:
             grain = int((loop.time() + seconds) / GRAIN) + 1
             due = here.due.get(grain)

@@ -25,13 +25,12 @@ class SuccessBody(msgspec.Struct):
 
     def is_error(self) -> bool:
         """Whether it is an error, or has one next to the answer."""
-        named = self.object == "error" or self.type == "error"
-        if named or is_error_value(self.error):
+        if self.object == "error" or self.type == "error":
             return True
-        if self.x_groq is None and self.base_resp is None:
+        if not (self.error or self.x_groq or self.base_resp):
             return False
         beside = {"x_groq": self.x_groq, "base_resp": self.base_resp}
-        return error_next_to_result(beside) is not None
+        return is_error_value(self.error) or error_next_to_result(beside) is not None
 
 
 def broken(detail: str, request_id: str | None) -> ParsedResponse:
