@@ -7,10 +7,12 @@ import pytest
 from table_test import table_test
 
 from stormbreak.core.fallback_policy import Place, TargetOrder, ToCache, ToDegraded, ToTargets
+from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http import routing as module
 from stormbreak.http.endpoint import find_endpoint
-from stormbreak.http.routing import Routes
+from stormbreak.http.local_answers import LocalAnswers
+from stormbreak.http.routing import Routes, TargetConfig
 from stormbreak.types import Verdict
 
 ENVIRON = {
@@ -81,7 +83,8 @@ def test_a_place_maps_each_model_to_its_own():
     models = {"m": "large", "n": "larger"}
     made, _ = routes(to(provider="deepseek", models=models), ToDegraded(text="later"))
 
-    assert [made.steps(model)[0].targets[0][0].model for model in models] == ["large", "larger"]
+    steps = [next(made.steps(model)) for model in models]
+    assert [step.targets[0][0].model for step in steps] == ["large", "larger"]
 
 
 def test_an_unmapped_model_uses_the_default_model_or_skips_the_place():
@@ -140,15 +143,13 @@ def test_an_invalid_fallback_target_fails_when_the_client_is_created(place, mess
 def test_the_cache_of_routes_is_bounded_and_old_targets_still_resolve(monkeypatch):
     monkeypatch.setattr(module, "MAX_MODELS", 8)
     made, connected = routes(to(api_key_env="SPARE_KEY"), to(provider="deepseek"))
-    first = [
-        made.first("m0").target,
-        *(target for step in made.steps("m0") for target, _ in step.targets),
-    ]
+    config = TargetConfig(Policy(), made, LocalAnswers(Policy(), None))
+    route, steps = config.route_and_steps("m0")
+    first = [route.target, *(target for step in steps for target, _ in step.targets)]
     for number in range(100):
-        made.first(f"m{number}")
-        made.steps(f"m{number}")
+        config.route_and_steps(f"m{number}")
 
-    assert max(len(made._first), len(made._steps), len(made._table._routes)) <= 8
+    assert max(len(made._first), len(config._known), len(made._table._routes)) <= 8
     assert first[0] not in made._table._routes  # its call may still be in flight
     assert [made.route(target).origin.api_key for target in first] == [
         "own-key",

@@ -5,7 +5,7 @@ error at the start. Each target has its own origin and connection: no key goes t
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -102,7 +102,6 @@ class Routes:
         self._table = RouteTable() if table is None else table
         self.route = self._table.route
         self._first: dict[str, Route] = {}  # by model
-        self._steps: dict[str, tuple[Step, ...]] = {}
         self.rules = [(rule, tuple(_fallback_endpoints(rule, endpoint))) for rule in rules]
         endpoints = (endpoint, *(each for _, several in self.rules for each in several))
         addresses = {each.origin.base_url: each.origin for each in endpoints}
@@ -118,14 +117,6 @@ class Routes:
             route = self._first[model] = self.route(self._add(self.endpoint, model))
         return route
 
-    def steps(self, model: str) -> tuple[Step, ...]:
-        """Return the fallbacks of a call for `model`."""
-        steps = self._steps.get(model)
-        if steps is None:
-            make_room(self._steps)
-            steps = self._steps[model] = tuple(self._steps_for(model))
-        return steps
-
     def own_targets(self) -> tuple[Target, ...]:
         """Return the remembered targets with the client's own key."""
         key, first = self.endpoint.origin.key_digest, (each.target for each in self._first.values())
@@ -135,7 +126,8 @@ class Routes:
     def connections(self) -> tuple[Connection, ...]:
         return tuple(self._connections.values())
 
-    def _steps_for(self, model: str) -> Iterator[Step]:
+    def steps(self, model: str) -> Iterator[Step]:
+        """Yield the fallbacks of a call for `model`."""
         for rule, endpoints in self.rules:
             on, after, source = frozenset(rule.on), rule.max_wait, _SOURCES[rule.kind]
             if isinstance(rule, ToTargets):
@@ -234,6 +226,9 @@ class TargetConfig:
     reserves: bool = False
     pool_step: Callable[[str], Step] | None = None
     weight: float = 1.0
+    _known: dict[str, tuple[Route, tuple[Step, ...]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def origin(self) -> Origin:
@@ -251,11 +246,13 @@ class TargetConfig:
 
     def route_and_steps(self, model: str) -> tuple[Route, tuple[Step, ...]]:
         """Return the route of a call for `model` to its first target, and its fallbacks."""
-        # For the rules of these routes.
-        own = self.routes.steps(model) if self.routes.rules else ()
-        if self.pool_step is None:
-            return self.routes.first(model), own
-        return self.routes.first(self._model_for(model)), (self.pool_step(model), *own)
+        known = self._known.get(model)
+        if known is None:
+            make_room(self._known)
+            own, route = self.routes.steps(model), self.routes.first(self._model_for(model))
+            steps = own if self.pool_step is None else (self.pool_step(model), *own)
+            known = self._known[model] = route, tuple(steps)
+        return known
 
     def _model_for(self, model: str) -> str:
         """Return the model to request: in a pool, that of this member."""
