@@ -21,7 +21,7 @@ from stormbreak.batch.parquet import pyarrow
 from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions, Choice, option_flag
 from stormbreak.batch.running.run_policy import policy_of_run, width_of
 from stormbreak.batch.running.runner import End, Runner, RunParts, run_in_loop
-from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
+from stormbreak.batch.running.shared_spend import SharedSpend
 from stormbreak.batch.running.stats import RunStats
 from stormbreak.batch.running.summary import Summary, summarise
 from stormbreak.batch.running.worker import View, WorkerPlan
@@ -49,6 +49,7 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import spend_accounts
 from stormbreak.errors import ConfigurationError
 from stormbreak.escape import path_of
+from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.hidden_keys import hidden
 from stormbreak.http.answer_schema import REPAIRS, AnswerSchema, Schema, read_schema, schema_of
 from stormbreak.http.client import AsyncClient
@@ -270,10 +271,8 @@ def run_job(
     Raises ConfigurationError if an option is wrong, or OUTPUT cannot be written (any more).
     """
     with ExitStack() as stack:
-        budget = _budget(stack) if job.workers > 1 else None
-        policy = policy_of_run(
-            job.policy, job.options, store=None if budget is None else budget.url
-        )
+        fleet = _fleet(stack) if job.workers > 1 else None
+        policy = policy_of_run(job.policy, job.options, store=None if fleet is None else fleet.url)
         client, rows, store = stack.enter_context(open_job(job, policy, on_read))
         for listener in listeners:
             client.subscribe(listener)
@@ -283,10 +282,10 @@ def run_job(
         counts, width = stats or RunStats(), width_of(policy, job.options)
         parts = RunParts(client, rows, store, counts, width, job.grace, job.schema)
         runner: Running
-        if budget is None:
+        if fleet is None:
             runner, end = _run_here(job, parts, tick, results)
         else:
-            runner, end = _run_workers(job, parts, budget, tick, view)
+            runner, end = _run_workers(job, parts, fleet, tick, view)
         store.journal.compact_failed()
         if job.options.ordered and end is End.FINISHED:
             store.journal.close()
@@ -453,7 +452,7 @@ def _run_here(
 def _run_workers(
     job: Job,
     parts: RunParts,
-    budget: BudgetStore,
+    fleet: ParentStore,
     tick: Callable[[Workers], None],
     view: View | None,
 ) -> tuple[Workers, End]:
@@ -461,23 +460,24 @@ def _run_workers(
         count=job.workers,
         parts=parts,
         view=view,
-        fleet=parts.client.policy.fleet.url or budget.url,
-        folder=budget.folder,
+        fleet=parts.client.policy.fleet.url or fleet.url,
+        folder=fleet.folder,
     )
     limit = job.options.max_cost
     max_usd = None if limit is None else Decimal(str(limit))
-    spend = SharedSpend(parts.store, budget, price_of=job.prices, max_usd=max_usd)
-    workers = Workers(plan, budget=budget, spend=spend, tick=tick)
+    spend = SharedSpend(parts.store, price_of=job.prices, max_usd=max_usd)
+    fleet.record = None if max_usd is None else spend
+    workers = Workers(plan, fleet=fleet, spend=spend, tick=tick)
     return workers, workers.run()
 
 
-def _budget(stack: ExitStack) -> BudgetStore:
+def _fleet(stack: ExitStack) -> ParentStore:
     """Make the store of the workers; the `stack` removes its folder."""
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("workers: only the command line starts several processes")
-    budget = BudgetStore()
-    stack.callback(rmtree, budget.folder, ignore_errors=True)
-    return budget
+    fleet = ParentStore()
+    stack.callback(rmtree, fleet.folder, ignore_errors=True)
+    return fleet
 
 
 def _share(job: Job, rows: Rows, store: Store, base_url: str) -> SharedAnswers:

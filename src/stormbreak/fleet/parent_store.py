@@ -1,7 +1,7 @@
 """The store in a parent process, on a Unix socket, for the processes of one machine.
 
 A message is a line of JSON. The parent decides alone, with its own clock; the store ends with the parent process. A
-`SpendRecord` keeps money over restarts: it records the money that may be spent before the store grants it.
+`MoneyRecord` keeps money over restarts: it records the money that may be spent before the store grants it.
 
 The socket is in a folder that the parent locks, and removes at its end. The next store removes the folder of a parent
 that was killed.
@@ -43,14 +43,17 @@ class Money(NamedTuple):
     started: float = EVER
 
 
-class SpendRecord(Protocol):
+class MoneyRecord(Protocol):
     """Keeps the money of scopes over restarts. One thread at a time uses it."""
 
     def restored(self, scope: str) -> Money | None:
         """Return the money that may have been spent in the present period."""
 
     def note(self, scope: str, money: Money, limit: float) -> bool:
-        """Record the money that may be spent, before it is granted; return whether it is recorded."""
+        """Record the money that may be spent, before it is granted; return whether it is recorded.
+
+        After an OSError the member gets no answer.
+        """
 
 
 class ParentStore:
@@ -63,13 +66,13 @@ class ParentStore:
         self,
         clock: Callable[[], float] = monotonic,
         *,
-        record: SpendRecord | None = None,
+        record: MoneyRecord | None = None,
         wall: Callable[[], float] = time,
     ) -> None:
         self.scopes: dict[str, Scope] = {}
         self._clock = clock
         self._wall = wall
-        self._record = record
+        self.record = record
         self._turn = new_lock()
         try:
             _remove_leftovers(Path(gettempdir()))
@@ -103,17 +106,17 @@ class ParentStore:
         if scope is None:
             scope = self.scopes[name] = self._opened(name, report, now)
         answer = beat(scope, member, report, now, wall=self._wall())
-        if self._record is None or not report.spend.limit:
+        if self.record is None or not report.spend.limit:
             return answer
         money, asserted = self._money(scope), report.spend
-        if money is None or self._record.note(name, money, asserted.limit):
+        if money is None or self.record.note(name, money, asserted.limit):
             return answer
         known = asserted.granted if asserted.started == scope.started else 0.0
         scope.members[member].granted = known  # the member does not know of a larger grant
         return answer._replace(spend=answer.spend._replace(granted=known))
 
     def _opened(self, name: str, report: Report, now: float) -> Scope:
-        known = None if self._record is None else self._record.restored(name)
+        known = None if self.record is None else self.record.restored(name)
         if known is None:
             return Scope()
         scope = Scope(epoch=now, started=EVER, folded=known.micro, period=report.spend.period)

@@ -3,7 +3,7 @@
 Each worker reports the usage of its attempts. The sum goes into the run file, like the account of one process.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from functools import reduce
@@ -16,67 +16,16 @@ from stormbreak.cost.price_source import PriceOf
 from stormbreak.cost.spend_gate import MICRO, PART
 from stormbreak.drivers.locks import new_lock
 from stormbreak.fleet.lease_renewal import micro_dollars
-from stormbreak.fleet.messages import Answer, Message
-from stormbreak.fleet.parent_store import ParentStore
-
-NOTHING_LEFT = 1e-9  # micro-dollars; 0 would be no limit
-
-
-class BudgetStore(ParentStore):
-    """The store of a parent process, with the money that earlier runs spent (`before`, in micro-dollars).
-
-    Before money is granted, `write_ahead` is called with the total that may be spent, unless an earlier call covers it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.before = 0
-        self.write_ahead: Callable[[int], object] = lambda _: None
-        self._allowed = 0
-        self._granting = new_lock()
-
-    @property
-    def taken(self) -> int:
-        """Micro-dollars that workers have spent, or may still spend."""
-        return int(
-            sum(
-                scope.unclaimed + sum(member.money for member in scope.members.values())
-                for scope in list(self.scopes.values())
-            )
-        )
-
-    def beat(self, messages: Sequence[Message]) -> list[Answer]:
-        """Process reports; earlier spending counts as spent by others."""
-        if not any(each.report.spend.limit for each in messages):
-            return super().beat(messages)
-        with self._granting:
-            answers = super().beat([self._less_before(each) for each in messages])
-            limit = max(int(each.report.spend.limit) for each in messages)
-            needed = self.before + self.taken
-            if needed > self._allowed:
-                allowed = max(needed, min(limit, needed + limit // PART))
-                self.write_ahead(allowed)
-                self._allowed = allowed
-        return [self._with_before(each) for each in answers]
-
-    def _less_before(self, message: Message) -> Message:
-        spend = message.report.spend
-        if not spend.limit:
-            return message
-        spend = spend._replace(limit=max(NOTHING_LEFT, spend.limit - self.before))
-        return message._replace(report=message.report._replace(spend=spend))
-
-    def _with_before(self, answer: Answer) -> Answer:
-        spend = answer.spend
-        return answer._replace(spend=spend._replace(elsewhere=spend.elsewhere + self.before))
+from stormbreak.fleet.parent_store import Money
 
 
 class SharedSpend:
-    """The account of all workers and of earlier runs. `cost` and `limit` are as of the last `update_cost`."""
+    """The account of all workers and of earlier runs: the record of the parent's store.
 
-    def __init__(
-        self, store: Store, budget: BudgetStore, *, price_of: PriceOf, max_usd: Decimal | None
-    ) -> None:
+    `cost` and `limit` are as of the last `update_cost`.
+    """
+
+    def __init__(self, store: Store, *, price_of: PriceOf, max_usd: Decimal | None) -> None:
         """Under a limit of `max_usd`, count the possible cost of earlier runs.
 
         Raises ConfigurationError if a price is unknown.
@@ -84,10 +33,10 @@ class SharedSpend:
         self.cost = Cost()
         self.limit: SpendLimit | None = None
         self._store = store
-        self._budget = budget
         self._price_of = price_of
         self._max_usd = max_usd
-        self._allowed = NOTHING
+        # In micro-dollars: what may have been spent, by earlier runs too, and how much of it is written.
+        self._taken = self._allowed = 0
         self._accounts: dict[int, Account] = {}
         self._pauses: dict[str, float] = dict(store.pauses)
         self._lost = 0
@@ -95,10 +44,25 @@ class SharedSpend:
         self._writing = new_lock()
         self._changed = False
         if max_usd is not None:
-            budget.before = micro_dollars(store.run.account.max_cost(price_of))
-            budget.write_ahead = self._write_ahead
+            self._taken = micro_dollars(store.run.account.max_cost(price_of))
 
-    def note(self, worker: int, account: Account, pauses: Mapping[str, float]) -> None:
+    def restored(self, _scope: str) -> Money | None:
+        return Money(float(self._taken), ends_in=None) if self._taken else None
+
+    def note(self, _scope: str, money: Money, limit: float) -> bool:
+        """Write more than the workers may spend, unless that is written; raise OSError if it cannot be."""
+        self._taken = taken = int(money.micro)
+        before = self._allowed
+        if taken > before:
+            self._allowed = max(taken, min(int(limit), taken + int(limit) // PART))
+            try:
+                self._write(at_work=True)
+            except OutputError as error:
+                self._error, self._allowed = error, before
+                raise OSError from error  # the worker gets neither an answer nor money
+        return True
+
+    def add(self, worker: int, account: Account, pauses: Mapping[str, float]) -> None:
         self._accounts[worker] = account
         for model, until in pauses.items():
             self._pauses[model] = max(until, self._pauses.get(model, 0.0))
@@ -130,14 +94,6 @@ class SharedSpend:
             spent = replace(account, ahead=NOTHING).max_cost(self._price_of)
             self.limit = SpendLimit(self._max_usd, spent)
 
-    def _write_ahead(self, micro: int) -> None:
-        self._allowed = micro * MICRO
-        try:
-            self._write(at_work=True)
-        except OutputError as error:
-            self._error = error
-            raise OSError from error  # the worker gets neither an answer nor money
-
     def _write(self, *, at_work: bool) -> None:
         with self._writing:
             self._store.note(self._account(at_work=at_work), future(self._pauses))
@@ -149,8 +105,8 @@ class SharedSpend:
             return account
         spent = account.max_cost(self._price_of)
         if at_work:
-            return replace(account, ahead=max(NOTHING, self._allowed - spent))
+            return replace(account, ahead=max(NOTHING, self._allowed * MICRO - spent))
         if self._lost:
-            granted = (self._budget.before + self._budget.taken) * MICRO
-            account = replace(account, lost=account.lost + max(NOTHING, granted - spent))
+            lost = max(NOTHING, self._taken * MICRO - spent)
+            account = replace(account, lost=account.lost + lost)
         return account

@@ -16,7 +16,7 @@ from typing import Any
 
 from stormbreak.batch.running import signal_handlers
 from stormbreak.batch.running.runner import TICK_EVERY, End, Runner
-from stormbreak.batch.running.shared_spend import BudgetStore, SharedSpend
+from stormbreak.batch.running.shared_spend import SharedSpend
 from stormbreak.batch.running.snapshot import RunSnapshot, worst_circuit
 from stormbreak.batch.running.worker import (
     Ended,
@@ -31,6 +31,7 @@ from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.core.concurrency_limit import Limit
 from stormbreak.drivers.garbage import collecting_less_often
 from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.types import Verdict
 
 _log = logging.getLogger("stormbreak")
@@ -72,7 +73,7 @@ class Workers:
         self,
         plan: WorkerPlan,
         *,
-        budget: BudgetStore,
+        fleet: ParentStore,
         spend: SharedSpend,
         tick: Callable[["Workers"], None],
     ) -> None:
@@ -81,7 +82,7 @@ class Workers:
         self.spend = spend
         self.refused_by: Verdict | None = None
         self._plan = plan
-        self._budget = budget
+        self._fleet = fleet
         self._width = plan.width_of(self.client.policy.limit, width)
         self._tick = tick
         self._failed_before = self.journal.failed - self.journal.again
@@ -106,7 +107,7 @@ class Workers:
         try:
             with signal_handlers.heard(self._hear, self._hang_up):
                 self._start()
-                with self._budget:
+                with self._fleet:
                     self._send(Order.GO)
                     self._follow()
                 self.journal.recount()
@@ -174,7 +175,7 @@ class Workers:
         elif isinstance(report, bytes):
             worker.state = report
         elif isinstance(report, Spent):
-            self.spend.note(self._workers.index(worker), report.account, report.pauses)
+            self.spend.add(self._workers.index(worker), report.account, report.pauses)
         elif isinstance(report, Ended):
             self._on_ended(worker, report)
         elif isinstance(report, Failed):
