@@ -15,7 +15,7 @@ from math import ceil, inf
 from typing import Any, TypeAlias
 
 from stormbreak.core.checks import shown
-from stormbreak.drivers.explain import AttemptHistory, history_of
+from stormbreak.drivers.explain import results_of
 from stormbreak.drivers.scope import scope as within
 from stormbreak.errors import CallError, ConfigurationError
 from stormbreak.types import CallResult
@@ -106,15 +106,8 @@ def _ended(error: Exception) -> CallResult | None:
         ends = [_ended(each) for each in error.exceptions]
         refused = [end for end in ends if end is not None and _is_refusal(end)]
         return max(refused, key=lambda end: end.retry_at or 0.0) if refused == ends else None
-    if isinstance(error, CallError):
-        return error.ended
-    for place in (error, getattr(error, "response", None), error.__cause__):
-        story = None if isinstance(place, CallError) else history_of(place)
-        if (
-            type(story) is AttemptHistory and story.ended is not None
-        ):  # no others: exceptions of a guarded function are its own
-            return story.ended
-    return None
+    cause = None if isinstance(error.__cause__, CallError) else error.__cause__
+    return next(results_of(error, getattr(error, "response", None), cause), None)
 
 
 def _is_refusal(ended: CallResult) -> bool:

@@ -32,11 +32,6 @@ def ending(text: object, limit: int = 64) -> str:
     return escaped if len(escaped) <= limit else "…" + escaped[1 - limit :]
 
 
-def quoted(text: object) -> str:
-    """Like `plain`, in quotes, with keys hidden."""
-    return f"'{plain(hidden(str(text)))}'"
-
-
 def path_of(path: object) -> str:
     """Escape the path of a file, without cutting any path that file systems allow."""
     return plain(path, limit=4096)
@@ -67,6 +62,11 @@ LABEL = 80  # maximum characters of a name in a log line or a metric label
 def shown(text: object, limit: int = NAME) -> str:
     """Return one line of at most `limit` characters, with control characters escaped and keys hidden."""
     return plain(hidden(str(text)[: 4 * limit]), limit=limit)
+
+
+def quote(value: object) -> str:
+    """Like `shown`, in quotes: ids and columns of a user may look like a key, and only known kinds are hidden."""
+    return f"'{shown(value)}'"
 
 
 def escape_name(name: object) -> str:

@@ -2,7 +2,7 @@ import errno
 
 from table_test import table_test
 
-from stormbreak.escape import ending, path_of, plain, quoted, reason
+from stormbreak.escape import ending, path_of, plain, quote, reason
 
 
 @table_test(
@@ -21,7 +21,7 @@ from stormbreak.escape import ending, path_of, plain, quoted, reason
 )
 def test_plain_escapes_control_characters_and_cuts_long_text(text, shown):
     assert plain(text) == shown
-    assert quoted(text) == f"'{shown}'"
+    assert quote(text) == f"'{shown}'"
 
 
 def test_path_of_escapes_but_never_cuts():

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from stormbreak.batch.input.table_requests import text_of
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, plain, quoted
+from stormbreak.escape import path_of, plain, quote
 
 READ_ROWS = 4_096  # rows in memory at a time, and in a row group of a file that we write
 
@@ -114,7 +114,7 @@ def to_batch(records: Sequence[dict[str, Any]], schema: Any) -> Any:
         try:
             arrays.append(pa.array(values, field.type))
         except (pa.ArrowException, OverflowError):  # its message may repeat a value
-            what = f"column {quoted(field.name)} cannot be written as {field.type}"
+            what = f"column {quote(field.name)} cannot be written as {field.type}"
             raise ConfigurationError(what) from None
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

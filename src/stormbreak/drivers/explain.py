@@ -75,6 +75,17 @@ def _chain(what: object) -> Iterator[object]:
         waiting += [getattr(each, name, None) for name in _LINKS]
 
 
+def results_of(*places: object) -> Iterator[CallResult]:
+    """Yield the results of ended calls of clients and transports that these carry.
+
+    Calls of functions are left out: their exceptions are those of the user.
+    """
+    for place in places:
+        story = history_of(place)
+        if type(story) is AttemptHistory and story.ended is not None:
+            yield story.ended
+
+
 def history_of(what: object) -> AttemptHistory | None:
     if isinstance(what, CallError):
         return AttemptHistory(what.target, what.ended)

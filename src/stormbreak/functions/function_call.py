@@ -4,7 +4,7 @@
 Between attempts the engine decides whether another one follows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from stormbreak.core.explain import add_attempt_notes, notes_of
 from stormbreak.core.flow import Command, DeliverStream, Send
 from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.drivers.delivery import CallerDriven
-from stormbreak.drivers.explain import KEPT_AS, AttemptHistory, history_of
+from stormbreak.drivers.explain import KEPT_AS, AttemptHistory, results_of
 from stormbreak.drivers.judge import OK
 from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.drivers.timeouts import Timeout, Timeouts
-from stormbreak.errors import CallError, error_for
+from stormbreak.errors import error_for
 from stormbreak.functions.outcome_rules import Rules
 from stormbreak.types import VERDICT_OK, CallResult, Outcome, Target, Verdict
 
@@ -74,28 +74,20 @@ def gave_up(ended: CallResult) -> bool:
 
 
 def was_given_up(error: BaseException, attempt: RunningAttempt) -> bool:
-    """Whether a guarded call or a client call within `attempt` gave up on `error` or its cause."""
+    """Whether a guarded call or a client call within `attempt` gave up on `error` or its cause.
+
+    Guarded calls record it in the `attempt`: the same exception object may be raised many times.
+    """
     link: BaseException | None = error
     for _ in range(_MAX_DEPTH):
         if link is None:
             break
-        if link is attempt.given_up or any(map(gave_up, _results_from(link))):
+        if link is attempt.given_up or any(
+            map(gave_up, results_of(link, getattr(link, "response", None)))
+        ):
             return True
         link = link.__cause__
     return False
-
-
-def _results_from(error: BaseException) -> Iterator[CallResult]:
-    """Yield the results of client and transport calls that an error carries.
-
-    Calls of functions record it in the `RunningAttempt` instead: the same exception object may be raised many times.
-    """
-    if isinstance(error, CallError):
-        yield error.ended
-    for place in (error, getattr(error, "response", None)):
-        story = history_of(place)
-        if type(story) is AttemptHistory and story.ended is not None:
-            yield story.ended
 
 
 # ---------------------------------------------------------------- attempt history

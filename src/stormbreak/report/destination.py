@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from stormbreak.batch.store.durable_file import replacing
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import quoted
+from stormbreak.escape import quote
 
 if TYPE_CHECKING:
     from stormbreak.batch.running.stats import RunStats
@@ -45,7 +45,7 @@ class ReportFile:
         path = Path(name)
         if path.suffix.lower() not in kinds:
             raise ConfigurationError(
-                f"--report must end in {' or '.join(kinds)}, got {quoted(name)}"
+                f"--report must end in {' or '.join(kinds)}, got {quote(name)}"
             )
         if any(find_spec(module) is None for module in _REQUIRED):
             required = " and ".join(_REQUIRED)

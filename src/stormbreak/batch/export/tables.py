@@ -18,7 +18,7 @@ from stormbreak.batch.input.table import Record, Table, format_of
 from stormbreak.batch.input.table_requests import plain_value, text_of
 from stormbreak.batch.store.durable_file import replacing
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import quoted
+from stormbreak.escape import quote
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _UNSAFE = re.compile(r'["\r\n]|^\s|\s$')
@@ -81,7 +81,7 @@ def check_columns(columns: Container[str], prefix: str, name: str = "") -> None:
     taken = next((each for each in names(prefix) if each in columns), None)
     if taken is not None:
         where = f"{name}: " if name else ""
-        what = f"has a column {quoted(taken)}, as the results have"
+        what = f"has a column {quote(taken)}, as the results have"
         raise ConfigurationError(f"{where}{what}; set --prefix for theirs")
 
 

@@ -23,7 +23,7 @@ from msgspec.json import Decoder
 from stormbreak import file_reader
 from stormbreak.batch.input.row import Row, RowError, parse_row
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted, reason, system_errors_at
+from stormbreak.escape import path_of, quote, reason, system_errors_at
 
 # ---------------------------------------------------------------- table of ids
 # A 64-bit hash per id and an open-addressed table of numbers; the ids themselves stay in their
@@ -281,9 +281,7 @@ class Rows(AbstractContextManager["Rows"]):
         if twin is not None:
             first = self._numbers[twin]
             hint = "; the column of --id needs another value in each row" * (self._unit == "row")
-            raise RowError(
-                f"custom_id {quoted(custom_id)} is already on {self._unit} {first}{hint}"
-            )
+            raise RowError(f"custom_id {quote(custom_id)} is already on {self._unit} {first}{hint}")
         self._numbers.append(number)
         self._hashes.append(hash(stripped) & _HASH_BITS)
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from msgspec import UNSET, DecodeError, Raw, Struct, UnsetType, ValidationError
 from msgspec.json import Decoder, encode
 
-from stormbreak.escape import quoted
+from stormbreak.escape import quote
 from stormbreak.http.request import RequestFields
 
 ID_LIMIT = 512  # characters of a custom_id
@@ -167,7 +167,7 @@ def _custom_id(custom_id: str | UnsetType, number: int) -> str:
     if not custom_id:
         raise RowError("custom_id is empty")
     if len(custom_id) > ID_LIMIT:
-        long = f"custom_id {quoted(custom_id)} has {len(custom_id):,} characters"
+        long = f"custom_id {quote(custom_id)} has {len(custom_id):,} characters"
         raise RowError(f"{long}, more than {ID_LIMIT}")
     return custom_id
 
@@ -184,14 +184,14 @@ def _check_form(head: _Line) -> None:
 def _endpoint(head: _Line) -> str:
     method, url = head.method, head.url
     if method is not UNSET and method.upper() != "POST":
-        raise RowError(f"method must be POST, got {quoted(method)}")
+        raise RowError(f"method must be POST, got {quote(method)}")
     if url is UNSET:
         if head.body is not UNSET:
             raise RowError("has no url")
         return CHAT
     if url not in ENDPOINTS:
         *others, last = (f"/v1{endpoint}" for endpoint in _BODIES)
-        raise RowError(f"url must be {', '.join(others)} or {last}, got {quoted(url)}")
+        raise RowError(f"url must be {', '.join(others)} or {last}, got {quote(url)}")
     return ENDPOINTS[url]
 
 

@@ -28,7 +28,7 @@ from stormbreak.batch import parquet
 from stormbreak.batch.input.csv_reader import numbered_lines, read_csv
 from stormbreak.batch.store.paths import COMPRESSED
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted, reason
+from stormbreak.escape import path_of, quote, reason
 
 Format = Literal["csv", "jsonl", "parquet"]
 Record = dict[str, Any]
@@ -62,7 +62,7 @@ class Shard:
         found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         shard = cls(int(found[1]), int(found[2])) if found else cls(0, 0)
         if not 1 <= shard.index <= shard.count:
-            raise ConfigurationError(f"{where} must be I/N, from 1/N to N/N, got {quoted(text)}")
+            raise ConfigurationError(f"{where} must be I/N, from 1/N to N/N, got {quote(text)}")
         return shard
 
     def number(self, row: int) -> int:
@@ -183,7 +183,7 @@ class Table:
         columns = tuple(cell or "" for cell in header)
         twice = next((each for each in columns if columns.count(each) > 1), None)
         if twice is not None:
-            raise ConfigurationError(f"{path_of(path)}:1: two columns are named {quoted(twice)}")
+            raise ConfigurationError(f"{path_of(path)}:1: two columns are named {quote(twice)}")
         return columns
 
     def _csv(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, list[str | None]]]:

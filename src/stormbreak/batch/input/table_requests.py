@@ -19,7 +19,7 @@ from stormbreak import file_reader
 from stormbreak.batch.input.row import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES, RowError
 from stormbreak.batch.run_options import TableOptions, option_flag
 from stormbreak.errors import ConfigurationError, errors_at
-from stormbreak.escape import path_of, quoted
+from stormbreak.escape import path_of, quote
 
 ROW = "row"  # in a template, all columns by name: `{{ row["Product name"] }}`
 PROMPT = "the prompt"
@@ -141,7 +141,7 @@ class RequestMaker:
             body = self._body_of(record) if self._body else self._make(record)
             custom_id = f"row-{number}" if self._id is None else id_text(record[self._id])
         except KeyError as error:
-            raise RowError(f"has no {quoted(error.args[0])}") from None
+            raise RowError(f"has no {quote(error.args[0])}") from None
         return {"custom_id": custom_id, "method": "POST", "url": self._url, "body": body}
 
     def _named(self) -> dict[str, frozenset[str]]:
@@ -165,7 +165,7 @@ class RequestMaker:
             except (DecodeError, RecursionError):
                 body = None
         if not isinstance(body, dict):
-            raise RowError(f"column {quoted(self._body)} is not a JSON object")
+            raise RowError(f"column {quote(self._body)} is not a JSON object")
         return body
 
     def _maker(self, max_tokens: int | None) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -174,7 +174,7 @@ class RequestMaker:
         if endpoint is None:
             known = ", ".join(url for url in ENDPOINTS if url.startswith("/v1"))
             raise ConfigurationError(
-                f"{self._name_of('url')} must be one of {known}, got {quoted(self._url)}"
+                f"{self._name_of('url')} must be one of {known}, got {quote(self._url)}"
             )
         if endpoint == EMBEDDINGS and self._system is not None:
             raise ConfigurationError(f"{self._name_of('system')}: embeddings have no system prompt")
@@ -266,16 +266,14 @@ def _check_columns(
                 continue
             near = get_close_matches(name, columns, 1)
             hint = (
-                f"did you mean {quoted(near[0])}?"
-                if near
-                else f"the columns are {_listed(columns)}"
+                f"did you mean {quote(near[0])}?" if near else f"the columns are {_listed(columns)}"
             )
             raise ConfigurationError(
-                f"{table}: has no column {quoted(name)}, which {option} names; {hint}"
+                f"{table}: has no column {quote(name)}, which {option} names; {hint}"
             )
 
 
 def _listed(columns: Collection[str]) -> str:
-    names = [quoted(column) for column in columns]
+    names = [quote(column) for column in columns]
     rest = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
     return ", ".join(names[:_MAX_NAMED]) + rest

@@ -14,7 +14,7 @@ from stormbreak.batch.remote.openai_api import FileBatches
 from stormbreak.cost.price_source import PriceOf, known_max_cost
 from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted
+from stormbreak.escape import path_of, quote
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.request import RequestTemplate, without_stream
@@ -110,5 +110,5 @@ class Planner:
         return Plan(row.endpoint, template.model, indices, size, weight, usd)
 
     def _unfit(self, row: Row, why: str) -> ConfigurationError:
-        where = f"{path_of(self._rows.name)}: row {quoted(row.custom_id)}"
+        where = f"{path_of(self._rows.name)}: row {quote(row.custom_id)}"
         return ConfigurationError(f"{where}: {why}")

@@ -21,7 +21,7 @@ from msgspec.json import Decoder, encode
 from stormbreak import file_reader
 from stormbreak.batch.input.index import Rows
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted, system_errors_at
+from stormbreak.escape import path_of, quote, system_errors_at
 from stormbreak.types import Verdict
 
 _RAW = Decoder(Raw)
@@ -166,7 +166,7 @@ def placed(path: Path, rows: Rows) -> Iterator[tuple[int, Entry]]:
         index = rows.find(entry.custom_id)
         if index is None:
             where = f"{path_of(path)}:{entry.number}"
-            raise ConfigurationError(f"{where}: no row of the input is {quoted(entry.custom_id)}")
+            raise ConfigurationError(f"{where}: no row of the input is {quote(entry.custom_id)}")
         yield index, entry
 
 

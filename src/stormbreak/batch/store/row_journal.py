@@ -38,7 +38,7 @@ from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.drivers.chance import draw
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.escape import path_of, quoted, reason
+from stormbreak.escape import path_of, quote, reason
 from stormbreak.types import Verdict
 
 _LEFT: Final = 0
@@ -268,7 +268,7 @@ class RowJournal:
             where = f"{path_of(path)}:{entry.number}"
             name = entry.custom_id
             first = next(each.number for each in entries(path) if each.custom_id == name)
-            why = f"custom_id {quoted(name)} is already answered on line {first}"
+            why = f"custom_id {quote(name)} is already answered on line {first}"
             raise ConfigurationError(f"{where}: {why}")
 
     def _require_unanswered(self, row: Row) -> None:
