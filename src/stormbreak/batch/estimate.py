@@ -11,8 +11,7 @@ from math import ceil
 from typing import TypeAlias
 
 from stormbreak.batch.input.row import Row
-from stormbreak.cost.accounts import NOTHING
-from stormbreak.cost.price_source import known_max_cost
+from stormbreak.cost.price_source import NOTHING, known_max_cost
 from stormbreak.cost.token_prices import Prices, Service, Tokens
 from stormbreak.http.request import RequestTemplate
 from stormbreak.llm.tokens import ANSWER

@@ -1,6 +1,7 @@
 """The policy of the spend limit, and its periods. Package `cost` supplies the gate (`cost.spend_gate`)."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import count
 from math import inf
 from typing import Literal, TypeAlias, get_args
@@ -9,6 +10,8 @@ from stormbreak.core.checks import check_types, require_at_least, require_positi
 
 COST = "cost"
 """The policy name of a rejection because one call may exceed the whole limit, or its cost is unknown."""
+
+MICRO = Decimal("0.000001")  # US dollars: the unit of money in a fleet
 
 EVER = "ever"
 """The period of a limit that never starts again."""

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from stormbreak.cost.price_source import (
     EXACT,
+    NOTHING,
     PriceOf,
     PriceTable,
     RememberedPrices,
@@ -27,8 +28,6 @@ from stormbreak.cost.price_source import (
 from stormbreak.cost.token_prices import Service, at_service
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
-
-NOTHING = Decimal(0)
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**18)]
 """A count in a run file, limited so that sums can be shown."""

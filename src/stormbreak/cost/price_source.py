@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 
 from stormbreak.types import Target, Usage
 
+NOTHING = Decimal(0)
 EXACT = Context(prec=50, traps=[DivisionByZero, InvalidOperation, Overflow])
 """The decimal context of all sums in dollars: threads may have contexts of low precision, or trap rounding by default."""
 

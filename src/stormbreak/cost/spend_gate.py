@@ -25,6 +25,7 @@ from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import (
     COST,
+    MICRO,
     SpendPolicy,
     bounded_end,
     period_end,
@@ -33,6 +34,7 @@ from stormbreak.core.spend_policy import (
 )
 from stormbreak.cost.price_source import (
     EXACT,
+    NOTHING,
     PriceOf,
     RememberedPrices,
     known_cost,
@@ -44,9 +46,7 @@ from stormbreak.types import Call, Outcome, Rejection, Target, Verdict
 ALERTS = (50, 80, 100)  # percentages of the limit that are reported when they are reached
 ALL = ALERTS[-1]
 
-NOTHING = Decimal(0)
 INFINITE = Decimal("inf")
-MICRO = Decimal("0.000001")  # US dollars
 PART = 50  # share of a limit that is written ahead at a time, before it is spent ...
 ATTEMPTS = 4  # ... or the cost of four attempts, if that is more
 COMES_BACK = 5.0  # seconds until a call that a lost store rejected may try again

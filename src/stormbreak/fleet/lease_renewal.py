@@ -28,7 +28,7 @@ from stormbreak.core.fleet_lease import (
     SpendLease,
     TargetLease,
 )
-from stormbreak.core.spend_policy import CALENDARS, SpendPolicy
+from stormbreak.core.spend_policy import CALENDARS, MICRO, SpendPolicy
 from stormbreak.core.target_state import TargetState
 from stormbreak.fleet.messages import (
     HOLD,
@@ -60,7 +60,6 @@ WORTH_IT = 2.0  # per second; members that use less are calm
 USE_MEMORY = 1.0  # time constant of the average use, in seconds
 ROUNDING = 0.05  # seconds
 UNUSED = 1.0  # seconds after which granted, unused money is given back
-MICRO = Decimal(1_000_000)
 
 
 class Membership(ABC):
@@ -470,7 +469,7 @@ class SpendMembership(Membership):
         self._spent = spent
         ends_in = NONE if account.ends_at == inf else account.ends_at - now
         spend = SpendReport(
-            limit=float(int(account.limit * MICRO)),
+            limit=float(int(account.limit / MICRO)),
             period=self._period,
             started=lease.started,
             ends_in=ends_in,
@@ -510,4 +509,8 @@ class SpendMembership(Membership):
 
 def micro_dollars(usd: Decimal) -> int:
     """Round up to whole micro-dollars."""
-    return int((usd * MICRO).to_integral_value(ROUND_CEILING))
+    return int((usd / MICRO).to_integral_value(ROUND_CEILING))
+
+
+def dollars(micro: float) -> Decimal:
+    return Decimal(micro) / 1_000_000

@@ -28,9 +28,10 @@ from stormbreak.gateway.request import (
 )
 from stormbreak.gateway.response import our_headers, response_of
 from stormbreak.gateway.routing import GatewayRules
-from stormbreak.gateway.streaming import EVENTS, send_stream
+from stormbreak.gateway.streaming import send_stream
 from stormbreak.http.h1.request_parser import Request
 from stormbreak.http.h1.server_connection import ServerConnection, ServerResponse
+from stormbreak.http.stream_source import EVENT_STREAM
 from stormbreak.llm.endpoints import shape_of
 
 _COMMENT = b": waiting\n\n"
@@ -188,7 +189,7 @@ class GatewayApp:
         try:
             while not (await asyncio.wait({opening}, timeout=seconds))[0]:
                 if not connection.begun:
-                    connection.begin(200, EVENTS, our_headers(record.request_id, None))
+                    connection.begin(200, EVENT_STREAM, our_headers(record.request_id, None))
                 connection.send(_COMMENT)
         except asyncio.CancelledError:
             opening.cancel()

@@ -9,7 +9,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from decimal import Decimal
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from stormbreak.config.gateway_settings import GatewaySettings
 from stormbreak.config.load import SETTINGS
 from stormbreak.errors import ConfigurationError, errors_at
 from stormbreak.file_reader import read_text
-from stormbreak.fleet.lease_renewal import MICRO
+from stormbreak.fleet.lease_renewal import dollars
 from stormbreak.fleet.parent_store import ParentStore
 from stormbreak.fleet.shared_limits import client_spend, scope_of
 from stormbreak.gateway.admin import AdminServer
@@ -214,7 +213,7 @@ class GatewayParent(Lifecycle):
             return {}
         return {
             holder.title: (
-                str(Decimal(self._store.lost(scope)) / MICRO),
+                str(dollars(self._store.lost(scope))),
                 str(holder.limits.spend.max_usd),
             )
             for scope, holder in _scopes(self._rules_now).items()

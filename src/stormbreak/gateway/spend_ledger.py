@@ -23,7 +23,7 @@ from stormbreak.core.spend_policy import EVER, restored_end
 from stormbreak.cost.spend_gate import PART
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
-from stormbreak.fleet.lease_renewal import MICRO, micro_dollars
+from stormbreak.fleet.lease_renewal import dollars, micro_dollars
 from stormbreak.fleet.parent_store import Money, ParentStore
 from stormbreak.gateway.keys import LimitHolder
 from stormbreak.gateway.usage_rows import TIMEOUT, check_tables
@@ -197,5 +197,5 @@ class LedgerRecord:
 
     def _write(self, scope: str, money: Money) -> None:
         ends_in = None if money.ends_in is None else money.ends_in + MARGIN
-        holder, spent = self.scopes[scope], Spent(Decimal(money.micro) / MICRO, ends_in)
+        holder, spent = self.scopes[scope], Spent(dollars(money.micro), ends_in)
         self._ledger.write(holder.title, holder.limits.spend.per, spent)

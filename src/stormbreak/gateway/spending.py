@@ -18,8 +18,8 @@ from stormbreak.core.flow import Send
 from stormbreak.core.gate import NEVER, READY
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend_policy import SpendPolicy
-from stormbreak.cost.price_source import EXACT, PriceOf
-from stormbreak.cost.spend_gate import COMES_BACK, NOTHING, Reservation, SpendAccount, SpendGate
+from stormbreak.cost.price_source import EXACT, NOTHING, PriceOf
+from stormbreak.cost.spend_gate import COMES_BACK, Reservation, SpendAccount, SpendGate
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.fleet.shared_limits import client_spend
 from stormbreak.gateway.keys import LimitHolder

@@ -13,13 +13,12 @@ from stormbreak.gateway.response import our_headers, passed_headers
 from stormbreak.http.h1.connection import with_repeats
 from stormbreak.http.h1.server_connection import ServerConnection
 from stormbreak.http.stream import Stream
+from stormbreak.http.stream_source import EVENT_STREAM
+from stormbreak.llm.stream_reader import HAS_USAGE
 from stormbreak.llm.surrogates import UNREADABLE
 from stormbreak.types import Outcome, Verdict
 
-EVENTS = "text/event-stream"
-
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r")  # of an event
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _MAX_EVENT = 1 << 20  # bytes of an event that may be held
 
 
@@ -40,7 +39,7 @@ async def send_stream(
             head = stream.head
             headers = with_repeats(head.headers, head.repeated)
             passed = passed_headers(headers, limited=bool(call.key.holders))
-            media = head.headers.get("content-type", EVENTS)
+            media = head.headers.get("content-type", EVENT_STREAM)
             connection.begin(head.status, media, (*passed, *our_headers(request_id, history)))
         while (chunk := await stream.next_chunk()) is not None:
             if stream.failed:  # it may contain an error about the account of the gateway
@@ -104,7 +103,7 @@ class _Tail:
         for end in _END.finditer(data, max(0, len(self._held) - 3)):
             event = data[start : end.end()]
             start = end.end()
-            if not (_USAGE.search(event) and _has_usage_alone(event)):
+            if not (HAS_USAGE.search(event) and _has_usage_alone(event)):
                 kept.append(event)
         self._held = data[start:]
         if len(self._held) > _MAX_EVENT:

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stormbreak.core.flow import Send
-from stormbreak.cost.accounts import NOTHING
-from stormbreak.cost.price_source import EXACT, PriceOf
+from stormbreak.cost.price_source import EXACT, NOTHING, PriceOf
 from stormbreak.drivers.asyncio_driver import Sender
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
@@ -34,13 +33,13 @@ from stormbreak.gateway.usage_rows import (
     kind_of,
     put,
 )
+from stormbreak.llm.parsed_response import NO_USAGE
 from stormbreak.telemetry.labels import OTHER, Targets
 from stormbreak.types import CANCELLED_AFTER_SEND, Outcome, Target, Usage
 
 INTERVAL = 5.0  # seconds between two additions to the file
 MAX_WAITING = 2  # journals that the file could not take; then the current one continues
 MAX_PLACES = 1_000  # targets with their own rows; clients may choose the names of models
-_NO_TOKENS = Usage()
 _NO_ROW = None, UsageRow(-1, "", "", (), "", "", "")
 MAX_SERIES = 2_000  # labels of each metric of money; further keys and targets share one
 
@@ -97,7 +96,7 @@ class UsageLedger:
     def ended(self, sent: Sent, outcome: Outcome) -> None:
         if self._going.pop(sent.number, None) is None:  # the ledger was closed meanwhile
             return
-        is_free = outcome.usage is None and sent.bound == _NO_TOKENS  # counting tokens is free
+        is_free = outcome.usage is None and sent.bound == NO_USAGE  # counting tokens is free
         kind = FREE if is_free else kind_of(outcome)
         row = UsageRow(*sent.row[:-1], kind)
         usd = put(self._sums, row, outcome.usage, sent.bound, self._price_of)

@@ -4,16 +4,14 @@ from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 
-from stormbreak.cost.price_source import PriceOf, PriceTable, known_cost, known_prices
+from stormbreak.cost.price_source import NOTHING, PriceOf, PriceTable, known_cost, known_prices
 from stormbreak.types import CACHE, DEGRADED, Target, Usage
-
-_NOTHING = Decimal(0)
 
 
 def cost_of(price_of: PriceOf | None, target: Target, usage: Usage, source: str) -> Decimal | None:
     """Return the cost of an answer in US dollars; None if unknown. Loading the list prices is slow."""
     if source in (CACHE, DEGRADED):
-        return _NOTHING
+        return NOTHING
     if price_of is None or not usage.total:
         return None
     return known_cost(known_prices(price_of, target.provider, target.model), usage)

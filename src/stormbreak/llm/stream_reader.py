@@ -288,7 +288,7 @@ MAX_UNPARSED = 2**20  # bytes of events that are only searched; longer ones are 
 
 _WHOLE = (b"}\n\n", b"}\r\n\r\n")  # the end of nearly every event
 _BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")  # the longest last
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+HAS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 
 class StreamScanner(StreamReader):
@@ -378,7 +378,7 @@ class StreamScanner(StreamReader):
             block.endswith(_WHOLE) and len(block) <= MAX_UNPARSED and self._watcher.quiet(block)
         ):
             return not block
-        if block.find(b'"usage"') >= 0 and _USAGE.search(block):
+        if block.find(b'"usage"') >= 0 and HAS_USAGE.search(block):
             if self._watcher.finish_reason is not None:  # it may be the last event needed
                 return False
             self._counted = block

@@ -23,6 +23,13 @@ def rate_segments(rate: float, steps: tuple[Step, ...]) -> Rates:
     return rates
 
 
+def _rate_at(rates: Rates, now: float) -> tuple[float, float | None]:
+    """Drop past segments; return the rate at `now`, and the time of its next change."""
+    while len(rates) > 1 and rates[1][0] <= now:
+        del rates[0]
+    return rates[0][1], rates[1][0] if len(rates) > 1 else None
+
+
 class Poisson:
     """Poisson arrivals, reproducible by `salt`."""
 
@@ -39,10 +46,7 @@ class Poisson:
         A gap that crosses a step is redrawn from there: exponential gaps have no memory.
         """
         while True:
-            while len(self._steps) > 1 and self._steps[1][0] <= now:
-                del self._steps[0]
-            rate = self._steps[0][1]
-            change = self._steps[1][0] if len(self._steps) > 1 else None
+            rate, change = _rate_at(self._steps, now)
             if rate > 0:
                 self._drawn += 1
                 at = now + exponential(mix(self._salt + self._drawn)) / rate
@@ -65,10 +69,7 @@ class Even:
         """Find the next arrival; None if no more will come. `now` is 0 or the previous arrival."""
         missing = 1.0  # of a call
         while True:
-            while len(self._steps) > 1 and self._steps[1][0] <= now:
-                del self._steps[0]
-            rate = self._steps[0][1]
-            change = self._steps[1][0] if len(self._steps) > 1 else None
+            rate, change = _rate_at(self._steps, now)
             if rate > 0 and (change is None or now + missing / rate <= change):
                 return now + missing / rate
             if change is None:

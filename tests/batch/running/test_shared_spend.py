@@ -8,8 +8,9 @@ from metering import prices
 
 from stormbreak.batch.running.shared_spend import SharedSpend
 from stormbreak.batch.store.durable_file import OutputError
+from stormbreak.core.spend_policy import MICRO
 from stormbreak.cost.accounts import Account, ModelUsage, TokenSum
-from stormbreak.cost.spend_gate import MICRO, PART
+from stormbreak.cost.spend_gate import PART
 from stormbreak.fleet.messages import Message, Report, SpendReport
 from stormbreak.fleet.parent_store import ParentStore
 

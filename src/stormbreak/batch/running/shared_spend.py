@@ -11,9 +11,10 @@ from functools import reduce
 from stormbreak.batch.store.durable_file import OutputError
 from stormbreak.batch.store.output_files import Store
 from stormbreak.batch.store.spend_record import future
-from stormbreak.cost.accounts import NOTHING, Account, Cost, SpendLimit
-from stormbreak.cost.price_source import PriceOf
-from stormbreak.cost.spend_gate import MICRO, PART
+from stormbreak.core.spend_policy import MICRO
+from stormbreak.cost.accounts import Account, Cost, SpendLimit
+from stormbreak.cost.price_source import NOTHING, PriceOf
+from stormbreak.cost.spend_gate import PART
 from stormbreak.drivers.locks import new_lock
 from stormbreak.fleet.lease_renewal import micro_dollars
 from stormbreak.fleet.parent_store import Money

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from stormbreak.batch.store.output_files import Store
-from stormbreak.cost.accounts import NOTHING, Account, Cost, SpendLimit
+from stormbreak.cost.accounts import Account, Cost, SpendLimit
 from stormbreak.cost.meter import Meter
-from stormbreak.cost.price_source import PriceOf, no_price
+from stormbreak.cost.price_source import NOTHING, PriceOf, no_price
 from stormbreak.cost.spend_gate import SpendAccount, spend_accounts
 from stormbreak.drivers.locks import new_lock
 from stormbreak.events import CooldownStarted
