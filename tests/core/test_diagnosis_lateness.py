@@ -143,7 +143,7 @@ def test_streams_are_judged_until_none_has_left_for_two_minutes(age, streams):
     watch = Watch().know(streams=True)
     left_at = watch.now
     watch.send(1, streams=True)
-    watch.diagnosis.look(left_at + age)
+    watch.diagnosis.check(left_at + age)
 
     assert watch.diagnosis.judge.streams is streams
 
@@ -190,10 +190,10 @@ def test_the_next_check_is_due_at_once_when_the_usual_time_is_known(outcome):
     watch.wait(0.9)
     watch.now += 0.1
     watch.end(flights[:31])
-    assert watch.diagnosis.look_at > watch.now
+    assert watch.diagnosis.check_at > watch.now
     watch.end(flights[31:32], outcome)
 
-    assert watch.diagnosis.look_at <= watch.now
+    assert watch.diagnosis.check_at <= watch.now
 
 
 def test_the_next_check_is_due_when_the_oldest_attempt_exceeds_the_usual_time():
@@ -203,7 +203,7 @@ def test_the_next_check_is_due_when_the_oldest_attempt_exceeds_the_usual_time():
     watch.now += 0.2
     watch.send()
 
-    assert watch.diagnosis.look_at == first + watch.diagnosis.judge.usual
+    assert watch.diagnosis.check_at == first + watch.diagnosis.judge.usual
 
 
 def test_late_answers_and_answers_in_an_outage_do_not_become_usual():

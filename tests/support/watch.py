@@ -36,7 +36,7 @@ class Watch:
 
     def wait(self, seconds):
         self.now += seconds
-        self.diagnosis.look(self.now)
+        self.diagnosis.check(self.now)
         return self
 
     def fail(self, count=1, outcome=SERVER_ERROR):

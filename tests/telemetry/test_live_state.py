@@ -174,7 +174,7 @@ class Stepped(Stage):
 
     def __init__(self, watch, *args, **options):
         super().__init__(*args, now=1000.0, **options)
-        self.engine.look = lambda: lambda **_: self.engine.snapshot(self.now)
+        self.engine.weak_snapshot = lambda: lambda **_: self.engine.snapshot(self.now)
         Attached(self.engine, watch)
 
 

@@ -37,7 +37,7 @@ from math import exp, floor, inf, log2
 from typing import Literal
 
 from stormbreak.core.checks import check_types, require_at_least
-from stormbreak.core.diagnosis import LOOK, RECENTLY, Diagnosis
+from stormbreak.core.diagnosis import CHECK_EVERY, RECENTLY, Diagnosis
 from stormbreak.core.gate import NEVER, READY, SlotGate
 from stormbreak.core.window import DecayingMean
 from stormbreak.types import Outcome, Verdict
@@ -159,7 +159,7 @@ NEARLY_FULL = 1.2  # ... and the gain is at most this: a larger one only lengthe
 MIN_LIMIT = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue after which the queue stands
 FAILING = 10.0  # seconds without a floor after many failures or a 429
-RETRY_LOOK = 0.05  # seconds; the minimum wait before another look
+MIN_RECHECK = 0.05  # seconds; the minimum wait before another check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +195,9 @@ class AutomaticLimiter(SlotGate):
         self._limit_floor = LimitFloor(policy.max_in_flight)
         self._recovery = _Recovery()
         self._answers = 0  # at the last update of the floor
-        self._look_at = -inf  # before this, and without new evidence, nothing changes
-        self._looked_at, self._changes = -inf, 0  # of the last look, to avoid a second one
-        self._control = MIN_LIMIT  # the limit under evidence, as of the last look
+        self._update_at = -inf  # before this, and without new evidence, nothing changes
+        self._updated_at, self._changes = -inf, 0  # of the last update, to avoid a second one
+        self._control = MIN_LIMIT  # the limit under evidence, as of the last update
         self._held = MIN_LIMIT  # the same as of the last evidence
         self._held_at = -inf
         self._full_at = -inf  # when last no slot was free
@@ -231,7 +231,7 @@ class AutomaticLimiter(SlotGate):
             opens_at += min(FADE, DOUBLING * doublings)
         if diagnosis.probed:
             opens_at = min(opens_at, diagnosis.overdue_at())
-        soonest = now + RETRY_LOOK
+        soonest = now + MIN_RECHECK
         return opens_at if opens_at > soonest else soonest
 
     def _is_queue_evidence(self, now: float) -> bool:
@@ -250,8 +250,8 @@ class AutomaticLimiter(SlotGate):
 
     def tick(self, now: float, waited: float) -> None:
         diagnosis = self._diagnosis
-        if now >= diagnosis.look_at:
-            diagnosis.look(now)
+        if now >= diagnosis.check_at:
+            diagnosis.check(now)
         full = self.in_flight >= self.limit
         if full:
             self._full_at = now
@@ -262,11 +262,11 @@ class AutomaticLimiter(SlotGate):
             diagnosis.evidence_at > held_at
             or self._stood_at > held_at
             or (
-                (now >= self._look_at or full)
-                and (now > self._looked_at or diagnosis.changes != self._changes)
+                (now >= self._update_at or full)
+                and (now > self._updated_at or diagnosis.changes != self._changes)
             )
         ):
-            self._look(now)
+            self._update(now)
 
     def settle(self, _token: None, outcome: Outcome, now: float, _uniform: float, /) -> None:
         self.on_success(None, outcome, now, 0.0)
@@ -291,15 +291,15 @@ class AutomaticLimiter(SlotGate):
         refused = failure.verdict is Verdict.THROTTLED and diagnosis.throttled_at == now
         return refused and failure.retry_after is None and now - self._full_at < STANDING
 
-    def _look(self, now: float) -> None:
+    def _update(self, now: float) -> None:
         diagnosis = self._diagnosis
         policy = self._policy
-        self._looked_at, self._changes = now, diagnosis.changes
+        self._updated_at, self._changes = now, diagnosis.changes
         evidence_at, stood_at = diagnosis.evidence_at, self._stood_at
         if stood_at > evidence_at:
             evidence_at = stood_at
         binds = now - evidence_at < BINDS_FOR
-        self._look_at = now if binds else now + LOOK
+        self._update_at = now if binds else now + CHECK_EVERY
         late = now - diagnosis.late_at < FRESH
         proven = diagnosis.proven(now, late=late)
         gain = min(NEARLY_FULL, policy.headroom_factor) if late else policy.headroom_factor

@@ -32,7 +32,7 @@ class CallState(msgspec.Struct, eq=False):  # its constructor is not written in 
     queued: float = 0.0  # seconds of these in the queue
     delay: float = 0.0  # the last backoff in seconds
     retried_late: bool = False
-    was_told: bool = False  # the last retry followed a Retry-After of this target
+    followed_retry_after: bool = False  # the last retry followed a Retry-After of this target
     sent_at: float = 0.0  # when the last attempt left
     ended_at: float = 0.0  # when the call ended at its last target
     source: str = TARGET  # where the answer comes from
@@ -57,7 +57,7 @@ class CallState(msgspec.Struct, eq=False):  # its constructor is not written in 
         self.later_verdicts = later_verdicts
         self.earlier_attempts = self.attempts
         self.delay = 0.0
-        self.was_told = False
+        self.followed_retry_after = False
 
     def expires_at(self, now: float) -> float:
         """Return the time until which the call may wait, by its deadline and its patience."""
@@ -75,7 +75,7 @@ class CallState(msgspec.Struct, eq=False):  # its constructor is not written in 
             patience=inf if call.patience is None else call.patience - self.waited,
             attempts=inf if call.max_attempts is None else call.max_attempts - self.attempts,
             late=patient and not self.retried_late,
-            returned=patient and self.was_told,
+            returned=patient and self.followed_retry_after,
         )
 
     def note(self, event: Callable[..., Event], now: float, *details: object) -> None:

@@ -45,7 +45,7 @@ RECENTLY = 30.0  # seconds since an answer, lateness or a 429
 RECOVERY_WINDOW = 1_024
 TOP_TOTAL, TOP_FIRST = 8, 5  # maximum of the score: for whole answers, for first outputs
 JUDGED = 120.0  # seconds since a streaming attempt left
-LOOK = 1.0  # seconds between two choices of the baseline, two tests of the spread, two looks at a quiet limit
+CHECK_EVERY = 1.0  # seconds between two choices of the baseline, two tests of the spread, two updates of a quiet limit
 LATE_FOR = 10.0  # seconds since lateness was evidence
 SUSPICIOUS_RATIO = 1 / 3  # share of failures
 
@@ -63,11 +63,44 @@ class Diagnosis:
     """Watches every attempt at one target. It is a gate that is always READY; the token is the attempt's `InFlight`."""
 
     __slots__ = (
-        "_answered_at", "_by_rate", "_chosen_at", "_compared_at", "_failing", "_first_answered_at",
-        "_first_output_estimate", "_is_luck", "_late", "_late_answers", "_late_share", "_limited", "_looked_for",
-        "_on_time_sent_at", "_on_time_took", "_overdue", "_overloaded_at", "_plain", "_stalls", "_streamed",
-        "_streamed_at", "_watched", "answers", "changes", "dead_at", "evidence_at", "failed_at", "hangs", "judge",
-        "late_at", "look_at", "on_time_at", "probed", "refusals", "run", "throttled_at", "timeouts", "treatments",
+        "_answered_at",
+        "_by_rate",
+        "_checked_for",
+        "_chosen_at",
+        "_compared_at",
+        "_failing",
+        "_first_answered_at",
+        "_first_output_estimate",
+        "_is_luck",
+        "_late",
+        "_late_answers",
+        "_late_share",
+        "_limited",
+        "_on_time_sent_at",
+        "_on_time_took",
+        "_overdue",
+        "_overloaded_at",
+        "_plain",
+        "_stalls",
+        "_streamed",
+        "_streamed_at",
+        "_watched",
+        "answers",
+        "changes",
+        "check_at",
+        "dead_at",
+        "evidence_at",
+        "failed_at",
+        "hangs",
+        "judge",
+        "late_at",
+        "on_time_at",
+        "probed",
+        "refusals",
+        "run",
+        "throttled_at",
+        "timeouts",
+        "treatments",
     )  # fmt: skip
     name = "diagnosis"
     takes = True
@@ -103,8 +136,8 @@ class Diagnosis:
         self._streamed = LatencyBaseline(streams=True)
         self._streamed_at = -inf  # when a streaming attempt last left
         self._chosen_at = -inf
-        self.look_at = -inf  # an earlier `look` finds nothing new
-        self._looked_for: float | None = None  # the usual duration at the last look
+        self.check_at = -inf  # an earlier `check` finds nothing new
+        self._checked_for: float | None = None  # the usual duration at the last check
         self._overdue: set[InFlight] = set()  # in flight, and older than usual
         self._late, self._late_share = 0, 0.0  # the score, and the share of the answers
         self._late_answers = LateAnswers()
@@ -139,13 +172,13 @@ class Diagnosis:
         else:
             self._plain.on_send(flight)
         watched = self._watched
-        while watched and watched[0].completion is not None:  # no `look` for a long time
+        while watched and watched[0].completion is not None:  # no `check` for a long time
             watched.popleft()
         if len(watched) < RECOVERY_WINDOW:
             watched.append(flight)
-        usual = self._looked_for
-        if usual is not None and now + usual < self.look_at:
-            self.look_at = now + usual
+        usual = self._checked_for
+        if usual is not None and now + usual < self.check_at:
+            self.check_at = now + usual
         return flight
 
     def first_output(self, flight: InFlight, now: float) -> None:
@@ -178,15 +211,15 @@ class Diagnosis:
                 self._by_rate.cut(now, now - flight.sent_at, self.judge.mean)
         baseline = self._streamed if flight.streams else self._plain
         baseline.on_completion(flight, now, self.evidence_at)
-        if self.judge.usual != self._looked_for:
-            self.look_at = -inf
+        if self.judge.usual != self._checked_for:
+            self.check_at = -inf
 
     def on_success(self, token: InFlight, _outcome: Outcome, now: float, _uniform: float) -> None:
         flight, sent_at = token, token.sent_at
         flight.completion = ANSWERED
         if self._overdue:
             self._overdue.discard(flight)
-        if sent_at <= self.refusals.heard_at:
+        if sent_at <= self.refusals.refused_at:
             self.refusals.compare(flight, VERDICT_OK, now)
         self.answers += 1
         self.changes += 1
@@ -197,8 +230,8 @@ class Diagnosis:
         self._answered(flight, now)
         baseline = self._streamed if flight.streams else self._plain
         baseline.on_completion(flight, now, self.evidence_at)
-        if self.judge.usual != self._looked_for:
-            self.look_at = -inf
+        if self.judge.usual != self._checked_for:
+            self.check_at = -inf
 
     def _answered(self, flight: InFlight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
@@ -240,16 +273,16 @@ class Diagnosis:
         if self.treatments[outcome.verdict].tally is Tally.FAILURE:
             self._count(flight, now, quick=flight.completion is Completion.REFUSED)
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Find the attempts that are older than usual."""
-        if now >= self._chosen_at + LOOK:
+        if now >= self._chosen_at + CHECK_EVERY:
             self._chosen_at = now
             self._choose_judge(now)
         if self._stalls.is_recent(now):
-            self.look_at = now + STALL
+            self.check_at = now + STALL
             return
-        usual = self._looked_for = self.judge.usual
-        self.look_at = self._chosen_at + LOOK
+        usual = self._checked_for = self.judge.usual
+        self.check_at = self._chosen_at + CHECK_EVERY
         watched = self._watched
         while watched:
             flight = watched[0]
@@ -257,7 +290,7 @@ class Diagnosis:
                 if usual is None:
                     return
                 if flight.sent_at + usual > now:
-                    self.look_at = min(self.look_at, flight.sent_at + usual)
+                    self.check_at = min(self.check_at, flight.sent_at + usual)
                     return
                 uses_first_output = self.judge.streams
                 if not uses_first_output or (flight.streams and flight.first_output_at is None):
@@ -302,7 +335,11 @@ class Diagnosis:
         outputs: they are short, and waits spread as much as they do.
         """
         trouble_at = max(self.failed_at, self._overloaded_at)
-        if self.judge.streams or now - trouble_at <= REMEMBERED or now - self._compared_at < LOOK:
+        if (
+            self.judge.streams
+            or now - trouble_at <= REMEMBERED
+            or now - self._compared_at < CHECK_EVERY
+        ):
             return False
         self._compared_at = now
         return self._late_answers.is_slower(self.judge.samples)
@@ -343,7 +380,7 @@ class Diagnosis:
     def _is_everybody_refused(self) -> bool:
         """Whether only 429s have come for longer than chance explains."""
         refusals = self.refusals
-        long = refusals.heard_at - self.on_time_at > LATE_FOR
+        long = refusals.refused_at - self.on_time_at > LATE_FOR
         return long and refusals.count >= self.run.max_length
 
     def is_overtaken(self, sent_at: float) -> bool:
@@ -368,7 +405,7 @@ class Diagnosis:
         With an automatic limit, timeouts after late answers are a sign of overload, which the limit handles. Then only
         failures count that came before the attempt was late.
         """
-        self.look(now)
+        self.check(now)
         return self.run.is_unexplained(
             by_quick=self._limited and self._are_most_late(now, within=RECENTLY)
         )
@@ -379,7 +416,7 @@ class Diagnosis:
 
     def is_in_trouble(self, now: float) -> bool:
         """Whether most answers of the last minutes were late, or none has come for longer than chance explains."""
-        self.look(now)
+        self.check(now)
         return self._are_most_late(now) or self.run.is_unexplained()
 
     def is_new(self, now: float) -> bool:

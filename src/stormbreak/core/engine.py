@@ -98,7 +98,7 @@ class Engine:
         self.context_listener: ContextListener | None = None
         # Returns the `snapshot` of the stepper, since only the stepper knows the time; None while no driver runs the
         # engine.
-        self.look: Callable[[], Callable[..., dict[str, Any]] | None] = lambda: None
+        self.weak_snapshot: Callable[[], Callable[..., dict[str, Any]] | None] = lambda: None
         self.number: Callable[[], int] = count(1).__next__  # returns the number of a new call
         self.start_over()
 
@@ -183,14 +183,14 @@ class Engine:
         policies: Mapping[Target, Policy],
         now: float,
         *,
-        anew: Collection[Target] = (),
+        moved: Collection[Target] = (),
         shares_slots: bool = False,
         tenants: Mapping[str, TenantLimits] | None = None,
     ) -> None:
         """Apply new policies; `policies` are those of the named targets, without their models.
 
         A target with an unchanged policy keeps its state. Any other target gets a new state, which takes over the
-        circuit; calls in the old state, or at a removed target, end there. The targets `anew` lose all state. With
+        circuit; calls in the old state, or at a removed target, end there. Targets that have `moved` to another address lose all state. With
         `shares_slots`, calls in an old state still count for a fixed limit. The limits of `tenants` replace the former
         ones; None: keep them.
         """
@@ -206,7 +206,7 @@ class Engine:
         before = (*self._replaced, *self.targets.values())
         for target, target_state in list(self.targets.items()):
             target_state.gone = self.is_gone(target)
-            if (target_state.gone and target_state.idle) or target.account in anew:
+            if (target_state.gone and target_state.idle) or target.account in moved:
                 del self.targets[target]
             elif not target_state.gone and target_state.policy != self.policy_of(target):
                 self.targets[target] = self._replace(target_state, now, shares_slots=shares_slots)
@@ -374,10 +374,10 @@ class Engine:
         Users call it without `now`, from any thread: the stepper runs it between two steps.
         """
         if now is None:
-            look = self.look()
-            if look is None:
+            snapshot = self.weak_snapshot()
+            if snapshot is None:
                 raise RuntimeError("no driver runs this engine, so it has no clock")
-            return look(pending=pending)
+            return snapshot(pending=pending)
         fleet = [] if self.fleet is None else list(self.fleet.snapshot(now))
         spend = [] if self.spending is None else list(self.spending.snapshot(now))
         tenants = {name: tenant.snapshot(now) for name, tenant in self.tenants.items()}

@@ -100,17 +100,17 @@ class FailureRun:
 class Refusals:
     """429s, compared with attempts that left after a refused attempt, and before its refusal arrived."""
 
-    __slots__ = ("_served", "count", "heard_at", "sent_at")
+    __slots__ = ("_served", "count", "refused_at", "sent_at")
 
     def __init__(self) -> None:
         self._served = 0.0  # share of these attempts that were served
         self.count = 0  # 429s since the last answer
         self.sent_at = -inf  # when the newest refused attempt left ...
-        self.heard_at = -inf  # ... and when the last refusal arrived
+        self.refused_at = -inf  # ... and when the last refusal arrived
 
     def compare(self, flight: InFlight, verdict: Verdict, now: float) -> None:
         """Record an attempt that was refused, or that was answered and left before the last refusal arrived."""
-        beside = self.sent_at <= flight.sent_at <= self.heard_at
+        beside = self.sent_at <= flight.sent_at <= self.refused_at
         if verdict is Verdict.OK:
             if beside:
                 self._served += WEIGHT * (1 - self._served)
@@ -118,7 +118,7 @@ class Refusals:
         if beside:
             self._served -= WEIGHT * self._served
         self.sent_at = max(self.sent_at, flight.sent_at)
-        self.heard_at = now
+        self.refused_at = now
         self.count += 1
 
     @property

@@ -41,7 +41,7 @@ def run_target(target_state: TargetState, state: CallState, now: float, uniform:
         until, free, late = decision
         state.retried_late |= late
         state.delay = until - now
-        state.was_told = was_invited_by_server(outcome)
+        state.followed_retry_after = was_invited_by_server(outcome)
         if outcome.repair is not None:
             state.call = state.call._replace(**outcome.repair._asdict())
         details = state.attempts, until, free, outcome.maybe_processed, outcome.verdict

@@ -48,9 +48,9 @@ class Stepper(TurnLock[Flow, _Left]):
         self.chance = chance
         self._warned: dict[int, Callable[[], object]] = {}  # by id, which may be reused
         super().__init__()
-        self.look = WeakMethod(self.snapshot)
+        self.weak_snapshot = WeakMethod(self.snapshot)
         if steps_alone:  # otherwise `shared_stepper` does it
-            engine.look = self.look
+            engine.weak_snapshot = self.weak_snapshot
 
     def _begin(self) -> None:
         super()._begin()
@@ -312,7 +312,7 @@ _lock = new_lock()
 
 def stepper_of(engine: Engine) -> Stepper | None:
     """Return the stepper of `engine`; None if no driver runs it."""
-    stepper: Stepper | None = getattr(engine.look(), "__self__", None)
+    stepper: Stepper | None = getattr(engine.weak_snapshot(), "__self__", None)
     return stepper
 
 
@@ -325,7 +325,7 @@ def shared_stepper(
         ValueError: a driver steps it already, by another clock or chance.
     """
     while True:
-        before = engine.look
+        before = engine.weak_snapshot
         stepper = stepper_of(engine)
         if stepper is not None:
             if (stepper.clock, stepper.chance) != (clock, chance):
@@ -335,10 +335,10 @@ def shared_stepper(
             return stepper
         # Not under the lock: meanwhile the garbage collector may call this function, too.
         made = Stepper(engine, clock=clock, chance=chance, steps_alone=False)
-        mine = made.look
+        mine = made.weak_snapshot
         with _lock:
-            if engine.look is before:  # nothing can run between this and the next line
-                engine.look = mine
+            if engine.weak_snapshot is before:  # nothing can run between this and the next line
+                engine.weak_snapshot = mine
                 return made
 
 

@@ -172,7 +172,7 @@ class LiveSettings:
                 generation.policy,
                 generation.policies,
                 now,
-                anew=moved,
+                moved=moved,
                 tenants=generation.tenants,
             )
             self.now = generation
