@@ -16,15 +16,15 @@ from stormbreak.fleet.shared_limits import SharedLimits
 from stormbreak.fleet.store_rules import Scope, beat
 
 EPOCH = 1_000_000.0  # seconds; a store's clock is never 0
+ONE_WAY = 0.001  # seconds to the store
 RETRY = 1.0  # seconds after a failure
 
 
 class VirtualStore:
     """The store, and its distance. While it is `down`, beats fail after TIMEOUT."""
 
-    def __init__(self, timeline: Timeline, *, one_way: float = 0.001, seed: int = 0) -> None:
+    def __init__(self, timeline: Timeline, *, seed: int = 0) -> None:
         self.timeline = timeline
-        self.one_way = one_way
         self.down = False
         self.scopes: dict[str, Scope] = {}
         self.beats = 0
@@ -96,14 +96,14 @@ class VirtualStore:
         if self.down:
             timeline.at(sent_at + TIMEOUT, partial(self._fail, member))
         else:
-            timeline.at(sent_at + self.one_way, partial(self._process, member, report, sent_at))
+            timeline.at(sent_at + ONE_WAY, partial(self._process, member, report, sent_at))
         return True
 
     def _process(self, member: Membership, report: Report, sent_at: float) -> None:
         timeline = self.timeline
         scope = self.scopes.setdefault(member.scope, Scope())
         answer = beat(scope, member.name, report, timeline.now + EPOCH)
-        timeline.at(timeline.now + self.one_way, partial(self._answer, member, answer, sent_at))
+        timeline.at(timeline.now + ONE_WAY, partial(self._answer, member, answer, sent_at))
 
     def _answer(self, member: Membership, answer: Answer, sent_at: float) -> None:
         self._between_steps(member, partial(member.apply, answer, sent_at))

@@ -327,14 +327,12 @@ def _key(
     return next((environ[name] for name in candidates if environ.get(name)), None)
 
 
-def key_variables(
-    provider: str | None, base_url: str | None, environ: Mapping[str, str] = os.environ
-) -> list[str]:
+def key_variables(provider: str | None, base_url: str | None) -> list[str]:
     """Return the variables that may hold the key, in order; raise ConfigurationError if there is no address."""
     known = preset(provider) if provider else None
     if base_url is None:
-        base_url = known.base_url if known else _base_url(environ)
-    return _candidates(known, base_url, environ)
+        base_url = known.base_url if known else _base_url(os.environ)
+    return _candidates(known, base_url, os.environ)
 
 
 def _candidates(
