@@ -10,11 +10,10 @@ from stormbreak.drivers.listeners import Attached
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.telemetry.state import State
 from stormbreak.telemetry.status_pages import StatusPages
-from stormbreak.telemetry.status_server import PageUnavailableError, StatusServer
+from stormbreak.telemetry.status_server import TEXT, PageUnavailableError, StatusServer
 
 LIVE_TIMEOUT = 2.0  # seconds in which the event loop must answer
 
-_TEXT = "text/plain; charset=utf-8"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -97,10 +96,10 @@ class AdminServer:
         if not answered.wait(LIVE_TIMEOUT):
             raise PageUnavailableError("the event loop does not answer", status=503)
         self._pages.check()
-        return _TEXT, b"live\n"
+        return TEXT, b"live\n"
 
     def _ready(self) -> tuple[str, bytes]:
         """Whether new requests are accepted. It does not depend on the providers."""
         if not self._is_ready():
             raise PageUnavailableError("the gateway is shutting down", status=503)
-        return _TEXT, b"ready\n"
+        return TEXT, b"ready\n"

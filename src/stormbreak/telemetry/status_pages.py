@@ -13,7 +13,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.endpoint import is_loopback
 from stormbreak.telemetry.attachment import engine_of
 from stormbreak.telemetry.live_state import LiveState
-from stormbreak.telemetry.status_server import HOST, Page, PageUnavailableError, StatusServer
+from stormbreak.telemetry.status_server import HOST, TEXT, Page, PageUnavailableError, StatusServer
 
 PUBLIC = frozenset({"/health", "/metrics"})
 """The pages that other machines may read: they do not show calls or failing rows."""
@@ -62,7 +62,7 @@ class StatusPages:
 
 def _health() -> tuple[str, bytes]:
     """Report that the process answers. It ignores the targets, so that an outage there does not restart the process."""
-    return "text/plain; charset=utf-8", b"ok\n"
+    return TEXT, b"ok\n"
 
 
 class Serving(AbstractContextManager["Serving"]):

@@ -124,7 +124,7 @@ POLL_INTERVAL = 1.0  # maximum seconds until a close is noticed
 ACCEPT_PAUSE = 0.1  # seconds after a failed accept, such as without free file descriptors
 
 _HOST_NAMES = frozenset({"localhost", HOST, "[::1]"})
-_TEXT = "text/plain; charset=utf-8"
+TEXT = "text/plain; charset=utf-8"
 
 Page: TypeAlias = Callable[[], tuple[str, bytes]]
 """Makes the content type and the body of a path, in a thread of the server."""
@@ -338,7 +338,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = IDLE_TIMEOUT
     default_request_version = "HTTP/1.0"  # so that an unreadable request gets a status too
     error_message_format = "%(message)s\n"
-    error_content_type = _TEXT
+    error_content_type = TEXT
 
     def do_GET(self) -> None:
         """Answer with the page, if Host and path are right."""
@@ -401,7 +401,7 @@ class _Handler(BaseHTTPRequestHandler):
         return (name if port.isdecimal() else hosts[0]) in _HOST_NAMES
 
     def _reply(self, status: HTTPStatus, line: str, **headers: str) -> None:
-        self._send(status, _TEXT, f"{line}\n".encode(), **headers)
+        self._send(status, TEXT, f"{line}\n".encode(), **headers)
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes, **headers: str) -> None:
         self.send_response(status)
