@@ -16,10 +16,13 @@ batch = Group(
             "merge": ("stormbreak.cli.batch.tables:merge_shards", "Merge the outputs of shards."),
         },
         "The provider's own batch API": {
-            "submit": ("stormbreak.cli.batch.submit", "Submit rows: half the price, within a day."),
-            "poll": ("stormbreak.cli.batch.fetch:poll", "Show the progress of submitted batches."),
-            "fetch": ("stormbreak.cli.batch.fetch:fetch", "Write the results of batches."),
-            "cancel": ("stormbreak.cli.batch.fetch:cancel", "Cancel submitted batches."),
+            "submit": (
+                "stormbreak.cli.batch.remote:submit",
+                "Submit rows: half the price, within a day.",
+            ),
+            "poll": ("stormbreak.cli.batch.remote:poll", "Show the progress of submitted batches."),
+            "fetch": ("stormbreak.cli.batch.remote:fetch", "Write the results of batches."),
+            "cancel": ("stormbreak.cli.batch.remote:cancel", "Cancel submitted batches."),
         },
     },
     examples=("stormbreak batch run prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",),

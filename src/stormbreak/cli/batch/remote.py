@@ -1,4 +1,4 @@
-"""`stormbreak batch poll`, `fetch` and `cancel`: submitted batches at the provider's own batch API."""
+"""`stormbreak batch submit`, `poll`, `fetch` and `cancel`: rows at the provider's own batch API."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -16,11 +16,18 @@ from stormbreak.batch.remote.commands import (
     poll_batches,
 )
 from stormbreak.batch.remote.fetch import MISSING, UNPROCESSED, Fetched
+from stormbreak.batch.remote.submit import Submission, submit_job
 from stormbreak.batch.run_options import UNFINISHED_ROWS, BatchOptions
 from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.batch.store.provider_batches import RemoteBatch
 from stormbreak.batch.store.run_file import read_existing_run
-from stormbreak.cli.batch.options import API_KEY_ENV, CONNECT_GRACE_OPTION, QUIET
+from stormbreak.cli.batch.options import (
+    API_KEY_ENV,
+    CONNECT_GRACE_OPTION,
+    QUIET,
+    job_options,
+    submit_options,
+)
 from stormbreak.cli.batch.retry import input_of_run, options_of_run
 from stormbreak.cli.batch.status import in_journal, retry_command
 from stormbreak.cli.command import flag, options, subcommand
@@ -33,6 +40,58 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _WAIT = flag("-w --wait", "Wait until all batches have ended.")
 _ACCESS = (API_KEY_ENV, CONNECT_GRACE_OPTION)
+
+
+@subcommand(
+    "stormbreak batch submit prompts.jsonl -o answers.jsonl --provider openai -m gpt-4.1",
+    "stormbreak batch submit rows.csv -o out.csv --prompt 'Summarise {text}' --provider openai -m gpt-4.1",
+)
+@job_options
+@submit_options
+def submit(job: Job, *, batch_size: int | None, as_json: bool, quiet: bool) -> int:
+    """Send the rows of INPUT to the provider's batch API, which answers within a day, at half the price.
+
+    INPUT and OUTPUT are as for batch run. batch fetch writes the answers. Rows that come back without one can be sent
+    with batch run. Run the same command again after a crash: nothing is submitted twice.
+    """
+
+    def on_batch(batch: RemoteBatch) -> None:
+        if not (as_json or quiet):
+            say(f"batch {batch.number:<4} {len(batch.ranges):,} rows for {batch.model}: {batch.id}")
+
+    try:
+        submission = submit_job(job, batch_size=batch_size, on_batch=on_batch)
+    except RemoteError as error:
+        warn(str(error))
+        return 1
+    say(json_text(_submission_facts(submission)) if as_json else _submission(submission))
+    return 0 if submission.complete else 1
+
+
+def _submission_facts(submission: Submission) -> dict[str, object]:
+    return {
+        "output": submission.output,
+        "submitted": submission.rows,
+        "batches": [batch.id for batch in submission.batches],
+        "unsent": submission.unsent,
+        "unsure": [batch.number for batch in submission.unsure],
+    }
+
+
+def _submission(submission: Submission) -> str:
+    out = path_of(submission.output)
+    lines = [f"submitted  {submission.rows:,} rows in {len(submission.batches):,} batch(es)"]
+    if submission.unsent:
+        usd, room = submission.refused_usd, submission.room_usd
+        why = f"the next batch can cost {usd:.2f} USD, and {room:.2f} are left of --max-cost"
+        lines.append(f"not sent   {submission.unsent:,} rows: {why}; see --batch-size")
+    if submission.unsure:
+        names = ", ".join(str(batch.number) for batch in submission.unsure)
+        lines.append(
+            f"unsure     batch {names}: the provider may have it; batch poll --wait finds out"
+        )
+    lines.append(f"next       stormbreak batch fetch --wait {out}")
+    return "\n".join(lines)
 
 
 def _job_of(output: Path, given: dict[str, Any]) -> Job:
