@@ -194,7 +194,7 @@ async def test_a_drain_finishes_streams_and_refuses_new_connections(path):
         replies = await asyncio.gather(*asking)
         assert all(each.body.endswith(b"data: [DONE]\n\n") for each in replies)
         assert {each.ending for each in replies} <= {"kept", "closed"}
-        await asyncio.wait_for(draining, 5)
+        await asyncio.wait_for(draining, 60)
 
 
 async def test_calls_beyond_the_grace_end_with_the_error_draining(path):
@@ -212,7 +212,7 @@ async def test_calls_beyond_the_grace_end_with_the_error_draining(path):
         provider.reply = reply
         asking = [asyncio.create_task(gateway.ask(payload)) for payload in (CHAT, STREAM)]
         await until(lambda: len(provider.seen) == 2)
-        await asyncio.wait_for(gateway.gateway.drain(), 5)
+        await asyncio.wait_for(gateway.gateway.drain(), 60)
         plain, stream = await asyncio.gather(*asking)
     assert (plain.status, plain.json["error"]["code"]) == (503, "draining")
     assert plain.headers["retry-after"] == "1"
@@ -263,14 +263,12 @@ async def test_a_reload_reads_the_api_key_file_again(path):
 
 @pytest.fixture
 def process(path, stormbreak_provider):
-    """Start `stormbreak gateway` on a provider; return it, and its two addresses."""
+    """Start `stormbreak gateway` on a provider or a URL; return it, and its two addresses."""
     started = []
 
-    def start(scenario=QUICK, **options):
-        provider = stormbreak_provider(scenario)
-        text = settings(provider.base_url, **options).replace(
-            'admin_port = "none"', "admin_port = 0"
-        )
+    def start(scenario=QUICK, provider_url=None, **options):
+        provider_url = provider_url or stormbreak_provider(scenario).base_url
+        text = settings(provider_url, **options).replace('admin_port = "none"', "admin_port = 0")
         path.write_text(text)
         program = [*PROGRAM, "gateway", path]
         running = ForkedPopen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -287,12 +285,12 @@ def process(path, stormbreak_provider):
 
 
 def test_the_process_serves_reloads_and_ends_on_signals(process, path):
-    gateway, url, admin = process("[provider]\nservice = 1.5\nvariation = 0\n")
-    assert processes.get(f"{admin}/ready") == (200, "ready\n")
-    assert processes.get(f"{admin}/live") == (200, "live\n")
-    port = int(url.rpartition(":")[2])
-
-    async def use():
+    async def use(provider):
+        gateway, url, admin = process(provider_url=provider.url)
+        assert processes.get(f"{admin}/ready") == (200, "ready\n")
+        assert processes.get(f"{admin}/live") == (200, "live\n")
+        port = int(url.rpartition(":")[2])
+        provider.reply = streams = processes.Streams()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request_bytes("/v1/chat/completions", CHAT))
         assert (await read_reply(reader)).status == 200
@@ -309,12 +307,18 @@ def test_the_process_serves_reloads_and_ends_on_signals(process, path):
         await reader.readuntil(b"\r\n\r\n")
         gateway.send_signal(signal.SIGTERM)
         await until(lambda: processes.get(f"{admin}/ready")[0] == 503)
+        streams.end.set()
         rest = await reader.read()
         writer.close()
         assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        return gateway
 
-    asyncio.run(use())
-    assert gateway.wait(10) == 0
+    async def main():
+        async with upstream() as provider:
+            return await use(provider)
+
+    gateway = asyncio.run(main())
+    assert gateway.wait(processes.PATIENCE) == 0
     log = gateway.stderr.read()
     assert re.search(
         r"INFO POST /v1/chat/completions 200 [\d.]+s key=app model=main target=main=", log
@@ -341,7 +345,7 @@ def test_one_metrics_page_shows_the_gateway_and_its_engine(process):
         json.dumps(CHAT).encode(),
         {"authorization": f"Bearer {KEY}", "content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=processes.PATIENCE) as answer:
         assert answer.status == 200
     status, text = processes.get(f"{admin}/metrics")
     assert status == 200
@@ -352,7 +356,7 @@ def test_one_metrics_page_shows_the_gateway_and_its_engine(process):
 
 
 def test_a_second_signal_ends_the_gateway_at_once(process):
-    gateway, url, _ = process(
+    gateway, url, admin = process(
         '[provider]\nservice = 0.001\nvariation = 0\n[[faults]]\nkind = "hang"\n'
     )
     port = int(url.rpartition(":")[2])
@@ -360,15 +364,17 @@ def test_a_second_signal_ends_the_gateway_at_once(process):
     async def use():
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request_bytes("/v1/chat/completions", CHAT))
-        await asyncio.sleep(0.3)
+        await until(
+            lambda: "stormbreak_gateway_in_flight 1" in processes.get(f"{admin}/metrics")[1]
+        )
         gateway.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)
+        await until(lambda: processes.get(f"{admin}/ready")[0] == 503)
         assert gateway.poll() is None
         gateway.send_signal(signal.SIGINT)
         writer.close()
 
     asyncio.run(use())
-    assert gateway.wait(10) == 0
+    assert gateway.wait(processes.PATIENCE) == 0
 
 
 async def test_a_gateway_listens_before_the_prices_are_loaded(path, stormbreak_provider):
@@ -376,7 +382,7 @@ async def test_a_gateway_listens_before_the_prices_are_loaded(path, stormbreak_p
     served, in_time = threading.Event(), []
 
     def slow(provider, model):
-        in_time.append(served.wait(3))
+        in_time.append(served.wait(30))
 
     provider = stormbreak_provider("calm")
     text = settings(provider.base_url, gateway='ledger = "spent.db"')

@@ -222,8 +222,9 @@ async def test_on_disconnect_cancels_or_finishes_the_call(path, mode, when):
             await reader.readuntil(b"\r\n\r\n")
         await until(lambda: provider.seen)
         writer.close()
-        await asyncio.sleep(0.05)
-        go.set()
+        if mode == "finish":
+            await asyncio.sleep(0.05)
+            go.set()
         await until(lambda: ended)
         outcome = {"cancel": "left", "finish": "ok"}[mode]
         await until(lambda: gateway.metric(f'outcomes_total{{outcome="{outcome}"}}') == 1)
@@ -232,29 +233,43 @@ async def test_on_disconnect_cancels_or_finishes_the_call(path, mode, when):
 
 async def test_waiting_comments_are_sent_and_a_later_error_is_an_event(path):
     go = asyncio.Event()
-    text = "waiting_comment = 0.02"
+    text = "waiting_comment = {}"
     async with (
         upstream() as provider,
-        running(path, settings(provider.url, gateway=text)) as gateway,
+        running(path, settings(provider.url, gateway=text.format(0.02))) as gateway,
     ):
         provider.reply = streaming(go, chunk("a"), STOP, DONE)
-        asking = asyncio.create_task(gateway.ask(STREAM))
-        await asyncio.sleep(0.3)
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+        writer.write(request_bytes("/v1/chat/completions", STREAM))
+        for _ in range(2):
+            await reader.readuntil(b": waiting\n\n")
         go.set()
-        reply = await asking
-        assert reply.body.startswith(b": waiting\n\n: waiting\n\n")
-        assert reply.body.endswith(chunk("a") + STOP + DONE)
+        rest = await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert [each in rest for each in (chunk("a"), STOP, DONE)] == [True] * 3
+        writer.close()
 
         async def late(request, connection):
-            await asyncio.sleep(0.1)
-            connection.respond(ServerResponse(400, b'{"error":{"message":"bad"}}'))
+            await go.wait()
+            connection.respond(bad)
 
+        go.clear()
+        bad = ServerResponse(400, b'{"error":{"message":"bad"}}')
         provider.reply = late
-        reply = await gateway.ask(STREAM)
-        assert (reply.status, reply.ending) == (200, "cut")
-        assert '"error"' in reply.events[-1]
-        assert not any("[DONE]" in event for event in reply.events)
-        provider.reply = ServerResponse(400, b'{"error":{"message":"bad"}}')
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+        writer.write(request_bytes("/v1/chat/completions", STREAM))
+        head = await reader.readuntil(b": waiting\n\n")
+        go.set()
+        rest = await reader.read()
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b'"error"' in rest
+        assert b"[DONE]" not in rest
+        assert not rest.endswith(b"\r\n0\r\n\r\n")
+        writer.close()
+    async with (
+        upstream() as provider,
+        running(path, settings(provider.url, gateway=text.format(60))) as gateway,
+    ):
+        provider.reply = bad
         assert (await gateway.ask(STREAM)).status == 400  # early enough for a status
 
 

@@ -16,7 +16,6 @@ from gateway_processes import (
     Streams,
     cost,
     gateway,
-    one_worker,
     priced,
     refused,
     wait_for,
@@ -128,7 +127,7 @@ async def test_a_killed_worker_loses_only_its_own_calls_and_is_restarted(path):
             opened = await streams_of_two(process)
             first, other = process.workers
             os.kill(first, signal.SIGKILL)
-            await wait_for(one_worker, process)
+            await until(lambda: first not in process.workers, PATIENCE)
             streams.end.set()
             whole = {}
             for worker, (reader, writer) in opened:

@@ -127,10 +127,6 @@ async def wait_for(value, *arguments):
         await asyncio.sleep(0.05)
 
 
-async def one_worker(process):
-    return len(process.workers) == 1
-
-
 async def refused(process):
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", process.port)
