@@ -208,8 +208,10 @@ async def test_kills_lose_no_attempt_and_count_none_twice(path):
         answered = 0
         for _ in range(3):
             async with priced_process(path) as port:
+                before = len(provider.seen)
                 asking = [asyncio.create_task(ask_on(port)) for _ in range(6)]
                 await asyncio.sleep(0.4)  # several journals
+                await until(lambda before=before: len(provider.seen) >= before + 16)
             answered += sum(await asyncio.gather(*asking))
         seen = len(provider.seen)
     assert answered > 20

@@ -151,7 +151,7 @@ async def test_200_concurrent_calls_never_exceed_the_spend_limit_of_a_tenant(sto
     """The provider counts, including answers that were cut."""
     provider = stormbreak_provider(FAULTY, seed=3)
     limit = spending(0.05, max_output_tokens=100)
-    policy = Policy(patience=2.0, retry=RetryPolicy(max_attempts=2))
+    policy = Policy(patience=60.0, retry=RetryPolicy(max_attempts=2))
     async with AsyncClient(
         base_url=provider.base_url,
         api_key="-",
