@@ -309,7 +309,7 @@ def test_key_and_prompt_appear_in_no_output_of_a_batch_run(tmp_path):
              "--api-key-env", "MY_KEY", "--model", "m", "--concurrency", "8",
              "--policy", "policy.toml", "--report", "report.html"],
             env={**os.environ, "MY_KEY": KEY, "PYTHONASYNCIODEBUG": "1"},
-            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+            cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert_clean(done.stdout, "stdout")

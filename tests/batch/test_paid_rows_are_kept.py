@@ -136,7 +136,7 @@ def test_a_truncated_output_ends_the_run_with_one_line_and_code_2(
     with started(*args, "--concurrency", "10", "--quiet") as process:
         wait_until(lambda: size_of(output), "an answer")
         os.truncate(output, 0)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=180)
     assert process.returncode == 2
     assert "another process cut it short" in one_line(errors)
 

@@ -83,7 +83,7 @@ def main():
 main()
 """
     failed = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=180
     )
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("LookupError: row-")
@@ -101,7 +101,7 @@ rows = [{{"prompt": str(i)}} for i in range(60)]
 atexit.register(lambda: print(len([*results(rows, output={str(output)!r}, **{place})])))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=180
     )
     assert (done.stdout, done.stderr) == ("60\n", "")
 

@@ -490,7 +490,7 @@ def test_a_table_is_read_from_standard_input(at, place):
         (at / "rows.csv").open("rb") as source,
         started("batch", "run", "-", *words, stdin=source) as process,
     ):
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (0, ""), out
     (at / "rows.csv").unlink()
     assert run("batch", "export", "out.csv", "again.csv").returncode == 0
@@ -508,7 +508,7 @@ def test_requests_from_standard_input_resume(at, place):
             (at / "in.jsonl").open("rb") as source,
             started("batch", "run", "-", *words, stdin=source) as process,
         ):
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=180)
         assert (process.returncode, err) == (0, "")
         assert f'"answered": {expected},' in out
 

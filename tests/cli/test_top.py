@@ -321,7 +321,7 @@ def test_top_survives_a_status_server_without_free_connections():
         terminal.wait_for("watched for")
         for _ in range(2 * MAX_REQUESTS):
             connections.enter_context(socket.create_connection(("127.0.0.1", port.port), 5))
-        terminal.wait_for("no answer for 1 s")
+        terminal.wait_for("no answer for ")
         connections.close()
         terminal.wait_for("watched for")
         terminal.press(b"q")

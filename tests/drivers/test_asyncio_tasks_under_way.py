@@ -34,7 +34,7 @@ def closed_here(active):
 
 async def waits(active):
     waking = asyncio.get_running_loop().create_future()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await active.wait(waking)
 
 

@@ -89,6 +89,6 @@ def test_classes_are_prepared_on_import():
 
 def test_threads_that_ask_the_store_first_share_one_thread_for_it():
     ended = subprocess.run(
-        [sys.executable, "-c", THREADS], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", THREADS], check=False, capture_output=True, text=True, timeout=180
     )
     assert (ended.returncode, ended.stdout) == (0, "16 1\n"), ended.stderr

@@ -127,4 +127,4 @@ assert "httptools" not in sys.modules
 from stormbreak import AsyncClient
 AsyncClient(base_url="http://127.0.0.1:1/v1")
 assert "httptools" in sys.modules"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=180)

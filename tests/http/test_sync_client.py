@@ -245,7 +245,7 @@ def test_a_forked_child_can_make_calls(serve):
             warnings.simplefilter("ignore", DeprecationWarning)  # it forks with threads
             child = os.fork()
         if child == 0:
-            signal.alarm(20)
+            signal.alarm(120)
             well = False
             try:
                 well = client.chat(SAY).text == "fine"

@@ -128,7 +128,7 @@ def workers(leader, *, seconds=0.0):
 
 
 def wait_for(condition, message):
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < until, message
         time.sleep(0.05)

@@ -35,7 +35,7 @@ class Worker:
     def ended(self):
         """Wait for the end of the process; return the results of its calls."""
         line = self.process.stdout.readline()
-        _, err = self.process.communicate(timeout=60)
+        _, err = self.process.communicate(timeout=180)
         assert self.process.returncode == 0, err
         return json.loads(line)
 

@@ -9,12 +9,12 @@ import traceback
 import warnings
 
 
-def in_child(check, *, seconds=20):
+def in_child(check, *, seconds=120):
     """Run `check()` in a child process; return whether it returned True."""
     return exit_code_of(check, seconds=seconds) == 0
 
 
-def exit_code_of(check, *, seconds=20):
+def exit_code_of(check, *, seconds=120):
     """Run `check()` in a child process; return 0 if it returned True, 1 if not, or the negative signal."""
     with warnings.catch_warnings():
         warnings.simplefilter(

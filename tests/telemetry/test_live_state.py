@@ -337,4 +337,4 @@ def test_a_forked_child_starts_empty_when_the_lock_is_held():
         "PYTHONPATH": f"{support}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     }
     command = [sys.executable, "-c", FORKED]
-    subprocess.run(command, env=environ, timeout=30, check=True)
+    subprocess.run(command, env=environ, timeout=180, check=True)

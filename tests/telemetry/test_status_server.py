@@ -56,7 +56,7 @@ def ask(port, path="/hello", method="GET", **headers):
 
 def raw(port, sent):
     """Send these bytes; return the whole response."""
-    with socket.create_connection(("127.0.0.1", port.port), 5) as connection:
+    with socket.create_connection(("127.0.0.1", port.port), 30) as connection:
         connection.sendall(sent)
         got = b""
         while piece := connection.recv(1 << 16):
@@ -147,7 +147,7 @@ def test_a_malformed_request_gets_an_error_and_is_not_logged(port, sent, capfd, 
 
 def test_a_client_that_disconnects_causes_no_error(port, capfd):
     for sent in (b"", b"GET /hel", b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-        with socket.create_connection(("127.0.0.1", port.port), 5) as connection:
+        with socket.create_connection(("127.0.0.1", port.port), 30) as connection:
             connection.sendall(sent)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     assert ask(port)[0] == 200
@@ -156,12 +156,12 @@ def test_a_client_that_disconnects_causes_no_error(port, capfd):
 
 def test_silent_connections_use_a_bounded_number_of_threads(port):
     clients = [
-        socket.create_connection(("127.0.0.1", port.port), 5) for _ in range(3 * MAX_REQUESTS)
+        socket.create_connection(("127.0.0.1", port.port), 30) for _ in range(3 * MAX_REQUESTS)
     ]
     try:
         rejected = 0
         for client in reversed(clients):
-            client.settimeout(2.0)
+            client.settimeout(30.0)
             if rejected < MAX_REQUESTS and client.recv(1) == b"":
                 rejected += 1
         assert rejected == MAX_REQUESTS
@@ -174,9 +174,9 @@ def test_silent_connections_use_a_bounded_number_of_threads(port):
 
 def test_a_client_that_sends_slowly_is_cut_off(port, monkeypatch):
     monkeypatch.setattr("stormbreak.telemetry.status_server.REQUEST_TIMEOUT", 0.5)
-    with socket.create_connection(("127.0.0.1", port.port), 5) as slow:
+    with socket.create_connection(("127.0.0.1", port.port), 30) as slow:
         cut_off, began = False, time.monotonic()
-        while not cut_off and time.monotonic() < began + 5:
+        while not cut_off and time.monotonic() < began + 30:
             try:
                 slow.sendall(b"G")
             except OSError:
@@ -271,7 +271,7 @@ def test_a_child_of_a_fork_does_not_serve_and_removes_nothing(tmp_path):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as parent:  # fmt: skip
         child = int(parent.stdout.readline().split()[0])
-        assert parent.wait(10) == 0, parent.stderr.read()
+        assert parent.wait(180) == 0, parent.stderr.read()
         pidfd = os.pidfd_open(child)
         parent.stdin.close()
         poll_until_gone(pidfd)
@@ -298,7 +298,7 @@ def test_the_end_of_the_process_closes_the_server(tmp_path):
     path = tmp_path / "s"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", LEFT_OPEN, str(path)],
-        capture_output=True, text=True, timeout=20, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert not path.exists()
@@ -328,7 +328,7 @@ def test_a_server_that_cannot_start_a_thread_leaves_no_socket(tmp_path, monkeypa
 def order(path, text, *, to="/do", **headers):
     """Send a POST over the socket; return status and text."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(5)
+        connection.settimeout(30)
         connection.connect(str(path))
         head = {"Host": "localhost", "Content-Length": len(text)} | headers
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())

@@ -69,7 +69,7 @@ def is_killed(last, *words):
             batch(*words)
         return True
 
-    ended = exit_code_of(command, seconds=30)
+    ended = exit_code_of(command, seconds=120)
     assert ended in (0, -signal.SIGKILL)
     return ended != 0
 

@@ -270,7 +270,7 @@ def test_a_forked_child_works_with_its_own_jitter(serve):
             warnings.simplefilter("ignore", DeprecationWarning)  # it forks with threads
             child = os.fork()
         if child == 0:
-            signal.alarm(20)
+            signal.alarm(120)
             well = False
             try:
                 os.write(write, repr([draw() for _ in range(3)]).encode())

@@ -89,14 +89,14 @@ async def test_a_program_that_outlives_the_storm_is_ended(script, tmp_path):
 async def test_a_daemon_outside_the_process_group_does_not_delay_the_end(script):
     """A daemon in its own session is not ours to end, and keeps standard error open."""
     away = script(
-        "import subprocess\nsubprocess.Popen(['sleep', '20'], start_new_session=True)\nsys.exit('gone')"
+        "import subprocess\nsubprocess.Popen(['sleep', '60'], start_new_session=True)\nsys.exit('gone')"
     )
     began = time.monotonic()
     with pytest.raises(ProgramError) as caught:
         await play(LONG, away)
 
     assert caught.value.stderr == "gone\n"
-    assert time.monotonic() - began < 15.0
+    assert time.monotonic() - began < 50.0
 
 
 def test_a_program_is_named_after_its_script_or_itself(tmp_path):

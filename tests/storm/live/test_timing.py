@@ -54,4 +54,4 @@ async def test_the_latest_call_is_reported(asker):
 
     played = await play(staged(parse(SCENARIO)), asker(), progress=busy_once)
 
-    assert 0.25 < played.latest < 2.0
+    assert 0.25 < played.latest < 30.0
