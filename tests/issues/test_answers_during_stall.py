@@ -144,13 +144,17 @@ def test_a_blocking_client_reads_a_large_answer_after_a_stall(monkeypatch):
 
 
 def test_threads_with_an_inner_transport_read_answers_after_a_stall():
-    """The whole process is stopped; its readers and the thread with their timers resume at the same time."""
+    """The whole process is stopped; its readers and the thread with their timers resume at the same time.
+
+    On a busy machine five readers may need more than STALL to get their turn.
+    """
     count = 5
     span = 5 * SPAN  # all requests must be sent within it
     child = Value("i", 0)
 
     def ask():
         child.value = os.getpid()
+        interruptible.STALL = blocking.STALL = PATIENCE
         transport = Transport(replace(ONCE, attempt_timeout=span), inner=httpx.HTTPTransport())
         with (
             httpx.Client(transport=transport, timeout=PATIENCE) as client,
