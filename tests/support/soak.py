@@ -25,7 +25,9 @@ from stormbreak.httpx2 import wrap
 from stormbreak.testing import serve
 
 THREADS = 8
-PATIENCE = 180.0  # seconds without progress; at a load of 24, one call of each thread and a child took 43
+PATIENCE = (
+    180.0  # seconds without progress; at a load of 24, one call of each thread and a child took 43
+)
 QUICK = "[provider]\nservice = 0.01\n"
 SAY = [{"role": "user", "content": "Hello?"}]
 

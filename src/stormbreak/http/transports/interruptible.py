@@ -46,7 +46,8 @@ def interruptible(
         # set before the check; `Strand.interrupt` uses the opposite order
         strand.on_interrupt = blocking.give_up
         if strand.is_interrupted:
-            blocking.give_up()
+            strand.on_interrupt = None
+            raise asyncio.CancelledError
     _WATCH.add(blocking)
     try:
         result = blocking.run()

@@ -216,8 +216,11 @@ class BlockingWrappedResponse(_WrappedResponse):
         KEPT.add(self._chunks)
 
     async def _next(self) -> bytes | Outcome:
-        self._reader = running_strand()
+        self._reader = running_strand()  # set before the check; `close` uses the opposite order
+        is_closed = self._closed
         try:
+            if is_closed:
+                return broken_body(self.head.status)
             got = interruptible(lambda: next(self._chunks, b""), time.monotonic() + self._patience)
             self._is_read = not got
             return broken_body(self.head.status) if self._closed else got
