@@ -1,5 +1,6 @@
 import gc
 import os
+import time
 
 import pytest
 from on_threads import ConnectionOnThreads
@@ -15,6 +16,19 @@ def direct(monkeypatch):
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.endswith(("_API_KEY", "_BASE_URL")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def jump(monkeypatch):
+    """Move the monotonic clock forward, by so much that a pause of the machine does not matter."""
+    clock, jumped = time.monotonic, 0.0
+
+    def jump(seconds):
+        nonlocal jumped
+        jumped += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + jumped)
+    return jump
 
 
 @pytest.fixture(params=["awaits", "blocks"])

@@ -285,12 +285,13 @@ def test_a_blocking_call_starts_no_thread(serve):
         assert [request.connection for request in server.requests] == [1, 1]
 
 
-def test_a_blocking_stream_ends_at_its_deadline(serve):
+def test_a_blocking_stream_ends_at_its_deadline(serve, jump):
     with serve([CUT, End.HANG]) as (client, _):
         with (
-            client.stream("chat/completions", PAYLOAD, deadline=0.4) as stream,
+            client.stream("chat/completions", PAYLOAD, deadline=60.0) as stream,
             pytest.raises(StreamBrokenError) as raised,
         ):
+            jump(59.8)
             list(stream.texts())
         assert raised.value.ended.outcome.verdict is Verdict.TIMEOUT
         assert in_flight(client) == 0
