@@ -309,6 +309,17 @@ def test_a_call_at_its_last_target_waits_up_to_its_patience():
     assert run.step(retry_in(30.0)).backing_off
 
 
+def test_a_pool_of_one_target_does_not_shorten_a_wait():
+    """Found: its calls waited for two seconds at most, whatever their patience, since the pool is a rule with that target."""
+    stage = Stage(policy(retry=RetryPolicy(max_attempts=1)))
+    full = [start(stage) for _ in range(stage.engine.policy.limit.max_in_flight)]
+    run = start(stage, to(FIRST, after=2.0), patience=50.0)
+    stage.pass_time(40.0)
+
+    assert run.queued
+    assert all(other.sending for other in full)
+
+
 def test_a_rule_without_rejections_does_not_shorten_a_wait():
     stage = Stage(policy(retry=RetryPolicy(max_attempts=5)))
     run = start(stage, to(LARGE, on=[Verdict.TOO_LONG], after=2.0)).step(retry_in(30.0))

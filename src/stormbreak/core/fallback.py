@@ -147,12 +147,19 @@ class FallbackRun:
         return frozenset[Verdict]().union(*open_steps)
 
     def _patience(self, steps: Sequence[Step]) -> float | None:
-        """Return the maximum time unserved while these steps remain."""
+        """Return the maximum time unserved while these steps remain. A pool of one target has no other target left."""
         waited = self._state.waited
-        bounds = [waited + step.after for step in steps if step.after and step.bounds_waiting]
+        bounds = [
+            waited + step.after
+            for step in steps
+            if step.after and step.bounds_waiting and self._is_left(step)
+        ]
         if self._call.patience is not None:
             bounds.append(self._call.patience)
         return min(bounds, default=None)
+
+    def _is_left(self, step: Step) -> bool:
+        return not step.targets or any(target not in self._tried for target, _ in step.targets)
 
     def _refusing_gate(self, target: Target, outcome: Outcome, now: float) -> str | None:
         """Return the gate that refuses the fallback, if any; the budget is charged last, if all others agree."""
