@@ -43,6 +43,7 @@ arrivals = "even"
 deadline = 4
 timeout = 4
 """
+PATIENT = STORM.replace("= 4\ntimeout = 4", "= 120\ntimeout = 120")
 
 
 @pytest.fixture
@@ -80,8 +81,9 @@ def test_clients_of_a_target_in_a_storm_see_its_failures(rehearse):
     assert "--assert does not hold: success >= 0.5" in printed.err
 
 
-def test_clients_of_a_pool_see_its_fallback(rehearse):
+def test_clients_of_a_pool_see_its_fallback(rehearse, tmp_path):
     """A rehearsal needs no provider and no key, and ignores the limits of the keys in the file."""
+    (tmp_path / "storm.toml").write_text(PATIENT)
     code, printed = rehearse("--json", "--model", "both", "--assert", "success == 1")
     seen = json.loads(printed.out)
     assert (code, seen["statuses"]) == (0, {"200": 80})
@@ -97,6 +99,7 @@ def test_a_rehearsal_calls_no_real_provider_of_policy_or_environment(
     monkeypatch.setenv("STORMBREAK__TARGETS__FIRST__BASE_URL", away)
     monkeypatch.setenv("REAL_KEY", "k")
     rule = f'[[fallback]]\nkind = "targets"\ntargets = [{{ base_url = "{away}/2", api_key_env = "REAL_KEY" }}]\n'
+    (tmp_path / "storm.toml").write_text(PATIENT)
     (tmp_path / "gateway.toml").write_text(
         f'{rule}\n[spend]\nmax_usd = 1\n[cache]\npath = "cache.db"\n{FILE}'
     )

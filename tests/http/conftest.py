@@ -6,6 +6,7 @@ import pytest
 from on_threads import ConnectionOnThreads
 from stream_scene import StreamScene
 
+from stormbreak.drivers import blocking
 from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.prepared_request import PreparedRequest
 
@@ -21,13 +22,21 @@ def direct(monkeypatch):
 @pytest.fixture
 def jump(monkeypatch):
     """Move the monotonic clock forward, by so much that a pause of the machine does not matter."""
-    clock, jumped = time.monotonic, 0.0
+    clock, jumped, poll = time.monotonic, 0.0, blocking._poll
 
     def jump(seconds):
         nonlocal jumped
         jumped += seconds
 
+    def short_poll(waits, until):
+        until = min(until, *(wait.until for wait in waits))
+        while True:
+            found, now = poll(waits, min(until, time.monotonic() + 0.01))
+            if found or now >= until:
+                return found, now
+
     monkeypatch.setattr(time, "monotonic", lambda: clock() + jumped)
+    monkeypatch.setattr(blocking, "_poll", short_poll)
     return jump
 
 

@@ -71,12 +71,23 @@ async def test_a_final_error_is_raised_when_the_stream_is_opened(scene):
             pass
 
 
-async def test_the_attempt_timeout_of_a_stream_ends_at_the_first_output(scene):
-    policy = Policy(attempt_timeout=0.5, retry=RetryPolicy(max_attempts=1))
-    slow = (ENDLESS + OPENING, 1.0, HELLO, End.HANG)
-    steady = (HEAD + OPENING + HELLO, 0.6, THERE + STOP + DONE)
+async def test_the_attempt_timeout_of_a_stream_ends_at_the_first_output(scene, jump):
+    policy = Policy(attempt_timeout=60.0, retry=RetryPolicy(max_attempts=1))
+    begun = asyncio.Event()
+
+    async def pass_time(*_):
+        await begun.wait()
+        jump(60.0)
+        await asyncio.sleep(0.05)
+
+    async def pass_time_at_once(*_):
+        jump(60.0)
+
+    slow = (ENDLESS + OPENING, pass_time_at_once, End.HANG)
+    steady = (HEAD + OPENING + HELLO, pass_time, THERE + STOP + DONE)
     await scene.of(steady, slow, policy=policy)
     async with scene.stream() as stream:
+        begun.set()
         assert len(await pieces_of(stream.texts())) == 2
     with pytest.raises(AttemptTimeoutError):
         await scene.stream()

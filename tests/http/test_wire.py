@@ -91,18 +91,6 @@ async def test_every_valid_framing_of_an_answer_is_read(ask, script):
 # ------------------------------------------------------------ time
 
 
-@pytest.mark.parametrize(
-    ("script", "status"),
-    [(End.HANG, None), ([b"HTTP/1.1 200 OK\r\n", End.HANG], None), ([HALF, End.HANG], 200)],
-)
-async def test_the_idle_timeout_ends_an_attempt_and_its_connection(ask, script, status):
-    async with served(script) as server:
-        got = await ask(server, idle_timeout=0.1)
-        assert (got.verdict, got.detail, got.status) == (Verdict.TIMEOUT, "went silent", status)
-        assert got.maybe_processed
-        await server.all_closed()
-
-
 def unread_by(connection):
     """Return the number of bytes that have arrived at the only socket of a connection, and were not read."""
     if isinstance(connection, ConnectionOnThreads):
@@ -112,6 +100,31 @@ def unread_by(connection):
         (pooled,) = connection._pool().sockets
         sock = pooled.transport.get_extra_info("socket")
     return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [(b"", None), (b"HTTP/1.1 200 OK\r\n", None), (HALF, 200)],
+)
+async def test_the_idle_timeout_ends_an_attempt_and_its_connection(
+    ask, connection, jump, script, status
+):
+    sent = asyncio.Event()
+
+    async def set_sent(*_):
+        sent.set()
+
+    async with served([script, set_sent, End.HANG]) as server:
+        asking = asyncio.create_task(ask(server, idle_timeout=60.0))
+        await sent.wait()
+        await until(lambda: unread_by(connection) == 0)
+        while not asking.done():
+            jump(60.0)
+            await asyncio.sleep(0.01)
+        got = await asking
+        assert (got.verdict, got.detail, got.status) == (Verdict.TIMEOUT, "went silent", status)
+        assert got.maybe_processed
+        await server.all_closed()
 
 
 async def test_a_slow_answer_resets_the_idle_timeout(ask, connection, jump):

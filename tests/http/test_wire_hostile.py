@@ -185,7 +185,10 @@ async def test_a_tls_failure_of_the_peer_has_its_verdict(kind, certificates, doe
         connection = kind(limit=1, tls=ssl.create_default_context(cafile=certificates[0][0]))
         began = time.monotonic()
         got = await ask(
-            connection, f"https://localhost:{port}/x", connect_timeout=0.3, idle_timeout=0.3
+            connection,
+            f"https://localhost:{port}/x",
+            connect_timeout=0.3 if "in the handshake" in does else PATIENCE,
+            idle_timeout=0.3 if "half" in does else PATIENCE,
         )
         over.set()
     assert got.verdict is verdict
