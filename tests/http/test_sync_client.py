@@ -287,12 +287,10 @@ def test_a_blocking_call_starts_no_thread(serve):
 
 def test_a_blocking_stream_ends_at_its_deadline(serve, jump):
     with serve([CUT, End.HANG]) as (client, _):
-        with (
-            client.stream("chat/completions", PAYLOAD, deadline=60.0) as stream,
-            pytest.raises(StreamBrokenError) as raised,
-        ):
+        with client.stream("chat/completions", PAYLOAD, deadline=60.0) as stream:
             jump(59.8)
-            list(stream.texts())
+            with pytest.raises(StreamBrokenError) as raised:
+                list(stream.texts())
         assert raised.value.ended.outcome.verdict is Verdict.TIMEOUT
         assert in_flight(client) == 0
 

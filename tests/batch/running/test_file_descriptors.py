@@ -178,8 +178,11 @@ def test_a_reserve_can_be_opened_when_nothing_else_can():
     spare.close()
 
 
-def test_rows_without_a_free_file_descriptor_wait_and_lose_no_attempt(run_rows, output):
+def test_rows_without_a_free_file_descriptor_wait_and_lose_no_attempt(
+    run_rows, output, monkeypatch
+):
     """Connections close after each response, and for a while no new one can be opened."""
+    monkeypatch.setattr("stormbreak.batch.running.runner.MAX_OUT_OF_FILES", 1_000)
     asked, shortage = [], []
 
     def answer(_, body):
