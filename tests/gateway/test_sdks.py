@@ -219,20 +219,23 @@ async def test_an_sdk_retries_a_key_limit_after_the_named_time(through):
         async with openai.AsyncOpenAI(
             api_key=KEY, base_url=f"{gateway.url}/v1", max_retries=2
         ) as client:
-            for _ in range(2):
+            asked, limited = 0, 0
+            while not limited:  # a pause of the machine may be as long as the limit
                 await client.chat.completions.create(**ASKED)
-        assert (
-            gateway.metric('requests_total{key="app",endpoint="/v1/chat/completions",status="429"')
-            == 1
-        )
-    assert provider.stats()["arrivals"] == 2
+                asked += 1
+                limited = gateway.metric(
+                    'requests_total{key="app",endpoint="/v1/chat/completions",status="429"'
+                )
+                assert asked < 30
+        assert (asked > 1, limited) == (True, 1)
+    assert provider.stats()["arrivals"] == asked
 
 
 async def test_malformed_requests_get_one_400_and_affect_no_other_client(through):
     start, provider = through()
 
     def send(port, data):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             client.sendall(data)
             got = b""
             while piece := client.recv(65536):
