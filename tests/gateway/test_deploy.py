@@ -254,10 +254,10 @@ async def test_a_proxy_passes_on_events_one_by_one(name, tmp_path, pem):
             proxy = started(name, tmp_path, pem, front, gateway.gateway)
             try:
                 body = json.dumps({"model": "main", "stream": True, "messages": []}).encode()
-                stream, writer = await asyncio.wait_for(opened(front, body), 15)
-                assert b"first" in await asyncio.wait_for(stream.readuntil(b"first"), 10)
+                stream, writer = await asyncio.wait_for(opened(front, body), 60)
+                assert b"first" in await asyncio.wait_for(stream.readuntil(b"first"), 60)
                 go.set()
-                await asyncio.wait_for(stream.readuntil(b"data: [DONE]"), 10)
+                await asyncio.wait_for(stream.readuntil(b"data: [DONE]"), 60)
                 writer.close()
             finally:
                 proxy.kill()
@@ -277,12 +277,12 @@ async def test_a_gateway_that_drains_behind_a_proxy_loses_no_call(name, tmp_path
             proxy = started(name, tmp_path, pem, front, one.gateway, two.gateway)
             try:
                 while not (one.metric("requests_total") and two.metric("requests_total")):
-                    _, writer = await asyncio.wait_for(opened(front, body), 15)
+                    _, writer = await asyncio.wait_for(opened(front, body), 60)
                     writer.close()
                 draining = asyncio.create_task(one.gateway.drain())
                 statuses = set()
                 for _ in range(8):
-                    _, writer, status = await asyncio.wait_for(asked(front, body), 10)
+                    _, writer, status = await asyncio.wait_for(asked(front, body), 60)
                     writer.close()
                     statuses.add(status)
                 await draining

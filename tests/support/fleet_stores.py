@@ -49,7 +49,7 @@ class Server:
         self._process = subprocess.Popen(
             [self._command, *options, *place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        until = time.monotonic() + 10
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as to:
                 to.settimeout(1)
