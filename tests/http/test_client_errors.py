@@ -88,7 +88,7 @@ async def test_an_error_has_the_time_to_retry():
         before = time.monotonic()
         with pytest.raises(errors.ThrottledError, match="no further retry: patience") as caught:
             await client.chat(SAY)
-        assert 59 < caught.value.retry_at - before < 61
+        assert 59 < caught.value.retry_at - before < 90
         with pytest.raises(errors.CooldownError) as refused:
             await client.chat(SAY)
         assert refused.value.retry_at >= caught.value.retry_at
