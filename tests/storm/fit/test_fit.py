@@ -79,7 +79,7 @@ def test_a_peak_shows_the_slots_and_the_size_of_the_queue(fitted, form):
     assert max(step.rate for step in found.scenario.load.steps) == pytest.approx(40.0, rel=0.15)
     unknown = " ".join(found.unknown)
     assert "any number" not in unknown
-    assert "more slots at other times" in unknown
+    assert "more slots while not all were busy" in unknown
     assert ("the log has whole seconds" in unknown) == (form is as_nginx)
 
 

@@ -267,7 +267,7 @@ def _unknown_capacity(seen: Evidence) -> Iterator[str]:
             f" {seen.capacity.fewest_slots} on. With more load, the scenario is the worst case."
         )
     else:
-        yield "Whether the target had more slots at other times than those in which all were busy."
+        yield "Whether the target had more slots while not all were busy."
     if seen.gone > _MANY_GONE * (seen.answered + seen.gone):
         yield (
             f"How long the {seen.gone:,} requests whose clients gave up would have taken: with this many, service time"
