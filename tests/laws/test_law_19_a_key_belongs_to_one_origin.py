@@ -13,12 +13,14 @@ from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
+import msgspec
 import pytest
 from batches import chat_rows, write
 from canary import KEY, PROMPT, assert_clean, shown_by
 from chat_stream import WHOLE
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from rich.pretty import pretty_repr
 from sockets import BODY, answer, failing, served
 from table_test import table_test
 
@@ -33,9 +35,12 @@ from stormbreak.errors import CallError, ConfigurationError
 from stormbreak.hidden_keys import may_be_secret
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.endpoint import find_endpoint, is_loopback, origin_of, same_origin
+from stormbreak.http.h1.response_parser import ResponseParser
+from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.http.redact import SECRET, redact
+from stormbreak.http.response import WholeAnswer
 from stormbreak.httpx2 import AsyncTransport
-from stormbreak.llm.parsed_response import ParsedResponse
+from stormbreak.llm.parsed_response import HttpResponse, ParsedResponse
 from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Verdict
 
@@ -300,6 +305,30 @@ async def test_an_error_about_a_redirect_names_no_key():
                 await client.chat(SAY)
     assert caught.value.verdict is Verdict.REDIRECTED
     assert_clean(shown_by(caught.value), "the error")
+
+
+# ------------------------------------------------------------ reprs
+
+
+def structs(kind=msgspec.Struct):
+    """Yield the imported Structs of stormbreak."""
+    for each in kind.__subclasses__():
+        if each.__module__.startswith("stormbreak."):
+            yield each
+        yield from structs(each)
+
+
+def test_rich_shows_no_more_than_a_repr():
+    """Found: `rich` printed the key and the body of a request, also in tracebacks, past the repr that hides them."""
+    request = PreparedRequest("https://x.example/", {"Authorization": KEY}, PROMPT.encode())
+    answered = WholeAnswer(request)
+    answered(HttpResponse(200, {"x-echo": KEY}, PROMPT.encode(), 0.0))
+    parser = ResponseParser()
+    parser.feed(f"HTTP/1.1 200 OK\r\nX: {KEY}\r\nContent-Length: 99\r\n\r\n{PROMPT}".encode())
+
+    assert_clean(pretty_repr([request, answered, parser]), "what rich shows")
+    own = [each for each in structs() if each.__repr__ is not msgspec.Struct.__repr__]
+    assert [each for each in own if each.__rich_repr__ is not None] == []
 
 
 # ------------------------------------------------------------ files are for their owner only

@@ -126,6 +126,7 @@ class Timeout(msgspec.Struct, eq=False, weakref=True):  # its constructor is not
 
     grace = STALL  # maximum seconds that a short timeout waits again
     __repr__ = object.__repr__
+    __rich_repr__ = None  # type: ignore[assignment]  # rich would show the fields
 
     def __enter__(self) -> None:
         here, seconds = self.among.local.last, self.seconds

@@ -78,6 +78,8 @@ class ClientRequest(msgspec.Struct, frozen=True):  # its constructor is not writ
     lasts: bool
     streamed: bool
 
+    __rich_repr__ = None  # type: ignore[assignment]  # rich would show the fields
+
     def __repr__(self) -> str:
         return f"ClientRequest({self.head.endpoint!r}, {len(self.body)} bytes)"
 

@@ -82,6 +82,8 @@ class RequestFields(msgspec.Struct):
         fields = (self.stream, self.stream_options, self.modalities, self.audio)
         return all(each is None for each in fields)
 
+    __rich_repr__ = None  # type: ignore[assignment]  # rich would show the fields
+
     def __repr__(self) -> str:
         return f"RequestFields({self.stream=}, {self.n=})"
 

@@ -25,6 +25,8 @@ def without_mark(body: bytes) -> bytes:
 class Value(msgspec.Struct, frozen=True):
     """Base of values made for each response; the constructor of a NamedTuple, in Python, takes four times as long."""
 
+    __rich_repr__ = None  # type: ignore[assignment]  # rich would show the fields
+
     def _replace(self, **changes: Any) -> Self:
         return msgspec.structs.replace(self, **changes)
 

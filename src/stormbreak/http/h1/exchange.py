@@ -68,6 +68,7 @@ class Exchange(msgspec.Struct, eq=False):  # its constructor is not written in P
     received_at: float = 0.0
 
     __repr__ = object.__repr__  # shows no text
+    __rich_repr__ = None  # type: ignore[assignment]  # rich would show the fields
 
     # ------------------------------------------------------------ left to subclasses
 

@@ -66,6 +66,8 @@ class Request(msgspec.Struct, frozen=True):  # its constructor is not written in
     body: bytes
     keep_alive: bool
 
+    __rich_repr__ = None  # type: ignore[assignment]  # rich would show the fields
+
     def __repr__(self) -> str:
         return f"Request({self.method} {self.path!r}, {len(self.body)} bytes)"
 

@@ -55,6 +55,7 @@ class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not writte
     _until_close: bool = False
 
     __repr__ = object.__repr__  # shows no text
+    __rich_repr__ = None  # type: ignore[assignment]  # rich would show the fields
 
     def feed(self, data: bytes) -> None:
         """Parse received bytes. Data before invalid bytes is kept.

@@ -60,6 +60,8 @@ class ServerResponse(msgspec.Struct, frozen=True):  # its constructor is not wri
     def with_headers(self, *headers: tuple[str, str]) -> "ServerResponse":
         return ServerResponse(self.status, self.body, self.headers + headers, self.media)
 
+    __rich_repr__ = None  # type: ignore[assignment]  # rich would show the fields
+
     def __repr__(self) -> str:
         return f"ServerResponse({self.status}, {len(self.body)} bytes)"
 
