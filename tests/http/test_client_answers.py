@@ -2,13 +2,16 @@
 
 import json
 
+import httpx2
 import pytest
+from chat_stream import WHOLE
 from clients import KEY, ONCE, SAY, client_of, sent_by
 from sockets import BODY, answer, failing, served
 from table_test import table_test
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
+from stormbreak.httpx2 import AsyncTransport
 from stormbreak.testing import answer_text
 from stormbreak.types import Answer, Usage, Verdict
 
@@ -41,6 +44,19 @@ async def test_an_assembled_stream_equals_the_plain_answer(stormbreak_provider):
     one, other = json.loads(stream.raw), json.loads(plain.raw)
     assert one["object"] == other["object"] == "chat.completion"
     assert one["choices"][0]["message"] == other["choices"][0]["message"]
+
+
+async def test_the_type_of_a_stream_may_have_capitals():
+    """RFC 9110, section 8.3.1. Found: a stream that was not requested was broken, and requested again."""
+    odd = answer(WHOLE, content_type="Text/Event-Stream; charset=UTF-8")
+    async with served(odd, odd) as server:
+        async with client_of(server) as client:
+            assert (await client.chat(SAY)).attempts == 1
+        async with httpx2.AsyncClient(transport=AsyncTransport(ONCE)) as sdk:
+            url = f"{server.base_url}/chat/completions"
+            got = await sdk.post(url, json={"model": "m", "messages": SAY})
+    assert got.json()["choices"]
+    assert got.headers["content-type"] == "application/json"
 
 
 async def test_an_embeddings_request_returns_usage_and_no_text(stormbreak_provider):

@@ -115,7 +115,7 @@ def _success(original: HttpResponse, *, limited: bool) -> ServerResponse:
     if original.repeated:
         headers = with_repeats(original.headers, original.repeated)
     media = original.headers.get("content-type", JSON)
-    if media.startswith("text/event-stream"):  # the body was assembled from a stream
+    if media.lower().startswith("text/event-stream"):  # the body was assembled from a stream
         media = JSON
     passed = passed_headers(headers, limited=limited)
     return ServerResponse(original.status, original.body, passed, media)

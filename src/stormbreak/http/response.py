@@ -73,7 +73,7 @@ class WholeAnswer(msgspec.Struct, eq=False):  # its constructor is not written i
         parsed = read_answer(
             response, request.shape, choices=request.choices, inputs=request.inputs
         )
-        media = response.headers.get("content-type", "")
+        media = response.headers.get("content-type", "").lower()
         is_stream = media.startswith(_STREAM) and response.succeeded
         if is_stream and parsed.verdict is Verdict.BROKEN and request.shape in FORMATS:
             # it was not requested: the server would send one again

@@ -84,7 +84,7 @@ def response_for(
     original = response.original or HttpResponse(response.status, {}, response.body, now)
     headers = response_headers(original, history)
     if outcome.verdict is Verdict.OK or not original.succeeded or is_filtered(outcome):
-        if original.headers.get("content-type", "").startswith("text/event-stream"):
+        if original.headers.get("content-type", "").lower().startswith("text/event-stream"):
             headers["content-type"] = _JSON  # it was assembled
         return Reply(original.status, headers, original.body)
     status = _STATUSES.get(outcome.verdict, _BROKEN)
