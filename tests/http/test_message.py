@@ -1,5 +1,7 @@
 """The parser of HTTP/1.1 responses: valid and malformed ones, in any pieces."""
 
+from contextlib import suppress
+
 import pytest
 from malformed_responses import CHUNKED, LENGTH, MALFORMED, OK
 from table_test import table_test
@@ -64,9 +66,15 @@ def test_an_interrupt_in_a_callback_is_no_malformed_response(callback):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    parser = type("Interrupted", (ResponseParser,), {callback: interrupt})()
+    kind = type("Interrupted", (ResponseParser,), {callback: interrupt})
     with pytest.raises(KeyboardInterrupt):
-        parser.feed(LENGTH)
+        kind().feed(LENGTH)
+    with suppress(KeyError):
+        try:
+            {}["key"]
+        finally:  # found: while a caller handled an exception, the interrupt was lost
+            with pytest.raises(KeyboardInterrupt):
+                kind().feed(LENGTH)
 
 
 def test_a_malformed_body_in_the_same_packet_does_not_lose_the_head():

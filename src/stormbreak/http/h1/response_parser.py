@@ -7,9 +7,15 @@ than `chunked`, blank lines before the answer, and unbounded heads (RFC 9112, se
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import NoReturn
 
 import msgspec
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpResponseParser,
+)
 
 MAX_HEAD = 64 * 1024  # bytes before the body, interim (1xx) responses included
 MAX_HEADERS = 200
@@ -53,6 +59,7 @@ class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not writte
     _size: int = 0
     _interim: bool = False
     _until_close: bool = False
+    _refused: bool = False  # by a callback
 
     __repr__ = object.__repr__  # shows no text
     __rich_repr__ = None  # type: ignore[assignment]  # rich would show the fields
@@ -78,15 +85,22 @@ class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not writte
             self.llhttp.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self.reusable = False
-            cause = error.__context__
-            if cause is not None and not isinstance(cause, Exception):  # Ctrl-C in a callback
-                raise cause from None
+            self._raise_interrupt(error)
             if not self.complete:
                 raise MalformedResponseError from None
         if self.unread > unread:
             self._outside = 0
         elif self._outside > MAX_HEAD and not self.complete:  # a head, chunk extension or trailer
             raise MalformedResponseError
+
+    def _raise_interrupt(self, error: Exception) -> None:
+        """Raise the interrupt that ended a callback, if one did."""
+        cause = error.__context__
+        if cause is not None and not isinstance(cause, Exception):
+            raise cause from None
+        if isinstance(error, HttpParserCallbackError) and not self._refused:
+            # if a caller handles an exception, that one is the context, and the interrupt is lost
+            raise KeyboardInterrupt from error
 
     def end(self, *, cleanly: bool = True) -> None:
         """Handle the end of the connection; not `cleanly`: it was reset, or TLS did not announce the end.
@@ -116,7 +130,7 @@ class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not writte
 
     def on_status(self, reason: bytes) -> None:
         if _CONTROL.search(reason):
-            raise MalformedResponseError
+            self._refuse()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; a trailer is dropped."""
@@ -134,7 +148,7 @@ class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not writte
         self._count += 1
         self._size += len(name) + len(value)
         if self._count > MAX_HEADERS or self._size > MAX_HEAD:
-            raise MalformedResponseError
+            self._refuse()
 
     def on_headers_complete(self) -> None:
         """Check the head, and skip an interim response."""
@@ -143,19 +157,19 @@ class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not writte
         llhttp = self.llhttp
         assert llhttp is not None
         if llhttp.get_http_version() not in ("1.1", "1.0"):
-            raise MalformedResponseError
+            self._refuse()
         status = llhttp.get_status_code()
         if status < 200:
             self._interim = True
             self.headers, self.repeated = {}, {}
             if status < 100 or status == 101:  # invalid, or not requested
-                raise MalformedResponseError
+                self._refuse()
             return
         coding = self.headers.get("transfer-encoding")
         if coding is not None and (
             coding.lower() != "chunked" or "transfer-encoding" in self.repeated
         ):
-            raise MalformedResponseError
+            self._refuse()
         # a server that sends 408 closes the connection, perhaps before our request came (RFC 9110, section 15.5.9)
         self.reusable = llhttp.should_keep_alive() and status != 408
         self._until_close = (
@@ -168,7 +182,7 @@ class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not writte
 
     def on_body(self, piece: bytes) -> None:
         if self._interim:  # it has no body (RFC 9110, section 15.2)
-            raise MalformedResponseError
+            self._refuse()
         if not self.complete:
             self.body.append(piece)
             self.unread += len(piece)
@@ -179,6 +193,10 @@ class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not writte
             self._interim = False
         else:
             self.complete = True
+
+    def _refuse(self) -> NoReturn:
+        self._refused = True
+        raise MalformedResponseError
 
 
 def lower_name(name: bytes) -> str:
