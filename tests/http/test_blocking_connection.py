@@ -29,6 +29,7 @@ from stormbreak.http.h1.async_connection import AsyncConnection
 from stormbreak.http.h1.blocking_connect import BlockingResolver
 from stormbreak.http.h1.blocking_exchange import BlockingExchange
 from stormbreak.http.h1.response_parser import ResponseParser
+from stormbreak.http.h1.socket_response import SocketResponse
 from stormbreak.http.prepared_request import PreparedRequest
 from stormbreak.types import Outcome, Verdict
 
@@ -357,6 +358,11 @@ def test_a_hanging_lookup_times_out_and_its_late_failure_is_dropped(monkeypatch)
     until(lambda: not resolver._asked)
     found = run(resolver.addresses("slow.example", 9, time.monotonic() + PATIENCE))
     assert found == [(socket.AF_INET, ("127.0.0.1", 9))]
+
+
+def test_a_response_that_an_interrupt_left_unmade_is_dropped_silently():
+    """Found: its finalizer printed an AttributeError."""
+    SocketResponse.__new__(SocketResponse).__del__()
 
 
 def test_a_finished_exchange_does_not_touch_its_socket():

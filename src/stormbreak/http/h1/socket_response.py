@@ -94,7 +94,8 @@ class SocketResponse:
         self._exchange.failure = broken_body(self.head.status)
 
     def __del__(self) -> None:
-        if not self._closed and not self._exchange.over:
+        # an interrupt may have come before it was made
+        if not getattr(self, "_closed", True) and not self._exchange.over:
             self._exchange.drop()
 
     def _unpacked(self, decoder: Decoder) -> bytes | Outcome | None:
