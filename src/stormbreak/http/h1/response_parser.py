@@ -5,6 +5,7 @@ than `chunked`, blank lines before the answer, and unbounded heads (RFC 9112, se
 """
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NoReturn
@@ -81,26 +82,31 @@ class ResponseParser(msgspec.Struct, eq=False):  # its constructor is not writte
         self._outside += len(data)
         if self.llhttp is None:
             self.llhttp = HttpResponseParser(self)
+        failure = None
         try:
             self.llhttp.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            self.reusable = False
-            self._raise_interrupt(error)
-            if not self.complete:
-                raise MalformedResponseError from None
+            failure = error
+        if failure is not None:
+            try:
+                self._fail(failure)
+            finally:
+                del failure  # its traceback refers to this frame
         if self.unread > unread:
             self._outside = 0
         elif self._outside > MAX_HEAD and not self.complete:  # a head, chunk extension or trailer
             raise MalformedResponseError
 
-    def _raise_interrupt(self, error: Exception) -> None:
-        """Raise the interrupt that ended a callback, if one did."""
-        cause = error.__context__
-        if cause is not None and not isinstance(cause, Exception):
-            raise cause from None
+    def _fail(self, error: Exception) -> None:
+        """Raise the exception of a signal handler that ended a callback, or MalformedResponseError."""
+        self.reusable = False
         if isinstance(error, HttpParserCallbackError) and not self._refused:
-            # if a caller handles an exception, that one is the context, and the interrupt is lost
-            raise KeyboardInterrupt from error
+            cause = error.__context__
+            if cause is None or cause is sys.exception():  # lost, since a caller handles that one
+                raise KeyboardInterrupt from error
+            raise cause from None
+        if not self.complete:
+            raise MalformedResponseError from None
 
     def end(self, *, cleanly: bool = True) -> None:
         """Handle the end of the connection; not `cleanly`: it was reset, or TLS did not announce the end.
