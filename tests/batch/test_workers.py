@@ -345,6 +345,7 @@ def test_set_changes_the_concurrency_of_a_run(at, workers):
         refused = run("batch", "set", "out.jsonl", "-c", 5)
         assert one_line(refused.stderr) == "out.jsonl: no run is active"
 
+
 def test_a_worker_leaves_the_store_before_its_parent_may_end_it(monkeypatch):
     """Found: a run that ended as planned could warn that the parent process is gone."""
     steps = []
@@ -352,6 +353,6 @@ def test_a_worker_leaves_the_store_before_its_parent_may_end_it(monkeypatch):
     for name, part in parts.items():
         monkeypatch.setattr(worker, name, part)
     monkeypatch.setattr(worker.signal_handlers, "ignore", lambda: None)
-    monkeypatch.setattr(worker.os, "_exit", lambda status: steps.append(status))
+    monkeypatch.setattr(worker.os, "_exit", steps.append)
     worker.work(SimpleNamespace(fleet="parent:x"), 0, SimpleNamespace(send=steps.append), [])
     assert steps == ["leaves", "ended", 0]

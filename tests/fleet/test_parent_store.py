@@ -53,5 +53,5 @@ def test_a_folder_that_is_gone_is_a_configuration_error(folder):
     """Between the start of a batch and that of its workers, minutes may pass: INPUT is read."""
     store = ParentStore()
     store.folder.rmdir()
-    with pytest.raises(ConfigurationError, match="no socket for the workers: .*set TMPDIR"), store:
+    with pytest.raises(ConfigurationError, match=r"no socket for the workers: .*set TMPDIR"), store:
         pass

@@ -268,7 +268,8 @@ def _check_shares(rules: GatewayRules, *, own_fleet: bool) -> None:
     generation = rules.generation
     if generation.policy.fleet.acts is not own_fleet:
         raise ConfigurationError("[fleet] was added or removed: restart the gateway to apply it")
-    settings = generation.settings  # before the environment's share, which may equal that of the file
+    # Not the policies in force: there the share of the environment may equal that of the file.
+    settings = generation.settings
     of_file = (settings.policy, *(target.policy for target in settings.targets.values()))
     if not is_disabled() and any(policy.process_share != 1.0 for policy in of_file):
         raise ConfigurationError(
