@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from batches import (
@@ -31,6 +32,8 @@ from batches import (
 from forking import in_child
 
 from stormbreak.batch import run as run_batch
+from stormbreak.batch.running import worker
+from stormbreak.batch.running.worker import Order
 from stormbreak.cli.main import main
 from stormbreak.errors import ConfigurationError
 from stormbreak.testing import serve
@@ -341,3 +344,15 @@ def test_set_changes_the_concurrency_of_a_run(at, workers):
             assert process.wait(60) == 130
         refused = run("batch", "set", "out.jsonl", "-c", 5)
         assert one_line(refused.stderr) == "out.jsonl: no run is active"
+
+
+def test_a_worker_leaves_the_store_before_its_parent_may_end_it(monkeypatch):
+    """Found: a run that ended as planned could warn that the parent process is gone."""
+    steps = []
+    parts = {"_next_order": lambda _: Order.GO, "_work": lambda *_: "ended", "leave": lambda _: steps.append("leaves")}  # fmt: skip
+    for name, part in parts.items():
+        monkeypatch.setattr(worker, name, part)
+    monkeypatch.setattr(worker.signal_handlers, "ignore", lambda: None)
+    monkeypatch.setattr(worker.os, "_exit", steps.append)
+    worker.work(SimpleNamespace(fleet="parent:x"), 0, SimpleNamespace(send=steps.append), [])
+    assert steps == ["leaves", "ended", 0]

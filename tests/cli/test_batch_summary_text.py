@@ -35,8 +35,8 @@ def test_the_summary_proposes_a_retry_after_failures():
 
 
 def test_the_summary_names_the_end_of_a_wait_that_is_too_long_for_a_row():
-    """Found: it asked to fix the cause, but only time helps."""
-    end = datetime(2026, 12, 2, 6, 33).astimezone()
+    """Found: it asked to fix the cause, but only time helps; and it named a time up to a minute too early."""
+    end = datetime(2026, 12, 2, 6, 32, 1).astimezone()
     reason = Reason(
         verdict=Verdict.THROTTLED,
         status=429,

@@ -141,6 +141,7 @@ def test_an_invalid_argument_is_one_line_and_exit_code_2(file, capsys, argv, mes
         ({"STORMBREAK_SHARE": "1/4"}, "", "STORMBREAK_SHARE is set: with --workers, use [fleet] to share limits"),
         ({}, "process_share = 0.5\n", "process_share must not be set with --workers: the variable STORMBREAK_SHARE"),
         ({"STORMBREAK_SHARE": "1/4"}, SHARED, "process_share must not be set with --workers: the variable STORMBREAK_SHARE"),
+        ({"STORMBREAK_SHARE": "1/2"}, SHARED, "process_share must not be set with --workers: the variable STORMBREAK_SHARE"),
     ],
 )  # fmt: skip
 def test_workers_reject_a_process_share(file, capsys, monkeypatch, environ, top, message):

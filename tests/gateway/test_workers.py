@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from unittest.mock import AsyncMock, Mock
@@ -256,3 +258,17 @@ async def test_kills_and_restarts_never_exceed_the_spend_limit(path):
     assert (
         len(provider.seen) <= sum(each.attempts for each in rows.values()) <= len(provider.seen) + 7
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_all_processes_does_not_end_a_worker_that_still_imports(tmp_path, number):
+    """Found: `systemctl kill -s USR1` within the second of a start ended the whole gateway."""
+    package = tmp_path / "stormbreak" / "gateway"
+    package.mkdir(parents=True)
+    lines = "import os", f"os.kill(os.getpid(), {int(number)})", "def main(): print('serves')"
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "worker.py").write_text("\n".join(lines))
+    command = [sys.executable, "-c", workers.PROGRAM]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "serves\n"), ended.stderr

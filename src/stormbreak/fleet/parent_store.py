@@ -29,6 +29,7 @@ from stormbreak.fleet.store_rules import EVER, Scope, beat
 
 MAX_LINE = 16_000_000  # bytes
 _FOLDER, _SOCKET = "stormbreak-fleet-", "socket"
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC  # an open of a pipe instead would hang
 
 # Made at import: msgspec prepares a type on first use, and two threads that do so at once crash the process.
 _READ_MESSAGES = msgspec.json.Decoder(list[Message]).decode
@@ -147,14 +148,17 @@ class ParentStore:
             daemon_threads = True
             request_queue_size = 1024  # all workers may connect at once; more are refused
 
-        self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-        with suppress(OSError):  # a file system without locks: nobody removes the folder
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = -1
         try:
+            self._lock = os.open(self.folder, _FLAGS)
+            with suppress(OSError):  # a file system without locks: nobody removes the folder
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._server = Server(str(self._path), Handler)
         except OSError as error:  # the path of a socket has about 100 characters
-            os.close(self._lock)
-            self.folder.rmdir()
+            with suppress(OSError):
+                self.folder.rmdir()
+            with suppress(OSError):
+                os.close(self._lock)
             message = f"no socket for the workers: {error}; set TMPDIR to a short path"
             raise ConfigurationError(message) from error
         threading.Thread(
@@ -178,14 +182,26 @@ def _remove_leftovers(folder: Path) -> None:
     """
     for path in folder.glob(f"{_FOLDER}*/{_SOCKET}"):
         with suppress(OSError):  # it is alive, of another user, or removed by another parent
-            lock = os.open(path.parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            lock = os.open(path.parent, _FLAGS | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(lock).st_uid == os.geteuid():  # root may open those of others
+                # Root may open those of others; a parent of an older version has no lock.
+                if os.fstat(lock).st_uid == os.geteuid() and not _is_served(path):
                     os.unlink(_SOCKET, dir_fd=lock)  # the path may lead elsewhere by now
                     path.parent.rmdir()
             finally:
                 os.close(lock)
+
+
+def _is_served(path: Path) -> bool:
+    """Whether a process of this machine accepts on the socket, or may: a full queue refuses nobody."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(TIMEOUT)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        return True
 
 
 class ParentClient:

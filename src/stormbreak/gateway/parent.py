@@ -31,7 +31,7 @@ from stormbreak.gateway.worker import Reply, Start
 from stormbreak.gateway.workers import CHANGE_TIMEOUT, WorkerGoneError, WorkerProcess, Workers
 from stormbreak.hidden_keys import hidden
 from stormbreak.http.h1.server import listen
-from stormbreak.http.policy_in_force import SHARE, share
+from stormbreak.http.policy_in_force import SHARE, is_disabled, share
 from stormbreak.telemetry.gauges import Rule
 from stormbreak.telemetry.live_state import LiveState
 from stormbreak.telemetry.merged_metrics import counts_of, merged_metrics
@@ -268,11 +268,10 @@ def _check_shares(rules: GatewayRules, *, own_fleet: bool) -> None:
     generation = rules.generation
     if generation.policy.fleet.acts is not own_fleet:
         raise ConfigurationError("[fleet] was added or removed: restart the gateway to apply it")
-    in_force = {1.0, share()}
-    if any(
-        policy.process_share not in in_force
-        for policy in (generation.policy, *generation.policies.values())
-    ):
+    # Not the policies in force: there the share of the environment may equal that of the file.
+    settings = generation.settings
+    of_file = (settings.policy, *(target.policy for target in settings.targets.values()))
+    if not is_disabled() and any(policy.process_share != 1.0 for policy in of_file):
         raise ConfigurationError(
             f"process_share must not be set with --workers: the variable {SHARE} sets the share of all of them"
         )

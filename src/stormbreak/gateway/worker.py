@@ -1,6 +1,6 @@
 """A worker of a gateway: a process that serves clients on the listening sockets of its parent, and obeys its requests.
 
-It is started as `python -m stormbreak.gateway.worker FD`, with its end of a socket pair. Messages are lines of JSON:
+Its argument is the descriptor of its end of a socket pair. Messages are lines of JSON:
 first `Start`, then requests of the parent, each with an answer. When the parent is gone, it ends.
 """
 
@@ -155,13 +155,6 @@ async def work(control: socket.socket, write_line: Callable[[str], None]) -> Non
 
 
 def main() -> None:
-    """Run a worker; signals that a terminal or a supervisor sends to all processes are for the parent."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     with log_to_stderr() as write_line, asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(work(control, write_line))
-
-
-if __name__ == "__main__":
-    main()

@@ -24,6 +24,15 @@ FIRST_PAUSE = 1.0  # seconds before a worker is restarted ...
 MAX_PAUSE = 30.0  # ... and at most
 STEADY = 30.0  # seconds after which an end is not a failed start
 
+PROGRAM = """
+import signal
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, signal.SIG_IGN)
+from stormbreak.gateway.worker import main
+main()
+"""
+"""A worker. Signals that a terminal or a supervisor sends to all processes are for the parent; imports take a while."""
+
 _READ = msgspec.json.Decoder(Reply).decode
 
 
@@ -60,8 +69,8 @@ class WorkerProcess:
         with its:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "stormbreak.gateway.worker",
+                "-c",
+                PROGRAM,
                 str(its.fileno()),
                 pass_fds=(its.fileno(), *start.sockets),
                 env=dict(environ),

@@ -139,8 +139,9 @@ def work(
     reports = Reports(connection)
     try:
         if _next_order(connection) is Order.GO:
-            reports.send(_work(plan, part, connection, reports))
-            leave(plan.fleet)
+            ended = _work(plan, part, connection, reports)
+            leave(plan.fleet)  # the parent ends its store after the last of these reports
+            reports.send(ended)
     except ConfigurationError as error:
         reports.send(Failed(str(error), is_known=True))
     except BaseException:  # noqa: BLE001 - the parent reports it

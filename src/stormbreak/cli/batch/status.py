@@ -2,6 +2,7 @@
 
 import shlex
 from datetime import UTC, datetime
+from math import ceil
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -93,7 +94,8 @@ def _after_failures(summary: Summary) -> str:
 
 
 def _local(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M}"
+    whole = ceil(seconds / 60) * 60  # never a minute too early
+    return f"{datetime.fromtimestamp(whole, UTC).astimezone():%Y-%m-%d %H:%M}"
 
 
 def _retried(summary: Summary, *, retry: bool) -> str:
