@@ -31,8 +31,10 @@ from batches import (
 from forking import in_child
 
 from stormbreak.batch import run as run_batch
+from stormbreak.batch.running import worker
 from stormbreak.cli.main import main
 from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.store_thread import leave
 from stormbreak.testing import serve
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
@@ -118,6 +120,23 @@ def test_workers_keep_the_frozen_objects_of_the_garbage_collector(at, monkeypatc
     with serve(scenario()) as provider:
         words = [*map(str, batch(provider.base_url))]
         assert in_child(lambda: main(words) == 0, seconds=180)
+
+
+def test_workers_leave_before_their_store_closes(at, monkeypatch):
+    """Found: after a pause of the parent, a worker logged that the parent process is gone."""
+    write(at / "in.jsonl", chat_rows(4))
+
+    def leave_late(url):
+        time.sleep(0.2)
+        leave(url)
+        if Path(url.removeprefix("parent:")).exists():
+            (at / f"left-{os.getpid()}").touch()
+
+    monkeypatch.setattr(worker, "leave", leave_late)
+    with serve(scenario()) as provider:
+        words = [*map(str, batch(provider.base_url))]
+        assert in_child(lambda: main(words) == 0, seconds=180)
+    assert len([*at.glob("left-*")]) == 2
 
 
 # ------------------------------------------------------------ shared limits

@@ -37,6 +37,7 @@ from stormbreak.types import Verdict
 _log = logging.getLogger("stormbreak")
 
 WRITE_EVERY = 1.0  # seconds between two writes of the run file, and prices
+LEAVE_WITHIN = 5.0  # seconds until a worker has given back its leases
 _WORST = (End.REFUSED, End.SPENT, End.UNREACHABLE, End.INTERRUPTED, End.WORKER_LOST, End.FINISHED)
 """Reasons of an end, by precedence: the run gets the first one that a worker has."""
 
@@ -110,6 +111,8 @@ class Workers:
                 with self._fleet:
                     self._send(Order.GO)
                     self._follow()
+                    for worker in self._workers:  # it still uses the store
+                        worker.process.join(LEAVE_WITHIN)
                 self.journal.recount()
                 self._is_over = True
                 self._show()
