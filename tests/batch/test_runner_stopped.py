@@ -95,7 +95,9 @@ def gated():
         asked.append(payload["messages"][0]["content"])
         assert len(asked) == 1 or go.wait(PATIENCE)
         message = {"content": answer_text(payload)}
-        return 200, json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+        return 200, json.dumps(
+            {"choices": [{"message": message, "finish_reason": "stop"}]}
+        ).encode()
 
     with post_server(answer) as url:
         yield f"{url}/v1", asked, go

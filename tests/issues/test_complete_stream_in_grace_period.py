@@ -146,12 +146,18 @@ async def test_a_cancel_in_the_grace_period_settles_the_call_as_ok(whole):
 async def test_a_timeout_of_the_caller_in_the_grace_period_raises(whole):
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
         ends = end_events(client)
-        with pytest.raises(TimeoutError):
+
+        async def asked():
             async with asyncio.timeout(20) as timeout:
-                asking = asyncio.ensure_future(client.chat(SAY, stream=True))
-                await whole.wait()
-                timeout.reschedule(asyncio.get_running_loop().time() + 0.1)
-                await asking
+                limit.append(timeout)
+                await client.chat(SAY, stream=True)
+
+        limit = []
+        asking = asyncio.ensure_future(asked())
+        await whole.wait()
+        limit[0].reschedule(asyncio.get_running_loop().time() + 0.1)
+        with pytest.raises(TimeoutError):
+            await asking
         assert_settled(ends)
 
 
