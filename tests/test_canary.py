@@ -267,10 +267,10 @@ def hostile_server():
 
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     yield f"http://127.0.0.1:{port[0]}/v1"
     stop[0]()
-    thread.join(10)
+    thread.join(60)
 
 
 COMMAND = """

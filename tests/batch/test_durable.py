@@ -323,6 +323,7 @@ def test_forks_append_whole_lines_and_cut_off_torn_ones(file, tmp_path):
     def write_some():
         for number in range(500):
             file.append(b"%06d" % number * 50 + b"\n")
+        fcntl.lockf(file._turns, fcntl.LOCK_EX)
         os.write(file._fd, b"torn")  # as a kill in the middle of a write leaves it
         os.kill(os.getpid(), signal.SIGKILL)
 

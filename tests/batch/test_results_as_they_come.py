@@ -3,11 +3,14 @@
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from contextlib import aclosing
 
 import pytest
 from batches import chat_rows, read, scenario
+from odd_servers import post_server
+from sockets import BODY
 
 from stormbreak.batch import aresults, results, run
 from stormbreak.batch.background_run import MAX_UNREAD
@@ -114,21 +117,26 @@ async def test_an_async_reader_that_leaves_its_loop_stops_the_run(output, place)
     assert 1 <= len(read(output)) < len(rows)
 
 
-async def test_aresults_does_not_block_the_event_loop(output, stormbreak_provider):
-    slow = stormbreak_provider(scenario(service=0.2)).base_url
-    beats = 0
+async def test_aresults_does_not_block_the_event_loop(output):
+    """The server answers only after the loop has run."""
+    asked, ran, waited = threading.Event(), threading.Event(), []
 
-    async def beat():
-        nonlocal beats
-        while True:
-            beats += 1
+    def answer(*_):
+        asked.set()
+        waited.append(ran.wait(30))
+        return 200, BODY
+
+    async def run_beside():
+        while not asked.is_set():  # noqa: ASYNC110 - a thread sets it
             await asyncio.sleep(0.01)
+        ran.set()
 
-    beating = asyncio.create_task(beat())
-    found = [each async for each in aresults(chat_rows(4), output=output, base_url=slow)]
-    beating.cancel()
-    assert len(found) == 4
-    assert beats > 5
+    with post_server(answer) as url:
+        beside = asyncio.create_task(run_beside())
+        found = [each async for each in aresults(chat_rows(4), output=output, base_url=f"{url}/v1")]
+        await beside
+    assert [each.text for each in found] == ["fine"] * 4
+    assert waited == [True] * 4
 
 
 def test_invalid_arguments_raise_at_the_first_next(output):

@@ -10,7 +10,6 @@ import time
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from batches import (
@@ -33,9 +32,9 @@ from forking import in_child
 
 from stormbreak.batch import run as run_batch
 from stormbreak.batch.running import worker
-from stormbreak.batch.running.worker import Order
 from stormbreak.cli.main import main
 from stormbreak.errors import ConfigurationError
+from stormbreak.fleet.store_thread import leave
 from stormbreak.testing import serve
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
@@ -121,6 +120,23 @@ def test_workers_keep_the_frozen_objects_of_the_garbage_collector(at, monkeypatc
     with serve(scenario()) as provider:
         words = [*map(str, batch(provider.base_url))]
         assert in_child(lambda: main(words) == 0, seconds=180)
+
+
+def test_workers_leave_before_their_store_closes(at, monkeypatch):
+    """Found: after a pause of the parent, a worker logged that the parent process is gone."""
+    write(at / "in.jsonl", chat_rows(4))
+
+    def leave_late(url):
+        time.sleep(0.2)
+        leave(url)
+        if Path(url.removeprefix("parent:")).exists():
+            (at / f"left-{os.getpid()}").touch()
+
+    monkeypatch.setattr(worker, "leave", leave_late)
+    with serve(scenario()) as provider:
+        words = [*map(str, batch(provider.base_url))]
+        assert in_child(lambda: main(words) == 0, seconds=180)
+    assert len([*at.glob("left-*")]) == 2
 
 
 # ------------------------------------------------------------ shared limits
@@ -344,15 +360,3 @@ def test_set_changes_the_concurrency_of_a_run(at, workers):
             assert process.wait(60) == 130
         refused = run("batch", "set", "out.jsonl", "-c", 5)
         assert one_line(refused.stderr) == "out.jsonl: no run is active"
-
-
-def test_a_worker_leaves_the_store_before_its_parent_may_end_it(monkeypatch):
-    """Found: a run that ended as planned could warn that the parent process is gone."""
-    steps = []
-    parts = {"_next_order": lambda _: Order.GO, "_work": lambda *_: "ended", "leave": lambda _: steps.append("leaves")}  # fmt: skip
-    for name, part in parts.items():
-        monkeypatch.setattr(worker, name, part)
-    monkeypatch.setattr(worker.signal_handlers, "ignore", lambda: None)
-    monkeypatch.setattr(worker.os, "_exit", steps.append)
-    worker.work(SimpleNamespace(fleet="parent:x"), 0, SimpleNamespace(send=steps.append), [])
-    assert steps == ["leaves", "ended", 0]

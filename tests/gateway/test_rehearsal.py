@@ -77,7 +77,7 @@ def test_clients_of_a_target_in_a_storm_see_its_failures(rehearse):
     assert code == 1
     assert (seen["success"], seen["calls"], seen["openings"]) == (0.0, 80, None)
     assert sum(seen["statuses"].values()) == 80
-    assert set(seen["statuses"]) <= {"503", "504"}  # 504 on a busy machine
+    assert set(seen["statuses"]) <= {"503", "504", "none"}  # the last two on a busy machine
     assert "--assert does not hold: success >= 0.5" in printed.err
 
 

@@ -198,6 +198,7 @@ async def test_a_client_that_does_not_read_pauses_the_response():
         assert data.count(b"z") == LARGE
 
 
+@in_virtual_time
 async def test_a_client_that_never_reads_is_disconnected():
     async with serving(**SHORT) as (app, server), dialled(server, GET % b"large") as (reader, _):
         reader._transport.pause_reading()
@@ -257,6 +258,7 @@ async def test_malformed_requests_get_a_400_and_close_the_connection():
         (b"GET /" + b"x" * 70_000, 431, b"head"),
     ],
 )  # fmt: skip
+@in_virtual_time
 async def test_a_request_beyond_a_bound_gets_its_status(data, status, word):
     async with serving(**SHORT) as (_, server), dialled(server, data) as (reader, _):
         got, _, body = await answer(reader)
@@ -395,11 +397,30 @@ async def test_a_drain_serves_connections_that_wait_to_be_accepted():
         for client in clients:
             client.sendall(CLOSING)  # the event loop has no turn to accept one
         clients[0].close()
-        await server.drain(5.0)
+        await server.drain(60.0)
         for client in clients[1:]:
             with client:
                 client.settimeout(30.0)
                 assert client.recv(1_000).endswith(b"/a")
+
+
+async def test_a_pause_of_the_process_while_it_accepts_does_not_make_a_connection_idle(
+    jump, monkeypatch
+):
+    """Found: a drain closed a connection before it read the request that had arrived."""
+
+    def accepted(host):
+        connection = ServerConnection(host)
+        jump(2.0)  # more than a drain leaves an idle connection
+        return connection
+
+    monkeypatch.setattr("stormbreak.http.h1.server.ServerConnection", accepted)
+    async with serving() as (_, server):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30.0) as client:
+            client.sendall(CLOSING)
+            draining = asyncio.create_task(server.drain(60.0))
+            assert (await asyncio.to_thread(client.recv, 1_000)).endswith(b"/a")
+        await draining
 
 
 async def test_clients_that_reconnect_do_not_delay_a_drain():

@@ -16,6 +16,7 @@ from table_test import table_test
 
 from stormbreak.errors import StreamBrokenError, UpstreamError
 from stormbreak.events import CallCancelled, CallEnded
+from stormbreak.http.response import StreamedBody
 
 FORMATS = {"chat/completions": chat, "messages": message, "responses": response}
 TEXTS = ["Hello", " there"]
@@ -32,6 +33,20 @@ def kept_open(*events):
 @pytest.fixture(autouse=True)
 def _long_grace(monkeypatch):
     monkeypatch.setattr("stormbreak.http.response.GRACE", 30.0)
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    """Is set when a client has read an answer to its end."""
+    event_, feed = asyncio.Event(), StreamedBody._feed
+
+    def feed_and_note(self, chunk, reader):
+        feed(self, chunk, reader)
+        if reader.whole:
+            event_.set()
+
+    monkeypatch.setattr(StreamedBody, "_feed", feed_and_note)
+    return event_
 
 
 def end_events(client):
@@ -100,12 +115,12 @@ async def test_a_deadline_in_the_grace_period_returns_an_empty_answer():
         assert_settled(ends)
 
 
-async def test_a_cancel_in_the_grace_period_settles_the_stream_as_ok():
+async def test_a_cancel_in_the_grace_period_settles_the_stream_as_ok(whole):
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
         ends, seen = end_events(client), asyncio.Event()
         stream = await client.stream("chat/completions", {})
         reading = asyncio.create_task(read_to_the_end(stream, seen))
-        await seen.wait()
+        await whole.wait()
         await asyncio.sleep(0.1)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -114,12 +129,12 @@ async def test_a_cancel_in_the_grace_period_settles_the_stream_as_ok():
         assert_settled(ends)
 
 
-async def test_a_cancel_in_the_grace_period_settles_the_call_as_ok():
+async def test_a_cancel_in_the_grace_period_settles_the_call_as_ok(whole):
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
         ends = end_events(client)
         asking = asyncio.ensure_future(client.chat(SAY, stream=True))
-        await server.asked()
-        await asyncio.sleep(0.3)
+        await whole.wait()
+        await asyncio.sleep(0.1)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await asking
@@ -128,12 +143,21 @@ async def test_a_cancel_in_the_grace_period_settles_the_call_as_ok():
         assert_settled(ends)
 
 
-async def test_a_timeout_of_the_caller_in_the_grace_period_raises():
+async def test_a_timeout_of_the_caller_in_the_grace_period_raises(whole):
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
         ends = end_events(client)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.4):
+
+        async def asked():
+            async with asyncio.timeout(20) as timeout:
+                limit.append(timeout)
                 await client.chat(SAY, stream=True)
+
+        limit = []
+        asking = asyncio.ensure_future(asked())
+        await whole.wait()
+        limit[0].reschedule(asyncio.get_running_loop().time() + 0.1)
+        with pytest.raises(TimeoutError):
+            await asking
         assert_settled(ends)
 
 
@@ -153,12 +177,12 @@ async def test_a_stream_dropped_after_its_usage_is_settled_as_ok():
         assert_settled(ends)
 
 
-async def test_closing_the_client_in_the_grace_period_settles_the_stream_as_ok():
+async def test_closing_the_client_in_the_grace_period_settles_the_stream_as_ok(whole):
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
         ends, seen = end_events(client), asyncio.Event()
         stream = await client.stream("chat/completions", {})
         reading = asyncio.create_task(read_to_the_end(stream, seen))
-        await seen.wait()
+        await whole.wait()
         await asyncio.sleep(0.1)
         await client.close()
         await reading

@@ -128,7 +128,7 @@ def workers(leader, *, seconds=0.0):
 
 
 def wait_for(condition, message):
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until, message
         time.sleep(0.05)

@@ -4,12 +4,14 @@ import asyncio
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario_file import parse
+from stormbreak.provider.server import ProviderServer
 from stormbreak.storm.live import Program, ProgramError, play, programs, run
 from stormbreak.storm.live.scaling import staged
 
@@ -65,20 +67,28 @@ async def test_the_provider_observes_retries(asker):
     assert (measures.success, measures.amplification, measures.p50) == (0.0, 2.0, None)
 
 
-async def test_work_for_a_client_that_left_counts_as_wasted(script):
-    """The program does not read its answers: it may stall for any time, and still has none."""
+async def test_work_for_a_client_that_left_counts_as_wasted(script, monkeypatch):
+    """The clock of the provider jumps to the end of the work when all clients have left."""
     leaves = script(
-        "import json, threading, time, http.client, live_asker\n"
+        "import json, threading, http.client, live_asker\n"
         "class Leaving(http.client.HTTPConnection):\n"
         "    def getresponse(self):\n"
-        "        time.sleep(0.05)\n"
         "        raise OSError\n"
         "live_asker.ask(json.loads(sys.stdin.readline()))\n"
         "http.client.HTTPConnection = Leaving\n"
         "for line in sys.stdin:\n"
         "    threading.Thread(target=live_asker.ask, args=[json.loads(line)]).start()\n"
     )
-    measures = (await play(short(service=0.8), leaves)).result.measures
+    lost, clock = ProviderServer.lost, time.monotonic
+
+    def lost_and_late(self, connection):
+        lost(self, connection)
+        counts = self.stats()
+        if counts["arrivals"] == 29 and not counts["connections"]["open"]:
+            monkeypatch.setattr(time, "monotonic", lambda: clock() + 600.0)
+
+    monkeypatch.setattr(ProviderServer, "lost", lost_and_late)
+    measures = (await play(short(service=600.0, slots=40), leaves)).result.measures
 
     assert (measures.success, measures.amplification, measures.shed) == (0.0, 1.0, 0)
     assert measures.wasted > 0.9

@@ -108,7 +108,7 @@ class ServerConnection(asyncio.Protocol):
         self._started = False  # its answer has begun
         self._keep_alive = True  # after the answer
         # start of its present state: idle, reading a request, writing without progress, or closing
-        self._since = self._loop.time()
+        self._since = 0.0
         self._awaits = False  # the rest of a request
         self._unsent = 0  # bytes at the last check
         self._paused = False  # nothing is read
@@ -127,6 +127,7 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self._since = self._loop.time()
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else ""
         if not self._server.admit(self):
