@@ -190,9 +190,9 @@ class Engine:
         """Apply new policies; `policies` are those of the named targets, without their models.
 
         A target with an unchanged policy keeps its state. Any other target gets a new state, which takes over the
-        circuit; calls in the old state, or at a removed target, end there. Targets that have `moved` to another address lose all state. With
-        `shares_slots`, calls in an old state still count for a fixed limit. The limits of `tenants` replace the former
-        ones; None: keep them.
+        circuit; calls in the old state, or at a removed target, end there. Targets that have `moved` to another address
+        lose all state. With `shares_slots`, calls in an old state still count for a fixed limit. The limits of
+        `tenants` replace the former ones; None: keep them.
         """
         known = {**self._earlier_policies, **self._policies}
         if self.spending is not None:
