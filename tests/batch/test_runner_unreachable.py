@@ -60,8 +60,9 @@ def test_a_silent_server_fails_rows_and_is_not_unreachable(run_rows, output, sto
     within = {"attempt_timeout": 1.0, "deadline": 3.0}
     summary = run_rows(chat_rows(3), provider, within=within, connect_grace=0.3)
     assert (summary.end, summary.failed) == ("finished", 3)
-    failures = read(output.parent / "out.failed.jsonl")
-    assert {line["error"]["verdict"] for line in failures} <= {"timeout", "rejected"}
+    verdicts = {line["error"]["verdict"] for line in read(output.parent / "out.failed.jsonl")}
+    assert "timeout" in verdicts
+    assert verdicts <= {"timeout", "rejected"}
 
 
 def test_a_first_answer_may_take_longer_than_connect_grace(run_rows, stormbreak_provider):
